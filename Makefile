@@ -1,0 +1,45 @@
+# Everything runs in .venv, which `setup` makes and keeps up to date; it costs nothing when nothing has changed.
+# Paths are relative, so that a folder with spaces in its name works.
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test check lint types imports bench clean
+
+PYTHON := .venv/bin/python
+NCTOOL := .venv/bin/nctool
+DEMO := runs/digits-cnn
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' Makefile
+
+setup: ## make .venv (Python 3.10, with Lava) or bring it up to date
+	@scripts/setup.sh
+
+demo: setup ## train a small network, export it, run it in two engines and verify it bit for bit
+	$(NCTOOL) train digits-cnn -o $(DEMO)
+	$(NCTOOL) export $(DEMO) --target loihi --steps 4 -o $(DEMO)/model.net
+	$(NCTOOL) run-sim $(DEMO)/model.net --engine reference
+	$(NCTOOL) run-sim $(DEMO)/model.net --engine lava
+	$(NCTOOL) verify $(DEMO)/model.net --engines reference,lava
+
+test: setup ## run the test suite, Lava included
+	$(PYTHON) -m pytest
+
+check: lint types imports test ## everything a change must pass
+
+lint: setup ## ruff: rules and format
+	$(PYTHON) -m ruff check
+	$(PYTHON) -m ruff format --check
+
+types: setup ## mypy, strict
+	$(PYTHON) -m mypy
+
+imports: setup ## import-linter: which package may import which
+	.venv/bin/lint-imports
+
+bench: setup ## run the benchmarks; the last line of each is a JSON object
+	@set -e; for script in benchmarks/[!_]*.py; do \
+	    echo "== $$script"; $(PYTHON) "$$script"; \
+	done
+
+clean: ## delete environments, caches and builds; runs/ and data/ stay
+	rm -rf .venv .venv-core build dist .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,21 @@
+"""Deployment: chip limits, lowering, the netx file and the Lava engine.
+
+`Network(path)` is a netx Network of stock Lava processes for a file that nctool exported; it needs the extra `lava`.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+__all__ = ["Network"]
+
+
+def __getattr__(name: str) -> Any:
+    if name != "Network":
+        raise AttributeError(f"module `nctool_deploy` has no attribute `{name}`")
+    from nctool_deploy.engine import require_lava
+
+    require_lava()
+    from nctool_deploy.lava_runner.network import Network
+
+    return Network

@@ -1,0 +1,155 @@
+"""The Lava engine: run an exported file in a subprocess that can time out and leaves nothing behind.
+
+Lava runs one operating-system process per Lava process, and an exception in one of them can hang the others:
+so each run gets a session of its own, is watched, and is killed as a whole.
+
+In: an exported file and pixels. Out: a Trace. Must not import Lava or torch.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nctool.errors import EngineError, RangeError
+from nctool.network import IntNetwork
+from nctool.sim.trace import Trace
+
+KNOWN_VERSIONS = {"lava-nc": "0.10.0", "lava-dl": "0.6.0"}
+LAVA_PYTHON = (3, 10)
+DEFAULT_TIMEOUT_S = 1800.0
+BUFFER_BYTES = 256 * 2**20
+"""Memory for the recorded spikes of one run; longer jobs are split into several runs."""
+
+MAX_SAMPLES_PER_RUN = 500
+POLL_S = 0.1
+GRACE_S = 5.0
+"""How long a run may go on after one of its processes printed a traceback."""
+
+
+def require_lava() -> None:
+    """Check that the Lava packages are there in the versions that were verified.
+
+    Raises:
+        EngineError: a package is missing or has another version.
+    """
+    for package, known in KNOWN_VERSIONS.items():
+        try:
+            found = version(package)
+        except PackageNotFoundError:
+            raise EngineError(f"engine `lava`: {package} {known} is not installed", hint=_install_hint()) from None
+        if found != known:
+            raise EngineError(f"engine `lava`: {package} {found} is installed, allowed {known}", hint=_install_hint())
+
+
+def _install_hint() -> str:
+    running = sys.version_info[:2]
+    if running != LAVA_PYTHON:
+        return (
+            f"Lava needs Python 3.10 and this is Python {running[0]}.{running[1]}: make a Python 3.10 environment "
+            "and `pip install nctool[lava]` there, or use --engine reference"
+        )
+    return "`pip install nctool[lava]`, or use --engine reference"
+
+
+def stream(
+    model: Path,
+    network: IntNetwork,
+    pixels: NDArray[np.uint8],
+    *,
+    n_steps: int | None = None,
+    timeout_s: float = DEFAULT_TIMEOUT_S,
+) -> Iterator[Trace]:
+    """Yield the traces of consecutive runs of `model` on the Lava simulator.
+
+    Args:
+        model: an exported file; `network` is what it holds.
+        pixels: uint8 (samples, *input shape), at least one sample.
+        n_steps: length of the window; the network's own by default.
+        timeout_s: seconds that one run may take.
+
+    Returns:
+        Traces without overflow counts and potentials: Lava keeps neither.
+
+    Raises:
+        EngineError: Lava is missing, failed or ran out of time.
+        RangeError: the pixels do not fit the input, there is no sample, or n_steps < 1.
+    """
+    require_lava()
+    n_steps = network.n_steps if n_steps is None else n_steps
+    if n_steps < 1 or len(pixels) == 0:
+        raise RangeError(f"simulation: {len(pixels)} samples and {n_steps} steps, allowed >= 1 of both")
+    samples = network.input.encode(pixels)
+    chunk = samples_per_run(network, n_steps)
+    return (_run(model, samples[i : i + chunk], n_steps, timeout_s) for i in range(0, len(samples), chunk))
+
+
+def samples_per_run(network: IntNetwork, n_steps: int) -> int:
+    """Return how many samples one run records within BUFFER_BYTES, at 8 bytes a neuron and step."""
+    n_neurons = sum(population.n_neurons for population in network.populations)
+    return max(1, min(MAX_SAMPLES_PER_RUN, BUFFER_BYTES // (8 * n_neurons * (n_steps + 1))))
+
+
+def _run(model: Path, samples: NDArray[np.int8], n_steps: int, timeout_s: float) -> Trace:
+    with tempfile.TemporaryDirectory(prefix="nctool-lava-") as folder:
+        job, result, log = (Path(folder) / name for name in ("job.npz", "result.npz", "log.txt"))
+        np.savez(job, samples=samples, n_steps=n_steps)
+        command = [sys.executable, "-m", "nctool_deploy.lava_runner.run", str(model), str(job), str(result)]
+        with log.open("wb") as output:
+            code = _watch(command, output.fileno(), log, timeout_s)
+        if code is None:
+            raise EngineError(
+                f"engine `lava`: no answer after {timeout_s:g} s for {len(samples)} samples",
+                hint="give more with --timeout, or fewer --samples",
+            )
+        if code != 0 or not result.is_file():
+            raise EngineError(f"engine `lava`: {_last_line(log)}", hint="`--engine reference` runs the same file")
+        return _load(result)
+
+
+def _watch(command: list[str], output: int, log: Path, timeout_s: float) -> int | None:
+    """Run `command` in its own session; return its exit code, or None when the time is over."""
+    process = subprocess.Popen(
+        command, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT, start_new_session=True
+    )
+    deadline = time.monotonic() + timeout_s
+    try:
+        while (code := process.poll()) is None:
+            if time.monotonic() > deadline:
+                return None
+            if b"Traceback" in log.read_bytes():
+                deadline = min(deadline, time.monotonic() + GRACE_S)
+            time.sleep(POLL_S)
+        return code
+    finally:
+        _kill_session(process)
+
+
+def _kill_session(process: subprocess.Popen[bytes]) -> None:
+    try:
+        os.killpg(process.pid, signal.SIGKILL)
+    except ProcessLookupError:
+        pass
+    process.wait()
+
+
+def _last_line(log: Path) -> str:
+    lines = [line for line in log.read_text(errors="replace").splitlines() if line.strip()]
+    return lines[-1].strip() if lines else "the process ended without a word"
+
+
+def _load(result: Path) -> Trace:
+    with np.load(result) as content:
+        prefix = "spikes/"
+        spikes = {key.removeprefix(prefix): content[key] for key in content.files if key.startswith(prefix)}
+        return Trace(spikes, content["logits"], {}, {})

@@ -1,0 +1,214 @@
+"""A netx Network of stock Lava processes that realises an exported file.
+
+Each population becomes one block: its synapse, always-on bias sources, a LIF with the registers of the autapse
+realisation, and its resets (docs/SEMANTICS.md, rules R1 to R5).
+
+In: an exported file. Out: a Lava process. Must not import torch itself.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from lava.lib.dl.netx import hdf5
+from lava.lib.dl.netx.blocks.models import AbstractPyBlockModel
+from lava.magma.core.decorator import implements
+from lava.magma.core.process.ports.ports import InPort, OutPort
+from lava.magma.core.process.process import AbstractProcess
+from lava.magma.core.sync.protocols.loihi_protocol import LoihiProtocol
+from lava.proc.conv.process import Conv
+from lava.proc.dense.process import Dense
+from lava.proc.io.reset import Reset
+from lava.proc.io.source import RingBuffer as Source
+from lava.proc.lif.process import LIF
+from lava.proc.sparse.process import Sparse
+from lava.utils.weightutils import SignMode
+from numpy.typing import NDArray
+from scipy.sparse import diags
+
+from nctool.network import INPUT_NAME, IntArray, IntegrateFire, Population, Shape, Synapse
+from nctool_deploy.autapse import AutapseRegisters
+from nctool_deploy.lowering import lower
+from nctool_deploy.netx import read
+from nctool_deploy.targets import find_target
+
+GRADED_BITS = 8
+STATE_SHIFT = 6
+FLUSH_STEPS = 1
+"""Silent steps between two windows, in which the last autapse spikes decay (R5)."""
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """When what happens, in global steps that count from 1; layer k = 1, 2, ... sees its input k steps late.
+
+    Args:
+        n_steps: length of a window.
+        n_samples: windows in the run.
+        n_layers: populations in the chain.
+    """
+
+    n_steps: int
+    n_samples: int
+    n_layers: int
+
+    @property
+    def period(self) -> int:
+        """Return the steps from one sample to the next."""
+        return self.n_steps + FLUSH_STEPS
+
+    @property
+    def n_total(self) -> int:
+        """Return the steps until the last layer has finished the last sample."""
+        return self.n_samples * self.period + self.n_layers
+
+    def active(self, layer: int) -> NDArray[np.bool_]:
+        """Return at which steps the synapses into `layer` must carry input, bool (n_total,)."""
+        step = np.arange(self.n_total) - (layer - 1)
+        return (step >= 0) & (step % self.period < self.n_steps) & (step < self.n_samples * self.period)
+
+    def window(self, layer: int) -> IntArray:
+        """Return the zero-based steps at which `layer` computes, int64 (samples, n_steps)."""
+        return np.arange(self.n_samples)[:, None] * self.period + np.arange(self.n_steps) + layer
+
+
+def to_lava(shape: Shape) -> Shape:
+    """Return the Lava shape, (width, height, channel), of a (channel, height, width) population."""
+    return tuple(reversed(shape))
+
+
+def mixed(weight: IntArray, exponent: int) -> dict[str, Any]:
+    """Return the arguments that make a Dense or Sparse process hold weight * 2**exponent exactly.
+
+    Mixed-sign weights keep even values -256..254, so 8 signed bits are stored doubled and shifted back. The sign
+    mode is always given: Lava's own choice rewrites weights that are all negative or all positive.
+    Source: lava-nc `lava/utils/weightutils.py`, `truncate_weights`.
+    """
+    return {"weights": weight * 2, "weight_exp": exponent - 1, "num_weight_bits": 8, "sign_mode": SignMode.MIXED}
+
+
+class IFBlock(AbstractProcess):  # type: ignore[misc]  # lava has no types
+    """One population: synapse, always-on bias sources, LIF, autapse and resets.
+
+    Args:
+        population: what to build.
+        source_shape: (channel, height, width) of what drives it.
+        values: its registers.
+        layer: 1 for the first population.
+        schedule: the run that the resets and bias sources serve.
+    """
+
+    def __init__(
+        self, population: Population, source_shape: Shape, values: AutapseRegisters, layer: int, schedule: Schedule
+    ) -> None:
+        super().__init__(name=population.name)
+        self.shape = to_lava(population.shape)
+        self.output_message_bits = 0
+        self.input_message_bits = GRADED_BITS if layer == 1 else 0
+        self.neuron = LIF(
+            shape=self.shape,
+            du=-1,
+            dv=4096,
+            vth=values.threshold_mantissa,
+            bias_mant=np.ascontiguousarray(population.per_neuron(values.bias_mantissa).T),
+            bias_exp=STATE_SHIFT,
+        )
+        self.resets: list[Reset] = []
+        self._connect_input(population.synapses[0], source_shape)
+        self._connect_bias(population, values, layer, schedule)
+        if values.self_weight is not None:
+            self._connect_autapse(population.per_neuron(values.self_weight), values.self_exponent)
+            self._reset_at(schedule.n_steps + layer - 1, schedule)
+        self._reset_at(schedule.n_steps + layer, schedule)
+        self.out = OutPort(shape=self.neuron.s_out.shape)
+        self.neuron.s_out.connect(self.out)
+
+    def _connect_input(self, synapse: Synapse, source_shape: Shape) -> None:
+        bits = self.input_message_bits
+        self.inp = InPort(shape=to_lava(source_shape))
+        if synapse.conv is None:
+            self.synapse = Dense(num_message_bits=bits, **mixed(synapse.weight, synapse.exponent))
+            flat = self.inp if len(source_shape) == 1 else self.inp.transpose([2, 1, 0]).flatten()
+            flat.connect(self.synapse.s_in)
+        else:
+            # Lava's Conv is a true convolution over (width, height): the kernel is flipped and transposed.
+            kernel = synapse.weight[:, :, ::-1, ::-1].transpose(0, 3, 2, 1)
+            self.synapse = Conv(
+                input_shape=to_lava(source_shape),
+                weight=np.ascontiguousarray(kernel),
+                stride=synapse.conv.stride[::-1],
+                padding=synapse.conv.padding[::-1],
+                dilation=synapse.conv.dilation[::-1],
+                groups=synapse.conv.groups,
+                num_message_bits=bits,
+            )
+            self.inp.connect(self.synapse.s_in)
+        self.synapse.a_out.connect(self.neuron.a_in)
+
+    def _connect_bias(
+        self, population: Population, values: AutapseRegisters, layer: int, schedule: Schedule
+    ) -> None:
+        self.bias_sources, self.bias_synapses = [], []
+        for part in values.bias_sources:
+            on = Source(data=schedule.active(layer)[np.newaxis].astype(np.int32))
+            column = population.per_neuron(part.weight).T.reshape(-1, 1)
+            synapse = Dense(**mixed(column, part.exponent))
+            on.s_out.connect(synapse.s_in)
+            synapse.a_out.reshape(self.shape).connect(self.neuron.a_in)
+            self.bias_sources.append(on)
+            self.bias_synapses.append(synapse)
+
+    def _connect_autapse(self, weight: IntArray, exponent: int) -> None:
+        self.autapse = Sparse(**mixed(diags(weight.T.reshape(-1), dtype=np.int64).tocsr(), exponent))
+        self.neuron.s_out.flatten().connect(self.autapse.s_in)
+        self.autapse.a_out.reshape(self.shape).connect(self.neuron.a_in)
+
+    def _reset_at(self, phase: int, schedule: Schedule) -> None:
+        reset = Reset(interval=schedule.period, offset=phase % schedule.period)
+        reset.connect_var(self.neuron.u)
+        self.resets.append(reset)
+
+
+class Network(hdf5.Network):  # type: ignore[misc]  # lava has no types
+    """A netx Network that holds neurons of type `IF`, built of stock Lava processes.
+
+    Args:
+        net_config: path of a file that nctool exported.
+        n_samples: windows that one run will stream.
+        n_steps: length of a window; the file's own by default.
+
+    Raises:
+        NctoolError: as `nctool_deploy.netx.read` and `nctool_deploy.lowering.lower`.
+    """
+
+    def __init__(self, net_config: str | Path, n_samples: int = 1, n_steps: int | None = None) -> None:
+        content = read(Path(net_config))
+        self.lowered = lower(content.network, find_target(content.metadata.target), content.metadata.realisation)
+        populations = content.network.populations
+        self.schedule = Schedule(n_steps or content.network.n_steps, n_samples, len(populations))
+        super().__init__(net_config=str(net_config), input_message_bits=GRADED_BITS)
+
+    def _create(self) -> list[IFBlock]:
+        network, layers = self.lowered.network, []
+        source = network.shapes[INPUT_NAME]
+        for layer, (population, values) in enumerate(
+            zip(network.populations, self.lowered.registers, strict=True), start=1
+        ):
+            layers.append(IFBlock(population, source, values, layer, self.schedule))
+            if len(layers) > 1:
+                layers[-2].out.connect(layers[-1].inp)
+            source = population.shape
+        return layers
+
+
+@implements(proc=IFBlock, protocol=LoihiProtocol)
+class PyIFBlockModel(AbstractPyBlockModel):  # type: ignore[misc]  # lava has no types
+    """The block is its parts: nothing to compute."""
+
+
+@implements(proc=Network, protocol=LoihiProtocol)
+class PyNetworkModel(AbstractPyBlockModel):  # type: ignore[misc]  # lava has no types
+    """The network is its blocks: nothing to compute."""

@@ -1,0 +1,248 @@
+"""Read what `write` wrote, and trust nothing: types, sizes, ranges and links are checked before use.
+
+In: a path. Out: a NetxFile, or a FormatError that names the file, the key and the reason. Must not import
+torch or Lava.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import ValidationError
+
+from nctool.errors import FormatError, NctoolError, UsageError
+from nctool.network import (
+    INPUT_NAME,
+    Bound,
+    ConvGeometry,
+    InputEncoding,
+    IntegrateFire,
+    IntNetwork,
+    Pair,
+    Population,
+    Readout,
+    Shape,
+    Synapse,
+)
+from nctool.sim.trace import Trace
+from nctool_deploy.netx.metadata import (
+    FORMAT_NAME,
+    FORMAT_VERSION,
+    KnownAnswers,
+    Metadata,
+    NetxFile,
+    PopulationRecord,
+    digest,
+)
+from nctool_deploy.netx.write import FULL_VOLTAGE_DECAY, NEURON_IF, NEURON_READOUT, NO_CURRENT_DECAY
+
+MAX_TEXT_BYTES = 2**20
+EXPORT_HINT = "export the checkpoint again with `nctool export`"
+
+
+def read(path: Path, *, check_digests: bool = True) -> NetxFile:
+    """Read an exported file.
+
+    Args:
+        check_digests: refuse a file whose layers changed since export; False lists them in
+            `NetxFile.changed_layers` instead.
+
+    Raises:
+        UsageError: there is no file at `path`, or it may not be read.
+        FormatError: the file is not sound HDF5, foreign, newer or inconsistent.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise UsageError(f"no such file: `{path}`", hint="export one with `nctool export CHECKPOINT --target loihi`")
+    try:
+        with h5py.File(path, "r") as file:
+            content = _read(Node(file, ""), path.stat().st_size)
+    except NctoolError as error:
+        raise FormatError(f"`{path}`: {error.message}", hint=error.hint or EXPORT_HINT) from error
+    except PermissionError as error:
+        raise UsageError(f"cannot read `{path}`: permission denied", hint="give yourself the right to read it") from error
+    except (OSError, RuntimeError, ValueError, KeyError, TypeError, UnicodeDecodeError) as error:
+        raise FormatError(f"`{path}`: not a sound HDF5 file ({_first_line(error)})", hint=EXPORT_HINT) from error
+    if content.changed_layers and check_digests:
+        raise FormatError(
+            f"`{path}`: layer `{content.changed_layers[0]}` is not what was exported (its digest differs)",
+            hint="`nctool verify` shows the first difference; " + EXPORT_HINT,
+        )
+    return content
+
+
+class Node:
+    """A group of an HDF5 file whose members are checked when they are taken.
+
+    Args:
+        group: the open group.
+        name: its path in the file, for messages.
+    """
+
+    def __init__(self, group: h5py.Group, name: str) -> None:
+        self.group, self.name = group, name
+
+    def __len__(self) -> int:
+        return len(self.group)
+
+    def child(self, key: str) -> Node:
+        """Return the group `key`; a soft or external link, or a dataset, is refused."""
+        member = self._member(key)
+        if not isinstance(member, h5py.Group):
+            raise FormatError(f"`{self.name}/{key}` is no group")
+        return Node(member, f"{self.name}/{key}")
+
+    def array(self, key: str, dtype: type[np.generic], n_axes: int | None = None) -> NDArray[Any]:
+        """Return the dataset `key` if it has this type and number of axes and fits the file."""
+        data = self._member(key)
+        where = f"`{self.name}/{key}`"
+        if not isinstance(data, h5py.Dataset) or data.shape is None or data.dtype != np.dtype(dtype):
+            raise FormatError(f"{where} is {getattr(data, 'dtype', 'a group')}, allowed {np.dtype(dtype)}")
+        if n_axes is not None and data.ndim != n_axes:
+            raise FormatError(f"{where} has {data.ndim} axes, allowed {n_axes}")
+        if data.chunks is not None or data.external or data.is_virtual:
+            raise FormatError(f"{where} is chunked, external or virtual, allowed contiguous")
+        if data.nbytes > data.id.get_storage_size():
+            raise FormatError(f"{where} says {data.nbytes} bytes, the file holds {data.id.get_storage_size()}")
+        return np.asarray(data[()])
+
+    def integer(self, key: str) -> int:
+        """Return the scalar int64 dataset `key`."""
+        return int(self.array(key, np.int64, 0))
+
+    def text(self, key: str) -> str:
+        """Return the scalar fixed-length string dataset `key`, at most 1 MiB long."""
+        data = self._member(key)
+        fits = isinstance(data, h5py.Dataset) and data.shape == () and data.dtype.kind == "S"
+        if not fits or data.dtype.itemsize > MAX_TEXT_BYTES or data.external:
+            raise FormatError(f"`{self.name}/{key}` is no text of at most {MAX_TEXT_BYTES} bytes")
+        return bytes(data[()]).decode()
+
+    def _member(self, key: str) -> Any:
+        link = self.group.get(key, getlink=True)
+        if link is None:
+            raise FormatError(f"`{self.name}/{key}` is missing")
+        if not isinstance(link, h5py.HardLink):
+            raise FormatError(f"`{self.name}/{key}` is a soft or external link, allowed plain data")
+        return self.group[key]
+
+
+def _read(file: Node, file_size: int) -> NetxFile:
+    metadata = _read_metadata(file)
+    extra, layer = file.child("nctool"), file.child("layer")
+    table = extra.array("input_table", np.int8, 2)
+    shape = _shape(layer.child("0"), (1, 3))
+    populations: list[Population] = []
+    for record in metadata.populations:
+        source = populations[-1].name if populations else INPUT_NAME
+        populations.append(_read_population(layer.child(str(record.layer)), record, source))
+    network = IntNetwork(InputEncoding(shape, table), tuple(populations), metadata.n_steps)
+    expected = max(record.layer for record in metadata.populations) + 1
+    if len(layer) != expected:
+        raise FormatError(f"`/layer` holds {len(layer)} layers, the metadata {expected}")
+    return NetxFile(
+        network=network,
+        metadata=metadata,
+        known_answers=_read_answers(extra.child("known_answers"), network),
+        changed_layers=tuple(
+            record.name
+            for record, population in zip(metadata.populations, populations, strict=True)
+            if digest(population) != record.digest
+        ),
+    )
+
+
+def _read_metadata(file: Node) -> Metadata:
+    if "nctool" not in file.group:
+        raise FormatError("a netx file of another tool: the group `/nctool` is missing")
+    extra = file.child("nctool")
+    if extra.text("format") != FORMAT_NAME:
+        raise FormatError(f"`/nctool/format` is `{extra.text('format')}`, allowed `{FORMAT_NAME}`")
+    version = extra.integer("version")
+    if version != FORMAT_VERSION:
+        raise FormatError(
+            f"format version {version}, this nctool reads version {FORMAT_VERSION}",
+            hint="update nctool" if version > FORMAT_VERSION else EXPORT_HINT,
+        )
+    try:
+        return Metadata.model_validate_json(extra.text("metadata"))
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(str(part) for part in first["loc"])
+        raise FormatError(f"`/nctool/metadata`: `{key}`: {first['msg'].lower()}") from error
+
+
+def _read_population(layer: Node, record: PopulationRecord, source: str) -> Population:
+    kind = layer.text("type")
+    if kind not in ("conv", "dense"):
+        raise FormatError(f"`{layer.name}/type` is `{kind}`, allowed conv, dense")
+    weight = layer.array("weight", np.int8, 4 if kind == "conv" else 2).astype(np.int32)
+    conv = _geometry(layer) if kind == "conv" else None
+    bound = None if record.bound is None else Bound(**record.bound.model_dump())
+    return Population(
+        name=record.name,
+        shape=_shape(layer, (3,) if kind == "conv" else (1,)),
+        neuron=_read_neuron(layer.child("neuron"), record),
+        bias=layer.array("bias", np.int32, 1).astype(np.int64),
+        synapses=(Synapse(source, weight, layer.integer("wgtExp"), conv),),
+        bound=bound,
+    )
+
+
+def _read_neuron(node: Node, record: PopulationRecord) -> IntegrateFire | Readout:
+    for key, expected in (("iDecay", NO_CURRENT_DECAY), ("vDecay", FULL_VOLTAGE_DECAY)):
+        if node.integer(key) != expected:
+            raise FormatError(f"`{node.name}/{key}` is {node.integer(key)}, allowed {expected}")
+    kind = node.text("type")
+    if kind == NEURON_READOUT and record.scale is not None:
+        return Readout(record.scale)
+    if kind != NEURON_IF:
+        raise FormatError(f"`{node.name}/type` is `{kind}`, allowed {NEURON_IF}, {NEURON_READOUT} with a scale")
+    threshold, initial = (node.array(key, np.int32, 1).astype(np.int64) for key in ("vThMant", "vInit"))
+    return IntegrateFire(threshold, initial)
+
+
+def _geometry(layer: Node) -> ConvGeometry:
+    stride, padding, dilation = (_pair(layer, key) for key in ("stride", "padding", "dilation"))
+    return ConvGeometry(stride, padding, dilation, layer.integer("groups"))
+
+
+def _pair(layer: Node, key: str) -> Pair:
+    values = layer.array(key, np.int64, 1).tolist()
+    if len(values) != 2 or not all(0 <= value < 2**16 for value in values):
+        raise FormatError(f"`{layer.name}/{key}` is {values}, allowed two numbers 0..65535")
+    return values[0], values[1]
+
+
+def _shape(layer: Node, n_axes: Sequence[int]) -> Shape:
+    shape = tuple(layer.array("shape", np.int64, 1).tolist())
+    if len(shape) not in n_axes or not all(1 <= size < 2**24 for size in shape):
+        raise FormatError(f"`{layer.name}/shape` is {shape}, allowed {' or '.join(map(str, n_axes))} sizes >= 1")
+    return shape
+
+
+def _read_answers(node: Node, network: IntNetwork) -> KnownAnswers:
+    pixels = node.array(INPUT_NAME, np.uint8, 1 + len(network.input.shape))
+    n_samples, n_steps = len(pixels), network.n_steps
+    logits = node.array("logits", np.int64, 3)
+    expected = (n_samples, n_steps, *network.readout.shape)
+    if n_samples == 0 or pixels.shape[1:] != network.input.shape or logits.shape != expected:
+        raise FormatError(f"`{node.name}`: {n_samples} inputs and logits {logits.shape} do not fit the network")
+    spikes, packed = {}, node.child("spikes")
+    for number, population in enumerate(network.populations[:-1]):
+        shape = (n_samples, n_steps, *population.shape)
+        bits, count = packed.array(str(number), np.uint8, 1), int(np.prod(shape))
+        if bits.size != -(-count // 8):
+            raise FormatError(f"`{packed.name}/{number}` holds {bits.size} bytes, allowed {-(-count // 8)}")
+        spikes[population.name] = np.unpackbits(bits, count=count).reshape(shape).astype(np.bool_)
+    names = [population.name for population in network.populations]
+    return KnownAnswers(pixels, Trace(spikes, logits, dict.fromkeys(names, 0), {}))
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0].lower()

@@ -1,0 +1,170 @@
+"""Write a lowered network as netx HDF5.
+
+Stock keys hold what stock netx knows; the group `/nctool` holds the rest. The same input gives the same bytes.
+
+In: a Lowered network with its metadata. Out: a file, whole or not at all. Must not import torch or Lava.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+
+from nctool.errors import FormatError
+from nctool.files import replace_atomically
+from nctool.network import INPUT_NAME, IntegrateFire, IntNetwork, Population, Readout, Synapse
+from nctool_deploy.lowering import Lowered
+from nctool_deploy.netx.metadata import (
+    FORMAT_NAME,
+    FORMAT_VERSION,
+    BoundRecord,
+    ChangeRecord,
+    KnownAnswers,
+    Metadata,
+    PopulationRecord,
+    Provenance,
+    digest,
+)
+
+NEURON_IF = "IF"
+NEURON_READOUT = "IF-READOUT"
+"""Types that a stock netx loader rejects: running them as CUBA would be silently wrong."""
+
+NO_CURRENT_DECAY = 0
+FULL_VOLTAGE_DECAY = 4096
+"""iDecay and vDecay of a membrane held in the current register (docs/SEMANTICS.md, R1)."""
+
+
+def write(
+    path: Path,
+    lowered: Lowered,
+    known_answers: KnownAnswers,
+    *,
+    provenance: Provenance | None = None,
+    changes: tuple[ChangeRecord, ...] = (),
+    weight_bits: int = 8,
+) -> Metadata:
+    """Write `lowered` to `path` and return the metadata written.
+
+    Raises:
+        UsageError: the file cannot be written; nothing is left behind.
+        FormatError: HDF5 failed while writing; nothing is left behind.
+    """
+    metadata = _metadata(lowered, provenance, changes, weight_bits)
+    with replace_atomically(path) as temporary:
+        try:
+            with h5py.File(temporary, "w", libver=("v110", "v110")) as file:
+                _write_layers(file.create_group("layer"), lowered.network)
+                _write_extra(file.create_group("nctool"), lowered.network, metadata, known_answers)
+        except (RuntimeError, ValueError) as error:
+            raise FormatError(f"cannot write `{path}`: {error}") from error
+    return metadata
+
+
+def tool_version() -> str:
+    """Return the version of the installed distribution."""
+    try:
+        return version("nctool")
+    except PackageNotFoundError:
+        return "unknown"
+
+
+def layers(network: IntNetwork) -> Iterator[tuple[str, Population | None]]:
+    """Yield (netx layer type, population) in file order: a dense layer on an image is preceded by a flatten."""
+    yield "input", None
+    shapes = network.shapes
+    for population in network.populations:
+        synapse = population.synapses[0]
+        if synapse.conv is None and len(shapes[synapse.source]) > 1:
+            yield "flatten", None
+        yield "dense" if synapse.conv is None else "conv", population
+
+
+def _metadata(
+    lowered: Lowered, provenance: Provenance | None, changes: tuple[ChangeRecord, ...], weight_bits: int
+) -> Metadata:
+    network = lowered.network
+    index = {p.name: number for number, (_, p) in enumerate(layers(network)) if p is not None}
+    return Metadata(
+        tool_version=tool_version(),
+        target=lowered.target.name,
+        realisation="autapse",
+        input_encoding="graded",
+        n_steps=network.n_steps,
+        weight_bits=weight_bits,
+        populations=tuple(_record(p, index[p.name]) for p in network.populations),
+        provenance=provenance,
+        changes=changes,
+    )
+
+
+def _record(population: Population, layer: int) -> PopulationRecord:
+    neuron, bound = population.neuron, population.bound
+    return PopulationRecord(
+        name=population.name,
+        layer=layer,
+        digest=digest(population),
+        scale=neuron.scale if isinstance(neuron, Readout) else None,
+        bound=None if bound is None else BoundRecord(**vars(bound)),
+    )
+
+
+def _write_layers(group: h5py.Group, network: IntNetwork) -> None:
+    for number, (kind, population) in enumerate(layers(network)):
+        layer = group.create_group(str(number))
+        _put(layer, "type", kind)
+        if population is not None:
+            _write_population(layer, population)
+        elif kind == "input":
+            _put(layer, "shape", np.array(network.input.shape, np.int64))
+
+
+def _write_population(layer: h5py.Group, population: Population) -> None:
+    synapse = population.synapses[0]
+    _put(layer, "shape", np.array(population.shape, np.int64))
+    _put(layer, "weight", synapse.weight.astype(np.int8))
+    _put(layer, "bias", population.bias.astype(np.int32))
+    _put(layer, "wgtExp", np.int64(synapse.exponent))
+    if synapse.conv is not None:
+        _write_geometry(layer, synapse)
+    neuron = layer.create_group("neuron")
+    _put(neuron, "iDecay", np.int64(NO_CURRENT_DECAY))
+    _put(neuron, "vDecay", np.int64(FULL_VOLTAGE_DECAY))
+    _put(neuron, "refDelay", np.int64(1))
+    if isinstance(population.neuron, IntegrateFire):
+        _put(neuron, "type", NEURON_IF)
+        _put(neuron, "vThMant", population.neuron.threshold.astype(np.int32))
+        _put(neuron, "vInit", population.neuron.initial.astype(np.int32))
+    else:
+        _put(neuron, "type", NEURON_READOUT)
+
+
+def _write_geometry(layer: h5py.Group, synapse: Synapse) -> None:
+    conv = synapse.conv
+    assert conv is not None  # noqa: S101  # the caller asked; this narrows the type
+    for key in ("stride", "padding", "dilation"):
+        _put(layer, key, np.array(getattr(conv, key), np.int64))
+    _put(layer, "groups", np.int64(conv.groups))
+
+
+def _write_extra(group: h5py.Group, network: IntNetwork, metadata: Metadata, answers: KnownAnswers) -> None:
+    _put(group, "format", FORMAT_NAME)
+    _put(group, "version", np.int64(FORMAT_VERSION))
+    _put(group, "metadata", metadata.model_dump_json())
+    _put(group, "input_table", network.input.table)
+    known = group.create_group("known_answers")
+    _put(known, INPUT_NAME, answers.pixels)
+    _put(known, "logits", answers.trace.logits)
+    spikes = known.create_group("spikes")
+    for number, population in enumerate(network.populations[:-1]):
+        _put(spikes, str(number), np.packbits(answers.trace.spikes[population.name].reshape(-1)))
+
+
+def _put(group: h5py.Group, key: str, value: Any) -> None:
+    """Store a string as fixed-length ASCII or UTF-8 bytes, a number or an array as it is."""
+    group.create_dataset(key, data=np.bytes_(value.encode()) if isinstance(value, str) else value, track_times=False)

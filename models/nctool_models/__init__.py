@@ -1,0 +1,25 @@
+"""The model zoo: recipes, the networks that they name, and the images that they train on.
+
+    load_recipe(name_or_path, overrides, seed) -> Recipe        zoo · recipes/*.toml
+    load_dataset(name, data_dir) -> Dataset                     datasets
+    training_data(dataset, fraction, seed) -> TrainingData      datasets
+    build_model(model, input_shape, n_classes, activation)      architectures
+    restore_model(checkpoint)                                   architectures
+
+May import nctool; nctool imports it from the command line only.
+"""
+
+from nctool_models.architectures import build_model, restore_model
+from nctool_models.datasets import Dataset, load_dataset, training_data
+from nctool_models.zoo import list_recipes, load_recipe, recipe_path
+
+__all__ = [
+    "Dataset",
+    "build_model",
+    "list_recipes",
+    "load_dataset",
+    "load_recipe",
+    "recipe_path",
+    "restore_model",
+    "training_data",
+]

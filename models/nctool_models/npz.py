@@ -1,0 +1,96 @@
+"""Image data sets in NumPy's .npz format.
+
+In: the path of a file with `x_train`, `y_train`, `x_test`, `y_test` and, if it likes, `classes`.
+Out: checked uint8 arrays in (N, C, H, W) order. Pickled objects are refused.
+"""
+
+from __future__ import annotations
+
+import zipfile
+import zlib
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from nctool.errors import FormatError, UsageError
+
+Arrays = tuple[
+    tuple[str, ...],
+    npt.NDArray[np.uint8],
+    npt.NDArray[np.int64],
+    npt.NDArray[np.uint8],
+    npt.NDArray[np.int64],
+]
+_KEYS = ("x_train", "y_train", "x_test", "y_test")
+_MOST_CLASSES = 65536
+"""A larger label is taken for damage: every class costs an output neuron."""
+_HINT = "the file holds x_train, y_train, x_test, y_test: uint8 images (N, H, W) or (N, H, W, C), whole labels (N,)"
+
+
+def read_npz(path: Path) -> Arrays:
+    """Read a data set.
+
+    Args:
+        path: the .npz file; images uint8 (N, H, W) or (N, H, W, C), labels integers 0 and up. `classes`, if
+            there, is an array of names; else the names are "0", "1", … up to the largest label.
+
+    Returns:
+        classes, x_train uint8 (N, C, H, W), y_train int64 (N,), x_test, y_test.
+
+    Raises:
+        UsageError: the file is missing or cannot be read.
+        FormatError: the file is no .npz file, misses a key, or holds a wrong type, shape or label.
+    """
+    arrays = _load(path)
+    x_train, x_test = (_images(path, key, arrays[key]) for key in ("x_train", "x_test"))
+    y_train = _labels(path, "y_train", arrays["y_train"], len(x_train))
+    y_test = _labels(path, "y_test", arrays["y_test"], len(x_test))
+    if x_train.shape[1:] != x_test.shape[1:]:
+        raise _bad(path, "x_test", f"images of shape {x_test.shape[1:]}", f"{x_train.shape[1:]} as in `x_train`")
+    n_labels = int(max(y_train.max(), y_test.max())) + 1
+    return _classes(path, arrays.get("classes"), n_labels), x_train, y_train, x_test, y_test
+
+
+def _load(path: Path) -> dict[str, npt.NDArray[np.generic]]:
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            arrays = {key: file[key] for key in (*_KEYS, "classes") if key in file}
+    except FileNotFoundError as error:
+        raise UsageError(f"no data set file `{path}`", hint=_HINT) from error
+    except (ValueError, EOFError, KeyError, AttributeError, TypeError, zipfile.BadZipFile, zlib.error) as error:
+        raise FormatError(f"`{path}` is no readable .npz file", hint=_HINT) from error
+    except OSError as error:
+        raise UsageError(f"cannot read `{path}`: {(error.strerror or str(error)).lower()}") from error
+    missing = [key for key in _KEYS if key not in arrays]
+    if missing:
+        raise FormatError(f"`{path}` misses the key `{missing[0]}`", hint=_HINT)
+    return arrays
+
+
+def _images(path: Path, key: str, array: npt.NDArray[np.generic]) -> npt.NDArray[np.uint8]:
+    if array.dtype != np.uint8 or array.ndim not in (3, 4) or 0 in array.shape:
+        raise _bad(path, key, f"{array.dtype} {array.shape}", "uint8 (N, H, W) or (N, H, W, C), none of them 0")
+    with_channels = array.astype(np.uint8, copy=False).reshape(*array.shape[:3], -1)
+    return np.ascontiguousarray(with_channels.transpose(0, 3, 1, 2))
+
+
+def _labels(path: Path, key: str, array: npt.NDArray[np.generic], n_images: int) -> npt.NDArray[np.int64]:
+    if not np.issubdtype(array.dtype, np.integer) or array.shape != (n_images,):
+        raise _bad(path, key, f"{array.dtype} {array.shape}", f"whole numbers ({n_images},)")
+    smallest, largest = int(array.min()), int(array.max())
+    if smallest < 0 or largest >= _MOST_CLASSES:
+        raise _bad(path, key, f"labels {smallest}..{largest}", f"0..{_MOST_CLASSES - 1}")
+    return array.astype(np.int64)
+
+
+def _classes(path: Path, array: npt.NDArray[np.generic] | None, n_labels: int) -> tuple[str, ...]:
+    if array is None:
+        return tuple(str(label) for label in range(n_labels))
+    if array.dtype.kind != "U" or array.ndim != 1 or len(array) < n_labels:
+        raise _bad(path, "classes", f"{array.dtype} {array.shape}", f"{n_labels} or more names")
+    return tuple(str(name) for name in array)
+
+
+def _bad(path: Path, key: str, got: str, allowed: str) -> FormatError:
+    return FormatError(f"`{path}`, key `{key}`: got {got}, allowed: {allowed}", hint=_HINT)

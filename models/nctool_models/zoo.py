@@ -1,0 +1,51 @@
+"""The built-in recipes: one TOML file for each experiment, in the folder `recipes` beside this module.
+
+In: a recipe's name or the path of a recipe file. Out: its path, or the resolved `Recipe`.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from nctool.errors import RecipeError
+from nctool.recipe import Recipe, read_recipe
+from nctool.recipe_errors import closest
+
+_FOLDER = Path(__file__).parent / "recipes"
+_SUFFIX = ".toml"
+
+
+def list_recipes() -> tuple[str, ...]:
+    """Return the names of the built-in recipes, sorted."""
+    return tuple(sorted(path.stem for path in _FOLDER.glob(f"*{_SUFFIX}")))
+
+
+def recipe_path(name: str) -> Path:
+    """Return the file of a built-in recipe.
+
+    Raises:
+        RecipeError: there is no recipe of that name.
+    """
+    known = list_recipes()
+    if name not in known:
+        hint = closest(name, known) or "a recipe of your own is given by the path of its .toml file"
+        raise RecipeError(f"unknown recipe `{name}`, available: {', '.join(known)}", hint)
+    return _FOLDER / f"{name}{_SUFFIX}"
+
+
+def load_recipe(name_or_path: str | Path, overrides: Sequence[str] = (), seed: int | None = None) -> Recipe:
+    """Resolve a recipe given by name or path.
+
+    Args:
+        name_or_path: a built-in name, or the path of a file: what ends in .toml or holds a separator.
+        overrides: `table.key=value`, applied in order; values are TOML literals or else plain text.
+        seed: replaces the recipe's seed, after the overrides.
+
+    Raises:
+        RecipeError: unknown name, missing file, not TOML, or a key or value that is not allowed.
+    """
+    text = os.fspath(name_or_path)
+    is_path = isinstance(name_or_path, Path) or text.endswith(_SUFFIX) or os.sep in text
+    return read_recipe(Path(text) if is_path else recipe_path(text), overrides, seed, source=text)

@@ -1,0 +1,20 @@
+"""The public functions behind the commands: one module each, data in, a frozen report out."""
+
+from nctool.api.exporting import ExportReport, export
+from nctool.api.inspecting import InspectReport, inspect
+from nctool.api.running import RunReport, run_sim
+from nctool.api.training import TrainReport, train
+from nctool.api.verifying import VerifyReport, verify
+
+__all__ = [
+    "ExportReport",
+    "InspectReport",
+    "RunReport",
+    "TrainReport",
+    "VerifyReport",
+    "export",
+    "inspect",
+    "run_sim",
+    "train",
+    "verify",
+]

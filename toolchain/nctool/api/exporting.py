@@ -1,0 +1,143 @@
+"""export: a checkpoint becomes a verified netx file.
+
+In: a checkpoint and options. Out: the file and an ExportReport.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from nctool.conversion import Change, convert
+from nctool.errors import UsageError
+from nctool.network import IntNetwork
+from nctool.sim.reference import simulate
+from nctool.training.checkpoint import Checkpoint, load_checkpoint
+from nctool_deploy.autapse import AUTAPSE_FORMAT
+from nctool_deploy.lowering import Lowered, lower
+from nctool_deploy.netx import ChangeRecord, KnownAnswers, Provenance, write
+from nctool_deploy.targets import find_target
+from nctool_models import restore_model
+
+INPUT_ENCODINGS = ("graded",)
+N_KNOWN_ANSWERS = 16
+
+
+@dataclass(frozen=True)
+class ExportReport:
+    """What was exported.
+
+    Args:
+        path: the file.
+        target, realisation, steps: as chosen.
+        layers: number of populations, the readout included.
+        neurons, synapses: totals; a shared kernel counts each of its uses.
+        cores: lower bound from neurons and synaptic memory; 0 where the target sets no limit.
+        head_room_bits: of the population with the least: how often its bound could double.
+        bounds: `proved` or `calibrated` per population.
+        changes: what the conversion did, step by step.
+    """
+
+    path: Path
+    target: str
+    realisation: str
+    steps: int
+    layers: int
+    neurons: int
+    synapses: int
+    cores: int
+    head_room_bits: float
+    bounds: dict[str, str]
+    changes: tuple[Change, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the report as JSON types."""
+        return asdict(self) | {"path": str(self.path)}
+
+
+def export(
+    checkpoint: Path | str,
+    output: Path | str,
+    *,
+    target: str = "loihi",
+    steps: int | None = None,
+    realisation: str = "autapse",
+    weight_bits: int = 8,
+    input: str = "graded",  # noqa: A002  # the option's name is a contract
+) -> ExportReport:
+    """Convert a checkpoint to integers, check every limit of the target and write netx HDF5.
+
+    Args:
+        checkpoint: folder of a training run, or its checkpoint.safetensors.
+        output: the file to write; replaced only when everything went well.
+        target: `loihi` (Loihi 2) or `lava` (simulator only).
+        steps: window in time steps; the recipe's by default.
+        realisation: `autapse`.
+        weight_bits: 2..8.
+        input: `graded`.
+
+    Raises:
+        UsageError: a path or an option is wrong.
+        FormatError: the checkpoint is bad.
+        UnsupportedError: the network holds something that cannot be converted.
+        RangeError: a number does not fit the target.
+    """
+    output, chip = Path(output), find_target(target)
+    if input not in INPUT_ENCODINGS:
+        raise UsageError(f"unknown input encoding `{input}`, allowed {', '.join(INPUT_ENCODINGS)}")
+    loaded = load_checkpoint(checkpoint)
+    conversion = convert(
+        restore_model(loaded),
+        input_shape=loaded.input_shape,
+        mean=loaded.mean,
+        std=loaded.std,
+        form=replace(AUTAPSE_FORMAT, weight_bits=weight_bits),
+        n_steps=loaded.recipe.noise.steps if steps is None else steps,
+        calibration=loaded.calibration_images,
+    )
+    lowered = lower(conversion.network, chip, realisation)
+    pixels = loaded.calibration_images[:N_KNOWN_ANSWERS]
+    write(
+        output,
+        lowered,
+        KnownAnswers(pixels, simulate(conversion.network, pixels)),
+        provenance=_provenance(loaded),
+        changes=tuple(ChangeRecord(**asdict(change)) for change in conversion.changes),
+        weight_bits=weight_bits,
+    )
+    return _report(output, lowered, conversion.changes)
+
+
+def _provenance(checkpoint: Checkpoint) -> Provenance:
+    return Provenance(
+        recipe=checkpoint.recipe.name,
+        seed=checkpoint.recipe.seed,
+        dataset=checkpoint.dataset_name,
+        checkpoint_sha256=checkpoint.sha256,
+        input_mean=checkpoint.mean,
+        input_std=checkpoint.std,
+        classes=checkpoint.classes,
+    )
+
+
+def _report(path: Path, lowered: Lowered, changes: tuple[Change, ...]) -> ExportReport:
+    network = lowered.network
+    return ExportReport(
+        path=path,
+        target=lowered.target.name,
+        realisation=lowered.realisation,
+        steps=network.n_steps,
+        layers=len(network.populations),
+        neurons=sum(population.n_neurons for population in network.populations),
+        synapses=sum(network.synapse_count(population) for population in network.populations),
+        cores=lowered.cores,
+        head_room_bits=head_room_bits(network),
+        bounds={p.name: p.bound.kind for p in network.populations if p.bound is not None},
+        changes=changes,
+    )
+
+
+def head_room_bits(network: IntNetwork) -> float:
+    """Return the least head-room of any population, in bits."""
+    return min(population.bound.head_room_bits for population in network.populations if population.bound is not None)

@@ -1,0 +1,95 @@
+"""train: a recipe becomes a checkpoint.
+
+In: a recipe and a place. Out: the folder of a training run and a TrainReport.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from nctool.progress import ProgressCallback, no_progress
+from nctool.training import fit
+from nctool_models import build_model, load_dataset, load_recipe, training_data
+
+RUNS = Path("runs")
+
+
+@dataclass(frozen=True)
+class TrainReport:
+    """What a training run achieved; accuracies are fractions of the test split.
+
+    Args:
+        path: folder of the run.
+        recipe, seed: what was trained.
+        accuracy_ann: of the noise-free ANN.
+        accuracy_snn: of the float spiking network by time steps, "1" to "16".
+        theta, sigma: threshold and noise scale per layer.
+        best_epoch: the epoch that the held-out split chose.
+        seconds_per_epoch: mean wall time.
+    """
+
+    path: Path
+    recipe: str
+    seed: int
+    accuracy_ann: float
+    accuracy_snn: dict[str, float]
+    theta: dict[str, float]
+    sigma: dict[str, float]
+    best_epoch: int
+    seconds_per_epoch: float
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the report as JSON types."""
+        return asdict(self) | {"path": str(self.path)}
+
+
+def train(
+    recipe: Path | str,
+    output: Path | str | None = None,
+    *,
+    overrides: Sequence[str] = (),
+    seed: int | None = None,
+    device: str = "cpu",
+    data_dir: Path | None = None,
+    resume: bool = False,
+    progress: ProgressCallback = no_progress,
+) -> TrainReport:
+    """Train a recipe and write checkpoint.safetensors, recipe.toml and metrics.jsonl.
+
+    Args:
+        recipe: name of a built-in recipe, or the path of a .toml file.
+        output: folder of the run; runs/<name> by default.
+        overrides: `table.key=value` each, applied in order.
+        seed: in place of the recipe's.
+        device: `cpu` or `cuda`.
+        data_dir: where data sets lie.
+        resume: go on where an interrupted run in `output` stopped.
+        progress: called with the batches done and to do.
+
+    Raises:
+        UsageError: unknown recipe, key, device or data set, or a folder that cannot be written.
+        FormatError: data or a saved state is bad.
+        RangeError: training diverged.
+    """
+    resolved = load_recipe(recipe, overrides, seed)
+    output = RUNS / resolved.name if output is None else Path(output)
+    dataset = load_dataset(resolved.data.name, data_dir)
+    data = training_data(dataset, resolved.data.validation_fraction, resolved.seed)
+    model = build_model(
+        resolved.model, data.input_shape, len(dataset.classes), resolved.activation, seed=resolved.seed
+    )
+    result = fit(model, data, resolved, output, device=device, resume=resume, progress=progress)
+    return TrainReport(
+        path=output,
+        recipe=resolved.name,
+        seed=resolved.seed,
+        accuracy_ann=result.accuracy_ann,
+        accuracy_snn=result.accuracy_snn,
+        theta=result.theta,
+        sigma=result.sigma,
+        best_epoch=result.best_epoch,
+        seconds_per_epoch=result.seconds_per_epoch,
+    )

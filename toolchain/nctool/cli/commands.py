@@ -1,0 +1,228 @@
+"""The commands of `nctool`: options in, a report out, errors as one or two lines and an exit code.
+
+Contract: names of commands and options, JSON keys and exit codes.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Optional
+
+import click
+import typer
+
+from nctool.cli import output
+from nctool.errors import NctoolError
+from nctool.progress import ProgressCallback, no_progress, progress_bar
+
+EXIT_DIFFERENT = 1
+EXIT_INTERRUPTED = 130
+EXIT_BUG = 70
+DEBUG = "NCTOOL_DEBUG"
+
+app = typer.Typer(
+    name="nctool",
+    help="Take a vision network to a spiking chip, and prove bit for bit what runs there.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")]
+DataDir = Annotated[Optional[Path], typer.Option(help="Folder of data sets.", show_default="~/.cache/nctool/data")]
+Model = Annotated[Path, typer.Argument(help="File that `nctool export` wrote.", metavar="MODEL")]
+Samples = Annotated[Optional[int], typer.Option(min=1, help="Number of samples.")]
+Dataset = Annotated[Optional[str], typer.Option(help="Name or .npz path.", show_default="what it was trained on")]
+Timeout = Annotated[float, typer.Option(min=1.0, help="Seconds that one run of the Lava subprocess may take.")]
+
+
+def main() -> None:
+    """Run the command line and end the process with the exit code of docs/SEMANTICS.md's errors."""
+    try:
+        code = app(standalone_mode=False)
+    except NctoolError as error:
+        output.print_error(error.message, error.hint)
+        sys.exit(error.exit_code)
+    except click.ClickException as error:
+        output.print_error(_lower_first(error.format_message()), "see `nctool --help`, or `nctool COMMAND --help`")
+        sys.exit(error.exit_code)
+    except (KeyboardInterrupt, click.Abort):
+        output.print_error("interrupted", None)
+        sys.exit(EXIT_INTERRUPTED)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(0)
+    except Exception as error:  # noqa: BLE001  # the last line of defence: a user sees no traceback
+        if os.environ.get(DEBUG):
+            raise
+        output.print_error(
+            f"internal error: {type(error).__name__}: {error}",
+            f"this is a bug in nctool; run again with {DEBUG}=1 for a traceback and report it",
+        )
+        sys.exit(EXIT_BUG)
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+@app.command()
+def train(
+    recipe: Annotated[str, typer.Argument(help="Name from `nctool recipes`, or a .toml path.", metavar="RECIPE")],
+    out: Annotated[Optional[Path], typer.Option("-o", "--output", help="Folder.", show_default="runs/NAME")] = None,
+    overrides: Annotated[Optional[list[str]], typer.Option("--set", help="KEY=VALUE in the recipe.")] = None,
+    seed: Annotated[Optional[int], typer.Option(help="In place of the recipe's seed.")] = None,
+    device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
+    data_dir: DataDir = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on where an interrupted run stopped.")] = False,
+    json: Json = False,
+) -> None:
+    """Train a network with noisy quantised activations."""
+    from nctool.api import train as run
+
+    with _progress("training", json) as progress:
+        report = run(
+            recipe,
+            out,
+            overrides=overrides or (),
+            seed=seed,
+            device=device,
+            data_dir=data_dir,
+            resume=resume,
+            progress=progress,
+        )
+    output.print_json(report.to_json()) if json else output.print_train(report)
+
+
+@app.command()
+def export(
+    checkpoint: Annotated[Path, typer.Argument(help="Folder of a training run, or its checkpoint.", metavar="CHECKPOINT")],
+    out: Annotated[Path, typer.Option("-o", "--output", help="File to write.", metavar="MODEL.net")],
+    target: Annotated[str, typer.Option(help="From `nctool targets`.")] = "loihi",
+    steps: Annotated[Optional[int], typer.Option(help="Time steps.", show_default="the recipe's")] = None,
+    realisation: Annotated[str, typer.Option(help="autapse: reset by subtraction, exact.")] = "autapse",
+    weight_bits: Annotated[int, typer.Option(help="2..8.")] = 8,
+    input: Annotated[str, typer.Option(help="graded: signed 8-bit input.")] = "graded",  # noqa: A002  # contract
+    json: Json = False,
+) -> None:
+    """Convert a trained network to integers and write it as netx HDF5."""
+    from nctool.api import export as run
+
+    report = run(
+        checkpoint,
+        out,
+        target=target,
+        steps=steps,
+        realisation=realisation,
+        weight_bits=weight_bits,
+        input=input,
+    )
+    output.print_json(report.to_json()) if json else output.print_export(report)
+
+
+@app.command("run-sim")
+def run_sim(
+    model: Model,
+    engine: Annotated[str, typer.Option(help="reference or lava.")] = "reference",
+    dataset: Dataset = None,
+    split: Annotated[str, typer.Option(help="test or train.")] = "test",
+    samples: Samples = None,
+    data_dir: DataDir = None,
+    timeout: Timeout = 1800.0,
+    json: Json = False,
+) -> None:
+    """Run an exported network on a data set."""
+    from nctool.api import run_sim as run
+
+    with _progress(f"engine {engine}", json) as progress:
+        report = run(
+            model,
+            engine=engine,
+            dataset=dataset,
+            split=split,
+            samples=samples,
+            data_dir=data_dir,
+            timeout_s=timeout,
+            progress=progress,
+        )
+    output.print_json(report.to_json()) if json else output.print_run(report)
+
+
+@app.command()
+def verify(
+    model: Model,
+    engines: Annotated[str, typer.Option(help="Comma-separated; the first is the standard.")] = "reference,lava",
+    samples: Samples = None,
+    dataset: Dataset = None,
+    data_dir: DataDir = None,
+    timeout: Timeout = 1800.0,
+    json: Json = False,
+) -> None:
+    """Prove that engines agree bit for bit; exit 1 when they do not."""
+    from nctool.api import verify as run
+
+    names = [name.strip() for name in engines.split(",") if name.strip()]
+    with _progress("verifying", json) as progress:
+        report = run(
+            model,
+            engines=names,
+            samples=samples,
+            dataset=dataset,
+            data_dir=data_dir,
+            timeout_s=timeout,
+            progress=progress,
+        )
+    output.print_json(report.to_json()) if json else output.print_verify(report)
+    if not report.equal:
+        raise typer.Exit(EXIT_DIFFERENT)
+
+
+@app.command()
+def inspect(model: Model, json: Json = False) -> None:
+    """Show the layers, ranges, head-room and provenance of an exported file."""
+    from nctool.api import inspect as run
+
+    report = run(model)
+    output.print_json(report.to_json()) if json else output.print_inspect(report)
+
+
+@app.command()
+def recipes(json: Json = False) -> None:
+    """List the built-in recipes."""
+    from nctool_models import list_recipes, load_recipe
+
+    loaded = [load_recipe(name) for name in list_recipes()]
+    if json:
+        output.print_json({"recipes": [recipe.model_dump(mode="json") for recipe in loaded]})
+        return
+    rows = [[r.name, r.data.name, r.model.architecture, r.description] for r in loaded]
+    output.print_rows("recipes", ["name", "data", "network", "description"], rows)
+
+
+@app.command()
+def targets(json: Json = False) -> None:
+    """List the chips and simulators that `nctool export --target` knows."""
+    from dataclasses import asdict
+
+    from nctool_deploy.targets import TARGETS
+
+    if json:
+        output.print_json({"targets": [asdict(target) for target in TARGETS]})
+        return
+    rows = [[t.name, t.description, str(t.cores_per_chip or "no limit"), t.source] for t in TARGETS]
+    output.print_rows("targets", ["name", "description", "cores", "source of the limits"], rows)
+
+
+@contextmanager
+def _progress(title: str, json: bool) -> Iterator[ProgressCallback]:
+    if json:
+        yield no_progress
+        return
+    with progress_bar(title) as report:
+        yield report
+
+
+def _lower_first(text: str) -> str:
+    return (text[:1].lower() + text[1:]).rstrip(".")

@@ -1,0 +1,147 @@
+"""Print reports: one JSON object, or tables for people.
+
+In: a report. Out: text on stdout. Must not import torch or Lava.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.table import Table
+
+if TYPE_CHECKING:
+    from nctool.api import ExportReport, InspectReport, RunReport, TrainReport, VerifyReport
+
+
+def print_json(content: Mapping[str, Any]) -> None:
+    """Write one JSON object as one line on stdout."""
+    sys.stdout.write(json.dumps(content) + "\n")
+
+
+def print_error(message: str, hint: str | None) -> None:
+    """Write an error, and the way out, on stderr."""
+    console = Console(stderr=True, highlight=False, soft_wrap=True)
+    console.print("error:", style="bold red", end=" ")
+    console.print(message, markup=False)
+    if hint is not None:
+        console.print("hint:", style="bold", end=" ")
+        console.print(hint, markup=False)
+
+
+def print_train(report: TrainReport) -> None:
+    """Show accuracies by time steps and where the checkpoint lies."""
+    steps = list(report.accuracy_snn)
+    table = _table(f"{report.recipe}, seed {report.seed}: test accuracy", ["", "ANN", *(f"T={step}" for step in steps)])
+    table.add_row("float", _percent(report.accuracy_ann), *(_percent(report.accuracy_snn[step]) for step in steps))
+    _print(table)
+    _line(f"epoch {report.best_epoch} chosen on held-out training data, {report.seconds_per_epoch:.2f} s per epoch")
+    _line(f"next: nctool export {report.path} --target loihi -o {report.path / 'model.net'}")
+
+
+def print_export(report: ExportReport) -> None:
+    """Show what the conversion changed and how big the network is."""
+    table = _table(f"conversion for {report.target}, {report.realisation}, T={report.steps}", ["step", "what", "error"])
+    for change in report.changes:
+        error = "exact" if change.exact else f"{change.worst_error or 0:.2%}"
+        table.add_row(change.step, change.detail, error)
+    _print(table)
+    cores = f", at least {report.cores} cores" if report.cores else ""
+    _line(f"{report.layers} layers, {report.neurons:,} neurons, {report.synapses:,} synapses{cores}")
+    calibrated = [name for name, kind in report.bounds.items() if kind == "calibrated"]
+    proof = f"measured on calibration data for {', '.join(calibrated)}" if calibrated else "proved for every input"
+    _line(f"least head-room {report.head_room_bits:.2f} bits, {proof}")
+    _line(f"wrote {report.path}")
+
+
+def print_run(report: RunReport) -> None:
+    """Show accuracy by time step, speed and spikes."""
+    table = _table(f"{report.dataset}, {report.samples} samples, engine {report.engine}", ["time steps", "accuracy"])
+    for step, accuracy in report.accuracy.items():
+        table.add_row(step, _percent(accuracy))
+    _print(table)
+    spikes = ", ".join(f"{name} {count:,.1f}" for name, count in report.spikes_per_layer.items())
+    _line(f"{report.images_per_second:,.1f} images/s; spikes per image: {spikes or 'no spiking layer'}")
+    if report.overflows:
+        _line(f"WARNING: {report.overflows} accumulated inputs left the accumulator: a chip would differ here")
+
+
+def print_verify(report: VerifyReport) -> None:
+    """Show the verdict, what was compared, and the first divergence."""
+    engines = " = ".join(report.engines) if report.equal else " ≠ ".join(report.engines)
+    verdict = "EQUAL, bit for bit" if report.equal else "DIFFERENT"
+    _line(f"{verdict}: {engines}")
+    _line(
+        f"{report.samples} samples, {report.compared_spikes:,} spike values and {report.compared_logits:,} logits "
+        f"compared; {report.known_answers} known answers"
+    )
+    if report.first_divergence is not None:
+        _line(f"first divergence: {report.first_divergence}")
+    if report.overflows:
+        _line(f"{report.overflows} accumulated inputs left the accumulator, allowed 0")
+
+
+def print_inspect(report: InspectReport) -> None:
+    """Show the layers of a file and where it came from."""
+    columns = ["layer", "kind", "shape", "neurons", "synapses", "weights", "biases", "thresholds", "bound", "head-room"]
+    table = _table(f"{report.path}", columns)
+    shape, span = "x".join(map(str, report.input_shape)), _span(report.input_range)
+    table.add_row("input", f"graded {span}", shape, "", "", "", "", "", "", "")
+    for layer in report.layers:
+        room = "" if layer.head_room_bits is None else f"{layer.head_room_bits:.2f} bits"
+        table.add_row(
+            layer.name,
+            layer.kind,
+            "x".join(map(str, layer.shape)),
+            f"{layer.neurons:,}",
+            f"{layer.synapses:,}",
+            _span(layer.weight_range),
+            _span(layer.bias_range),
+            _span(layer.threshold_range),
+            layer.bound,
+            room,
+        )
+    _print(table)
+    cores = f"at least {report.cores} cores" if report.cores else "no limit on cores"
+    _line(
+        f"target {report.target} ({cores}), realisation {report.realisation}, T={report.steps}, "
+        f"{report.weight_bits}-bit weights, {report.known_answers} known answers, nctool {report.tool_version}"
+    )
+    for key, value in (report.provenance or {}).items():
+        shown = ", ".join(map(str, value)) if isinstance(value, list) else value
+        _line(f"{key}: {shown}")
+
+
+def print_rows(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Show a table of text."""
+    table = _table(title, columns)
+    for row in rows:
+        table.add_row(*row)
+    _print(table)
+
+
+def _table(title: str, columns: Sequence[str]) -> Table:
+    table = Table(title=title, title_justify="left", box=None, header_style="bold", pad_edge=False)
+    for column in columns:
+        table.add_column(column, overflow="fold")
+    return table
+
+
+def _print(table: Table) -> None:
+    console = Console(highlight=False)
+    console.print(table, width=None if console.is_terminal else 160)
+
+
+def _line(text: str) -> None:
+    Console(highlight=False, soft_wrap=True).print(text, markup=False)
+
+
+def _percent(fraction: float) -> str:
+    return f"{100 * fraction:.2f} %"
+
+
+def _span(interval: tuple[int, int] | None) -> str:
+    return "" if interval is None else f"{interval[0]}..{interval[1]}"

@@ -1,0 +1,120 @@
+"""Fit every population into the accumulator: the step from real numbers to integers.
+
+A population is rounded at the largest scale; if interval arithmetic proves that its accumulated input fits,
+that is kept. If not, the scale gives up at most one bit for a proof. If that is not enough, the bound is
+measured on calibration data, widened by a margin, and the scale lowered until it fits: marked `calibrated`.
+
+In: a folded FloatNetwork, an IntegerFormat, calibration pixels. Out: an IntNetwork with bounds. Must not
+import torch.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nctool.conversion.bounds import Range, measure, prove_population
+from nctool.conversion.float_network import FloatArray, FloatNetwork, FloatPopulation, GradedInput
+from nctool.integer_format import IntegerFormat
+from nctool.conversion.scaling import choose_scale, round_population, weight_error
+from nctool.errors import RangeError
+from nctool.network import ACCUMULATOR_LIMIT, INPUT_NAME, IntArray, IntNetwork, Population
+from nctool.sim.reference import Run, run_population
+
+PROOF_LOSS = 2.0
+"""A scale is divided by at most this to turn a measured bound into a proved one."""
+
+MARGIN = 1.5
+"""Measured bounds are widened by this factor."""
+
+SAFETY = 0.98
+"""Scales are lowered a little further than the ratio asks for: rounding moves the sums."""
+
+MAX_ROUNDS = 20
+BATCH = 32
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """An integer network with the worst relative weight error of each population."""
+
+    network: IntNetwork
+    errors: dict[str, float]
+
+
+class Calibration:
+    """Signals of the populations on calibration data, computed only when a proof fails.
+
+    Args:
+        graded: the input.
+        pixels: uint8 (samples, *input shape).
+        n_steps: length of the window.
+    """
+
+    def __init__(self, graded: GradedInput, pixels: NDArray[np.uint8], n_steps: int) -> None:
+        self.n_steps = n_steps
+        self.signals: dict[str, IntArray] = {INPUT_NAME: graded.encoding.encode(pixels)[:, np.newaxis]}
+        self.settled: dict[str, Population] = {}
+
+    def range_of(self, population: Population) -> Range:
+        """Measure the accumulated input of `population` on the signals of what drives it."""
+        runs = [measure(run.accumulated) for run in self._runs(population)]
+        return Range(np.minimum.reduce([r.low for r in runs]), np.maximum.reduce([r.high for r in runs]))
+
+    def _signal(self, name: str) -> IntArray:
+        if name not in self.signals:
+            runs = self._runs(self.settled[name])
+            self.signals[name] = np.concatenate([run.spikes for run in runs]).astype(np.int8)
+        return self.signals[name]
+
+    def _runs(self, population: Population) -> list[Run]:
+        sources = {synapse.source: self._signal(synapse.source) for synapse in population.synapses}
+        n_samples = len(self.signals[INPUT_NAME])
+        batches = [slice(start, start + BATCH) for start in range(0, n_samples, BATCH)]
+        return [run_population(population, {k: v[part] for k, v in sources.items()}, self.n_steps) for part in batches]
+
+
+def fit(
+    network: FloatNetwork, graded: GradedInput, form: IntegerFormat, pixels: NDArray[np.uint8], n_steps: int
+) -> Fitted:
+    """Round every population of `network` so that its accumulated input stays in the accumulator.
+
+    Args:
+        pixels: uint8 calibration samples (samples, *input shape), at least one.
+
+    Raises:
+        RangeError: a population cannot be made to fit.
+    """
+    calibration = Calibration(graded, pixels, n_steps)
+    populations, errors = [], {}
+    for real in network.populations:
+        population, errors[real.name] = _fit_population(real, graded, form, calibration)
+        calibration.settled[real.name] = population
+        populations.append(population)
+    return Fitted(IntNetwork(graded.encoding, tuple(populations), n_steps), errors)
+
+
+def _fit_population(
+    real: FloatPopulation, graded: GradedInput, form: IntegerFormat, calibration: Calibration
+) -> tuple[Population, float]:
+    ceiling: FloatArray = np.full(len(real.weight), np.inf)
+    proving = True
+    for attempt in range(MAX_ROUNDS):
+        scale = choose_scale(real, form, ceiling)
+        rounded = round_population(real, scale, calibration.n_steps)
+        found, margin = prove_population(rounded, graded.encoding, calibration.n_steps), 1.0
+        if attempt == 0:
+            proving = bool(found.magnitude.max() <= PROOF_LOSS * ACCUMULATOR_LIMIT)
+        if not proving:
+            found, margin = calibration.range_of(rounded), MARGIN
+        excess = found.magnitude * margin / ACCUMULATOR_LIMIT
+        if excess.max() <= 1:
+            bound = found.bound("proved" if proving else "calibrated", margin)
+            return replace(rounded, bound=bound), weight_error(real, rounded, scale)
+        ceiling = np.where(excess > 1, scale.per_channel / excess * SAFETY, ceiling)
+    raise RangeError(
+        f"population `{real.name}`: its accumulated input does not fit, allowed -{ACCUMULATOR_LIMIT}..{ACCUMULATOR_LIMIT}",
+        hint="export with fewer --steps",
+    )

@@ -1,0 +1,109 @@
+"""FloatNetwork: a traced network in real numbers, on its way to integers.
+
+In: what `tracing` read from a torch module. Out: frozen dataclasses that the conversion steps replace one by
+one. NumPy float64 only; must not import torch.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nctool.network import INPUT_NAME, ConvGeometry, InputEncoding, Pair, Shape
+
+FloatArray = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Pool:
+    """Average pooling between a source and the weights that read it.
+
+    Args:
+        module: name of the torch module, for messages.
+        kernel, stride, padding: (height, width).
+        divisor: what a window's sum is divided by.
+        source: shape that is pooled, (channels, height, width).
+    """
+
+    module: str
+    kernel: Pair
+    stride: Pair
+    padding: Pair
+    divisor: int
+    source: Shape
+
+    @property
+    def output(self) -> Shape:
+        """Return the pooled shape."""
+        geometry = ConvGeometry(self.stride, self.padding)
+        return (self.source[0], *geometry.output_size(self.source, self.kernel))
+
+
+@dataclass(frozen=True, eq=False)
+class Norm:
+    """Batch normalisation after the weighted sum: y = gain * x + shift, float64 (channels,) each."""
+
+    gain: FloatArray
+    shift: FloatArray
+
+
+@dataclass(frozen=True, eq=False)
+class FloatPopulation:
+    """A linear layer with the activation behind it.
+
+    Args:
+        name: name of the linear module.
+        source: population or `input` that it reads.
+        source_shape: shape of that source, before pooling.
+        shape: (channels,) or (channels, height, width) of the output.
+        weight: float64, axes as in `nctool.network.Synapse`; per unit of the (pooled) source.
+        bias: float64 (channels,).
+        conv: geometry of a convolution, None for a dense layer.
+        threshold: of the activation, > 0, in units of the pre-activation; None for the readout.
+        norm: batch normalisation still to be folded.
+        pools: poolings still to be folded, first applied first.
+    """
+
+    name: str
+    source: str
+    source_shape: Shape
+    shape: Shape
+    weight: FloatArray
+    bias: FloatArray
+    conv: ConvGeometry | None
+    threshold: float | None
+    norm: Norm | None = None
+    pools: tuple[Pool, ...] = ()
+
+
+@dataclass(frozen=True)
+class FloatNetwork:
+    """Populations in topological order; the last one is the readout.
+
+    Args:
+        input_shape: shape of one sample.
+        populations: what the input drives.
+    """
+
+    input_shape: Shape
+    populations: tuple[FloatPopulation, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class GradedInput:
+    """The 8-bit input with its real step per channel.
+
+    Args:
+        encoding: what the network stores.
+        step: float64 (channels,); real input = integer * step.
+    """
+
+    encoding: InputEncoding
+    step: FloatArray
+
+    @property
+    def name(self) -> str:
+        """Return the name that synapses call the input by."""
+        return INPUT_NAME

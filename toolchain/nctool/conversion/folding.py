@@ -1,0 +1,143 @@
+"""Exact steps of the conversion: fold batch norm, average pooling and spike values into the weights.
+
+Each step is FloatNetwork -> FloatNetwork and equals its input up to float64 rounding.
+
+In: a FloatNetwork. Out: a FloatNetwork. Must not import torch.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+
+import numpy as np
+
+from nctool.conversion.float_network import FloatArray, FloatNetwork, FloatPopulation, GradedInput, Pool
+from nctool.errors import UnsupportedError
+from nctool.network import ConvGeometry, InputEncoding, Pair, Shape
+
+INPUT_MAX = 127
+"""Graded inputs fill -127..127; -128 stays free so that the range is symmetric."""
+
+
+def each(network: FloatNetwork, step: Callable[[FloatPopulation], FloatPopulation]) -> FloatNetwork:
+    """Apply `step` to every population."""
+    return replace(network, populations=tuple(step(population) for population in network.populations))
+
+
+def fold_batch_norm(population: FloatPopulation) -> FloatPopulation:
+    """Fold y = gain * (W x + b) + shift into the weights and the bias."""
+    norm = population.norm
+    if norm is None:
+        return population
+    gain = norm.gain.reshape(-1, *[1] * (population.weight.ndim - 1))
+    return replace(
+        population, weight=population.weight * gain, bias=population.bias * norm.gain + norm.shift, norm=None
+    )
+
+
+def fold_pooling(population: FloatPopulation) -> FloatPopulation:
+    """Fold average poolings into the weights behind them, the last one first.
+
+    A kernel k behind a pooling of window w and stride p is a kernel (k - 1) p + w of stride s p; a dense layer
+    spreads each weight over its window.
+
+    Raises:
+        UnsupportedError: padding behind the pooling would meet pixels that the pooling dropped or shares.
+    """
+    for pool in reversed(population.pools):
+        fold = _pool_into_dense if population.conv is None else _pool_into_conv
+        population = fold(population, pool)
+    return replace(population, pools=())
+
+
+def _pool_into_dense(population: FloatPopulation, pool: Pool) -> FloatPopulation:
+    channels, high, wide = pool.source
+    out, (pooled_high, pooled_wide) = len(population.weight), pool.output[1:]
+    share = population.weight.reshape(out, channels, pooled_high, pooled_wide) / pool.divisor
+    pad_y, pad_x = pool.padding
+    spread = np.zeros((out, channels, high + 2 * pad_y, wide + 2 * pad_x))
+    for y in range(pool.kernel[0]):
+        for x in range(pool.kernel[1]):
+            rows = slice(y, y + pool.stride[0] * (pooled_high - 1) + 1, pool.stride[0])
+            columns = slice(x, x + pool.stride[1] * (pooled_wide - 1) + 1, pool.stride[1])
+            spread[:, :, rows, columns] += share
+    inner = spread[:, :, pad_y : pad_y + high, pad_x : pad_x + wide]
+    return replace(population, weight=inner.reshape(out, math.prod(pool.source)))
+
+
+def _pool_into_conv(population: FloatPopulation, pool: Pool) -> FloatPopulation:
+    conv = population.conv
+    assert conv is not None  # noqa: S101  # the caller asked; this narrows the type
+    _require_exact(population, pool, conv)
+    kernel: Pair = (population.weight.shape[2], population.weight.shape[3])
+    step_y, step_x = (d * s for d, s in zip(conv.dilation, pool.stride, strict=True))
+    size = [(k - 1) * step + w for k, step, w in zip(kernel, (step_y, step_x), pool.kernel, strict=True)]
+    weight = np.zeros((*population.weight.shape[:2], *size))
+    for y in range(kernel[0]):
+        for x in range(kernel[1]):
+            tap = population.weight[:, :, y, x, np.newaxis, np.newaxis] / pool.divisor
+            weight[:, :, y * step_y : y * step_y + pool.kernel[0], x * step_x : x * step_x + pool.kernel[1]] += tap
+    geometry = ConvGeometry(
+        stride=_pairwise(lambda s, p: s * p, conv.stride, pool.stride),
+        padding=_pairwise(lambda a, b: a + b, _pairwise(lambda q, p: q * p, conv.padding, pool.stride), pool.padding),
+        groups=conv.groups,
+    )
+    return replace(population, weight=weight, conv=geometry)
+
+
+def _require_exact(population: FloatPopulation, pool: Pool, conv: ConvGeometry) -> None:
+    """Padding of the convolution stands for pooled zeros: the folded kernel must find no pixel there."""
+    for axis in (0, 1):
+        if conv.padding[axis] == 0:
+            continue
+        window, step, pad = pool.kernel[axis], pool.stride[axis], pool.padding[axis]
+        left_is_clear = window <= step + pad
+        right_is_clear = pool.output[1 + axis] * step - pad >= pool.source[1 + axis]
+        if not (left_is_clear and right_is_clear):
+            raise UnsupportedError(
+                f"module `{pool.module}`: pooling {pool.kernel} stride {pool.stride} of {pool.source[1:]} has no exact "
+                f"form before the padded convolution `{population.name}`",
+                hint="let the pooling windows tile the image without remainder or overlap, or use padding=0 behind it",
+            )
+
+
+def _pairwise(combine: Callable[[int, int], int], one: Pair, other: Pair) -> Pair:
+    return combine(one[0], other[0]), combine(one[1], other[1])
+
+
+def encode_input(shape: Shape, mean: tuple[float, ...], std: tuple[float, ...]) -> GradedInput:
+    """Tabulate the normalised pixel (p / 255 - mean) / std as an 8-bit integer times a step per channel.
+
+    Args:
+        shape: shape of one sample; its first axis has len(mean) channels, or is flat with one mean.
+        mean, std: per channel, in units of pixel / 255.
+    """
+    channels = shape[0]
+    means, stds = (np.broadcast_to(np.asarray(values, np.float64), channels) for values in (mean, std))
+    real = (np.arange(256) / 255 - means[:, np.newaxis]) / stds[:, np.newaxis]
+    step = np.abs(real).max(axis=1) / INPUT_MAX
+    table = np.rint(real / step[:, np.newaxis]).astype(np.int8)
+    return GradedInput(InputEncoding(shape, table), step)
+
+
+def absorb_spike_values(network: FloatNetwork, graded: GradedInput) -> FloatNetwork:
+    """Scale the weights by what one spike, or one unit of graded input, is worth.
+
+    A spike of a population is worth its threshold; a graded input is worth its step.
+    """
+    values: dict[str, FloatArray] = {graded.name: graded.step}
+    values |= {p.name: np.full(p.shape[0], p.threshold) for p in network.populations if p.threshold is not None}
+    return each(network, lambda population: _scale_inputs(population, values))
+
+
+def _scale_inputs(population: FloatPopulation, values: Mapping[str, FloatArray]) -> FloatPopulation:
+    value, weight, conv = values[population.source], population.weight, population.conv
+    if conv is None:
+        per_input = np.repeat(value, math.prod(population.source_shape[1:]))
+        return replace(population, weight=weight * per_input)
+    out, group_size = weight.shape[:2]
+    group = np.arange(out) // (out // conv.groups)
+    channel = group[:, np.newaxis] * group_size + np.arange(group_size)
+    return replace(population, weight=weight * value[channel][:, :, np.newaxis, np.newaxis])

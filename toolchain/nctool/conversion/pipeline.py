@@ -1,0 +1,109 @@
+"""convert: a torch module becomes an IntNetwork, by a flat list of steps that each say what they changed.
+
+    trace -> fold batch norm -> fold pooling -> encode input -> absorb spike values -> round and bound
+
+In: a trained torch module, its input normalisation, calibration samples. Out: a Conversion.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import nn
+
+from nctool.conversion.accumulator import Fitted, fit
+from nctool.conversion.float_network import GradedInput
+from nctool.conversion.folding import absorb_spike_values, each, encode_input, fold_batch_norm, fold_pooling
+from nctool.integer_format import IntegerFormat
+from nctool.conversion.tracing import trace
+from nctool.errors import UsageError
+from nctool.network import IntNetwork, Shape
+
+
+@dataclass(frozen=True)
+class Change:
+    """What one step of the conversion did.
+
+    Args:
+        step: its name.
+        detail: what it changed, in words and numbers.
+        exact: True when the network computes the same real function as before, up to float64 rounding.
+        worst_error: largest relative error that the step introduced; None when exact.
+    """
+
+    step: str
+    detail: str
+    exact: bool
+    worst_error: float | None = None
+
+
+@dataclass(frozen=True)
+class Conversion:
+    """An integer network and the list of changes that led to it."""
+
+    network: IntNetwork
+    changes: tuple[Change, ...]
+
+
+def convert(
+    model: nn.Module,
+    *,
+    input_shape: Shape,
+    mean: tuple[float, ...],
+    std: tuple[float, ...],
+    form: IntegerFormat,
+    n_steps: int,
+    calibration: NDArray[np.uint8],
+) -> Conversion:
+    """Convert a trained network of NoisyQuantReLU activations to integers.
+
+    Args:
+        model: Sequential-like module; see `nctool.conversion.tracing` for what it may hold.
+        input_shape: shape of one sample.
+        mean, std: normalisation of the input per channel, in units of pixel / 255.
+        form: the integers that the realisation can hold.
+        n_steps: length of the window, >= 1.
+        calibration: uint8 (samples, *input_shape), training samples; measured where no bound can be proved.
+
+    Raises:
+        UsageError: n_steps < 1.
+        UnsupportedError: a module has no integrate-and-fire form.
+        RangeError: numbers do not fit.
+    """
+    if n_steps < 1:
+        raise UsageError(f"steps: {n_steps} is out of range, allowed >= 1")
+    traced = trace(model, input_shape)
+    normed = each(traced, fold_batch_norm)
+    pooled = each(normed, fold_pooling)
+    graded = encode_input(input_shape, mean, std)
+    absorbed = absorb_spike_values(pooled, graded)
+    fitted = fit(absorbed, graded, form, calibration, n_steps)
+    changes = (
+        _folded("fold batch norm", [p.name for p in traced.populations if p.norm is not None]),
+        _folded("fold average pooling", [p.name for p in normed.populations if p.pools]),
+        _encoded(graded),
+        Change("absorb spike values", "a spike is worth its threshold: folded into the weights behind it", True),
+        *_rounded(fitted, form),
+    )
+    return Conversion(fitted.network, changes)
+
+
+def _folded(step: str, names: list[str]) -> Change:
+    return Change(step, f"into {', '.join(names)}" if names else "nothing to fold", True)
+
+
+def _encoded(graded: GradedInput) -> Change:
+    worst = 0.5 / float(np.abs(graded.encoding.table.astype(int)).max())
+    return Change("encode input", "pixels as signed 8-bit integers, one step per channel", False, worst)
+
+
+def _rounded(fitted: Fitted, form: IntegerFormat) -> tuple[Change, ...]:
+    changes = []
+    for population in fitted.network.populations:
+        bound, weight = population.bound, population.synapses[0].weight
+        kind = "not bounded" if bound is None else f"{bound.kind}, head-room {bound.head_room_bits:.1f} bits"
+        detail = f"weights {int(weight.min())}..{int(weight.max())} of {form.weight_bits} bits; bound {kind}"
+        changes.append(Change(f"round `{population.name}`", detail, False, fitted.errors[population.name]))
+    return tuple(changes)

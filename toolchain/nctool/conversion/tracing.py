@@ -1,0 +1,312 @@
+"""Trace a torch module into a FloatNetwork.
+
+Supported: Conv2d, Linear, BatchNorm1d/2d, AvgPool2d, AdaptiveAvgPool2d(1), Flatten, Dropout, Identity and
+NoisyQuantReLU, in Sequential-like order: linear, optional batch norm, activation, optional pooling, ...
+
+In: a torch module. Out: a FloatNetwork, or an UnsupportedError that names the module and says what to do.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import fx, nn
+
+from nctool.conversion.float_network import FloatArray, FloatNetwork, FloatPopulation, Norm, Pool
+from nctool.errors import RangeError, UnsupportedError
+from nctool.network import INPUT_NAME, ConvGeometry, Pair, Shape
+from nctool.nq import NoisyQuantReLU
+
+SUPPORTED = "Conv2d, Linear, BatchNorm, AvgPool2d, AdaptiveAvgPool2d(1), Flatten, Dropout, NoisyQuantReLU"
+HINTS: dict[str, str] = {
+    "MaxPool2d": "spikes cannot represent a maximum: use nn.AvgPool2d and train again",
+    "AdaptiveMaxPool2d": "spikes cannot represent a maximum: use nn.AdaptiveAvgPool2d(1) and train again",
+    "ReLU": "use nctool.nq.NoisyQuantReLU and train again",
+    "relu": "use the module nctool.nq.NoisyQuantReLU instead of the function and train again",
+    "max_pool2d": "spikes cannot represent a maximum: use the module nn.AvgPool2d and train again",
+}
+
+
+@dataclass(frozen=True)
+class Signal:
+    """Spikes, or the input, on their way to the next linear layer.
+
+    Args:
+        source: population that sends, or `input`.
+        source_shape: its shape.
+        shape: shape after the poolings and flattening met since.
+        pools: those poolings.
+    """
+
+    source: str
+    source_shape: Shape
+    shape: Shape
+    pools: tuple[Pool, ...] = ()
+
+
+Value = Signal | FloatPopulation
+"""A FloatPopulation as a value is a weighted sum whose activation has not been met yet."""
+
+
+class _Tracer(fx.Tracer):
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        return isinstance(m, NoisyQuantReLU) or super().is_leaf_module(m, module_qualified_name)
+
+
+def trace(model: nn.Module, input_shape: Shape) -> FloatNetwork:
+    """Read `model` as a chain of populations.
+
+    Args:
+        input_shape: shape of one sample, (channels, height, width) or (features,).
+
+    Raises:
+        UnsupportedError: a module or function has no integrate-and-fire form, or stands at the wrong place.
+        RangeError: a parameter is not finite.
+    """
+    try:
+        graph = _Tracer().trace(model)
+    except (fx.proxy.TraceError, TypeError) as error:
+        reason = str(error).splitlines()[0]
+        raise UnsupportedError(
+            f"model `{type(model).__name__}`: its forward method depends on data ({reason})",
+            hint="write the network as modules in a fixed order, for example nn.Sequential",
+        ) from error
+    return _Builder(model, input_shape).build(graph)
+
+
+class _Builder:
+    """Walk a graph in order and collect populations.
+
+    Args:
+        model: owner of the modules.
+        input_shape: shape of one sample.
+    """
+
+    def __init__(self, model: nn.Module, input_shape: Shape) -> None:
+        self.model, self.input_shape = model, input_shape
+        self.values: dict[fx.Node, Value] = {}
+        self.populations: list[FloatPopulation] = []
+
+    def build(self, graph: fx.Graph) -> FloatNetwork:
+        """Visit every node and return what was collected."""
+        for node in graph.nodes:
+            if node.op == "placeholder":
+                self._placeholder(node)
+            elif node.op == "output":
+                self._finish(self._value(node.args[0]))
+            elif node.op == "call_module":
+                self.values[node] = self._call_module(node)
+            elif _is_flatten(node):
+                self.values[node] = _flatten(self._argument(node), node.name, _flatten_axes(node))
+            else:
+                name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", node.name)
+                raise unsupported(f"function `{name}`", HINTS.get(name))
+        return FloatNetwork(self.input_shape, tuple(self.populations))
+
+    def _placeholder(self, node: fx.Node) -> None:
+        if self.values:
+            raise UnsupportedError(f"model: has a second input `{node.name}`, allowed one")
+        self.values[node] = Signal(INPUT_NAME, self.input_shape, self.input_shape)
+
+    def _value(self, node: Any) -> Value:
+        if not isinstance(node, fx.Node) or node not in self.values:
+            raise UnsupportedError(f"model: returns {type(node).__name__}, allowed one tensor of logits")
+        return self.values[node]
+
+    def _argument(self, node: fx.Node) -> Value:
+        return self._value(node.args[0] if node.args else next(iter(node.kwargs.values()), None))
+
+    def _call_module(self, node: fx.Node) -> Value:
+        name = str(node.target)
+        module, value = self.model.get_submodule(name), self._argument(node)
+        if isinstance(module, NoisyQuantReLU):
+            return self._activate(module, value, name)
+        handler = _HANDLERS.get(type(module))
+        if handler is None:
+            kind = type(module).__name__
+            raise unsupported(f"module `{name}` ({kind})", HINTS.get(kind))
+        return handler(module, value, name)
+
+    def _activate(self, module: NoisyQuantReLU, value: Value, name: str) -> Signal:
+        drive = require_drive(value, name)
+        population = replace(drive, name=self._unique(drive.name), threshold=module.positive_threshold())
+        self.populations.append(population)
+        return Signal(population.name, population.shape, population.shape)
+
+    def _finish(self, value: Value) -> None:
+        if isinstance(value, Signal):
+            raise UnsupportedError(
+                f"model: ends in spikes of `{value.source}`, allowed a linear layer as the last one",
+                hint="end the network with nn.Linear without an activation",
+            )
+        if len(value.shape) != 1:
+            raise UnsupportedError(
+                f"module `{value.name}`: the output has shape {value.shape}, allowed (classes,)",
+                hint="pool and flatten before the last nn.Linear",
+            )
+        self.populations.append(replace(value, name=self._unique(value.name)))
+
+    def _unique(self, name: str) -> str:
+        taken = {population.name for population in self.populations} | {INPUT_NAME}
+        candidates = (name if k == 1 else f"{name}_{k}" for k in range(1, len(taken) + 2))
+        return next(candidate for candidate in candidates if candidate not in taken)
+
+
+def unsupported(what: str, hint: str | None) -> UnsupportedError:
+    """Say that `what` cannot be converted, and what to do instead."""
+    return UnsupportedError(f"{what} cannot be converted", hint=hint or f"supported are {SUPPORTED}")
+
+
+def require_drive(value: Value, name: str) -> FloatPopulation:
+    """Return `value` if it is a weighted sum; else say that module `name` stands at the wrong place."""
+    if isinstance(value, FloatPopulation):
+        return value
+    raise UnsupportedError(
+        f"module `{name}`: follows spikes of `{value.source}`, allowed behind Conv2d, Linear or their BatchNorm",
+        hint="put it right behind the linear layer",
+    )
+
+
+def require_signal(value: Value, name: str) -> Signal:
+    """Return `value` if it is spikes or the input; else say that an activation is missing."""
+    if isinstance(value, Signal):
+        return value
+    raise UnsupportedError(
+        f"module `{name}`: follows `{value.name}` with no NoisyQuantReLU between them",
+        hint=f"put a NoisyQuantReLU between `{value.name}` and `{name}` and train again",
+    )
+
+
+def _linear(module: nn.Linear, value: Value, name: str) -> Value:
+    signal = require_signal(value, name)
+    if signal.shape != (module.in_features,):
+        raise UnsupportedError(
+            f"module `{name}` (Linear): gets shape {signal.shape}, allowed ({module.in_features},)",
+            hint="put nn.Flatten before it",
+        )
+    return _drive(module, signal, name, (module.out_features,), None)
+
+
+def _conv(module: nn.Conv2d, value: Value, name: str) -> Value:
+    signal = require_signal(value, name)
+    if module.padding_mode != "zeros":
+        raise unsupported(f"module `{name}` (Conv2d with padding_mode={module.padding_mode!r})", "use padding_mode='zeros'")
+    if len(signal.shape) != 3 or signal.shape[0] != module.in_channels:
+        raise UnsupportedError(f"module `{name}` (Conv2d): gets shape {signal.shape}, allowed ({module.in_channels}, h, w)")
+    kernel, stride, dilation = (pair(v) for v in (module.kernel_size, module.stride, module.dilation))
+    geometry = ConvGeometry(stride, _conv_padding(module, kernel, dilation, name), dilation, module.groups)
+    shape = (module.out_channels, *geometry.output_size(signal.shape, kernel))
+    return _drive(module, signal, name, shape, geometry)
+
+
+def _conv_padding(module: nn.Conv2d, kernel: Pair, dilation: Pair, name: str) -> Pair:
+    if module.padding == "valid":
+        return 0, 0
+    if module.padding != "same":
+        return pair(module.padding)
+    total = [d * (k - 1) for d, k in zip(dilation, kernel, strict=True)]
+    if any(size % 2 for size in total):
+        raise unsupported(f"module `{name}` (Conv2d with padding='same' and an even kernel)", "use an odd kernel")
+    return total[0] // 2, total[1] // 2
+
+
+def _drive(module: nn.Linear | nn.Conv2d, signal: Signal, name: str, shape: Shape, conv: ConvGeometry | None) -> Value:
+    weight = to_array(module.weight, f"{name}.weight")
+    bias = np.zeros(shape[0]) if module.bias is None else to_array(module.bias, f"{name}.bias")
+    return FloatPopulation(
+        name, signal.source, signal.source_shape, shape, weight, bias, conv, threshold=None, pools=signal.pools
+    )
+
+
+def _batch_norm(module: nn.BatchNorm1d | nn.BatchNorm2d, value: Value, name: str) -> Value:
+    drive = require_drive(value, name)
+    if module.running_mean is None or module.running_var is None:
+        raise unsupported(f"module `{name}` (BatchNorm without running statistics)", "use track_running_stats=True")
+    if drive.norm is not None:
+        raise unsupported(f"module `{name}` (second BatchNorm in a row)", "take one of them out")
+    gain = 1.0 / np.sqrt(to_array(module.running_var, f"{name}.running_var") + module.eps)
+    shift = np.zeros_like(gain)
+    if module.affine:
+        gain, shift = gain * to_array(module.weight, f"{name}.weight"), to_array(module.bias, f"{name}.bias")
+    return replace(drive, norm=Norm(gain, shift - gain * to_array(module.running_mean, f"{name}.running_mean")))
+
+
+def _average_pool(module: nn.AvgPool2d, value: Value, name: str) -> Value:
+    signal = require_signal(value, name)
+    kernel, padding = pair(module.kernel_size), pair(module.padding)
+    stride = pair(module.stride)
+    if any(padding) and not module.count_include_pad:
+        raise unsupported(f"module `{name}` (AvgPool2d with count_include_pad=False)", "use padding=0")
+    divisor = module.divisor_override or kernel[0] * kernel[1]
+    pool = Pool(name, kernel, stride, padding, divisor, _image(signal, name))
+    rest = [(size + 2 * p - k) % s for size, p, k, s in zip(pool.source[1:], padding, kernel, stride, strict=True)]
+    if module.ceil_mode and any(rest):
+        raise unsupported(f"module `{name}` (AvgPool2d with ceil_mode=True and a remainder)", "use ceil_mode=False")
+    return replace(signal, shape=pool.output, pools=(*signal.pools, pool))
+
+
+def _global_pool(module: nn.AdaptiveAvgPool2d, value: Value, name: str) -> Value:
+    signal = require_signal(value, name)
+    if pair(module.output_size) != (1, 1):
+        raise unsupported(f"module `{name}` (AdaptiveAvgPool2d to {module.output_size})", "use nn.AvgPool2d")
+    _, high, wide = source = _image(signal, name)
+    pool = Pool(name, (high, wide), (high, wide), (0, 0), high * wide, source)
+    return replace(signal, shape=pool.output, pools=(*signal.pools, pool))
+
+
+def _image(signal: Signal, name: str) -> tuple[int, int, int]:
+    if len(signal.shape) != 3:
+        raise UnsupportedError(f"module `{name}`: gets shape {signal.shape}, allowed (channels, height, width)")
+    return signal.shape[0], signal.shape[1], signal.shape[2]
+
+
+def _flatten(value: Value, name: str, axes: tuple[int, int]) -> Value:
+    signal = require_signal(value, name)
+    if axes[0] != 1 or axes[1] not in (-1, len(signal.shape)):
+        raise unsupported(f"module `{name}` (Flatten of axes {axes[0]}..{axes[1]})", "flatten all axes but the batch")
+    return replace(signal, shape=(math.prod(signal.shape),))
+
+
+def _pass(module: nn.Module, value: Value, name: str) -> Value:
+    del module, name  # no effect at inference
+    return value
+
+
+_HANDLERS: dict[type[nn.Module], Callable[[Any, Value, str], Value]] = {
+    nn.Linear: _linear,
+    nn.Conv2d: _conv,
+    nn.BatchNorm1d: _batch_norm,
+    nn.BatchNorm2d: _batch_norm,
+    nn.AvgPool2d: _average_pool,
+    nn.AdaptiveAvgPool2d: _global_pool,
+    nn.Flatten: lambda module, value, name: _flatten(value, name, (module.start_dim, module.end_dim)),
+    nn.Dropout: _pass,
+    nn.Identity: _pass,
+}
+
+
+def _is_flatten(node: fx.Node) -> bool:
+    return node.target is torch.flatten or (node.op == "call_method" and node.target == "flatten")
+
+
+def _flatten_axes(node: fx.Node) -> tuple[int, int]:
+    start, end = [*node.args[1:], *(0, -1)[len(node.args) - 1 :]][:2]
+    return int(node.kwargs.get("start_dim", start)), int(node.kwargs.get("end_dim", end))  # type: ignore[arg-type]  # ints
+
+
+def pair(value: Any) -> Pair:
+    """Return torch's int or pair of ints as a (height, width) pair."""
+    return (int(value), int(value)) if isinstance(value, int) else (int(value[0]), int(value[1]))
+
+
+def to_array(tensor: torch.Tensor, name: str) -> FloatArray:
+    """Return a parameter as float64; a RangeError names one that is not finite."""
+    array: FloatArray = tensor.detach().cpu().to(torch.float64).numpy()
+    if not np.isfinite(array).all():
+        raise RangeError(f"parameter `{name}`: holds {array[~np.isfinite(array)][0]}, allowed finite numbers")
+    return array

@@ -1,0 +1,30 @@
+"""Equality of dataclasses that hold arrays: equal means same type, same fields, same array bytes.
+
+In: two objects. Out: True or False. Imports only NumPy.
+"""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from typing import Any
+
+import numpy as np
+
+
+class StructuralEquality:
+    """Base of `@dataclass(frozen=True, eq=False)` types whose fields may be NumPy arrays."""
+
+    __dataclass_fields__: dict[str, Any]
+
+    def __eq__(self, other: object) -> bool:
+        if type(self) is not type(other):
+            return False
+        return all(_same(getattr(self, field.name), getattr(other, field.name)) for field in fields(self))
+
+    __hash__ = None  # type: ignore[assignment]  # arrays are mutable: these objects are no dictionary keys
+
+
+def _same(one: object, other: object) -> bool:
+    if isinstance(one, np.ndarray) and isinstance(other, np.ndarray):
+        return one.dtype == other.dtype and np.array_equal(one, other)
+    return bool(one == other)

@@ -1,0 +1,73 @@
+"""Every error that leaves a public function of nctool.
+
+    NctoolError
+    ├── UsageError        exit 2   bad option, or a path that is not there
+    │   └── RecipeError   exit 2   unknown recipe, unknown key, value not allowed
+    ├── UnsupportedError  exit 3   the network holds something that cannot be converted or lowered
+    ├── RangeError        exit 3   a number does not fit the format or the chip
+    ├── FormatError       exit 4   a file that is there, but bad
+    └── EngineError       exit 5   an engine is missing or failed
+
+Exit 1 is no error: it means that two engines differ. A message says where, what, got and allowed on
+its first line; `hint` says the way out. This module imports nothing of nctool.
+"""
+
+from __future__ import annotations
+
+
+class NctoolError(Exception):
+    """Base of all errors that a user can meet.
+
+    Args:
+        message: one line, lower case, back-ticks round names, no full stop.
+        hint: one line that says what to do about it, or None.
+    """
+
+    exit_code = 1
+
+    def __init__(self, message: str, hint: str | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+    def __str__(self) -> str:
+        return self.message if self.hint is None else f"{self.message}\nhint: {self.hint}"
+
+    def __reduce__(self) -> tuple[type[NctoolError], tuple[str, str | None]]:
+        return type(self), (self.message, self.hint)
+
+
+class UsageError(NctoolError):
+    """A bad option, or a path that is not there."""
+
+    exit_code = 2
+
+
+class RecipeError(UsageError):
+    """An unknown recipe, an unknown key or a value that is not allowed."""
+
+    exit_code = 2
+
+
+class UnsupportedError(NctoolError):
+    """The network holds something that cannot be converted, lowered or simulated."""
+
+    exit_code = 3
+
+
+class RangeError(NctoolError):
+    """A number does not fit the integer format or the chip."""
+
+    exit_code = 3
+
+
+class FormatError(NctoolError):
+    """A file that is there, but truncated, foreign, newer or inconsistent."""
+
+    exit_code = 4
+
+
+class EngineError(NctoolError):
+    """A simulation engine is not installed, timed out or failed."""
+
+    exit_code = 5

@@ -1,0 +1,42 @@
+"""IntegerFormat: the numbers that a realisation on a chip can hold; conversion rounds to it.
+
+In: limits of a target. Out: a frozen dataclass. Must not import torch.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from nctool.errors import UsageError
+
+WEIGHT_BITS_RANGE = (2, 8)
+
+
+@dataclass(frozen=True)
+class IntegerFormat:
+    """What the integers of a converted network may be.
+
+    Args:
+        weight_bits: signed width of a weight, 2..8; weights stay within +-(2**(bits - 1) - 1).
+        threshold_mantissa_max: a threshold is m * 2**e with 1 <= m <= this.
+        threshold_exponent_max: largest e; one e serves a whole population.
+        bias_max: largest magnitude of a bias, in weight units.
+
+    Raises:
+        UsageError: weight_bits is out of range.
+    """
+
+    weight_bits: int
+    threshold_mantissa_max: int
+    threshold_exponent_max: int
+    bias_max: int
+
+    def __post_init__(self) -> None:
+        low, high = WEIGHT_BITS_RANGE
+        if not low <= self.weight_bits <= high:
+            raise UsageError(f"weight bits: {self.weight_bits} is out of range, allowed {low}..{high}")
+
+    @property
+    def weight_max(self) -> int:
+        """Return the largest magnitude of a weight."""
+        return int(2 ** (self.weight_bits - 1) - 1)

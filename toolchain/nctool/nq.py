@@ -1,0 +1,195 @@
+"""The noisy quantised activation, and the spiking neuron that it stands for.
+
+In: real pre-activations. Out: activations on a grid of `levels` steps (plus noise while training), or
+the spikes of an integrate-and-fire neuron. Imports only torch and nctool.errors.
+
+For a tracer `NoisyQuantReLU` is a leaf: its forward pass depends on the mode and on state.
+Source: method.md, after Huang et al., arXiv 2404.17456.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from nctool.errors import RangeError, UsageError
+
+MAX_LEVELS = 64
+"""Most quantisation levels: as many as the longest window that a recipe may ask for."""
+
+
+class Mode(enum.Enum):
+    """What `NoisyQuantReLU.forward` computes."""
+
+    NOISY = "noisy"
+    """Quantised plus Gaussian noise, with gradients: training."""
+    QUANTISED = "quantised"
+    """Quantised, no noise: the noise-free ANN."""
+    SPIKING = "spiking"
+    """One time step of an integrate-and-fire neuron, with state."""
+
+
+class NoisyQuantReLU(nn.Module):
+    """Quantised ReLU with a trainable threshold, noise while training, and a spiking mode.
+
+    With z the input, θ = `threshold`, L = `levels`, σ = `sigma`:
+
+        q(z) = θ/L · floor(L · clip(z/θ, 0, 1) + 1/2)      quantised: values 0, θ/L, …, θ
+        a(z) = q(z) + σ·ε,  ε ~ N(0, 1) for each element   noisy: drawn from torch's global generator
+        v ← v + z;  s = [v ≥ θ];  v ← v − θ·s;  out = θ·s  spiking: v starts at θ/2
+
+    The mode follows `training` (noisy or quantised), except inside `spiking(model)`.
+
+    Attributes:
+        levels: L, 1..64.
+        threshold: θ, a trainable float scalar of shape (), in units of the pre-activation, > 0.
+        sigma: σ, a float buffer of shape () in the same units, ≥ 0; starts at 0, is saved with the
+            model, receives no gradient.
+        potential: v, the membrane potential, of the input's shape; None before the first step.
+
+    Raises:
+        RangeError: `levels` outside 1..64, or a threshold that is not positive and finite.
+
+    Source: method.md; floor passes gradients straight through, clip keeps its own (bounds included).
+    """
+
+    sigma: Tensor
+
+    def __init__(self, levels: int, threshold: float = 8.0) -> None:
+        super().__init__()
+        if not 1 <= levels <= MAX_LEVELS:
+            raise RangeError(f"activation `levels` is {levels}, allowed 1..{MAX_LEVELS}")
+        self.levels = levels
+        self.threshold = nn.Parameter(torch.tensor(float(threshold)))
+        self.register_buffer("sigma", torch.tensor(0.0))
+        self.potential: Tensor | None = None
+        self.is_spiking = False
+        self.positive_threshold()
+
+    @property
+    def mode(self) -> Mode:
+        """What the next forward pass computes."""
+        if self.is_spiking:
+            return Mode.SPIKING
+        return Mode.NOISY if self.training else Mode.QUANTISED
+
+    def positive_threshold(self) -> float:
+        """Return θ as a number.
+
+        Raises:
+            RangeError: θ is zero, negative, infinite or not a number.
+        """
+        value = float(self.threshold.detach())
+        if not 0.0 < value < float("inf"):
+            raise RangeError(
+                f"activation `threshold` is {value:g}, allowed: a positive number",
+                hint="lower training.learning_rate or raise activation.threshold_init",
+            )
+        return value
+
+    def reset(self) -> None:
+        """Forget the membrane potential: the next spiking step starts at θ/2."""
+        self.potential = None
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Apply the activation in the current mode.
+
+        Args:
+            x: float pre-activations of any shape.
+
+        Returns:
+            float activations of the same shape.
+
+        Raises:
+            RangeError: the threshold is not positive.
+            UsageError: the shape changed within one spiking run.
+        """
+        self.positive_threshold()
+        mode = self.mode
+        if mode is Mode.SPIKING:
+            return self._spike(x)
+        sigma = float(self.sigma) if mode is Mode.NOISY else 0.0
+        return cast(Tensor, _Quantise.apply(x, self.threshold, self.levels, sigma))  # type: ignore[no-untyped-call]
+
+    def extra_repr(self) -> str:
+        """Show the settings in `print(model)`."""
+        return f"levels={self.levels}, threshold={float(self.threshold.detach()):g}, sigma={float(self.sigma):g}"
+
+    def _spike(self, x: Tensor) -> Tensor:
+        threshold = self.threshold.detach()
+        if self.potential is None:
+            self.potential = (threshold / 2).expand_as(x)
+        if self.potential.shape != x.shape:
+            raise UsageError(
+                f"spiking state has shape {tuple(self.potential.shape)}, got input {tuple(x.shape)}",
+                hint="enter `spiking(model)` anew for each batch",
+            )
+        potential = self.potential + x.detach()
+        output = (potential >= threshold).to(x.dtype).mul_(threshold)
+        self.potential = potential.sub_(output)
+        return output
+
+
+class _Quantise(torch.autograd.Function):
+    """q(z) + σ·ε in one node of the graph; only z and θ are kept for the backward pass."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, threshold: Tensor, levels: int, sigma: float) -> Tensor:
+        ctx.save_for_backward(x, threshold)
+        ctx.levels = levels
+        output = (x / threshold).clamp_(0.0, 1.0).mul_(levels).add_(0.5).floor_().mul_(threshold / levels)
+        return output.add_(torch.randn_like(output), alpha=sigma) if sigma > 0.0 else output
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None, None]:
+        """Return the gradients for z and θ.
+
+        With straight-through floor ∂q/∂z = [0 ≤ z/θ ≤ 1] and ∂q/∂θ = q/θ − z/θ·[0 ≤ z/θ ≤ 1]: the
+        rounding error inside the range, 0 below, 1 above.
+        """
+        x, threshold = ctx.saved_tensors
+        ratio = x / threshold
+        clipped = ratio.clamp(0.0, 1.0)
+        slope = (clipped * ctx.levels).add_(0.5).floor_().mul_(1.0 / ctx.levels)
+        inside = clipped.eq_(ratio)  # 0 and 1 as floats: products with bool tensors are several times slower
+        grad_x = grad * inside
+        slope.sub_(ratio.mul_(inside))
+        return grad_x, torch.dot(grad.reshape(-1), slope.reshape(-1)), None, None
+
+
+def activations(model: nn.Module) -> dict[str, NoisyQuantReLU]:
+    """Return every `NoisyQuantReLU` of a model by its qualified name, in order of registration."""
+    return {name: layer for name, layer in model.named_modules() if isinstance(layer, NoisyQuantReLU)}
+
+
+@contextmanager
+def spiking(model: nn.Module) -> Iterator[None]:
+    """Run a model as a float spiking network: each call of `model` is one time step.
+
+    On entry every activation forgets its state and the whole model is put in evaluation mode, without
+    gradients; on exit every module gets back the mode that it had. One entry is one window:
+
+        with spiking(model):
+            logits = sum(model(images) for _ in range(n_steps))
+    """
+    layers = activations(model).values()
+    training_before = [(module, module.training) for module in model.modules()]
+    spiking_before = [(layer, layer.is_spiking) for layer in layers]
+    try:
+        model.eval()
+        for layer in layers:
+            layer.reset()
+            layer.is_spiking = True
+        with torch.no_grad():
+            yield
+    finally:
+        for layer, was_spiking in spiking_before:
+            layer.reset()
+            layer.is_spiking = was_spiking
+        for module, was_training in training_before:
+            module.training = was_training

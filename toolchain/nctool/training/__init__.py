@@ -1,0 +1,33 @@
+"""Training: from a recipe's model and images to a checkpoint that conversion can start from.
+
+    fit(model, data, recipe, out_dir) -> TrainResult        loop · optimiser · augment
+    measure_held_out(...) -> HeldOutReport                  noise: σ of each layer, once for each epoch
+    snn_accuracy(...), ann_accuracy(...)                    spiking
+    save_checkpoint(...), load_checkpoint(path)             checkpoint · state (to resume) · tensor_file
+
+May import of nctool: nq, recipe, errors, files, progress. Nothing of models or deploy.
+"""
+
+from nctool.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from nctool.training.data import LabelledImages, Normalisation, TrainingData
+from nctool.training.loop import TrainResult, fit
+from nctool.training.metrics import EpochMetrics
+from nctool.training.noise import HeldOutReport, measure_held_out
+from nctool.training.spiking import REPORTED_STEPS, ann_accuracy, snn_accuracy
+
+__all__ = [
+    "REPORTED_STEPS",
+    "Checkpoint",
+    "EpochMetrics",
+    "HeldOutReport",
+    "LabelledImages",
+    "Normalisation",
+    "TrainResult",
+    "TrainingData",
+    "ann_accuracy",
+    "fit",
+    "load_checkpoint",
+    "measure_held_out",
+    "save_checkpoint",
+    "snn_accuracy",
+]

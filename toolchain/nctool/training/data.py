@@ -1,0 +1,104 @@
+"""The images of one experiment in memory, and how a batch of them reaches the network.
+
+In: uint8 images and labels, split in three. Out: normalised float batches on a device.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from nctool.errors import UsageError
+
+_WHITE = 255.0
+"""The largest value of a uint8 pixel; mean and std are in units of pixel/255."""
+
+
+@dataclass(frozen=True)
+class LabelledImages:
+    """One split: images uint8 (N, C, H, W) and labels int64 (N,), N ≥ 1.
+
+    Raises:
+        UsageError: other types or shapes, or no image at all.
+    """
+
+    images: Tensor
+    labels: Tensor
+
+    def __post_init__(self) -> None:
+        if self.images.dtype != torch.uint8 or self.images.ndim != 4:
+            raise UsageError(f"images are {_kind(self.images)}, allowed: torch.uint8 (N, C, H, W)")
+        if self.labels.dtype != torch.int64 or self.labels.shape != self.images.shape[:1]:
+            raise UsageError(f"labels are {_kind(self.labels)}, allowed: torch.int64 ({len(self.images)},)")
+        if len(self.images) == 0:
+            raise UsageError("a split holds no images", hint="change data.validation_fraction or use more images")
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def to(self, device: torch.device) -> LabelledImages:
+        """Return the split on a device."""
+        return LabelledImages(self.images.to(device), self.labels.to(device))
+
+    def first(self, n_images: int) -> LabelledImages:
+        """Return the first `n_images` of the split, or all when there are fewer."""
+        return LabelledImages(self.images[:n_images], self.labels[:n_images])
+
+    def batches(self, batch_size: int) -> Iterator[LabelledImages]:
+        """Yield the split in order, in batches; the last may be smaller."""
+        for images, labels in zip(self.images.split(batch_size), self.labels.split(batch_size), strict=True):
+            yield LabelledImages(images, labels)
+
+
+@dataclass(frozen=True)
+class Normalisation:
+    """(pixel/255 − mean) / std for each channel, in float32 and in this order.
+
+    Attributes:
+        mean: one number for each channel, in units of pixel/255.
+        std: the same, > 0.
+    """
+
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """Turn uint8 images (N, C, H, W) into float32 ones of the same shape."""
+        shape = (1, -1, 1, 1)
+        mean = torch.tensor(self.mean, device=images.device).view(shape)
+        std = torch.tensor(self.std, device=images.device).view(shape)
+        return images.to(torch.float32).div_(_WHITE).sub_(mean).div_(std)
+
+
+@dataclass(frozen=True)
+class TrainingData:
+    """Everything that `fit` needs to know of a data set.
+
+    Attributes:
+        name: of the data set.
+        classes: a name for each label.
+        train: the images that the weights are fitted to.
+        held_out: the images that choose the epoch and measure the noise; part of the training set.
+        test: evaluated once, at the end.
+        normalisation: from pixels to the network's input.
+    """
+
+    name: str
+    classes: tuple[str, ...]
+    train: LabelledImages
+    held_out: LabelledImages
+    test: LabelledImages
+    normalisation: Normalisation
+
+    @property
+    def input_shape(self) -> tuple[int, int, int]:
+        """(channels, height, width) of an image."""
+        channels, height, width = self.train.images.shape[1:]
+        return channels, height, width
+
+
+def _kind(tensor: Tensor) -> str:
+    return f"{tensor.dtype} {tuple(tensor.shape)}"

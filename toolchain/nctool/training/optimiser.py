@@ -1,0 +1,122 @@
+"""Stochastic gradient descent for one epoch, with the checks that name what went wrong.
+
+In: a model, training images, the recipe. Out: changed weights and the epoch's mean loss.
+
+Every random stream is started anew for each epoch from the recipe's seed and the epoch's number: a run
+that goes on after an interruption draws the same numbers as one that was never interrupted.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from nctool.errors import RangeError, UsageError
+from nctool.nq import activations
+from nctool.progress import ProgressCallback
+from nctool.recipe import Recipe
+from nctool.training.augment import augment
+from nctool.training.data import LabelledImages, Normalisation
+
+_SMALLEST_BATCH = 2
+"""Batch normalisation has no variance to work with in a batch of one: such a last batch is left out."""
+_HINT = "lower training.learning_rate or raise activation.threshold_init"
+
+
+class Optimiser:
+    """SGD with momentum and weight decay on all parameters; the learning rate is a cosine over all batches.
+
+    Args:
+        model: on the device where it is trained.
+        train: the training images, on the same device.
+        normalisation: from pixels to the network's input.
+        recipe: `[training]` and the seed.
+
+    Raises:
+        UsageError: fewer than two training images.
+    """
+
+    def __init__(self, model: nn.Module, train: LabelledImages, normalisation: Normalisation, recipe: Recipe) -> None:
+        if len(train) < _SMALLEST_BATCH:
+            raise UsageError(f"got {len(train)} training image, allowed: {_SMALLEST_BATCH} or more")
+        self._model, self._train, self._normalisation = model, train, normalisation
+        self._recipe, self._settings = recipe, recipe.training
+        self._layers = activations(model)
+        self._sgd = torch.optim.SGD(
+            model.parameters(),
+            lr=self._settings.learning_rate,
+            momentum=self._settings.momentum,
+            weight_decay=self._settings.weight_decay,
+        )
+        full, rest = divmod(len(train), self._settings.batch_size)
+        self.batches_per_epoch = full + (rest >= _SMALLEST_BATCH)
+
+    def learning_rate(self, epoch: int, step: int = 0) -> float:
+        """Return lr/2 · (1 + cos(π · done/total)), counted in batches; epoch from 1, step from 0."""
+        done = (epoch - 1) * self.batches_per_epoch + step
+        total = self._settings.epochs * self.batches_per_epoch
+        return self._settings.learning_rate * 0.5 * (1.0 + math.cos(math.pi * done / total))
+
+    def run_epoch(self, epoch: int, progress: ProgressCallback) -> float:
+        """Show the network every training image once, in random order.
+
+        Args:
+            epoch: from 1.
+            progress: told of every batch, counted over the whole run.
+
+        Returns:
+            the mean of the batches' cross-entropy, in nats.
+
+        Raises:
+            RangeError: the loss is not finite, or a threshold is no longer positive.
+        """
+        seed = np.random.SeedSequence([self._recipe.seed, epoch]).generate_state(1, np.uint64)
+        torch.manual_seed(int(seed[0]))
+        self._model.train()
+        order = torch.randperm(len(self._train)).split(self._settings.batch_size)[: self.batches_per_epoch]
+        total, done = self._settings.epochs * self.batches_per_epoch, (epoch - 1) * self.batches_per_epoch
+        losses = []
+        for step, chosen in enumerate(order):
+            losses.append(self._step(chosen.to(self._train.images.device), epoch, step))
+            message = f"epoch {epoch}/{self._settings.epochs}, loss {losses[-1]:.3f}"
+            progress(done + step + 1, total, message)
+        return math.fsum(losses) / len(losses)
+
+    def momentum(self) -> dict[str, Tensor]:
+        """Return SGD's momentum buffers by parameter name; none when the recipe has no momentum."""
+        states = {name: self._sgd.state[value] for name, value in self._model.named_parameters()}
+        buffers = {name: state.get("momentum_buffer") for name, state in states.items()}
+        return {name: buffer for name, buffer in buffers.items() if buffer is not None}
+
+    def set_momentum(self, buffers: Mapping[str, Tensor]) -> None:
+        """Put back what `momentum` returned."""
+        for name, parameter in self._model.named_parameters():
+            if name in buffers:
+                self._sgd.state[parameter]["momentum_buffer"] = buffers[name].to(parameter.device).clone()
+
+    def _step(self, chosen: Tensor, epoch: int, step: int) -> float:
+        for group in self._sgd.param_groups:
+            group["lr"] = self.learning_rate(epoch, step)
+        images = augment(self._train.images[chosen], self._settings)
+        logits = self._model(self._normalisation(images))
+        loss = functional.cross_entropy(logits, self._train.labels[chosen])
+        value = float(loss.detach())
+        if not math.isfinite(value):
+            raise RangeError(f"training diverged: loss is {value} in epoch {epoch}, batch {step + 1}", _HINT)
+        self._sgd.zero_grad(set_to_none=True)
+        loss.backward()
+        self._sgd.step()
+        self._check_thresholds(epoch, step)
+        return value
+
+    def _check_thresholds(self, epoch: int, step: int) -> None:
+        for name, layer in self._layers.items():
+            value = float(layer.threshold.detach())
+            if not 0.0 < value < math.inf:
+                where = f"in epoch {epoch}, batch {step + 1}"
+                raise RangeError(f"training diverged: threshold of `{name}` is {value:g} {where}", _HINT)

@@ -1,0 +1,64 @@
+"""Accuracy of a network: as the noise-free ANN, and as a float spiking network after 1, 2, 4, 8, 16 steps.
+
+In: a model and a split. Out: fractions of images classified correctly. One pass of 16 steps gives all windows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from nctool.nq import spiking
+from nctool.training.data import LabelledImages, Normalisation
+
+REPORTED_STEPS = (1, 2, 4, 8, 16)
+"""The windows that accuracy is reported for (method.md)."""
+_BATCH_SIZE = 500
+
+
+def ann_accuracy(model: nn.Module, split: LabelledImages, normalisation: Normalisation) -> float:
+    """Return the fraction of `split` that the noise-free ANN classifies correctly; the model's mode is kept."""
+    was_training = model.training
+    model.eval()
+    correct = 0
+    with torch.no_grad():
+        for batch in split.batches(_BATCH_SIZE):
+            correct += n_correct(model(normalisation(batch.images)), batch.labels)
+    model.train(was_training)
+    return correct / len(split)
+
+
+def snn_accuracy(
+    model: nn.Module,
+    split: LabelledImages,
+    normalisation: Normalisation,
+    steps: Sequence[int] = REPORTED_STEPS,
+) -> dict[int, float]:
+    """Return the accuracy of the spiking network for several windows.
+
+    Args:
+        model: a network with `NoisyQuantReLU` activations; its mode is kept.
+        split: the images; each is fed as a constant at every step.
+        normalisation: from pixels to the network's input.
+        steps: windows in time steps, ≥ 1.
+
+    Returns:
+        accuracy 0..1 by number of steps, from the running sum of the logits.
+    """
+    correct = dict.fromkeys(sorted(steps), 0)
+    for batch in split.batches(_BATCH_SIZE):
+        images = normalisation(batch.images)
+        logits = torch.zeros((), device=images.device)
+        with spiking(model):
+            for step in range(1, max(steps) + 1):
+                logits = logits + model(images)
+                if step in correct:
+                    correct[step] += n_correct(logits, batch.labels)
+    return {step: count / len(split) for step, count in correct.items()}
+
+
+def n_correct(logits: Tensor, labels: Tensor) -> int:
+    """Count the rows of `logits` (N, classes) whose first largest value is at the label (N,)."""
+    return int((logits.argmax(dim=1) == labels).sum())

@@ -1,0 +1,92 @@
+"""What an interrupted training run needs to go on, bit for bit, after its last complete epoch.
+
+In: a `TrainingState`. Out: the file `last.safetensors`, and back. Learning rate and random streams are
+functions of the recipe and the epoch, so that neither is part of the state; σ is part of the model.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from nctool.errors import FormatError, UsageError
+from nctool.recipe import Recipe
+from nctool.training.tensor_file import read_tensors, with_prefix, write_tensors
+
+STATE_NAME = "last.safetensors"
+_FORMAT = "nctool-training-state"
+_MODEL, _BEST, _MOMENTUM = "model.", "best.", "momentum."
+
+
+@dataclass(frozen=True)
+class TrainingState:
+    """A training run after a complete epoch.
+
+    Attributes:
+        epoch: epochs done, 1 or more.
+        model: state dict, σ included.
+        momentum: SGD's buffer by parameter name.
+        best: state dict of the best epoch so far.
+        best_epoch: its number, from 1.
+        best_score: its (spiking, ANN) accuracies on the held-out images.
+        seconds: wall time of each epoch.
+    """
+
+    epoch: int
+    model: Mapping[str, Tensor]
+    momentum: Mapping[str, Tensor]
+    best: Mapping[str, Tensor]
+    best_epoch: int
+    best_score: tuple[float, float]
+    seconds: tuple[float, ...]
+
+
+def save_state(directory: Path, state: TrainingState, recipe: Recipe) -> None:
+    """Write `last.safetensors` atomically; a UsageError says why it cannot be written."""
+    groups = ((_MODEL, state.model), (_BEST, state.best), (_MOMENTUM, state.momentum))
+    tensors = {prefix + name: tensor for prefix, group in groups for name, tensor in group.items()}
+    progress = {
+        "epoch": state.epoch,
+        "best_epoch": state.best_epoch,
+        "best_score": state.best_score,
+        "seconds": state.seconds,
+    }
+    metadata = {"recipe": recipe.to_toml(), "progress": json.dumps(progress, sort_keys=True)}
+    write_tensors(directory / STATE_NAME, _FORMAT, tensors, metadata)
+
+
+def load_state(directory: Path, recipe: Recipe) -> TrainingState:
+    """Read the state of an interrupted run of the same recipe.
+
+    Raises:
+        UsageError: there is nothing to resume, or it was trained by another recipe.
+        FormatError: the file is bad.
+    """
+    path = directory / STATE_NAME
+    if not path.exists():
+        raise UsageError(f"nothing to resume: no `{path}`", hint="run without --resume to start from the beginning")
+    file = read_tensors(path, _FORMAT)
+    if file.metadata.get("recipe") != recipe.to_toml():
+        raise UsageError(
+            f"cannot resume `{path}`: its recipe or seed is another one",
+            hint="repeat the command line of the interrupted run, or choose another folder with -o",
+        )
+    try:
+        progress: dict[str, Any] = json.loads(file.metadata["progress"])
+        snn, ann = progress["best_score"]
+        return TrainingState(
+            epoch=int(progress["epoch"]),
+            model=with_prefix(file.tensors, _MODEL),
+            momentum=with_prefix(file.tensors, _MOMENTUM),
+            best=with_prefix(file.tensors, _BEST),
+            best_epoch=int(progress["best_epoch"]),
+            best_score=(float(snn), float(ann)),
+            seconds=tuple(float(value) for value in progress["seconds"]),
+        )
+    except (KeyError, ValueError, TypeError) as error:
+        raise FormatError(f"`{path}` has bad metadata") from error
