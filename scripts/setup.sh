@@ -46,8 +46,9 @@ find_python() {
         fi
     done
     if command -v uv >/dev/null; then
-        uv python install --quiet "$version" </dev/null >/dev/null 2>&1 || true
-        candidate=$(uv python find --no-project "$version" 2>/dev/null </dev/null) && usable "$candidate" && printf '%s\n' "$candidate" && return
+        say "asking uv for Python $version" >&2
+        uv python find --quiet "$version" </dev/null >/dev/null 2>&1 || uv python install --quiet "$version" </dev/null >&2 || return 1
+        candidate=$(uv python find "$version" </dev/null) && usable "$candidate" && printf '%s\n' "$candidate" && return
     fi
     return 1
 }

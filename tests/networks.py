@@ -27,7 +27,9 @@ def random_network(seed: int, *, n_steps: int | None = None, conv: bool | None =
     """Return a small chain of populations drawn from `seed`, with proved bounds; it fits the autapse."""
     rng = np.random.default_rng(seed)
     on_image = bool(rng.integers(2)) if conv is None else conv
-    shape: Shape = (int(rng.integers(1, 4)), *rng.integers(4, 8, 2).tolist()) if on_image else (int(rng.integers(1, 9)),)
+    shape: Shape = (
+        (int(rng.integers(1, 4)), *rng.integers(4, 8, 2).tolist()) if on_image else (int(rng.integers(1, 9)),)
+    )
     n_steps = n_steps or int(rng.integers(1, 6))
     encoding = InputEncoding(shape, rng.integers(-128, 128, (shape[0], 256)).astype(np.int8))
     populations: list[Population] = []
@@ -56,7 +58,7 @@ def _population(rng: np.random.Generator, name: str, source: str, shape: Shape) 
     synapse = _conv(rng, source, shape) if len(shape) == 3 and rng.integers(3) else _dense(rng, source, shape)
     driven = synapse.output_shape(shape)
     channels = driven[0]
-    exponent = int(rng.integers(0, 8)) if source == INPUT_NAME else int(rng.integers(0, 3))
+    exponent = int(rng.integers(0, 7)) if source == INPUT_NAME else int(rng.integers(0, 3))
     threshold = rng.integers(1, 128, channels) << exponent
     initial = rng.integers(0, threshold) if rng.integers(2) else threshold // 2
     limit = 16320 if rng.integers(4) == 0 else int(threshold.max())  # extreme biases, now and then
@@ -84,7 +86,9 @@ def _conv(rng: np.random.Generator, source: str, shape: Shape) -> Synapse:
     fits = all(2 * (k - 1) + 1 <= size for k, size in zip(kernel, shape[1:], strict=True))
     dilation = tuple(rng.integers(1, 3, 2).tolist()) if fits else (1, 1)
     geometry = ConvGeometry(stride=pairs[0], padding=pairs[1], dilation=dilation, groups=groups)
-    return Synapse(source, _weights(rng, (groups * int(rng.integers(1, 4)), shape[0] // groups, *kernel)), conv=geometry)
+    return Synapse(
+        source, _weights(rng, (groups * int(rng.integers(1, 4)), shape[0] // groups, *kernel)), conv=geometry
+    )
 
 
 def _weights(rng: np.random.Generator, shape: Shape) -> IntArray:

@@ -15,8 +15,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from nctool.integer_format import IntegerFormat
 from nctool.errors import RangeError
+from nctool.integer_format import IntegerFormat
 from nctool.network import IntArray, IntegrateFire, Population
 from nctool_deploy.targets import BIAS_MANTISSA, SYNAPSE_EXPONENT_MAX, SYNAPSE_MANTISSA, THRESHOLD_LIMIT
 

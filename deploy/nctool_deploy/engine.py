@@ -14,7 +14,9 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -32,6 +34,7 @@ BUFFER_BYTES = 256 * 2**20
 """Memory for the recorded spikes of one run; longer jobs are split into several runs."""
 
 MAX_SAMPLES_PER_RUN = 500
+WORKER = "nctool_deploy.lava_runner.run"
 POLL_S = 0.1
 GRACE_S = 5.0
 """How long a run may go on after one of its processes printed a traceback."""
@@ -91,7 +94,8 @@ def stream(
         raise RangeError(f"simulation: {len(pixels)} samples and {n_steps} steps, allowed >= 1 of both")
     samples = network.input.encode(pixels)
     chunk = samples_per_run(network, n_steps)
-    return (_run(model, samples[i : i + chunk], n_steps, timeout_s) for i in range(0, len(samples), chunk))
+    parts = (samples[i : i + chunk] for i in range(0, len(samples), chunk))
+    return (run_jobs([LavaJob(model, part, n_steps)], timeout_s)[0] for part in parts)
 
 
 def samples_per_run(network: IntNetwork, n_steps: int) -> int:
@@ -100,21 +104,40 @@ def samples_per_run(network: IntNetwork, n_steps: int) -> int:
     return max(1, min(MAX_SAMPLES_PER_RUN, BUFFER_BYTES // (8 * n_neurons * (n_steps + 1))))
 
 
-def _run(model: Path, samples: NDArray[np.int8], n_steps: int, timeout_s: float) -> Trace:
-    with tempfile.TemporaryDirectory(prefix="nctool-lava-") as folder:
-        job, result, log = (Path(folder) / name for name in ("job.npz", "result.npz", "log.txt"))
-        np.savez(job, samples=samples, n_steps=n_steps)
-        command = [sys.executable, "-m", "nctool_deploy.lava_runner.run", str(model), str(job), str(result)]
+@dataclass(frozen=True)
+class LavaJob:
+    """One run: an exported file, encoded samples, int8 (samples, *input shape), and the length of the window."""
+
+    model: Path
+    samples: NDArray[np.int8]
+    n_steps: int
+
+
+def run_jobs(jobs: Sequence[LavaJob], timeout_s: float = DEFAULT_TIMEOUT_S) -> list[Trace]:
+    """Run several jobs one after the other in one subprocess, which loads Lava once.
+
+    Raises:
+        EngineError: Lava is missing, failed or ran out of time.
+    """
+    require_lava()
+    with tempfile.TemporaryDirectory(prefix="nctool-lava-") as name:
+        folder = Path(name)
+        arguments, results, log = [], [folder / f"result{number}.npz" for number in range(len(jobs))], folder / "log"
+        for job, result in zip(jobs, results, strict=True):
+            input_file = result.with_name(result.name.replace("result", "job"))
+            np.savez(input_file, samples=job.samples, n_steps=job.n_steps)
+            arguments += [str(job.model), str(input_file), str(result)]
         with log.open("wb") as output:
-            code = _watch(command, output.fileno(), log, timeout_s)
+            code = _watch([sys.executable, "-m", WORKER, *arguments], output.fileno(), log, timeout_s)
         if code is None:
+            n_samples = sum(len(job.samples) for job in jobs)
             raise EngineError(
-                f"engine `lava`: no answer after {timeout_s:g} s for {len(samples)} samples",
+                f"engine `lava`: no answer for {n_samples} samples after {timeout_s:g} s",
                 hint="give more with --timeout, or fewer --samples",
             )
-        if code != 0 or not result.is_file():
+        if code != 0 or not all(result.is_file() for result in results):
             raise EngineError(f"engine `lava`: {_last_line(log)}", hint="`--engine reference` runs the same file")
-        return _load(result)
+        return [_load(result) for result in results]
 
 
 def _watch(command: list[str], output: int, log: Path, timeout_s: float) -> int | None:
@@ -136,10 +159,8 @@ def _watch(command: list[str], output: int, log: Path, timeout_s: float) -> int 
 
 
 def _kill_session(process: subprocess.Popen[bytes]) -> None:
-    try:
+    with suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
-    except ProcessLookupError:
-        pass
     process.wait()
 
 

@@ -13,7 +13,7 @@ from collections import Counter
 import torch
 from torch import nn
 
-from nctool.errors import FormatError, RangeError, RecipeError
+from nctool.errors import FormatError, RecipeError
 from nctool.nq import NoisyQuantReLU, activations
 from nctool.recipe import (
     ActivationSettings,
@@ -23,6 +23,7 @@ from nctool.recipe import (
     SmallVggSettings,
 )
 from nctool.training import Checkpoint
+from nctool.training.tensor_file import first_mismatch
 
 Settings = MlpSettings | CnnSettings | LenetSettings | SmallVggSettings
 _LENET_KERNEL = 5
@@ -74,13 +75,13 @@ def restore_model(checkpoint: Checkpoint) -> nn.Sequential:
     """
     recipe = checkpoint.recipe
     model = build_model(recipe.model, checkpoint.input_shape, len(checkpoint.classes), recipe.activation)
-    try:
-        model.load_state_dict(checkpoint.state)
-        for layer in activations(model).values():
-            layer.positive_threshold()
-    except (RuntimeError, RangeError) as error:
-        reason = str(error).splitlines()[0].rstrip(":").lower()
-        raise FormatError(f"checkpoint does not fit its recipe `{recipe.name}`: {reason}") from error
+    problem = first_mismatch(model.state_dict(), checkpoint.state)
+    if problem is not None:
+        raise FormatError(f"checkpoint does not fit its recipe `{recipe.name}`: {problem}")
+    model.load_state_dict(checkpoint.state)
+    for name, layer in activations(model).items():
+        if float(layer.threshold.detach()) <= 0.0:
+            raise FormatError(f"checkpoint of recipe `{recipe.name}`: threshold of `{name}` is not positive")
     return model.eval()
 
 

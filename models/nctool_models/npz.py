@@ -54,7 +54,7 @@ def read_npz(path: Path) -> Arrays:
 
 def _load(path: Path) -> dict[str, npt.NDArray[np.generic]]:
     try:
-        with np.load(path, allow_pickle=False) as file:
+        with path.open("rb") as raw, np.load(raw, allow_pickle=False) as file:
             arrays = {key: file[key] for key in (*_KEYS, "classes") if key in file}
     except FileNotFoundError as error:
         raise UsageError(f"no data set file `{path}`", hint=_HINT) from error

@@ -6,7 +6,7 @@ In: two objects. Out: True or False. Imports only NumPy.
 from __future__ import annotations
 
 from dataclasses import fields
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -14,7 +14,7 @@ import numpy as np
 class StructuralEquality:
     """Base of `@dataclass(frozen=True, eq=False)` types whose fields may be NumPy arrays."""
 
-    __dataclass_fields__: dict[str, Any]
+    __dataclass_fields__: ClassVar[dict[str, Any]]
 
     def __eq__(self, other: object) -> bool:
         if type(self) is not type(other):

@@ -256,7 +256,9 @@ def _validate_population(population: Population, where: str, seen: Mapping[str, 
         _require_integers(population.neuron.initial, (channels,), where, "initial potential")
         lowest = int(population.neuron.threshold.min())
         _require(lowest > 0, where, "threshold", lowest, ">= 1")
-        _require(population.neuron.reset in ("subtract", "zero"), where, "reset", population.neuron.reset, "subtract, zero")
+        _require(
+            population.neuron.reset in ("subtract", "zero"), where, "reset", population.neuron.reset, "subtract, zero"
+        )
     else:
         _require(population.neuron.scale > 0, where, "scale", population.neuron.scale, "> 0")
     _require(bool(population.synapses), where, "number of synapses", 0, ">= 1")

@@ -33,11 +33,12 @@ def describe(error: ValidationError, schema: type[BaseModel], source: str) -> Re
     finding = min(findings, key=lambda each: each["type"] != "extra_forbidden")
     keys, tables, field = _locate(schema, finding["loc"])
     where = f"recipe `{source}`"
-    path = ".".join(keys)
+    indices = [part for part in finding["loc"] if isinstance(part, int)]
+    path = ".".join(keys) + "".join(f"[{index}]" for index in indices)
     if finding["type"] == "extra_forbidden":
         return _unknown_key(where, keys, tables)
-    if finding["type"].startswith("union_tag"):
-        return _bad_tag(where, path, finding)
+    if finding["type"].startswith("union_tag") and field is not None:
+        return _bad_tag(where, path, field, finding)
     allowed = _allowed(field)
     if finding["type"] == "missing":
         return RecipeError(f"{where}: `{path}` is missing, allowed: {allowed}")
@@ -58,13 +59,12 @@ def _unknown_key(where: str, keys: list[str], tables: list[type[BaseModel]]) -> 
     return RecipeError(message, closest(keys[-1], known, prefix))
 
 
-def _bad_tag(where: str, path: str, finding: dict[str, Any]) -> RecipeError:
-    """A discriminated union without its discriminator, or with an unknown one."""
-    context = finding["ctx"]
-    key = f"{path}.{context['discriminator'].strip(chr(39))}"
+def _bad_tag(where: str, path: str, field: FieldInfo, finding: dict[str, Any]) -> RecipeError:
+    """Describe a discriminated union without its discriminator, or with an unknown one."""
+    context, key = finding["ctx"], f"{path}.{field.discriminator}"
+    known = [tag for table in _tables_of(field) for tag in _tags(table)]
     if "tag" not in context:
-        return RecipeError(f"{where}: `{key}` is missing")
-    known = [tag.strip(" '") for tag in context["expected_tags"].split(",")]
+        return RecipeError(f"{where}: `{key}` is missing, allowed: {', '.join(known)}")
     message = f"{where}: `{key}` is {_shown(context['tag'])}, allowed: {', '.join(known)}"
     return RecipeError(message, closest(context["tag"], known))
 
@@ -88,7 +88,7 @@ def _locate(
             tables = _tables_of(field)
             if len(tables) > 1:
                 tag = rest.pop(0)
-                tables = [table for table in tables if tag in _tag(table)]
+                tables = [table for table in tables if tag in _tags(table)]
     return keys, tables, field
 
 
@@ -97,8 +97,9 @@ def _tables_of(field: FieldInfo) -> list[type[BaseModel]]:
     return [each for each in candidates if isinstance(each, type) and issubclass(each, BaseModel)]
 
 
-def _tag(table: type[BaseModel]) -> tuple[Any, ...]:
-    return tuple(tag for field in table.model_fields.values() for tag in get_args(field.annotation))
+def _tags(table: type[BaseModel]) -> tuple[str, ...]:
+    """Return the values that a variant's discriminator, its first field, may have."""
+    return get_args(next(iter(table.model_fields.values())).annotation)
 
 
 def _allowed(field: FieldInfo | None) -> str:

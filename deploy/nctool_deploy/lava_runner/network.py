@@ -8,6 +8,7 @@ In: an exported file. Out: a Lava process. Must not import torch itself.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,20 +24,24 @@ from lava.proc.conv.process import Conv
 from lava.proc.dense.process import Dense
 from lava.proc.io.reset import Reset
 from lava.proc.io.source import RingBuffer as Source
-from lava.proc.lif.process import LIF
+from lava.proc.lif.process import LIFReset
 from lava.proc.sparse.process import Sparse
 from lava.utils.weightutils import SignMode
 from numpy.typing import NDArray
 from scipy.sparse import diags
 
-from nctool.network import INPUT_NAME, IntArray, IntegrateFire, Population, Shape, Synapse
-from nctool_deploy.autapse import AutapseRegisters
+from nctool.network import INPUT_NAME, ConvGeometry, IntArray, Population, Shape, Synapse
+from nctool_deploy.autapse import AutapseRegisters, BiasSource
 from nctool_deploy.lowering import lower
 from nctool_deploy.netx import read
 from nctool_deploy.targets import find_target
+from nctool_deploy.unrolling import unroll
 
 GRADED_BITS = 8
 STATE_SHIFT = 6
+MAX_UNROLLED = 4_000_000
+"""Connections up to which a convolution runs as one sparse matrix: Lava's Conv loops over pairs of channels."""
+
 FLUSH_STEPS = 1
 """Silent steps between two windows, in which the last autapse spikes decay (R5)."""
 
@@ -80,6 +85,11 @@ def to_lava(shape: Shape) -> Shape:
     return tuple(reversed(shape))
 
 
+def lava_order(shape: Shape) -> IntArray:
+    """Return, for each neuron in the order that Lava flattens, its index in (channel, height, width) order."""
+    return np.arange(np.prod(shape)).reshape(shape).T.reshape(-1)
+
+
 def mixed(weight: IntArray, exponent: int) -> dict[str, Any]:
     """Return the arguments that make a Dense or Sparse process hold weight * 2**exponent exactly.
 
@@ -90,15 +100,15 @@ def mixed(weight: IntArray, exponent: int) -> dict[str, Any]:
     return {"weights": weight * 2, "weight_exp": exponent - 1, "num_weight_bits": 8, "sign_mode": SignMode.MIXED}
 
 
-class IFBlock(AbstractProcess):  # type: ignore[misc]  # lava has no types
-    """One population: synapse, always-on bias sources, LIF, autapse and resets.
+class IFBlock(AbstractProcess):
+    """One population: synapse, bias synapses, LIF, autapse and resets.
 
     Args:
         population: what to build.
         source_shape: (channel, height, width) of what drives it.
         values: its registers.
         layer: 1 for the first population.
-        schedule: the run that the resets and bias sources serve.
+        schedule: the run that the resets serve.
     """
 
     def __init__(
@@ -108,71 +118,73 @@ class IFBlock(AbstractProcess):  # type: ignore[misc]  # lava has no types
         self.shape = to_lava(population.shape)
         self.output_message_bits = 0
         self.input_message_bits = GRADED_BITS if layer == 1 else 0
-        self.neuron = LIF(
+        spiking = values.self_weight is not None
+        self.neuron = LIFReset(
             shape=self.shape,
             du=-1,
             dv=4096,
             vth=values.threshold_mantissa,
             bias_mant=np.ascontiguousarray(population.per_neuron(values.bias_mantissa).T),
             bias_exp=STATE_SHIFT,
+            reset_interval=schedule.period,
+            reset_offset=layer if spiking else layer + 1,
         )
-        self.resets: list[Reset] = []
         self._connect_input(population.synapses[0], source_shape)
-        self._connect_bias(population, values, layer, schedule)
+        self._connect_bias(population, values.bias_sources, layer, schedule.n_layers)
         if values.self_weight is not None:
             self._connect_autapse(population.per_neuron(values.self_weight), values.self_exponent)
-            self._reset_at(schedule.n_steps + layer - 1, schedule)
-        self._reset_at(schedule.n_steps + layer, schedule)
+            self.reset = Reset(interval=schedule.period, offset=schedule.n_steps + layer)
+            self.reset.connect_var(self.neuron.u)
         self.out = OutPort(shape=self.neuron.s_out.shape)
         self.neuron.s_out.connect(self.out)
 
     def _connect_input(self, synapse: Synapse, source_shape: Shape) -> None:
-        bits = self.input_message_bits
         self.inp = InPort(shape=to_lava(source_shape))
-        if synapse.conv is None:
-            self.synapse = Dense(num_message_bits=bits, **mixed(synapse.weight, synapse.exponent))
-            flat = self.inp if len(source_shape) == 1 else self.inp.transpose([2, 1, 0]).flatten()
-            flat.connect(self.synapse.s_in)
+        conv, weight, order = synapse.conv, synapse.weight, lava_order(source_shape)
+        if conv is None:
+            values = mixed(weight[:, order], synapse.exponent)
+            self.synapse = Dense(num_message_bits=self.input_message_bits, **values)
+        elif np.prod(self.shape) * np.prod(weight.shape[1:]) <= MAX_UNROLLED:
+            matrix = unroll(weight, conv, source_shape)[lava_order(synapse.output_shape(source_shape))][:, order]
+            self.synapse = Sparse(num_message_bits=GRADED_BITS, **mixed(matrix, synapse.exponent))
         else:
-            # Lava's Conv is a true convolution over (width, height): the kernel is flipped and transposed.
-            kernel = synapse.weight[:, :, ::-1, ::-1].transpose(0, 3, 2, 1)
-            self.synapse = Conv(
-                input_shape=to_lava(source_shape),
-                weight=np.ascontiguousarray(kernel),
-                stride=synapse.conv.stride[::-1],
-                padding=synapse.conv.padding[::-1],
-                dilation=synapse.conv.dilation[::-1],
-                groups=synapse.conv.groups,
-                num_message_bits=bits,
-            )
-            self.inp.connect(self.synapse.s_in)
-        self.synapse.a_out.connect(self.neuron.a_in)
+            self.synapse = self._convolution(weight, conv, source_shape)
+        source = self.inp if len(self.synapse.s_in.shape) == len(self.inp.shape) else self.inp.flatten()
+        source.connect(self.synapse.s_in)
+        self.synapse.a_out.reshape(self.shape).connect(self.neuron.a_in)
 
-    def _connect_bias(
-        self, population: Population, values: AutapseRegisters, layer: int, schedule: Schedule
-    ) -> None:
-        self.bias_sources, self.bias_synapses = [], []
-        for part in values.bias_sources:
-            on = Source(data=schedule.active(layer)[np.newaxis].astype(np.int32))
-            column = population.per_neuron(part.weight).T.reshape(-1, 1)
-            synapse = Dense(**mixed(column, part.exponent))
-            on.s_out.connect(synapse.s_in)
+    def _convolution(self, weight: IntArray, conv: ConvGeometry, source_shape: Shape) -> Conv:
+        """Return a Conv; Lava's is a true convolution over (width, height): the kernel is flipped and transposed."""
+        return Conv(
+            input_shape=to_lava(source_shape),
+            weight=np.ascontiguousarray(weight[:, :, ::-1, ::-1].transpose(0, 3, 2, 1)),
+            stride=conv.stride[::-1],
+            padding=conv.padding[::-1],
+            dilation=conv.dilation[::-1],
+            groups=conv.groups,
+            num_message_bits=self.input_message_bits,
+        )
+
+    def _connect_bias(self, population: Population, parts: Sequence[BiasSource], layer: int, n_layers: int) -> None:
+        """Give this layer a synapse per part from its own always-on neuron in `Network.bias_source`."""
+        self.bias_inp = InPort(shape=(n_layers,))
+        self.bias_synapses = []
+        for part in parts:
+            weight = np.zeros((population.n_neurons, n_layers), np.int64)
+            weight[:, layer - 1] = population.per_neuron(part.weight).T.reshape(-1)
+            synapse = Dense(**mixed(weight, part.exponent))
+            self.bias_inp.connect(synapse.s_in)
             synapse.a_out.reshape(self.shape).connect(self.neuron.a_in)
-            self.bias_sources.append(on)
             self.bias_synapses.append(synapse)
 
     def _connect_autapse(self, weight: IntArray, exponent: int) -> None:
-        self.autapse = Sparse(**mixed(diags(weight.T.reshape(-1), dtype=np.int64).tocsr(), exponent))
+        matrix = diags(weight.T.reshape(-1), dtype=np.int64).tocsr()
+        self.autapse = Sparse(num_message_bits=GRADED_BITS, **mixed(matrix, exponent))
         self.neuron.s_out.flatten().connect(self.autapse.s_in)
         self.autapse.a_out.reshape(self.shape).connect(self.neuron.a_in)
 
-    def _reset_at(self, phase: int, schedule: Schedule) -> None:
-        reset = Reset(interval=schedule.period, offset=phase % schedule.period)
-        reset.connect_var(self.neuron.u)
-        self.resets.append(reset)
 
-
-class Network(hdf5.Network):  # type: ignore[misc]  # lava has no types
+class Network(hdf5.Network):
     """A netx Network that holds neurons of type `IF`, built of stock Lava processes.
 
     Args:
@@ -194,21 +206,25 @@ class Network(hdf5.Network):  # type: ignore[misc]  # lava has no types
     def _create(self) -> list[IFBlock]:
         network, layers = self.lowered.network, []
         source = network.shapes[INPUT_NAME]
+        active = [self.schedule.active(layer) for layer in range(1, self.schedule.n_layers + 1)]
+        self.bias_source = Source(data=np.array(active, np.int32))
         for layer, (population, values) in enumerate(
             zip(network.populations, self.lowered.registers, strict=True), start=1
         ):
             layers.append(IFBlock(population, source, values, layer, self.schedule))
             if len(layers) > 1:
                 layers[-2].out.connect(layers[-1].inp)
+            if layers[-1].bias_synapses:
+                self.bias_source.s_out.connect(layers[-1].bias_inp)
             source = population.shape
         return layers
 
 
 @implements(proc=IFBlock, protocol=LoihiProtocol)
-class PyIFBlockModel(AbstractPyBlockModel):  # type: ignore[misc]  # lava has no types
+class PyIFBlockModel(AbstractPyBlockModel):
     """The block is its parts: nothing to compute."""
 
 
 @implements(proc=Network, protocol=LoihiProtocol)
-class PyNetworkModel(AbstractPyBlockModel):  # type: ignore[misc]  # lava has no types
+class PyNetworkModel(AbstractPyBlockModel):
     """The network is its blocks: nothing to compute."""

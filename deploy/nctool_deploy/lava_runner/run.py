@@ -1,7 +1,7 @@
 """Stream many samples through a Network in one run of the Lava CPU simulator.
 
 The Lava engine starts this module in a process of its own:
-`python -m nctool_deploy.lava_runner.run MODEL JOB RESULT`.
+`python -m nctool_deploy.lava_runner.run MODEL JOB RESULT ...`.
 
 In: an exported file and encoded samples. Out: spikes and the readout's potentials. Must not import torch itself.
 """
@@ -73,11 +73,12 @@ def gather(data: NDArray[Any], steps: IntArray) -> NDArray[Any]:
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Read a model and a job, run them, write the result: the body of the engine's subprocess."""
-    model, job, result = (Path(argument) for argument in arguments)
-    with np.load(job) as content:
-        spikes, logits = run(model, content["samples"], int(content["n_steps"]))
-    np.savez(result, logits=logits, **{f"spikes/{name}": data for name, data in spikes.items()})
+    """Run each (model, job, result) of `arguments`, all paths: the body of the engine's subprocess."""
+    paths = [Path(argument) for argument in arguments]
+    for model, job, result in zip(paths[::3], paths[1::3], paths[2::3], strict=True):
+        with np.load(job) as content:
+            spikes, logits = run(model, content["samples"], int(content["n_steps"]))
+        np.savez(result, logits=logits, **{f"spikes/{name}": data for name, data in spikes.items()})
 
 
 if __name__ == "__main__":

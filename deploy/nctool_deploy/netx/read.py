@@ -61,11 +61,13 @@ def read(path: Path, *, check_digests: bool = True) -> NetxFile:
         raise UsageError(f"no such file: `{path}`", hint="export one with `nctool export CHECKPOINT --target loihi`")
     try:
         with h5py.File(path, "r") as file:
-            content = _read(Node(file, ""), path.stat().st_size)
+            content = _read(Node(file, ""))
     except NctoolError as error:
         raise FormatError(f"`{path}`: {error.message}", hint=error.hint or EXPORT_HINT) from error
     except PermissionError as error:
-        raise UsageError(f"cannot read `{path}`: permission denied", hint="give yourself the right to read it") from error
+        raise UsageError(
+            f"cannot read `{path}`: permission denied", hint="give yourself the right to read it"
+        ) from error
     except (OSError, RuntimeError, ValueError, KeyError, TypeError, UnicodeDecodeError) as error:
         raise FormatError(f"`{path}`: not a sound HDF5 file ({_first_line(error)})", hint=EXPORT_HINT) from error
     if content.changed_layers and check_digests:
@@ -132,7 +134,7 @@ class Node:
         return self.group[key]
 
 
-def _read(file: Node, file_size: int) -> NetxFile:
+def _read(file: Node) -> NetxFile:
     metadata = _read_metadata(file)
     extra, layer = file.child("nctool"), file.child("layer")
     table = extra.array("input_table", np.int8, 2)

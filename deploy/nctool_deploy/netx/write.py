@@ -17,7 +17,7 @@ import numpy as np
 
 from nctool.errors import FormatError
 from nctool.files import replace_atomically
-from nctool.network import INPUT_NAME, IntegrateFire, IntNetwork, Population, Readout, Synapse
+from nctool.network import INPUT_NAME, ConvGeometry, IntegrateFire, IntNetwork, Population, Readout
 from nctool_deploy.lowering import Lowered
 from nctool_deploy.netx.metadata import (
     FORMAT_NAME,
@@ -131,7 +131,7 @@ def _write_population(layer: h5py.Group, population: Population) -> None:
     _put(layer, "bias", population.bias.astype(np.int32))
     _put(layer, "wgtExp", np.int64(synapse.exponent))
     if synapse.conv is not None:
-        _write_geometry(layer, synapse)
+        _write_geometry(layer, synapse.conv)
     neuron = layer.create_group("neuron")
     _put(neuron, "iDecay", np.int64(NO_CURRENT_DECAY))
     _put(neuron, "vDecay", np.int64(FULL_VOLTAGE_DECAY))
@@ -144,9 +144,7 @@ def _write_population(layer: h5py.Group, population: Population) -> None:
         _put(neuron, "type", NEURON_READOUT)
 
 
-def _write_geometry(layer: h5py.Group, synapse: Synapse) -> None:
-    conv = synapse.conv
-    assert conv is not None  # noqa: S101  # the caller asked; this narrows the type
+def _write_geometry(layer: h5py.Group, conv: ConvGeometry) -> None:
     for key in ("stride", "padding", "dilation"):
         _put(layer, key, np.array(getattr(conv, key), np.int64))
     _put(layer, "groups", np.int64(conv.groups))

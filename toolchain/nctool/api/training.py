@@ -78,9 +78,7 @@ def train(
     output = RUNS / resolved.name if output is None else Path(output)
     dataset = load_dataset(resolved.data.name, data_dir)
     data = training_data(dataset, resolved.data.validation_fraction, resolved.seed)
-    model = build_model(
-        resolved.model, data.input_shape, len(dataset.classes), resolved.activation, seed=resolved.seed
-    )
+    model = build_model(resolved.model, data.input_shape, len(dataset.classes), resolved.activation, seed=resolved.seed)
     result = fit(model, data, resolved, output, device=device, resume=resume, progress=progress)
     return TrainReport(
         path=output,

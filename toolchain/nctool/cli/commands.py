@@ -10,7 +10,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import Annotated
 
 import click
 import typer
@@ -34,10 +34,10 @@ app = typer.Typer(
 )
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")]
-DataDir = Annotated[Optional[Path], typer.Option(help="Folder of data sets.", show_default="~/.cache/nctool/data")]
+DataDir = Annotated[Path | None, typer.Option(help="Folder of data sets.", show_default="~/.cache/nctool/data")]
 Model = Annotated[Path, typer.Argument(help="File that `nctool export` wrote.", metavar="MODEL")]
-Samples = Annotated[Optional[int], typer.Option(min=1, help="Number of samples.")]
-Dataset = Annotated[Optional[str], typer.Option(help="Name or .npz path.", show_default="what it was trained on")]
+Samples = Annotated[int | None, typer.Option(min=1, help="Number of samples.")]
+Dataset = Annotated[str | None, typer.Option(help="Name or .npz path.", show_default="what it was trained on")]
 Timeout = Annotated[float, typer.Option(min=1.0, help="Seconds that one run of the Lava subprocess may take.")]
 
 
@@ -57,7 +57,7 @@ def main() -> None:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(0)
-    except Exception as error:  # noqa: BLE001  # the last line of defence: a user sees no traceback
+    except Exception as error:  # the last line of defence: a user sees no traceback
         if os.environ.get(DEBUG):
             raise
         output.print_error(
@@ -71,9 +71,9 @@ def main() -> None:
 @app.command()
 def train(
     recipe: Annotated[str, typer.Argument(help="Name from `nctool recipes`, or a .toml path.", metavar="RECIPE")],
-    out: Annotated[Optional[Path], typer.Option("-o", "--output", help="Folder.", show_default="runs/NAME")] = None,
-    overrides: Annotated[Optional[list[str]], typer.Option("--set", help="KEY=VALUE in the recipe.")] = None,
-    seed: Annotated[Optional[int], typer.Option(help="In place of the recipe's seed.")] = None,
+    out: Annotated[Path | None, typer.Option("-o", "--output", help="Folder.", show_default="runs/NAME")] = None,
+    overrides: Annotated[list[str] | None, typer.Option("--set", help="KEY=VALUE in the recipe.")] = None,
+    seed: Annotated[int | None, typer.Option(help="In place of the recipe's seed.")] = None,
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
     data_dir: DataDir = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on where an interrupted run stopped.")] = False,
@@ -98,10 +98,12 @@ def train(
 
 @app.command()
 def export(
-    checkpoint: Annotated[Path, typer.Argument(help="Folder of a training run, or its checkpoint.", metavar="CHECKPOINT")],
+    checkpoint: Annotated[
+        Path, typer.Argument(help="Folder of a training run, or its checkpoint.", metavar="CHECKPOINT")
+    ],
     out: Annotated[Path, typer.Option("-o", "--output", help="File to write.", metavar="MODEL.net")],
     target: Annotated[str, typer.Option(help="From `nctool targets`.")] = "loihi",
-    steps: Annotated[Optional[int], typer.Option(help="Time steps.", show_default="the recipe's")] = None,
+    steps: Annotated[int | None, typer.Option(help="Time steps.", show_default="the recipe's")] = None,
     realisation: Annotated[str, typer.Option(help="autapse: reset by subtraction, exact.")] = "autapse",
     weight_bits: Annotated[int, typer.Option(help="2..8.")] = 8,
     input: Annotated[str, typer.Option(help="graded: signed 8-bit input.")] = "graded",  # noqa: A002  # contract

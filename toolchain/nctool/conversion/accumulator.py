@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 
 from nctool.conversion.bounds import Range, measure, prove_population
 from nctool.conversion.float_network import FloatArray, FloatNetwork, FloatPopulation, GradedInput
-from nctool.integer_format import IntegerFormat
 from nctool.conversion.scaling import choose_scale, round_population, weight_error
 from nctool.errors import RangeError
+from nctool.integer_format import IntegerFormat
 from nctool.network import ACCUMULATOR_LIMIT, INPUT_NAME, IntArray, IntNetwork, Population
 from nctool.sim.reference import Run, run_population
 
@@ -115,6 +115,6 @@ def _fit_population(
             return replace(rounded, bound=bound), weight_error(real, rounded, scale)
         ceiling = np.where(excess > 1, scale.per_channel / excess * SAFETY, ceiling)
     raise RangeError(
-        f"population `{real.name}`: its accumulated input does not fit, allowed -{ACCUMULATOR_LIMIT}..{ACCUMULATOR_LIMIT}",
+        f"population `{real.name}`: no scale keeps its accumulated input within +-{ACCUMULATOR_LIMIT}",
         hint="export with fewer --steps",
     )

@@ -47,8 +47,10 @@ def fold_pooling(population: FloatPopulation) -> FloatPopulation:
         UnsupportedError: padding behind the pooling would meet pixels that the pooling dropped or shares.
     """
     for pool in reversed(population.pools):
-        fold = _pool_into_dense if population.conv is None else _pool_into_conv
-        population = fold(population, pool)
+        if population.conv is None:
+            population = _pool_into_dense(population, pool)
+        else:
+            population = _pool_into_conv(population, pool, population.conv)
     return replace(population, pools=())
 
 
@@ -67,9 +69,7 @@ def _pool_into_dense(population: FloatPopulation, pool: Pool) -> FloatPopulation
     return replace(population, weight=inner.reshape(out, math.prod(pool.source)))
 
 
-def _pool_into_conv(population: FloatPopulation, pool: Pool) -> FloatPopulation:
-    conv = population.conv
-    assert conv is not None  # noqa: S101  # the caller asked; this narrows the type
+def _pool_into_conv(population: FloatPopulation, pool: Pool, conv: ConvGeometry) -> FloatPopulation:
     _require_exact(population, pool, conv)
     kernel: Pair = (population.weight.shape[2], population.weight.shape[3])
     step_y, step_x = (d * s for d, s in zip(conv.dilation, pool.stride, strict=True))

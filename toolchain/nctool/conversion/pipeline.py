@@ -16,9 +16,9 @@ from torch import nn
 from nctool.conversion.accumulator import Fitted, fit
 from nctool.conversion.float_network import GradedInput
 from nctool.conversion.folding import absorb_spike_values, each, encode_input, fold_batch_norm, fold_pooling
-from nctool.integer_format import IntegerFormat
 from nctool.conversion.tracing import trace
 from nctool.errors import UsageError
+from nctool.integer_format import IntegerFormat
 from nctool.network import IntNetwork, Shape
 
 

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from nctool.conversion.float_network import FloatArray, FloatPopulation
-from nctool.integer_format import IntegerFormat
 from nctool.errors import RangeError
+from nctool.integer_format import IntegerFormat
 from nctool.network import IntArray, IntegrateFire, Population, Readout, Synapse
 
 
@@ -53,7 +53,8 @@ def _choose_threshold(population: FloatPopulation, most: FloatArray, form: Integ
 
     The error of a rounded weight counts in thresholds, so it falls with 1 / threshold.
     """
-    best, least = None, np.inf
+    best: IntArray | None = None
+    least = np.inf
     for exponent in range(form.threshold_exponent_max + 1):
         mantissa = np.minimum(np.floor(most / 2**exponent), form.threshold_mantissa_max)
         if mantissa.min() < 1:

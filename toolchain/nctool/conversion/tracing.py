@@ -195,9 +195,13 @@ def _linear(module: nn.Linear, value: Value, name: str) -> Value:
 def _conv(module: nn.Conv2d, value: Value, name: str) -> Value:
     signal = require_signal(value, name)
     if module.padding_mode != "zeros":
-        raise unsupported(f"module `{name}` (Conv2d with padding_mode={module.padding_mode!r})", "use padding_mode='zeros'")
+        raise unsupported(
+            f"module `{name}` (Conv2d with padding_mode={module.padding_mode!r})", "use padding_mode='zeros'"
+        )
     if len(signal.shape) != 3 or signal.shape[0] != module.in_channels:
-        raise UnsupportedError(f"module `{name}` (Conv2d): gets shape {signal.shape}, allowed ({module.in_channels}, h, w)")
+        raise UnsupportedError(
+            f"module `{name}` (Conv2d): gets shape {signal.shape}, allowed ({module.in_channels}, h, w)"
+        )
     kernel, stride, dilation = (pair(v) for v in (module.kernel_size, module.stride, module.dilation))
     geometry = ConvGeometry(stride, _conv_padding(module, kernel, dilation, name), dilation, module.groups)
     shape = (module.out_channels, *geometry.output_size(signal.shape, kernel))

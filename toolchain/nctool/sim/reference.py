@@ -151,7 +151,8 @@ def synaptic_input(synapse: Synapse, signal: IntArray) -> Int64:
 
 def dense(signal: Int64, weight: Int64) -> Int64:
     """Rule W1: out[n, o] = sum_i weight[o, i] * signal[n, i], the source flattened in C order."""
-    return np.einsum("ni,io->no", signal.reshape(len(signal), -1), np.ascontiguousarray(weight.T))
+    out: Int64 = np.einsum("ni,io->no", signal.reshape(len(signal), -1), np.ascontiguousarray(weight.T))
+    return out
 
 
 def convolve(signal: Int64, weight: Int64, conv: ConvGeometry) -> Int64:

@@ -102,10 +102,15 @@ def load_checkpoint(path: Path | str) -> Checkpoint:
     """
     path = _checkpoint_path(Path(path))
     file = read_tensors(path, FORMAT)
+    problem = _missing(file)
+    if problem is not None:
+        raise FormatError(f"`{path}`: {problem}")
     try:
         checkpoint = _from_file(file)
-    except (KeyError, ValueError, TypeError, AttributeError, RecipeError, RecursionError) as error:
-        raise FormatError(f"`{path}` has bad metadata or misses a tensor ({_first_line(error)})") from error
+    except RecipeError as error:
+        raise FormatError(f"`{path}`: {error.message}") from error
+    except (KeyError, ValueError, TypeError, AttributeError, RecursionError) as error:
+        raise FormatError(f"`{path}`: metadata `dataset` or `results` is not what nctool writes") from error
     problem = _inconsistency(checkpoint)
     if problem is not None:
         raise FormatError(f"`{path}`: {problem}")
@@ -134,6 +139,14 @@ def _dataset_text(checkpoint: Checkpoint) -> str:
             "std": checkpoint.std,
         }
     )
+
+
+def _missing(file: TensorFile) -> str | None:
+    missing_texts = [key for key in ("recipe", "dataset", "results") if key not in file.metadata]
+    if missing_texts:
+        return f"metadata `{missing_texts[0]}` is missing"
+    missing_tensors = [name for name in (_IMAGES, _LABELS) if name not in file.tensors]
+    return f"tensor `{missing_tensors[0]}` is missing" if missing_tensors else None
 
 
 def _from_file(file: TensorFile) -> Checkpoint:
@@ -174,7 +187,3 @@ def _inconsistency(checkpoint: Checkpoint) -> str | None:
 
 def _json(value: Any) -> str:
     return json.dumps(value, sort_keys=True)
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).splitlines()[0].lower()

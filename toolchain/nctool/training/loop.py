@@ -25,7 +25,8 @@ from nctool.training.metrics import EpochMetrics, append_metrics, start_metrics
 from nctool.training.noise import HeldOutReport, measure_held_out, set_sigma
 from nctool.training.optimiser import Optimiser
 from nctool.training.spiking import ann_accuracy, snn_accuracy
-from nctool.training.state import TrainingState, load_state, save_state
+from nctool.training.state import STATE_NAME, TrainingState, load_state, save_state
+from nctool.training.tensor_file import first_mismatch
 
 CALIBRATION_IMAGES = 256
 """Training images that a checkpoint carries for conversion."""
@@ -153,10 +154,10 @@ def _nothing_done(model: nn.Module) -> TrainingState:
 
 
 def _restore(model: nn.Module, optimiser: Optimiser, state: TrainingState, out_dir: Path) -> None:
-    try:
-        model.load_state_dict(state.model)
-    except RuntimeError as error:
-        raise FormatError(f"the state in `{out_dir}` does not fit the recipe's model") from error
+    problem = first_mismatch(model.state_dict(), state.model) or first_mismatch(state.model, state.best)
+    if problem is not None:
+        raise FormatError(f"`{out_dir / STATE_NAME}` does not fit the recipe's model: {problem}")
+    model.load_state_dict(state.model)
     optimiser.set_momentum(state.momentum)
 
 

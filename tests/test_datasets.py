@@ -1,0 +1,333 @@
+"""Data sets: what they hold, how they are split, and what a refusal says. No test reaches the network."""
+
+import struct
+import sys
+from pathlib import Path
+from urllib.error import URLError
+
+import numpy as np
+import pytest
+import torch
+
+from nctool.errors import FormatError, UsageError
+from nctool_models import load_dataset, training_data
+from nctool_models.datasets import default_data_dir, stratified_split
+
+HINT = (
+    "\nhint: the file holds x_train, y_train, x_test, y_test: uint8 images (N, H, W) or (N, H, W, C), whole labels (N,)"
+)
+
+
+def refusal(kind, name, data_dir=None, **options) -> str:
+    with pytest.raises(kind) as caught:
+        load_dataset(str(name), data_dir, **options)
+    return str(caught.value)
+
+
+# --- digits ------------------------------------------------------------------------------------------------------------
+
+
+def test_digits():
+    digits = load_dataset("digits")
+    assert digits.classes == tuple("0123456789")
+    assert (digits.x_train.shape, digits.x_test.shape) == ((1438, 1, 8, 8), (359, 1, 8, 8))
+    assert (digits.x_train.dtype, digits.y_train.dtype) == (np.uint8, np.int64)
+    assert np.bincount(digits.y_test).tolist() == [36, 36, 35, 37, 36, 36, 36, 36, 35, 36]
+    # 0..16 becomes round(x · 255 / 16): 1 is 15.94, 8 is 127.5 (to even: 128), 16 is 255.
+    assert set(np.unique(digits.x_train)) == {round(value * 255 / 16) for value in range(17)}
+    assert digits.mean == pytest.approx((digits.x_train.mean() / 255,), rel=1e-12)
+    assert digits.std == pytest.approx((digits.x_train.std() / 255,), rel=1e-12)
+
+
+def test_the_test_images_of_digits_never_change():
+    digits = load_dataset("digits")
+    weights = np.arange(1, 360)
+    assert int(digits.x_test.sum(axis=(1, 2, 3)) @ weights) == 321_320_196
+    again = load_dataset("digits")
+    np.testing.assert_array_equal(again.x_test, digits.x_test)
+
+
+# --- splits ------------------------------------------------------------------------------------------------------------
+
+
+def test_a_split_takes_the_same_part_of_every_class():
+    labels = np.repeat([0, 1, 2], [10, 20, 31])
+    first, second = stratified_split(labels, 0.1, seed=4)
+    assert np.bincount(labels[second]).tolist() == [1, 2, 3]
+    np.testing.assert_array_equal(np.sort(np.concatenate([first, second])), np.arange(61))
+
+
+def test_held_out_images_are_training_images_chosen_by_the_seed():
+    digits = load_dataset("digits")
+    one, again, other = (training_data(digits, 0.1, seed) for seed in (1, 1, 2))
+    assert (len(one.train), len(one.held_out), len(one.test)) == (1295, 143, 359)
+    assert torch.equal(one.held_out.images, again.held_out.images)
+    assert not torch.equal(one.held_out.images, other.held_out.images)
+    assert torch.equal(one.test.images, other.test.images)
+    together = torch.cat([one.train.images, one.held_out.images]).flatten(1).tolist()
+    assert sorted(together) == sorted(digits.x_train.reshape(1438, -1).tolist())
+    assert (one.name, one.classes, one.input_shape) == ("digits", digits.classes, (1, 8, 8))
+    assert (one.normalisation.mean, one.normalisation.std) == (digits.mean, digits.std)
+
+
+# --- .npz --------------------------------------------------------------------------------------------------------------
+
+
+def arrays(**changes):
+    generator = np.random.default_rng(0)
+    content = {
+        "x_train": generator.integers(0, 256, (6, 4, 5, 3), dtype=np.uint8),
+        "y_train": np.array([0, 1, 2, 0, 1, 2], dtype=np.uint8),
+        "x_test": generator.integers(0, 256, (3, 4, 5, 3), dtype=np.uint8),
+        "y_test": np.array([2, 1, 0]),
+    }
+    return {key: array for key, array in (content | changes).items() if array is not None}
+
+
+@pytest.fixture
+def write(tmp_path):
+    def write(**changes) -> Path:
+        np.savez(tmp_path / "mine.npz", **arrays(**changes))
+        return tmp_path / "mine.npz"
+
+    return write
+
+
+def test_an_npz_file_is_a_data_set(write):
+    path, wanted = write(), arrays()
+    dataset = load_dataset(str(path))
+    assert (dataset.name, dataset.classes) == (str(path), ("0", "1", "2"))
+    np.testing.assert_array_equal(dataset.x_train, wanted["x_train"].transpose(0, 3, 1, 2))
+    np.testing.assert_array_equal(dataset.x_test, wanted["x_test"].transpose(0, 3, 1, 2))
+    np.testing.assert_array_equal(dataset.y_train, wanted["y_train"])
+    assert (dataset.y_train.dtype, dataset.y_test.dtype) == (np.int64, np.int64)
+    assert dataset.mean == pytest.approx(wanted["x_train"].mean(axis=(0, 1, 2)) / 255)
+    assert dataset.std == pytest.approx(wanted["x_train"].std(axis=(0, 1, 2)) / 255)
+
+
+def test_grey_images_get_a_channel_axis(write):
+    grey = np.zeros((6, 4, 5), dtype=np.uint8)
+    dataset = load_dataset(str(write(x_train=grey, x_test=grey[:3])))
+    assert dataset.x_train.shape == (6, 1, 4, 5)
+    assert (dataset.mean, dataset.std) == ((0.0,), (1.0,))  # a channel of one value is not scaled
+
+
+def test_class_names_may_be_given(write):
+    assert load_dataset(str(write(classes=np.array(["cat", "dog", "eel", "fox"])))).classes == (
+        "cat",
+        "dog",
+        "eel",
+        "fox",
+    )
+
+
+def test_a_missing_npz_file_is_a_usage_error(tmp_path):
+    assert refusal(UsageError, tmp_path / "no.npz") == f"no data set file `{tmp_path}/no.npz`{HINT}"
+
+
+def test_a_folder_called_npz_is_a_usage_error(tmp_path):
+    assert refusal(UsageError, tmp_path.rename(tmp_path.with_suffix(".npz"))).endswith(": is a directory")
+
+
+@pytest.mark.parametrize("key", ["x_train", "y_train", "x_test", "y_test"])
+def test_a_missing_key_is_refused(write, key):
+    path = write(**{key: None})
+    assert refusal(FormatError, path) == f"`{path}` misses the key `{key}`{HINT}"
+
+
+@pytest.mark.parametrize("kept", [0, 10, 0.5, 0.95])
+def test_a_truncated_npz_file_is_refused(write, kept):
+    path = write()
+    content = path.read_bytes()
+    path.write_bytes(content[: kept if isinstance(kept, int) else int(kept * len(content))])
+    assert refusal(FormatError, path) == f"`{path}` is no readable .npz file{HINT}"
+
+
+def test_an_npz_file_with_a_changed_byte_is_refused(write):
+    path = write()
+    content = bytearray(path.read_bytes())
+    content[200] ^= 255
+    path.write_bytes(content)
+    assert refusal(FormatError, path) == f"`{path}` is no readable .npz file{HINT}"
+
+
+def test_a_single_array_is_no_data_set(tmp_path):
+    with (tmp_path / "array.npz").open("wb") as file:
+        np.save(file, np.zeros(3))
+    assert refusal(FormatError, tmp_path / "array.npz") == f"`{tmp_path}/array.npz` is no readable .npz file{HINT}"
+
+
+def test_pickled_objects_are_refused(write):
+    path = write(y_test=np.array([{}, 1, 2], dtype=object))
+    assert refusal(FormatError, path) == f"`{path}` is no readable .npz file{HINT}"
+
+
+IMAGES = "uint8 (N, H, W) or (N, H, W, C), none of them 0"
+
+
+@pytest.mark.parametrize(
+    ("key", "array", "got", "allowed"),
+    [
+        ("x_train", np.zeros((6, 4, 5, 3)), "float64 (6, 4, 5, 3)", IMAGES),
+        ("x_train", np.zeros((6, 4), dtype=np.uint8), "uint8 (6, 4)", IMAGES),
+        ("x_train", np.zeros((0, 4, 5, 3), dtype=np.uint8), "uint8 (0, 4, 5, 3)", IMAGES),
+        ("x_test", np.zeros((3, 4, 5, 0), dtype=np.uint8), "uint8 (3, 4, 5, 0)", IMAGES),
+        ("x_test", np.zeros((3, 5, 4, 3), dtype=np.uint8), "images of shape (3, 5, 4)", "(3, 4, 5) as in `x_train`"),
+        ("y_train", np.zeros(5, dtype=np.int64), "int64 (5,)", "whole numbers (6,)"),
+        ("y_train", np.zeros((6, 1), dtype=np.int64), "int64 (6, 1)", "whole numbers (6,)"),
+        ("y_test", np.zeros(3), "float64 (3,)", "whole numbers (3,)"),
+        ("y_test", np.array([0, -1, 2]), "labels -1..2", "0..65535"),
+        ("y_test", np.array([0, 65536, 2]), "labels 0..65536", "0..65535"),
+        ("classes", np.array(["cat", "dog"]), "<U3 (2,)", "3 or more names"),
+        ("classes", np.arange(3), "int64 (3,)", "3 or more names"),
+    ],
+)
+def test_wrong_arrays_are_refused(write, key, array, got, allowed):
+    path = write(**{key: array})
+    assert refusal(FormatError, path) == f"`{path}`, key `{key}`: got {got}, allowed: {allowed}{HINT}"
+
+
+# --- MNIST and Fashion-MNIST -------------------------------------------------------------------------------------------
+
+FILES = "train-images-idx3-ubyte, train-labels-idx1-ubyte, t10k-images-idx3-ubyte, t10k-labels-idx1-ubyte"
+
+
+def idx(array) -> bytes:
+    """Write IDX: two zero bytes, 8 for uint8, the number of axes, their lengths as big-endian int32, the data."""
+    return bytes([0, 0, 8, array.ndim]) + struct.pack(f">{array.ndim}i", *array.shape) + array.tobytes()
+
+
+def mnist_files(n_train=5, n_test=3, side=28):
+    generator = np.random.default_rng(1)
+    return {
+        f"{part}-{kind}-ubyte": array
+        for part, n in (("train", n_train), ("t10k", n_test))
+        for kind, array in (
+            ("images-idx3", generator.integers(0, 256, (n, side, side), dtype=np.uint8)),
+            ("labels-idx1", generator.integers(0, 10, n, dtype=np.uint8)),
+        )
+    }
+
+
+def put(root, files, folder="MNIST") -> Path:
+    raw = root / folder / "raw"
+    raw.mkdir(parents=True)
+    for name, array in files.items():
+        (raw / name).write_bytes(array if isinstance(array, bytes) else idx(array))
+    return raw
+
+
+@pytest.mark.vision
+@pytest.mark.parametrize(
+    ("name", "folder", "first_class"),
+    [("mnist", "MNIST", "0 - zero"), ("fashion-mnist", "FashionMNIST", "T-shirt/top")],
+)
+def test_idx_files_are_read_as_they_lie(tmp_path, name, folder, first_class):
+    files = mnist_files()
+    put(tmp_path, files, folder)
+    dataset = load_dataset(name, tmp_path, download=False)
+    assert (dataset.name, dataset.classes[0], len(dataset.classes)) == (name, first_class, 10)
+    np.testing.assert_array_equal(dataset.x_train[:, 0], files["train-images-idx3-ubyte"])
+    np.testing.assert_array_equal(dataset.y_train, files["train-labels-idx1-ubyte"])
+    np.testing.assert_array_equal(dataset.x_test[:, 0], files["t10k-images-idx3-ubyte"])
+    np.testing.assert_array_equal(dataset.y_test, files["t10k-labels-idx1-ubyte"])
+    assert (dataset.x_train.dtype, dataset.y_train.dtype) == (np.uint8, np.int64)
+
+
+@pytest.mark.vision
+def test_files_that_are_there_are_neither_downloaded_nor_written(tmp_path, monkeypatch):
+    raw = put(tmp_path, mnist_files())
+    monkeypatch.setattr("torchvision.datasets.mnist.download_and_extract_archive", None)
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
+    load_dataset("mnist", tmp_path)
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == before
+    assert len(list(raw.iterdir())) == 4
+
+
+@pytest.mark.vision
+def test_what_is_missing_is_not_downloaded_when_not_wanted(tmp_path):
+    assert refusal(UsageError, "mnist", tmp_path, download=False) == (
+        f"data set `mnist` is not in `{tmp_path}`\n"
+        f"hint: put {FILES} into `{tmp_path}/MNIST/raw`, or name another folder with --data-dir"
+    )
+
+
+@pytest.mark.vision
+def test_a_failed_download_says_what_to_put_where(tmp_path, monkeypatch, capsys):
+    def offline(*_args, **_options):
+        raise URLError("no route to host")
+
+    monkeypatch.setattr("torchvision.datasets.mnist.download_and_extract_archive", offline)
+    assert refusal(UsageError, "fashion-mnist", tmp_path / "new") == (
+        f"cannot download data set `fashion-mnist` to `{tmp_path}/new`\n"
+        f"hint: put {FILES} into `{tmp_path}/new/FashionMNIST/raw`, or name another folder with --data-dir"
+    )
+    assert capsys.readouterr().out == ""
+
+
+@pytest.mark.vision
+def test_a_download_fills_the_folder(tmp_path, monkeypatch):
+    def download(*, url, download_root, **_options):
+        (Path(download_root) / url.rpartition("/")[2].removesuffix(".gz")).write_bytes(
+            idx(mnist_files()[url.rpartition("/")[2].removesuffix(".gz")])
+        )
+
+    def archive(url, download_root, filename=None, md5=None):
+        download(url=url, download_root=download_root)
+
+    monkeypatch.setattr("torchvision.datasets.mnist.download_and_extract_archive", archive)
+    assert load_dataset("mnist", tmp_path / "new").x_train.shape == (5, 1, 28, 28)
+
+
+TRUNCATED = "a file that is truncated or no IDX file"
+
+
+@pytest.mark.vision
+@pytest.mark.parametrize(
+    ("changed", "part", "got"),
+    [
+        ({"train-images-idx3-ubyte": b""}, "train", TRUNCATED),
+        ({"train-images-idx3-ubyte": b"PK\x03\x04 something else"}, "train", TRUNCATED),
+        ({"t10k-images-idx3-ubyte": idx(mnist_files()["t10k-images-idx3-ubyte"])[:-1]}, "t10k", TRUNCATED),
+        ({"t10k-labels-idx1-ubyte": idx(mnist_files()["t10k-labels-idx1-ubyte"])[:9]}, "t10k", TRUNCATED),
+        ({"train-labels-idx1-ubyte": np.zeros((5, 1), np.uint8)}, "train", TRUNCATED),
+        ({"train-labels-idx1-ubyte": np.zeros(4, np.uint8)}, "train", "4 labels for uint8 images (5, 28, 28)"),
+        ({"t10k-images-idx3-ubyte": np.zeros((3, 27, 28), np.uint8)}, "t10k", "3 labels for uint8 images (3, 27, 28)"),
+        ({"t10k-labels-idx1-ubyte": np.array([1, 10, 3], np.uint8)}, "t10k", "labels 1..10"),
+    ],
+)
+def test_corrupt_files_are_refused(tmp_path, changed, part, got):
+    raw = put(tmp_path, mnist_files() | changed)
+    assert refusal(FormatError, "mnist", tmp_path) == (
+        f"data set `mnist`, `{raw}/{part}-*`: got {got}, allowed: images of 28x28 with labels 0..9\n"
+        "hint: delete the files, they are then downloaded again"
+    )
+
+
+# --- names, folders, packages ------------------------------------------------------------------------------------------
+
+
+def test_an_unknown_name_is_refused():
+    assert refusal(UsageError, "imagenet") == (
+        "unknown data set `imagenet`, allowed: digits, fashion-mnist, mnist or the path of an .npz file"
+    )
+
+
+def test_the_data_folder_is_in_the_users_cache(monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert default_data_dir() == tmp_path / "nctool" / "data"
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    assert default_data_dir() == tmp_path / "home" / ".cache" / "nctool" / "data"
+
+
+@pytest.mark.parametrize(
+    ("module", "name", "message"),
+    [
+        ("torchvision", "mnist", 'data set `mnist` needs torchvision\nhint: pip install "nctool[vision]"'),
+        ("sklearn.datasets", "digits", "data set `digits` needs scikit-learn\nhint: pip install scikit-learn"),
+    ],
+)
+def test_a_missing_package_is_named(monkeypatch, module, name, message):
+    monkeypatch.setitem(sys.modules, module, None)
+    assert refusal(UsageError, name) == message

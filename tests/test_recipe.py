@@ -1,0 +1,340 @@
+"""Recipes: what is allowed, what a refusal says, and that a resolved recipe reads back equal."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+from nctool.errors import RecipeError
+from nctool.recipe import CnnSettings, LenetSettings, MlpSettings, Recipe, SmallVggSettings, parse_recipe, read_recipe
+from nctool.toml_text import literal, parse, parse_value
+from nctool_models.zoo import list_recipes, load_recipe, recipe_path
+
+TEXT = """
+name = "small"
+[data]
+name = "digits"
+[model]
+architecture = "cnn"
+[training]
+epochs = 3
+"""
+
+
+def refusal(*overrides: str, text: str = TEXT) -> str:
+    with pytest.raises(RecipeError) as caught:
+        parse_recipe(text, overrides, source="small")
+    assert caught.value.exit_code == 2
+    return str(caught.value)
+
+
+def test_defaults_fill_what_is_left_out():
+    recipe = parse_recipe(TEXT)
+    assert (recipe.seed, recipe.description) == (1, "")
+    assert recipe.data.validation_fraction == 0.1
+    assert recipe.model == CnnSettings(architecture="cnn", channels=(16, 32), kernel=3, hidden=64)
+    assert (recipe.activation.levels, recipe.activation.threshold_init) == (4, 8.0)
+    assert (recipe.noise.source, recipe.noise.steps) == ("ideal", 4)
+    assert recipe.training.model_dump() == {
+        "epochs": 3,
+        "batch_size": 128,
+        "learning_rate": 0.05,
+        "momentum": 0.9,
+        "weight_decay": 5e-4,
+        "schedule": "cosine",
+        "crop_padding": 0,
+        "horizontal_flip": False,
+        "cutout": 0,
+    }
+
+
+def test_a_recipe_is_frozen():
+    with pytest.raises(ValidationError):
+        parse_recipe(TEXT).seed = 2
+
+
+# --- overrides ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("override", "value"),
+    [
+        ("training.epochs=7", 7),
+        ("training.epochs = 7", 7),
+        ("training.learning_rate=1e-3", 0.001),
+        ("training.learning_rate=1", 1.0),
+        ("training.horizontal_flip=true", True),
+        ("model.channels=[4, 8]", (4, 8)),
+        ("data.name=folder/of=mine.npz", "folder/of=mine.npz"),
+        ('data.name="quoted"', "quoted"),
+        ("noise.source=none", "none"),
+        ("description=two words", "two words"),
+        ("description=1\nseed = 2", "1\nseed = 2"),
+    ],
+)
+def test_an_override_is_a_toml_literal_or_plain_text(override, value):
+    found = parse_recipe(TEXT, [override])
+    for key in override.partition("=")[0].strip().split("."):
+        found = getattr(found, key)
+    assert found == value
+    assert type(found) is type(value)
+
+
+def test_the_last_override_wins_and_the_seed_argument_wins_over_all():
+    recipe = parse_recipe(TEXT, ["training.epochs=4", "training.epochs=5", "seed=6"], seed=7)
+    assert (recipe.training.epochs, recipe.seed) == (5, 7)
+
+
+@pytest.mark.parametrize("override", ["epochs", "=3", "training.=3", ".epochs=3", ""])
+def test_an_override_without_key_or_value_is_refused(override):
+    assert refusal(override) == (
+        f"--set got `{override}`, allowed: KEY=VALUE\nhint: for instance --set training.epochs=3"
+    )
+
+
+def test_an_override_below_a_value_is_refused():
+    assert refusal("training.epochs.x=1") == "--set got `training.epochs.x=1`, but `training.epochs` is no table"
+
+
+# --- refusals ----------------------------------------------------------------------------------------------------------
+
+TOP = "name, description, seed, data, model, activation, noise, training"
+TRAINING = "epochs, batch_size, learning_rate, momentum, weight_decay, schedule, crop_padding, horizontal_flip, cutout"
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        (
+            "training.epoch=3",
+            f"unknown key `training.epoch`, allowed: {TRAINING}\nhint: did you mean `training.epochs`?",
+        ),
+        ("trainng.epochs=3", f"unknown key `trainng`, allowed: {TOP}\nhint: did you mean `training`?"),
+        ("xyz.epochs=3", f"unknown key `xyz`, allowed: {TOP}"),
+        (
+            "model.kernal=3",
+            "unknown key `model.kernal`, allowed: architecture, channels, kernel, hidden\n"
+            "hint: did you mean `model.kernel`?",
+        ),
+        ("model.dropout=0.5", "unknown key `model.dropout`, allowed: architecture, channels, kernel, hidden"),
+        ("training.epochs=0", "`training.epochs` is 0, allowed: a whole number 1..10000"),
+        ("training.epochs=10001", "`training.epochs` is 10001, allowed: a whole number 1..10000"),
+        ("training.epochs=1.5", "`training.epochs` is 1.5, allowed: a whole number 1..10000"),
+        ("training.epochs=true", "`training.epochs` is true, allowed: a whole number 1..10000"),
+        ("training.epochs=many", '`training.epochs` is "many", allowed: a whole number 1..10000'),
+        ("training.momentum=1.0", "`training.momentum` is 1.0, allowed: a number from 0 to below 1"),
+        ("training.momentum=nan", "`training.momentum` is nan, allowed: a number from 0 to below 1"),
+        ("training.learning_rate=0", "`training.learning_rate` is 0, allowed: a number above 0"),
+        ("training.learning_rate=inf", "`training.learning_rate` is inf, allowed: a number above 0"),
+        ("training.horizontal_flip=1", "`training.horizontal_flip` is 1, allowed: true or false"),
+        ("training.schedule=step", '`training.schedule` is "step", allowed: cosine'),
+        ("noise.source=idael", '`noise.source` is "idael", allowed: ideal, none\nhint: did you mean `ideal`?'),
+        ("noise.steps=65", "`noise.steps` is 65, allowed: a whole number 1..64"),
+        ("activation.levels=65", "`activation.levels` is 65, allowed: a whole number 1..64"),
+        ("activation.threshold_init=-1", "`activation.threshold_init` is -1, allowed: a number above 0"),
+        ("data.validation_fraction=0", "`data.validation_fraction` is 0, allowed: a number 0.01..0.5"),
+        ("data.name=3", "`data.name` is 3, allowed: the name of a data set or the path of an .npz file"),
+        ("seed=-1", "`seed` is -1, allowed: a whole number 0..4294967295"),
+        ("name=../up", '`name` is "../up", allowed: lower-case letters, digits and `-_.`'),
+        ("model.kernel=4", "`model.kernel` is 4, allowed: 1, 3, 5 or 7"),
+        (
+            "model.channels=[4, 0]",
+            "`model.channels[1]` is 0, allowed: a list of whole numbers 1..16384, two of them",
+        ),
+        (
+            "model.channels=[4]",
+            "`model.channels[1]` is missing, allowed: a list of whole numbers 1..16384, two of them",
+        ),
+        (
+            "model.architecture=lenett",
+            '`model.architecture` is "lenett", allowed: mlp, cnn, lenet, small-vgg\nhint: did you mean `lenet`?',
+        ),
+        ("model={}", "`model.architecture` is missing, allowed: mlp, cnn, lenet, small-vgg"),
+        ("training=3", f"`training` is 3, allowed: a table of {TRAINING}"),
+        ("training.epochs=" + "x" * 99, f'`training.epochs` is "{"x" * 59}…, allowed: a whole number 1..10000'),
+    ],
+)
+def test_refusals_name_key_value_and_what_is_allowed(override, message):
+    assert refusal(override) == f"recipe `small`: {message}"
+
+
+def test_an_unknown_key_is_named_before_the_key_it_leaves_missing():
+    text = TEXT.replace("epochs", "epoch")
+    assert refusal(text=text) == (
+        f"recipe `small`: unknown key `training.epoch`, allowed: {TRAINING}\nhint: did you mean `training.epochs`?"
+    )
+
+
+def test_a_missing_key_is_named():
+    assert refusal(text=TEXT.replace("epochs = 3", "")) == (
+        "recipe `small`: `training.epochs` is missing, allowed: a whole number 1..10000"
+    )
+
+
+def test_a_missing_table_is_named():
+    assert refusal(text=TEXT.replace('[data]\nname = "digits"', "")) == (
+        "recipe `small`: `data` is missing, allowed: a table of name, validation_fraction"
+    )
+
+
+def test_text_that_is_no_toml_is_refused():
+    assert refusal(text="name = ") == "recipe `small` is not valid TOML: invalid value (at end of document)"
+
+
+def test_text_nested_too_deep_is_refused():
+    assert refusal(text="a = " + "[" * 100_000).startswith("recipe `small` is not valid TOML: ")
+
+
+# --- files and names ---------------------------------------------------------------------------------------------------
+
+
+def test_a_recipe_file_is_read(tmp_path):
+    path = tmp_path / "small.toml"
+    path.write_text(TEXT)
+    assert load_recipe(str(path), ["training.epochs=4"], 5) == parse_recipe(TEXT, ["training.epochs=4"], 5)
+    assert load_recipe(path) == read_recipe(path) == parse_recipe(TEXT)
+
+
+def test_messages_about_a_file_name_its_path(tmp_path):
+    path = tmp_path / "small.toml"
+    path.write_text("name = 3")
+    with pytest.raises(RecipeError) as caught:
+        load_recipe(path)
+    assert str(caught.value) == (f"recipe `{path}`: `name` is 3, allowed: lower-case letters, digits and `-_.`")
+
+
+def test_a_missing_file_is_refused(tmp_path):
+    with pytest.raises(RecipeError) as caught:
+        load_recipe(str(tmp_path / "none.toml"))
+    assert str(caught.value) == (
+        f"no recipe file `{tmp_path / 'none.toml'}`\nhint: `nctool recipes` lists the built-in recipes"
+    )
+
+
+def test_a_folder_is_no_recipe(tmp_path):
+    with pytest.raises(RecipeError) as caught:
+        load_recipe(tmp_path)
+    assert str(caught.value) == f"cannot read recipe `{tmp_path}`: is a directory"
+
+
+def test_a_file_that_is_no_text_is_refused(tmp_path):
+    path = tmp_path / "bytes.toml"
+    path.write_bytes(b"name\xff")
+    with pytest.raises(RecipeError) as caught:
+        load_recipe(path)
+    assert str(caught.value) == f"recipe `{path}` is not UTF-8 text (byte 4)"
+
+
+@pytest.mark.parametrize(
+    ("name", "hint"),
+    [
+        ("digits-cmn", "did you mean `digits-cnn`?"),
+        ("xyz", "a recipe of your own is given by the path of its .toml file"),
+    ],
+)
+def test_an_unknown_recipe_lists_those_available(name, hint):
+    with pytest.raises(RecipeError) as caught:
+        load_recipe(name)
+    assert str(caught.value) == (
+        f"unknown recipe `{name}`, available: digits-cnn, digits-mlp, mnist-lenet, mnist-mlp\nhint: {hint}"
+    )
+
+
+def test_the_built_in_recipes_are_listed():
+    assert list_recipes() == ("digits-cnn", "digits-mlp", "mnist-lenet", "mnist-mlp")
+
+
+@pytest.mark.parametrize("name", list_recipes())
+def test_every_built_in_recipe_is_valid_and_named_like_its_file(name):
+    recipe = load_recipe(name)
+    assert recipe.name == recipe_path(name).stem == name
+    assert recipe.description
+
+
+# --- round trip --------------------------------------------------------------------------------------------------------
+
+
+def test_the_resolved_text():
+    recipe = parse_recipe(TEXT.replace('"cnn"', '"mlp"\nhidden = [20, 10]'), ['description=a "b" \\ ü'], 9)
+    assert (
+        recipe.to_toml()
+        == """\
+name = "small"
+description = "a \\"b\\" \\\\ ü"
+seed = 9
+
+[data]
+name = "digits"
+validation_fraction = 0.1
+
+[model]
+architecture = "mlp"
+hidden = [20, 10]
+batch_norm = true
+dropout = 0.0
+
+[activation]
+levels = 4
+threshold_init = 8.0
+
+[noise]
+source = "ideal"
+steps = 4
+
+[training]
+epochs = 3
+batch_size = 128
+learning_rate = 0.05
+momentum = 0.9
+weight_decay = 0.0005
+schedule = "cosine"
+crop_padding = 0
+horizontal_flip = false
+cutout = 0
+"""
+    )
+
+
+widths = st.integers(1, 16384)
+fractions = st.floats(0, 1, exclude_max=True)
+models = st.one_of(
+    st.builds(
+        MlpSettings,
+        architecture=st.just("mlp"),
+        hidden=st.lists(widths, min_size=1, max_size=4).map(tuple),
+        batch_norm=st.booleans(),
+        dropout=fractions,
+    ),
+    st.builds(CnnSettings, architecture=st.just("cnn"), channels=st.tuples(widths, widths), hidden=widths),
+    st.builds(LenetSettings, architecture=st.just("lenet"), channels=st.tuples(widths, widths)),
+    st.builds(SmallVggSettings, architecture=st.just("small-vgg"), channels=st.tuples(widths, widths, widths)),
+)
+texts = st.text(st.characters(blacklist_categories=("Cs",)))
+
+
+@given(
+    model=models,
+    description=texts,
+    data=texts.filter(bool),
+    seed=st.integers(0, 2**32 - 1),
+    rate=st.floats(0, 1e300, exclude_min=True),
+)
+def test_a_resolved_recipe_reads_back_equal(model, description, data, seed, rate):
+    content = parse_recipe(TEXT).model_dump()
+    content |= {"model": model.model_dump(), "description": description, "seed": seed}
+    content["data"]["name"] = data
+    content["training"]["learning_rate"] = rate
+    recipe = Recipe.model_validate(content)
+    assert parse_recipe(recipe.to_toml()) == recipe
+
+
+@given(st.recursive(texts | st.integers(-(2**60), 2**60) | st.booleans() | st.floats(allow_nan=False), st.lists))
+def test_a_literal_reads_back_equal(value):
+    assert parse(f"value = {literal(value)}")["value"] == value
+
+
+@pytest.mark.parametrize(
+    ("text", "value"), [("3", 3), ("three", "three"), ("", ""), ("[1, 2]", [1, 2]), ("1\nb = 2", "1\nb = 2")]
+)
+def test_a_value_that_is_no_literal_is_text(text, value):
+    assert parse_value(text) == value
