@@ -13,12 +13,14 @@ help: ## list the targets
 setup: ## make .venv (Python 3.10, with Lava) or bring it up to date
 	@scripts/setup.sh
 
-demo: setup ## train a small network, export it, run it in two engines and verify it bit for bit
+demo: setup ## train a small network, export it, run it in three engines and verify it bit for bit
 	$(NCTOOL) train digits-cnn -o $(DEMO)
 	$(NCTOOL) export $(DEMO) --target loihi --steps 4 -o $(DEMO)/model.net
+	$(NCTOOL) inspect $(DEMO)/model.net
 	$(NCTOOL) run-sim $(DEMO)/model.net --engine reference
+	$(NCTOOL) run-sim $(DEMO)/model.net --engine fast
 	$(NCTOOL) run-sim $(DEMO)/model.net --engine lava
-	$(NCTOOL) verify $(DEMO)/model.net --engines reference,lava
+	$(NCTOOL) verify $(DEMO)/model.net --engines reference,fast,lava --samples 100
 
 test: setup ## run the test suite, Lava included
 	$(PYTHON) -m pytest

@@ -96,6 +96,8 @@ if [[ $found_state != old ]]; then
     "$found" -m venv "$venv"
 fi
 
+# pip ends an interrupted installation like a failed one, halfway through a package: leave before it is taken for one.
+trap 'exit 130' INT TERM HUP
 : >"$unfinished"
 : >"$log"
 say "installing nctool[$extras] into $venv (some minutes and $size the first time; log: $log)"

@@ -7,10 +7,11 @@ from dataclasses import replace
 import numpy as np
 from hypothesis import strategies as st
 
-from nctool.conversion.bounds import prove, with_bounds
+from nctool.bounds import prove, prove_population, with_bounds
 from nctool.network import (
     ACCUMULATOR_LIMIT,
     INPUT_NAME,
+    Bound,
     ConvGeometry,
     InputEncoding,
     IntArray,
@@ -38,10 +39,7 @@ def random_network(seed: int, *, n_steps: int | None = None, conv: bool | None =
         populations.append(_population(rng, f"layer{number}", source, shape))
         shape = populations[-1].shape
     populations.append(_readout(rng, populations[-1]))
-    network = IntNetwork(encoding, tuple(populations), n_steps)
-    while max(int(found.magnitude.max()) for found in prove(network).values()) > ACCUMULATOR_LIMIT:
-        table = (network.input.table >> 1).astype(np.int8)
-        network = replace(network, input=replace(encoding, table=table))
+    network = IntNetwork(encoding, tuple(_within_bounds(p, encoding, n_steps) for p in populations), n_steps)
     return with_bounds(network, {name: found.bound("proved") for name, found in prove(network).items()})
 
 
@@ -51,7 +49,60 @@ def random_pixels(network: IntNetwork, n_samples: int, seed: int = 0) -> np.ndar
     return rng.integers(0, 256, (n_samples, *network.input.shape), np.uint8)
 
 
+def signed_input(*shape: int) -> InputEncoding:
+    """Return an encoding in which pixel p enters as p - 128; see `as_pixels`."""
+    return InputEncoding(shape, np.tile(np.arange(-128, 128, dtype=np.int8), (shape[0], 1)))
+
+
+def as_pixels(values: object) -> np.ndarray:
+    """Return the pixels that `signed_input` turns into `values`, -128..127."""
+    return (np.asarray(values) + 128).astype(np.uint8)
+
+
+def dense(source: str, weight: object, exponent: int = 0) -> Synapse:
+    """Return a dense synapse."""
+    return Synapse(source, np.asarray(weight, np.int32), exponent)
+
+
+def conv(source: str, weight: object, **geometry: object) -> Synapse:
+    """Return a convolutional synapse."""
+    return Synapse(source, np.asarray(weight, np.int32), conv=ConvGeometry(**geometry))  # type: ignore[arg-type]
+
+
+def fire(
+    name: str,
+    *synapses: Synapse,
+    threshold: object = 1,
+    initial: object = 0,
+    bias: object = 0,
+    reset: str = "subtract",
+    shape: Shape | None = None,
+    bound: Bound | None = None,
+) -> Population:
+    """Return a spiking population; one number stands for all channels."""
+    shape = shape or (len(synapses[0].weight),)
+    per_channel = [np.broadcast_to(np.asarray(v, np.int64), shape[:1]).copy() for v in (threshold, initial, bias)]
+    neuron = IntegrateFire(per_channel[0], per_channel[1], reset)  # type: ignore[arg-type]
+    return Population(name, shape, neuron, per_channel[2], synapses, bound)
+
+
+def read_out(*synapses: Synapse, bias: object = 0, scale: float = 1.0, bound: Bound | None = None) -> Population:
+    """Return a readout called `out`."""
+    shape = (len(synapses[0].weight),)
+    biases = np.broadcast_to(np.asarray(bias, np.int64), shape).copy()
+    return Population("out", shape, Readout(scale), biases, synapses, bound)
+
+
 seeds = st.integers(0, 2**32 - 1)
+
+
+def _within_bounds(population: Population, encoding: InputEncoding, n_steps: int) -> Population:
+    """Halve weights and bias until the accumulated input fits."""
+    while prove_population(population, encoding, n_steps).magnitude.max() > ACCUMULATOR_LIMIT:
+        synapse = population.synapses[0]
+        halved = replace(synapse, weight=np.trunc(synapse.weight / 2).astype(np.int32))
+        population = replace(population, synapses=(halved,), bias=np.trunc(population.bias / 2).astype(np.int64))
+    return population
 
 
 def _population(rng: np.random.Generator, name: str, source: str, shape: Shape) -> Population:

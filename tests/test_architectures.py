@@ -105,15 +105,18 @@ def test_the_seed_makes_the_weights_and_the_callers_random_stream_is_left_alone(
     assert not torch.equal(first.fc1.weight, other.fc1.weight)
 
 
+EVEN = "allowed: sides even where they are pooled"
+
+
 @pytest.mark.parametrize(
     ("settings", "shape", "allowed"),
     [
-        (CNN, (1, 7, 8), "`cnn` got images of 1x7x8, allowed: sides even where they are pooled (there 7x8)"),
-        (LENET, (1, 30, 30), "`lenet` got images of 1x30x30, allowed: sides even where they are pooled (there 11x11)"),
+        (CNN, (1, 7, 8), f"`cnn` got images of 1x7x8, {EVEN} (there 7x8)"),
+        (LENET, (1, 30, 30), f"`lenet` got images of 1x30x30, {EVEN} (there 11x11)"),
         (LENET, (1, 8, 8), "`lenet` got images of 1x8x8, allowed: sides larger than the 5x5 kernel"),
-        (SMALL_VGG, (3, 28, 28), "`small-vgg` got images of 3x28x28, allowed: sides even where they are pooled (there 7x7)"),
+        (SMALL_VGG, (3, 28, 28), f"`small-vgg` got images of 3x28x28, {EVEN} (there 7x7)"),
     ],
-)  # fmt: skip
+)
 def test_images_that_do_not_fit_are_refused(settings, shape, allowed):
     with pytest.raises(RecipeError) as caught:
         build(settings, shape)

@@ -17,6 +17,7 @@ from nctool.training.tensor_file import first_mismatch
 from nctool_models import restore_model
 from tests.small_run import small_model, small_recipe
 
+MISFIT = "checkpoint does not fit its recipe `small`"
 NOT_OURS = "metadata `dataset` or `results` is not what nctool writes"
 
 
@@ -118,7 +119,7 @@ def test_a_checkpoint_that_is_there_is_replaced_and_nothing_else_left(run):
     assert {path.name for path in run.iterdir()} == {"checkpoint.safetensors", "recipe.toml"}
 
 
-# --- paths that are not there ------------------------------------------------------------------------------------------
+# --- paths that are not there -----------------------------------------------------------------------------------------
 
 
 def test_a_missing_path_is_a_usage_error(tmp_path):
@@ -147,7 +148,7 @@ def test_a_path_that_cannot_be_read_is_a_usage_error(tmp_path):
     assert str(caught.value) == f"cannot read `{tmp_path}/checkpoint.safetensors`: is a directory"
 
 
-# --- bad files ---------------------------------------------------------------------------------------------------------
+# --- bad files --------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("kept", [0, 1, 7, 8, 9, 100, 0.5, 0.99, -1])
@@ -254,7 +255,7 @@ def test_what_contradicts_itself_is_refused(run, tensors, facts, problem):
     assert refusal(path) == f"`{path}`: {problem}"
 
 
-# --- back to a model ---------------------------------------------------------------------------------------------------
+# --- back to a model --------------------------------------------------------------------------------------------------
 
 
 def test_the_model_is_restored_for_evaluation(run):
@@ -267,18 +268,18 @@ def test_the_model_is_restored_for_evaluation(run):
 @pytest.mark.parametrize(
     ("tensors", "problem"),
     [
-        ({"model.fc1.weight": None}, "checkpoint does not fit its recipe `small`: tensor `fc1.weight` is missing"),
-        ({"model.fc9.bias": torch.zeros(1)}, "checkpoint does not fit its recipe `small`: tensor `fc9.bias` is not wanted"),
+        ({"model.fc1.weight": None}, f"{MISFIT}: tensor `fc1.weight` is missing"),
+        ({"model.fc9.bias": torch.zeros(1)}, f"{MISFIT}: tensor `fc9.bias` is not wanted"),
         (
             {"model.fc1.weight": torch.zeros(12, 15)},
-            "checkpoint does not fit its recipe `small`: tensor `fc1.weight` has shape (12, 15), allowed: (12, 16)",
+            f"{MISFIT}: tensor `fc1.weight` has shape (12, 15), allowed: (12, 16)",
         ),
         (
             {"model.act2.threshold": torch.tensor(0.0)},
             "checkpoint of recipe `small`: threshold of `act2` is not positive",
         ),
     ],
-)  # fmt: skip
+)
 def test_tensors_that_do_not_fit_the_recipe_are_refused(run, tensors, problem):
     rewrite(run / "checkpoint.safetensors", tensors)
     with pytest.raises(FormatError) as caught:

@@ -24,7 +24,7 @@ def refusal(kind, name, data_dir=None, **options) -> str:
     return str(caught.value)
 
 
-# --- digits ------------------------------------------------------------------------------------------------------------
+# --- digits -----------------------------------------------------------------------------------------------------------
 
 
 def test_digits():
@@ -47,7 +47,7 @@ def test_the_test_images_of_digits_never_change():
     np.testing.assert_array_equal(again.x_test, digits.x_test)
 
 
-# --- splits ------------------------------------------------------------------------------------------------------------
+# --- splits -----------------------------------------------------------------------------------------------------------
 
 
 def test_a_split_takes_the_same_part_of_every_class():
@@ -70,7 +70,7 @@ def test_held_out_images_are_training_images_chosen_by_the_seed():
     assert (one.normalisation.mean, one.normalisation.std) == (digits.mean, digits.std)
 
 
-# --- .npz --------------------------------------------------------------------------------------------------------------
+# --- .npz -------------------------------------------------------------------------------------------------------------
 
 
 def arrays(**changes):
@@ -187,7 +187,7 @@ def test_wrong_arrays_are_refused(write, key, array, got, allowed):
     assert refusal(FormatError, path) == f"`{path}`, key `{key}`: got {got}, allowed: {allowed}{HINT}"
 
 
-# --- MNIST and Fashion-MNIST -------------------------------------------------------------------------------------------
+# --- MNIST and Fashion-MNIST ------------------------------------------------------------------------------------------
 
 FILES = "train-images-idx3-ubyte, train-labels-idx1-ubyte, t10k-images-idx3-ubyte, t10k-labels-idx1-ubyte"
 
@@ -304,7 +304,7 @@ def test_corrupt_files_are_refused(tmp_path, changed, part, got):
     )
 
 
-# --- names, folders, packages ------------------------------------------------------------------------------------------
+# --- names, folders, packages -----------------------------------------------------------------------------------------
 
 
 def test_an_unknown_name_is_refused():

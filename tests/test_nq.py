@@ -100,8 +100,8 @@ def test_sigma_is_saved_with_the_model_and_gets_no_gradient():
     assert not layer.sigma.requires_grad
 
 
-# θ = 2, v(0) = 1. An input of 0.8: v = 1.8, 2.6 (spike, 0.6), 1.4, 2.2 (spike). An input of 1: v = 2 is a spike at once.
-# An input of 5: v = 6 (spike, 4), 9, 12, 15: a spike in each step. A negative input never spikes.
+# θ = 2, v(0) = 1. An input of 0.8: v = 1.8, 2.6 (spike, 0.6), 1.4, 2.2 (spike). An input of 1: v = 2, which is a
+# spike at once. An input of 5: v = 6 (spike, 4), 9, 12, 15: a spike in each step. A negative input never spikes.
 @pytest.mark.parametrize(
     ("z", "outputs", "last_potential"),
     [

@@ -53,7 +53,7 @@ def test_a_recipe_is_frozen():
         parse_recipe(TEXT).seed = 2
 
 
-# --- overrides ---------------------------------------------------------------------------------------------------------
+# --- overrides --------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -96,7 +96,7 @@ def test_an_override_below_a_value_is_refused():
     assert refusal("training.epochs.x=1") == "--set got `training.epochs.x=1`, but `training.epochs` is no table"
 
 
-# --- refusals ----------------------------------------------------------------------------------------------------------
+# --- refusals ---------------------------------------------------------------------------------------------------------
 
 TOP = "name, description, seed, data, model, activation, noise, training"
 TRAINING = "epochs, batch_size, learning_rate, momentum, weight_decay, schedule, crop_padding, horizontal_flip, cutout"
@@ -185,7 +185,7 @@ def test_text_nested_too_deep_is_refused():
     assert refusal(text="a = " + "[" * 100_000).startswith("recipe `small` is not valid TOML: ")
 
 
-# --- files and names ---------------------------------------------------------------------------------------------------
+# --- files and names --------------------------------------------------------------------------------------------------
 
 
 def test_a_recipe_file_is_read(tmp_path):
@@ -251,7 +251,7 @@ def test_every_built_in_recipe_is_valid_and_named_like_its_file(name):
     assert recipe.description
 
 
-# --- round trip --------------------------------------------------------------------------------------------------------
+# --- round trip -------------------------------------------------------------------------------------------------------
 
 
 def test_the_resolved_text():

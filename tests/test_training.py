@@ -58,7 +58,7 @@ def interrupt_before(epoch):
     return progress
 
 
-# --- data --------------------------------------------------------------------------------------------------------------
+# --- data -------------------------------------------------------------------------------------------------------------
 
 
 def test_normalisation_by_hand():
@@ -67,23 +67,28 @@ def test_normalisation_by_hand():
     torch.testing.assert_close(got, torch.tensor([[[[-0.4, 0.0]], [[3.0, 0.0]]]]))
 
 
+IMAGES = torch.zeros(2, 1, 4, 4, dtype=torch.uint8)
+LABELS = torch.zeros(2, dtype=torch.int64)
+EMPTY = "a split holds no images\nhint: change data.validation_fraction or use more images"
+
+
 @pytest.mark.parametrize(
     ("images", "labels", "message"),
     [
-        (torch.zeros(2, 1, 4, 4), torch.zeros(2, dtype=torch.int64), "images are torch.float32 (2, 1, 4, 4), allowed: torch.uint8 (N, C, H, W)"),
-        (torch.zeros(2, 4, 4, dtype=torch.uint8), torch.zeros(2, dtype=torch.int64), "images are torch.uint8 (2, 4, 4), allowed: torch.uint8 (N, C, H, W)"),
-        (torch.zeros(2, 1, 4, 4, dtype=torch.uint8), torch.zeros(3, dtype=torch.int64), "labels are torch.int64 (3,), allowed: torch.int64 (2,)"),
-        (torch.zeros(2, 1, 4, 4, dtype=torch.uint8), torch.zeros(2), "labels are torch.float32 (2,), allowed: torch.int64 (2,)"),
-        (torch.zeros(0, 1, 4, 4, dtype=torch.uint8), torch.zeros(0, dtype=torch.int64), "a split holds no images\nhint: change data.validation_fraction or use more images"),
+        (IMAGES.float(), LABELS, "images are torch.float32 (2, 1, 4, 4), allowed: torch.uint8 (N, C, H, W)"),
+        (IMAGES[:, 0], LABELS, "images are torch.uint8 (2, 4, 4), allowed: torch.uint8 (N, C, H, W)"),
+        (IMAGES[:1], LABELS, "labels are torch.int64 (2,), allowed: torch.int64 (1,)"),
+        (IMAGES, LABELS.float(), "labels are torch.float32 (2,), allowed: torch.int64 (2,)"),
+        (IMAGES[:0], LABELS[:0], EMPTY),
     ],
-)  # fmt: skip
+)
 def test_wrong_splits_are_refused(images, labels, message):
     with pytest.raises(UsageError) as caught:
         LabelledImages(images, labels)
     assert str(caught.value) == message
 
 
-# --- augmentation ------------------------------------------------------------------------------------------------------
+# --- augmentation -----------------------------------------------------------------------------------------------------
 
 
 def test_nothing_is_changed_when_the_recipe_asks_for_nothing():
@@ -125,7 +130,7 @@ def test_a_cutout_blacks_out_a_square_that_may_reach_over_the_border():
     assert black == squares
 
 
-# --- evaluation --------------------------------------------------------------------------------------------------------
+# --- evaluation -------------------------------------------------------------------------------------------------------
 
 
 def test_the_gap_by_hand():
@@ -194,7 +199,7 @@ def test_one_pass_gives_the_accuracy_of_every_window(monkeypatch):
     assert len(set(one_pass.values())) > 1
 
 
-# --- a run -------------------------------------------------------------------------------------------------------------
+# --- a run ------------------------------------------------------------------------------------------------------------
 
 
 def test_a_run_leaves_its_files_and_numbers(tmp_path):
@@ -273,7 +278,7 @@ def test_the_model_is_left_with_the_chosen_weights(tmp_path):
     assert all(torch.equal(tensor, saved[name]) for name, tensor in model.state_dict().items())
 
 
-# --- determinism and interruption --------------------------------------------------------------------------------------
+# --- determinism and interruption -------------------------------------------------------------------------------------
 
 AUGMENTED = ["training.crop_padding=1", "training.horizontal_flip=true", "model.dropout=0.1"]
 
@@ -358,7 +363,7 @@ def test_a_state_of_another_model_is_not_resumed(tmp_path):
     )
 
 
-# --- failure -----------------------------------------------------------------------------------------------------------
+# --- failure ----------------------------------------------------------------------------------------------------------
 
 HINT = "\nhint: lower training.learning_rate or raise activation.threshold_init"
 
@@ -411,7 +416,7 @@ def test_a_folder_that_cannot_be_made_is_refused(tmp_path):
     )
 
 
-# --- progress ----------------------------------------------------------------------------------------------------------
+# --- progress ---------------------------------------------------------------------------------------------------------
 
 
 class Terminal(io.StringIO):
@@ -438,7 +443,7 @@ def test_the_bar_is_drawn_on_a_terminal_and_not_on_stdout(monkeypatch, capsys):
     assert capsys.readouterr().out == ""
 
 
-# --- a real data set ---------------------------------------------------------------------------------------------------
+# --- a real data set --------------------------------------------------------------------------------------------------
 
 
 def test_digits_are_learned(tmp_path):

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from nctool.equality import StructuralEquality
 from nctool.errors import RangeError
 from nctool.integer_format import IntegerFormat
 from nctool.network import IntArray, IntegrateFire, Population
@@ -35,16 +36,16 @@ AUTAPSE_FORMAT = IntegerFormat(
 """The numbers that this realisation can hold; conversion rounds to them."""
 
 
-@dataclass(frozen=True)
-class BiasSource:
+@dataclass(frozen=True, eq=False)
+class BiasSource(StructuralEquality):
     """One always-on neuron that drives a population: bias part = weight * 2**exponent per channel."""
 
     weight: IntArray
     exponent: int
 
 
-@dataclass(frozen=True)
-class AutapseRegisters:
+@dataclass(frozen=True, eq=False)
+class AutapseRegisters(StructuralEquality):
     """Register values of one population.
 
     Args:
@@ -63,11 +64,10 @@ class AutapseRegisters:
 
 
 def registers(population: Population) -> AutapseRegisters:
-    """Work out the registers of `population`.
+    """Work out the registers of `population`, a readout or a neuron that resets by subtraction.
 
     Raises:
         RangeError: a threshold or a bias has no exact form; names the population, the value and the limit.
-        UnsupportedError: the neuron does not reset by subtraction.
     """
     sources = split_bias(population)
     neuron = population.neuron
@@ -77,11 +77,16 @@ def registers(population: Population) -> AutapseRegisters:
     gap = neuron.threshold - neuron.initial
     centre = max(1, (int(gap.max()) + int(gap.min())) // 2)
     bias_mantissa = centre - gap
-    worst = int(bias_mantissa[np.argmax(np.abs(bias_mantissa))])
-    if not BIAS_MANTISSA[0] <= worst <= BIAS_MANTISSA[1]:
+    if centre - 1 > THRESHOLD_LIMIT:
+        raise RangeError(
+            f"population `{population.name}`: an initial potential {int(gap.max())} below its threshold needs a "
+            f"threshold register of {centre - 1}, allowed 0..{THRESHOLD_LIMIT}"
+        )
+    low, high = int(bias_mantissa.min()), int(bias_mantissa.max())
+    if low < BIAS_MANTISSA[0] or high > BIAS_MANTISSA[1]:
         raise RangeError(
             f"population `{population.name}`: thresholds spread over {int(gap.min())}..{int(gap.max())} above the "
-            f"initial potential need a bias mantissa of {worst}, allowed {BIAS_MANTISSA[0]}..{BIAS_MANTISSA[1]}",
+            f"initial potential need bias mantissas {low}..{high}, allowed {BIAS_MANTISSA[0]}..{BIAS_MANTISSA[1]}",
             hint="export with fewer --weight-bits, which lowers the thresholds",
         )
     return AutapseRegisters(centre - 1, bias_mantissa, -(neuron.threshold >> exponent), exponent, sources)

@@ -35,6 +35,7 @@ BUFFER_BYTES = 256 * 2**20
 
 MAX_SAMPLES_PER_RUN = 500
 WORKER = "nctool_deploy.lava_runner.run"
+TRACEBACK = "Traceback (most recent call last):"
 POLL_S = 0.1
 GRACE_S = 5.0
 """How long a run may go on after one of its processes printed a traceback."""
@@ -136,7 +137,7 @@ def run_jobs(jobs: Sequence[LavaJob], timeout_s: float = DEFAULT_TIMEOUT_S) -> l
                 hint="give more with --timeout, or fewer --samples",
             )
         if code != 0 or not all(result.is_file() for result in results):
-            raise EngineError(f"engine `lava`: {_last_line(log)}", hint="`--engine reference` runs the same file")
+            raise EngineError(f"engine `lava`: {_reason(log)}", hint="`--engine reference` runs the same file")
         return [_load(result) for result in results]
 
 
@@ -150,7 +151,7 @@ def _watch(command: list[str], output: int, log: Path, timeout_s: float) -> int 
         while (code := process.poll()) is None:
             if time.monotonic() > deadline:
                 return None
-            if b"Traceback" in log.read_bytes():
+            if TRACEBACK.encode() in log.read_bytes():
                 deadline = min(deadline, time.monotonic() + GRACE_S)
             time.sleep(POLL_S)
         return code
@@ -164,9 +165,13 @@ def _kill_session(process: subprocess.Popen[bytes]) -> None:
     process.wait()
 
 
-def _last_line(log: Path) -> str:
-    lines = [line for line in log.read_text(errors="replace").splitlines() if line.strip()]
-    return lines[-1].strip() if lines else "the process ended without a word"
+def _reason(log: Path) -> str:
+    """Return the exception of the last traceback, or the last line; what Python says while it ends does not count."""
+    text = log.read_text(errors="replace").partition("Exception ignored in")[0]
+    lines = [line for line in text.rpartition(TRACEBACK)[2].splitlines() if line and not line[0].isspace()]
+    if TRACEBACK in text and lines:
+        return lines[0]
+    return lines[-1] if lines else "the process ended without a word"
 
 
 def _load(result: Path) -> Trace:

@@ -62,8 +62,8 @@ def lower(network: IntNetwork, target: Target, realisation: str = "autapse") -> 
 
     Raises:
         UsageError: the realisation is unknown.
-        UnsupportedError: the network is no chain of populations that reset by subtraction.
-        RangeError: a number does not fit; all violations are listed.
+        UnsupportedError: the network is no chain of populations.
+        RangeError: a number or a reset does not fit; all violations are listed.
     """
     if realisation not in REALISATIONS:
         raise UsageError(f"unknown realisation `{realisation}`, allowed {', '.join(REALISATIONS)}")
@@ -111,7 +111,7 @@ def _violations(network: IntNetwork, population: Population) -> Iterator[RangeEr
 
 def _synapse_violations(network: IntNetwork, synapse: Synapse, where: str) -> Iterator[RangeError]:
     low, high = SYNAPSE_MANTISSA
-    for extreme in (int(synapse.weight.min()), int(synapse.weight.max())):
+    for extreme in sorted({int(synapse.weight.min()), int(synapse.weight.max())}):
         if not low <= extreme <= high:
             yield RangeError(
                 f"{where}: weight {extreme} does not fit signed 8 bit, allowed {low}..{high}",

@@ -230,6 +230,7 @@ def validate(network: IntNetwork) -> None:
     _require(network.n_steps >= 1, "network", "n_steps", network.n_steps, ">= 1")
     _require(bool(network.populations), "network", "number of populations", 0, ">= 1")
     encoding, seen = network.input, {INPUT_NAME: network.input.shape}
+    _require_shape(encoding.shape, INPUT_NAME)
     _require(
         encoding.table.dtype == np.int8 and encoding.table.shape == (encoding.shape[0], 256),
         INPUT_NAME,
@@ -247,9 +248,8 @@ def validate(network: IntNetwork) -> None:
 
 
 def _validate_population(population: Population, where: str, seen: Mapping[str, Shape]) -> None:
+    _require_shape(population.shape, where)
     channels = population.shape[0]
-    _require(len(population.shape) in (1, 3), where, "shape", population.shape, "(channels,) or (channels, h, w)")
-    _require(min(population.shape) >= 1, where, "shape", population.shape, "sizes >= 1")
     _require_integers(population.bias, (channels,), where, "bias")
     if isinstance(population.neuron, IntegrateFire):
         _require_integers(population.neuron.threshold, (channels,), where, "threshold")
@@ -260,7 +260,8 @@ def _validate_population(population: Population, where: str, seen: Mapping[str, 
             population.neuron.reset in ("subtract", "zero"), where, "reset", population.neuron.reset, "subtract, zero"
         )
     else:
-        _require(population.neuron.scale > 0, where, "scale", population.neuron.scale, "> 0")
+        scale = population.neuron.scale
+        _require(0 < scale < np.inf, where, "scale", scale, "a positive number")
     _require(bool(population.synapses), where, "number of synapses", 0, ">= 1")
     for synapse in population.synapses:
         _validate_synapse(synapse, population.shape, where, seen)
@@ -271,8 +272,11 @@ def _validate_synapse(synapse: Synapse, shape: Shape, where: str, seen: Mapping[
     _require(0 <= synapse.exponent <= 16, where, "weight exponent", synapse.exponent, "0..16")
     source, weight, conv = seen[synapse.source], synapse.weight, synapse.conv
     fan_in: Shape = (int(np.prod(source)),)
-    if conv is not None:
-        _require(weight.ndim == 4 and len(source) == 3, where, "conv weight", weight.shape, "4 axes on a 3-axis source")
+    if conv is None:
+        _require(weight.ndim == 2, where, "dense weight", weight.shape, "2 axes")
+    else:
+        fits = weight.ndim == 4 and len(source) == 3 and min(weight.shape) >= 1
+        _require(fits, where, "conv weight", weight.shape, "4 axes of sizes >= 1 on a 3-axis source")
         low = min(*conv.stride, *conv.dilation, conv.groups, 1 + min(conv.padding))
         _require(low >= 1, where, "convolution", conv, "stride, dilation, groups >= 1, padding >= 0")
         divides = source[0] % conv.groups == 0 and weight.shape[0] % conv.groups == 0
@@ -281,6 +285,11 @@ def _validate_synapse(synapse: Synapse, shape: Shape, where: str, seen: Mapping[
     _require_integers(weight, (weight.shape[0], *fan_in), where, "weight")
     driven = synapse.output_shape(source)
     _require(driven == shape, where, f"shape driven by `{synapse.source}`", driven, str(shape))
+
+
+def _require_shape(shape: Shape, where: str) -> None:
+    fits = len(shape) in (1, 3) and min(shape) >= 1
+    _require(fits, where, "shape", shape, "(channels,) or (channels, height, width), sizes >= 1")
 
 
 def _require_integers(values: IntArray, shape: Shape, where: str, what: str) -> None:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
 from nctool.equality import StructuralEquality
-from nctool.network import IntegrateFire, IntNetwork, Population
+from nctool.network import InputEncoding, IntArray, IntegrateFire, IntNetwork, Population, Readout
 from nctool.sim.trace import Trace
 
 FORMAT_NAME = "nctool-netx"
@@ -22,9 +22,9 @@ FORMAT_VERSION = 1
 
 
 class Strict(BaseModel):
-    """Frozen, no unknown keys, no conversion between types."""
+    """Frozen, no unknown keys, no conversion between types, no NaN."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
 
 class ChangeRecord(Strict):
@@ -74,6 +74,7 @@ class Metadata(Strict):
     target: str
     realisation: Literal["autapse"]
     input_encoding: Literal["graded"]
+    input_digest: str
     n_steps: int = Field(ge=1)
     weight_bits: int
     populations: tuple[PopulationRecord, ...] = Field(strict=False)
@@ -102,8 +103,8 @@ class NetxFile(StructuralEquality):
         network: the integer network.
         metadata: target, realisation, provenance, changes.
         known_answers: inputs with their expected trace.
-        changed_layers: populations whose content does not match the digest written at export; empty in a
-            sound file.
+        changed_layers: `input` or populations whose content does not match the digest written at export; empty in
+            a sound file.
     """
 
     network: IntNetwork
@@ -113,14 +114,22 @@ class NetxFile(StructuralEquality):
 
 
 def digest(population: Population) -> str:
-    """Return the SHA-256 of everything in `population` that takes part in the computation."""
+    """Return the SHA-256 of everything that a file says of `population`."""
     synapse, neuron = population.synapses[0], population.neuron
-    text = repr((population.name, population.shape, synapse.source, synapse.exponent, synapse.conv))
+    kind = neuron.scale if isinstance(neuron, Readout) else neuron.reset
     arrays = [synapse.weight, population.bias]
     if isinstance(neuron, IntegrateFire):
-        text += neuron.reset
         arrays += [neuron.threshold, neuron.initial]
-    hasher = hashlib.sha256(text.encode())
+    return _hash((population.name, population.shape, synapse.source, synapse.exponent, synapse.conv, kind), arrays)
+
+
+def input_digest(encoding: InputEncoding) -> str:
+    """Return the SHA-256 of how the pixels are encoded."""
+    return _hash((encoding.shape,), [encoding.table])
+
+
+def _hash(facts: tuple[object, ...], arrays: list[IntArray]) -> str:
+    hasher = hashlib.sha256(repr(facts).encode())
     for array in arrays:
         hasher.update(repr(array.shape).encode() + array.astype("<i8").tobytes())
     return hasher.hexdigest()

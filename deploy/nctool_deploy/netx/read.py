@@ -38,8 +38,9 @@ from nctool_deploy.netx.metadata import (
     NetxFile,
     PopulationRecord,
     digest,
+    input_digest,
 )
-from nctool_deploy.netx.write import FULL_VOLTAGE_DECAY, NEURON_IF, NEURON_READOUT, NO_CURRENT_DECAY
+from nctool_deploy.netx.write import FIXED_REGISTERS, NEURON_IF, NEURON_READOUT, layers
 
 MAX_TEXT_BYTES = 2**20
 EXPORT_HINT = "export the checkpoint again with `nctool export`"
@@ -101,16 +102,11 @@ class Node:
 
     def array(self, key: str, dtype: type[np.generic], n_axes: int | None = None) -> NDArray[Any]:
         """Return the dataset `key` if it has this type and number of axes and fits the file."""
-        data = self._member(key)
-        where = f"`{self.name}/{key}`"
-        if not isinstance(data, h5py.Dataset) or data.shape is None or data.dtype != np.dtype(dtype):
-            raise FormatError(f"{where} is {getattr(data, 'dtype', 'a group')}, allowed {np.dtype(dtype)}")
+        data, where = self._dataset(key), f"`{self.name}/{key}`"
+        if data.dtype != np.dtype(dtype):
+            raise FormatError(f"{where} is {data.dtype}, allowed {np.dtype(dtype)}")
         if n_axes is not None and data.ndim != n_axes:
             raise FormatError(f"{where} has {data.ndim} axes, allowed {n_axes}")
-        if data.chunks is not None or data.external or data.is_virtual:
-            raise FormatError(f"{where} is chunked, external or virtual, allowed contiguous")
-        if data.nbytes > data.id.get_storage_size():
-            raise FormatError(f"{where} says {data.nbytes} bytes, the file holds {data.id.get_storage_size()}")
         return np.asarray(data[()])
 
     def integer(self, key: str) -> int:
@@ -119,11 +115,25 @@ class Node:
 
     def text(self, key: str) -> str:
         """Return the scalar fixed-length string dataset `key`, at most 1 MiB long."""
-        data = self._member(key)
-        fits = isinstance(data, h5py.Dataset) and data.shape == () and data.dtype.kind == "S"
-        if not fits or data.dtype.itemsize > MAX_TEXT_BYTES or data.external:
-            raise FormatError(f"`{self.name}/{key}` is no text of at most {MAX_TEXT_BYTES} bytes")
-        return bytes(data[()]).decode()
+        data, where = self._dataset(key), f"`{self.name}/{key}`"
+        if data.shape != () or data.dtype.kind != "S" or data.dtype.itemsize > MAX_TEXT_BYTES:
+            raise FormatError(f"{where} is no text of at most {MAX_TEXT_BYTES} bytes")
+        try:
+            return bytes(data[()]).decode()
+        except UnicodeDecodeError:
+            raise FormatError(f"{where} is no UTF-8 text") from None
+
+    def _dataset(self, key: str) -> h5py.Dataset:
+        """Return the dataset `key` if its bytes lie plainly in this file: its size is what reading it allocates."""
+        data, where = self._member(key), f"`{self.name}/{key}`"
+        if not isinstance(data, h5py.Dataset) or data.shape is None:
+            raise FormatError(f"{where} holds no data")
+        if data.chunks is not None or data.external or data.is_virtual:
+            raise FormatError(f"{where} is chunked, external or virtual, allowed contiguous")
+        held = min(data.id.get_storage_size(), data.file.id.get_filesize())
+        if data.nbytes > held:
+            raise FormatError(f"{where} says {data.nbytes} bytes, the file holds {held}")
+        return data
 
     def _member(self, key: str) -> Any:
         link = self.group.get(key, getlink=True)
@@ -144,19 +154,34 @@ def _read(file: Node) -> NetxFile:
         source = populations[-1].name if populations else INPUT_NAME
         populations.append(_read_population(layer.child(str(record.layer)), record, source))
     network = IntNetwork(InputEncoding(shape, table), tuple(populations), metadata.n_steps)
-    expected = max(record.layer for record in metadata.populations) + 1
-    if len(layer) != expected:
-        raise FormatError(f"`/layer` holds {len(layer)} layers, the metadata {expected}")
+    _require_layers(layer, network, metadata)
     return NetxFile(
         network=network,
         metadata=metadata,
         known_answers=_read_answers(extra.child("known_answers"), network),
-        changed_layers=tuple(
-            record.name
-            for record, population in zip(metadata.populations, populations, strict=True)
-            if digest(population) != record.digest
-        ),
+        changed_layers=_changed_layers(network, metadata),
     )
+
+
+def _require_layers(node: Node, network: IntNetwork, metadata: Metadata) -> None:
+    """Check that the file holds the layers that `write` makes of `network`: no other, no more, no fewer."""
+    kinds = list(layers(network))
+    stated = [record.layer for record in metadata.populations]
+    expected = [number for number, (_, population) in enumerate(kinds) if population is not None]
+    if stated != expected:
+        raise FormatError(f"`/nctool/metadata`: populations are layers {stated}, allowed {expected}")
+    for number, (kind, _) in enumerate(kinds):
+        found = node.child(str(number)).text("type")
+        if found != kind:
+            raise FormatError(f"`{node.name}/{number}/type` is `{found}`, allowed {kind}")
+    if len(node) != len(kinds):
+        raise FormatError(f"`{node.name}` holds {len(node)} layers, allowed {len(kinds)}")
+
+
+def _changed_layers(network: IntNetwork, metadata: Metadata) -> tuple[str, ...]:
+    written = {INPUT_NAME: metadata.input_digest} | {record.name: record.digest for record in metadata.populations}
+    found = {INPUT_NAME: input_digest(network.input)} | {p.name: digest(p) for p in network.populations}
+    return tuple(name for name in written if found[name] != written[name])
 
 
 def _read_metadata(file: Node) -> Metadata:
@@ -197,14 +222,14 @@ def _read_population(layer: Node, record: PopulationRecord, source: str) -> Popu
 
 
 def _read_neuron(node: Node, record: PopulationRecord) -> IntegrateFire | Readout:
-    for key, expected in (("iDecay", NO_CURRENT_DECAY), ("vDecay", FULL_VOLTAGE_DECAY)):
+    for key, expected in FIXED_REGISTERS.items():
         if node.integer(key) != expected:
             raise FormatError(f"`{node.name}/{key}` is {node.integer(key)}, allowed {expected}")
     kind = node.text("type")
     if kind == NEURON_READOUT and record.scale is not None:
         return Readout(record.scale)
-    if kind != NEURON_IF:
-        raise FormatError(f"`{node.name}/type` is `{kind}`, allowed {NEURON_IF}, {NEURON_READOUT} with a scale")
+    if kind != NEURON_IF or record.scale is not None:
+        raise FormatError(f"`{node.name}/type` is `{kind}`, allowed {NEURON_IF}, or {NEURON_READOUT} with a scale")
     threshold, initial = (node.array(key, np.int32, 1).astype(np.int64) for key in ("vThMant", "vInit"))
     return IntegrateFire(threshold, initial)
 

@@ -29,15 +29,15 @@ from nctool_deploy.netx.metadata import (
     PopulationRecord,
     Provenance,
     digest,
+    input_digest,
 )
 
 NEURON_IF = "IF"
 NEURON_READOUT = "IF-READOUT"
 """Types that a stock netx loader rejects: running them as CUBA would be silently wrong."""
 
-NO_CURRENT_DECAY = 0
-FULL_VOLTAGE_DECAY = 4096
-"""iDecay and vDecay of a membrane held in the current register (docs/SEMANTICS.md, R1)."""
+FIXED_REGISTERS = {"iDecay": 0, "vDecay": 4096, "refDelay": 1}
+"""A membrane held in the current register (docs/SEMANTICS.md, R1) of a neuron that may fire at every step."""
 
 
 def write(
@@ -95,6 +95,7 @@ def _metadata(
         target=lowered.target.name,
         realisation="autapse",
         input_encoding="graded",
+        input_digest=input_digest(network.input),
         n_steps=network.n_steps,
         weight_bits=weight_bits,
         populations=tuple(_record(p, index[p.name]) for p in network.populations),
@@ -133,9 +134,8 @@ def _write_population(layer: h5py.Group, population: Population) -> None:
     if synapse.conv is not None:
         _write_geometry(layer, synapse.conv)
     neuron = layer.create_group("neuron")
-    _put(neuron, "iDecay", np.int64(NO_CURRENT_DECAY))
-    _put(neuron, "vDecay", np.int64(FULL_VOLTAGE_DECAY))
-    _put(neuron, "refDelay", np.int64(1))
+    for key, value in FIXED_REGISTERS.items():
+        _put(neuron, key, np.int64(value))
     if isinstance(population.neuron, IntegrateFire):
         _put(neuron, "type", NEURON_IF)
         _put(neuron, "vThMant", population.neuron.threshold.astype(np.int32))

@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 from nctool.errors import UsageError
 from nctool.network import IntNetwork
 from nctool.sim import reference
-from nctool.sim.trace import Trace
+from nctool.sim.fast import FastEngine
+from nctool.sim.trace import Summary, Trace
 from nctool_deploy import engine as lava
 from nctool_deploy.netx import NetxFile
 
@@ -30,12 +31,14 @@ class Job:
         path: the file; `content` is what it holds.
         content: the file's content.
         pixels: uint8 (samples, *input shape).
+        device: `cpu` or `cuda`, for the fast engine.
         timeout_s: seconds that one run of a subprocess may take.
     """
 
     path: Path
     content: NetxFile
     pixels: Pixels
+    device: str = "cpu"
     timeout_s: float = lava.DEFAULT_TIMEOUT_S
 
     @property
@@ -48,15 +51,34 @@ def _reference(job: Job) -> Iterator[Trace]:
     return reference.stream(job.network, job.pixels)
 
 
+def _fast(job: Job) -> Iterator[Trace]:
+    return FastEngine(job.network, device=job.device).traces(job.pixels)
+
+
 def _lava(job: Job) -> Iterator[Trace]:
     return lava.stream(job.path, job.network, job.pixels, timeout_s=job.timeout_s)
 
 
-ENGINES: dict[str, Callable[[Job], Iterator[Trace]]] = {"reference": _reference, "lava": _lava}
+ENGINES: dict[str, Callable[[Job], Iterator[Trace]]] = {"reference": _reference, "fast": _fast, "lava": _lava}
 
 
-def find_engine(name: str) -> Callable[[Job], Iterator[Trace]]:
-    """Return the engine called `name`; a UsageError lists those that exist."""
+def traces(name: str, job: Job) -> Iterator[Trace]:
+    """Run `job` on the engine called `name` and yield every spike, batch by batch."""
+    require_engine(name)
+    return ENGINES[name](job)
+
+
+def summaries(name: str, job: Job) -> Iterator[Summary]:
+    """Run `job` on the engine called `name` and yield logits and counts, batch by batch."""
+    require_engine(name)
+    if name == "fast":
+        return FastEngine(job.network, device=job.device).summaries(job.pixels)
+    return (trace.summary() for trace in ENGINES[name](job))
+
+
+def require_engine(name: str, device: str = "cpu") -> None:
+    """Refuse an engine that does not exist, or one that does not run on `device`, with a UsageError."""
     if name not in ENGINES:
         raise UsageError(f"unknown engine `{name}`, allowed {', '.join(ENGINES)}")
-    return ENGINES[name]
+    if device != "cpu" and name != "fast":
+        raise UsageError(f"engine `{name}` runs on the CPU only, got device `{device}`", hint="use --engine fast")

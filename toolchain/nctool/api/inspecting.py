@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from nctool.api.exporting import head_room_bits
-from nctool.network import INPUT_NAME, IntegrateFire, IntNetwork, Population
+from nctool.network import IntegrateFire, IntNetwork, Population
 from nctool_deploy.lowering import lower
 from nctool_deploy.netx import read
 from nctool_deploy.targets import find_target
@@ -95,12 +95,10 @@ def inspect(model: Path | str) -> InspectReport:
 
 def _layer(network: IntNetwork, population: Population) -> LayerReport:
     synapse, neuron, bound = population.synapses[0], population.neuron, population.bound
-    source = network.shapes[synapse.source]
-    flatten = "flatten, " if synapse.conv is None and len(source) > 1 and synapse.source != INPUT_NAME else ""
-    spiking = isinstance(neuron, IntegrateFire)
+    kind = "dense" if synapse.conv is None else "conv"
     return LayerReport(
         name=population.name,
-        kind=flatten + ("dense" if synapse.conv is None else "conv") + ("" if spiking else ", readout"),
+        kind=kind if isinstance(neuron, IntegrateFire) else f"{kind}, readout",
         shape=population.shape,
         neurons=population.n_neurons,
         synapses=network.synapse_count(population),

@@ -14,10 +14,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from nctool.api.engines import Job, find_engine
+from nctool.api.engines import Job, require_engine, summaries
 from nctool.api.samples import load_samples
 from nctool.progress import ProgressCallback, no_progress
-from nctool.sim.trace import Trace
+from nctool.sim.trace import Summary
 from nctool_deploy import engine as lava
 from nctool_deploy.netx import read
 
@@ -52,11 +52,12 @@ class RunReport:
 def run_sim(
     model: Path | str,
     *,
-    engine: str = "reference",
+    engine: str = "fast",
     dataset: str | None = None,
     split: str = "test",
     samples: int | None = None,
     data_dir: Path | None = None,
+    device: str = "cpu",
     timeout_s: float = lava.DEFAULT_TIMEOUT_S,
     progress: ProgressCallback = no_progress,
 ) -> RunReport:
@@ -64,24 +65,27 @@ def run_sim(
 
     Args:
         model: a file that `export` wrote.
-        engine: `reference` or `lava`.
+        engine: `fast`, `reference` or `lava`.
         dataset: name or .npz path; the one that the network was trained on by default.
         split: `test` or `train`.
         samples: the first so many; all by default.
         data_dir: where data sets lie.
+        device: `cpu` or `cuda`, for the fast engine.
         timeout_s: seconds that one run of the Lava subprocess may take.
         progress: called with the samples done and to do.
 
     Raises:
         UsageError, FormatError, RangeError, EngineError: see `nctool.errors`.
     """
-    run_engine, path = find_engine(engine), Path(model)
+    require_engine(engine, device)
+    path = Path(model)
     content = read(path)
     pixels, labels = load_samples(content, dataset, split, samples, data_dir)
     tally = _Tally(labels, content.network.n_steps)
     start = time.perf_counter()
-    for trace in _reported(run_engine(Job(path, content, pixels, timeout_s)), len(pixels), progress):
-        tally.add(trace)
+    job = Job(path, content, pixels, device, timeout_s)
+    for summary in _reported(summaries(engine, job), len(pixels), progress):
+        tally.add(summary)
     provenance = content.metadata.provenance
     return RunReport(
         engine=engine,
@@ -113,16 +117,17 @@ class _Tally:
         self.spikes: dict[str, int] = {}
         self.overflows: int | None = 0
 
-    def add(self, trace: Trace) -> None:
+    def add(self, summary: Summary) -> None:
         """Count one batch."""
-        labels = self.labels[self.done : self.done + trace.n_samples]
+        n_samples = len(summary.logits)
+        labels = self.labels[self.done : self.done + n_samples]
         for step in self.correct:
-            self.correct[step] += int((trace.logits[:, step - 1].argmax(axis=1) == labels).sum())
-        for name, counts in trace.spike_counts().items():
-            self.spikes[name] = self.spikes.get(name, 0) + int(counts.sum())
-        counted = sum(trace.overflows.values()) if trace.overflows else None
+            self.correct[step] += int((summary.logits[:, step - 1].argmax(axis=1) == labels).sum())
+        for name, count in summary.spike_counts.items():
+            self.spikes[name] = self.spikes.get(name, 0) + count
+        counted = sum(summary.overflows.values()) if summary.overflows else None
         self.overflows = None if counted is None or self.overflows is None else self.overflows + counted
-        self.done += trace.n_samples
+        self.done += n_samples
 
     def accuracy(self) -> dict[str, float]:
         """Return the fraction of correct answers by step."""
@@ -133,10 +138,10 @@ class _Tally:
         return {name: count / self.done for name, count in self.spikes.items()}
 
 
-def _reported(traces: Iterator[Trace], total: int, progress: ProgressCallback) -> Iterator[Trace]:
+def _reported(batches: Iterator[Summary], total: int, progress: ProgressCallback) -> Iterator[Summary]:
     done = 0
     progress(done, total)
-    for trace in traces:
-        yield trace
-        done += trace.n_samples
+    for summary in batches:
+        yield summary
+        done += len(summary.logits)
         progress(done, total)

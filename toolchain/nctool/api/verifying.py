@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from nctool.api.engines import Job, Pixels, find_engine
+from nctool.api.engines import Job, Pixels, require_engine, traces
 from nctool.api.samples import load_samples
 from nctool.equivalence import Divergence, compared_spikes, first_divergence
 from nctool.errors import UsageError
@@ -58,7 +58,7 @@ class VerifyReport:
 def verify(
     model: Path | str,
     *,
-    engines: Sequence[str] = ("reference", "lava"),
+    engines: Sequence[str] = ("reference", "fast", "lava"),
     samples: int | None = None,
     dataset: str | None = None,
     data_dir: Path | None = None,
@@ -84,13 +84,13 @@ def verify(
     if not names:
         raise UsageError("no engine to verify", hint="name them with --engines reference,lava")
     for name in names:
-        find_engine(name)
+        require_engine(name)
     content = read(path, check_digests=False)
     pixels = _pixels(content, samples, dataset, data_dir)
     report = VerifyReport(True, names, len(pixels), 0, 0, len(content.known_answers.pixels), 0, None)
     report = _check_known_answers(content, report)
     if report.first_divergence is None:
-        report = _compare_engines(Job(path, content, pixels, timeout_s), report, progress)
+        report = _compare_engines(Job(path, content, pixels, timeout_s=timeout_s), report, progress)
     if report.first_divergence is None and content.changed_layers:
         changed = Divergence(
             content.changed_layers[0], "content", None, None, None, "as exported", "changed", FILE, FILE
@@ -121,10 +121,10 @@ def _compare_engines(job: Job, report: VerifyReport, progress: ProgressCallback)
     progress(0, len(job.pixels))
     for start in range(0, len(job.pixels), chunk):
         part = replace(job, pixels=job.pixels[start : start + chunk])
-        expected = join(find_engine(standard)(part))
+        expected = join(traces(standard, part))
         report = _add_overflows(report, expected)
         for other in others:
-            actual = join(find_engine(other)(part))
+            actual = join(traces(other, part))
             report = _add_overflows(report, actual)
             report = _compare(job.content, report, expected, actual, (standard, other), start)
             if report.first_divergence is not None:

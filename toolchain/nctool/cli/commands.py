@@ -12,8 +12,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
-import click
 import typer
+from typer.exceptions import TyperException
 
 from nctool.cli import output
 from nctool.errors import NctoolError
@@ -38,6 +38,7 @@ DataDir = Annotated[Path | None, typer.Option(help="Folder of data sets.", show_
 Model = Annotated[Path, typer.Argument(help="File that `nctool export` wrote.", metavar="MODEL")]
 Samples = Annotated[int | None, typer.Option(min=1, help="Number of samples.")]
 Dataset = Annotated[str | None, typer.Option(help="Name or .npz path.", show_default="what it was trained on")]
+Device = Annotated[str, typer.Option(help="cpu or cuda.")]
 Timeout = Annotated[float, typer.Option(min=1.0, help="Seconds that one run of the Lava subprocess may take.")]
 
 
@@ -48,10 +49,10 @@ def main() -> None:
     except NctoolError as error:
         output.print_error(error.message, error.hint)
         sys.exit(error.exit_code)
-    except click.ClickException as error:
+    except TyperException as error:
         output.print_error(_lower_first(error.format_message()), "see `nctool --help`, or `nctool COMMAND --help`")
         sys.exit(error.exit_code)
-    except (KeyboardInterrupt, click.Abort):
+    except (KeyboardInterrupt, typer.Abort):
         output.print_error("interrupted", None)
         sys.exit(EXIT_INTERRUPTED)
     except BrokenPipeError:
@@ -74,7 +75,7 @@ def train(
     out: Annotated[Path | None, typer.Option("-o", "--output", help="Folder.", show_default="runs/NAME")] = None,
     overrides: Annotated[list[str] | None, typer.Option("--set", help="KEY=VALUE in the recipe.")] = None,
     seed: Annotated[int | None, typer.Option(help="In place of the recipe's seed.")] = None,
-    device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
+    device: Device = "cpu",
     data_dir: DataDir = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on where an interrupted run stopped.")] = False,
     json: Json = False,
@@ -127,11 +128,12 @@ def export(
 @app.command("run-sim")
 def run_sim(
     model: Model,
-    engine: Annotated[str, typer.Option(help="reference or lava.")] = "reference",
+    engine: Annotated[str, typer.Option(help="fast, reference or lava.")] = "fast",
     dataset: Dataset = None,
     split: Annotated[str, typer.Option(help="test or train.")] = "test",
     samples: Samples = None,
     data_dir: DataDir = None,
+    device: Device = "cpu",
     timeout: Timeout = 1800.0,
     json: Json = False,
 ) -> None:
@@ -146,6 +148,7 @@ def run_sim(
             split=split,
             samples=samples,
             data_dir=data_dir,
+            device=device,
             timeout_s=timeout,
             progress=progress,
         )
@@ -155,7 +158,7 @@ def run_sim(
 @app.command()
 def verify(
     model: Model,
-    engines: Annotated[str, typer.Option(help="Comma-separated; the first is the standard.")] = "reference,lava",
+    engines: Annotated[str, typer.Option(help="Comma-separated; the first is the standard.")] = "reference,fast,lava",
     samples: Samples = None,
     dataset: Dataset = None,
     data_dir: DataDir = None,

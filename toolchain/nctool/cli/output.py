@@ -16,6 +16,9 @@ from rich.table import Table
 if TYPE_CHECKING:
     from nctool.api import ExportReport, InspectReport, RunReport, TrainReport, VerifyReport
 
+WIDTH = 120
+"""Columns of a table that goes to a file or a pipe."""
+
 
 def print_json(content: Mapping[str, Any]) -> None:
     """Write one JSON object as one line on stdout."""
@@ -71,7 +74,7 @@ def print_run(report: RunReport) -> None:
 
 def print_verify(report: VerifyReport) -> None:
     """Show the verdict, what was compared, and the first divergence."""
-    engines = " = ".join(report.engines) if report.equal else " ≠ ".join(report.engines)
+    engines = (" = " if report.equal else " ≠ ").join(["file", *report.engines])
     verdict = "EQUAL, bit for bit" if report.equal else "DIFFERENT"
     _line(f"{verdict}: {engines}")
     _line(
@@ -86,12 +89,12 @@ def print_verify(report: VerifyReport) -> None:
 
 def print_inspect(report: InspectReport) -> None:
     """Show the layers of a file and where it came from."""
-    columns = ["layer", "kind", "shape", "neurons", "synapses", "weights", "biases", "thresholds", "bound", "head-room"]
+    columns = ["layer", "kind", "shape", "neurons", "synapses", "weights", "thresholds", "head-room"]
     table = _table(f"{report.path}", columns)
-    shape, span = "x".join(map(str, report.input_shape)), _span(report.input_range)
-    table.add_row("input", f"graded {span}", shape, "", "", "", "", "", "", "")
+    shape = "x".join(map(str, report.input_shape))
+    table.add_row("input", "graded", shape, "", "", _span(report.input_range), "", "")
     for layer in report.layers:
-        room = "" if layer.head_room_bits is None else f"{layer.head_room_bits:.2f} bits"
+        room = "" if layer.head_room_bits is None else f"{layer.head_room_bits:.1f} bits, {layer.bound}"
         table.add_row(
             layer.name,
             layer.kind,
@@ -99,9 +102,7 @@ def print_inspect(report: InspectReport) -> None:
             f"{layer.neurons:,}",
             f"{layer.synapses:,}",
             _span(layer.weight_range),
-            _span(layer.bias_range),
             _span(layer.threshold_range),
-            layer.bound,
             room,
         )
     _print(table)
@@ -131,12 +132,15 @@ def _table(title: str, columns: Sequence[str]) -> Table:
 
 
 def _print(table: Table) -> None:
-    console = Console(highlight=False)
-    console.print(table, width=None if console.is_terminal else 160)
+    _console().print(table)
 
 
 def _line(text: str) -> None:
-    Console(highlight=False, soft_wrap=True).print(text, markup=False)
+    _console().print(text, markup=False, soft_wrap=True)
+
+
+def _console() -> Console:
+    return Console(highlight=False, width=None if sys.stdout.isatty() else WIDTH)
 
 
 def _percent(fraction: float) -> str:

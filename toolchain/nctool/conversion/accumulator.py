@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from nctool.conversion.bounds import Range, measure, prove_population
+from nctool.bounds import Range, measure, prove_population
 from nctool.conversion.float_network import FloatArray, FloatNetwork, FloatPopulation, GradedInput
 from nctool.conversion.scaling import choose_scale, round_population, weight_error
 from nctool.errors import RangeError

@@ -14,7 +14,7 @@ from dataclasses import replace
 import numpy as np
 
 from nctool.conversion.float_network import FloatArray, FloatNetwork, FloatPopulation, GradedInput, Pool
-from nctool.errors import UnsupportedError
+from nctool.errors import RangeError, UnsupportedError
 from nctool.network import ConvGeometry, InputEncoding, Pair, Shape
 
 INPUT_MAX = 127
@@ -113,8 +113,15 @@ def encode_input(shape: Shape, mean: tuple[float, ...], std: tuple[float, ...]) 
     Args:
         shape: shape of one sample; its first axis has len(mean) channels, or is flat with one mean.
         mean, std: per channel, in units of pixel / 255.
+
+    Raises:
+        RangeError: there is not one mean and one deviation > 0 for each channel.
     """
     channels = shape[0]
+    if not {len(mean), len(std)} <= {1, channels} or min(std) <= 0:
+        raise RangeError(
+            f"input: mean {mean} and deviation {std}, allowed one or {channels} of each, deviations above 0"
+        )
     means, stds = (np.broadcast_to(np.asarray(values, np.float64), channels) for values in (mean, std))
     real = (np.arange(256) / 255 - means[:, np.newaxis]) / stds[:, np.newaxis]
     step = np.abs(real).max(axis=1) / INPUT_MAX

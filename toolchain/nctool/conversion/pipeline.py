@@ -68,12 +68,14 @@ def convert(
         calibration: uint8 (samples, *input_shape), training samples; measured where no bound can be proved.
 
     Raises:
-        UsageError: n_steps < 1.
+        UsageError: n_steps < 1, or no calibration sample.
         UnsupportedError: a module has no integrate-and-fire form.
         RangeError: numbers do not fit.
     """
     if n_steps < 1:
-        raise UsageError(f"steps: {n_steps} is out of range, allowed >= 1")
+        raise UsageError(f"steps: {n_steps} is out of range, allowed >= 1", "give 1 or more time steps with --steps")
+    if len(calibration) == 0:
+        raise UsageError("calibration: number of samples is 0, allowed >= 1")
     traced = trace(model, input_shape)
     normed = each(traced, fold_batch_norm)
     pooled = each(normed, fold_pooling)

@@ -38,7 +38,7 @@ def choose_scale(population: FloatPopulation, form: IntegerFormat, ceiling: Floa
         RangeError: a single weight is worth so many thresholds that no scale fits.
     """
     largest = np.abs(population.weight).reshape(len(population.weight), -1).max(axis=1)
-    with np.errstate(divide="ignore"):
+    with np.errstate(divide="ignore", over="ignore"):
         limit = np.minimum(form.weight_max / largest, form.bias_max / np.abs(population.bias))
     limit = np.minimum(limit, ceiling)
     if population.threshold is None:

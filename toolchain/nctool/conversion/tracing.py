@@ -29,6 +29,9 @@ HINTS: dict[str, str] = {
     "ReLU": "use nctool.nq.NoisyQuantReLU and train again",
     "relu": "use the module nctool.nq.NoisyQuantReLU instead of the function and train again",
     "max_pool2d": "spikes cannot represent a maximum: use the module nn.AvgPool2d and train again",
+    "view": "use the module nn.Flatten",
+    "reshape": "use the module nn.Flatten",
+    "size": "use the module nn.Flatten instead of a view",
 }
 
 
@@ -70,7 +73,7 @@ def trace(model: nn.Module, input_shape: Shape) -> FloatNetwork:
     """
     try:
         graph = _Tracer().trace(model)
-    except (fx.proxy.TraceError, TypeError) as error:
+    except (fx.proxy.TraceError, TypeError, RuntimeError, NameError) as error:
         reason = str(error).splitlines()[0]
         raise UnsupportedError(
             f"model `{type(model).__name__}`: its forward method depends on data ({reason})",
@@ -205,6 +208,7 @@ def _conv(module: nn.Conv2d, value: Value, name: str) -> Value:
     kernel, stride, dilation = (pair(v) for v in (module.kernel_size, module.stride, module.dilation))
     geometry = ConvGeometry(stride, _conv_padding(module, kernel, dilation, name), dilation, module.groups)
     shape = (module.out_channels, *geometry.output_size(signal.shape, kernel))
+    _require_image(shape, f"module `{name}` (Conv2d)", signal)
     return _drive(module, signal, name, shape, geometry)
 
 
@@ -231,6 +235,10 @@ def _batch_norm(module: nn.BatchNorm1d | nn.BatchNorm2d, value: Value, name: str
     drive = require_drive(value, name)
     if module.running_mean is None or module.running_var is None:
         raise unsupported(f"module `{name}` (BatchNorm without running statistics)", "use track_running_stats=True")
+    if drive.shape[0] != module.num_features:
+        raise UnsupportedError(
+            f"module `{name}` (BatchNorm): gets {drive.shape[0]} channels, allowed {module.num_features}"
+        )
     if drive.norm is not None:
         raise unsupported(f"module `{name}` (second BatchNorm in a row)", "take one of them out")
     gain = 1.0 / np.sqrt(to_array(module.running_var, f"{name}.running_var") + module.eps)
@@ -251,12 +259,13 @@ def _average_pool(module: nn.AvgPool2d, value: Value, name: str) -> Value:
     rest = [(size + 2 * p - k) % s for size, p, k, s in zip(pool.source[1:], padding, kernel, stride, strict=True)]
     if module.ceil_mode and any(rest):
         raise unsupported(f"module `{name}` (AvgPool2d with ceil_mode=True and a remainder)", "use ceil_mode=False")
+    _require_image(pool.output, f"module `{name}` (AvgPool2d)", signal)
     return replace(signal, shape=pool.output, pools=(*signal.pools, pool))
 
 
 def _global_pool(module: nn.AdaptiveAvgPool2d, value: Value, name: str) -> Value:
     signal = require_signal(value, name)
-    if pair(module.output_size) != (1, 1):
+    if module.output_size not in (1, (1, 1)):
         raise unsupported(f"module `{name}` (AdaptiveAvgPool2d to {module.output_size})", "use nn.AvgPool2d")
     _, high, wide = source = _image(signal, name)
     pool = Pool(name, (high, wide), (high, wide), (0, 0), high * wide, source)
@@ -267,6 +276,13 @@ def _image(signal: Signal, name: str) -> tuple[int, int, int]:
     if len(signal.shape) != 3:
         raise UnsupportedError(f"module `{name}`: gets shape {signal.shape}, allowed (channels, height, width)")
     return signal.shape[0], signal.shape[1], signal.shape[2]
+
+
+def _require_image(shape: Shape, what: str, signal: Signal) -> None:
+    if min(shape) < 1:
+        raise UnsupportedError(
+            f"{what}: its kernel reaches beyond the padded image, which is {signal.shape[1:]} unpadded"
+        )
 
 
 def _flatten(value: Value, name: str, axes: tuple[int, int]) -> Value:
@@ -299,8 +315,8 @@ def _is_flatten(node: fx.Node) -> bool:
 
 
 def _flatten_axes(node: fx.Node) -> tuple[int, int]:
-    start, end = [*node.args[1:], *(0, -1)[len(node.args) - 1 :]][:2]
-    return int(node.kwargs.get("start_dim", start)), int(node.kwargs.get("end_dim", end))  # type: ignore[arg-type]  # ints
+    given: dict[str, Any] = dict(zip(("start_dim", "end_dim"), node.args[1:], strict=False)) | node.kwargs
+    return int(given.get("start_dim", 0)), int(given.get("end_dim", -1))
 
 
 def pair(value: Any) -> Pair:

@@ -27,7 +27,7 @@ from nctool.network import (
 )
 from nctool.sim.trace import Trace, join
 
-BATCH = 64
+BATCH = 16
 Int64 = NDArray[np.int64]
 
 

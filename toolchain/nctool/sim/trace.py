@@ -15,6 +15,22 @@ from nctool.equality import StructuralEquality
 
 
 @dataclass(frozen=True, eq=False)
+class Summary(StructuralEquality):
+    """What a run needs to keep of a batch when nobody looks at single spikes.
+
+    Args:
+        logits: int64 (samples, steps, classes); the readout's potential after each step.
+        spike_counts: per spiking population, the spikes of the whole batch.
+        overflows: per population, how many accumulated inputs left the accumulator (rule O1); empty when the
+            engine cannot tell.
+    """
+
+    logits: NDArray[np.int64]
+    spike_counts: Mapping[str, int]
+    overflows: Mapping[str, int]
+
+
+@dataclass(frozen=True, eq=False)
 class Trace(StructuralEquality):
     """Everything that a run of a network can be compared by.
 
@@ -36,9 +52,10 @@ class Trace(StructuralEquality):
         """Return the number of samples."""
         return int(self.logits.shape[0])
 
-    def spike_counts(self) -> dict[str, NDArray[np.int64]]:
-        """Return the spikes of each population per sample, int64 (samples,)."""
-        return {name: s.reshape(len(s), -1).sum(axis=1, dtype=np.int64) for name, s in self.spikes.items()}
+    def summary(self) -> Summary:
+        """Return the logits and the counts."""
+        counts = {name: int(spikes.sum()) for name, spikes in self.spikes.items()}
+        return Summary(self.logits, counts, self.overflows)
 
 
 def join(traces: Iterable[Trace]) -> Trace:

@@ -1,0 +1,302 @@
+"""The commands as a user types them: exit codes, JSON keys, error texts, no traceback, nothing half-written."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from tests.runs import Finished, run_command
+
+
+@pytest.fixture
+def nctool(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch):
+    def run(*arguments: object) -> Finished:
+        return run_command(capsys, monkeypatch, *arguments)
+
+    return run
+
+
+def assert_error(ended: Finished, code: int, text: str) -> None:
+    assert ended.err == text
+    assert ended.code == code
+    assert ended.out == ""
+
+
+def test_train_export_run_verify_inspect(nctool, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    trained = nctool("train", "digits-mlp", "-o", run, "--set", "training.epochs=2", "--seed", 5, "--json")
+    assert trained.code == 0
+    assert {"accuracy_ann", "accuracy_snn", "theta", "sigma", "seconds_per_epoch"} <= set(trained.json)
+    assert list(trained.json["accuracy_snn"]) == ["1", "2", "4", "8", "16"]
+    assert 0.5 < trained.json["accuracy_ann"] <= 1
+    assert trained.json["seed"] == 5
+
+    model = tmp_path / "model.net"
+    exported = nctool("export", run, "--target", "loihi", "--steps", 3, "-o", model, "--json")
+    assert exported.code == 0
+    assert {"path", "layers", "neurons", "synapses", "cores", "head_room_bits"} <= set(exported.json)
+    assert exported.json["path"] == str(model)
+    assert exported.json["head_room_bits"] >= 0
+    again = tmp_path / "again.net"
+    assert nctool("export", run / "checkpoint.safetensors", "--steps", 3, "-o", again).code == 0
+    assert again.read_bytes() == model.read_bytes()
+
+    ran = nctool("run-sim", model, "--samples", 100, "--json")
+    assert ran.code == 0
+    assert {"engine", "accuracy", "samples", "images_per_second", "spikes_per_layer"} <= set(ran.json)
+    assert list(ran.json["accuracy"]) == ["1", "2", "3"]
+    assert (ran.json["engine"], ran.json["samples"], ran.json["overflows"]) == ("reference", 100, 0)
+
+    verified = nctool("verify", model, "--engines", "reference", "--json")
+    assert verified.code == 0
+    assert {"equal", "engines", "samples", "compared_spikes", "first_divergence"} <= set(verified.json)
+    assert verified.json["equal"] is True
+
+    inspected = nctool("inspect", model, "--json")
+    assert inspected.code == 0
+    assert [layer["name"] for layer in inspected.json["layers"]] == ["fc1", "fc2", "fc3"]
+    assert inspected.json["provenance"]["recipe"] == "digits-mlp"
+    assert inspected.json["neurons"] == exported.json["neurons"]
+
+
+@pytest.mark.lava
+def test_run_sim_on_lava_gives_the_accuracy_of_the_reference(nctool, digits_model: Path) -> None:
+    reference = nctool("run-sim", digits_model, "--samples", 30, "--json").json
+    lava = nctool("run-sim", digits_model, "--samples", 30, "--engine", "lava", "--json").json
+    assert lava["engine"] == "lava"
+    assert lava["accuracy"] == reference["accuracy"]
+    assert lava["spikes_per_layer"] == reference["spikes_per_layer"]
+    assert lava["overflows"] is None
+
+
+def test_people_get_tables(nctool, digits_run: Path, digits_model: Path, tmp_path: Path) -> None:
+    exported = nctool("export", digits_run, "-o", tmp_path / "m.net")
+    assert "fold batch norm" in exported.out and f"wrote {tmp_path / 'm.net'}" in exported.out
+    assert "accuracy" in nctool("run-sim", digits_model, "--samples", 8).out
+    verified = nctool("verify", digits_model, "--engines", "reference")
+    assert verified.out.startswith("EQUAL, bit for bit: file = reference\n")
+    inspected = nctool("inspect", digits_model)
+    assert "conv1" in inspected.out and "recipe: digits-cnn" in inspected.out
+    assert "digits-cnn" in nctool("recipes").out
+    assert "loihi2" in nctool("targets").out
+
+
+def test_lists_as_json(nctool) -> None:
+    assert {"digits-cnn", "digits-mlp", "mnist-mlp", "mnist-lenet"} <= {
+        recipe["name"] for recipe in nctool("recipes", "--json").json["recipes"]
+    }
+    assert [target["name"] for target in nctool("targets", "--json").json["targets"]] == ["loihi2", "lava"]
+
+
+def test_verify_exits_1_on_a_difference(nctool, digits_model: Path, tmp_path: Path) -> None:
+    path = tmp_path / "changed.net"
+    shutil.copy(digits_model, path)
+    with h5py.File(path, "r+") as file:
+        file["layer/1/weight"][...] = -file["layer/1/weight"][...]
+    ended = nctool("verify", path, "--engines", "reference")
+    assert ended.code == 1
+    assert "DIFFERENT" in ended.out
+    assert "first divergence: layer `conv1`, sample 0, step 1, neuron (" in ended.out
+    divergence = nctool("verify", path, "--engines", "reference", "--json").json["first_divergence"]
+    assert {"layer", "sample", "step", "neuron", "expected", "actual"} <= set(divergence)
+
+
+def test_an_unknown_recipe(nctool) -> None:
+    ended = nctool("train", "digits-cmn")
+    assert ended.code == 2
+    assert ended.err.startswith("error: unknown recipe `digits-cmn`, available: digits-cnn, digits-mlp, ")
+    assert ended.err.splitlines()[1] == "hint: did you mean `digits-cnn`?"
+
+
+def test_a_missing_checkpoint(nctool, tmp_path: Path) -> None:
+    assert_error(
+        nctool("export", tmp_path / "no", "-o", tmp_path / "m.net"),
+        2,
+        f"error: no checkpoint at `{tmp_path / 'no'}`\nhint: `nctool train RECIPE -o DIR` makes one\n",
+    )
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_missing_file(nctool, tmp_path: Path) -> None:
+    for command in ("run-sim", "verify", "inspect"):
+        assert_error(
+            nctool(command, tmp_path / "no.net"),
+            2,
+            f"error: no such file: `{tmp_path / 'no.net'}`\n"
+            "hint: export one with `nctool export CHECKPOINT --target loihi`\n",
+        )
+
+
+def test_a_truncated_file(nctool, digits_model: Path, tmp_path: Path) -> None:
+    path = tmp_path / "short.net"
+    path.write_bytes(digits_model.read_bytes()[:5000])
+    ended = nctool("run-sim", path)
+    assert ended.code == 4
+    assert ended.err.startswith(f"error: `{path}`: not a sound HDF5 file (")
+    assert ended.err.endswith("hint: export the checkpoint again with `nctool export`\n")
+
+
+def test_a_foreign_file(nctool, tmp_path: Path) -> None:
+    path = tmp_path / "foreign.net"
+    with h5py.File(path, "w") as file:
+        file["layer/0/type"] = np.bytes_("input")
+    assert_error(
+        nctool("inspect", path),
+        4,
+        f"error: `{path}`: a netx file of another tool: the group `/nctool` is missing\n"
+        "hint: export the checkpoint again with `nctool export`\n",
+    )
+
+
+def test_a_newer_file(nctool, digits_model: Path, tmp_path: Path) -> None:
+    path = tmp_path / "newer.net"
+    shutil.copy(digits_model, path)
+    with h5py.File(path, "r+") as file:
+        file["nctool/version"][()] = 2
+    assert_error(
+        nctool("inspect", path),
+        4,
+        f"error: `{path}`: format version 2, this nctool reads version 1\nhint: update nctool\n",
+    )
+
+
+def test_an_output_that_cannot_be_written(nctool, digits_run: Path, tmp_path: Path) -> None:
+    path = tmp_path / "no" / "m.net"
+    assert_error(
+        nctool("export", digits_run, "-o", path),
+        2,
+        f"error: cannot write `{path}`: no such file or directory\n"
+        "hint: choose another place with -o, or make the folder and give yourself the right to write there\n",
+    )
+    (tmp_path / "file").touch()
+    ended = nctool("train", "digits-mlp", "-o", tmp_path / "file" / "run")
+    assert ended.code == 2
+    assert ended.err.startswith(f"error: cannot write `{tmp_path / 'file' / 'run'}`: not a directory\n")
+
+
+@pytest.mark.parametrize("steps", [0, -3])
+def test_fewer_steps_than_one(nctool, digits_run: Path, tmp_path: Path, steps: int) -> None:
+    ended = nctool("export", digits_run, "--steps", steps, "-o", tmp_path / "m.net")
+    assert_error(
+        ended, 2, f"error: steps: {steps} is out of range, allowed >= 1\nhint: give 1 or more time steps with --steps\n"
+    )
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        (["--target", "tpu"], "error: unknown target `tpu`, allowed loihi, loihi2, lava\nhint: see `nctool targets`\n"),
+        (["--realisation", "x"], "error: unknown realisation `x`, allowed autapse\n"),
+        (["--input", "rate"], "error: unknown input encoding `rate`, allowed graded\n"),
+        (["--weight-bits", "9"], "error: weight bits: 9 is out of range, allowed 2..8\n"),
+        (["--unknown"], "error: no such option: --unknown\nhint: see `nctool --help`, or `nctool COMMAND --help`\n"),
+    ],
+)
+def test_bad_options_of_export(nctool, digits_run: Path, tmp_path: Path, options: list[str], text: str) -> None:
+    assert_error(nctool("export", digits_run, "-o", tmp_path / "m.net", *options), 2, text)
+    assert not list(tmp_path.iterdir())
+
+
+def test_bad_options_of_run_sim_and_verify(nctool, digits_model: Path) -> None:
+    assert_error(
+        nctool("run-sim", digits_model, "--engine", "brian"),
+        2,
+        "error: unknown engine `brian`, allowed reference, fast, lava\n",
+    )
+    assert_error(
+        nctool("verify", digits_model, "--engines", "reference,brian"),
+        2,
+        "error: unknown engine `brian`, allowed reference, fast, lava\n",
+    )
+    assert_error(
+        nctool("verify", digits_model, "--engines", ","),
+        2,
+        "error: no engine to verify\nhint: name them with --engines reference,lava\n",
+    )
+    assert_error(
+        nctool("run-sim", digits_model, "--samples", 1000),
+        2,
+        "error: samples: 1000 is out of range, allowed 1..359 (digits, test)\n",
+    )
+    assert_error(
+        nctool("run-sim", digits_model, "--split", "dev"), 2, "error: unknown split `dev`, allowed test, train\n"
+    )
+
+
+def test_a_data_set_of_the_wrong_shape(nctool, digits_model: Path, tmp_path: Path) -> None:
+    path = tmp_path / "wide.npz"
+    pixels, labels = np.zeros((4, 8, 9), np.uint8), np.array([0, 1, 2, 3], np.uint8)
+    np.savez(path, x_train=pixels, y_train=labels, x_test=pixels, y_test=labels)
+    assert_error(
+        nctool("run-sim", digits_model, "--dataset", path),
+        3,
+        f"error: data set `{path}`: samples have shape (1, 8, 9), the network takes (1, 8, 8)\n"
+        "hint: give the data set that the network was trained on with --dataset\n",
+    )
+
+
+def test_a_missing_data_set(nctool, digits_model: Path, tmp_path: Path) -> None:
+    ended = nctool("run-sim", digits_model, "--dataset", tmp_path / "no.npz")
+    assert ended.code == 2
+    assert f"`{tmp_path / 'no.npz'}`" in ended.err
+    assert len(ended.err.splitlines()) <= 2
+
+
+def test_a_bug_shows_no_traceback(nctool, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def broken(*_: object, **__: object) -> None:
+        raise ZeroDivisionError("boom")
+
+    monkeypatch.setattr("nctool.api.inspect", broken)
+    assert_error(
+        nctool("inspect", tmp_path),
+        70,
+        "error: internal error: ZeroDivisionError: boom\n"
+        "hint: this is a bug in nctool; run again with NCTOOL_DEBUG=1 for a traceback and report it\n",
+    )
+
+
+def test_python_m_nctool_in_a_real_process(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "nctool", "inspect", str(tmp_path / "no.net")]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert ended.returncode == 2
+    assert ended.stderr.startswith("error: no such file: ")
+    assert "Traceback" not in ended.stderr
+
+
+def test_an_unsupported_layer_is_named(tmp_path: Path) -> None:
+    from nctool.conversion import convert
+    from nctool.errors import UnsupportedError
+    from nctool.nq import NoisyQuantReLU
+    from nctool_deploy.autapse import AUTAPSE_FORMAT
+
+    model = nn.Sequential()
+    model.add_module("conv1", nn.Conv2d(1, 2, 3))
+    model.add_module("act1", NoisyQuantReLU(4))
+    model.add_module("pool1", nn.MaxPool2d(2))
+    model.add_module("flatten", nn.Flatten())
+    model.add_module("fc1", nn.Linear(18, 2))
+    torch.manual_seed(0)
+    with pytest.raises(UnsupportedError) as caught:
+        convert(
+            model.eval(),
+            input_shape=(1, 8, 8),
+            mean=(0.5,),
+            std=(0.5,),
+            form=AUTAPSE_FORMAT,
+            n_steps=4,
+            calibration=np.zeros((2, 1, 8, 8), np.uint8),
+        )
+    assert str(caught.value) == (
+        "module `pool1` (MaxPool2d) cannot be converted\n"
+        "hint: spikes cannot represent a maximum: use nn.AvgPool2d and train again"
+    )
+    assert caught.value.exit_code == 3

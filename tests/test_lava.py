@@ -1,0 +1,215 @@
+"""The Lava engine: the same trace as the reference engine, and nothing left behind."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import textwrap
+from importlib.metadata import PackageNotFoundError
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from nctool.bounds import prove, with_bounds
+from nctool.errors import EngineError, RangeError
+from nctool.network import (
+    INPUT_NAME,
+    ConvGeometry,
+    InputEncoding,
+    IntegrateFire,
+    IntNetwork,
+    Population,
+    Readout,
+    Synapse,
+)
+from nctool.sim.reference import simulate
+from nctool.sim.trace import Trace
+from nctool_deploy import engine
+from nctool_deploy.lowering import lower
+from nctool_deploy.netx import KnownAnswers, read, write
+from nctool_deploy.targets import find_target
+from tests.networks import random_network, random_pixels
+
+N_RANDOM = 14
+
+
+def write_network(network: IntNetwork, path: Path, pixels: np.ndarray) -> Path:
+    write(path, lower(network, find_target("lava")), KnownAnswers(pixels[:1], simulate(network, pixels[:1])))
+    return path
+
+
+def assert_same(expected: Trace, actual: Trace) -> None:
+    assert list(expected.spikes) == list(actual.spikes)
+    for name, spikes in expected.spikes.items():
+        np.testing.assert_array_equal(actual.spikes[name], spikes, err_msg=name)
+    np.testing.assert_array_equal(actual.logits, expected.logits)
+
+
+@pytest.mark.lava
+def test_random_networks_run_on_lava_as_on_the_reference(tmp_path: Path) -> None:
+    """Odd shapes, groups, strides, one-signed and zero weights, 16-bit biases, thresholds per channel, T = 1."""
+    networks = [random_network(seed, conv=seed % 2 == 0, n_steps=1 if seed < 2 else None) for seed in range(N_RANDOM)]
+    samples = [random_pixels(network, 4, seed) for seed, network in enumerate(networks)]
+    jobs = [
+        engine.LavaJob(write_network(n, tmp_path / f"{k}.net", x), n.input.encode(x), n.n_steps)
+        for k, (n, x) in enumerate(zip(networks, samples, strict=True))
+    ]
+    total = 0
+    for network, pixels, actual in zip(networks, samples, engine.run_jobs(jobs), strict=True):
+        expected = simulate(network, pixels)
+        assert_same(expected, actual)
+        total += sum(expected.summary().spike_counts.values())
+    assert total > 1000
+
+
+@pytest.mark.lava
+def test_a_big_convolution_runs_as_a_lava_conv(tmp_path: Path) -> None:
+    """Above MAX_UNROLLED connections: non-square kernel, stride and padding per axis, groups."""
+    rng = np.random.default_rng(0)
+    source = (4, 64, 52)
+    conv = ConvGeometry(stride=(1, 2), padding=(2, 1), dilation=(1, 1), groups=2)
+    synapse = Synapse(INPUT_NAME, rng.integers(-128, 128, (64, 2, 5, 4)).astype(np.int32), conv=conv)
+    shape = synapse.output_shape(source)
+    assert np.prod(shape) * 2 * 5 * 4 > 4_000_000
+    threshold = rng.integers(1, 128, 64) << 6
+    populations = (
+        Population("conv", shape, IntegrateFire(threshold, threshold // 2), rng.integers(-999, 999, 64), (synapse,)),
+        Population(
+            "readout",
+            (3,),
+            Readout(1.0),
+            np.array([1, -2, 3]),
+            (Synapse("conv", (rng.integers(0, 5000, (3, int(np.prod(shape)))) == 0).astype(np.int32)),),
+        ),
+    )
+    table = np.broadcast_to((np.arange(256) // 8 - 16).astype(np.int8), (4, 256)).copy()
+    network = IntNetwork(InputEncoding(source, table), populations, 2)
+    network = with_bounds(network, {name: found.bound("proved") for name, found in prove(network).items()})
+    pixels = random_pixels(network, 2)
+    path = write_network(network, tmp_path / "big.net", pixels)
+    (actual,) = engine.stream(path, network, pixels)
+    assert_same(simulate(network, pixels), actual)
+
+
+@pytest.mark.lava
+def test_samples_do_not_leak_into_each_other(tmp_path: Path) -> None:
+    network = random_network(4)
+    pixels = random_pixels(network, 5)
+    path = write_network(network, tmp_path / "n.net", pixels)
+    forward = engine.LavaJob(path, network.input.encode(pixels), network.n_steps)
+    backward = engine.LavaJob(path, network.input.encode(pixels[::-1]), network.n_steps)
+    one, other = engine.run_jobs([forward, backward])
+    np.testing.assert_array_equal(one.logits, other.logits[::-1])
+
+
+@pytest.mark.lava
+def test_a_run_out_of_time_is_killed_and_said(tmp_path: Path) -> None:
+    network = random_network(1)
+    pixels = random_pixels(network, 400)
+    path = write_network(network, tmp_path / "n.net", pixels)
+    with pytest.raises(EngineError) as caught:
+        list(engine.stream(path, network, pixels, timeout_s=0.5))
+    assert str(caught.value) == (
+        "engine `lava`: no answer for 400 samples after 0.5 s\nhint: give more with --timeout, or fewer --samples"
+    )
+    assert worker_processes() == []
+
+
+@pytest.mark.lava
+def test_a_failing_run_says_why(tmp_path: Path) -> None:
+    network = random_network(1)
+    path = tmp_path / "no.net"
+    job = engine.LavaJob(path, network.input.encode(random_pixels(network, 1)), 1)
+    with pytest.raises(EngineError, match="engine `lava`: .*UsageError: no such file: `.*no.net`"):
+        engine.run_jobs([job])
+    assert worker_processes() == []
+
+
+@pytest.mark.lava
+def test_a_stock_loader_rejects_the_file(digits_model: Path) -> None:
+    script = f"from lava.lib.dl.netx import hdf5\nhdf5.Network({str(digits_model)!r}, input_message_bits=8)"
+    ended = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=120, check=False)
+    assert ended.returncode != 0
+    assert "Error" in ended.stderr
+
+
+@pytest.mark.lava
+def test_a_user_can_run_the_network_as_a_lava_process(digits_model: Path) -> None:
+    script = textwrap.dedent(f"""
+        import numpy as np
+        from lava.lib.dl.netx import hdf5
+        from lava.magma.core.run_conditions import RunSteps
+        from lava.magma.core.run_configs import Loihi2SimCfg
+        from lava.proc.io.source import RingBuffer
+        from nctool_deploy import Network
+
+        if __name__ == "__main__":
+            network = Network({str(digits_model)!r})
+            assert isinstance(network, hdf5.Network) and len(network) == 4
+            source = RingBuffer(data=np.ones((*network.inp.shape, 8), np.int32))
+            source.s_out.connect(network.inp)
+            network.run(condition=RunSteps(8), run_cfg=Loihi2SimCfg(select_tag="fixed_pt"))
+            potential = network.out_layer.neuron.u.get()
+            network.stop()
+            print("logits", len(potential))
+    """)
+    ended = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=120, check=False)
+    assert ended.stdout.splitlines()[-1:] == ["logits 10"], ended.stderr
+
+
+def test_no_sample_and_no_step_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engine, "require_lava", lambda: None)
+    network = random_network(1)
+    with pytest.raises(RangeError) as caught:
+        engine.stream(tmp_path / "n.net", network, random_pixels(network, 1)[:0])
+    assert str(caught.value) == f"simulation: 0 samples and {network.n_steps} steps, allowed >= 1 of both"
+
+
+@pytest.mark.parametrize(
+    ("running", "hint"),
+    [
+        ((3, 10), "`pip install nctool[lava]`, or use --engine reference"),
+        (
+            (3, 12),
+            "Lava needs Python 3.10 and this is Python 3.12: make a Python 3.10 environment and `pip install "
+            "nctool[lava]` there, or use --engine reference",
+        ),
+    ],
+)
+def test_a_missing_lava_says_how_to_get_it(
+    monkeypatch: pytest.MonkeyPatch, running: tuple[int, int], hint: str
+) -> None:
+    def missing(name: str) -> str:
+        raise PackageNotFoundError(name)
+
+    monkeypatch.setattr(engine, "version", missing)
+    monkeypatch.setattr(engine.sys, "version_info", (*running, 0))
+    with pytest.raises(EngineError) as caught:
+        engine.require_lava()
+    assert str(caught.value) == f"engine `lava`: lava-nc 0.10.0 is not installed\nhint: {hint}"
+
+
+def test_another_lava_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engine, "version", lambda name: "0.9.0")
+    with pytest.raises(EngineError, match="lava-nc 0.9.0 is installed, allowed 0.10.0"):
+        engine.require_lava()
+
+
+def test_long_jobs_are_split(digits_model: Path) -> None:
+    network = read(digits_model).network
+    assert 1 <= engine.samples_per_run(network, 4) <= engine.MAX_SAMPLES_PER_RUN
+    assert engine.samples_per_run(network, 10**9) == 1
+
+
+def worker_processes() -> list[str]:
+    """Return the command lines of Lava workers that still run on this machine."""
+    found = []
+    for entry in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            command = entry.read_bytes().replace(b"\0", b" ").decode(errors="replace")
+        except OSError:
+            continue
+        if engine.WORKER in command:
+            found.append(command)
+    return found

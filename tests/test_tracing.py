@@ -1,0 +1,351 @@
+"""Tracing: what a torch module becomes, and the whole error for each thing that has no integrate-and-fire form."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from nctool.conversion.float_network import Pool
+from nctool.conversion.tracing import trace
+from nctool.errors import NctoolError, RangeError, UnsupportedError
+from nctool.network import ConvGeometry
+from nctool.nq import NoisyQuantReLU
+
+SUPPORTED = (
+    "hint: supported are Conv2d, Linear, BatchNorm, AvgPool2d, AdaptiveAvgPool2d(1), Flatten, Dropout, NoisyQuantReLU"
+)
+IMAGE = (2, 6, 6)
+
+
+def act(threshold: float = 1.0) -> NoisyQuantReLU:
+    return NoisyQuantReLU(4, threshold)
+
+
+def conv_then(*rest: nn.Module) -> nn.Sequential:
+    return nn.Sequential(nn.Conv2d(2, 3, 3), act(), *rest)
+
+
+class Model(nn.Module):
+    """Two linear layers with an activation, joined by `join`."""
+
+    def __init__(self, join) -> None:
+        super().__init__()
+        self.one, self.act, self.two = nn.Linear(4, 4), act(), nn.Linear(4, 4)
+        self.join = join
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.join(self, x)
+
+
+# --- what is read -------------------------------------------------------
+
+
+def test_a_chain_is_read_in_order():
+    model = nn.Sequential()
+    model.conv1 = nn.Conv2d(2, 4, (3, 2), stride=(2, 1), padding=(1, 0), dilation=(1, 2), groups=2)
+    model.norm1 = nn.BatchNorm2d(4)
+    model.act1 = act(2.5)
+    model.pool1 = nn.AvgPool2d((1, 2), stride=1)
+    model.drop = nn.Dropout()
+    model.flat = nn.Flatten()
+    model.fc = nn.Linear(36, 5, bias=False)
+    network = trace(model, IMAGE)
+    conv1, fc = network.populations
+    assert network.input_shape == IMAGE
+    assert (conv1.name, conv1.source, conv1.source_shape, conv1.shape) == ("conv1", "input", IMAGE, (4, 3, 4))
+    assert conv1.conv == ConvGeometry((2, 1), (1, 0), (1, 2), 2)
+    assert (conv1.threshold, conv1.pools) == (2.5, ())
+    assert conv1.norm is not None
+    assert (fc.name, fc.source, fc.source_shape, fc.shape) == ("fc", "conv1", (4, 3, 4), (5,))
+    assert (fc.conv, fc.threshold, fc.norm) == (None, None, None)
+    assert fc.pools == (Pool("pool1", (1, 2), (1, 1), (0, 0), 2, (4, 3, 4)),)
+    np.testing.assert_array_equal(conv1.weight, model.conv1.weight.detach().double().numpy())
+    np.testing.assert_array_equal(fc.bias, np.zeros(5))
+
+
+def test_global_pooling_covers_the_image():
+    network = trace(conv_then(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(3, 2)), IMAGE)
+    assert network.populations[1].pools == (Pool("2", (4, 4), (4, 4), (0, 0), 16, (3, 4, 4)),)
+
+
+@pytest.mark.parametrize(("padding", "pair"), [("valid", (0, 0)), ("same", (1, 2)), (1, (1, 1))])
+def test_padding_by_name(padding, pair):
+    conv = nn.Conv2d(2, 3, (3, 5), padding=padding)
+    model = nn.Sequential(conv, act(), nn.AdaptiveAvgPool2d((1, 1)), nn.Flatten(), nn.Linear(3, 2))
+    assert trace(model, IMAGE).populations[0].conv == ConvGeometry(padding=pair)
+
+
+@pytest.mark.parametrize(
+    "flatten",
+    [
+        lambda x: torch.flatten(x, 1),
+        lambda x: torch.flatten(x, 1, -1),
+        lambda x: torch.flatten(x, start_dim=1),
+        lambda x: torch.flatten(input=x, start_dim=1),
+        lambda x: x.flatten(1),
+        lambda x: x.flatten(1, 3),
+        lambda x: x.flatten(start_dim=1, end_dim=-1),
+    ],
+)
+def test_every_spelling_of_flatten_is_read(flatten):
+    class Flat(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.fc = nn.Linear(72, 2)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.fc(flatten(x))
+
+    assert trace(Flat(), IMAGE).populations[0].weight.shape == (2, 72)
+
+
+def test_a_layer_used_twice_becomes_two_populations():
+    model = Model(lambda m, x: m.two(m.act(m.one(m.act(m.one(x))))))
+    assert [(p.name, p.source) for p in trace(model, (4,)).populations] == [
+        ("one", "input"),
+        ("one_2", "one"),
+        ("two", "one_2"),
+    ]
+
+
+def test_a_layer_called_input_gets_another_name():
+    model = nn.Sequential()
+    model.add_module("input", nn.Linear(4, 4))
+    assert [p.name for p in trace(model, (4,)).populations] == ["input_2"]
+
+
+def test_normalisation_is_gain_and_shift():
+    norm = nn.BatchNorm1d(2, eps=0.25, affine=False)
+    norm.running_mean, norm.running_var = torch.tensor([3.0, -1.0]), torch.tensor([3.75, 0.0])
+    found = trace(nn.Sequential(nn.Linear(4, 2), norm), (4,)).populations[0].norm
+    np.testing.assert_array_equal(found.gain, [0.5, 2.0])
+    np.testing.assert_array_equal(found.shift, [-1.5, 2.0])
+
+
+# --- what is refused ----------------------------------------------------
+
+
+BEHIND = "hint: put it right behind the linear layer"
+BAD_PLACE = "follows spikes of `0`, allowed behind Conv2d, Linear or their BatchNorm\n" + BEHIND
+
+
+@pytest.mark.parametrize(
+    ("model", "text"),
+    [
+        (
+            conv_then(nn.MaxPool2d(2)),
+            "module `2` (MaxPool2d) cannot be converted\n"
+            "hint: spikes cannot represent a maximum: use nn.AvgPool2d and train again",
+        ),
+        (
+            conv_then(nn.AdaptiveMaxPool2d(1)),
+            "module `2` (AdaptiveMaxPool2d) cannot be converted\n"
+            "hint: spikes cannot represent a maximum: use nn.AdaptiveAvgPool2d(1) and train again",
+        ),
+        (
+            nn.Sequential(nn.Conv2d(2, 3, 3), nn.ReLU()),
+            "module `1` (ReLU) cannot be converted\nhint: use nctool.nq.NoisyQuantReLU and train again",
+        ),
+        (conv_then(nn.Sigmoid()), f"module `2` (Sigmoid) cannot be converted\n{SUPPORTED}"),
+        (
+            conv_then(nn.Conv2d(3, 3, 1), nn.Conv2d(3, 3, 1)),
+            "module `3`: follows `2` with no NoisyQuantReLU between them\n"
+            "hint: put a NoisyQuantReLU between `2` and `3` and train again",
+        ),
+        (
+            nn.Sequential(nn.Conv2d(2, 3, 3), nn.AvgPool2d(2), act()),
+            "module `1`: follows `0` with no NoisyQuantReLU between them\n"
+            "hint: put a NoisyQuantReLU between `0` and `1` and train again",
+        ),
+        (
+            nn.Sequential(nn.Conv2d(2, 3, 3), nn.Flatten()),
+            "module `1`: follows `0` with no NoisyQuantReLU between them\n"
+            "hint: put a NoisyQuantReLU between `0` and `1` and train again",
+        ),
+        (conv_then(nn.BatchNorm2d(3)), f"module `2`: {BAD_PLACE}"),
+        (conv_then(act()), f"module `2`: {BAD_PLACE}"),
+        (
+            nn.Sequential(nn.BatchNorm2d(2)),
+            f"module `0`: follows spikes of `input`, allowed behind Conv2d, Linear or their BatchNorm\n{BEHIND}",
+        ),
+        (
+            conv_then(),
+            "model: ends in spikes of `0`, allowed a linear layer as the last one\n"
+            "hint: end the network with nn.Linear without an activation",
+        ),
+        (
+            nn.Sequential(nn.Conv2d(2, 3, 3)),
+            "module `0`: the output has shape (3, 4, 4), allowed (classes,)\n"
+            "hint: pool and flatten before the last nn.Linear",
+        ),
+        (
+            conv_then(nn.Linear(4, 5)),
+            "module `2` (Linear): gets shape (3, 4, 4), allowed (4,)\nhint: put nn.Flatten before it",
+        ),
+        (
+            conv_then(nn.Flatten(), nn.Linear(47, 5)),
+            "module `3` (Linear): gets shape (48,), allowed (47,)\nhint: put nn.Flatten before it",
+        ),
+        (nn.Sequential(nn.Conv2d(3, 3, 3)), "module `0` (Conv2d): gets shape (2, 6, 6), allowed (3, h, w)"),
+        (
+            nn.Sequential(nn.Conv2d(2, 3, 3, padding=1, padding_mode="reflect")),
+            "module `0` (Conv2d with padding_mode='reflect') cannot be converted\nhint: use padding_mode='zeros'",
+        ),
+        (
+            nn.Sequential(nn.Conv2d(2, 3, (3, 2), padding="same")),
+            "module `0` (Conv2d with padding='same' and an even kernel) cannot be converted\nhint: use an odd kernel",
+        ),
+        (
+            conv_then(nn.AvgPool2d(3, ceil_mode=True)),
+            "module `2` (AvgPool2d with ceil_mode=True and a remainder) cannot be converted\nhint: use ceil_mode=False",
+        ),
+        (
+            conv_then(nn.AvgPool2d(2, padding=1, count_include_pad=False)),
+            "module `2` (AvgPool2d with count_include_pad=False) cannot be converted\nhint: use padding=0",
+        ),
+        (
+            conv_then(nn.AdaptiveAvgPool2d(2)),
+            "module `2` (AdaptiveAvgPool2d to 2) cannot be converted\nhint: use nn.AvgPool2d",
+        ),
+        (
+            conv_then(nn.AdaptiveAvgPool2d((1, None))),
+            "module `2` (AdaptiveAvgPool2d to (1, None)) cannot be converted\nhint: use nn.AvgPool2d",
+        ),
+        (
+            conv_then(nn.Flatten(), nn.AvgPool2d(2)),
+            "module `3`: gets shape (48,), allowed (channels, height, width)",
+        ),
+        (
+            conv_then(nn.Flatten(0)),
+            "module `2` (Flatten of axes 0..-1) cannot be converted\nhint: flatten all axes but the batch",
+        ),
+        (
+            conv_then(nn.Flatten(1, 2)),
+            "module `2` (Flatten of axes 1..2) cannot be converted\nhint: flatten all axes but the batch",
+        ),
+        (
+            nn.Sequential(nn.Conv2d(2, 3, 3), nn.BatchNorm2d(3, track_running_stats=False)),
+            "module `1` (BatchNorm without running statistics) cannot be converted\n"
+            "hint: use track_running_stats=True",
+        ),
+        (
+            nn.Sequential(nn.Conv2d(2, 3, 3), nn.BatchNorm2d(3), nn.BatchNorm2d(3)),
+            "module `2` (second BatchNorm in a row) cannot be converted\nhint: take one of them out",
+        ),
+        (
+            nn.Sequential(nn.Conv2d(2, 3, 3), nn.BatchNorm2d(4)),
+            "module `1` (BatchNorm): gets 3 channels, allowed 4",
+        ),
+    ],
+)
+def test_a_module_without_a_form_is_named(model, text):
+    with pytest.raises(UnsupportedError) as caught:
+        trace(model, IMAGE)
+    assert str(caught.value) == text
+
+
+FLAT = "use the module nn.Flatten"
+
+
+@pytest.mark.parametrize(
+    ("join", "text"),
+    [
+        (
+            lambda m, x: m.two(F.relu(m.one(x))),
+            "function `relu` cannot be converted\n"
+            "hint: use the module nctool.nq.NoisyQuantReLU instead of the function and train again",
+        ),
+        (
+            lambda m, x: m.two(m.one(x).relu()),
+            "function `relu` cannot be converted\n"
+            "hint: use the module nctool.nq.NoisyQuantReLU instead of the function and train again",
+        ),
+        (
+            lambda m, x: m.two(F.max_pool2d(m.act(m.one(x)), 2)),
+            "function `max_pool2d` cannot be converted\n"
+            "hint: spikes cannot represent a maximum: use the module nn.AvgPool2d and train again",
+        ),
+        (lambda m, x: m.two(m.act(m.one(x)) + x), f"function `add` cannot be converted\n{SUPPORTED}"),
+        (lambda m, x: m.one(x).view(-1, 2), f"function `view` cannot be converted\nhint: {FLAT}"),
+        (lambda m, x: m.one(x).reshape(-1, 2), f"function `reshape` cannot be converted\nhint: {FLAT}"),
+        (
+            lambda m, x: x.view(x.size(0), -1),
+            f"function `size` cannot be converted\nhint: {FLAT} instead of a view",
+        ),
+        (lambda m, x: (m.one(x), x), "model: returns tuple, allowed one tensor of logits"),
+        (
+            lambda m, x: m.one(x) if x.sum() > 0 else m.two(x),
+            "model `Model`: its forward method depends on data "
+            "(symbolically traced variables cannot be used as inputs to control flow)\n"
+            "hint: write the network as modules in a fixed order, for example nn.Sequential",
+        ),
+        (
+            lambda m, x: m.one(x) if len(x) else m.two(x),
+            "model `Model`: its forward method depends on data ('len' is not supported in symbolic tracing by default. "
+            "If you want this call to be recorded, please call torch.fx.wrap('len') at module scope)\n"
+            "hint: write the network as modules in a fixed order, for example nn.Sequential",
+        ),
+        (
+            lambda m, x: nn.Linear(4, 2)(x),
+            "model `Model`: its forward method depends on data (module is not installed as a submodule)\n"
+            "hint: write the network as modules in a fixed order, for example nn.Sequential",
+        ),
+    ],
+)
+def test_a_forward_method_without_a_form_is_named(join, text):
+    with pytest.raises(UnsupportedError) as caught:
+        trace(Model(join), (4,))
+    assert str(caught.value) == text
+
+
+def test_a_second_input_is_refused():
+    class Two(nn.Module):
+        def forward(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+            return x + y
+
+    with pytest.raises(UnsupportedError) as caught:
+        trace(Two(), (4,))
+    assert str(caught.value) == "model: has a second input `y`, allowed one"
+
+
+def _norm_with_nan() -> nn.Module:
+    norm = nn.BatchNorm1d(2)
+    norm.running_mean[1] = float("-inf")
+    return norm
+
+
+@pytest.mark.parametrize(
+    ("value", "index", "text"),
+    [
+        (float("nan"), 0, "parameter `0.weight`: holds nan, allowed finite numbers"),
+        (float("inf"), 1, "parameter `0.bias`: holds inf, allowed finite numbers"),
+    ],
+)
+def test_a_parameter_that_is_no_number_is_named(value, index, text):
+    model = nn.Sequential(nn.Linear(4, 2))
+    with torch.no_grad():
+        list(model.parameters())[index].view(-1)[-1] = value
+    with pytest.raises(RangeError) as caught:
+        trace(model, (4,))
+    assert str(caught.value) == text
+
+
+def test_a_running_statistic_that_is_no_number_is_named():
+    with pytest.raises(RangeError) as caught:
+        trace(nn.Sequential(nn.Linear(4, 2), _norm_with_nan()), (4,))
+    assert str(caught.value) == "parameter `1.running_mean`: holds -inf, allowed finite numbers"
+
+
+def test_a_threshold_that_is_not_positive_is_refused():
+    model = nn.Sequential(nn.Linear(4, 2), act(), nn.Linear(2, 2))
+    with torch.no_grad():
+        model[1].threshold.fill_(-1.0)
+    with pytest.raises(NctoolError) as caught:
+        trace(model, (4,))
+    assert str(caught.value) == (
+        "activation `threshold` is -1, allowed: a positive number\n"
+        "hint: lower training.learning_rate or raise activation.threshold_init"
+    )
