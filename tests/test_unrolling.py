@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
-import pytest
 from hypothesis import given
 
-from nctool.errors import UsageError
 from nctool.network import Synapse
 from nctool.sim.reference import synaptic_input
 from nctool_deploy.unrolling import unroll
-from tests.networks import conv, dense, seeds
+from tests.networks import conv, seeds
 
 
 def random_conv(seed: int) -> tuple[Synapse, tuple[int, int, int]]:
@@ -23,11 +23,15 @@ def random_conv(seed: int) -> tuple[Synapse, tuple[int, int, int]]:
     return conv("s", weight, stride=tuple(stride), padding=tuple(padding), dilation=tuple(dilation), groups=groups), source
 
 
+def matrix_of(synapse: Synapse, source: tuple[int, int, int]) -> Any:
+    return unroll(synapse.weight, synapse.conv, source)
+
+
 @given(seeds)
 def test_the_matrix_weighs_like_the_convolution(seed):
     synapse, source = random_conv(seed)
     signal = np.random.default_rng(seed).integers(-128, 128, (3, *source))
-    matrix = unroll(synapse, source)
+    matrix = matrix_of(synapse, source)
     expected = synaptic_input(synapse, signal[:, np.newaxis])[:, 0]
     assert matrix.dtype == np.int64
     np.testing.assert_array_equal((matrix @ signal.reshape(3, -1).T).T, expected.reshape(3, -1))
@@ -37,23 +41,17 @@ def test_the_matrix_weighs_like_the_convolution(seed):
 def test_the_matrix_holds_each_connection_once_and_none_on_padding(seed):
     synapse, source = random_conv(seed)
     ones = Synapse("s", np.ones_like(synapse.weight), conv=synapse.conv)
-    matrix = unroll(ones, source)
+    matrix = matrix_of(ones, source)
     assert (matrix.data == 1).all()
     inside = synaptic_input(ones, np.ones((1, 1, *source), int))[0, 0]
     np.testing.assert_array_equal(np.diff(matrix.indptr), inside.reshape(-1))
 
 
 def test_by_hand():
-    matrix = unroll(conv("s", [[[[1, 2]]]], padding=(0, 1)), (1, 1, 3))
+    matrix = matrix_of(conv("s", [[[[1, 2]]]], padding=(0, 1)), (1, 1, 3))
     np.testing.assert_array_equal(matrix.toarray(), [[2, 0, 0], [1, 2, 0], [0, 1, 2], [0, 0, 1]])
 
 
 def test_groups_by_hand():
-    matrix = unroll(conv("s", np.array([3, 5]).reshape(2, 1, 1, 1), groups=2), (2, 1, 2))
+    matrix = matrix_of(conv("s", np.array([3, 5]).reshape(2, 1, 1, 1), groups=2), (2, 1, 2))
     np.testing.assert_array_equal(matrix.toarray(), np.diag([3, 3, 5, 5]))
-
-
-def test_a_dense_synapse_is_refused():
-    with pytest.raises(UsageError) as caught:
-        unroll(dense("s", [[1]]), (1,))
-    assert str(caught.value) == "a dense synapse is a matrix already"
