@@ -9,7 +9,6 @@ In: an exported file. Out: a Lava process. Must not import torch itself.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -27,13 +26,13 @@ from lava.proc.io.source import RingBuffer as Source
 from lava.proc.lif.process import LIFReset
 from lava.proc.sparse.process import Sparse
 from lava.utils.weightutils import SignMode
-from numpy.typing import NDArray
 from scipy.sparse import diags
 
 from nctool.network import INPUT_NAME, ConvGeometry, IntArray, Population, Shape, Synapse
 from nctool_deploy.autapse import AutapseRegisters, BiasSource
 from nctool_deploy.lowering import lower
 from nctool_deploy.netx import read
+from nctool_deploy.schedule import Schedule
 from nctool_deploy.targets import find_target
 from nctool_deploy.unrolling import unroll
 
@@ -41,43 +40,6 @@ GRADED_BITS = 8
 STATE_SHIFT = 6
 MAX_UNROLLED = 4_000_000
 """Connections up to which a convolution runs as one sparse matrix: Lava's Conv loops over pairs of channels."""
-
-FLUSH_STEPS = 1
-"""Silent steps between two windows, in which the last autapse spikes decay (R5)."""
-
-
-@dataclass(frozen=True)
-class Schedule:
-    """When what happens, in global steps that count from 1; layer k = 1, 2, ... sees its input k steps late.
-
-    Args:
-        n_steps: length of a window.
-        n_samples: windows in the run.
-        n_layers: populations in the chain.
-    """
-
-    n_steps: int
-    n_samples: int
-    n_layers: int
-
-    @property
-    def period(self) -> int:
-        """Return the steps from one sample to the next."""
-        return self.n_steps + FLUSH_STEPS
-
-    @property
-    def n_total(self) -> int:
-        """Return the steps until the last layer has finished the last sample."""
-        return self.n_samples * self.period + self.n_layers
-
-    def active(self, layer: int) -> NDArray[np.bool_]:
-        """Return at which steps the synapses into `layer` must carry input, bool (n_total,)."""
-        step = np.arange(self.n_total) - (layer - 1)
-        return (step >= 0) & (step % self.period < self.n_steps) & (step < self.n_samples * self.period)
-
-    def window(self, layer: int) -> IntArray:
-        """Return the zero-based steps at which `layer` computes, int64 (samples, n_steps)."""
-        return np.arange(self.n_samples)[:, None] * self.period + np.arange(self.n_steps) + layer
 
 
 def to_lava(shape: Shape) -> Shape:

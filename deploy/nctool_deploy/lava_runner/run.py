@@ -16,13 +16,16 @@ from typing import Any
 import numpy as np
 from lava.magma.core.run_conditions import RunSteps
 from lava.magma.core.run_configs import Loihi2SimCfg
-from lava.proc.io.sink import Read
-from lava.proc.io.sink import RingBuffer as Sink
+from lava.proc.io.extractor import Extractor, PyLoihiExtractorModel, VarWire
 from lava.proc.io.source import RingBuffer as Source
 from numpy.typing import NDArray
 
 from nctool.network import IntArray
-from nctool_deploy.lava_runner.network import STATE_SHIFT, Network, Schedule, to_lava
+from nctool_deploy.lava_runner.network import STATE_SHIFT, IFBlock, Network, to_lava
+from nctool_deploy.schedule import Schedule
+
+BUFFERED_STEPS = 32
+"""Steps that a layer may run ahead of the recording."""
 
 
 def run(model: Path, samples: NDArray[np.int8], n_steps: int) -> tuple[dict[str, NDArray[np.bool_]], NDArray[np.int64]]:
@@ -36,27 +39,42 @@ def run(model: Path, samples: NDArray[np.int8], n_steps: int) -> tuple[dict[str,
         step, int64 (samples, steps, classes).
     """
     network = Network(model, n_samples=len(samples), n_steps=n_steps)
-    schedule = network.schedule
+    schedule, populations = network.schedule, network.lowered.network.populations
     source = Source(data=stimulus(samples, schedule))
     source.s_out.connect(network.inp)
-    sinks = [Sink(shape=block.shape, buffer=schedule.n_total) for block in network.layers[:-1]]
-    for block, sink in zip(network.layers, sinks, strict=False):
-        block.out.connect(sink.a_in)
-    logits = Read(buffer=schedule.n_total)
-    logits.connect_var(network.out_layer.neuron.u)
-    try:
-        network.run(condition=RunSteps(num_steps=schedule.n_total), run_cfg=Loihi2SimCfg(select_tag="fixed_pt"))
-        recorded = [sink.data.get() for sink in sinks]
-        potentials = logits.data.get()
-    finally:
-        network.stop()
+    taps = [_tap(block) for block in network.layers[:-1]]
+    membrane = VarWire(buffer_size=BUFFERED_STEPS)
+    membrane.connect_var(network.out_layer.neuron.u)
+    recorded = _run_and_record(network, [*taps, membrane])
     spikes = {
         population.name: gather(data, schedule.window(layer)).astype(np.bool_)
-        for layer, (population, data) in enumerate(
-            zip(network.lowered.network.populations[:-1], recorded, strict=True), start=1
-        )
+        for layer, (population, data) in enumerate(zip(populations[:-1], recorded[:-1], strict=True), start=1)
     }
-    return spikes, gather(potentials, schedule.window(schedule.n_layers)).astype(np.int64) >> STATE_SHIFT
+    return spikes, gather(recorded[-1], schedule.window(schedule.n_layers)).astype(np.int64) >> STATE_SHIFT
+
+
+def _tap(block: IFBlock) -> Extractor:
+    """Return an extractor of the spikes of `block`: reading a Var after the run would send one element a message."""
+    tap = Extractor(shape=block.shape, buffer_size=BUFFERED_STEPS)
+    block.out.connect(tap.in_port)
+    return tap
+
+
+def _run_and_record(network: Network, wires: Sequence[Extractor | VarWire]) -> list[NDArray[np.int32]]:
+    """Run the whole schedule; return what each wire carried, (n_total, *Lava shape)."""
+    n_total = network.schedule.n_total
+    config = Loihi2SimCfg(select_tag="fixed_pt", exception_proc_model_map={Extractor: PyLoihiExtractorModel})
+    try:
+        network.run(condition=RunSteps(num_steps=n_total, blocking=False), run_cfg=config)
+        first = [wire.receive() for wire in wires]
+        recorded = [np.empty((n_total, *values.shape), np.int32) for values in first]
+        for step in range(n_total):
+            for values, wire, store in zip(first, wires, recorded, strict=True):
+                store[step] = values if step == 0 else wire.receive()
+        network.wait()
+    finally:
+        network.stop()
+    return recorded
 
 
 def stimulus(samples: NDArray[np.int8], schedule: Schedule) -> NDArray[np.int32]:
@@ -68,8 +86,9 @@ def stimulus(samples: NDArray[np.int8], schedule: Schedule) -> NDArray[np.int32]
 
 
 def gather(data: NDArray[Any], steps: IntArray) -> NDArray[Any]:
-    """Pick steps of a (*Lava shape, n_total) recording as (samples, steps, *shape)."""
-    return np.moveaxis(data[..., steps].T, 0, 1)
+    """Pick steps of a (n_total, *Lava shape) recording as (samples, steps, *shape)."""
+    picked = data[steps]
+    return picked.transpose(0, 1, *reversed(range(2, picked.ndim)))
 
 
 def main(arguments: Sequence[str]) -> None:

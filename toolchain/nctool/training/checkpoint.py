@@ -186,4 +186,4 @@ def _inconsistency(checkpoint: Checkpoint) -> str | None:
 
 
 def _json(value: Any) -> str:
-    return json.dumps(value, sort_keys=True)
+    return json.dumps(value)

@@ -1,0 +1,494 @@
+"""Files that are not what `write` wrote: each is a FormatError with a reason, and nothing else ever leaves `read`."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from nctool.errors import FormatError, NctoolError, UsageError
+from nctool_deploy.lowering import lower
+from nctool_deploy.netx import read, write
+from nctool_deploy.targets import find_target
+from tests.networks import random_network
+from tests.test_netx import CONV_AND_DENSE, EXPORT, answers
+
+BILLION = 10**9
+SLOWEST_READ_S = 5.0
+
+
+@pytest.fixture(scope="module")
+def sound(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    """The bytes of a sound file: input, convolution, flatten, two dense layers and a readout."""
+    path = tmp_path_factory.mktemp("hostile") / "model.net"
+    network = random_network(CONV_AND_DENSE)
+    write(path, lower(network, find_target("loihi")), answers(network))
+    return path.read_bytes()
+
+
+@pytest.fixture
+def path(tmp_path: Path, sound: bytes) -> Path:
+    """A sound file to spoil."""
+    path = tmp_path / "model.net"
+    path.write_bytes(sound)
+    return path
+
+
+def refusal(path: Path) -> str:
+    """Return the first line of the error, less the path; the hint is always there."""
+    with pytest.raises(FormatError) as caught:
+        read(path, check_digests=False)
+    assert caught.value.hint in (EXPORT, "update nctool")
+    assert str(caught.value).startswith(f"`{path}`: ")
+    return caught.value.message.removeprefix(f"`{path}`: ")
+
+
+def put(path: Path, key: str, value: object, **options: object) -> None:
+    """Replace the dataset `key`."""
+    with h5py.File(path, "r+") as file:
+        if key in file:
+            del file[key]
+        file.create_dataset(key, data=value, **options)
+
+
+def edit_metadata(path: Path, change: Callable[[dict], object]) -> None:
+    with h5py.File(path, "r") as file:
+        content = json.loads(file["nctool/metadata"][()])
+    change(content)
+    put(path, "nctool/metadata", np.bytes_(json.dumps(content).encode()))
+
+
+def all_keys(content: bytes, tmp_path: Path) -> list[str]:
+    path = tmp_path / "keys.net"
+    path.write_bytes(content)
+    keys: list[str] = []
+    with h5py.File(path) as file:
+        file.visit(keys.append)
+    return keys
+
+
+# --- what is no such file -----------------------------------------------
+
+
+def test_the_file_to_spoil_is_sound(path):
+    assert read(path).network == random_network(CONV_AND_DENSE)
+
+
+def test_a_file_that_is_not_there(tmp_path):
+    with pytest.raises(UsageError) as caught:
+        read(tmp_path / "none.net")
+    assert caught.value.message == f"no such file: `{tmp_path / 'none.net'}`"
+
+
+def test_a_folder(tmp_path):
+    with pytest.raises(UsageError) as caught:
+        read(tmp_path)
+    assert caught.value.message == f"no such file: `{tmp_path}`"
+
+
+@pytest.mark.parametrize("content", [b"", b"\n", b"# Not a model\n" * 100, b"\x89HDF\r\n\x1a\n", b"\0" * 5000, b"PK\3\4" * 99])
+def test_a_file_of_another_kind(tmp_path, content):
+    path = tmp_path / "model.net"
+    path.write_bytes(content)
+    assert refusal(path).startswith("not a sound HDF5 file (")
+
+
+def test_a_truncated_file(path, sound):
+    for length in [*range(1, 100, 7), *np.linspace(100, len(sound) - 1, 60).astype(int).tolist()]:
+        path.write_bytes(sound[:length])
+        assert refusal(path).startswith("not a sound HDF5 file (")
+
+
+def test_a_file_with_bytes_behind_its_end_is_read(path, sound):
+    path.write_bytes(sound + b"\0" * 99)
+    assert read(path).network == random_network(CONV_AND_DENSE)
+
+
+def test_netx_of_another_tool(tmp_path):
+    path = tmp_path / "foreign.net"
+    with h5py.File(path, "w") as file:
+        for number, kind in enumerate(("input", "dense")):
+            layer = file.create_group(f"layer/{number}")
+            layer["type"], layer["shape"] = kind, np.array([2])
+        layer["weight"], layer["bias"] = np.ones((2, 2)), np.zeros(2)
+        for key, value in {"iDecay": 4095, "vDecay": 128, "vThMant": 10, "refDelay": 1, "type": "CUBA"}.items():
+            layer[f"neuron/{key}"] = value
+    assert refusal(path) == "a netx file of another tool: the group `/nctool` is missing"
+
+
+@pytest.mark.parametrize(("version", "hint"), [(2, "update nctool"), (BILLION, "update nctool"), (0, EXPORT), (-1, EXPORT)])
+def test_another_version(path, version, hint):
+    put(path, "nctool/version", np.int64(version))
+    with pytest.raises(FormatError) as caught:
+        read(path)
+    assert str(caught.value) == f"`{path}`: format version {version}, this nctool reads version 1\nhint: {hint}"
+
+
+def test_another_format(path):
+    put(path, "nctool/format", np.bytes_(b"other"))
+    assert refusal(path) == "`/nctool/format` is `other`, allowed `nctool-netx`"
+
+
+# --- keys that are missing, too many, or something else ------------------
+
+
+def test_every_key_is_needed(path, sound, tmp_path):
+    keys = all_keys(sound, tmp_path)
+    assert len(keys) > 50
+    for key in keys:
+        path.write_bytes(sound)
+        with h5py.File(path, "r+") as file:
+            del file[key]
+        expected = "a netx file of another tool: the group" if key == "nctool" else f"`/{key}"
+        assert refusal(path) in (f"{expected}` is missing", f"{expected} `/nctool` is missing"), key
+
+
+def test_no_key_may_be_a_soft_or_an_external_link(path, sound, tmp_path):
+    other = tmp_path / "other.net"
+    other.write_bytes(sound)
+    for key in all_keys(sound, tmp_path):
+        for link in (h5py.ExternalLink("other.net", f"/{key}"), h5py.SoftLink("/kept")):
+            path.write_bytes(sound)
+            with h5py.File(path, "r+") as file:
+                file.move(key, "kept")
+                file[key] = link
+            assert refusal(path) == f"`/{key}` is a soft or external link, allowed plain data", key
+
+
+def test_no_link_may_lead_nowhere(path):
+    with h5py.File(path, "r+") as file:
+        del file["layer/1/weight"]
+        file["layer/1/weight"] = h5py.SoftLink("/nowhere")
+    assert refusal(path) == "`/layer/1/weight` is a soft or external link, allowed plain data"
+
+
+def test_no_group_may_be_data_and_no_data_a_group(path, sound, tmp_path):
+    keys = all_keys(sound, tmp_path)
+    with h5py.File(path) as file:
+        groups = [key for key in keys if isinstance(file[key], h5py.Group)]
+    for key in keys:
+        path.write_bytes(sound)
+        with h5py.File(path, "r+") as file:
+            del file[key]
+            if key in groups:
+                file[key] = 1
+            else:
+                file.create_group(key)
+        assert refusal(path) == (f"`/{key}` is no group" if key in groups else f"`/{key}` holds no data"), key
+
+
+def test_no_number_may_have_another_type(path, sound, tmp_path):
+    for key in all_keys(sound, tmp_path):
+        path.write_bytes(sound)
+        with h5py.File(path) as file:
+            if isinstance(file[key], h5py.Group):
+                continue
+            kind, content = file[key].dtype, file[key][()]
+        for other in ("f8", ">i2", "u8", "S3"):
+            path.write_bytes(sound)
+            put(path, key, np.zeros(np.shape(content), other))
+            message = refusal(path)
+            if kind.kind == "S" and other == "S3":
+                continue  # a text of another length: its content is refused
+            allowed = "no text of at most 1048576 bytes" if kind.kind == "S" else f"{np.dtype(other)}, allowed {kind}"
+            assert message == f"`/{key}` is {allowed}"
+
+
+def test_no_dataset_may_be_empty(path, sound, tmp_path):
+    for key in all_keys(sound, tmp_path):
+        path.write_bytes(sound)
+        with h5py.File(path) as file:
+            if isinstance(file[key], h5py.Group):
+                continue
+            kind = file[key].dtype
+        put(path, key, h5py.Empty(kind))
+        assert refusal(path) == f"`/{key}` holds no data"
+
+
+@pytest.mark.parametrize("options", [{"chunks": True}, {"chunks": True, "compression": "gzip"}, {"maxshape": (None,)}])
+def test_no_dataset_may_be_chunked(path, options):
+    put(path, "layer/1/bias", np.zeros(2, np.int32), **options)
+    assert refusal(path) == "`/layer/1/bias` is chunked, external or virtual, allowed contiguous"
+
+
+def test_no_text_may_be_chunked(path):
+    with h5py.File(path, "r+") as file:
+        del file["layer/0/type"]
+        file.create_dataset("layer/0/type", (), h5py.string_dtype())
+    assert refusal(path) == "`/layer/0/type` is no text of at most 1048576 bytes"
+
+
+def test_no_dataset_may_lie_in_another_file(path, tmp_path):
+    (tmp_path / "secret").write_bytes(bytes(8))
+    with h5py.File(path, "r+") as file:
+        del file["layer/1/bias"]
+        file.create_dataset("layer/1/bias", (2,), np.int32, external=[(str(tmp_path / "secret"), 0, 8)])
+    assert refusal(path) == "`/layer/1/bias` is chunked, external or virtual, allowed contiguous"
+
+
+@pytest.mark.parametrize(("key", "kind"), [("layer/1/bias", "i4"), ("layer/0/type", "S5"), ("nctool/metadata", "S900")])
+def test_no_dataset_may_be_virtual(path, sound, tmp_path, key, kind):
+    shape = (2,) if kind == "i4" else ()
+    with h5py.File(tmp_path / "source.h5", "w") as file:
+        file.create_dataset("x", data=np.zeros(shape, kind))
+    layout = h5py.VirtualLayout(shape, kind)
+    layout[...] = h5py.VirtualSource(str(tmp_path / "source.h5"), "x", shape)
+    with h5py.File(path, "r+") as file:
+        del file[key]
+        file.create_virtual_dataset(key, layout)
+    assert refusal(path) == f"`/{key}` is chunked, external or virtual, allowed contiguous"
+
+
+@pytest.mark.parametrize("key", ["layer/1/weight", "layer/1/bias", "nctool/input_table", "nctool/known_answers/input"])
+def test_no_size_is_believed_that_the_file_does_not_hold(path, key):
+    """A dataset of 10⁹ values a axis, never written: nothing is allocated for it."""
+    with h5py.File(path, "r+") as file:
+        kind, axes = file[key].dtype, file[key].ndim
+        del file[key]
+        shape = (BILLION,) * min(axes, 2) + (1,) * (axes - 2)
+        file.create_dataset(key, shape, kind)
+    n_bytes = BILLION ** min(axes, 2) * kind.itemsize
+    assert refusal(path) == f"`/{key}` says {n_bytes} bytes, the file holds 0"
+
+
+def test_no_text_is_read_that_is_too_long(path):
+    put(path, "nctool/metadata", np.bytes_(b"x" * (2**20 + 1)))
+    assert refusal(path) == "`/nctool/metadata` is no text of at most 1048576 bytes"
+
+
+def test_no_text_may_be_other_than_utf8(path):
+    put(path, "nctool/metadata", np.bytes_(b'{"target": "\xff\xfe"}'))
+    assert refusal(path) == "`/nctool/metadata` is no UTF-8 text"
+
+
+# --- layers -------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["6", "extra", "7"])
+def test_an_extra_layer(path, name):
+    with h5py.File(path, "r+") as file:
+        file.copy("layer/5", f"layer/{name}")
+    assert refusal(path) == "`/layer` holds 7 layers, allowed 6"
+
+
+@pytest.mark.parametrize(
+    ("number", "kind", "text"),
+    [
+        (0, "flatten", "`/layer/0/type` is `flatten`, allowed input"),
+        (1, "pool", "`/layer/1/type` is `pool`, allowed conv, dense"),
+        (1, "dense", "`/layer/1/weight` has 4 axes, allowed 2"),
+        (2, "dense", "`/layer/2/type` is `dense`, allowed flatten"),
+        (3, "conv", "`/layer/3/weight` has 2 axes, allowed 4"),
+        (5, "input", "`/layer/5/type` is `input`, allowed conv, dense"),
+    ],
+)
+def test_a_layer_of_another_type(path, number, kind, text):
+    put(path, f"layer/{number}/type", np.bytes_(kind.encode()))
+    assert refusal(path) == text
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "text"),
+    [
+        ("layer/0/shape", np.array([1, 4, BILLION]), "`/layer/0/shape` is (1, 4, 1000000000), allowed 1 or 3 sizes 1..16777215"),
+        ("layer/0/shape", np.array([1, 0, 5]), "`/layer/0/shape` is (1, 0, 5), allowed 1 or 3 sizes 1..16777215"),
+        ("layer/0/shape", np.array([-1]), "`/layer/0/shape` is (-1,), allowed 1 or 3 sizes 1..16777215"),
+        ("layer/0/shape", np.array([2, 2]), "`/layer/0/shape` is (2, 2), allowed 1 or 3 sizes 1..16777215"),
+        ("layer/0/shape", np.zeros(0, np.int64), "`/layer/0/shape` is (), allowed 1 or 3 sizes 1..16777215"),
+        ("layer/1/shape", np.array([2]), "`/layer/1/shape` is (2,), allowed 3 sizes 1..16777215"),
+        ("layer/3/shape", np.array([4, 1, 1]), "`/layer/3/shape` is (4, 1, 1), allowed 1 sizes 1..16777215"),
+        ("layer/3/shape", np.array([5]), "population `layer1`: bias shape is (4,), allowed (5,)"),
+        ("layer/3/bias", np.zeros(BILLION // 10**8, np.int32), "population `layer1`: bias shape is (10,), allowed (4,)"),
+        ("layer/1/stride", np.array([1, 0]), None),
+        ("layer/1/stride", np.array([1, 2**16]), "`/layer/1/stride` is [1, 65536], allowed two numbers 0..65535"),
+        ("layer/1/padding", np.array([-1, 0]), "`/layer/1/padding` is [-1, 0], allowed two numbers 0..65535"),
+        ("layer/1/dilation", np.array([1, 1, 1]), "`/layer/1/dilation` is [1, 1, 1], allowed two numbers 0..65535"),
+        ("layer/1/groups", np.int64(0), None),
+        ("layer/1/groups", np.int64(-(2**63)), None),
+        ("layer/1/wgtExp", np.int64(17), "population `layer0`: weight exponent is 17, allowed 0..16"),
+        ("layer/1/wgtExp", np.int64(-1), "population `layer0`: weight exponent is -1, allowed 0..16"),
+        ("layer/1/neuron/iDecay", np.int64(1), "`/layer/1/neuron/iDecay` is 1, allowed 0"),
+        ("layer/1/neuron/vDecay", np.int64(0), "`/layer/1/neuron/vDecay` is 0, allowed 4096"),
+        ("layer/5/neuron/refDelay", np.int64(2), "`/layer/5/neuron/refDelay` is 2, allowed 1"),
+        ("layer/1/neuron/vThMant", np.zeros(2, np.int32), "population `layer0`: threshold is 0, allowed >= 1"),
+        (
+            "layer/1/neuron/vInit",
+            np.full(2, -(2**31), np.int32),
+            "population `layer0`: initial potential is 2147483648, allowed magnitudes below 2**31",
+        ),
+        (
+            "layer/1/neuron/type",
+            np.bytes_(b"CUBA"),
+            "`/layer/1/neuron/type` is `CUBA`, allowed IF, or IF-READOUT with a scale",
+        ),
+        (
+            "layer/1/neuron/type",
+            np.bytes_(b"IF-READOUT"),
+            "`/layer/1/neuron/type` is `IF-READOUT`, allowed IF, or IF-READOUT with a scale",
+        ),
+        (
+            "layer/5/neuron/type",
+            np.bytes_(b"IF"),
+            "`/layer/5/neuron/type` is `IF`, allowed IF, or IF-READOUT with a scale",
+        ),
+        ("nctool/input_table", np.zeros((2, 256), np.int8), "input: table is int8 (2, 256), allowed int8 (1, 256)"),
+    ],
+)
+def test_a_number_out_of_range(path, key, value, text):
+    put(path, key, value)
+    found = refusal(path)
+    if text is not None:
+        assert found == text
+    else:
+        assert found.startswith("population `layer0`: convolution is ConvGeometry(")
+
+
+# --- known answers ------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("key", "change", "text"),
+    [
+        ("input", lambda a: a[:0], "`/nctool/known_answers`: 0 inputs and logits (3, {steps}, 7) do not fit the network"),
+        ("input", lambda a: a[:2], "`/nctool/known_answers`: 2 inputs and logits (3, {steps}, 7) do not fit the network"),
+        ("input", lambda a: a[..., :4], "`/nctool/known_answers`: 3 inputs and logits (3, {steps}, 7) do not fit the network"),
+        ("input", lambda a: a.reshape(3, -1), "`/nctool/known_answers/input` has 2 axes, allowed 4"),
+        ("logits", lambda a: a[:, :, :6], "`/nctool/known_answers`: 3 inputs and logits (3, {steps}, 6) do not fit the network"),
+        ("spikes/0", lambda a: a[:-1], "`/nctool/known_answers/spikes/0` holds {less} bytes, allowed {bytes}"),
+    ],
+)
+def test_known_answers_that_do_not_fit(path, key, change, text):
+    with h5py.File(path) as file:
+        content = file[f"nctool/known_answers/{key}"][()]
+        steps = file["nctool/known_answers/logits"].shape[1]
+    put(path, f"nctool/known_answers/{key}", change(content))
+    assert refusal(path) == text.format(steps=steps, bytes=content.size, less=content.size - 1)
+
+
+# --- metadata -----------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("change", "text"),
+    [
+        (lambda m: m.update(surprise=1), "`surprise`: extra inputs are not permitted"),
+        (lambda m: m["populations"][1].update(x=1), "`populations.1.x`: extra inputs are not permitted"),
+        (lambda m: m.pop("target"), "`target`: field required"),
+        (lambda m: m["populations"][0].pop("digest"), "`populations.0.digest`: field required"),
+        (lambda m: m.update(n_steps="4"), "`n_steps`: input should be a valid integer"),
+        (lambda m: m.update(n_steps=4.5), "`n_steps`: input should be a valid integer"),
+        (lambda m: m.update(n_steps=0), "`n_steps`: input should be greater than or equal to 1"),
+        (lambda m: m.update(populations=5), "`populations`: input should be a valid array"),
+        (lambda m: m.update(realisation="magic"), "`realisation`: input should be 'autapse'"),
+        (lambda m: m["populations"][3].update(scale=float("nan")), "`populations.3.scale`: input should be a finite number"),
+        (lambda m: m["populations"][3].update(scale=float("inf")), "`populations.3.scale`: input should be a finite number"),
+        (lambda m: m["populations"][0]["bound"].update(margin=float("nan")), "`populations.0.bound.margin`: input should be a finite number"),
+        (lambda m: m["populations"][0]["bound"].update(kind="hoped"), "`populations.0.bound.kind`: input should be 'proved' or 'calibrated'"),
+        (lambda m: m["populations"][0].update(name=None), "`populations.0.name`: input should be a valid string"),
+    ],
+)
+def test_metadata_that_is_not_valid(path, change, text):
+    edit_metadata(path, change)
+    assert refusal(path) == f"`/nctool/metadata`: {text}"
+
+
+@pytest.mark.parametrize("text", [b"{", b"", b"null", b"[]", b"[" * 100_000, b'{"n_steps": 1e999}', b"1" * 5000])
+def test_metadata_that_is_no_object(path, text):
+    put(path, "nctool/metadata", np.array(text, f"S{max(1, len(text))}"))
+    assert refusal(path).startswith("`/nctool/metadata`: ")
+
+
+@pytest.mark.parametrize(
+    ("change", "text"),
+    [
+        (lambda m: m["populations"].clear(), "network: number of populations is 0, allowed >= 1"),
+        (lambda m: m["populations"].pop(), "network: readouts is [], allowed one, the last population"),
+        (lambda m: m["populations"][1].update(name="layer0"), "population `layer0`: name is layer0, allowed a name not used before"),
+        (lambda m: m["populations"][0].update(name="input"), "population `input`: name is input, allowed a name not used before"),
+        (lambda m: m["populations"][0].update(layer=-1), "`/layer/-1` is missing"),
+        (lambda m: m["populations"][0].update(layer=BILLION), "`/layer/1000000000` is missing"),
+        (lambda m: m["populations"][1].update(layer=2), "`/layer/2/type` is `flatten`, allowed conv, dense"),
+        (lambda m: m["populations"][3].update(scale=0.0), "population `readout`: scale is 0.0, allowed a positive number"),
+        (
+            lambda m: m["populations"][3].update(scale=None),
+            "`/layer/5/neuron/type` is `IF-READOUT`, allowed IF, or IF-READOUT with a scale",
+        ),
+        (
+            lambda m: m["populations"][0].update(scale=1.0),
+            "`/layer/1/neuron/type` is `IF`, allowed IF, or IF-READOUT with a scale",
+        ),
+        (lambda m: m.update(n_steps=m["n_steps"] + 1), None),
+        (lambda m: m.update(n_steps=10**30), None),
+    ],
+)
+def test_metadata_that_does_not_fit_the_layers(path, change, text):
+    edit_metadata(path, change)
+    found = refusal(path)
+    if text is not None:
+        assert found == text
+    else:
+        assert found.startswith("`/nctool/known_answers`: 3 inputs and logits (3, ")
+
+
+def test_layers_in_another_order(path):
+    with h5py.File(path, "r+") as file:
+        file.move("layer/4", "layer/spare")
+        file.move("layer/3", "layer/4")
+        file.move("layer/spare", "layer/3")
+    with pytest.raises(FormatError):
+        read(path, check_digests=False)
+
+
+def test_populations_that_share_a_layer(path):
+    edit_metadata(path, lambda m: m["populations"].insert(0, m["populations"][0] | {"name": "twin"}))
+    with pytest.raises(FormatError):
+        read(path, check_digests=False)
+
+
+# --- flipped bytes ------------------------------------------------------
+
+
+def assert_reads_or_refuses(path: Path, content: bytes) -> bool:
+    """Return whether `content` was read; any exception but an NctoolError fails the test, and so does a long wait."""
+    path.write_bytes(content)
+    start = time.monotonic()
+    try:
+        read(path)
+    except NctoolError:
+        return False
+    finally:
+        assert time.monotonic() - start < SLOWEST_READ_S
+    return True
+
+
+@settings(max_examples=300)
+@given(flips=st.lists(st.tuples(st.integers(0, 2**32 - 1), st.integers(1, 255)), min_size=1, max_size=4))
+def test_flipped_bytes_are_refused_or_do_not_matter(sound, tmp_path_factory, flips):
+    content = bytearray(sound)
+    for position, mask in flips:
+        content[position % len(sound)] ^= mask
+    path = tmp_path_factory.getbasetemp() / "flipped.net"
+    assert_reads_or_refuses(path, bytes(content))
+
+
+def test_a_flipped_byte_of_a_weight_never_passes(path, sound):
+    """What takes part in the computation is under a digest: here every byte of every weight, bias and threshold."""
+    with h5py.File(path) as file:
+        keys = [f"layer/{layer}/{key}" for layer in (1, 3, 4, 5) for key in ("weight", "bias", "shape")]
+        keys += [f"layer/{layer}/neuron/{key}" for layer in (1, 3, 4) for key in ("vThMant", "vInit")]
+        places = [(file[key].id.get_offset(), file[key].nbytes) for key in [*keys, "nctool/input_table"]]
+    rng = np.random.default_rng(0)
+    positions = [position for start, length in places for position in rng.integers(start, start + length, 3)]
+    for position in positions:
+        content = bytearray(sound)
+        content[position] ^= 1 << int(rng.integers(8))
+        assert not assert_reads_or_refuses(path, bytes(content)), position
+    assert os.path.getsize(path) == len(sound)
