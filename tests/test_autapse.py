@@ -126,7 +126,8 @@ def test_R2_thresholds_that_fit(threshold, exponent):
 
 
 @pytest.mark.parametrize(
-    ("threshold", "bad", "exponent"), [([129], 129, 1), ([254, 1], 1, 1), ([127 * 128 + 128], 128 * 128, 7), ([16257], 16257, 7)]
+    ("threshold", "bad", "exponent"),
+    [([129], 129, 1), ([254, 1], 1, 1), ([127 * 128 + 128], 128 * 128, 7), ([16257], 16257, 7)],
 )
 def test_R2_thresholds_that_do_not_fit(threshold, bad, exponent):
     assert refusal(neurons(threshold, np.array(threshold) // 2)) == (
@@ -171,5 +172,3 @@ def test_R1_a_lower_initial_potential_does_not_fit():
         "population `a`: an initial potential 131073 below its threshold needs a threshold register of 131072, "
         "allowed 0..131071"
     )
-
-

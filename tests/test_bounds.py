@@ -107,7 +107,9 @@ def test_graded_image_into_a_dense_layer_takes_the_table_of_each_channel():
 
 def test_each_group_of_a_convolution_takes_its_own_channels():
     encoding = InputEncoding((4, 1, 1), table((0, 1), (-2, 0), (0, 3), (-4, 0)))
-    population = fire("c", conv("input", np.array([[1, 10], [100, 1000]]).reshape(2, 2, 1, 1), groups=2), shape=(2, 1, 1))
+    population = fire(
+        "c", conv("input", np.array([[1, 10], [100, 1000]]).reshape(2, 2, 1, 1), groups=2), shape=(2, 1, 1)
+    )
     assert proved(population, 1, encoding) == ([-20, -4000], [1, 300])
 
 

@@ -84,6 +84,42 @@ def test_another_window(seed: int, n_steps: int) -> None:
     assert fast(network, pixels, n_steps=n_steps) == simulate(network, pixels, n_steps=n_steps)
 
 
+def pooled_network(seed: int) -> tuple[IntNetwork, tuple[int, int]]:
+    """A convolution and a dense layer whose weights are constant in blocks, as folded pooling makes them."""
+    rng = np.random.default_rng(seed)
+    block = tuple(int(b) for b in rng.integers(1, 4, 2))
+    kernel, stride, padding = (rng.integers(low, 3, 2).tolist() for low in (1, 1, 0))
+    groups = int(rng.integers(1, 3))
+    rest = [int(rng.integers(0, b)) if p == 0 else 0 for b, p in zip(block, padding, strict=True)]
+    source = (2, *(b * int(rng.integers(2, 5)) + r for b, r in zip(block, rest, strict=True)))
+    small = rng.integers(-128, 128, (4, 2 // groups, *kernel)).astype(np.int32)
+    conv = ConvGeometry(
+        stride=tuple(s * b for s, b in zip(stride, block, strict=True)),
+        padding=tuple(p * b for p, b in zip(padding, block, strict=True)),
+        groups=groups,
+    )
+    synapse = Synapse(INPUT_NAME, small.repeat(block[0], axis=2).repeat(block[1], axis=3), conv=conv)
+    shape = synapse.output_shape(source)
+    threshold = rng.integers(1, 128, 4) << 6
+    weight = rng.integers(-99, 100, (3, 4)).repeat(int(np.prod(shape[1:])), axis=1).astype(np.int32)
+    populations = (
+        Population("conv", shape, IntegrateFire(threshold, threshold // 2), rng.integers(-99, 99, 4), (synapse,)),
+        Population("readout", (3,), Readout(1.0), np.zeros(3, np.int64), (Synapse("conv", weight),)),
+    )
+    table = rng.integers(-128, 128, (2, 256)).astype(np.int8)
+    return IntNetwork(InputEncoding(source, table), populations, 3), block
+
+
+@given(seeds)
+def test_folded_pooling_is_taken_apart_again(seed: int) -> None:
+    network, block = pooled_network(seed)
+    pixels = random_pixels(network, 4, seed)
+    assert fast(network, pixels) == simulate(network, pixels)
+    found, dense = (layer.kernels[0] for layer in FastEngine(network).layers)
+    assert all(f % b == 0 for f, b in zip(found.block, block, strict=True))
+    assert dense.weight.shape == (3, 4)
+
+
 def wide_network(weight: int, fan_in: int = 2**12) -> IntNetwork:
     """A graded dense layer whose drive reaches fan_in * 127 * weight, and one odd unit on top."""
     table = np.full((fan_in, 256), 127, np.int8)
@@ -103,7 +139,7 @@ def test_sums_beyond_float32_are_computed_in_float64() -> None:
     network = wide_network(127)
     pixels = random_pixels(network, 2)
     engine = FastEngine(network)
-    assert [layer.weights[0].dtype for layer in engine.layers] == [torch.float64, torch.float32]
+    assert [layer.kernels[0].weight.dtype for layer in engine.layers] == [torch.float64, torch.float32]
     total = 127 * 127 * (2**12 - 1) + 127
     assert total > FLOAT32_EXACT
     assert fast(network, pixels) == simulate(network, pixels)
@@ -111,7 +147,7 @@ def test_sums_beyond_float32_are_computed_in_float64() -> None:
 
 
 def test_a_narrow_sum_stays_in_float32() -> None:
-    assert FastEngine(wide_network(1)).layers[0].weights[0].dtype == torch.float32
+    assert FastEngine(wide_network(1)).layers[0].kernels[0].weight.dtype == torch.float32
 
 
 def test_sums_beyond_float64_are_refused() -> None:

@@ -63,7 +63,9 @@ def random_conv(rng: np.random.Generator, channels: int, padding: bool) -> nn.Co
         "padding": tuple(rng.integers(0, 3, 2).tolist()) if padding else 0,
         "dilation": tuple(rng.integers(1, 3, 2).tolist()),
     }
-    return nn.Conv2d(channels, groups * int(rng.integers(1, 3)), tuple(rng.integers(1, 4, 2).tolist()), groups=groups, **options)
+    return nn.Conv2d(
+        channels, groups * int(rng.integers(1, 3)), tuple(rng.integers(1, 4, 2).tolist()), groups=groups, **options
+    )
 
 
 # --- batch norm ---------------------------------------------------------

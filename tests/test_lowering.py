@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -108,7 +109,10 @@ STATE = "export with fewer --steps or fewer --weight-bits"
 SMALLER = "use fewer groups or a smaller kernel"
 EIGHT_BITS = "or geometry exceed what Lava holds in 8 bits, allowed up to 127"
 BEYOND = {
-    "weight": (with_weight(0, 128), f"population `out`: weight 128 does not fit signed 8 bit, allowed -128..127\nhint: {BITS}"),
+    "weight": (
+        with_weight(0, 128),
+        f"population `out`: weight 128 does not fit signed 8 bit, allowed -128..127\nhint: {BITS}",
+    ),
     "negative weight": (
         with_weight(-129, 0),
         f"population `out`: weight -129 does not fit signed 8 bit, allowed -128..127\nhint: {BITS}",
@@ -202,7 +206,10 @@ def test_all_violations_are_listed_with_each_hint_once():
 @pytest.mark.parametrize(("n_populations", "more"), [(8, ""), (9, "\n(1 more)"), (20, "\n(12 more)")])
 def test_eight_violations_are_listed_and_the_rest_counted(n_populations, more):
     names = ["input", *(f"p{number}" for number in range(n_populations))]
-    bad = [fire(name, dense(source, [[128] * (1 + (source == "input"))])) for source, name in zip(names, names[1:], strict=False)]
+    bad = [
+        fire(name, dense(source, [[128] * (1 + (source == "input"))]))
+        for source, name in pairwise(names)
+    ]
     listed = "\n".join(
         f"population `p{number}`: weight 128 does not fit signed 8 bit, allowed -128..127" for number in range(8)
     )

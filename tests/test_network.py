@@ -43,7 +43,7 @@ def test_a_sound_chain_is_accepted():
     ("build", "text"),
     [
         # N1: the graph
-        (lambda: chain(), "network: number of populations is 0, allowed >= 1"),
+        (chain, "network: number of populations is 0, allowed >= 1"),
         (lambda: chain(OUT, n_steps=0), "network: n_steps is 0, allowed >= 1"),
         (lambda: chain(HIDDEN), "network: readouts is [], allowed one, the last population"),
         (
@@ -67,7 +67,10 @@ def test_a_sound_chain_is_accepted():
             lambda: chain(fire("a", dense("a", [[1]])), OUT),
             "population `a`: source is a, allowed a population that stands before it",
         ),
-        (lambda: chain(replace(HIDDEN, synapses=()), OUT), "population `hidden`: number of synapses is 0, allowed >= 1"),
+        (
+            lambda: chain(replace(HIDDEN, synapses=()), OUT),
+            "population `hidden`: number of synapses is 0, allowed >= 1",
+        ),
         # shapes
         (
             lambda: chain(replace(HIDDEN, shape=())),
@@ -159,7 +162,10 @@ def test_a_sound_chain_is_accepted():
             "population `c`: shape driven by `input` is (2, 0, 2), allowed (2, 2, 2)",
         ),
         # N3: ranges
-        (lambda: with_weight(np.array([[2**31, 0]])), "population `out`: weight is 2147483648, allowed magnitudes below 2**31"),
+        (
+            lambda: with_weight(np.array([[2**31, 0]])),
+            "population `out`: weight is 2147483648, allowed magnitudes below 2**31",
+        ),
         (
             lambda: with_weight(np.array([[-(2**31), 0]])),
             "population `out`: weight is 2147483648, allowed magnitudes below 2**31",
@@ -168,7 +174,10 @@ def test_a_sound_chain_is_accepted():
             lambda: chain(replace(HIDDEN, bias=np.array([2**31]))),
             "population `hidden`: bias is 2147483648, allowed magnitudes below 2**31",
         ),
-        (lambda: chain(fire("a", dense("input", [[1, 1]]), threshold=0)), "population `a`: threshold is 0, allowed >= 1"),
+        (
+            lambda: chain(fire("a", dense("input", [[1, 1]]), threshold=0)),
+            "population `a`: threshold is 0, allowed >= 1",
+        ),
         (
             lambda: chain(fire("a", dense("input", [[1, 1]]), threshold=2**31)),
             "population `a`: threshold is 2147483648, allowed magnitudes below 2**31",

@@ -33,7 +33,10 @@ PROVENANCE = Provenance(
     input_std=(0.2,),
     classes=("cat", "猫"),
 )
-CHANGES = (ChangeRecord(step="fold", detail="into `a`", exact=True), ChangeRecord(step="r", detail="", exact=False, worst_error=0.1))
+CHANGES = (
+    ChangeRecord(step="fold", detail="into `a`", exact=True),
+    ChangeRecord(step="r", detail="", exact=False, worst_error=0.1),
+)
 
 
 def answers(network: IntNetwork, n_samples: int = 3) -> KnownAnswers:

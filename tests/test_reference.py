@@ -130,7 +130,10 @@ def test_S2_fires_at_the_threshold_and_not_one_below():
 
 
 def test_S2_one_spike_a_step_however_large_the_potential():
-    assert drive(fire("a", dense("input", [[1]]), threshold=5), [20, 0, 0, 0, 0]) == ([1, 1, 1, 1, 0], [20, 15, 10, 5, 0])
+    assert drive(fire("a", dense("input", [[1]]), threshold=5), [20, 0, 0, 0, 0]) == (
+        [1, 1, 1, 1, 0],
+        [20, 15, 10, 5, 0],
+    )
 
 
 def test_S3_zero_clears_the_potential():

@@ -228,8 +228,7 @@ BAD_PLACE = "follows spikes of `0`, allowed behind Conv2d, Linear or their Batch
         ),
         (
             nn.Sequential(nn.Conv2d(2, 3, 3), nn.BatchNorm2d(3, track_running_stats=False)),
-            "module `1` (BatchNorm without running statistics) cannot be converted\n"
-            "hint: use track_running_stats=True",
+            "module `1` (BatchNorm without running statistics) cannot be converted\nhint: use track_running_stats=True",
         ),
         (
             nn.Sequential(nn.Conv2d(2, 3, 3), nn.BatchNorm2d(3), nn.BatchNorm2d(3)),
@@ -283,7 +282,7 @@ FLAT = "use the module nn.Flatten"
             "hint: write the network as modules in a fixed order, for example nn.Sequential",
         ),
         (
-            lambda m, x: m.one(x) if len(x) else m.two(x),
+            lambda m, x: m.one(x) if len(x) > 1 else m.two(x),
             "model `Model`: its forward method depends on data ('len' is not supported in symbolic tracing by default. "
             "If you want this call to be recorded, please call torch.fx.wrap('len') at module scope)\n"
             "hint: write the network as modules in a fixed order, for example nn.Sequential",

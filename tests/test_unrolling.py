@@ -20,7 +20,9 @@ def random_conv(seed: int) -> tuple[Synapse, tuple[int, int, int]]:
     size = np.maximum(dilation * (kernel - 1) + 1 - 2 * padding, 1) + rng.integers(0, 5, 2)
     source = (groups * int(rng.integers(1, 3)), *size.tolist())
     weight = rng.integers(-2, 3, (groups * int(rng.integers(1, 4)), source[0] // groups, *kernel))
-    return conv("s", weight, stride=tuple(stride), padding=tuple(padding), dilation=tuple(dilation), groups=groups), source
+    return conv(
+        "s", weight, stride=tuple(stride), padding=tuple(padding), dilation=tuple(dilation), groups=groups
+    ), source
 
 
 def matrix_of(synapse: Synapse, source: tuple[int, int, int]) -> Any:

@@ -43,6 +43,8 @@ from nctool_deploy.netx.metadata import (
 from nctool_deploy.netx.write import FIXED_REGISTERS, NEURON_IF, NEURON_READOUT, layers
 
 MAX_TEXT_BYTES = 2**20
+MAX_SIZE = 2**24 - 1
+"""Longest axis of a population."""
 EXPORT_HINT = "export the checkpoint again with `nctool export`"
 
 
@@ -248,8 +250,9 @@ def _pair(layer: Node, key: str) -> Pair:
 
 def _shape(layer: Node, n_axes: Sequence[int]) -> Shape:
     shape = tuple(layer.array("shape", np.int64, 1).tolist())
-    if len(shape) not in n_axes or not all(1 <= size < 2**24 for size in shape):
-        raise FormatError(f"`{layer.name}/shape` is {shape}, allowed {' or '.join(map(str, n_axes))} sizes >= 1")
+    if len(shape) not in n_axes or not all(1 <= size <= MAX_SIZE for size in shape):
+        axes = " or ".join(map(str, n_axes))
+        raise FormatError(f"`{layer.name}/shape` is {shape}, allowed {axes} sizes 1..{MAX_SIZE}")
     return shape
 
 

@@ -97,11 +97,13 @@ class GradedInput:
 
     Args:
         encoding: what the network stores.
-        step: float64 (channels,); real input = integer * step.
+        step: float64 (channels,); real input = integer * step, up to rounding.
+        real: float64 (channels, 256); the normalised value of each pixel, not rounded.
     """
 
     encoding: InputEncoding
     step: FloatArray
+    real: FloatArray
 
     @property
     def name(self) -> str:

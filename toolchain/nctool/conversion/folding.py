@@ -18,7 +18,7 @@ from nctool.errors import RangeError, UnsupportedError
 from nctool.network import ConvGeometry, InputEncoding, Pair, Shape
 
 INPUT_MAX = 127
-"""Graded inputs fill -127..127; -128 stays free so that the range is symmetric."""
+"""Graded inputs stay within -127..127; -128 stays free so that the range is symmetric."""
 
 
 def each(network: FloatNetwork, step: Callable[[FloatPopulation], FloatPopulation]) -> FloatNetwork:
@@ -107,12 +107,15 @@ def _pairwise(combine: Callable[[int, int], int], one: Pair, other: Pair) -> Pai
     return combine(one[0], other[0]), combine(one[1], other[1])
 
 
-def encode_input(shape: Shape, mean: tuple[float, ...], std: tuple[float, ...]) -> GradedInput:
+def encode_input(
+    shape: Shape, mean: tuple[float, ...], std: tuple[float, ...], largest: int = INPUT_MAX
+) -> GradedInput:
     """Tabulate the normalised pixel (p / 255 - mean) / std as an 8-bit integer times a step per channel.
 
     Args:
         shape: shape of one sample; its first axis has len(mean) channels, or is flat with one mean.
         mean, std: per channel, in units of pixel / 255.
+        largest: magnitude of the largest integer, 1..127.
 
     Raises:
         RangeError: there is not one mean and one deviation > 0 for each channel.
@@ -124,9 +127,9 @@ def encode_input(shape: Shape, mean: tuple[float, ...], std: tuple[float, ...]) 
         )
     means, stds = (np.broadcast_to(np.asarray(values, np.float64), channels) for values in (mean, std))
     real = (np.arange(256) / 255 - means[:, np.newaxis]) / stds[:, np.newaxis]
-    step = np.abs(real).max(axis=1) / INPUT_MAX
+    step = np.abs(real).max(axis=1) / largest
     table = np.rint(real / step[:, np.newaxis]).astype(np.int8)
-    return GradedInput(InputEncoding(shape, table), step)
+    return GradedInput(InputEncoding(shape, table), step, real)
 
 
 def absorb_spike_values(network: FloatNetwork, graded: GradedInput) -> FloatNetwork:

@@ -1,6 +1,6 @@
 """convert: a torch module becomes an IntNetwork, by a flat list of steps that each say what they changed.
 
-    trace -> fold batch norm -> fold pooling -> encode input -> absorb spike values -> round and bound
+    trace -> fold batch norm -> fold pooling -> grade the input -> absorb spike values -> round and bound
 
 In: a trained torch module, its input normalisation, calibration samples. Out: a Conversion.
 """
@@ -15,7 +15,8 @@ from torch import nn
 
 from nctool.conversion.accumulator import Fitted, fit
 from nctool.conversion.float_network import GradedInput
-from nctool.conversion.folding import absorb_spike_values, each, encode_input, fold_batch_norm, fold_pooling
+from nctool.conversion.folding import absorb_spike_values, each, fold_batch_norm, fold_pooling
+from nctool.conversion.input_precision import choose_input
 from nctool.conversion.tracing import trace
 from nctool.errors import UsageError
 from nctool.integer_format import IntegerFormat
@@ -79,7 +80,7 @@ def convert(
     traced = trace(model, input_shape)
     normed = each(traced, fold_batch_norm)
     pooled = each(normed, fold_pooling)
-    graded = encode_input(input_shape, mean, std)
+    graded = choose_input(pooled, mean, std, form, calibration, n_steps)
     absorbed = absorb_spike_values(pooled, graded)
     fitted = fit(absorbed, graded, form, calibration, n_steps)
     changes = (
@@ -97,8 +98,9 @@ def _folded(step: str, names: list[str]) -> Change:
 
 
 def _encoded(graded: GradedInput) -> Change:
-    worst = 0.5 / float(np.abs(graded.encoding.table.astype(int)).max())
-    return Change("encode input", "pixels as signed 8-bit integers, one step per channel", False, worst)
+    table = graded.encoding.table
+    detail = f"pixels as integers {int(table.min())}..{int(table.max())}, one step per channel"
+    return Change("grade the input", detail, False, 0.5 / float(np.abs(table.astype(int)).max()))
 
 
 def _rounded(fitted: Fitted, form: IntegerFormat) -> tuple[Change, ...]:

@@ -2,8 +2,9 @@
 
 Floating point is exact on integers while no sum leaves the mantissa: below 2**24 in float32, 2**53 in float64. The
 type of each population is chosen from bounds that hold for every input, so the result is equal by proof; the
-tests compare it all the same. Three things make it fast: the graph has no recurrence across populations, so all
-time steps of a layer are one batch of one convolution; the constant input is weighed once; memory is channels-last.
+tests compare it all the same. Four things make it fast: the graph has no recurrence across populations, so all
+time steps of a layer are one batch of one convolution; the constant input is weighed once; a kernel that came from
+folded pooling is taken apart again, sums first; memory is channels-last.
 
 In: an IntNetwork and pixels. Out: traces or summaries, batch by batch. Must not import the reference engine.
 """
@@ -18,8 +19,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.nn import functional
 
+from nctool.bounds import drive_interval, prove_population
 from nctool.errors import RangeError, UsageError
 from nctool.network import (
     ACCUMULATOR_LIMIT,
@@ -27,10 +28,8 @@ from nctool.network import (
     IntegrateFire,
     IntNetwork,
     Population,
-    Shape,
-    Synapse,
 )
-from nctool.bounds import drive_interval, prove_population
+from nctool.sim.kernel import Kernel, make_kernel
 from nctool.sim.trace import Summary, Trace
 
 FLOAT32_EXACT = 2**24
@@ -52,13 +51,13 @@ class Layer:
 
     Args:
         population: what is computed.
-        weights: per synapse, (out, in) with columns in (height, width, channel) order, or channels-last 4 axes.
+        kernels: one per synapse.
         bias, threshold, initial: per channel, shaped to broadcast over (samples, channels, height, width).
         proved: True when no accumulated input can leave the accumulator, so none needs counting.
     """
 
     population: Population
-    weights: tuple[Tensor, ...]
+    kernels: tuple[Kernel, ...]
     bias: Tensor
     threshold: Tensor
     initial: Tensor
@@ -163,7 +162,7 @@ def prepare(network: IntNetwork, population: Population, n_steps: int, device: t
     spiking = isinstance(neuron, IntegrateFire)
     return Layer(
         population=population,
-        weights=tuple(_weight(s, network.shapes[s.source], device, dtype) for s in population.synapses),
+        kernels=tuple(make_kernel(s, network.shapes[s.source], device, dtype) for s in population.synapses),
         bias=column(population.bias),
         threshold=column(neuron.threshold if isinstance(neuron, IntegrateFire) else zero),
         initial=column(neuron.initial if isinstance(neuron, IntegrateFire) else zero),
@@ -189,16 +188,6 @@ def exact_type(population: Population, network: IntNetwork, reach: int) -> torch
         if worst < limit:
             return dtype
     raise RangeError(f"population `{population.name}`: sums may reach {worst}, the fast engine is exact below 2**53")
-
-
-def _weight(synapse: Synapse, source: Shape, device: torch.device, dtype: torch.dtype) -> Tensor:
-    """Return the weight times 2**exponent, laid out for channels-last signals."""
-    weight = torch.from_numpy(synapse.weight.astype(np.int64) << synapse.exponent).to(device, dtype)
-    if synapse.conv is not None:
-        return weight.contiguous(memory_format=torch.channels_last)
-    if len(source) == 1:
-        return weight
-    return weight.reshape(-1, *source).permute(0, 2, 3, 1).reshape(len(weight), -1).contiguous()
 
 
 def run_layer(layer: Layer, signals: dict[str, Tensor], n_steps: int) -> tuple[Tensor, int]:
@@ -241,25 +230,14 @@ def sum_of_inputs(layer: Layer, signals: dict[str, Tensor]) -> Tensor:
         (steps or 1, samples, *shape).
     """
     total: Tensor | None = None
-    for synapse, weight in zip(layer.population.synapses, layer.weights, strict=True):
-        signal = signals[synapse.source].to(weight.dtype)
+    for kernel in layer.kernels:
+        signal = signals[kernel.source].to(kernel.weight.dtype)
         steps, samples = signal.shape[:2]
-        weighted = weigh(signal.flatten(0, 1), weight, synapse).unflatten(0, (steps, samples))
+        weighted = kernel(signal.flatten(0, 1)).unflatten(0, (steps, samples))
         total = weighted if total is None else total + weighted
     if total is None:
         raise RangeError(f"population `{layer.population.name}`: number of synapses is 0, allowed >= 1")
     return total.add_(layer.bias)
-
-
-def weigh(signal: Tensor, weight: Tensor, synapse: Synapse) -> Tensor:
-    """Apply one synapse to (steps * samples, *source shape)."""
-    conv = synapse.conv
-    if conv is not None:
-        image = signal.contiguous(memory_format=torch.channels_last)
-        return functional.conv2d(image, weight, None, conv.stride, conv.padding, conv.dilation, conv.groups)
-    if signal.dim() == 4:  # noqa: PLR2004  # (batch, channels, height, width)
-        signal = signal.permute(0, 2, 3, 1)
-    return functional.linear(signal.flatten(1), weight)
 
 
 def _to_numpy(values: Tensor) -> NDArray[np.floating]:  # type: ignore[type-arg]  # float32 or float64

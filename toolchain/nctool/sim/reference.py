@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,6 +30,8 @@ from nctool.sim.trace import Trace, join
 
 BATCH = 16
 Int64 = NDArray[np.int64]
+Numbers = TypeVar("Numbers", NDArray[np.int64], NDArray[np.float64])
+"""The engine computes in int64; calibration weighs real numbers by the same two functions."""
 
 
 @dataclass(frozen=True)
@@ -149,13 +152,13 @@ def synaptic_input(synapse: Synapse, signal: IntArray) -> Int64:
     return weighted.reshape(samples, steps, *weighted.shape[1:]) << synapse.exponent
 
 
-def dense(signal: Int64, weight: Int64) -> Int64:
+def dense(signal: Numbers, weight: Numbers) -> Numbers:
     """Rule W1: out[n, o] = sum_i weight[o, i] * signal[n, i], the source flattened in C order."""
-    out: Int64 = np.einsum("ni,io->no", signal.reshape(len(signal), -1), np.ascontiguousarray(weight.T))
+    out: Numbers = np.einsum("ni,io->no", signal.reshape(len(signal), -1), np.ascontiguousarray(weight.T))
     return out
 
 
-def convolve(signal: Int64, weight: Int64, conv: ConvGeometry) -> Int64:
+def convolve(signal: Numbers, weight: Numbers, conv: ConvGeometry) -> Numbers:
     """Rule W2: cross-correlation with zero padding, as torch.nn.functional.conv2d defines it.
 
     Args:

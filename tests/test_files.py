@@ -1,0 +1,135 @@
+"""Files are written whole or not at all."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from nctool.errors import UsageError
+from nctool.files import cannot_write, make_directory, replace_atomically
+
+HINT = "hint: choose another place with -o, or make the folder and give yourself the right to write there"
+
+
+def write(path: Path, content: bytes) -> None:
+    with replace_atomically(path) as temporary:
+        temporary.write_bytes(content)
+
+
+def refusal(action, path: Path) -> str:
+    with pytest.raises(UsageError) as caught:
+        action(path)
+    return str(caught.value)
+
+
+def write_x(path: Path) -> None:
+    write(path, b"x")
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(each.name for each in folder.iterdir())
+
+
+@pytest.mark.parametrize("before", [None, b"a longer old content"])
+def test_the_new_content_is_there_and_nothing_else(tmp_path, before):
+    path = tmp_path / "file"
+    if before is not None:
+        path.write_bytes(before)
+    write(path, b"new")
+    assert path.read_bytes() == b"new"
+    assert names(tmp_path) == ["file"]
+
+
+def test_the_old_content_is_there_until_the_block_ends(tmp_path):
+    path = tmp_path / "file"
+    path.write_bytes(b"old")
+    with replace_atomically(path) as temporary:
+        temporary.write_bytes(b"new")
+        assert temporary.parent == tmp_path  # a move within one file system
+        assert path.read_bytes() == b"old"
+    assert path.read_bytes() == b"new"
+
+
+@pytest.mark.parametrize("error", [RuntimeError("stop"), KeyboardInterrupt()])
+def test_a_block_that_fails_leaves_the_old_content_and_no_other_file(tmp_path, error):
+    path = tmp_path / "file"
+    path.write_bytes(b"old")
+
+    def fail() -> None:
+        with replace_atomically(path) as temporary:
+            temporary.write_bytes(b"half")
+            raise error
+
+    with pytest.raises(type(error)):
+        fail()
+    assert path.read_bytes() == b"old"
+    assert names(tmp_path) == ["file"]
+
+
+def test_a_full_disk_is_said(tmp_path):
+    path = tmp_path / "file"
+
+    def fill(path: Path) -> None:
+        with replace_atomically(path):
+            raise OSError(28, "No space left on device")
+
+    assert refusal(fill, path) == f"cannot write `{path}`: no space left on device\n{HINT}"
+    assert names(tmp_path) == []
+
+
+@pytest.mark.parametrize(("umask", "mode"), [(0o022, 0o644), (0o077, 0o600)])
+def test_the_file_has_the_rights_of_any_new_file(tmp_path, umask, mode):
+    before = os.umask(umask)
+    try:
+        write(tmp_path / "file", b"x")
+        assert os.umask(umask) == umask  # the mask is left as it was
+    finally:
+        os.umask(before)
+    assert (tmp_path / "file").stat().st_mode & 0o777 == mode
+
+
+def test_a_missing_folder_is_said(tmp_path):
+    path = tmp_path / "none" / "file"
+    assert refusal(write_x, path) == f"cannot write `{path}`: no such file or directory\n{HINT}"
+
+
+def test_a_folder_that_is_a_file_is_said(tmp_path):
+    (tmp_path / "file").write_bytes(b"")
+    path = tmp_path / "file" / "model.net"
+    assert refusal(write_x, path) == f"cannot write `{path}`: not a directory\n{HINT}"
+    assert refusal(make_directory, path) == f"cannot write `{path}`: not a directory\n{HINT}"
+
+
+def test_a_folder_is_not_replaced(tmp_path):
+    path = tmp_path / "folder"
+    path.mkdir()
+    assert refusal(write_x, path) == f"cannot write `{path}`: is a directory\n{HINT}"
+    assert names(tmp_path) == ["folder"]
+
+
+def test_a_name_that_is_too_long_is_said(tmp_path):
+    path = tmp_path / ("x" * 300)
+    assert refusal(write_x, path) == f"cannot write `{path}`: file name too long\n{HINT}"
+
+
+def test_a_folder_that_may_not_be_written_is_said(tmp_path, monkeypatch):
+    """The superuser may write anywhere: the system's refusal is put in its place."""
+
+    def refuse(*args: object, **options: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("tempfile.mkstemp", refuse)
+    path = tmp_path / "file"
+    assert refusal(write_x, path) == f"cannot write `{path}`: permission denied\n{HINT}"
+
+
+def test_a_directory_is_made_with_its_parents_or_kept(tmp_path):
+    path = tmp_path / "a" / "b"
+    assert make_directory(path) == path
+    assert make_directory(path).is_dir()
+
+
+def test_an_error_without_a_reason_of_the_system_says_its_text():
+    assert str(cannot_write(Path("m.net"), OSError("Odd"))) == f"cannot write `m.net`: odd\n{HINT}"

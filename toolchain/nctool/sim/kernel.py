@@ -1,0 +1,107 @@
+"""Kernels of the fast engine: a synapse as the cheapest torch operations that compute the same integers.
+
+Conversion folds average pooling into the next weights, as a chip wants it. A kernel that is constant in blocks of
+p x p pixels, and moves by multiples of p, is the same as the sum over each block followed by a kernel p x p times
+smaller; which is what is computed here.
+
+In: a synapse. Out: a callable on tensors. Must not import the reference engine.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from nctool.network import ConvGeometry, IntArray, Pair, Shape, Synapse
+
+IMAGE_AXES = 4
+"""(batch, channels, height, width)."""
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """One synapse, ready to run.
+
+    Args:
+        source: what it reads.
+        block: (height, width) of the blocks that are summed first; (1, 1) for none.
+        weight: (out, in) with columns in (height, width, channel) order, or channels-last with 4 axes; the factor
+            2**exponent is in it.
+        conv: geometry on the summed blocks, None for a dense synapse.
+    """
+
+    source: str
+    block: Pair
+    weight: Tensor
+    conv: ConvGeometry | None
+
+    def __call__(self, signal: Tensor) -> Tensor:
+        """Weigh (batch, *source shape) to (batch, *driven shape) (rules W1 to W3)."""
+        if signal.dim() == IMAGE_AXES:
+            signal = signal.contiguous(memory_format=torch.channels_last)
+            if self.block != (1, 1):
+                signal = functional.avg_pool2d(signal, self.block, divisor_override=1)
+        conv = self.conv
+        if conv is not None:
+            return functional.conv2d(signal, self.weight, None, conv.stride, conv.padding, conv.dilation, conv.groups)
+        if signal.dim() == IMAGE_AXES:
+            signal = signal.permute(0, 2, 3, 1)
+        return functional.linear(signal.flatten(1), self.weight)
+
+
+def make_kernel(synapse: Synapse, source: Shape, device: torch.device, dtype: torch.dtype) -> Kernel:
+    """Return the kernel of `synapse` on a source of shape `source`."""
+    weight, conv, block = synapse.weight, synapse.conv, (1, 1)
+    if conv is None and len(source) > 1:
+        weight, block = split_dense(weight.reshape(-1, *source))
+        weight = weight.transpose(0, 2, 3, 1).reshape(len(weight), -1)
+    elif conv is not None:
+        weight, conv, block = split_convolution(weight, conv, source)
+    tensor = torch.from_numpy(np.ascontiguousarray(weight).astype(np.int64) << synapse.exponent).to(device, dtype)
+    if conv is not None:
+        tensor = tensor.contiguous(memory_format=torch.channels_last)
+    return Kernel(synapse.source, block, tensor, conv)
+
+
+def split_convolution(weight: IntArray, conv: ConvGeometry, source: Shape) -> tuple[IntArray, ConvGeometry, Pair]:
+    """Return a smaller kernel, its geometry, and the blocks to sum before it; unchanged with (1, 1) if there are none.
+
+    Padding must be whole blocks that no pixel shares: it may only be used where the blocks tile the source.
+    """
+    if conv.dilation != (1, 1):
+        return weight, conv, (1, 1)
+    block = [1, 1]
+    for axis in (0, 1):
+        sizes = (weight.shape[2 + axis], conv.stride[axis], conv.padding[axis])
+        for size in range(min(sizes[:2]), 1, -1):
+            tiles = conv.padding[axis] == 0 or source[1 + axis] % size == 0
+            if tiles and not any(s % size for s in sizes) and is_constant(weight, 2 + axis, size):
+                block[axis] = size
+                break
+    high, wide = block
+    geometry = ConvGeometry(
+        stride=(conv.stride[0] // high, conv.stride[1] // wide),
+        padding=(conv.padding[0] // high, conv.padding[1] // wide),
+        groups=conv.groups,
+    )
+    return weight[:, :, ::high, ::wide], geometry, (high, wide)
+
+
+def split_dense(weight: IntArray) -> tuple[IntArray, Pair]:
+    """Return weights (out, channels, height, width) on summed blocks, and the size of the blocks."""
+    block = [1, 1]
+    for axis in (0, 1):
+        size = weight.shape[2 + axis]
+        divisors = (d for d in range(size, 1, -1) if size % d == 0)
+        block[axis] = next((d for d in divisors if is_constant(weight, 2 + axis, d)), 1)
+    return weight[:, :, :: block[0], :: block[1]], (block[0], block[1])
+
+
+def is_constant(weight: IntArray, axis: int, size: int) -> bool:
+    """Return True when `weight` is constant over consecutive blocks of `size` along `axis`."""
+    starts = np.repeat(np.arange(0, weight.shape[axis], size), size)
+    return bool(np.array_equal(weight, np.take(weight, starts, axis=axis)))
