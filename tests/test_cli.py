@@ -49,7 +49,7 @@ def test_train_export_run_verify_inspect(nctool, tmp_path: Path) -> None:
     assert nctool("export", run / "checkpoint.safetensors", "--steps", 3, "-o", again).code == 0
     assert again.read_bytes() == model.read_bytes()
 
-    ran = nctool("run-sim", model, "--samples", 100, "--json")
+    ran = nctool("run-sim", model, "--engine", "reference", "--samples", 100, "--json")
     assert ran.code == 0
     assert {"engine", "accuracy", "samples", "images_per_second", "spikes_per_layer"} <= set(ran.json)
     assert list(ran.json["accuracy"]) == ["1", "2", "3"]

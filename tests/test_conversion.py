@@ -13,6 +13,7 @@ from torch import nn
 
 from nctool.bounds import measure, prove
 from nctool.conversion import Change, Conversion, convert
+from nctool.conversion.accumulator import MARGIN
 from nctool.errors import RangeError, UnsupportedError, UsageError
 from nctool.network import ACCUMULATOR_LIMIT, Bound, IntegrateFire
 from nctool.nq import NoisyQuantReLU, activations, spiking
@@ -255,6 +256,12 @@ def ones(features: int) -> nn.Module:
     return nn.Sequential(linear(np.ones((1, features))))
 
 
+@pytest.fixture
+def eight_bit_input(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Grade the input as finely as it goes, whatever that costs the weights."""
+    monkeypatch.setattr("nctool.conversion.input_precision.LARGEST", (127,))
+
+
 @pytest.mark.parametrize(
     ("features", "weight", "kind"),
     [
@@ -263,7 +270,7 @@ def ones(features: int) -> nn.Module:
         (16, 62, "proved"),  # 258064 is 1.97 times the accumulator
     ],
 )
-def test_the_scale_gives_up_a_bit_for_a_proof(features, weight, kind):
+def test_the_scale_gives_up_a_bit_for_a_proof(eight_bit_input, features, weight, kind):
     readout = converted(ones(features), (features,), n_steps=1).network.readout
     assert int(readout.synapses[0].weight.max()) in (weight, weight + 1)
     assert readout.bound.kind == kind
@@ -271,18 +278,18 @@ def test_the_scale_gives_up_a_bit_for_a_proof(features, weight, kind):
     assert readout.bound.high == features * 127 * int(readout.synapses[0].weight.max()) <= ACCUMULATOR_LIMIT
 
 
-def test_beyond_a_bit_the_bound_is_measured():
+def test_beyond_a_bit_the_bound_is_measured(eight_bit_input):
     dark = np.full((4, 17), 10, np.uint8)  # table 5: 17 · 5 · 127 = 10795
     readout = converted(ones(17), (17,), n_steps=1, calibration=dark).network.readout
     assert readout.synapses[0].weight.max() == 127
-    assert readout.bound == Bound("calibrated", 0, 16193, 1.5)
+    assert readout.bound == Bound("calibrated", 0, 17 * 5 * 127 * 2, 2.0)
 
 
-def test_a_measured_bound_lowers_the_scale_too():
+def test_a_measured_bound_lowers_the_scale_too(eight_bit_input):
     bright = np.full((4, 17), 255, np.uint8)
     readout = converted(ones(17), (17,), n_steps=1, calibration=bright).network.readout
     assert readout.bound.kind == "calibrated"
-    assert readout.bound.high == np.ceil(17 * 127 * int(readout.synapses[0].weight.max()) * 1.5) <= ACCUMULATOR_LIMIT
+    assert readout.bound.high == np.ceil(17 * 127 * int(readout.synapses[0].weight.max()) * MARGIN) <= ACCUMULATOR_LIMIT
     assert readout.bound.high > 0.9 * ACCUMULATOR_LIMIT
 
 
@@ -297,7 +304,7 @@ def test_a_wide_layer_is_calibrated_a_narrow_one_proved_and_nothing_overflows():
     hidden = network.populations[0]
     found = measure(trace.potentials["0"] - hidden.per_neuron(hidden.neuron.initial))
     bound = hidden.bound
-    assert (bound.low, bound.high) == (int(np.floor(found.low.min() * 1.5)), int(np.ceil(found.high.max() * 1.5)))
+    assert (bound.low, bound.high) == (int(np.floor(found.low.min() * MARGIN)), int(np.ceil(found.high.max() * MARGIN)))
     assert trace.spikes["0"].any()
 
 
@@ -311,7 +318,7 @@ def test_a_calibrated_layer_behind_a_calibrated_layer_is_measured_on_its_spikes(
     assert [p.bound.kind for p in network.populations] == ["calibrated", "calibrated"]
     trace = simulate(network, pixels)
     assert set(trace.overflows.values()) == {0}
-    assert network.readout.bound.high == int(np.ceil(trace.logits.max() * 1.5))
+    assert network.readout.bound.high == int(np.ceil(trace.logits.max() * MARGIN))
 
 
 @given(seeds, st.integers(1, 8))
@@ -336,6 +343,26 @@ def test_what_cannot_be_made_to_fit_is_refused(monkeypatch):
 # --- the list of changes ------------------------------------------------
 
 
+def test_the_input_is_graded_more_coarsely_where_the_accumulator_is_short_of_bits():
+    """A wide layer at T = 16: with 8-bit input its weights would keep a few levels only."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(784, 30), act(2.0), nn.Linear(30, 5))
+    pixels = np.random.default_rng(1).integers(0, 256, (64, 784), np.uint8)
+    network = converted(model, (784,), mean=0.5, std=0.25, n_steps=16, calibration=pixels).network
+    assert 7 <= network.input.table.max() < 127
+    float_logits = float_run(model, torch.from_numpy((pixels / 255 - 0.5) / 0.25).float(), 16)[1][:, -1]
+    agree = (simulate(network, pixels).logits[:, -1].argmax(axis=1) == float_logits.argmax(axis=1)).mean()
+    assert agree > 0.9
+
+
+def test_a_narrow_network_keeps_all_eight_bits():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(5, 6), act(0.125), nn.Linear(6, 4))
+    network = converted(model, (5,)).network
+    assert np.abs(network.populations[0].synapses[0].weight).max() == 127
+    assert network.input.table.max() == 127
+
+
 def test_every_step_says_what_it_changed():
     model = nn.Sequential()
     model.conv = nn.Conv2d(1, 2, 3)
@@ -346,10 +373,11 @@ def test_every_step_says_what_it_changed():
     model.fc = nn.Linear(8, 3)
     conversion = converted(model, (1, 6, 6))
     conv, fc = conversion.network.populations
+    top = int(conversion.network.input.table.max())
     assert conversion.changes[:4] == (
         Change("fold batch norm", "into conv", True),
         Change("fold average pooling", "into fc", True),
-        Change("encode input", "pixels as signed 8-bit integers, one step per channel", False, 0.5 / 127),
+        Change("grade the input", f"pixels as integers 0..{top}, one step per channel", False, 0.5 / top),
         Change("absorb spike values", "a spike is worth its threshold: folded into the weights behind it", True),
     )
     for change, population in zip(conversion.changes[4:], (conv, fc), strict=True):

@@ -121,7 +121,7 @@ def test_a_failing_run_says_why(tmp_path: Path) -> None:
     network = random_network(1)
     path = tmp_path / "no.net"
     job = engine.LavaJob(path, network.input.encode(random_pixels(network, 1)), 1)
-    with pytest.raises(EngineError, match="engine `lava`: .*UsageError: no such file: `.*no.net`"):
+    with pytest.raises(EngineError, match=r"engine `lava`: .*UsageError: no such file: `.*no.net`"):
         engine.run_jobs([job])
     assert worker_processes() == []
 
@@ -192,7 +192,7 @@ def test_a_missing_lava_says_how_to_get_it(
 
 def test_another_lava_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(engine, "version", lambda name: "0.9.0")
-    with pytest.raises(EngineError, match="lava-nc 0.9.0 is installed, allowed 0.10.0"):
+    with pytest.raises(EngineError, match=r"lava-nc 0\.9\.0 is installed, allowed 0\.10\.0"):
         engine.require_lava()
 
 

@@ -206,10 +206,7 @@ def test_all_violations_are_listed_with_each_hint_once():
 @pytest.mark.parametrize(("n_populations", "more"), [(8, ""), (9, "\n(1 more)"), (20, "\n(12 more)")])
 def test_eight_violations_are_listed_and_the_rest_counted(n_populations, more):
     names = ["input", *(f"p{number}" for number in range(n_populations))]
-    bad = [
-        fire(name, dense(source, [[128] * (1 + (source == "input"))]))
-        for source, name in pairwise(names)
-    ]
+    bad = [fire(name, dense(source, [[128] * (1 + (source == "input"))])) for source, name in pairwise(names)]
     listed = "\n".join(
         f"population `p{number}`: weight 128 does not fit signed 8 bit, allowed -128..127" for number in range(8)
     )

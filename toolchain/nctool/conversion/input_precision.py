@@ -33,40 +33,61 @@ def choose_input(
     pixels: NDArray[np.uint8],
     n_steps: int,
 ) -> GradedInput:
-    """Return the finest graded input that a coarser one does not beat.
+    """Return 8 bits where the weights keep theirs; else the finest graded input that a coarser one does not beat.
 
     Args:
         network: folded, weights per unit of real input.
         mean, std: normalisation per channel, in units of pixel / 255.
         pixels: uint8 calibration samples.
     """
-    best = encode_input(network.input_shape, mean, std, LARGEST[0])
-    least = drive_error(network, best, form, pixels[:SAMPLES], n_steps)
-    for largest in LARGEST[1:]:
-        coarser = encode_input(network.input_shape, mean, std, largest)
-        error = drive_error(network, coarser, form, pixels[:SAMPLES], n_steps)
+    pixels = pixels[:SAMPLES]
+    candidates = (encode_input(network.input_shape, mean, std, largest) for largest in LARGEST)
+    best, least = next(candidates), np.inf
+    rounded = _round_readers(network, best, form, pixels, n_steps)
+    if all(_fills(population, form) for _, population in rounded):
+        return best
+    for graded in (best, *candidates):
+        readers = _round_readers(network, graded, form, pixels, n_steps)
+        error = drive_error(readers, graded, pixels, n_steps)
         if error >= least:
             break
-        best, least = coarser, error
+        best, least = graded, error
     return best
 
 
-def drive_error(
+def _round_readers(
     network: FloatNetwork, graded: GradedInput, form: IntegerFormat, pixels: NDArray[np.uint8], n_steps: int
+) -> list[tuple[FloatPopulation, Population]]:
+    """Return what reads the input, in real numbers per unit of graded input and rounded."""
+    absorbed = absorb_spike_values(network, graded).populations
+    readers = [population for population in absorbed if population.source == INPUT_NAME]
+    return [(p, fit_population(p, graded, form, Calibration(graded, pixels, n_steps))[0]) for p in readers]
+
+
+def _fills(population: Population, form: IntegerFormat) -> bool:
+    """Return True when most channels use at least half the range of their weights."""
+    weight = population.synapses[0].weight
+    largest = np.abs(weight.reshape(len(weight), -1)).max(axis=1)
+    return bool(np.median(largest[largest > 0] if largest.any() else form.weight_max) >= form.weight_max / 2)
+
+
+def drive_error(
+    readers: list[tuple[FloatPopulation, Population]],
+    graded: GradedInput,
+    pixels: NDArray[np.uint8],
+    n_steps: int,
 ) -> float:
     """Return the root mean square error of one step's drive, relative to the threshold, over what reads the input."""
-    channel = np.arange(network.input_shape[0]).reshape(-1, *[1] * (len(network.input_shape) - 1))
-    exact = (graded.real / graded.step[:, np.newaxis])[channel, pixels]
     encoded = graded.encoding.encode(pixels).astype(np.float64)
+    channel = np.arange(pixels.shape[1]).reshape(-1, *[1] * (pixels.ndim - 2))
+    exact = (graded.real / graded.step[:, np.newaxis])[channel, pixels]
     squares = []
-    for real in absorb_spike_values(network, graded).populations:
-        if real.source == INPUT_NAME:
-            rounded, _ = fit_population(real, graded, form, Calibration(graded, pixels, n_steps))
-            wanted = _drive(exact, real.weight, real.bias, real.conv)
-            weight = rounded.synapses[0].weight.astype(np.float64)
-            got = _drive(encoded, weight, rounded.bias.astype(np.float64), real.conv)
-            units = _per_channel(_units(real, rounded, n_steps), got)
-            squares.append(np.mean((got / units - wanted) ** 2) / (real.threshold or wanted.std() or 1.0) ** 2)
+    for real, rounded in readers:
+        wanted = _drive(exact, real.weight, real.bias, real.conv)
+        weight = rounded.synapses[0].weight.astype(np.float64)
+        got = _drive(encoded, weight, rounded.bias.astype(np.float64), real.conv)
+        units = _per_channel(_units(real, rounded, n_steps), got)
+        squares.append(np.mean((got / units - wanted) ** 2) / (real.threshold or wanted.std() or 1.0) ** 2)
     return float(np.sqrt(np.mean(squares)))
 
 
