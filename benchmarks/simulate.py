@@ -2,8 +2,8 @@
 
     python benchmarks/simulate.py [--lava-samples N] [--repeat R] [--without-lava]
 
-Two networks with random weights: the zoo's LeNet on 28x28 and its small VGG on 32x32x3, both at T = 4. Prints images per
-second of `fast`, `reference` and `lava`, and of the *dense limit*: T forward passes of the same network as a plain
+Two networks with random weights: the zoo's LeNet on 28x28 and its small VGG on 32x32x3, both at T = 4. Prints images
+per second of `fast`, `reference` and `lava`, and of the *dense limit*: T forward passes of the same network as a plain
 float32 torch ANN (convolution, ReLU, average pooling, batch norm folded away, channels-last), same batch, same
 threads. Random weights: the dense kernels do not depend on how many spikes there are. The time of Lava is that of a
 long run less that of a short one, so that starting its processes does not count. The last line of stdout is one JSON

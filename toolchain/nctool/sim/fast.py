@@ -29,7 +29,7 @@ from nctool.network import (
     IntNetwork,
     Population,
 )
-from nctool.sim.kernel import Kernel, make_kernel
+from nctool.sim.kernel import IMAGE_AXES, Kernel, make_kernel
 from nctool.sim.trace import Summary, Trace
 
 FLOAT32_EXACT = 2**24
@@ -38,7 +38,7 @@ FLOAT32_EXACT = 2**24
 FLOAT64_EXACT = 2**53
 """The same for float64."""
 
-CPU_BATCH_BYTES = 24 * 2**20
+CPU_BATCH_BYTES = 16 * 2**20
 """Memory of the largest layer's drive in one batch on a CPU: small enough to stay near the cache."""
 
 GPU_BATCH_BYTES = 2**30
@@ -95,7 +95,7 @@ class FastEngine:
     def summaries(self, pixels: NDArray[np.uint8]) -> Iterator[Summary]:
         """Yield logits, spike counts and overflow counts of consecutive batches; spikes stay on the device."""
         for logits, spikes, overflows in self._batches(pixels):
-            counts = {name: int(s.sum(dtype=torch.float64).item()) for name, s in spikes.items()}
+            counts = {name: count(s) for name, s in spikes.items()}
             yield Summary(_to_numpy(logits).astype(np.int64), counts, overflows)
 
     def _batches(self, pixels: NDArray[np.uint8]) -> Iterator[tuple[Tensor, dict[str, Tensor], dict[str, int]]]:
@@ -200,15 +200,15 @@ def run_layer(layer: Layer, signals: dict[str, Tensor], n_steps: int) -> tuple[T
     is_constant = len(drive) == 1
     output = _like(drive[0], n_steps) if is_constant else drive
     membrane = torch.empty_like(drive[0]).copy_(layer.initial.expand(drive.shape[1:]))
-    neuron, overflows = layer.population.neuron, 0
+    neuron, overflows, below = layer.population.neuron, 0, layer.threshold - 1
     for step in range(n_steps):
         membrane.add_(drive[0 if is_constant else step])  # S1
         if not layer.proved:
-            overflows += int(((membrane - layer.initial).abs_() > ACCUMULATOR_LIMIT).sum().item())
+            overflows += count_overflows(membrane, layer.initial)
         if not isinstance(neuron, IntegrateFire):
             output[step] = membrane  # S4
             continue
-        spikes = torch.ge(membrane, layer.threshold, out=output[step])  # S2
+        spikes = torch.sub(membrane, below, out=output[step]).clamp_(0, 1)  # S2: integers, so m >= θ iff m - (θ-1) > 0
         if neuron.reset == "subtract":  # S3
             membrane.addcmul_(spikes, layer.threshold, value=-1)
         else:
@@ -216,11 +216,21 @@ def run_layer(layer: Layer, signals: dict[str, Tensor], n_steps: int) -> tuple[T
     return output, overflows
 
 
+def count_overflows(membrane: Tensor, initial: Tensor) -> int:
+    """Count rule O1 over one step; the exact count is made only when the extremes leave room for one."""
+    low, high = (int(value.item()) for value in torch.aminmax(membrane))
+    if low - int(initial.max()) >= -ACCUMULATOR_LIMIT and high - int(initial.min()) <= ACCUMULATOR_LIMIT:
+        return 0
+    return int(((membrane - initial).abs_() > ACCUMULATOR_LIMIT).sum().item())
+
+
 def _like(signal: Tensor, n_steps: int) -> Tensor:
     """Return an uninitialised (n_steps, *signal.shape) whose steps are laid out as `signal` is."""
-    repeated = signal.expand(n_steps, *signal.shape).flatten(0, 1)
-    output: Tensor = torch.empty_like(repeated).unflatten(0, (n_steps, len(signal)))
-    return output
+    layout = torch.channels_last if signal.dim() == IMAGE_AXES else torch.contiguous_format
+    shape = (n_steps * len(signal), *signal.shape[1:])
+    empty = torch.empty(shape, dtype=signal.dtype, device=signal.device, memory_format=layout)
+    steps: Tensor = empty.unflatten(0, (n_steps, len(signal)))
+    return steps
 
 
 def sum_of_inputs(layer: Layer, signals: dict[str, Tensor]) -> Tensor:
@@ -238,6 +248,12 @@ def sum_of_inputs(layer: Layer, signals: dict[str, Tensor]) -> Tensor:
     if total is None:
         raise RangeError(f"population `{layer.population.name}`: number of synapses is 0, allowed >= 1")
     return total.add_(layer.bias)
+
+
+def count(spikes: Tensor) -> int:
+    """Count the spikes of (steps, samples, *shape): per step and sample in its own type, then in float64."""
+    per_sample = spikes.sum(dim=tuple(range(2, spikes.dim())))
+    return int(per_sample.sum(dtype=torch.float64).item())
 
 
 def _to_numpy(values: Tensor) -> NDArray[np.floating]:  # type: ignore[type-arg]  # float32 or float64
