@@ -14,10 +14,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nctool.errors import FormatError, NctoolError, UsageError
+from nctool.network import Bound, IntNetwork
 from nctool_deploy.lowering import lower
 from nctool_deploy.netx import read, write
 from nctool_deploy.targets import find_target
-from tests.networks import random_network
+from tests.networks import dense, fire, random_network, read_out, signed_input
 from tests.test_netx import CONV_AND_DENSE, EXPORT, answers
 
 BILLION = 10**9
@@ -485,19 +486,23 @@ def test_metadata_that_does_not_fit_the_layers(path, change, text):
         assert found.startswith("`/nctool/known_answers`: 3 inputs and logits (3, ")
 
 
-def test_layers_in_another_order(path):
+@pytest.mark.parametrize("layers", [[2, 1, 3], [1, 1, 3]])
+def test_populations_stand_in_the_order_of_the_layers(tmp_path, layers):
+    """Layers of one shape, so that nothing but the numbers is wrong."""
+    path, bound = tmp_path / "square.net", Bound("proved", -9, 9)
+    one, two = (fire(n, dense(s, np.eye(2)), bound=bound) for n, s in (("a", "input"), ("b", "a")))
+    network = IntNetwork(signed_input(2), (one, two, read_out(dense("b", np.eye(2)), bound=bound)), 1)
+    write(path, lower(network, find_target("lava")), answers(network))
+    edit_metadata(path, lambda m: [p.update(layer=n) for p, n in zip(m["populations"], layers, strict=True)])
+    assert refusal(path) == f"`/nctool/metadata`: populations are layers {layers}, allowed [1, 2, 3]"
+
+
+def test_layers_of_two_populations_exchanged(path):
     with h5py.File(path, "r+") as file:
         file.move("layer/4", "layer/spare")
         file.move("layer/3", "layer/4")
         file.move("layer/spare", "layer/3")
-    with pytest.raises(FormatError):
-        read(path, check_digests=False)
-
-
-def test_populations_that_share_a_layer(path):
-    edit_metadata(path, lambda m: m["populations"].insert(0, m["populations"][0] | {"name": "twin"}))
-    with pytest.raises(FormatError):
-        read(path, check_digests=False)
+    assert refusal(path) == "population `layer1`: weight shape is (7, 4), allowed (7, 36)"
 
 
 # --- flipped bytes ------------------------------------------------------

@@ -88,14 +88,14 @@ def _pool_into_conv(population: FloatPopulation, pool: Pool, conv: ConvGeometry)
 
 
 def _require_exact(population: FloatPopulation, pool: Pool, conv: ConvGeometry) -> None:
-    """Padding of the convolution stands for pooled zeros: the folded kernel must find no pixel there."""
+    """Padding of the convolution stands for pooled zeros: the folded kernel must find no pixel there.
+
+    Before the image that holds if the window is at most stride + padding, which clearance behind the image implies.
+    """
     for axis in (0, 1):
         if conv.padding[axis] == 0:
             continue
-        window, step, pad = pool.kernel[axis], pool.stride[axis], pool.padding[axis]
-        left_is_clear = window <= step + pad
-        right_is_clear = pool.output[1 + axis] * step - pad >= pool.source[1 + axis]
-        if not (left_is_clear and right_is_clear):
+        if pool.output[1 + axis] * pool.stride[axis] - pool.padding[axis] < pool.source[1 + axis]:
             raise UnsupportedError(
                 f"module `{pool.module}`: pooling {pool.kernel} stride {pool.stride} of {pool.source[1:]} has no exact "
                 f"form before the padded convolution `{population.name}`",
