@@ -33,6 +33,20 @@ def with_weight(weight: np.ndarray, exponent: int = 0) -> IntNetwork:
     return chain(replace(OUT, synapses=(Synapse("input", weight, exponent),)))
 
 
+def test_N3_a_drive_that_int64_could_not_hold_is_refused():
+    """A sum of magnitude 2**32 times 2**7 for the input and 2**exponent: 2**53 is one exponent too far."""
+    weight = np.full((1, 2), 2**30)
+
+    def network(exponent: int) -> IntNetwork:
+        hidden = fire("a", Synapse("input", weight, exponent))
+        return IntNetwork(signed_input(2), (hidden, read_out(dense("a", [[1]]))), 1)
+
+    network(14)
+    with pytest.raises(RangeError) as caught:
+        network(15)
+    assert str(caught.value) == "population `a`: possible drive of one step is 9.01e+15, allowed below 2**53"
+
+
 def test_a_sound_chain_is_accepted():
     network = chain(HIDDEN, OUT)
     assert network.shapes == {"input": (2,), "hidden": (1,), "out": (1,)}
@@ -212,8 +226,8 @@ def test_a_broken_rule_is_named(build, text):
 
 def test_N3_the_largest_magnitudes_are_accepted():
     weight = np.array([[2**31 - 1, -(2**31 - 1)]])
-    hidden = fire("a", Synapse("input", weight, 16), threshold=2**31 - 1, initial=-(2**31 - 1), bias=2**31 - 1)
-    assert chain(hidden, read_out(dense("a", [[1]]))).populations[0].synapses[0].exponent == 16
+    hidden = fire("a", Synapse("input", weight, 14), threshold=2**31 - 1, initial=-(2**31 - 1), bias=2**31 - 1)
+    assert chain(hidden, read_out(dense("a", [[1]]))).populations[0].synapses[0].exponent == 14
 
 
 def test_output_size_counts_whole_windows():

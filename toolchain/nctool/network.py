@@ -29,6 +29,9 @@ ACCUMULATOR_LIMIT = 2**17 - 1
 """Largest magnitude of an accumulated input, in weight units: a 24-bit signed register that holds the
 input shifted left by 6 bits. Source: lava-nc 0.10.0, `lava/proc/lif/models.py` (`uv_bitwidth`, `act_shift`)."""
 
+DRIVE_LIMIT = 2**53
+"""Bound of one step's drive: far below the 2**63 at which int64 wraps, and exact in float64."""
+
 INPUT_NAME = "input"
 
 
@@ -265,6 +268,8 @@ def _validate_population(population: Population, where: str, seen: Mapping[str, 
     _require(bool(population.synapses), where, "number of synapses", 0, ">= 1")
     for synapse in population.synapses:
         _validate_synapse(synapse, population.shape, where, seen)
+    drive = sum(_largest_sum(synapse) for synapse in population.synapses)
+    _require(drive < DRIVE_LIMIT, where, "possible drive of one step", f"{drive:.3g}", "below 2**53")
 
 
 def _validate_synapse(synapse: Synapse, shape: Shape, where: str, seen: Mapping[str, Shape]) -> None:
@@ -290,6 +295,12 @@ def _validate_synapse(synapse: Synapse, shape: Shape, where: str, seen: Mapping[
 def _require_shape(shape: Shape, where: str) -> None:
     fits = len(shape) in (1, 3) and min(shape) >= 1
     _require(fits, where, "shape", shape, "(channels,) or (channels, height, width), sizes >= 1")
+
+
+def _largest_sum(synapse: Synapse) -> float:
+    """Return the largest magnitude that a weighted sum can have, for inputs of at most 8 bits."""
+    per_output = np.abs(synapse.weight, dtype=np.float64).reshape(len(synapse.weight), -1).sum(axis=1)
+    return float(per_output.max()) * float(2 ** (7 + synapse.exponent))
 
 
 def _require_integers(values: IntArray, shape: Shape, where: str, what: str) -> None:
