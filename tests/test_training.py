@@ -155,7 +155,7 @@ def test_the_gap_is_that_of_separate_runs_and_hides_neither_mode_nor_hooks():
     images = data.normalisation(data.held_out.images)
     with spiking(head):
         rate = sum(head(images) for _ in range(3)) / 3
-    gap = head.eval()(images) - rate
+    gap = head.eval()(images).detach() - rate
     assert report.sigma["act2"] == pytest.approx(float(gap.std(correction=0)), rel=1e-5)
     assert report.accuracy_ann == ann_accuracy(model, data.held_out, data.normalisation)
     assert report.accuracy_snn == snn_accuracy(model, data.held_out, data.normalisation, [3])[3]
