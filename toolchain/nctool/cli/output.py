@@ -38,20 +38,22 @@ def print_error(message: str, hint: str | None) -> None:
 def print_train(report: TrainReport) -> None:
     """Show accuracies by time steps and where the checkpoint lies."""
     steps = list(report.accuracy_snn)
-    table = _table(f"{report.recipe}, seed {report.seed}: test accuracy", ["", "ANN", *(f"T={step}" for step in steps)])
+    table = _table(["", "ANN", *(f"T={step}" for step in steps)])
+    title = f"{report.recipe}, seed {report.seed}: test accuracy"
     table.add_row("float", _percent(report.accuracy_ann), *(_percent(report.accuracy_snn[step]) for step in steps))
-    _print(table)
+    _print(title, table)
     _line(f"epoch {report.best_epoch} chosen on held-out training data, {report.seconds_per_epoch:.2f} s per epoch")
     _line(f"next: nctool export {report.path} --target loihi -o {report.path / 'model.net'}")
 
 
 def print_export(report: ExportReport) -> None:
     """Show what the conversion changed and how big the network is."""
-    table = _table(f"conversion for {report.target}, {report.realisation}, T={report.steps}", ["step", "what", "error"])
+    table = _table(["step", "what", "error"])
+    title = f"conversion for {report.target}, {report.realisation}, T={report.steps}"
     for change in report.changes:
         error = "exact" if change.exact else f"{change.worst_error or 0:.2%}"
         table.add_row(change.step, change.detail, error)
-    _print(table)
+    _print(title, table)
     cores = f", at least {report.cores} cores" if report.cores else ""
     _line(f"{report.layers} layers, {report.neurons:,} neurons, {report.synapses:,} synapses{cores}")
     calibrated = [name for name, kind in report.bounds.items() if kind == "calibrated"]
@@ -62,10 +64,11 @@ def print_export(report: ExportReport) -> None:
 
 def print_run(report: RunReport) -> None:
     """Show accuracy by time step, speed and spikes."""
-    table = _table(f"{report.dataset}, {report.samples} samples, engine {report.engine}", ["time steps", "accuracy"])
+    table = _table(["time steps", "accuracy"])
+    title = f"{report.dataset}, {report.samples} samples, engine {report.engine}"
     for step, accuracy in report.accuracy.items():
         table.add_row(step, _percent(accuracy))
-    _print(table)
+    _print(title, table)
     spikes = ", ".join(f"{name} {count:,.1f}" for name, count in report.spikes_per_layer.items())
     _line(f"{report.images_per_second:,.1f} images/s; spikes per image: {spikes or 'no spiking layer'}")
     if report.overflows:
@@ -90,7 +93,8 @@ def print_verify(report: VerifyReport) -> None:
 def print_inspect(report: InspectReport) -> None:
     """Show the layers of a file and where it came from."""
     columns = ["layer", "kind", "shape", "neurons", "synapses", "weights", "thresholds", "head-room"]
-    table = _table(f"{report.path}", columns)
+    table = _table(columns)
+    title = f"{report.path}"
     shape = "x".join(map(str, report.input_shape))
     table.add_row("input", "graded", shape, "", "", _span(report.input_range), "", "")
     for layer in report.layers:
@@ -105,7 +109,7 @@ def print_inspect(report: InspectReport) -> None:
             _span(layer.threshold_range),
             room,
         )
-    _print(table)
+    _print(title, table)
     cores = f"at least {report.cores} cores" if report.cores else "no limit on cores"
     _line(
         f"target {report.target} ({cores}), realisation {report.realisation}, T={report.steps}, "
@@ -118,20 +122,21 @@ def print_inspect(report: InspectReport) -> None:
 
 def print_rows(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     """Show a table of text."""
-    table = _table(title, columns)
+    table = _table(columns)
     for row in rows:
         table.add_row(*row)
-    _print(table)
+    _print(title, table)
 
 
-def _table(title: str, columns: Sequence[str]) -> Table:
-    table = Table(title=title, title_justify="left", box=None, header_style="bold", pad_edge=False)
+def _table(columns: Sequence[str]) -> Table:
+    table = Table(box=None, header_style="bold", pad_edge=False)
     for column in columns:
         table.add_column(column, overflow="fold")
     return table
 
 
-def _print(table: Table) -> None:
+def _print(title: str, table: Table) -> None:
+    _line(title)
     _console().print(table)
 
 
