@@ -4,7 +4,7 @@ In: real pre-activations. Out: activations on a grid of `levels` steps (plus noi
 the spikes of an integrate-and-fire neuron. Imports only torch and nctool.errors.
 
 For a tracer `NoisyQuantReLU` is a leaf: its forward pass depends on the mode and on state.
-Source: method.md, after Huang et al., arXiv 2404.17456.
+Source: Huang et al., arXiv 2404.17456.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ class NoisyQuantReLU(nn.Module):
     Raises:
         RangeError: `levels` outside 1..64, or a threshold that is not positive and finite.
 
-    Source: method.md; floor passes gradients straight through, clip keeps its own (bounds included).
+    Source: Huang et al., arXiv 2404.17456; floor passes gradients straight through, clip keeps its own (bounds included).
     """
 
     sigma: Tensor

@@ -1,7 +1,7 @@
 """How far each layer's spike rate lies from its quantised activation: the noise of the next epoch.
 
 In: a model, the held-out split, the window T_val. Out: σ for each layer, and the accuracies of the same pass.
-Source: method.md, "The noise scale".
+Source: Huang et al., arXiv 2404.17456.
 """
 
 from __future__ import annotations

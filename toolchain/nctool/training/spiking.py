@@ -14,7 +14,7 @@ from nctool.nq import spiking
 from nctool.training.data import LabelledImages, Normalisation
 
 REPORTED_STEPS = (1, 2, 4, 8, 16)
-"""The windows that accuracy is reported for (method.md)."""
+"""The windows that accuracy is reported for, as in Huang et al., arXiv 2404.17456."""
 _BATCH_SIZE = 500
 
 
