@@ -55,7 +55,8 @@ class NoisyQuantReLU(nn.Module):
     Raises:
         RangeError: `levels` outside 1..64, or a threshold that is not positive and finite.
 
-    Source: Huang et al., arXiv 2404.17456; floor passes gradients straight through, clip keeps its own (bounds included).
+    Source: Huang et al., arXiv 2404.17456; floor passes gradients straight through, clip keeps its own (bounds
+    included).
     """
 
     sigma: Tensor
