@@ -69,9 +69,9 @@ def test_a_big_convolution_runs_as_a_lava_conv(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     source = (4, 64, 52)
     conv = ConvGeometry(stride=(1, 2), padding=(2, 1), dilation=(1, 1), groups=2)
-    synapse = Synapse(INPUT_NAME, rng.integers(-128, 128, (64, 2, 5, 4)).astype(np.int32), conv=conv)
+    synapse = Synapse(INPUT_NAME, rng.integers(-60, 61, (64, 2, 13, 11)).astype(np.int32), conv=conv)
     shape = synapse.output_shape(source)
-    assert np.prod(shape) * 2 * 5 * 4 > 4_000_000
+    assert np.prod(shape) * 2 * 13 * 11 > 20_000_000
     threshold = rng.integers(1, 128, 64) << 6
     populations = (
         Population("conv", shape, IntegrateFire(threshold, threshold // 2), rng.integers(-999, 999, 64), (synapse,)),
@@ -83,7 +83,7 @@ def test_a_big_convolution_runs_as_a_lava_conv(tmp_path: Path) -> None:
             (Synapse("conv", (rng.integers(0, 5000, (3, int(np.prod(shape)))) == 0).astype(np.int32)),),
         ),
     )
-    table = np.broadcast_to((np.arange(256) // 8 - 16).astype(np.int8), (4, 256)).copy()
+    table = np.broadcast_to((np.arange(256) // 32 - 4).astype(np.int8), (4, 256)).copy()
     network = IntNetwork(InputEncoding(source, table), populations, 2)
     network = with_bounds(network, {name: found.bound("proved") for name, found in prove(network).items()})
     pixels = random_pixels(network, 2)

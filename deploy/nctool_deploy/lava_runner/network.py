@@ -38,7 +38,7 @@ from nctool_deploy.unrolling import unroll
 
 GRADED_BITS = 8
 STATE_SHIFT = 6
-MAX_UNROLLED = 4_000_000
+MAX_UNROLLED = 20_000_000
 """Connections up to which a convolution runs as one sparse matrix: Lava's Conv loops over pairs of channels."""
 
 
