@@ -43,7 +43,7 @@ Timeout = Annotated[float, typer.Option(min=1.0, help="Seconds that one run of t
 
 
 def main() -> None:
-    """Run the command line and end the process with the exit code of docs/SEMANTICS.md's errors."""
+    """Run the command line and end the process with the exit code that `nctool.errors` gives each error."""
     try:
         code = app(standalone_mode=False)
     except NctoolError as error:
