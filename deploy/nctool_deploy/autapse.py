@@ -25,7 +25,7 @@ BIAS_EXPONENT = 7
 """Exponent of the coarse always-on source: with an exact fine source beside it, a 16-bit bias."""
 
 BIAS_LIMIT = SYNAPSE_MANTISSA[1] * 2**BIAS_EXPONENT + 2 ** (BIAS_EXPONENT - 1)
-"""Largest |bias| that the two sources can hold together: 127 * 128 + 64."""
+"""Largest |bias|, the same on both sides, that the two sources are asked to hold: 127 * 128 + 64."""
 
 AUTAPSE_FORMAT = IntegerFormat(
     weight_bits=8,

@@ -18,6 +18,7 @@ from typer.exceptions import TyperException
 from nctool.cli import output
 from nctool.errors import NctoolError
 from nctool.progress import ProgressCallback, no_progress, progress_bar
+from nctool_deploy.engine import DEFAULT_TIMEOUT_S
 
 EXIT_DIFFERENT = 1
 EXIT_INTERRUPTED = 130
@@ -134,7 +135,7 @@ def run_sim(
     samples: Samples = None,
     data_dir: DataDir = None,
     device: Device = "cpu",
-    timeout: Timeout = 1800.0,
+    timeout: Timeout = DEFAULT_TIMEOUT_S,
     json: Json = False,
 ) -> None:
     """Run an exported network on a data set."""
@@ -162,7 +163,7 @@ def verify(
     samples: Samples = None,
     dataset: Dataset = None,
     data_dir: DataDir = None,
-    timeout: Timeout = 1800.0,
+    timeout: Timeout = DEFAULT_TIMEOUT_S,
     json: Json = False,
 ) -> None:
     """Prove that engines agree bit for bit; exit 1 when they do not."""
