@@ -141,18 +141,18 @@ def test_a_truncated_file(nctool, digits_model: Path, tmp_path: Path) -> None:
     ended = nctool("run-sim", path)
     assert ended.code == 4
     assert ended.err.startswith(f"error: `{path}`: not a sound HDF5 file (")
-    assert ended.err.endswith("hint: export the checkpoint again with `nctool export`\n")
+    assert ended.err.endswith("hint: export it again, with `nctool export` or with the tool that wrote it\n")
 
 
-def test_a_foreign_file(nctool, tmp_path: Path) -> None:
+def test_a_foreign_file_without_a_shape(nctool, tmp_path: Path) -> None:
     path = tmp_path / "foreign.net"
     with h5py.File(path, "w") as file:
         file["layer/0/type"] = np.bytes_("input")
     assert_error(
         nctool("inspect", path),
         4,
-        f"error: `{path}`: a netx file of another tool: the group `/nctool` is missing\n"
-        "hint: export the checkpoint again with `nctool export`\n",
+        f"error: `{path}`: `/layer/0/shape` is missing\n"
+        "hint: export it again, with `nctool export` or with the tool that wrote it\n",
     )
 
 

@@ -21,7 +21,8 @@ from nctool.network import (
     Readout,
     Synapse,
 )
-from nctool.sim.fast import FLOAT32_EXACT, FastEngine, exact_arithmetic
+from nctool.sim.fast import FastEngine, exact_arithmetic
+from nctool.sim.fast_layer import FLOAT32_EXACT
 from nctool.sim.reference import simulate
 from nctool.sim.trace import join
 from tests.networks import random_network, random_pixels, seeds

@@ -9,7 +9,8 @@ from hypothesis import given
 
 from nctool.errors import RangeError
 from nctool.network import InputEncoding, IntNetwork, Population
-from nctool.sim.reference import constant_input, convolve, run_population, simulate, stream, synaptic_input
+from nctool.sim.reference import input_signal, run_population, simulate, stream
+from nctool.sim.synapses import convolve, synaptic_input
 from nctool.sim.trace import Summary, Trace, join
 from tests.networks import as_pixels, conv, dense, fire, random_network, random_pixels, read_out, seeds, signed_input
 
@@ -18,7 +19,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 def weigh(synapse, signal) -> list:
     """Return what a synapse makes of one sample at one step."""
-    return synaptic_input(synapse, np.asarray(signal)[np.newaxis, np.newaxis])[0, 0].tolist()
+    return synaptic_input(synapse, np.asarray(signal)[np.newaxis, np.newaxis], 1)[0, 0].tolist()
 
 
 def drive(population: Population, values: list[int]) -> tuple[list[int], list[int]]:
@@ -40,7 +41,7 @@ def test_I1_a_pixel_enters_as_the_table_of_its_channel_says_at_every_step():
     table[0, 9], table[1, 9], table[1, 200] = -128, 127, 5
     network = IntNetwork(InputEncoding((2,), table), (read_out(dense("input", [[1, 0], [0, 1]])),), 3)
     pixels = np.array([[9, 9], [9, 200]], np.uint8)
-    np.testing.assert_array_equal(constant_input(network, pixels), [[[-128, 127]], [[-128, 5]]])
+    np.testing.assert_array_equal(input_signal(network, pixels, 3), [[[-128, 127]], [[-128, 5]]])
     np.testing.assert_array_equal(
         simulate(network, pixels).logits,
         [[[-128, 127], [-256, 254], [-384, 381]], [[-128, 5], [-256, 10], [-384, 15]]],

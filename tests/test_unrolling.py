@@ -8,7 +8,7 @@ import numpy as np
 from hypothesis import given
 
 from nctool.network import Synapse
-from nctool.sim.reference import synaptic_input
+from nctool.sim.synapses import synaptic_input
 from nctool_deploy.unrolling import unroll
 from tests.networks import conv, seeds
 
@@ -34,7 +34,7 @@ def test_the_matrix_weighs_like_the_convolution(seed):
     synapse, source = random_conv(seed)
     signal = np.random.default_rng(seed).integers(-128, 128, (3, *source))
     matrix = matrix_of(synapse, source)
-    expected = synaptic_input(synapse, signal[:, np.newaxis])[:, 0]
+    expected = synaptic_input(synapse, signal[:, np.newaxis], 1)[:, 0]
     assert matrix.dtype == np.int64
     np.testing.assert_array_equal((matrix @ signal.reshape(3, -1).T).T, expected.reshape(3, -1))
 
@@ -45,7 +45,7 @@ def test_the_matrix_holds_each_connection_once_and_none_on_padding(seed):
     ones = Synapse("s", np.ones_like(synapse.weight), conv=synapse.conv)
     matrix = matrix_of(ones, source)
     assert (matrix.data == 1).all()
-    inside = synaptic_input(ones, np.ones((1, 1, *source), int))[0, 0]
+    inside = synaptic_input(ones, np.ones((1, 1, *source), int), 1)[0, 0]
     np.testing.assert_array_equal(np.diff(matrix.indptr), inside.reshape(-1))
 
 

@@ -19,13 +19,15 @@ from contextlib import suppress
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from nctool.errors import EngineError, RangeError
-from nctool.network import IntNetwork
+from nctool.network import CurrentBased, IntArray, IntNetwork
 from nctool.sim.trace import Trace
+from nctool_deploy.netx import ForeignFile
 
 KNOWN_VERSIONS = {"lava-nc": "0.10.0", "lava-dl": "0.6.0"}
 LAVA_PYTHON = (3, 10)
@@ -93,10 +95,41 @@ def stream(
     n_steps = network.n_steps if n_steps is None else n_steps
     if n_steps < 1 or len(pixels) == 0:
         raise RangeError(f"simulation: {len(pixels)} samples and {n_steps} steps, allowed >= 1 of both")
-    samples = network.input.encode(pixels)
+    samples = network.pixel_input.encode(pixels)
     chunk = samples_per_run(network, n_steps)
     parts = (samples[i : i + chunk] for i in range(0, len(samples), chunk))
     return (run_jobs([LavaJob(model, part, n_steps)], timeout_s)[0] for part in parts)
+
+
+def stream_foreign(
+    model: Path,
+    content: ForeignFile,
+    samples: NDArray[np.integer[Any]],
+    *,
+    n_steps: int | None = None,
+    timeout_s: float = DEFAULT_TIMEOUT_S,
+) -> Iterator[Trace]:
+    """Yield the traces of consecutive runs of a netx file of another tool in the stock Network of lava-dl.
+
+    Args:
+        model: the file; `content` is what it holds.
+        samples: as `IntegerInput.signal` takes them.
+        n_steps, timeout_s: as for `stream`.
+
+    Raises:
+        EngineError: Lava is missing, failed or ran out of time.
+        RangeError: the samples do not fit the input.
+    """
+    require_lava()
+    network = content.network
+    n_steps = network.n_steps if n_steps is None else n_steps
+    signal = network.input.signal(samples)  # type: ignore[arg-type]  # a foreign network takes integers
+    neuron = network.readout.neuron
+    interval = neuron.reset_interval if isinstance(neuron, CurrentBased) else None
+    layers = (content.n_layers, content.skip_layers, interval or 0)
+    chunk = samples_per_run(network, n_steps)
+    parts = (signal[i : i + chunk] for i in range(0, len(signal), chunk))
+    return (run_jobs([LavaJob(model, part, n_steps, layers)], timeout_s)[0] for part in parts)
 
 
 def samples_per_run(network: IntNetwork, n_steps: int) -> int:
@@ -107,11 +140,19 @@ def samples_per_run(network: IntNetwork, n_steps: int) -> int:
 
 @dataclass(frozen=True)
 class LavaJob:
-    """One run: an exported file, encoded samples, int8 (samples, *input shape), and the length of the window."""
+    """One run of a file.
+
+    Args:
+        model: an exported file, or one of another tool.
+        samples: encoded, int8 (samples, *input shape); of a foreign file, integers (samples, steps or 1, *shape).
+        n_steps: length of the window.
+        layers: of a foreign file, the layers to read and to skip and the reset interval, 0 for none.
+    """
 
     model: Path
-    samples: NDArray[np.int8]
+    samples: IntArray
     n_steps: int
+    layers: tuple[int, int, int] | None = None
 
 
 def run_jobs(jobs: Sequence[LavaJob], timeout_s: float = DEFAULT_TIMEOUT_S) -> list[Trace]:
@@ -126,7 +167,8 @@ def run_jobs(jobs: Sequence[LavaJob], timeout_s: float = DEFAULT_TIMEOUT_S) -> l
         arguments, results, log = [], [folder / f"result{number}.npz" for number in range(len(jobs))], folder / "log"
         for job, result in zip(jobs, results, strict=True):
             input_file = result.with_name(result.name.replace("result", "job"))
-            np.savez(input_file, samples=job.samples, n_steps=job.n_steps)
+            layers = {} if job.layers is None else {"layers": np.array(job.layers)}
+            np.savez(input_file, samples=job.samples, n_steps=job.n_steps, **layers)
             arguments += [str(job.model), str(input_file), str(result)]
         with log.open("wb") as output:
             code = _watch([sys.executable, "-m", WORKER, *arguments], output.fileno(), log, timeout_s)

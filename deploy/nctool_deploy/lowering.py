@@ -12,7 +12,16 @@ from dataclasses import dataclass
 import numpy as np
 
 from nctool.errors import RangeError, UnsupportedError, UsageError
-from nctool.network import INPUT_NAME, Bound, IntegrateFire, IntNetwork, Population, Synapse
+from nctool.network import (
+    FOREIGN_HINT,
+    INPUT_NAME,
+    Bound,
+    CurrentBased,
+    IntegrateFire,
+    IntNetwork,
+    Population,
+    Synapse,
+)
 from nctool_deploy.autapse import AutapseRegisters, registers
 from nctool_deploy.targets import (
     CONVOLUTION_GROUPS_MAX,
@@ -62,11 +71,12 @@ def lower(network: IntNetwork, target: Target, realisation: str = "autapse") -> 
 
     Raises:
         UsageError: the realisation is unknown.
-        UnsupportedError: the network is no chain of populations.
+        UnsupportedError: the network is no chain of populations, or holds current-based neurons.
         RangeError: a number or a reset does not fit; all violations are listed.
     """
     if realisation not in REALISATIONS:
         raise UsageError(f"unknown realisation `{realisation}`, allowed {', '.join(REALISATIONS)}")
+    _require_integrate_fire(network)
     require_chain(network)
     _raise_all([violation for population in network.populations for violation in _violations(network, population)])
     lowered = Lowered(network, target, realisation, tuple(registers(p) for p in network.populations))
@@ -76,6 +86,15 @@ def lower(network: IntNetwork, target: Target, realisation: str = "autapse") -> 
             hint="make the layers narrower, or export with --target lava to simulate only",
         )
     return lowered
+
+
+def _require_integrate_fire(network: IntNetwork) -> None:
+    for population in network.populations:
+        if isinstance(population.neuron, CurrentBased):
+            raise UnsupportedError(
+                f"population `{population.name}`: current-based neurons, allowed integrate-and-fire neurons",
+                hint=FOREIGN_HINT,
+            )
 
 
 def require_chain(network: IntNetwork) -> None:
@@ -128,7 +147,7 @@ def _synapse_violations(network: IntNetwork, synapse: Synapse, where: str) -> It
             f"holds in 8 bits, allowed up to {CONVOLUTION_GROUPS_MAX}",
             hint="use fewer groups or a smaller kernel",
         )
-    biggest = int(np.abs(network.input.table.astype(int)).max()) if synapse.source == INPUT_NAME else 1
+    biggest = int(np.abs(network.pixel_input.table.astype(int)).max()) if synapse.source == INPUT_NAME else 1
     total = biggest * int(np.abs(synapse.weight.astype(np.int64)).sum(axis=(1, 2, 3)).max())
     if total > CONVOLUTION_SUM_LIMIT:
         yield RangeError(

@@ -18,14 +18,17 @@ from nctool.network import (
     INPUT_NAME,
     Bound,
     BoundKind,
+    CurrentBased,
     InputEncoding,
     IntArray,
+    IntegerInput,
     IntegrateFire,
     IntNetwork,
     Population,
     Synapse,
 )
 
+Input = InputEncoding | IntegerInput
 Interval = tuple[NDArray[np.int64], NDArray[np.int64]]
 
 
@@ -48,11 +51,12 @@ class Range:
 
 
 def prove(network: IntNetwork) -> dict[str, Range]:
-    """Return the proved range of every population of `network` over its window."""
-    return {p.name: prove_population(p, network.input, network.n_steps) for p in network.populations}
+    """Return the proved range of every population of `network` over its window; a current-based one has none."""
+    populations = (p for p in network.populations if not isinstance(p.neuron, CurrentBased))
+    return {p.name: prove_population(p, network.input, network.n_steps) for p in populations}
 
 
-def prove_population(population: Population, encoding: InputEncoding, n_steps: int) -> Range:
+def prove_population(population: Population, encoding: Input, n_steps: int) -> Range:
     """Bound the accumulated input of `population` for every input it could get (rules S1 to S3).
 
     Follows the interval that holds all membrane potentials from step to step.
@@ -83,7 +87,7 @@ def _after_fire(low: IntArray, high: IntArray, neuron: IntegrateFire) -> Interva
     return after_low, after_high
 
 
-def drive_interval(population: Population, encoding: InputEncoding) -> Interval:
+def drive_interval(population: Population, encoding: Input) -> Interval:
     """Return the smallest and largest drive per channel in one step: weighted input plus bias."""
     low = high = population.bias.astype(np.int64)
     for synapse in population.synapses:
@@ -92,23 +96,22 @@ def drive_interval(population: Population, encoding: InputEncoding) -> Interval:
     return low, high
 
 
-def _synapse_interval(synapse: Synapse, encoding: InputEncoding) -> Interval:
+def _synapse_interval(synapse: Synapse, encoding: Input) -> Interval:
     """Sum, per output channel, the worst contribution of each weight; a tap may also fall on padding (0)."""
     weight = synapse.weight.astype(np.int64)
     signal_low, signal_high = _signal_interval(synapse, encoding)
     at_low, at_high = weight * signal_low, weight * signal_high
     axes = tuple(range(1, weight.ndim))
-    low = np.minimum(np.minimum(at_low, at_high), 0).sum(axis=axes) << synapse.exponent
-    high = np.maximum(np.maximum(at_low, at_high), 0).sum(axis=axes) << synapse.exponent
+    low = np.minimum(np.minimum(at_low, at_high), 0).sum(axis=axes) << max(synapse.exponent, 0)
+    high = np.maximum(np.maximum(at_low, at_high), 0).sum(axis=axes) << max(synapse.exponent, 0)
     return low, high
 
 
-def _signal_interval(synapse: Synapse, encoding: InputEncoding) -> tuple[IntArray | int, IntArray | int]:
+def _signal_interval(synapse: Synapse, encoding: Input) -> tuple[IntArray | int, IntArray | int]:
     """Return bounds of what each weight multiplies, shaped to broadcast over the weight."""
     if synapse.source != INPUT_NAME:
         return 0, 1
-    table = encoding.table.astype(np.int64)
-    low, high = table.min(axis=1), table.max(axis=1)
+    low, high = encoding.channel_range()
     if synapse.conv is None:
         per_channel = int(np.prod(encoding.shape[1:]))
         return np.repeat(low, per_channel), np.repeat(high, per_channel)

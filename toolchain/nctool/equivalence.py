@@ -58,7 +58,9 @@ def first_divergence(
         names: who produced `expected` and `actual`.
         first_sample: number of the first sample in the traces.
     """
-    for population in network.populations[:-1]:
+    for population in network.populations:
+        if population.name not in expected.spikes:
+            continue
         one, other = expected.spikes[population.name], actual.spikes[population.name]
         found = _first_difference(one, other)
         if found is not None:

@@ -2,7 +2,7 @@
 
 A network is an input, a list of populations in topological order, and a window of `n_steps` time steps. Populations
 are joined by synapses; a population may have several incoming synapses. The parts are defined in `nctool.population`
-and can be imported from here.
+and `nctool.inputs` and can be imported from here.
 
 In: the parts. Out: a validated frozen dataclass. Must not import torch, h5py or Lava.
 """
@@ -15,14 +15,16 @@ from dataclasses import dataclass
 import numpy as np
 
 from nctool.equality import StructuralEquality
-from nctool.errors import RangeError
+from nctool.errors import RangeError, UnsupportedError
+from nctool.inputs import INPUT_LIMIT, InputEncoding, IntegerInput
 from nctool.population import (
     ACCUMULATOR_LIMIT,
     INPUT_NAME,
+    LARGEST_DELAY,
     Bound,
     BoundKind,
     ConvGeometry,
-    InputEncoding,
+    CurrentBased,
     IntArray,
     IntegrateFire,
     Pair,
@@ -34,13 +36,17 @@ from nctool.population import (
 
 __all__ = [
     "ACCUMULATOR_LIMIT",
+    "FOREIGN_HINT",
     "INPUT_NAME",
+    "LARGEST_DELAY",
     "Bound",
     "BoundKind",
     "ConvGeometry",
+    "CurrentBased",
     "InputEncoding",
     "IntArray",
     "IntNetwork",
+    "IntegerInput",
     "IntegrateFire",
     "Pair",
     "Population",
@@ -53,21 +59,27 @@ __all__ = [
 DRIVE_LIMIT = 2**53
 """Bound of one step's drive: far below the 2**63 at which int64 wraps, and exact in float64."""
 
+FOREIGN_HINT = "networks of other tools run on every engine, but are not exported again"
+
+GRADED_LIMIT = 2**7
+"""Largest magnitude of an 8-bit graded spike."""
+
 
 @dataclass(frozen=True, eq=False)
 class IntNetwork(StructuralEquality):
     """An integer spiking network: the object that is designed, exported, run and verified.
 
     Args:
-        input: encoding of the samples.
-        populations: in topological order; the last one is the readout, and the only one.
+        input: what a sample is.
+        populations: in topological order; the last one gives the answer: a readout, the only one, or a
+            current-based population.
         n_steps: length of the window for which the bounds hold, in time steps.
 
     Raises:
         RangeError: shapes, ranges or names do not fit together (rules N1 to N3).
     """
 
-    input: InputEncoding
+    input: InputEncoding | IntegerInput
     populations: tuple[Population, ...]
     n_steps: int
 
@@ -76,8 +88,24 @@ class IntNetwork(StructuralEquality):
 
     @property
     def readout(self) -> Population:
-        """Return the last population, whose potentials are the logits."""
+        """Return the last population, which gives the logits (rules S4 and C6)."""
         return self.populations[-1]
+
+    @property
+    def pixel_input(self) -> InputEncoding:
+        """Return the input of a network that takes pixels.
+
+        Raises:
+            UnsupportedError: the network takes integers as they are.
+        """
+        if isinstance(self.input, InputEncoding):
+            return self.input
+        raise UnsupportedError("network: takes integers as they are, not pixels through a table", hint=FOREIGN_HINT)
+
+    @property
+    def lead(self) -> int:
+        """Return the time steps before step 1 in which some population runs already (rule C4)."""
+        return max(p.neuron.lead if isinstance(p.neuron, CurrentBased) else 0 for p in self.populations)
 
     @property
     def shapes(self) -> Mapping[str, Shape]:
@@ -96,8 +124,26 @@ def validate(network: IntNetwork) -> None:
     """Check rules N1 to N3 on `network`; a RangeError names the first population that breaks one."""
     _require(network.n_steps >= 1, "network", "n_steps", network.n_steps, ">= 1")
     _require(bool(network.populations), "network", "number of populations", 0, ">= 1")
-    encoding, seen = network.input, {INPUT_NAME: network.input.shape}
+    _validate_input(network.input)
+    seen = {INPUT_NAME: network.input.shape}
+    limit = max(GRADED_LIMIT, *(int(np.abs(values).max()) for values in network.input.channel_range()))
+    for population in network.populations:
+        where = f"population `{population.name}`"
+        _require(population.name not in seen, where, "name", population.name, "a name not used before")
+        _validate_population(population, where, seen)
+        drive = sum(_largest_sum(synapse, limit) for synapse in population.synapses)
+        _require(drive < DRIVE_LIMIT, where, "possible drive of one step", f"{drive:.3g}", "below 2**53")
+        seen[population.name] = population.shape
+    _validate_readout(network)
+
+
+def _validate_input(encoding: InputEncoding | IntegerInput) -> None:
     _require_shape(encoding.shape, INPUT_NAME)
+    if isinstance(encoding, IntegerInput):
+        limits = (encoding.low, encoding.high)
+        fits = -INPUT_LIMIT <= encoding.low <= encoding.high <= INPUT_LIMIT
+        _require(fits, INPUT_NAME, "range", limits, f"-{INPUT_LIMIT} <= low <= high <= {INPUT_LIMIT}")
+        return
     _require(
         encoding.table.dtype == np.int8 and encoding.table.shape == (encoding.shape[0], 256),
         INPUT_NAME,
@@ -105,40 +151,56 @@ def validate(network: IntNetwork) -> None:
         f"{encoding.table.dtype} {encoding.table.shape}",
         f"int8 {(encoding.shape[0], 256)}",
     )
-    for population in network.populations:
-        where = f"population `{population.name}`"
-        _require(population.name not in seen, where, "name", population.name, "a name not used before")
-        _validate_population(population, where, seen)
-        seen[population.name] = population.shape
+
+
+def _validate_readout(network: IntNetwork) -> None:
     readouts = [p.name for p in network.populations if isinstance(p.neuron, Readout)]
-    _require(readouts == [network.readout.name], "network", "readouts", readouts, "one, the last population")
+    others = [p.name for p in network.populations if not isinstance(p.neuron, CurrentBased)]
+    _require(network.lead == 0 or not others, "network", "populations beside a lead", others, "current-based ones")
+    expected = [] if isinstance(network.readout.neuron, CurrentBased) else [network.readout.name]
+    _require(readouts == expected, "network", "readouts", readouts, "one, the last population")
 
 
 def _validate_population(population: Population, where: str, seen: Mapping[str, Shape]) -> None:
     _require_shape(population.shape, where)
-    channels = population.shape[0]
-    _require_integers(population.bias, (channels,), where, "bias")
-    if isinstance(population.neuron, IntegrateFire):
-        _require_integers(population.neuron.threshold, (channels,), where, "threshold")
-        _require_integers(population.neuron.initial, (channels,), where, "initial potential")
-        lowest = int(population.neuron.threshold.min())
-        _require(lowest > 0, where, "threshold", lowest, ">= 1")
-        _require(
-            population.neuron.reset in ("subtract", "zero"), where, "reset", population.neuron.reset, "subtract, zero"
-        )
+    _require_integers(population.bias, (population.shape[0],), where, "bias")
+    neuron = population.neuron
+    if isinstance(neuron, IntegrateFire):
+        _validate_integrate_fire(neuron, population.shape[0], where)
+    elif isinstance(neuron, CurrentBased):
+        _validate_current_based(neuron, where)
     else:
-        scale = population.neuron.scale
-        _require(0 < scale < np.inf, where, "scale", scale, "a positive number")
+        _require(0 < neuron.scale < np.inf, where, "scale", neuron.scale, "a positive number")
+    if not population.synapses and isinstance(neuron, CurrentBased):
+        _require(population.shape == seen[INPUT_NAME], where, "shape", population.shape, "the input's, as its bias")
+        return
     _require(bool(population.synapses), where, "number of synapses", 0, ">= 1")
     for synapse in population.synapses:
-        _validate_synapse(synapse, population.shape, where, seen)
-    drive = sum(_largest_sum(synapse) for synapse in population.synapses)
-    _require(drive < DRIVE_LIMIT, where, "possible drive of one step", f"{drive:.3g}", "below 2**53")
+        _validate_synapse(synapse, population, where, seen)
 
 
-def _validate_synapse(synapse: Synapse, shape: Shape, where: str, seen: Mapping[str, Shape]) -> None:
+def _validate_integrate_fire(neuron: IntegrateFire, channels: int, where: str) -> None:
+    _require_integers(neuron.threshold, (channels,), where, "threshold")
+    _require_integers(neuron.initial, (channels,), where, "initial potential")
+    lowest = int(neuron.threshold.min())
+    _require(lowest > 0, where, "threshold", lowest, ">= 1")
+    _require(neuron.reset in ("subtract", "zero"), where, "reset", neuron.reset, "subtract, zero")
+
+
+def _validate_current_based(neuron: CurrentBased, where: str) -> None:
+    _require(0 <= neuron.threshold < 2**24, where, "threshold", neuron.threshold, "0..2**24 - 1")
+    for what in ("current_decay", "voltage_decay"):
+        decay = getattr(neuron, what)
+        _require(0 <= decay <= 2**12, where, what.replace("_", " "), decay, "0..4096")
+    interval = neuron.reset_interval
+    _require(interval is None or interval >= 1, where, "reset interval", interval, ">= 1")
+    _require(neuron.lead >= 0, where, "lead", neuron.lead, ">= 0")
+
+
+def _validate_synapse(synapse: Synapse, population: Population, where: str, seen: Mapping[str, Shape]) -> None:
     _require(synapse.source in seen, where, "source", synapse.source, "a population that stands before it")
-    _require(0 <= synapse.exponent <= 16, where, "weight exponent", synapse.exponent, "0..16")
+    lowest = -16 if isinstance(population.neuron, CurrentBased) else 0
+    _require(lowest <= synapse.exponent <= 16, where, "weight exponent", synapse.exponent, f"{lowest}..16")
     source, weight, conv = seen[synapse.source], synapse.weight, synapse.conv
     fan_in: Shape = (int(np.prod(source)),)
     if conv is None:
@@ -152,8 +214,20 @@ def _validate_synapse(synapse: Synapse, shape: Shape, where: str, seen: Mapping[
         _require(divides, where, "groups", conv.groups, f"a divisor of {source[0]} and {weight.shape[0]}")
         fan_in = (source[0] // conv.groups, *weight.shape[2:])
     _require_integers(weight, (weight.shape[0], *fan_in), where, "weight")
+    _validate_delay(synapse, population, where)
     driven = synapse.output_shape(source)
-    _require(driven == shape, where, f"shape driven by `{synapse.source}`", driven, str(shape))
+    _require(driven == population.shape, where, f"shape driven by `{synapse.source}`", driven, str(population.shape))
+
+
+def _validate_delay(synapse: Synapse, population: Population, where: str) -> None:
+    delay = synapse.delay
+    if delay is None:
+        return
+    fits = synapse.conv is None and isinstance(population.neuron, CurrentBased)
+    _require(fits, where, "delay", "there", "none but on a dense synapse into a current-based population")
+    _require_integers(delay, synapse.weight.shape, where, "delay")
+    low, high = int(delay.min()), int(delay.max())
+    _require(low >= 0 and high <= LARGEST_DELAY, where, "delay", (low, high), f"0..{LARGEST_DELAY}")
 
 
 def _require_shape(shape: Shape, where: str) -> None:
@@ -161,10 +235,10 @@ def _require_shape(shape: Shape, where: str) -> None:
     _require(fits, where, "shape", shape, "(channels,) or (channels, height, width), sizes >= 1")
 
 
-def _largest_sum(synapse: Synapse) -> float:
-    """Return the largest magnitude that a weighted sum can have, for inputs of at most 8 bits."""
+def _largest_sum(synapse: Synapse, limit: int) -> float:
+    """Return the largest magnitude that a weighted sum can have, for signals of at most `limit`."""
     per_output = np.abs(synapse.weight, dtype=np.float64).reshape(len(synapse.weight), -1).sum(axis=1)
-    return float(per_output.max()) * float(2 ** (7 + synapse.exponent))
+    return float(per_output.max()) * limit * 2.0**synapse.exponent
 
 
 def _require_integers(values: IntArray, shape: Shape, where: str, what: str) -> None:

@@ -1,4 +1,4 @@
-"""The parts of an IntNetwork: input encoding, synapses, neurons, populations.
+"""The parts of an IntNetwork: synapses, neurons, populations.
 
 Every number that takes part in the computation is an integer; docs/SEMANTICS.md says what the numbers do and labels
 each rule (W1, S1, ...) that the docstrings here cite. `nctool.network` puts the parts together and validates them.
@@ -15,7 +15,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nctool.equality import StructuralEquality
-from nctool.errors import RangeError
 
 Shape = tuple[int, ...]
 Pair = tuple[int, int]
@@ -25,6 +24,12 @@ BoundKind = Literal["proved", "calibrated"]
 ACCUMULATOR_LIMIT = 2**17 - 1
 """Largest magnitude of an accumulated input, in weight units: a 24-bit signed register that holds the
 input shifted left by 6 bits. Source: lava-nc 0.10.0, `lava/proc/lif/models.py` (`uv_bitwidth`, `act_shift`)."""
+
+MANTISSA_LIMIT = 2**17 - 1
+"""Largest threshold mantissa of a chip. Source: lava-nc 0.10.0, `lava/proc/lif/models.py` (`vth`, precision 17)."""
+
+LARGEST_DELAY = 62
+"""In time steps. Source: lava-dl 0.6.0, `lava/lib/dl/netx/hdf5.py`, which clamps delays to it."""
 
 INPUT_NAME = "input"
 
@@ -62,14 +67,18 @@ class Synapse(StructuralEquality):
         source: name of the population that sends, or `input`.
         weight: int32; (out, in) for a dense synapse, whose source is flattened in (channel, height, width)
             order; (out, in / groups, kernel height, kernel width) for a convolution.
-        exponent: the weighted sum is multiplied by 2**exponent, exponent >= 0.
+        exponent: the weighted sum is multiplied by 2**exponent; a negative one rounds towards minus infinity and
+            is allowed into a current-based population only.
         conv: geometry of a convolution, None for a dense synapse.
+        delay: of a dense synapse into a current-based population, int64 (out, in), 0..62 time steps (rule W4);
+            None for no delay.
     """
 
     source: str
     weight: IntArray
     exponent: int = 0
     conv: ConvGeometry | None = None
+    delay: IntArray | None = None
 
     def output_shape(self, source: Shape) -> Shape:
         """Return the shape that this synapse drives from a source of shape `source`."""
@@ -92,6 +101,30 @@ class IntegrateFire(StructuralEquality):
     threshold: IntArray
     initial: IntArray
     reset: Literal["subtract", "zero"] = "subtract"
+
+
+@dataclass(frozen=True)
+class CurrentBased:
+    """Loihi's current-based leaky integrate-and-fire neuron, CUBA for short (rules C1 to C6).
+
+    Args:
+        threshold: mantissa, >= 0; a neuron fires when its voltage is above 64 * threshold.
+        current_decay, voltage_decay: 0..4096; what is lost in a step, in parts of 4096.
+        reset_interval: both states are cleared before time step 1 and every so many steps; None for never.
+        lead: time steps that the neuron runs before step 1, because in a pipeline the input of the network reaches
+            it so many steps late (rule C4).
+    """
+
+    threshold: int
+    current_decay: int
+    voltage_decay: int
+    reset_interval: int | None = None
+    lead: int = 0
+
+    @property
+    def answers_by_voltage(self) -> bool:
+        """Return True when the threshold is out of reach by design, so that the answer is the voltage (rule C6)."""
+        return self.threshold >= MANTISSA_LIMIT
 
 
 @dataclass(frozen=True)
@@ -135,13 +168,14 @@ class Population(StructuralEquality):
         shape: (channels,) or (channels, height, width).
         neuron: what each neuron does with its drive.
         bias: int64 (channels,), added to the membrane potential at every step.
-        synapses: at least one; each source stands before this population.
+        synapses: each source stands before this population; none for a current-based population that takes the
+            sample itself as its bias (rule I3).
         bound: range of the accumulated input, if known.
     """
 
     name: str
     shape: Shape
-    neuron: IntegrateFire | Readout
+    neuron: IntegrateFire | CurrentBased | Readout
     bias: IntArray
     synapses: tuple[Synapse, ...]
     bound: Bound | None = None
@@ -155,30 +189,3 @@ class Population(StructuralEquality):
         """Spread one value per channel, (channels,), over the population's shape as int64."""
         column = np.asarray(values, np.int64).reshape(-1, *[1] * (len(self.shape) - 1))
         return np.broadcast_to(column, self.shape)
-
-
-@dataclass(frozen=True, eq=False)
-class InputEncoding(StructuralEquality):
-    """How pixels become the signed 8-bit integers that drive the first synapses (rule I1).
-
-    Args:
-        shape: (channels,) or (channels, height, width) of one sample.
-        table: int8 (channels, 256); pixel value p of channel c enters as table[c, p] at every step.
-    """
-
-    shape: Shape
-    table: NDArray[np.int8]
-
-    def encode(self, pixels: NDArray[np.uint8]) -> NDArray[np.int8]:
-        """Map pixels, uint8 (samples, *shape), to graded input, int8 of the same shape.
-
-        Raises:
-            RangeError: the pixels are not uint8 or have another shape.
-        """
-        if pixels.dtype != np.uint8 or pixels.shape[1:] != self.shape:
-            raise RangeError(
-                f"input: got {pixels.dtype} {tuple(pixels.shape[1:])} per sample, allowed uint8 {self.shape}",
-                hint="give the data set that the network was trained on, as pixels 0..255",
-            )
-        channel = np.arange(self.shape[0]).reshape(-1, *[1] * (len(self.shape) - 1))
-        return np.asarray(self.table[channel, pixels], np.int8)

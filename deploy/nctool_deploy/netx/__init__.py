@@ -1,7 +1,19 @@
-"""netx HDF5 with the `/nctool` group: `write` and `read`, and what the file says."""
+"""netx HDF5: `write` and `read` files with the `/nctool` group, `read_foreign` those of other tools."""
 
+from nctool_deploy.netx.foreign import ForeignFile, is_foreign, read_foreign
 from nctool_deploy.netx.metadata import ChangeRecord, KnownAnswers, Metadata, NetxFile, Provenance
 from nctool_deploy.netx.read import read
 from nctool_deploy.netx.write import write
 
-__all__ = ["ChangeRecord", "KnownAnswers", "Metadata", "NetxFile", "Provenance", "read", "write"]
+__all__ = [
+    "ChangeRecord",
+    "ForeignFile",
+    "KnownAnswers",
+    "Metadata",
+    "NetxFile",
+    "Provenance",
+    "is_foreign",
+    "read",
+    "read_foreign",
+    "write",
+]

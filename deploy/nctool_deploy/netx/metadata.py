@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
 from nctool.equality import StructuralEquality
-from nctool.network import InputEncoding, IntArray, IntegrateFire, IntNetwork, Population, Readout
+from nctool.network import InputEncoding, IntArray, IntegrateFire, IntNetwork, Population
 from nctool.sim.trace import Trace
 
 FORMAT_NAME = "nctool-netx"
@@ -116,10 +116,9 @@ class NetxFile(StructuralEquality):
 def digest(population: Population) -> str:
     """Return the SHA-256 of everything that a file says of `population`."""
     synapse, neuron = population.synapses[0], population.neuron
-    kind = neuron.scale if isinstance(neuron, Readout) else neuron.reset
-    arrays = [synapse.weight, population.bias]
+    arrays, kind = [synapse.weight, population.bias], getattr(neuron, "scale", None)
     if isinstance(neuron, IntegrateFire):
-        arrays += [neuron.threshold, neuron.initial]
+        arrays, kind = [*arrays, neuron.threshold, neuron.initial], neuron.reset
     return _hash((population.name, population.shape, synapse.source, synapse.exponent, synapse.conv, kind), arrays)
 
 

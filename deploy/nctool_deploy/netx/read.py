@@ -8,14 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-import h5py
 import numpy as np
-from numpy.typing import NDArray
 from pydantic import ValidationError
 
-from nctool.errors import FormatError, NctoolError, UsageError
+from nctool.errors import FormatError
 from nctool.network import (
     INPUT_NAME,
     Bound,
@@ -40,11 +37,9 @@ from nctool_deploy.netx.metadata import (
     digest,
     input_digest,
 )
+from nctool_deploy.netx.node import MAX_SIZE, Node, opened
 from nctool_deploy.netx.write import FIXED_REGISTERS, NEURON_IF, NEURON_READOUT, layers
 
-MAX_TEXT_BYTES = 2**20
-MAX_SIZE = 2**24 - 1
-"""Longest axis of a population."""
 EXPORT_HINT = "export the checkpoint again with `nctool export`"
 
 
@@ -59,91 +54,14 @@ def read(path: Path, *, check_digests: bool = True) -> NetxFile:
         UsageError: there is no file at `path`, or it may not be read.
         FormatError: the file is not sound HDF5, foreign, newer or inconsistent.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise UsageError(f"no such file: `{path}`", hint="export one with `nctool export CHECKPOINT --target loihi`")
-    try:
-        with h5py.File(path, "r") as file:
-            content = _read(Node(file, ""))
-    except NctoolError as error:
-        raise FormatError(f"`{path}`: {error.message}", hint=error.hint or EXPORT_HINT) from error
-    except PermissionError as error:
-        raise UsageError(
-            f"cannot read `{path}`: permission denied", hint="give yourself the right to read it"
-        ) from error
-    except (OSError, RuntimeError, ValueError, KeyError, TypeError, UnicodeDecodeError) as error:
-        raise FormatError(f"`{path}`: not a sound HDF5 file ({_first_line(error)})", hint=EXPORT_HINT) from error
+    with opened(Path(path), hint=EXPORT_HINT) as file:
+        content = _read(file)
     if content.changed_layers and check_digests:
         raise FormatError(
             f"`{path}`: layer `{content.changed_layers[0]}` is not what was exported (its digest differs)",
             hint="`nctool verify` shows the first difference; " + EXPORT_HINT,
         )
     return content
-
-
-class Node:
-    """A group of an HDF5 file whose members are checked when they are taken.
-
-    Args:
-        group: the open group.
-        name: its path in the file, for messages.
-    """
-
-    def __init__(self, group: h5py.Group, name: str) -> None:
-        self.group, self.name = group, name
-
-    def __len__(self) -> int:
-        return len(self.group)
-
-    def child(self, key: str) -> Node:
-        """Return the group `key`; a soft or external link, or a dataset, is refused."""
-        member = self._member(key)
-        if not isinstance(member, h5py.Group):
-            raise FormatError(f"`{self.name}/{key}` is no group")
-        return Node(member, f"{self.name}/{key}")
-
-    def array(self, key: str, dtype: type[np.generic], n_axes: int | None = None) -> NDArray[Any]:
-        """Return the dataset `key` if it has this type and number of axes and fits the file."""
-        data, where = self._dataset(key), f"`{self.name}/{key}`"
-        if data.dtype != np.dtype(dtype):
-            raise FormatError(f"{where} is {data.dtype}, allowed {np.dtype(dtype)}")
-        if n_axes is not None and data.ndim != n_axes:
-            raise FormatError(f"{where} has {data.ndim} axes, allowed {n_axes}")
-        return np.asarray(data[()])
-
-    def integer(self, key: str) -> int:
-        """Return the scalar int64 dataset `key`."""
-        return int(self.array(key, np.int64, 0))
-
-    def text(self, key: str) -> str:
-        """Return the scalar fixed-length string dataset `key`, at most 1 MiB long."""
-        data, where = self._dataset(key), f"`{self.name}/{key}`"
-        if data.shape != () or data.dtype.kind != "S" or data.dtype.itemsize > MAX_TEXT_BYTES:
-            raise FormatError(f"{where} is no text of at most {MAX_TEXT_BYTES} bytes")
-        try:
-            return bytes(data[()]).decode()
-        except UnicodeDecodeError:
-            raise FormatError(f"{where} is no UTF-8 text") from None
-
-    def _dataset(self, key: str) -> h5py.Dataset:
-        """Return the dataset `key` if its bytes lie plainly in this file: its size is what reading it allocates."""
-        data, where = self._member(key), f"`{self.name}/{key}`"
-        if not isinstance(data, h5py.Dataset) or data.shape is None:
-            raise FormatError(f"{where} holds no data")
-        if data.chunks is not None or data.external or data.is_virtual:
-            raise FormatError(f"{where} is chunked, external or virtual, allowed contiguous")
-        held = min(data.id.get_storage_size(), data.file.id.get_filesize())
-        if data.nbytes > held:
-            raise FormatError(f"{where} says {data.nbytes} bytes, the file holds {held}")
-        return data
-
-    def _member(self, key: str) -> Any:
-        link = self.group.get(key, getlink=True)
-        if link is None:
-            raise FormatError(f"`{self.name}/{key}` is missing")
-        if not isinstance(link, h5py.HardLink):
-            raise FormatError(f"`{self.name}/{key}` is a soft or external link, allowed plain data")
-        return self.group[key]
 
 
 def _read(file: Node) -> NetxFile:
@@ -182,7 +100,7 @@ def _require_layers(node: Node, network: IntNetwork, metadata: Metadata) -> None
 
 def _changed_layers(network: IntNetwork, metadata: Metadata) -> tuple[str, ...]:
     written = {INPUT_NAME: metadata.input_digest} | {record.name: record.digest for record in metadata.populations}
-    found = {INPUT_NAME: input_digest(network.input)} | {p.name: digest(p) for p in network.populations}
+    found = {INPUT_NAME: input_digest(network.pixel_input)} | {p.name: digest(p) for p in network.populations}
     return tuple(name for name in written if found[name] != written[name])
 
 
@@ -272,7 +190,3 @@ def _read_answers(node: Node, network: IntNetwork) -> KnownAnswers:
         spikes[population.name] = np.unpackbits(bits, count=count).reshape(shape).astype(np.bool_)
     names = [population.name for population in network.populations]
     return KnownAnswers(pixels, Trace(spikes, logits, dict.fromkeys(names, 0), {}))
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0].lower()

@@ -95,7 +95,7 @@ def _metadata(
         target=lowered.target.name,
         realisation="autapse",
         input_encoding="graded",
-        input_digest=input_digest(network.input),
+        input_digest=input_digest(network.pixel_input),
         n_steps=network.n_steps,
         weight_bits=weight_bits,
         populations=tuple(_record(p, index[p.name]) for p in network.populations),
@@ -154,7 +154,7 @@ def _write_extra(group: h5py.Group, network: IntNetwork, metadata: Metadata, ans
     _put(group, "format", FORMAT_NAME)
     _put(group, "version", np.int64(FORMAT_VERSION))
     _put(group, "metadata", metadata.model_dump_json())
-    _put(group, "input_table", network.input.table)
+    _put(group, "input_table", network.pixel_input.table)
     known = group.create_group("known_answers")
     _put(known, INPUT_NAME, answers.pixels)
     _put(known, "logits", answers.trace.logits)

@@ -2,12 +2,14 @@
 
 from nctool.api.exporting import ExportReport, export
 from nctool.api.inspecting import InspectReport, inspect
+from nctool.api.models import ForeignOptions
 from nctool.api.running import RunReport, run_sim
 from nctool.api.training import TrainReport, train
 from nctool.api.verifying import VerifyReport, verify
 
 __all__ = [
     "ExportReport",
+    "ForeignOptions",
     "InspectReport",
     "RunReport",
     "TrainReport",

@@ -1,6 +1,6 @@
 """The engines by name: each turns an exported file and pixels into traces, batch by batch.
 
-In: an engine's name, a file, pixels. Out: an iterator of traces.
+In: an engine's name, a file, samples. Out: an iterator of traces.
 """
 
 from __future__ import annotations
@@ -12,13 +12,14 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from nctool.api.models import Content
 from nctool.errors import UsageError
-from nctool.network import IntNetwork
+from nctool.network import IntArray, IntNetwork
 from nctool.sim import reference
 from nctool.sim.fast import FastEngine
 from nctool.sim.trace import Summary, Trace
 from nctool_deploy import engine as lava
-from nctool_deploy.netx import NetxFile
+from nctool_deploy.netx import ForeignFile
 
 Pixels = NDArray[np.uint8]
 
@@ -30,14 +31,15 @@ class Job:
     Args:
         path: the file; `content` is what it holds.
         content: the file's content.
-        pixels: uint8 (samples, *input shape).
+        pixels: uint8 (samples, *input shape); integers as `IntegerInput.signal` takes them for a file of another
+            tool.
         device: `cpu` or `cuda`, for the fast engine.
         timeout_s: seconds that one run of a subprocess may take.
     """
 
     path: Path
-    content: NetxFile
-    pixels: Pixels
+    content: Content
+    pixels: Pixels | IntArray
     device: str = "cpu"
     timeout_s: float = lava.DEFAULT_TIMEOUT_S
 
@@ -56,7 +58,9 @@ def _fast(job: Job) -> Iterator[Trace]:
 
 
 def _lava(job: Job) -> Iterator[Trace]:
-    return lava.stream(job.path, job.network, job.pixels, timeout_s=job.timeout_s)
+    if isinstance(job.content, ForeignFile):
+        return lava.stream_foreign(job.path, job.content, job.pixels, timeout_s=job.timeout_s)
+    return lava.stream(job.path, job.network, job.pixels.astype(np.uint8, copy=False), timeout_s=job.timeout_s)
 
 
 ENGINES: dict[str, Callable[[Job], Iterator[Trace]]] = {"reference": _reference, "fast": _fast, "lava": _lava}

@@ -5,14 +5,17 @@ In: a file. Out: an InspectReport.
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from nctool.api.exporting import head_room_bits
-from nctool.network import IntegrateFire, IntNetwork, Population
+from nctool.api.models import ForeignOptions, open_model
+from nctool.network import CurrentBased, IntNetwork, Population, Readout
 from nctool_deploy.lowering import lower
-from nctool_deploy.netx import read
+from nctool_deploy.netx import ForeignFile, NetxFile
 from nctool_deploy.targets import find_target
 
 Interval = tuple[int, int]
@@ -27,7 +30,7 @@ class LayerReport:
     shape: tuple[int, ...]
     neurons: int
     synapses: int
-    weight_range: Interval
+    weight_range: Interval | None
     bias_range: Interval
     threshold_range: Interval | None
     bound: str
@@ -37,7 +40,11 @@ class LayerReport:
 
 @dataclass(frozen=True)
 class InspectReport:
-    """A file at a glance: layers first, then what it was made from and for."""
+    """A file at a glance: layers first, then what it was made from and for.
+
+    Of a netx file of another tool, target, realisation, cores, head-room and weight bits are None, and `notes` says
+    where Lava runs something else than the file says.
+    """
 
     path: Path
     input_shape: tuple[int, ...]
@@ -45,16 +52,17 @@ class InspectReport:
     layers: tuple[LayerReport, ...]
     neurons: int
     synapses: int
-    cores: int
-    head_room_bits: float
-    target: str
-    realisation: str
     steps: int
-    weight_bits: int
-    known_answers: int
-    tool_version: str
-    provenance: dict[str, Any] | None
-    changes: tuple[dict[str, Any], ...]
+    cores: int | None = None
+    head_room_bits: float | None = None
+    target: str | None = None
+    realisation: str | None = None
+    weight_bits: int | None = None
+    known_answers: int = 0
+    tool_version: str | None = None
+    provenance: dict[str, Any] | None = None
+    changes: tuple[dict[str, Any], ...] = ()
+    notes: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """Return the report as JSON types."""
@@ -62,29 +70,39 @@ class InspectReport:
 
 
 def inspect(model: Path | str) -> InspectReport:
-    """Read an exported file and describe it.
+    """Read a file and describe it.
 
     Raises:
         UsageError: there is no such file.
         FormatError: the file is bad.
+        UnsupportedError: a foreign file holds what cannot be simulated.
     """
-    content = read(Path(model))
-    network, metadata = content.network, content.metadata
-    lowered = lower(network, find_target(metadata.target), metadata.realisation)
+    content = open_model(Path(model), ForeignOptions())
+    network = content.network
     layers = tuple(_layer(network, population) for population in network.populations)
-    table = network.input.table
-    return InspectReport(
+    low, high = network.input.channel_range()
+    report = InspectReport(
         path=Path(model),
         input_shape=network.input.shape,
-        input_range=(int(table.min()), int(table.max())),
+        input_range=(int(low.min()), int(high.max())),
         layers=layers,
         neurons=sum(layer.neurons for layer in layers),
         synapses=sum(layer.synapses for layer in layers),
+        steps=network.n_steps,
+    )
+    return replace(report, notes=content.notes) if isinstance(content, ForeignFile) else _exported(report, content)
+
+
+def _exported(report: InspectReport, content: NetxFile) -> InspectReport:
+    """Add what only a file that nctool exported says."""
+    network, metadata = content.network, content.metadata
+    lowered = lower(network, find_target(metadata.target), metadata.realisation)
+    return replace(
+        report,
         cores=lowered.cores,
         head_room_bits=head_room_bits(network),
         target=metadata.target,
         realisation=metadata.realisation,
-        steps=network.n_steps,
         weight_bits=metadata.weight_bits,
         known_answers=len(content.known_answers.pixels),
         tool_version=metadata.tool_version,
@@ -94,21 +112,31 @@ def inspect(model: Path | str) -> InspectReport:
 
 
 def _layer(network: IntNetwork, population: Population) -> LayerReport:
-    synapse, neuron, bound = population.synapses[0], population.neuron, population.bound
-    kind = "dense" if synapse.conv is None else "conv"
+    neuron, bound = population.neuron, population.bound
     return LayerReport(
         name=population.name,
-        kind=kind if isinstance(neuron, IntegrateFire) else f"{kind}, readout",
+        kind=_kind(population),
         shape=population.shape,
         neurons=population.n_neurons,
         synapses=network.synapse_count(population),
-        weight_range=_interval(synapse.weight),
+        weight_range=_interval(population.synapses[0].weight) if population.synapses else None,
         bias_range=_interval(population.bias),
-        threshold_range=_interval(neuron.threshold) if isinstance(neuron, IntegrateFire) else None,
+        threshold_range=None if isinstance(neuron, Readout) else _interval(np.asarray(neuron.threshold)),
         bound="unknown" if bound is None else bound.kind,
         bound_range=None if bound is None else (bound.low, bound.high),
         head_room_bits=None if bound is None else bound.head_room_bits,
     )
+
+
+def _kind(population: Population) -> str:
+    """Return the kind of synapse, and of neuron where it is no plain integrate-and-fire one."""
+    neuron = population.neuron
+    kind = "bias" if not population.synapses else "dense" if population.synapses[0].conv is None else "conv"
+    if isinstance(neuron, Readout):
+        return f"{kind}, readout"
+    if isinstance(neuron, CurrentBased):
+        return f"{kind}, CUBA {neuron.current_decay}/{neuron.voltage_decay}"
+    return kind
 
 
 def _interval(values: Any) -> Interval:

@@ -1,6 +1,6 @@
-"""run_sim: run an exported file on an engine and report accuracy, speed and spikes.
+"""run_sim: run a model on an engine and report accuracy, speed and spikes.
 
-In: a file, an engine, a data set. Out: a RunReport.
+In: a file, an engine, samples. Out: a RunReport.
 """
 
 from __future__ import annotations
@@ -14,12 +14,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from nctool.api.engines import Job, require_engine, summaries
-from nctool.api.samples import load_samples
+from nctool.api.arrays import load_array, record
+from nctool.api.engines import Job, require_engine, summaries, traces
+from nctool.api.models import ForeignOptions, open_model
+from nctool.api.samples import choose_samples
 from nctool.progress import ProgressCallback, no_progress
 from nctool.sim.trace import Summary
 from nctool_deploy import engine as lava
-from nctool_deploy.netx import read
+from nctool_deploy.netx import ForeignFile
 
 
 @dataclass(frozen=True)
@@ -28,21 +30,29 @@ class RunReport:
 
     Args:
         engine: which engine ran.
-        dataset: data set and split, `digits/test`.
+        dataset: data set and split, `digits/test`, or the file of the samples.
         samples: number of samples.
-        accuracy: fraction of correct answers after 1, 2, 4, ... steps and after the whole window.
+        steps: time steps of one sample.
+        accuracy: fraction of correct answers after 1, 2, 4, ... steps and after the whole window; empty without
+            labels.
         images_per_second: samples by wall time, start of the engine included.
+        steps_per_second: time steps of all samples by the same time.
         spikes_per_layer: mean number of spikes of a population in one window.
-        overflows: accumulated inputs that left the accumulator; must be 0. None where the engine cannot tell.
+        overflows: accumulated inputs that left the accumulator, which must be 0, or, of a foreign network, how often a
+            24-bit state wrapped or saturated. None where the engine cannot tell.
+        notes: where Lava runs something else than a foreign file says.
     """
 
     engine: str
     dataset: str
     samples: int
+    steps: int
     accuracy: dict[str, float]
     images_per_second: float
+    steps_per_second: float
     spikes_per_layer: dict[str, float]
     overflows: int | None
+    notes: tuple[str, ...]
 
     def to_json(self) -> dict[str, Any]:
         """Return the report as JSON types."""
@@ -57,45 +67,65 @@ def run_sim(
     split: str = "test",
     samples: int | None = None,
     data_dir: Path | None = None,
+    input: Path | None = None,  # noqa: A002  # the option's name is a contract
+    labels: Path | None = None,
+    output: Path | None = None,
+    options: ForeignOptions | None = None,
     device: str = "cpu",
     timeout_s: float = lava.DEFAULT_TIMEOUT_S,
     progress: ProgressCallback = no_progress,
 ) -> RunReport:
-    """Run an exported file on a data set.
+    """Run a model on a data set or on samples of your own.
 
     Args:
-        model: a file that `export` wrote.
+        model: a file that `export` wrote, or a netx file of another tool.
         engine: `fast`, `reference` or `lava`.
         dataset: name or .npz path; the one that the network was trained on by default.
         split: `test` or `train`.
         samples: the first so many; all by default.
         data_dir: where data sets lie.
+        input: .npy file of samples instead of a data set: uint8 pixels (samples, *shape), or for a foreign file
+            integers (samples, steps, *shape) or (samples, *shape), or real numbers for its input block.
+        labels: .npy file of class numbers for `input`.
+        output: .npz file that receives every spike and all logits.
+        options: how a foreign file is read and reset.
         device: `cpu` or `cuda`, for the fast engine.
         timeout_s: seconds that one run of the Lava subprocess may take.
         progress: called with the samples done and to do.
 
     Raises:
-        UsageError, FormatError, RangeError, EngineError: see `nctool.errors`.
+        UsageError, FormatError, UnsupportedError, RangeError, EngineError: see `nctool.errors`.
     """
     require_engine(engine, device)
     path = Path(model)
-    content = read(path)
-    pixels, labels = load_samples(content, dataset, split, samples, data_dir)
-    tally = _Tally(labels, content.network.n_steps)
+    shape = None if input is None else load_array(Path(input)).shape[-3:]
+    content = open_model(path, options or ForeignOptions(), input_shape=shape)
+    chosen = choose_samples(content, dataset, split, samples, data_dir, input, labels)
+    n_samples, n_steps = len(chosen.samples), chosen.content.network.n_steps
+    tally = _Tally(chosen.labels, n_steps)
     start = time.perf_counter()
-    job = Job(path, content, pixels, device, timeout_s)
-    for summary in _reported(summaries(engine, job), len(pixels), progress):
+    job = Job(path, chosen.content, chosen.samples, device, timeout_s)
+    for summary in _reported(_summaries(engine, job, output), n_samples, progress):
         tally.add(summary)
-    provenance = content.metadata.provenance
+    seconds = time.perf_counter() - start
     return RunReport(
         engine=engine,
-        dataset=f"{dataset or (provenance.dataset if provenance else '')}/{split}",
-        samples=len(pixels),
+        dataset=chosen.name,
+        samples=n_samples,
+        steps=n_steps,
         accuracy=tally.accuracy(),
-        images_per_second=len(pixels) / (time.perf_counter() - start),
+        images_per_second=n_samples / seconds,
+        steps_per_second=n_samples * n_steps / seconds,
         spikes_per_layer=tally.spikes_per_layer(),
         overflows=tally.overflows,
+        notes=chosen.content.notes if isinstance(chosen.content, ForeignFile) else (),
     )
+
+
+def _summaries(engine: str, job: Job, output: Path | None) -> Iterator[Summary]:
+    if output is None:
+        return summaries(engine, job)
+    return (trace.summary() for trace in record(traces(engine, job), Path(output)))
 
 
 def reported_steps(n_steps: int) -> list[int]:
@@ -107,22 +137,23 @@ class _Tally:
     """Count correct answers, spikes and overflows over batches, and keep no trace.
 
     Args:
-        labels: int64 (samples,).
+        labels: int64 (samples,), or None.
         n_steps: length of the window.
     """
 
-    def __init__(self, labels: NDArray[np.int64], n_steps: int) -> None:
+    def __init__(self, labels: NDArray[np.int64] | None, n_steps: int) -> None:
         self.labels, self.done = labels, 0
-        self.correct = dict.fromkeys(reported_steps(n_steps), 0)
+        self.correct = dict.fromkeys(reported_steps(n_steps) if labels is not None else (), 0)
         self.spikes: dict[str, int] = {}
         self.overflows: int | None = 0
 
     def add(self, summary: Summary) -> None:
         """Count one batch."""
         n_samples = len(summary.logits)
-        labels = self.labels[self.done : self.done + n_samples]
-        for step in self.correct:
-            self.correct[step] += int((summary.logits[:, step - 1].argmax(axis=1) == labels).sum())
+        if self.labels is not None:
+            labels = self.labels[self.done : self.done + n_samples]
+            for step in self.correct:
+                self.correct[step] += int((summary.logits[:, step - 1].argmax(axis=1) == labels).sum())
         for name, count in summary.spike_counts.items():
             self.spikes[name] = self.spikes.get(name, 0) + count
         counted = sum(summary.overflows.values()) if summary.overflows else None

@@ -1,20 +1,95 @@
-"""Find the samples that a file is run on.
+"""Find the samples that a model is run on: a data set, or arrays of the user.
 
-In: a file's provenance and what the user asked for. Out: pixels and labels.
+In: a model and what the user asked for. Out: samples, labels, and the model set up for them.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from nctool.api.arrays import load_array, load_labels
+from nctool.api.models import Content
 from nctool.errors import RangeError, UsageError
-from nctool_deploy.netx import NetxFile
+from nctool.network import IntArray, IntegerInput
+from nctool_deploy.netx import ForeignFile, NetxFile
 from nctool_models import load_dataset
 
 SPLITS = ("test", "train")
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """What to run.
+
+    Args:
+        content: the model; a foreign network lasts as long as its samples and knows their range.
+        name: of the samples, for the report.
+        samples: uint8 pixels, or the integers that a foreign network takes.
+        labels: int64 (samples,), or None.
+    """
+
+    content: Content
+    name: str
+    samples: NDArray[np.uint8] | IntArray
+    labels: NDArray[np.int64] | None
+
+
+def choose_samples(
+    content: Content,
+    dataset: str | None,
+    split: str,
+    n_samples: int | None,
+    data_dir: Path | None,
+    array_file: Path | None,
+    label_file: Path | None,
+) -> Chosen:
+    """Return the samples of a data set, or those of `array_file`.
+
+    Raises:
+        UsageError: the choice is ambiguous or empty, or a file or data set is not there.
+        FormatError: a file is bad.
+        RangeError: the samples or labels do not fit the network.
+    """
+    if array_file is None:
+        if label_file is not None:
+            raise UsageError("labels without samples", hint="give the samples with --input")
+        if isinstance(content, ForeignFile):
+            raise UsageError(
+                "a netx file of another tool does not say what data it is for", hint="give samples with --input X.npy"
+            )
+        pixels, labels = load_samples(content, dataset, split, n_samples, data_dir)
+        provenance = content.metadata.provenance
+        return Chosen(content, f"{dataset or (provenance.dataset if provenance else '')}/{split}", pixels, labels)
+    if dataset is not None:
+        raise UsageError(f"two sources of samples: `{array_file}` and data set `{dataset}`")
+    values = np.asarray(load_array(array_file)[:n_samples])
+    answers = None if label_file is None else load_labels(label_file, len(values))
+    if isinstance(content, ForeignFile):
+        values = content.samples(values)
+        content = fitted_to(content, values)
+    if answers is not None and answers.max() >= np.prod(content.network.readout.shape):
+        classes = np.prod(content.network.readout.shape)
+        raise RangeError(f"`{label_file}`: label {answers.max()}, the network has {classes} classes")
+    return Chosen(content, str(array_file), values, answers)
+
+
+def fitted_to(content: ForeignFile, values: NDArray[Any]) -> ForeignFile:
+    """Return a foreign file whose network lasts as long as `values` do and knows their range.
+
+    Raises:
+        RangeError: the values do not fit the input.
+    """
+    network = content.network
+    signal = network.input.signal(values)
+    if values.ndim == len(network.input.shape) + 2:
+        network = replace(network, n_steps=signal.shape[1])
+    bounds = IntegerInput(network.input.shape, int(signal.min()), int(signal.max()))
+    return replace(content, network=replace(network, input=bounds))
 
 
 def load_samples(

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from nctool.api.engines import Job, Pixels, require_engine, traces
+from nctool.api.models import Content
 from nctool.api.samples import load_samples
 from nctool.equivalence import Divergence, compared_spikes, first_divergence
 from nctool.errors import UsageError
@@ -134,7 +135,7 @@ def _compare_engines(job: Job, report: VerifyReport, progress: ProgressCallback)
 
 
 def _compare(
-    content: NetxFile, report: VerifyReport, expected: Trace, actual: Trace, names: tuple[str, str], start: int
+    content: Content, report: VerifyReport, expected: Trace, actual: Trace, names: tuple[str, str], start: int
 ) -> VerifyReport:
     found = first_divergence(content.network, expected, actual, names, start)
     spikes, logits = compared_spikes([expected]), int(expected.logits.size)

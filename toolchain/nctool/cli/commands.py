@@ -36,7 +36,7 @@ app = typer.Typer(
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")]
 DataDir = Annotated[Path | None, typer.Option(help="Folder of data sets.", show_default="~/.cache/nctool/data")]
-Model = Annotated[Path, typer.Argument(help="File that `nctool export` wrote.", metavar="MODEL")]
+Model = Annotated[Path, typer.Argument(help="File that `nctool export` wrote, or other netx.", metavar="MODEL")]
 Samples = Annotated[int | None, typer.Option(min=1, help="Number of samples.")]
 Dataset = Annotated[str | None, typer.Option(help="Name or .npz path.", show_default="what it was trained on")]
 Device = Annotated[str, typer.Option(help="cpu or cuda.")]
@@ -134,11 +134,25 @@ def run_sim(
     split: Annotated[str, typer.Option(help="test or train.")] = "test",
     samples: Samples = None,
     data_dir: DataDir = None,
+    input: Annotated[Path | None, typer.Option(help="Samples of your own.", metavar="X.npy")] = None,  # noqa: A002
+    labels: Annotated[Path | None, typer.Option(help="Class numbers for --input.", metavar="Y.npy")] = None,
+    out: Annotated[
+        Path | None, typer.Option("-o", "--output", help="Write every spike and all logits.", metavar="OUT.npz")
+    ] = None,
+    steps: Annotated[
+        int | None, typer.Option(min=1, help="Foreign file: time steps of a constant input.", show_default="the file's")
+    ] = None,
+    reset_interval: Annotated[
+        int | None, typer.Option(min=1, help="Foreign file: clear all states every so many time steps.")
+    ] = None,
+    num_layers: Annotated[int | None, typer.Option(min=1, help="Foreign file: only its first layers.")] = None,
+    skip_layers: Annotated[int, typer.Option(min=0, help="Foreign file: leave out its first layers.")] = 0,
     device: Device = "cpu",
     timeout: Timeout = DEFAULT_TIMEOUT_S,
     json: Json = False,
 ) -> None:
-    """Run an exported network on a data set."""
+    """Run an exported network, or a netx file of another tool, on data."""
+    from nctool.api import ForeignOptions
     from nctool.api import run_sim as run
 
     with _progress(f"engine {engine}", json) as progress:
@@ -149,6 +163,10 @@ def run_sim(
             split=split,
             samples=samples,
             data_dir=data_dir,
+            input=input,
+            labels=labels,
+            output=out,
+            options=ForeignOptions(steps, reset_interval, num_layers, skip_layers),
             device=device,
             timeout_s=timeout,
             progress=progress,

@@ -65,14 +65,16 @@ def print_export(report: ExportReport) -> None:
 def print_run(report: RunReport) -> None:
     """Show accuracy by time step, speed and spikes."""
     table = _table(["time steps", "accuracy"])
-    title = f"{report.dataset}, {report.samples} samples, engine {report.engine}"
+    title = f"{report.dataset}, {report.samples} samples of {report.steps} time steps, engine {report.engine}"
     for step, accuracy in report.accuracy.items():
         table.add_row(step, _percent(accuracy))
-    _print(title, table)
+    _print(title, table) if report.accuracy else _line(title)
     spikes = ", ".join(f"{name} {count:,.1f}" for name, count in report.spikes_per_layer.items())
     _line(f"{report.images_per_second:,.1f} images/s; spikes per image: {spikes or 'no spiking layer'}")
+    for note in report.notes:
+        _line(f"NOTE: {note}")
     if report.overflows:
-        _line(f"WARNING: {report.overflows} accumulated inputs left the accumulator: a chip would differ here")
+        _line(f"WARNING: {report.overflows} sums left their register: see rules O1 and O2 in docs/SEMANTICS.md")
 
 
 def print_verify(report: VerifyReport) -> None:
@@ -96,7 +98,7 @@ def print_inspect(report: InspectReport) -> None:
     table = _table(columns)
     title = f"{report.path}"
     shape = "x".join(map(str, report.input_shape))
-    table.add_row("input", "graded", shape, "", "", _span(report.input_range), "", "")
+    table.add_row("input", "graded" if report.target else "integers", shape, "", "", _span(report.input_range), "", "")
     for layer in report.layers:
         room = "" if layer.head_room_bits is None else f"{layer.head_room_bits:.1f} bits, {layer.bound}"
         table.add_row(
@@ -110,6 +112,11 @@ def print_inspect(report: InspectReport) -> None:
             room,
         )
     _print(title, table)
+    for note in report.notes:
+        _line(f"NOTE: {note}")
+    if report.target is None:
+        _line(f"netx file of another tool, T={report.steps}; CUBA decays are current/voltage, in parts of 4096")
+        return
     cores = f"at least {report.cores} cores" if report.cores else "no limit on cores"
     _line(
         f"target {report.target} ({cores}), realisation {report.realisation}, T={report.steps}, "

@@ -21,7 +21,8 @@ from nctool.conversion.scaling import choose_scale, round_population, weight_err
 from nctool.errors import RangeError
 from nctool.integer_format import IntegerFormat
 from nctool.network import ACCUMULATOR_LIMIT, INPUT_NAME, IntArray, IntNetwork, Population
-from nctool.sim.reference import Run, run_population
+from nctool.sim.neurons import Run, initial_potential
+from nctool.sim.reference import run_population
 
 PROOF_LOSS = 2.0
 """A scale is divided by at most this to turn a measured bound into a proved one."""
@@ -60,7 +61,7 @@ class Calibration:
 
     def range_of(self, population: Population) -> Range:
         """Measure the accumulated input of `population` on the signals of what drives it."""
-        runs = [measure(run.accumulated) for run in self._runs(population)]
+        runs = [measure(run.potentials - initial_potential(population)) for run in self._runs(population)]
         return Range(np.minimum.reduce([r.low for r in runs]), np.maximum.reduce([r.high for r in runs]))
 
     def _signal(self, name: str) -> IntArray:

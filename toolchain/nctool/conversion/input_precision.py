@@ -14,9 +14,10 @@ from numpy.typing import NDArray
 from nctool.conversion.accumulator import Calibration, fit_population
 from nctool.conversion.float_network import FloatArray, FloatNetwork, FloatPopulation, GradedInput
 from nctool.conversion.folding import absorb_spike_values, encode_input
+from nctool.errors import UnsupportedError
 from nctool.integer_format import IntegerFormat
-from nctool.network import INPUT_NAME, ConvGeometry, IntegrateFire, Population
-from nctool.sim.reference import convolve, dense
+from nctool.network import INPUT_NAME, ConvGeometry, IntegrateFire, Population, Readout
+from nctool.sim.synapses import convolve, dense
 
 LARGEST = (127, 63, 31, 15, 7)
 """Candidates for the magnitude of the largest graded input: 8 to 4 signed bits."""
@@ -102,7 +103,9 @@ def _units(real: FloatPopulation, rounded: Population, n_steps: int) -> FloatArr
     neuron = rounded.neuron
     if isinstance(neuron, IntegrateFire):
         return neuron.threshold / np.float64(real.threshold or 1.0)
-    return np.full(len(rounded.bias), 1.0 / (neuron.scale * n_steps))
+    if isinstance(neuron, Readout):
+        return np.full(len(rounded.bias), 1.0 / (neuron.scale * n_steps))
+    raise UnsupportedError(f"population `{rounded.name}`: current-based neurons are not converted")
 
 
 def _per_channel(values: FloatArray, like: FloatArray) -> FloatArray:

@@ -3,71 +3,44 @@
 Written to be read. Populations are computed one after the other, each over the whole window: the graph has
 no recurrence across populations, so this equals stepping all of them together (rule N2).
 
-In: an IntNetwork and pixels. Out: a Trace. Must not import torch, nor any other engine.
+In: an IntNetwork and samples. Out: a Trace. Must not import torch, nor any other engine.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from typing import TypeVar
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from nctool.errors import RangeError
-from nctool.network import (
-    ACCUMULATOR_LIMIT,
-    INPUT_NAME,
-    ConvGeometry,
-    IntArray,
-    IntegrateFire,
-    IntNetwork,
-    Population,
-    Synapse,
-)
+from nctool.network import INPUT_NAME, CurrentBased, IntArray, IntNetwork, Population, Readout
+from nctool.sim.neurons import Int64, Run, current_based, integrate_and_fire
+from nctool.sim.synapses import synaptic_input
 from nctool.sim.trace import Trace, join
 
 BATCH = 16
-Int64 = NDArray[np.int64]
-Numbers = TypeVar("Numbers", NDArray[np.int64], NDArray[np.float64])
-"""The engine computes in int64; calibration weighs real numbers by the same two functions."""
+Samples = NDArray[np.uint8] | IntArray
 
 
-@dataclass(frozen=True)
-class Run:
-    """One population over a window.
+def simulate(network: IntNetwork, samples: Samples, *, n_steps: int | None = None, potentials: bool = False) -> Trace:
+    """Run `network` on `samples` and return its trace.
 
     Args:
-        spikes: bool (samples, steps, *shape).
-        potentials: int64 (samples, steps, *shape), after integration and before reset.
-        accumulated: int64 (samples, steps, *shape), potentials less the initial potential (rule O1).
-    """
-
-    spikes: NDArray[np.bool_]
-    potentials: Int64
-    accumulated: Int64
-
-
-def simulate(
-    network: IntNetwork, pixels: NDArray[np.uint8], *, n_steps: int | None = None, potentials: bool = False
-) -> Trace:
-    """Run `network` on `pixels` and return its trace.
-
-    Args:
-        pixels: uint8 (samples, *input shape), at least one sample.
+        samples: at least one; uint8 pixels (samples, *input shape), or integers as `IntegerInput.signal` takes them.
         n_steps: length of the window; the network's own by default.
         potentials: also keep the membrane potentials of every population.
 
     Raises:
-        RangeError: the pixels do not fit the input, there is no sample, or n_steps < 1.
+        RangeError: the samples do not fit the input, there is no sample, or n_steps < 1.
     """
-    return join(stream(network, pixels, n_steps=n_steps, potentials=potentials))
+    return join(stream(network, samples, n_steps=n_steps, potentials=potentials))
 
 
 def stream(
     network: IntNetwork,
-    pixels: NDArray[np.uint8],
+    samples: Samples,
     *,
     n_steps: int | None = None,
     potentials: bool = False,
@@ -77,112 +50,69 @@ def stream(
     n_steps = network.n_steps if n_steps is None else n_steps
     if n_steps < 1:
         raise RangeError(f"simulation: n_steps is {n_steps}, allowed >= 1")
-    if len(pixels) == 0:
+    if len(samples) == 0:
         raise RangeError("simulation: number of samples is 0, allowed >= 1")
-    return (_window(network, pixels[i : i + batch], n_steps, potentials) for i in range(0, len(pixels), batch))
+    return (_window(network, samples[i : i + batch], n_steps, potentials) for i in range(0, len(samples), batch))
 
 
-def _window(network: IntNetwork, pixels: NDArray[np.uint8], n_steps: int, potentials: bool) -> Trace:
-    signals: dict[str, IntArray] = {INPUT_NAME: constant_input(network, pixels)}
+def _window(network: IntNetwork, samples: Samples, n_steps: int, potentials: bool) -> Trace:
+    signals: dict[str, IntArray] = {INPUT_NAME: input_signal(network, samples, n_steps)}
     runs: dict[str, Run] = {}
     for population in network.populations:
-        run = runs[population.name] = run_population(population, signals, n_steps)
+        run = run_population(population, signals, network.lead + n_steps, network.lead)
         signals[population.name] = run.spikes.astype(np.int64)
+        runs[population.name] = replace(
+            run, spikes=run.spikes[:, network.lead :], potentials=run.potentials[:, network.lead :]
+        )
     return Trace(
-        spikes={p.name: runs[p.name].spikes for p in network.populations[:-1]},
-        logits=runs[network.readout.name].potentials,
-        overflows={name: int((np.abs(run.accumulated) > ACCUMULATOR_LIMIT).sum()) for name, run in runs.items()},
+        spikes={p.name: runs[p.name].spikes for p in network.populations if not isinstance(p.neuron, Readout)},
+        logits=logits(network.readout, runs[network.readout.name]),
+        overflows={name: run.overflows for name, run in runs.items()},
         potentials={name: run.potentials for name, run in runs.items()} if potentials else {},
     )
 
 
-def constant_input(network: IntNetwork, pixels: NDArray[np.uint8]) -> Int64:
-    """Encode pixels (rule I1); the time axis of length 1 says that the input is the same at every step.
+def input_signal(network: IntNetwork, samples: Samples, n_steps: int) -> Int64:
+    """Turn samples into what drives the network (rules I1, I2 and C4).
 
     Returns:
-        int64 (samples, 1, *input shape).
+        int64 (samples, lead + n_steps, *input shape), or (samples, 1, *input shape) for the same at every step.
+
+    Raises:
+        RangeError: the samples do not fit the input, or last another number of steps.
     """
-    return network.input.encode(pixels).astype(np.int64)[:, np.newaxis]
+    signal = network.input.signal(samples)  # type: ignore[arg-type]  # each kind of input checks its samples
+    if signal.shape[1] not in (1, n_steps):
+        raise RangeError(f"input: the samples last {signal.shape[1]} steps, allowed {n_steps}, or 1 for a constant")
+    if network.lead == 0:
+        return signal
+    steps = np.broadcast_to(signal, (len(signal), n_steps, *signal.shape[2:]))
+    return np.pad(steps, [(0, 0), (network.lead, 0), *[(0, 0)] * (signal.ndim - 2)])
 
 
-def run_population(population: Population, signals: Mapping[str, IntArray], n_steps: int) -> Run:
-    """Step one population through a window (rules S1 to S4, T1).
+def run_population(population: Population, signals: Mapping[str, IntArray], n_steps: int, lead: int = 0) -> Run:
+    """Step one population through a window.
 
     Args:
-        signals: per source, int64 (samples, steps or 1, *source shape).
+        signals: per source, int64 (samples, n_steps or 1, *source shape).
+        n_steps: length of the window and of what comes before it.
+        lead: how many of the steps come before time step 1.
     """
-    weighted = [synaptic_input(synapse, signals[synapse.source]) for synapse in population.synapses]
-    drive = sum(weighted[1:], weighted[0]) + population.per_neuron(population.bias)
-    drive = np.broadcast_to(drive, (len(drive), n_steps, *population.shape))
-    neuron = population.neuron
-    initial = neuron.initial if isinstance(neuron, IntegrateFire) else np.zeros_like(population.bias)
-    start = population.per_neuron(initial)
-
-    membrane = np.broadcast_to(start, drive[:, 0].shape)  # T1
-    potentials = np.empty(drive.shape, np.int64)
-    spikes = np.zeros(drive.shape, np.bool_)
-    for step in range(n_steps):
-        membrane = membrane + drive[:, step]  # S1
-        potentials[:, step] = membrane
-        if isinstance(neuron, IntegrateFire):  # a readout never fires (S4)
-            threshold = population.per_neuron(neuron.threshold)
-            spikes[:, step] = membrane >= threshold  # S2
-            membrane = after_reset(membrane, threshold, spikes[:, step], neuron.reset)
-    return Run(spikes, potentials, potentials - start)
+    neuron, bias = population.neuron, population.per_neuron(population.bias)
+    sources = [synapse.source for synapse in population.synapses] or [INPUT_NAME]
+    weighted: Int64 = np.zeros((len(signals[sources[0]]), n_steps, *population.shape), np.int64)
+    for synapse in population.synapses:
+        weighted = weighted + synaptic_input(synapse, signals[synapse.source], n_steps)
+    if not isinstance(neuron, CurrentBased):
+        return integrate_and_fire(population, weighted + bias)
+    if not population.synapses:
+        bias = bias + signals[INPUT_NAME][:, -1]  # I3
+    return current_based(neuron, weighted, bias, lead)
 
 
-def after_reset(membrane: Int64, threshold: IntArray, spikes: NDArray[np.bool_], reset: str) -> Int64:
-    """Return the membrane potential after the spikes of this step (rule S3)."""
-    return membrane - threshold * spikes if reset == "subtract" else np.where(spikes, 0, membrane)
-
-
-def synaptic_input(synapse: Synapse, signal: IntArray) -> Int64:
-    """Weigh a signal (rules W1 to W3).
-
-    Args:
-        signal: integers (samples, steps, *source shape).
-
-    Returns:
-        int64 (samples, steps, *driven shape).
-    """
-    samples, steps = signal.shape[:2]
-    flat = signal.reshape(samples * steps, *signal.shape[2:]).astype(np.int64)
-    weight = synapse.weight.astype(np.int64)
-    weighted = dense(flat, weight) if synapse.conv is None else convolve(flat, weight, synapse.conv)
-    return weighted.reshape(samples, steps, *weighted.shape[1:]) << synapse.exponent
-
-
-def dense(signal: Numbers, weight: Numbers) -> Numbers:
-    """Rule W1: out[n, o] = sum_i weight[o, i] * signal[n, i], the source flattened in C order."""
-    out: Numbers = np.einsum("ni,io->no", signal.reshape(len(signal), -1), np.ascontiguousarray(weight.T))
-    return out
-
-
-def convolve(signal: Numbers, weight: Numbers, conv: ConvGeometry) -> Numbers:
-    """Rule W2: cross-correlation with zero padding, as torch.nn.functional.conv2d defines it.
-
-    Args:
-        signal: int64 (batch, channels, height, width).
-        weight: int64 (out, channels / groups, kernel height, kernel width).
-
-    Returns:
-        int64 (batch, out, height, width).
-    """
-    (pad_y, pad_x), (step_y, step_x), (gap_y, gap_x) = conv.padding, conv.stride, conv.dilation
-    high, wide = conv.output_size(signal.shape[1:], (weight.shape[2], weight.shape[3]))
-    padded = np.pad(signal, ((0, 0), (0, 0), (pad_y, pad_y), (pad_x, pad_x)))
-    taps = [
-        padded[:, :, gap_y * y :, gap_x * x :][:, :, : step_y * high : step_y, : step_x * wide : step_x]
-        for y in range(weight.shape[2])
-        for x in range(weight.shape[3])
-    ]
-    patches = np.stack(taps, axis=2)  # (batch, channel, tap, height, width)
-    outputs = [
-        dense(np.moveaxis(block, (1, 2), (3, 4)).reshape(-1, block.shape[1] * block.shape[2]), kernel)
-        for block, kernel in zip(
-            np.split(patches, conv.groups, axis=1),
-            np.split(weight.reshape(len(weight), -1), conv.groups),
-            strict=True,
-        )
-    ]
-    return np.moveaxis(np.concatenate(outputs, axis=1).reshape(len(signal), high, wide, -1), 3, 1)
+def logits(population: Population, run: Run) -> Int64:
+    """Return the answer of the last population after each step, int64 (samples, steps, neurons) (rules S4 and C6)."""
+    neuron, shape = population.neuron, (*run.spikes.shape[:2], -1)
+    if isinstance(neuron, CurrentBased) and not neuron.answers_by_voltage:
+        return run.spikes.reshape(shape).cumsum(axis=1, dtype=np.int64)
+    return run.potentials.reshape(shape)

@@ -1,0 +1,138 @@
+"""Read netx files of other tools, as Lava's own loader would build them.
+
+Everything that `lava.lib.dl.netx.hdf5.Network` of lava-dl 0.6.0 builds out of current-based neurons becomes an
+IntNetwork that computes the same integers. What it reads in another way than the file says is kept as Lava runs it,
+and a note says so; what it cannot build is refused by name.
+
+In: a path. Out: a ForeignFile, or an error that names the file, the layer and the reason. Must not import torch or
+Lava.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nctool.equality import StructuralEquality
+from nctool.errors import FormatError, RangeError, UsageError
+from nctool.network import INPUT_NAME, CurrentBased, IntegerInput, IntNetwork, Population, Shape
+from nctool_deploy.netx.foreign_layers import Layers, Source, Transform
+from nctool_deploy.netx.foreign_node import ForeignNode
+from nctool_deploy.netx.node import Node, opened
+
+MAX_LAYERS = 1024
+BAD_FILE_HINT = "export it again, with `nctool export` or with the tool that wrote it"
+
+
+@dataclass(frozen=True, eq=False)
+class ForeignFile(StructuralEquality):
+    """A netx file of another tool.
+
+    Args:
+        network: what Lava would run; its names are the layers' types and numbers, as `conv1`.
+        notes: where Lava runs something else than the file says.
+        transform: what turns real samples into the bias of the input block; None for a file that takes spikes.
+        n_layers, skip_layers: which layers were read.
+    """
+
+    network: IntNetwork
+    notes: tuple[str, ...]
+    transform: Transform | None
+    n_layers: int
+    skip_layers: int
+
+    def samples(self, values: NDArray[np.generic]) -> NDArray[np.generic]:
+        """Return samples as the network takes them: integers stay, real numbers go through the transform.
+
+        Raises:
+            RangeError: real numbers for a network without an input block.
+        """
+        if values.dtype.kind != "f":
+            return values
+        if self.transform is None:
+            whole = values.astype(np.int64)
+            if not (np.isfinite(values).all() and (whole == values).all()):
+                raise RangeError(
+                    f"input: got {values.dtype} with fractions, allowed whole numbers: spikes or graded spikes",
+                    hint="only a file with an input block says how real numbers become integers",
+                )
+            return whole
+        return self.transform.apply(values)
+
+
+def is_foreign(path: Path) -> bool:
+    """Return True when the file at `path` is netx HDF5 without the group that nctool writes.
+
+    Raises:
+        UsageError, FormatError: as `opened`.
+    """
+    with opened(path, hint=BAD_FILE_HINT) as file:
+        return "nctool" not in file
+
+
+def read_foreign(
+    path: Path,
+    *,
+    num_layers: int | None = None,
+    skip_layers: int = 0,
+    reset_interval: int | None = None,
+    input_shape: Shape | None = None,
+) -> ForeignFile:
+    """Read a netx file that another tool wrote.
+
+    Args:
+        num_layers, skip_layers: only layers skip_layers .. num_layers - 1 of the file, as netx counts them.
+        reset_interval: clear all states every so many time steps, from the first step of each layer's data on.
+        input_shape: (channel, height, width) of a sample, for a file whose first layer is a convolution and that
+            does not say it.
+
+    Raises:
+        UsageError: there is no file at `path`, or an option does not fit it.
+        FormatError: the file is not sound.
+        UnsupportedError: it holds a layer or neuron that Lava cannot build, or that is not current-based.
+    """
+    with opened(Path(path), hint=BAD_FILE_HINT) as file:
+        layer = ForeignNode(file.group, "").child("layer")
+        stop = _stop(layer, num_layers, skip_layers)
+        layers = Layers(Source(INPUT_NAME, input_shape), skip_layers, reset_interval)
+        for number in range(stop):
+            layers.read(number, layer.child(str(number)))
+        return _assemble(layers, stop, _sample_steps(file))
+
+
+def _stop(layer: Node, num_layers: int | None, skip_layers: int) -> int:
+    """Return the number of layers to read."""
+    if not 1 <= len(layer) <= MAX_LAYERS:
+        raise FormatError(f"`/layer` holds {len(layer)} layers, allowed 1..{MAX_LAYERS}")
+    stop = len(layer) if num_layers is None else min(num_layers, len(layer))
+    if not 0 <= skip_layers < stop:
+        raise UsageError(f"layers: skips {skip_layers} of {stop}, allowed 0..{stop - 1}")
+    return stop
+
+
+def _assemble(layers: Layers, stop: int, n_steps: int) -> ForeignFile:
+    populations = tuple(layers.populations)
+    if layers.reset_interval and not any(synapse.delay is not None for p in populations for synapse in p.synapses):
+        populations = tuple(map(_without_lead, populations))
+    if not populations or layers.input_shape is None:
+        raise FormatError("`/layer` holds no layer that computes")
+    network = IntNetwork(IntegerInput(layers.input_shape), populations, n_steps)
+    return ForeignFile(network, tuple(layers.notes), layers.transform, stop, layers.skip_layers)
+
+
+def _without_lead(population: Population) -> Population:
+    """Return a population that does not run before step 1: the reset at that step clears all traces of it."""
+    neuron = population.neuron
+    return replace(population, neuron=replace(neuron, lead=0)) if isinstance(neuron, CurrentBased) else population
+
+
+def _sample_steps(file: Node) -> int:
+    """Return the length of a sample that slayer notes in the file, 1 where it does not."""
+    if "simulation" not in file:
+        return 1
+    simulation = ForeignNode(file.group, "").child("simulation")
+    steps = simulation.number("tSample", 1)
+    return steps if 1 <= steps < 2**20 else 1

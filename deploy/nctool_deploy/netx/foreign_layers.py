@@ -1,0 +1,258 @@
+"""The layers of a foreign netx file, one after the other, as lava-dl's netx builds them.
+
+Source of every rule here: lava-dl 0.6.0, `lava/lib/dl/netx/hdf5.py` and `lava/lib/dl/netx/blocks/process.py`.
+
+In: nodes of a file. Out: populations, and notes where Lava runs something else than the file says. Must not import
+torch or Lava.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nctool.errors import FormatError, RangeError, UnsupportedError
+from nctool.network import LARGEST_DELAY, ConvGeometry, CurrentBased, IntArray, Pair, Population, Shape, Synapse
+from nctool_deploy.netx.foreign_node import ForeignNode, listed
+from nctool_deploy.netx.lava_weights import as_lava_runs
+from nctool_deploy.netx.node import MAX_SIZE
+
+CURRENT_BASED = ("LOIHI", "CUBA")
+DEFAULT_NEURON = {"iDecay": 0, "vDecay": 4096, "vThMant": 1 << 17}
+"""Of a dense layer that names no neuron: it integrates and never fires. Source: `create_dense`."""
+
+INT8_MAX = 127
+"""Geometry of a convolution is kept in 8 bits; beyond, Lava computes zeros. Source: lava-nc 0.10.0,
+`lava/proc/conv/models.py`."""
+
+BIAS_LIMIT = 2**15
+"""Lava keeps bias mantissas in 16 bits, beyond them they wrap. Source: lava-nc 0.10.0, `lava/proc/lif/models.py`."""
+
+SIMULATED = "only files of current-based neurons (LOIHI, CUBA) are simulated"
+
+
+@dataclass(frozen=True)
+class Source:
+    """What drives the next layer: its name, and its shape where that is known."""
+
+    name: str
+    shape: Shape | None
+
+
+@dataclass(frozen=True)
+class Transform:
+    """How an input block turns a real number x, usually -1 .. 1, into a bias: weight * x + bias, towards zero."""
+
+    weight: int
+    bias: int
+
+    def apply(self, values: NDArray[np.generic]) -> IntArray:
+        """Return the bias mantissas of real samples.
+
+        Raises:
+            RangeError: a value is not finite, or its bias does not fit.
+        """
+        real = self.weight * values.astype(np.float64) + self.bias
+        if not (np.abs(real) < BIAS_LIMIT).all():
+            raise RangeError(f"input: a bias of {np.nanmax(np.abs(real)):g}, allowed below {BIAS_LIMIT}")
+        return real.astype(np.int64)
+
+
+class Layers:
+    """Populations of the layers that were read so far.
+
+    Args:
+        source: what drives the first layer.
+        skip_layers: layers that are read for their shape only.
+        reset_interval: of every neuron.
+    """
+
+    def __init__(self, source: Source, skip_layers: int, reset_interval: int | None) -> None:
+        self.source, self.skip_layers, self.reset_interval = source, skip_layers, reset_interval
+        self.populations: list[Population] = []
+        self.notes: list[str] = []
+        self.transform: Transform | None = None
+        self.input_shape: Shape | None = None
+        self._flattened = False
+        self._hops = 0
+
+    def read(self, number: int, node: ForeignNode) -> None:
+        """Read the next layer.
+
+        Raises:
+            FormatError: it is not sound.
+            UnsupportedError: Lava cannot build it, or it is not current-based.
+        """
+        kind = node.word("type")
+        readers = {"input": self._input, "conv": self._conv, "dense": self._dense}
+        if kind == "flatten":
+            self._flattened = True
+        elif kind in readers:
+            readers[kind](number, node)
+        else:
+            allowed = ", ".join([*readers, "flatten"])
+            raise UnsupportedError(f"layer {number}: type `{kind}`, allowed {allowed}", hint=SIMULATED)
+
+    def _input(self, number: int, node: ForeignNode) -> None:
+        if number > 0:
+            raise UnsupportedError(f"layer {number}: an `input` layer, allowed as the first only")
+        shape = _shape(node, (1, 3))
+        self.source = Source(self.source.name, shape)
+        if "neuron" not in node or self.skip_layers > 0:
+            return
+        self.transform = Transform(node.number("weight", 64), node.number("bias", 0))
+        self.input_shape = shape
+        neuron, bias = self._neuron(number, node.child("neuron")), np.zeros(shape[0], np.int64)
+        self._add(Population(f"input{number}", shape, neuron, bias, ()))
+
+    def _conv(self, number: int, node: ForeignNode) -> None:
+        source, where = self.source.shape, f"layer {number}"
+        if source is None:
+            raise FormatError(
+                f"{where}: the file does not say the shape of its input",
+                hint="samples of shape (samples, steps, channel, height, width) say it; so does --input-shape C,H,W",
+            )
+        weight = node.numbers("weight")
+        if len(source) != 3 or weight.ndim not in (4, 5) or weight.shape[4:] not in ((), (1,)):
+            raise FormatError(
+                f"{where}: weight {listed(weight.shape)} on a source {listed(source)}, allowed 4 axes on 3"
+            )
+        weight = weight.reshape(weight.shape[:4])
+        conv = _geometry(node, weight, where)
+        synapse = Synapse(self.source.name, weight, conv=conv)
+        if source[0] != weight.shape[1] * conv.groups or min(synapse.output_shape(source)) < 1:
+            raise FormatError(f"{where}: weight {listed(weight.shape)} does not fit a source {listed(source)}")
+        shape = synapse.output_shape(source)
+        if _shape(node, (3,)) != shape:
+            raise FormatError(f"{where}: shape {listed(_shape(node, (3,)))}, allowed {listed(shape)}, what it computes")
+        if "delay" in node:
+            self.notes.append(f"{where}: has delays, which Lava ignores on a convolution")
+        self._compute(number, node, shape, synapse, node.child("neuron"))
+
+    def _dense(self, number: int, node: ForeignNode) -> None:
+        where, source = f"layer {number}", self.source.shape
+        if "weight" in node and not node.is_dataset("weight"):
+            raise UnsupportedError(f"{where}: complex weights", hint=SIMULATED)
+        weight = node.numbers("weight")
+        n_neurons = int(np.prod(node.numbers("shape")))
+        if weight.ndim == 1 and n_neurons > 0 and weight.size % n_neurons == 0:
+            weight = weight.reshape(n_neurons, -1)
+        if weight.ndim != 2 or len(weight) != n_neurons:
+            raise FormatError(f"{where}: weight {listed(weight.shape)}, allowed 2 axes, {n_neurons} neurons out")
+        first = self._hops == 0 and not self.populations
+        if first:
+            self.source = Source(self.source.name, (weight.shape[1],))
+        elif source is None or (len(source) > 1 and not self._flattened):
+            raise FormatError(f"{where}: dense on a source of 3 axes, allowed after a `flatten` layer")
+        elif int(np.prod(source)) != weight.shape[1]:
+            raise FormatError(f"{where}: weight {listed(weight.shape)} does not fit a source {listed(source)}")
+        self._flattened = False
+        running, exponent = as_lava_runs(weight, where)
+        self._note_weights(where, weight, running, exponent)
+        synapse = Synapse(self.source.name, running, exponent, delay=self._delay(node, weight, where))
+        self._compute(number, node, (n_neurons,), synapse, node.child("neuron") if "neuron" in node else None)
+
+    def _compute(
+        self, number: int, node: ForeignNode, shape: Shape, synapse: Synapse, neuron: ForeignNode | None
+    ) -> None:
+        """Add a population that `synapse` drives."""
+        if number < self.skip_layers:
+            self.source = Source(self.source.name, shape)
+            return
+        if self.input_shape is None:
+            self.input_shape = self.source.shape
+        self._hops += 1
+        kind = "dense" if synapse.conv is None else "conv"
+        bias = _bias(node, shape, f"layer {number}")
+        self._add(Population(f"{kind}{number}", shape, self._neuron(number, neuron), bias, (synapse,)))
+
+    def _add(self, population: Population) -> None:
+        self.populations.append(population)
+        self.source = Source(population.name, population.shape)
+
+    def _neuron(self, number: int, node: ForeignNode | None) -> CurrentBased:
+        values = DEFAULT_NEURON if node is None else self._registers(number, node)
+        for key in ("iDecay", "vDecay"):
+            if not 0 <= values[key] <= 4096:
+                raise FormatError(f"layer {number}: `{key}` is {values[key]}, allowed 0..4096")
+        if not 0 <= values["vThMant"] <= 1 << 17:
+            raise FormatError(f"layer {number}: `vThMant` is {values['vThMant']}, allowed 0..{1 << 17}")
+        return CurrentBased(values["vThMant"], values["iDecay"], values["vDecay"], self.reset_interval, self._hops)
+
+    def _registers(self, number: int, node: ForeignNode) -> dict[str, int]:
+        kind = node.word("type")
+        if kind not in CURRENT_BASED:
+            raise UnsupportedError(
+                f"layer {number}: neuron `{kind}`, allowed {', '.join(CURRENT_BASED)}", hint=SIMULATED
+            )
+        if node.number("refDelay", 1) != 1:
+            self.notes.append(f"layer {number}: has a refractory delay, which Lava ignores")
+        return {key: node.number(key) for key in DEFAULT_NEURON}
+
+    def _note_weights(self, where: str, weight: IntArray, running: IntArray, exponent: int) -> None:
+        """Note weights that Lava changes."""
+        changed = running * 2.0**exponent != weight
+        if changed.any():
+            at = tuple(np.argwhere(changed)[0])
+            self.notes.append(
+                f"{where}: Lava runs {int(changed.sum())} of {weight.size} weights with another value than the file's, "
+                f"{weight[at]} as {running[at] * 2.0**exponent:g}"
+            )
+
+    def _delay(self, node: ForeignNode, weight: IntArray, where: str) -> IntArray | None:
+        if "delay" not in node:
+            return None
+        delay = node.numbers("delay")
+        if delay.min() < 0:
+            raise FormatError(f"{where}: delay {delay.min()}, allowed 0..{LARGEST_DELAY}")
+        if delay.max() > LARGEST_DELAY:
+            self.notes.append(f"{where}: has delays up to {delay.max()}, which Lava cuts to {LARGEST_DELAY}")
+        delay = np.minimum(delay, LARGEST_DELAY)
+        if delay.ndim == 1 and delay.size == weight.shape[0]:
+            delay = delay[:, np.newaxis]
+        if delay.shape not in ((), (weight.shape[0], 1), (weight.shape[1],), weight.shape):
+            raise FormatError(f"{where}: delay {listed(delay.shape)} does not fit weight {listed(weight.shape)}")
+        return np.broadcast_to(delay, weight.shape).copy()
+
+
+def _shape(node: ForeignNode, n_axes: tuple[int, ...]) -> Shape:
+    values = node.numbers("shape")
+    if values.ndim != 1 or values.size not in n_axes or values.min() < 1 or int(np.prod(values)) > MAX_SIZE:
+        raise FormatError(
+            f"`{node.name}/shape` is {values.tolist()}, allowed {' or '.join(map(str, n_axes))} sizes >= 1"
+        )
+    return tuple(values.tolist())
+
+
+def _geometry(node: ForeignNode, weight: IntArray, where: str) -> ConvGeometry:
+    stride, padding, dilation = (_pair(node, key) for key in ("stride", "padding", "dilation"))
+    groups = node.number("groups")
+    kernel = weight.shape[2:]
+    sizes = {"stride": stride, "padding": padding, "dilation": dilation, "groups": (groups,), "kernel": kernel}
+    for key, size in sizes.items():
+        lowest = 0 if key == "padding" else 1
+        if min(size) < lowest or max(size) > INT8_MAX:
+            raise FormatError(f"{where}: {key} {size}, allowed {lowest}..{INT8_MAX}, what Lava holds in 8 bits")
+    if len(weight) % groups:
+        raise FormatError(f"{where}: {len(weight)} channels in {groups} groups")
+    return ConvGeometry(stride, padding, dilation, groups)
+
+
+def _pair(node: ForeignNode, key: str) -> Pair:
+    values = node.numbers(key).reshape(-1).tolist()
+    if len(values) not in (1, 2):
+        raise FormatError(f"`{node.name}/{key}` holds {len(values)} numbers, allowed 1 or 2")
+    return values[0], values[-1]
+
+
+def _bias(node: ForeignNode, shape: Shape, where: str) -> IntArray:
+    if "bias" not in node:
+        return np.zeros(shape[0], np.int64)
+    bias = node.numbers("bias")
+    if bias.shape != (shape[0],):
+        raise FormatError(f"{where}: bias {listed(bias.shape)}, allowed one for each of {shape[0]} channels")
+    if np.abs(bias).max() >= BIAS_LIMIT:
+        raise FormatError(f"{where}: bias {bias[np.abs(bias).argmax()]}, allowed below {BIAS_LIMIT}")
+    return bias

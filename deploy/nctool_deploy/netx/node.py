@@ -1,0 +1,120 @@
+"""Open HDF5 files and take their members with care: types, sizes and links are checked before anything is read.
+
+In: a path. Out: nodes, or errors that name the file, the key and the reason. Must not import torch or Lava.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+from numpy.typing import NDArray
+
+from nctool.errors import FormatError, NctoolError, UnsupportedError, UsageError
+
+MAX_TEXT_BYTES = 2**20
+MAX_SIZE = 2**24 - 1
+"""Longest axis of a population."""
+
+
+@contextmanager
+def opened(path: Path, hint: str) -> Iterator[Node]:
+    """Open an HDF5 file for reading; what goes wrong inside is an error that names the file.
+
+    Args:
+        hint: the way out of a bad file.
+
+    Raises:
+        UsageError: there is no file at `path`, or it may not be read.
+        FormatError: the file is not sound.
+    """
+    if not path.is_file():
+        raise UsageError(f"no such file: `{path}`", hint="export one with `nctool export CHECKPOINT --target loihi`")
+    try:
+        with h5py.File(path, "r") as file:
+            yield Node(file, "")
+    except NctoolError as error:
+        kind = type(error) if isinstance(error, UnsupportedError) else FormatError
+        raise kind(f"`{path}`: {error.message}", hint=error.hint or hint) from error
+    except PermissionError as error:
+        raise UsageError(
+            f"cannot read `{path}`: permission denied", hint="give yourself the right to read it"
+        ) from error
+    except (OSError, RuntimeError, ValueError, KeyError, TypeError, UnicodeDecodeError) as error:
+        raise FormatError(f"`{path}`: not a sound HDF5 file ({_first_line(error)})", hint=hint) from error
+
+
+class Node:
+    """A group of an HDF5 file whose members are checked when they are taken.
+
+    Args:
+        group: the open group.
+        name: its path in the file, for messages.
+    """
+
+    def __init__(self, group: h5py.Group, name: str) -> None:
+        self.group, self.name = group, name
+
+    def __contains__(self, key: str) -> bool:
+        return key in self.group
+
+    def __len__(self) -> int:
+        return len(self.group)
+
+    def child(self, key: str) -> Node:
+        """Return the group `key`; a soft or external link, or a dataset, is refused."""
+        member = self._member(key)
+        if not isinstance(member, h5py.Group):
+            raise FormatError(f"`{self.name}/{key}` is no group")
+        return Node(member, f"{self.name}/{key}")
+
+    def array(self, key: str, dtype: type[np.generic], n_axes: int | None = None) -> NDArray[Any]:
+        """Return the dataset `key` if it has this type and number of axes and fits the file."""
+        data, where = self._dataset(key), f"`{self.name}/{key}`"
+        if data.dtype != np.dtype(dtype):
+            raise FormatError(f"{where} is {data.dtype}, allowed {np.dtype(dtype)}")
+        if n_axes is not None and data.ndim != n_axes:
+            raise FormatError(f"{where} has {data.ndim} axes, allowed {n_axes}")
+        return np.asarray(data[()])
+
+    def integer(self, key: str) -> int:
+        """Return the scalar int64 dataset `key`."""
+        return int(self.array(key, np.int64, 0))
+
+    def text(self, key: str) -> str:
+        """Return the scalar fixed-length string dataset `key`, at most 1 MiB long."""
+        data, where = self._dataset(key), f"`{self.name}/{key}`"
+        if data.shape != () or data.dtype.kind != "S" or data.dtype.itemsize > MAX_TEXT_BYTES:
+            raise FormatError(f"{where} is no text of at most {MAX_TEXT_BYTES} bytes")
+        try:
+            return bytes(data[()]).decode()
+        except UnicodeDecodeError:
+            raise FormatError(f"{where} is no UTF-8 text") from None
+
+    def _dataset(self, key: str) -> h5py.Dataset:
+        """Return the dataset `key` if its bytes lie plainly in this file: its size is what reading it allocates."""
+        data, where = self._member(key), f"`{self.name}/{key}`"
+        if not isinstance(data, h5py.Dataset) or data.shape is None:
+            raise FormatError(f"{where} holds no data")
+        if data.chunks is not None or data.external or data.is_virtual:
+            raise FormatError(f"{where} is chunked, external or virtual, allowed contiguous")
+        held = min(data.id.get_storage_size(), data.file.id.get_filesize())
+        if data.nbytes > held:
+            raise FormatError(f"{where} says {data.nbytes} bytes, the file holds {held}")
+        return data
+
+    def _member(self, key: str) -> Any:
+        link = self.group.get(key, getlink=True)
+        if link is None:
+            raise FormatError(f"`{self.name}/{key}` is missing")
+        if not isinstance(link, h5py.HardLink):
+            raise FormatError(f"`{self.name}/{key}` is a soft or external link, allowed plain data")
+        return self.group[key]
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0].lower()

@@ -1,0 +1,211 @@
+"""Current-based populations in the fast engine.
+
+Both states are integers below 2**24 and a decay multiplies them by at most 2**12, so a float64 holds every product
+exactly: dividing by 2**12 and truncating is the integer shift. The weighted input is computed for all time steps at
+once, in float32 where that is exact; a delay only moves it in time.
+
+In: signals as tensors. Out: a LayerRun. Must not import the reference engine.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from nctool.bounds import drive_interval
+from nctool.errors import UnsupportedError
+from nctool.network import INPUT_NAME, CurrentBased, IntArray, IntNetwork, Pair, Population, Shape, Synapse
+from nctool.sim.fast_layer import LayerRun, empty_steps, exact_type, weighted_sum
+from nctool.sim.kernel import Kernel, make_kernel
+
+UNITS = 2**6
+"""Weights, biases and thresholds meet the states in units of 2**6 (rules C1 to C3)."""
+
+DECAY_UNITY = 2**12
+WRAP = 2**23
+
+
+@dataclass(frozen=True)
+class Delayed:
+    """Synapses of one delay: they reach the neurons `rows` so many steps late, times 2**exponent, rounded down."""
+
+    delay: int
+    rows: Tensor
+    kernel: Kernel
+    exponent: int
+
+
+@dataclass(frozen=True)
+class CurrentBasedLayer:
+    """One population as tensors.
+
+    Args:
+        population: what is computed.
+        neuron: its neuron.
+        parts: every synapse, split by delay.
+        may_wrap, may_saturate: False where no input can make the current wrap or the voltage saturate.
+        bias: float64 per channel, in units of the states, shaped to broadcast over (samples, *shape).
+        lead: how many of the steps come before time step 1 (rule C4).
+        is_answer: True for the last population of the network.
+    """
+
+    population: Population
+    neuron: CurrentBased
+    parts: tuple[Delayed, ...]
+    bias: Tensor
+    may_wrap: bool
+    may_saturate: bool
+    lead: int
+    is_answer: bool
+
+    @classmethod
+    def prepare(
+        cls, network: IntNetwork, population: Population, n_steps: int, device: torch.device
+    ) -> CurrentBasedLayer:
+        """Choose the type of the kernels and bring the numbers to the device.
+
+        Raises:
+            RangeError: a sum could leave the mantissa of float64.
+        """
+        neuron = population.neuron
+        if not isinstance(neuron, CurrentBased):
+            raise UnsupportedError(f"population `{population.name}`: its neuron is not current-based")
+        dtype = exact_type(population, network, 0)
+        parts = [
+            part
+            for synapse in population.synapses
+            for part in split_by_delay(synapse, network.shapes[synapse.source], device, dtype)
+            if part.delay < n_steps
+        ]
+        bias = torch.from_numpy(population.bias.astype(np.int64) * UNITS).to(device, torch.float64)
+        column = bias.reshape(-1, *[1] * (len(population.shape) - 1))
+        may_wrap, may_saturate = reachable(network, population, neuron)
+        is_answer = population is network.readout
+        return cls(population, neuron, tuple(parts), column, may_wrap, may_saturate, network.lead, is_answer)
+
+    def run(self, signals: Mapping[str, Tensor], n_steps: int) -> LayerRun:
+        """Step the population through a window (rules C1 to C5) and count wraps and saturations (rule O2).
+
+        Args:
+            signals: per source, (n_steps or 1, samples, *source shape).
+            n_steps: length of the window and of what comes before it.
+        """
+        weighted, bias = self._weighted(signals, n_steps), self._bias(signals)
+        some = next(iter(signals.values()))
+        current = torch.zeros((some.shape[1], *self.population.shape), dtype=torch.float64, device=some.device)
+        voltage, overflows = torch.zeros_like(current), 0
+        spikes = empty_steps(current.float(), n_steps)
+        voltages = empty_steps(current, n_steps) if self.is_answer else None
+        spikes[: self.lead - self.neuron.lead] = 0
+        for step in range(self.lead - self.neuron.lead, n_steps):  # C4
+            if self.neuron.reset_interval and (step - self.lead) % self.neuron.reset_interval == 0:  # C5
+                current.zero_()
+                voltage.zero_()
+            decay_(current, self.neuron.current_decay)
+            if weighted is not None:
+                current.add_(weighted[min(step, len(weighted) - 1)], alpha=UNITS)
+            wraps = wrap_(current) if self.may_wrap else 0  # C1
+            decay_(voltage, self.neuron.voltage_decay).add_(current).add_(bias)
+            saturations = saturate_(voltage) if self.may_saturate else 0  # C2
+            fired = voltage > UNITS * self.neuron.threshold
+            overflows += wraps + saturations  # O2
+            spikes[step] = fired
+            if voltages is not None:
+                voltages[step] = voltage
+            voltage.masked_fill_(fired, 0)  # C3
+        return LayerRun(spikes, voltages, overflows)
+
+    def _bias(self, signals: Mapping[str, Tensor]) -> Tensor:
+        """Return the bias of every neuron; the sample is in it where no synapse drives the population (rule I3)."""
+        if self.population.synapses:
+            return self.bias
+        return self.bias + UNITS * signals[INPUT_NAME][-1].double()
+
+    def _weighted(self, signals: Mapping[str, Tensor], n_steps: int) -> Tensor | None:
+        """Return the weighted input, (n_steps or 1, samples, *shape), or None where there is none (rules W1 to W4)."""
+        if all(part.delay == 0 and part.exponent == 0 for part in self.parts):
+            return weighted_sum([part.kernel for part in self.parts], signals) if self.parts else None
+        total: Tensor | None = None
+        for part in self.parts:
+            arriving = weighted_sum([part.kernel], signals)
+            if part.exponent:
+                arriving = arriving.mul_(2.0**part.exponent).floor_()  # W3
+            if total is None:
+                shape = (n_steps, arriving.shape[1], *self.population.shape)
+                total = torch.zeros(shape, dtype=arriving.dtype, device=arriving.device)
+            late = total[part.delay :]
+            late[:, :, part.rows] += arriving[: len(late)]  # W4
+        return total
+
+
+def split_by_delay(synapse: Synapse, source: Shape, device: torch.device, dtype: torch.dtype) -> list[Delayed]:
+    """Return one part per delay, holding only the target neurons that have synapses of that delay."""
+    down, plain = min(synapse.exponent, 0), replace(synapse, exponent=max(synapse.exponent, 0), delay=None)
+    rows = torch.arange(len(synapse.weight), device=device)
+    if synapse.delay is None:
+        return [Delayed(0, rows, make_kernel(plain, source, device, dtype), down)]
+    parts = []
+    for delay in np.unique(synapse.delay):
+        there = synapse.delay == delay
+        some = np.flatnonzero(there.any(axis=1))
+        weight: IntArray = np.where(there, synapse.weight, 0)[some]
+        kernel = make_kernel(replace(plain, weight=weight), source, device, dtype)
+        parts.append(Delayed(int(delay), rows[torch.from_numpy(some).to(device)], kernel, down))
+    return parts
+
+
+def reachable(network: IntNetwork, population: Population, neuron: CurrentBased) -> tuple[bool, bool]:
+    """Return whether some input could make the current wrap, and the voltage saturate.
+
+    A state that loses d / 4096 a step and gains at most g stays within g * 4096 / d.
+    """
+    low, high = drive_interval(replace(population, bias=np.zeros_like(population.bias)), network.input)
+    bias = np.abs(population.bias).max()
+    if not population.synapses:
+        bias += max(np.abs(values).max() for values in network.input.channel_range())
+    current = _reach(UNITS * float(max(high.max(), -low.min())), neuron.current_decay)
+    voltage = _reach(current + UNITS * float(bias), neuron.voltage_decay)
+    return current >= WRAP, voltage >= WRAP
+
+
+def _reach(gain: float, decay: int) -> float:
+    if gain == 0:
+        return 0.0
+    return gain * DECAY_UNITY / decay if decay else float("inf")
+
+
+def decay_(state: Tensor, decay: int) -> Tensor:
+    """Take from a state what it loses in one step, rounded towards zero, in place (rules C1 and C2)."""
+    if decay == DECAY_UNITY:
+        return state.zero_()
+    return state if decay == 0 else state.mul_((DECAY_UNITY - decay) / DECAY_UNITY).trunc_()
+
+
+def wrap_(current: Tensor) -> int:
+    """Wrap a sum to 24 bits once, in place (rule C1); return how many did."""
+    low, high = extremes(current)
+    if low > -WRAP and high <= WRAP:
+        return 0
+    above, below = current > WRAP, current <= -WRAP
+    current.sub_(above, alpha=2 * WRAP).add_(below, alpha=2 * WRAP)
+    return int(above.sum() + below.sum())
+
+
+def saturate_(voltage: Tensor) -> int:
+    """Saturate a sum to 24 bits, in place (rule C2); return how many did."""
+    low, high = extremes(voltage)
+    if low > -WRAP and high < WRAP:
+        return 0
+    beyond = int((voltage.abs() >= WRAP).sum())
+    voltage.clamp_(-WRAP + 1, WRAP - 1)
+    return beyond
+
+
+def extremes(values: Tensor) -> Pair:
+    """Return the smallest and largest of some integers."""
+    low, high = torch.aminmax(values)
+    return int(low.item()), int(high.item())
