@@ -35,12 +35,14 @@ class ForeignFile(StructuralEquality):
         network: what Lava would run; its names are the layers' types and numbers, as `conv1`.
         notes: where Lava runs something else than the file says.
         transform: what turns real samples into the bias of the input block; None for a file that takes spikes.
+        image_shape: of a sample, where the file says one and its first layer takes it flattened.
         n_layers, skip_layers: which layers were read.
     """
 
     network: IntNetwork
     notes: tuple[str, ...]
     transform: Transform | None
+    image_shape: Shape | None
     n_layers: int
     skip_layers: int
 
@@ -50,6 +52,8 @@ class ForeignFile(StructuralEquality):
         Raises:
             RangeError: real numbers for a network without an input block.
         """
+        if self.image_shape is not None and values.ndim > 3 and values.shape[-3:] == self.image_shape:
+            values = values.reshape(*values.shape[:-3], -1)
         if values.dtype.kind != "f":
             return values
         if self.transform is None:
@@ -120,7 +124,8 @@ def _assemble(layers: Layers, stop: int, n_steps: int) -> ForeignFile:
     if not populations or layers.input_shape is None:
         raise FormatError("`/layer` holds no layer that computes")
     network = IntNetwork(IntegerInput(layers.input_shape), populations, n_steps)
-    return ForeignFile(network, tuple(layers.notes), layers.transform, stop, layers.skip_layers)
+    image = layers.declared if layers.declared != layers.input_shape else None
+    return ForeignFile(network, tuple(layers.notes), layers.transform, image, stop, layers.skip_layers)
 
 
 def _without_lead(population: Population) -> Population:

@@ -75,6 +75,7 @@ class Layers:
         self.notes: list[str] = []
         self.transform: Transform | None = None
         self.input_shape: Shape | None = None
+        self.declared: Shape | None = None
         self._flattened = False
         self._hops = 0
 
@@ -99,7 +100,7 @@ class Layers:
         if number > 0:
             raise UnsupportedError(f"layer {number}: an `input` layer, allowed as the first only")
         shape = _shape(node, (1, 3))
-        self.source = Source(self.source.name, shape)
+        self.source, self.declared = Source(self.source.name, shape), shape
         if "neuron" not in node or self.skip_layers > 0:
             return
         self.transform = Transform(node.number("weight", 64), node.number("bias", 0))

@@ -191,7 +191,7 @@ def wrap_(current: Tensor) -> int:
     if low > -WRAP and high <= WRAP:
         return 0
     above, below = current > WRAP, current <= -WRAP
-    current.sub_(above, alpha=2 * WRAP).add_(below, alpha=2 * WRAP)
+    current.add_(above, alpha=-2 * WRAP).add_(below, alpha=2 * WRAP)
     return int(above.sum() + below.sum())
 
 

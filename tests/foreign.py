@@ -1,0 +1,140 @@
+"""Netx files as other tools write them, drawn from a seed, for the tests that read, simulate and compare them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+
+from nctool.network import ConvGeometry, Shape
+
+STEPS = 12
+
+
+@dataclass
+class Draft:
+    """Layers of a file that is being drawn: dictionaries of datasets, groups as dictionaries."""
+
+    layers: list[dict[str, Any]] = field(default_factory=list)
+
+    def write(self, path: Path) -> Path:
+        """Write the layers as slayer does: strings as arrays of one, numbers as float32."""
+        with h5py.File(path, "w") as file:
+            for number, layer in enumerate(self.layers):
+                _put(file.create_group(f"layer/{number}"), layer)
+        return path
+
+
+@dataclass(frozen=True)
+class Case:
+    """A file with samples for it: integers (samples, steps or no axis, *shape)."""
+
+    path: Path
+    samples: np.ndarray
+    reset_interval: int | None
+
+
+def neuron(threshold: int = 10, current_decay: int = 4096, voltage_decay: int = 1024, **more: Any) -> dict[str, Any]:
+    """Return a CUBA neuron as slayer writes it."""
+    return {
+        "type": "CUBA",
+        "vThMant": threshold,
+        "iDecay": current_decay,
+        "vDecay": voltage_decay,
+        "refDelay": 1,
+        **more,
+    }
+
+
+def input_block(*shape: int, **neuron_values: int) -> dict[str, Any]:
+    """Return an input layer that takes the sample as its bias."""
+    return {"type": "input", "shape": shape, "weight": [36.0], "bias": [34.0], "neuron": neuron(**neuron_values)}
+
+
+def dense_layer(weight: object, **more: Any) -> dict[str, Any]:
+    """Return a dense layer; `neuron=None` leaves the neuron out."""
+    values = np.asarray(weight, np.float32)
+    layer = {"type": "dense", "shape": [len(values)], "weight": values, "neuron": neuron(), **more}
+    return {key: value for key, value in layer.items() if value is not None}
+
+
+def conv_layer(weight: object, source: Shape, **more: Any) -> dict[str, Any]:
+    """Return a convolution on a source of this shape."""
+    values = np.asarray(weight, np.float32)
+    geometry = {"stride": (1, 1), "padding": (0, 0), "dilation": (1, 1), "groups": 1}
+    geometry.update({key: more.pop(key) for key in list(more) if key in geometry})
+    shape = (len(values), *ConvGeometry(**geometry).output_size(source, values.shape[2:4]))  # type: ignore[arg-type]
+    return {"type": "conv", "shape": shape, "weight": values, **geometry, "neuron": neuron(), **more}
+
+
+def random_case(path: Path, seed: int, *, steps: int = STEPS, n_samples: int = 1) -> Case:
+    """Write a random file: input block or spikes, convolutions, dense layers, delays, decays, resets."""
+    rng = np.random.default_rng(seed)
+    draft, interval = Draft(), int(rng.integers(1, steps + 1)) if rng.integers(2) else None
+    on_image, as_bias = bool(rng.integers(2)), bool(rng.integers(2))
+    shape: Shape = tuple(rng.integers(3, 7, 3).tolist()) if on_image else (int(rng.integers(1, 9)),)
+    if as_bias:
+        draft.layers.append(input_block(*shape, **_neuron_values(rng)))
+        samples = rng.integers(-200, 400, (n_samples, *shape))
+    else:
+        if on_image:
+            draft.layers.append({"type": "input", "shape": shape})
+        high, axis = (2, [steps]) if rng.integers(2) else (100, [steps])
+        samples = rng.integers(0 if high == 2 else -100, high, (n_samples, *axis, *shape))
+    for _ in range(int(rng.integers(0, 3)) if on_image else 0):
+        draft.layers.append(_random_conv(rng, shape))
+        shape = draft.layers[-1]["shape"]
+    if on_image:
+        draft.layers.append({"type": "flatten"})
+    fan_in = int(np.prod(shape))
+    for last in [False] * int(rng.integers(0, 3)) + [True]:
+        draft.layers.append(_random_dense(rng, fan_in, last=last))
+        fan_in = draft.layers[-1]["shape"][0]
+    return Case(draft.write(path), samples, interval)
+
+
+def _random_conv(rng: np.random.Generator, source: Shape) -> dict[str, Any]:
+    groups = source[0] if rng.integers(3) == 0 else 1
+    kernel = [int(rng.integers(1, size + 1)) for size in (min(3, source[1]), min(3, source[2]))]
+    out = groups * int(rng.integers(1, 4))
+    weight = rng.integers(-60, 61, (out, source[0] // groups, *kernel))
+    stride, padding = tuple(rng.integers(1, 3, 2).tolist()), tuple(rng.integers(0, 2, 2).tolist())
+    bias = {"bias": rng.integers(-30, 60, out).astype(np.float32)} if rng.integers(2) else {}
+    values = neuron(**_neuron_values(rng))
+    return conv_layer(weight, source, stride=stride, padding=padding, groups=groups, neuron=values, **bias)
+
+
+def _random_dense(rng: np.random.Generator, fan_in: int, *, last: bool) -> dict[str, Any]:
+    out = int(rng.integers(1, 8))
+    low, high = [(-128, 128), (-256, 255), (0, 256), (-128, 0), (-128, 1), (-20, 21), (1, 4)][int(rng.integers(7))]
+    weight = rng.integers(low, high, (out, fan_in))
+    weight.flat[0] = weight.flat[0] or (1 if high > 1 else -1)  # netx cannot load a matrix of zeros
+    more: dict[str, Any] = {"neuron": None if last and rng.integers(3) == 0 else neuron(**_neuron_values(rng))}
+    if rng.integers(2):
+        more["bias"] = rng.integers(-30, 60, out).astype(np.float32)
+    if rng.integers(2):
+        shape = [(out,), (out, fan_in), ()][int(rng.integers(3))]
+        more["delay"] = rng.integers(0, 8, shape).astype(np.float32)
+    return dense_layer(weight, **more)
+
+
+def _neuron_values(rng: np.random.Generator) -> dict[str, int]:
+    decays = [0, 1, 100, 1024, 4095, 4096]
+    return {
+        "threshold": int(rng.choice([0, 5, 60, 500, 131071])),
+        "current_decay": int(rng.choice(decays)),
+        "voltage_decay": int(rng.choice(decays)),
+    }
+
+
+def _put(group: h5py.Group, content: dict[str, Any]) -> None:
+    for key, value in content.items():
+        if isinstance(value, dict):
+            _put(group.create_group(key), value)
+        elif isinstance(value, str):
+            group.create_dataset(key, data=np.array([value.encode()]))
+        else:
+            group.create_dataset(key, data=value)
