@@ -60,7 +60,7 @@ def opened(case: Case) -> tuple[ForeignFile, np.ndarray]:
     return fitted_to(content, samples), samples
 
 
-# --- files that the lava-dl wheel ships ------------------------------------------------------------------------------
+# --- files that the lava-dl wheel ships ----------------------------------
 
 
 @pytest.mark.lava
@@ -134,7 +134,7 @@ def assert_same(expected: Trace, found: Trace) -> None:
     np.testing.assert_array_equal(found.logits, expected.logits)
 
 
-# --- random files ----------------------------------------------------------------------------------------------------
+# --- random files --------------------------------------------------------
 
 
 @given(seeds)
@@ -181,7 +181,7 @@ def test_weights_become_what_lava_makes_of_them():
     assert checked > 300
 
 
-# --- by hand -----------------------------------------------------------------------------------------------------------
+# --- by hand -------------------------------------------------------------
 
 
 def test_I3_W1_C1_to_C3_by_hand(tmp_path):
@@ -229,7 +229,7 @@ def test_O2_wraps_and_saturations_are_counted(tmp_path):
     assert trace.overflows["dense0"] == 3
 
 
-# --- what a reader says ------------------------------------------------------------------------------------------------
+# --- what a reader says --------------------------------------------------
 
 
 def test_a_note_says_which_weights_lava_changes(tmp_path):

@@ -15,9 +15,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nctool.api.arrays import load_array, record
-from nctool.api.engines import Job, require_engine, summaries, traces
+from nctool.api.engines import Job, require_engine, traces
 from nctool.api.models import ForeignOptions, open_model
 from nctool.api.samples import choose_samples
+from nctool.api.sharding import require_workers, shared_summaries
 from nctool.progress import ProgressCallback, no_progress
 from nctool.sim.trace import Summary
 from nctool_deploy import engine as lava
@@ -72,6 +73,7 @@ def run_sim(
     output: Path | None = None,
     options: ForeignOptions | None = None,
     device: str = "cpu",
+    workers: int = 1,
     timeout_s: float = lava.DEFAULT_TIMEOUT_S,
     progress: ProgressCallback = no_progress,
 ) -> RunReport:
@@ -90,6 +92,7 @@ def run_sim(
         output: .npz file that receives every spike and all logits.
         options: how a foreign file is read and reset.
         device: `cpu` or `cuda`, for the fast engine.
+        workers: processes that share the samples; the ranks of torchrun share them without it.
         timeout_s: seconds that one run of the Lava subprocess may take.
         progress: called with the samples done and to do.
 
@@ -97,6 +100,7 @@ def run_sim(
         UsageError, FormatError, UnsupportedError, RangeError, EngineError: see `nctool.errors`.
     """
     require_engine(engine, device)
+    require_workers(engine, workers, output)
     path = Path(model)
     shape = None if input is None else load_array(Path(input)).shape[-3:]
     content = open_model(path, options or ForeignOptions(), input_shape=shape)
@@ -105,7 +109,7 @@ def run_sim(
     tally = _Tally(chosen.labels, n_steps)
     start = time.perf_counter()
     job = Job(path, chosen.content, chosen.samples, device, timeout_s)
-    for summary in _reported(_summaries(engine, job, output), n_samples, progress):
+    for summary in _reported(_summaries(engine, job, output, workers), n_samples, progress):
         tally.add(summary)
     seconds = time.perf_counter() - start
     return RunReport(
@@ -122,9 +126,9 @@ def run_sim(
     )
 
 
-def _summaries(engine: str, job: Job, output: Path | None) -> Iterator[Summary]:
+def _summaries(engine: str, job: Job, output: Path | None, workers: int) -> Iterator[Summary]:
     if output is None:
-        return summaries(engine, job)
+        return shared_summaries(engine, job, workers)
     return (trace.summary() for trace in record(traces(engine, job), Path(output)))
 
 

@@ -148,6 +148,7 @@ def run_sim(
     num_layers: Annotated[int | None, typer.Option(min=1, help="Foreign file: only its first layers.")] = None,
     skip_layers: Annotated[int, typer.Option(min=0, help="Foreign file: leave out its first layers.")] = 0,
     device: Device = "cpu",
+    workers: Annotated[int, typer.Option(min=1, help="Processes that share the samples.")] = 1,
     timeout: Timeout = DEFAULT_TIMEOUT_S,
     json: Json = False,
 ) -> None:
@@ -168,10 +169,12 @@ def run_sim(
             output=out,
             options=ForeignOptions(steps, reset_interval, num_layers, skip_layers),
             device=device,
+            workers=workers,
             timeout_s=timeout,
             progress=progress,
         )
-    output.print_json(report.to_json()) if json else output.print_run(report)
+    if _is_first_rank():
+        output.print_json(report.to_json()) if json else output.print_run(report)
 
 
 @app.command()
@@ -241,11 +244,16 @@ def targets(json: Json = False) -> None:
 
 @contextmanager
 def _progress(title: str, json: bool) -> Iterator[ProgressCallback]:
-    if json:
+    if json or not _is_first_rank():
         yield no_progress
         return
     with progress_bar(title) as report:
         yield report
+
+
+def _is_first_rank() -> bool:
+    """Return True except in a process that torchrun started beside the first."""
+    return os.environ.get("RANK", "0") == "0"
 
 
 def _lower_first(text: str) -> str:

@@ -1,0 +1,99 @@
+"""Share a big evaluation among processes: workers of this command, or the ranks of torchrun.
+
+In: a job. Out: the summaries of all samples, in order.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import replace
+from functools import partial
+from multiprocessing import get_context
+from pathlib import Path
+
+import torch
+from torch import distributed
+
+from nctool.api.engines import Job, summaries
+from nctool.errors import EngineError, UsageError
+from nctool.sim.fast import find_device
+from nctool.sim.trace import Summary
+
+CHUNKS_PER_WORKER = 4
+"""Parts that each worker gets: enough for progress and for even shares, few enough to prepare the network seldom."""
+
+
+def rank_and_size() -> tuple[int, int]:
+    """Return this process's number and the number of processes that torchrun started; (0, 1) without it."""
+    return int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def require_workers(engine: str, workers: int, output: Path | None) -> None:
+    """Refuse a number of workers that an engine cannot use, or that could not write `output`, with a UsageError."""
+    if workers < 1:
+        raise UsageError(f"workers: {workers} is out of range, allowed >= 1")
+    if max(workers, rank_and_size()[1]) > 1 and engine == "lava":
+        raise UsageError("engine `lava` starts processes of its own, allowed one worker", hint="use --engine fast")
+    if max(workers, rank_and_size()[1]) > 1 and output is not None:
+        raise UsageError(f"output `{output}` is written by one process, allowed one worker")
+    if workers > 1 and rank_and_size()[1] > 1:
+        raise UsageError(f"workers: {workers} beside torchrun, allowed one of both")
+
+
+def shared_summaries(engine: str, job: Job, workers: int) -> Iterator[Summary]:
+    """Yield the summaries of all samples in order, computed by all processes.
+
+    Args:
+        workers: processes to start; under torchrun its ranks share the samples instead, and each gets all summaries.
+
+    Raises:
+        EngineError: a worker ended before its time.
+        NctoolError: whatever the engine raises.
+    """
+    rank, size = rank_and_size()
+    if size > 1:
+        return _among_ranks(engine, job, rank, size)
+    return _among_workers(engine, job, workers) if workers > 1 else summaries(engine, job)
+
+
+def _among_workers(engine: str, job: Job, workers: int) -> Iterator[Summary]:
+    parts = _split(job, workers * CHUNKS_PER_WORKER)
+    threads = max(1, torch.get_num_threads() // workers)
+    context = get_context("spawn")
+    with ProcessPoolExecutor(workers, context, torch.set_num_threads, (threads,)) as pool:
+        try:
+            for part in pool.map(partial(_compute, engine, workers), enumerate(parts)):
+                yield from part
+        except BrokenProcessPool as error:
+            raise EngineError(
+                f"engine `{engine}`: a worker ended before its time", hint="use fewer --workers: memory may be short"
+            ) from error
+
+
+def _compute(engine: str, workers: int, numbered: tuple[int, Job]) -> list[Summary]:
+    number, job = numbered
+    if find_device(job.device).type == "cuda":
+        torch.cuda.set_device(number % workers % torch.cuda.device_count())
+    return list(summaries(engine, job))
+
+
+def _among_ranks(engine: str, job: Job, rank: int, size: int) -> Iterator[Summary]:
+    distributed.init_process_group("gloo")
+    try:
+        parts = _split(job, size)
+        own = _compute(engine, size, (rank, parts[rank])) if rank < len(parts) else []
+        gathered: list[list[Summary]] = [[] for _ in range(size)]
+        distributed.all_gather_object(gathered, own)
+    finally:
+        distributed.destroy_process_group()
+    for part in gathered:
+        yield from part
+
+
+def _split(job: Job, n_parts: int) -> list[Job]:
+    """Return jobs of consecutive samples, none empty."""
+    size = -(-len(job.pixels) // n_parts)
+    return [replace(job, pixels=job.pixels[start : start + size]) for start in range(0, len(job.pixels), size)]
