@@ -6,16 +6,18 @@ In: a job. Out: the summaries of all samples, in order.
 from __future__ import annotations
 
 import os
+import pickle
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import replace
+from datetime import timedelta
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 
 import torch
-from torch import distributed
+from torch.distributed.rendezvous import rendezvous
 
 from nctool.api.engines import Job, summaries
 from nctool.errors import EngineError, UsageError
@@ -24,6 +26,9 @@ from nctool.sim.trace import Summary
 
 CHUNKS_PER_WORKER = 4
 """Parts that each worker gets: enough for progress and for even shares, few enough to prepare the network seldom."""
+
+LONGEST_RANK = timedelta(days=7)
+"""How long a rank waits for the others; torchrun ends all of them when one fails."""
 
 
 def rank_and_size() -> tuple[int, int]:
@@ -81,16 +86,17 @@ def _compute(engine: str, workers: int, numbered: tuple[int, Job]) -> list[Summa
 
 
 def _among_ranks(engine: str, job: Job, rank: int, size: int) -> Iterator[Summary]:
-    distributed.init_process_group("gloo")
-    try:
-        parts = _split(job, size)
-        own = _compute(engine, size, (rank, parts[rank])) if rank < len(parts) else []
-        gathered: list[list[Summary]] = [[] for _ in range(size)]
-        distributed.all_gather_object(gathered, own)
-    finally:
-        distributed.destroy_process_group()
-    for part in gathered:
-        yield from part
+    """Compute this rank's share and exchange summaries through the store of torchrun: no process group is needed."""
+    store, _, _ = next(rendezvous("env://"))
+    store.set_timeout(LONGEST_RANK)
+    parts = _split(job, size)
+    own = _compute(engine, size, (rank, parts[rank])) if rank < len(parts) else []
+    store.set(f"summaries/{rank}", pickle.dumps(own))
+    for number in range(size):
+        yield from pickle.loads(store.get(f"summaries/{number}"))
+    store.set(f"done/{rank}", "")
+    if rank == 0:  # the store may live in this process: it must outlast the others' last requests
+        store.wait([f"done/{number}" for number in range(size)])
 
 
 def _split(job: Job, n_parts: int) -> list[Job]:
