@@ -1,0 +1,167 @@
+"""The neighbourhood of a divergence holds what drove the neuron, and what the rules make of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+import pytest
+from hypothesis import given
+
+from nctool.equality import StructuralEquality
+from nctool.neighbourhood import MAX_INPUTS, Input, Neighbourhood, Place, Side, neighbourhood
+from nctool.network import IntArray, IntegrateFire, IntNetwork
+from nctool.sim.reference import after_reset, simulate
+from nctool.sim.trace import Trace
+from tests.networks import as_pixels, conv, dense, fire, random_network, random_pixels, read_out, seeds, signed_input
+
+NAMES = ("reference", "lava")
+
+
+def two_layers() -> IntNetwork:
+    """Three inputs, two neurons in `a`, one in `b` that also sees the input, two logits."""
+    first = fire("a", dense("input", [[5, 0, -2], [3, 3, 0]]), threshold=[10, 6], initial=[5, 0], bias=[1, 0])
+    second = fire("b", dense("a", [[4, -3]], exponent=1), dense("input", [[0, 0, 1]]), threshold=8, reset="zero")
+    return IntNetwork(signed_input(3), (first, second, read_out(dense("b", [[7], [-7]]), bias=[0, 2])), 3)
+
+
+PIXELS = as_pixels([[1, 2, -1]])
+
+
+def flipped(trace: Trace, layer: str, place: tuple[int, ...]) -> Trace:
+    spikes = trace.spikes[layer].copy()
+    spikes[place] ^= True
+    return replace(trace, spikes={**trace.spikes, layer: spikes})
+
+
+def test_a_spike_worked_out_by_hand():
+    """`a` gets 8 and 9 a step: a0 is at 13, 11, 9 before fire, a1 at 9, 12, 15. `b` gets 8 - 6 - 1 at steps 1 and 2."""
+    network = two_layers()
+    expected = simulate(network, PIXELS, potentials=True)
+    assert expected.spikes["a"].tolist() == [[[True, True], [True, True], [False, True]]]
+    actual = replace(flipped(expected, "b", (0, 1, 0)), potentials={})
+    assert neighbourhood(network, PIXELS, Place("b", 2, (0,)), (expected, actual), NAMES) == Neighbourhood(
+        kind="integrate-and-fire",
+        parameters={"threshold": 8, "initial": 0, "reset": "zero"},
+        bias=0,
+        drive=(1, 1),
+        rules=Side("rules", (0, 0), (1, 2)),
+        expected=Side("reference", (0, 0), (1, 2)),
+        actual=Side("lava", (0, 1), None),
+        inputs=(
+            Input("a", (0,), 1, 4, 8, True),
+            Input("a", (1,), 1, -3, -6, True),
+            Input("input", (2,), -1, 1, -1, True),
+            Input("input", (0,), 1, 0, 0, True),
+            Input("input", (1,), 2, 0, 0, True),
+        ),
+        more_inputs=0,
+        more_contribution=0,
+        inputs_agree=True,
+    )
+
+
+def test_a_logit_worked_out_by_hand():
+    network = two_layers()
+    expected = simulate(network, PIXELS)
+    assert expected.logits[0, :, 1].tolist() == [2, 4, 6]
+    actual = replace(expected, logits=expected.logits + 9)
+    found = neighbourhood(network, PIXELS, Place("out", 3, (1,)), (expected, actual), NAMES)
+    assert (found.kind, found.parameters, found.bias) == ("readout", {"scale": 1.0}, 2)
+    assert (found.drive, found.inputs) == ((2, 2, 2), ())
+    assert found.rules == Side("rules", (2, 4, 6), (2, 4, 6))
+    assert found.expected == Side("reference", (2, 4, 6), (2, 4, 6))
+    assert found.actual == Side("lava", (11, 13, 15), (11, 13, 15))
+
+
+@given(seeds)
+def test_it_explains_any_neuron_of_any_network(seed):
+    """The drive moves the potential from step to step, the inputs add up to it, and the rules give the trace."""
+    network = random_network(seed)
+    rng = np.random.default_rng(seed)
+    population = network.populations[int(rng.integers(len(network.populations)))]
+    step = int(rng.integers(1, network.n_steps + 1))
+    neuron = tuple(int(rng.integers(size)) for size in population.shape)
+    pixels = random_pixels(network, 1, seed)
+    trace = simulate(network, pixels, potentials=True)
+    found = neighbourhood(network, pixels, Place(population.name, step, neuron), (trace, trace), NAMES)
+
+    listed = [each.contribution for each in found.inputs]
+    assert listed == sorted(listed, key=lambda value: -abs(value))
+    assert len(listed) == MAX_INPUTS or found.more_inputs == found.more_contribution == 0
+    assert sum(listed) + found.more_contribution + found.bias == found.drive[-1]
+    assert found.inputs_agree and all(each.agreed for each in found.inputs)
+    assert found.rules is not None
+    assert replace(found.rules, name="reference") == found.expected == replace(found.actual, name="reference")
+    assert len(found.drive) == len(found.expected.values) == step
+
+    potential, spiking = 0, isinstance(population.neuron, IntegrateFire)
+    if isinstance(population.neuron, IntegrateFire):
+        potential = int(population.neuron.initial[neuron[0]])
+    for drive, after, fires in zip(found.drive, found.rules.potentials, found.rules.values, strict=True):
+        assert potential + drive == after
+        threshold = found.parameters["threshold"] if spiking else 0
+        potential = (
+            int(after_reset(np.array(after), np.array(threshold), np.array(fires), "subtract")) if spiking else after
+        )
+
+
+def test_only_the_largest_inputs_are_listed_and_the_rest_is_summed():
+    weight = np.arange(1, 31)[np.newaxis]
+    network = IntNetwork(signed_input(30), (fire("a", dense("input", weight)), read_out(dense("a", [[1]]))), 1)
+    pixels = as_pixels([[1] * 29 + [-1]])
+    trace = simulate(network, pixels)
+    found = neighbourhood(network, pixels, Place("a", 1, (0,)), (trace, trace), NAMES)
+    assert [each.contribution for each in found.inputs] == [-30, *range(29, 14, -1)]
+    assert (found.more_inputs, found.more_contribution) == (14, sum(range(1, 15)))
+
+
+def test_silent_inputs_and_padding_are_no_inputs():
+    first = fire("a", conv("input", np.ones((1, 1, 3, 3)), padding=(1, 1)), shape=(1, 2, 2))
+    network = IntNetwork(signed_input(1, 2, 2), (first, read_out(dense("a", np.ones((1, 4))))), 1)
+    pixels = as_pixels([[[[0, 3], [0, 0]]]])
+    trace = simulate(network, pixels)
+    found = neighbourhood(network, pixels, Place("a", 1, (0, 1, 0)), (trace, trace), NAMES)
+    assert found.inputs == (Input("input", (0, 0, 1), 3, 1, 3, True),)
+
+
+def test_inputs_on_which_the_sides_do_not_agree_are_marked():
+    """This is no first divergence: the layer before differs. It is said, and nothing is taken for granted."""
+    network = two_layers()
+    expected = simulate(network, PIXELS)
+    actual = flipped(expected, "a", (0, 0, 1))
+    found = neighbourhood(network, PIXELS, Place("b", 2, (0,)), (expected, actual), NAMES)
+    assert not found.inputs_agree
+    assert all(each.agreed for each in found.inputs)  # they differ at step 1, not at step 2
+    found = neighbourhood(network, PIXELS, Place("b", 1, (0,)), (expected, actual), NAMES)
+    assert [each.agreed for each in found.inputs[:2]] == [True, False]
+
+
+@dataclass(frozen=True, eq=False)
+class Leaky(StructuralEquality):
+    """A neuron that this version does not know."""
+
+    threshold: IntArray
+    decay: int
+    table: IntArray
+
+
+def test_a_neuron_of_an_unknown_kind_gets_a_partial_answer():
+    network = two_layers()
+    trace = simulate(network, PIXELS)
+    leaky = Leaky(np.array([8, 9]), 3, np.arange(5))
+    first = replace(network.populations[0], neuron=leaky)
+    object.__setattr__(network, "populations", (first, *network.populations[1:]))
+    found = neighbourhood(network, PIXELS, Place("a", 2, (1,)), (trace, trace), NAMES)
+    assert (found.kind, found.parameters, found.rules) == ("Leaky", {"threshold": 9, "decay": 3}, None)
+    assert (found.drive, len(found.inputs)) == ((9, 9), 3)
+
+
+@pytest.mark.parametrize("names", [("fast", "lava"), ("file", "reference")])
+def test_the_sides_are_called_by_their_names(names):
+    network = two_layers()
+    trace = simulate(network, PIXELS)
+    found = neighbourhood(network, PIXELS, Place("a", 1, (0,)), (trace, trace), names)
+    assert (found.expected.name, found.actual.name) == names
+    assert found.expected.potentials is found.actual.potentials is None
+    assert found.rules is not None and found.rules.potentials == (13,)
