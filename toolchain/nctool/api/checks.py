@@ -26,7 +26,8 @@ class Check:
         name: the layer or engine that it is about.
         outcome: `passed`, `failed` or `not run`.
         text: what was found, or why it was not run; empty when passed.
-        seconds: wall time. An engine's time is shared evenly among the layers that it was compared by.
+        seconds: wall time. An engine's time is shared evenly among the layers that it was compared by, and that of the
+            standard among all of them.
     """
 
     group: str
@@ -70,11 +71,11 @@ def _known(known: Comparison) -> Check:
 def _engine_checks(run: Comparison) -> Iterator[Check]:
     for pair in run.pairs:
         compared = pair.differences
-        seconds = run.seconds[compared.actual_by] / len(compared.layers)
+        seconds = run.seconds[compared.actual_by] + run.seconds[compared.expected_by] / len(run.pairs)
         for layer in compared.layers:
             text = "" if layer.differing == 0 else _text(layer, pair)
             group = f"{compared.expected_by} = {compared.actual_by}"
-            yield Check(group, layer.layer, _outcome(bool(text)), text, seconds)
+            yield Check(group, layer.layer, _outcome(bool(text)), text, seconds / len(compared.layers))
 
 
 def _text(layer: SpikeDifferences | LogitDifferences, pair: Pair) -> str:

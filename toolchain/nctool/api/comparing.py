@@ -134,10 +134,10 @@ def _compare(
     if counted.equal:
         return Pair(counted, None)
     found = first_divergence(network, *both, names, first_sample)
-    return Pair(counted, None if found is None else explain(network, pixels, both, found, first_sample))
+    return Pair(counted, None if found is None else _explain(network, pixels, both, found, first_sample))
 
 
-def explain(
+def _explain(
     network: IntNetwork, pixels: Pixels, both: tuple[Trace, Trace], found: Divergence, first_sample: int = 0
 ) -> Divergence:
     """Return `found` with its neighbourhood; as it is, where the traces have different shapes and so no place."""
