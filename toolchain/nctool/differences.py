@@ -50,7 +50,7 @@ class LogitDifferences:
     """How the logits differ.
 
     Args:
-        layer: name of the readout.
+        layer: name of the last population; it may spike too.
         compared: logits compared, one per class, step and sample.
         differing: how many of them differ.
         samples: how many samples hold a difference.
@@ -109,9 +109,8 @@ def differences(network: IntNetwork, expected: Trace, actual: Trace, names: tupl
     Args:
         names: who produced `expected` and `actual`.
     """
-    spikes = tuple(
-        _spike_differences(p.name, expected.spikes[p.name], actual.spikes[p.name]) for p in network.populations[:-1]
-    )
+    spiking = [p.name for p in network.populations if p.name in expected.spikes]
+    spikes = tuple(_spike_differences(name, expected.spikes[name], actual.spikes[name]) for name in spiking)
     logits = _logit_differences(network.readout.name, expected.logits, actual.logits)
     return PairDifferences(*names, expected.n_samples, spikes, logits)
 

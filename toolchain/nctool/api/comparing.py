@@ -10,13 +10,14 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from nctool.api.engines import Job, Pixels, traces
+from nctool.api.engines import Job, traces
 from nctool.differences import PairDifferences, add, differences
 from nctool.equivalence import Divergence, first_divergence
 from nctool.neighbourhood import Place, neighbourhood
 from nctool.network import IntNetwork
 from nctool.progress import ProgressCallback
 from nctool.sim import reference
+from nctool.sim.reference import Samples
 from nctool.sim.trace import Trace, join
 from nctool_deploy import engine as lava
 from nctool_deploy.netx import NetxFile
@@ -128,30 +129,30 @@ def _overflows(engine: str, trace: Trace) -> dict[str, int]:
 
 
 def _compare(
-    network: IntNetwork, pixels: Pixels, both: tuple[Trace, Trace], names: tuple[str, str], first_sample: int
+    network: IntNetwork, samples: Samples, both: tuple[Trace, Trace], names: tuple[str, str], first_sample: int
 ) -> Pair:
     counted = differences(network, *both, names)
     if counted.equal:
         return Pair(counted, None)
     found = first_divergence(network, *both, names, first_sample)
-    return Pair(counted, None if found is None else _explain(network, pixels, both, found, first_sample))
+    return Pair(counted, None if found is None else _explain(network, samples, both, found, first_sample))
 
 
 def _explain(
-    network: IntNetwork, pixels: Pixels, both: tuple[Trace, Trace], found: Divergence, first_sample: int = 0
+    network: IntNetwork, samples: Samples, both: tuple[Trace, Trace], found: Divergence, first_sample: int = 0
 ) -> Divergence:
     """Return `found` with its neighbourhood; as it is, where the traces have different shapes and so no place."""
     if found.sample is None or found.step is None or found.neuron is None or isinstance(found.expected, str):
         return found
     number = found.sample - first_sample
-    sample = pixels[number : number + 1]
+    sample = samples[number : number + 1]
     names = (found.expected_by, found.actual_by)
     one, other = (_of_sample(network, sample, name, trace, number) for name, trace in zip(names, both, strict=True))
-    place = Place(found.layer, found.step, found.neuron)
+    place = Place(found.layer, "spike" if found.quantity == "spike" else "logit", found.step, found.neuron)
     return replace(found, neighbourhood=neighbourhood(network, sample, place, (one, other), names))
 
 
-def _of_sample(network: IntNetwork, sample: Pixels, name: str, trace: Trace, number: int) -> Trace:
+def _of_sample(network: IntNetwork, sample: Samples, name: str, trace: Trace, number: int) -> Trace:
     """Return one sample of a trace; of the reference engine with its potentials, which it can compute again."""
     chosen = slice(number, number + 1)
     return Trace(
