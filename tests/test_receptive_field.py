@@ -7,7 +7,7 @@ from hypothesis import given
 
 from nctool.network import Shape, Synapse
 from nctool.receptive_field import receptive_field
-from nctool.sim.reference import synaptic_input
+from nctool.sim.synapses import synaptic_input
 from tests.networks import conv, dense, random_network, seeds
 
 
@@ -15,7 +15,7 @@ def responses(synapse: Synapse, source: Shape) -> np.ndarray:
     """Return what one spike of each source neuron drives, (source neurons, *driven shape), exponent left out."""
     n_sources = int(np.prod(source))
     spikes = np.eye(n_sources, dtype=np.int64).reshape(n_sources, 1, *source)
-    return synaptic_input(synapse, spikes)[:, 0] >> synapse.exponent
+    return synaptic_input(synapse, spikes, 1)[:, 0] >> synapse.exponent
 
 
 def scattered(synapse: Synapse, source: Shape, neuron: tuple[int, ...]) -> np.ndarray:

@@ -44,6 +44,11 @@ class SpikeDifferences:
     first_step: int | None
     count_differences: Histogram
 
+    @property
+    def title(self) -> str:
+        """Return what to call this among the layers."""
+        return self.layer
+
 
 @dataclass(frozen=True)
 class LogitDifferences:
@@ -68,6 +73,11 @@ class LogitDifferences:
     largest: int
     magnitudes: Histogram
     changed_predictions: int
+
+    @property
+    def title(self) -> str:
+        """Return what to call this among the layers: the last population may spike, too."""
+        return f"{self.layer} logits"
 
 
 @dataclass(frozen=True)

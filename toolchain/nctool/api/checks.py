@@ -47,13 +47,12 @@ def all_checks(
         known: of the known answers.
         run: of the engines; None when the file is not what was exported, so that they did not run.
     """
-    layers = [population.name for population in content.network.populations]
-    compared = _not_run(engines, layers) if run is None else _engine_checks(run)
-    return (*_digests(content, layers), _known(known), *compared, *_overflows(known if run is None else run))
+    compared = _not_run(engines, known) if run is None else _engine_checks(run)
+    return (*_digests(content), _known(known), *compared, *_overflows(known if run is None else run))
 
 
-def _digests(content: NetxFile, layers: Sequence[str]) -> Iterator[Check]:
-    for layer in (INPUT_NAME, *layers):
+def _digests(content: NetxFile) -> Iterator[Check]:
+    for layer in (INPUT_NAME, *(population.name for population in content.network.populations)):
         changed = layer in content.changed_layers
         text = f"layer `{layer}` is not what was exported: its digest differs" if changed else ""
         yield Check(FILE, layer, _outcome(changed), text)
@@ -75,19 +74,20 @@ def _engine_checks(run: Comparison) -> Iterator[Check]:
         for layer in compared.layers:
             text = "" if layer.differing == 0 else _text(layer, pair)
             group = f"{compared.expected_by} = {compared.actual_by}"
-            yield Check(group, layer.layer, _outcome(bool(text)), text, seconds / len(compared.layers))
+            yield Check(group, layer.title, _outcome(bool(text)), text, seconds / len(compared.layers))
 
 
 def _text(layer: SpikeDifferences | LogitDifferences, pair: Pair) -> str:
     """Describe what differs in a layer, after the first divergence if that is where it lies."""
-    here = pair.first is not None and pair.first.layer == layer.layer
+    quantity = "logit" if isinstance(layer, LogitDifferences) else "spike"
+    here = pair.first is not None and (pair.first.layer, pair.first.quantity) == (layer.layer, quantity)
     return f"{pair.first}\n{describe(layer)}" if here else describe(layer)
 
 
-def _not_run(engines: Sequence[str], layers: Sequence[str]) -> Iterator[Check]:
+def _not_run(engines: Sequence[str], known: Comparison) -> Iterator[Check]:
     for engine in engines[1:]:
-        for layer in layers:
-            yield Check(f"{engines[0]} = {engine}", layer, "not run", "the file is not what was exported")
+        for layer in known.pairs[0].differences.layers:
+            yield Check(f"{engines[0]} = {engine}", layer.title, "not run", "the file is not what was exported")
 
 
 def _overflows(run: Comparison) -> Iterator[Check]:

@@ -18,7 +18,7 @@ from nctool.api.comparing import REFERENCE
 from nctool.api.engines import Pixels
 from nctool.errors import UnsupportedError, UsageError
 from nctool.files import replace_atomically
-from nctool.network import IntNetwork
+from nctool.network import IntNetwork, Readout
 from nctool.sim.trace import Trace, join
 
 OPTION = "--layers"
@@ -55,8 +55,8 @@ def require_fit(network: IntNetwork, engines: Sequence[str], n_samples: int) -> 
 def bytes_per_sample(network: IntNetwork, engines: Sequence[str]) -> int:
     """Return the size of the pixels and of all traces of one sample: what `write_traces` writes, headers left out."""
     neurons = sum(population.n_neurons for population in network.populations)
-    classes = network.readout.n_neurons
-    of_engine = (neurons - classes) * np.dtype(np.bool_).itemsize + classes * np.dtype(np.int64).itemsize
+    spiking = sum(p.n_neurons for p in network.populations if not isinstance(p.neuron, Readout))
+    of_engine = spiking * np.dtype(np.bool_).itemsize + network.readout.n_neurons * np.dtype(np.int64).itemsize
     potentials = neurons * np.dtype(np.int64).itemsize if REFERENCE in engines else 0
     return int(np.prod(network.input.shape)) + network.n_steps * (len(engines) * of_engine + potentials)
 

@@ -111,14 +111,14 @@ def _print_differences(pair: PairDifferences) -> None:
     for layer in pair.layers:
         first = "" if layer.first_step is None else str(layer.first_step)
         numbers = [f"{layer.differing:,}", f"{layer.compared:,}", f"{layer.samples:,}", first]
-        table.add_row(layer.layer, *numbers, _apart(layer) if layer.differing else "")
+        table.add_row(layer.title, *numbers, _apart(layer) if layer.differing else "")
     print_table(f"`{pair.expected_by}` ≠ `{pair.actual_by}` on {pair.samples} samples:", table)
 
 
 def _apart(layer: SpikeDifferences | LogitDifferences) -> str:
     if isinstance(layer, LogitDifferences):
         bins = {low if low == "1" else f"{low}..{2 * int(low) - 1}": n for low, n in layer.magnitudes.items()}
-        return f"logits by {_bins(bins)}; {layer.changed_predictions} predictions change"
+        return f"by {_bins(bins)}; {layer.changed_predictions} predictions change"
     return f"spike counts off by {_bins(layer.count_differences)}"
 
 
