@@ -59,3 +59,14 @@ def test_a_dense_neuron_sees_the_whole_source_in_channel_height_width_order():
 def test_a_neuron_that_sees_only_padding_has_an_empty_field():
     field = receptive_field(conv("input", np.ones((1, 1, 1, 1)), padding=(1, 1)), (1, 2, 2), (0, 0, 0))
     assert len(field.weight) == 0
+
+
+def test_delays_reach_back_in_time_and_nothing_arrives_from_before_it():
+    """Weights 1, 2, 3 with delays 0, 2, 2 and exponent -1: 1 / 2 and (2 + 3) / 2 are rounded each on its own."""
+    synapse = Synapse("a", np.array([[1, 2, 3]]), exponent=-1, delay=np.array([[0, 2, 2]]))
+    field = receptive_field(synapse, (3,), (0,))
+    signal = np.array([[1, 1, 1], [0, 0, 0], [1, 0, 1]])
+    assert [field.arriving(signal, at).tolist() for at in range(3)] == [[1, 0, 0], [0, 0, 0], [1, 1, 1]]
+    assert [field.weighted(field.arriving(signal, at)) for at in range(3)] == [0, 0, 0 + 2]
+    assert [field.contribution(k, 1) for k in range(3)] == [0.5, 1, 1.5]
+    assert field.weighted(np.array([-1, 0, 0])) == -1

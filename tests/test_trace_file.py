@@ -11,6 +11,7 @@ import pytest
 
 import nctool
 from nctool.api import trace_file
+from nctool.api.samples import load_samples
 from nctool.errors import UnsupportedError, UsageError
 from nctool.network import IntNetwork
 from nctool.sim.reference import simulate
@@ -30,9 +31,9 @@ def load(path: Path) -> dict[str, np.ndarray]:
 
 def test_it_holds_the_traces_of_every_engine_and_the_pixels(digits_model: Path, tmp_path: Path) -> None:
     path = tmp_path / "traces.npz"
-    nctool.verify(digits_model, engines=["reference", "fast"], samples=9, layers=path)
+    nctool.verify(digits_model, engines=["reference", "fast"], samples=20, layers=path)
     found, content = load(path), read(digits_model)
-    pixels = content.known_answers.pixels[:9]
+    pixels, _ = load_samples(content, None, "test", 20, None)
     expected = simulate(content.network, pixels, potentials=True)
     assert found.pop("engines").tolist() == ["reference", "fast"]
     assert found.pop("layers").tolist() == ["conv1", "conv2", "fc1", "fc2"]
