@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 from hypothesis import strategies as st
@@ -22,6 +23,10 @@ from nctool.network import (
     Shape,
     Synapse,
 )
+from nctool.sim.reference import simulate
+from nctool_deploy.lowering import lower
+from nctool_deploy.netx import KnownAnswers, write
+from nctool_deploy.targets import find_target
 
 
 def random_network(seed: int, *, n_steps: int | None = None, conv: bool | None = None) -> IntNetwork:
@@ -47,6 +52,12 @@ def random_pixels(network: IntNetwork, n_samples: int, seed: int = 0) -> np.ndar
     """Return uint8 pixels for `network`."""
     rng = np.random.default_rng(seed)
     return rng.integers(0, 256, (n_samples, *network.input.shape), np.uint8)
+
+
+def write_network(network: IntNetwork, path: Path, pixels: np.ndarray) -> Path:
+    """Write `network` for the Lava simulator, with the first of `pixels` as its known input, and return the path."""
+    write(path, lower(network, find_target("lava")), KnownAnswers(pixels[:1], simulate(network, pixels[:1])))
+    return path
 
 
 def signed_input(*shape: int) -> InputEncoding:

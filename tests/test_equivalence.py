@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 
-from nctool.equivalence import Divergence, compared_spikes, first_divergence
+from nctool.equivalence import Divergence, first_divergence
 from nctool.network import IntNetwork
 from nctool.sim.reference import simulate
 from nctool.sim.trace import Trace
@@ -89,10 +89,3 @@ def test_traces_of_different_lengths_differ(part):
 def test_changed_content_is_worded_without_a_place():
     divergence = Divergence("a", "content", None, None, None, "as exported", "changed", "file", "file")
     assert str(divergence) == "layer `a` is not what was exported: its content differs"
-
-
-def test_compared_spikes_counts_every_value_of_all_traces():
-    network = two_layers()
-    trace = simulate(network, random_pixels(network, 3))
-    assert compared_spikes([trace, trace]) == 2 * 3 * 4 * (4 + 3)
-    assert compared_spikes([]) == 0

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from nctool.errors import UsageError
-from nctool.files import cannot_write, make_directory, replace_atomically
+from nctool.files import cannot_write, make_directory, replace_atomically, require_writable
 
 HINT = "hint: choose another place with -o, or make the folder and give yourself the right to write there"
 
@@ -133,3 +133,33 @@ def test_a_directory_is_made_with_its_parents_or_kept(tmp_path):
 
 def test_an_error_without_a_reason_of_the_system_says_its_text():
     assert str(cannot_write(Path("m.net"), OSError("Odd"))) == f"cannot write `m.net`: odd\n{HINT}"
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [("no/file", "no such file or directory"), ("old/file", "not a directory"), (".", "is a directory")],
+)
+def test_what_cannot_be_written_is_refused_beforehand(tmp_path, name, reason):
+    (tmp_path / "old").write_bytes(b"old")
+    path = tmp_path / name
+    assert refusal(lambda each: require_writable(each, "--junit"), path) == (
+        f"cannot write `{path}`: {reason}\n{HINT.replace('-o', '--junit')}"
+    )
+    assert names(tmp_path) == ["old"]
+
+
+def test_a_pipe_is_refused_beforehand(tmp_path):
+    path = tmp_path / "pipe"
+    os.mkfifo(path)
+    assert refusal(lambda each: require_writable(each, "-o"), path) == (
+        f"cannot write `{path}`: it is a device, a pipe or a socket\n{HINT}"
+    )
+
+
+@pytest.mark.parametrize("before", [None, b"old"])
+def test_what_can_be_written_is_let_through_and_left_as_it_is(tmp_path, before):
+    path = tmp_path / "file"
+    if before is not None:
+        path.write_bytes(before)
+    require_writable(path, "-o")
+    assert {each.name: each.read_bytes() for each in tmp_path.iterdir()} == ({} if before is None else {"file": before})

@@ -1,18 +1,17 @@
 """Compare traces bit for bit and name the first divergence.
 
-In: traces of the same network and samples. Out: a Divergence or None, and the count of what was compared. Must not
-import torch or Lava.
+In: traces of the same network and samples. Out: a Divergence or None. Must not import torch or Lava.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from nctool.neighbourhood import Neighbourhood
 from nctool.network import IntNetwork
 from nctool.sim.trace import Trace
 
@@ -28,6 +27,7 @@ class Divergence:
         neuron: index, (channel,) or (channel, height, width); None for `content`.
         expected, actual: the two values.
         expected_by, actual_by: which engine, or `file`, said so.
+        neighbourhood: what drove the neuron; None where there is no such place, or where nobody looked.
     """
 
     layer: str
@@ -39,6 +39,7 @@ class Divergence:
     actual: int | str
     expected_by: str
     actual_by: str
+    neighbourhood: Neighbourhood | None = None
 
     def __str__(self) -> str:
         if self.sample is None:
@@ -69,11 +70,6 @@ def first_divergence(
     if found is None:
         return None
     return _divergence(network.readout.name, "logit", expected.logits, actual.logits, found, names, first_sample)
-
-
-def compared_spikes(traces: Sequence[Trace]) -> int:
-    """Return how many spike values, 0 or 1 per neuron, step and sample, the traces hold."""
-    return sum(spikes.size for trace in traces for spikes in trace.spikes.values())
 
 
 def _first_difference(one: NDArray[Any], other: NDArray[Any]) -> tuple[int, ...] | None:

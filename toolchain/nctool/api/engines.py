@@ -35,6 +35,7 @@ class Job:
             tool.
         device: `cpu` or `cuda`, for the fast engine.
         timeout_s: seconds that one run of a subprocess may take.
+        potentials: also keep membrane potentials, in the engine that can: the reference.
     """
 
     path: Path
@@ -42,6 +43,7 @@ class Job:
     pixels: Pixels | IntArray
     device: str = "cpu"
     timeout_s: float = lava.DEFAULT_TIMEOUT_S
+    potentials: bool = False
 
     @property
     def network(self) -> IntNetwork:
@@ -50,7 +52,7 @@ class Job:
 
 
 def _reference(job: Job) -> Iterator[Trace]:
-    return reference.stream(job.network, job.pixels)
+    return reference.stream(job.network, job.pixels, potentials=job.potentials)
 
 
 def _fast(job: Job) -> Iterator[Trace]:

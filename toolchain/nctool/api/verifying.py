@@ -1,30 +1,31 @@
 """verify: prove that what runs is what was exported.
 
-Three questions, in this order: does the file still hold what was exported (a digest per layer)? Does the
-reference engine still answer the known inputs as at export? Do the engines agree, bit for bit?
+Three questions: does the file still hold what was exported (a digest per layer)? Does the reference engine still answer
+the known inputs as at export? If so, do the engines agree, bit for bit?
 
-In: a file and engines. Out: a VerifyReport.
+In: a file and engines. Out: a VerifyReport, and on request the traces and a JUnit file.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from nctool.api.engines import Job, Pixels, require_engine, traces
-from nctool.api.models import Content
+from nctool.api import junit as junit_file
+from nctool.api import trace_file
+from nctool.api.checks import Check, all_checks
+from nctool.api.comparing import FILE, Comparison, compare_engines, compare_known_answers
+from nctool.api.engines import Job, Pixels, require_engine
 from nctool.api.samples import load_samples
-from nctool.equivalence import Divergence, compared_spikes, first_divergence
+from nctool.differences import PairDifferences
+from nctool.equivalence import Divergence
 from nctool.errors import UsageError
+from nctool.files import require_writable
 from nctool.progress import ProgressCallback, no_progress
-from nctool.sim import reference
-from nctool.sim.trace import Trace, join
 from nctool_deploy import engine as lava
 from nctool_deploy.netx import NetxFile, read
-
-FILE = "file"
 
 
 @dataclass(frozen=True)
@@ -34,12 +35,14 @@ class VerifyReport:
     Args:
         equal: no divergence and no overflow.
         engines: those compared, the first against each other one.
-        samples: number of samples that every engine ran.
-        compared_spikes: spike values compared, one per neuron, step, sample and pair of engines.
+        samples: number of samples that every engine ran; 0 when the file is not what was exported.
+        compared_spikes: spike values compared, one per neuron, step, sample and pair, the known answers included.
         compared_logits: integer logits compared, likewise.
         known_answers: samples whose answers stand in the file.
-        overflows: accumulated inputs that left the accumulator in the reference engine; must be 0.
+        overflows: accumulated inputs that left the accumulator, in the engine that counted most; must be 0.
         first_divergence: None when equal.
+        statistics: how many values differ, for the known answers and for each pair of engines.
+        checks: everything that was checked, one by one.
     """
 
     equal: bool
@@ -50,6 +53,8 @@ class VerifyReport:
     known_answers: int
     overflows: int
     first_divergence: Divergence | None
+    statistics: tuple[PairDifferences, ...]
+    checks: tuple[Check, ...]
 
     def to_json(self) -> dict[str, Any]:
         """Return the report as JSON types."""
@@ -63,10 +68,16 @@ def verify(
     samples: int | None = None,
     dataset: str | None = None,
     data_dir: Path | None = None,
+    all_differences: bool = False,
+    layers: Path | str | None = None,
+    junit: Path | str | None = None,
     timeout_s: float = lava.DEFAULT_TIMEOUT_S,
     progress: ProgressCallback = no_progress,
 ) -> VerifyReport:
     """Check a file against its digests and known answers, and engines against each other.
+
+    A file that is not what was exported is not run on the engines: `layers` then holds its known answers and what the
+    reference engine makes of the same inputs.
 
     Args:
         model: a file that `export` wrote.
@@ -75,6 +86,10 @@ def verify(
             split of the data set.
         dataset: name or .npz path; the one that the network was trained on by default.
         data_dir: where data sets lie.
+        all_differences: compare all samples even after a difference, so that the statistics cover them. By default the
+            chunk of at most 500 samples that holds the first difference is the last one.
+        layers: .npz file for the traces of every engine; see docs/TRACES.md.
+        junit: JUnit XML file for the outcome of every check; see docs/CI.md. Written when engines differ too.
         timeout_s: seconds that one run of the Lava subprocess may take.
         progress: called with the samples done and to do.
 
@@ -86,18 +101,35 @@ def verify(
         raise UsageError("no engine to verify", hint="name them with --engines reference,lava")
     for name in names:
         require_engine(name)
+    _require_outputs(path, dataset, {trace_file.OPTION: layers, junit_file.OPTION: junit})
     content = read(path, check_digests=False)
-    pixels = _pixels(content, samples, dataset, data_dir)
-    report = VerifyReport(True, names, len(pixels), 0, 0, len(content.known_answers.pixels), 0, None)
-    report = _check_known_answers(content, report)
-    if report.first_divergence is None:
-        report = _compare_engines(Job(path, content, pixels, timeout_s=timeout_s), report, progress)
-    if report.first_divergence is None and content.changed_layers:
-        changed = Divergence(
-            content.changed_layers[0], "content", None, None, None, "as exported", "changed", FILE, FILE
-        )
-        report = replace(report, first_divergence=changed)
-    return replace(report, equal=report.first_divergence is None and report.overflows == 0)
+    pixels, keep = _pixels(content, samples, dataset, data_dir), layers is not None
+    if keep:
+        trace_file.require_fit(content.network, names, len(pixels))
+    known, run = compare_known_answers(content, keep=keep), None
+    if known.first is None and not content.changed_layers:
+        job = Job(path, content, pixels, timeout_s=timeout_s)
+        run = compare_engines(job, names, all_differences=all_differences, keep=keep, progress=progress)
+    report = _report(content, names, known, run)
+    if layers is not None:
+        compared, shown = (known, content.known_answers.pixels) if run is None else (run, pixels)
+        trace_file.write_traces(Path(layers), content.network, shown, compared.traces)
+    if junit is not None:
+        junit_file.write_junit(Path(junit), str(model), report.checks)
+    return report
+
+
+def _require_outputs(model: Path, dataset: str | None, outputs: dict[str, Path | str | None]) -> None:
+    """Refuse output files that could not be written, or that would overwrite an input or each other."""
+    taken = {Path(dataset or model).resolve(): "the data set", model.resolve(): "the model"}
+    for option, name in outputs.items():
+        if name is None:
+            continue
+        path = Path(name)
+        require_writable(path, option)
+        if path.resolve() in taken:
+            raise UsageError(f"{option}: `{path}` is {taken[path.resolve()]}", hint="give it a file of its own")
+        taken[path.resolve()] = f"the file of {option}"
 
 
 def _pixels(content: NetxFile, samples: int | None, dataset: str | None, data_dir: Path | None) -> Pixels:
@@ -109,43 +141,26 @@ def _pixels(content: NetxFile, samples: int | None, dataset: str | None, data_di
     return load_samples(content, dataset, "test", samples, data_dir)[0]
 
 
-def _check_known_answers(content: NetxFile, report: VerifyReport) -> VerifyReport:
-    answers = content.known_answers
-    trace = reference.simulate(content.network, answers.pixels)
-    return _compare(content, report, answers.trace, trace, (FILE, "reference"), 0)
-
-
-def _compare_engines(job: Job, report: VerifyReport, progress: ProgressCallback) -> VerifyReport:
-    """Run all engines chunk by chunk, so that no engine's trace of the whole data set is ever held."""
-    standard, *others = report.engines
-    chunk = lava.samples_per_run(job.network, job.network.n_steps)
-    progress(0, len(job.pixels))
-    for start in range(0, len(job.pixels), chunk):
-        part = replace(job, pixels=job.pixels[start : start + chunk])
-        expected = join(traces(standard, part))
-        report = _add_overflows(report, expected)
-        for other in others:
-            actual = join(traces(other, part))
-            report = _add_overflows(report, actual)
-            report = _compare(job.content, report, expected, actual, (standard, other), start)
-            if report.first_divergence is not None:
-                return report
-        progress(min(start + chunk, len(job.pixels)), len(job.pixels))
-    return report
-
-
-def _compare(
-    content: Content, report: VerifyReport, expected: Trace, actual: Trace, names: tuple[str, str], start: int
-) -> VerifyReport:
-    found = first_divergence(content.network, expected, actual, names, start)
-    spikes, logits = compared_spikes([expected]), int(expected.logits.size)
-    return replace(
-        report,
-        first_divergence=found,
-        compared_spikes=report.compared_spikes + spikes,
-        compared_logits=report.compared_logits + logits,
+def _report(content: NetxFile, engines: tuple[str, ...], known: Comparison, run: Comparison | None) -> VerifyReport:
+    parts = [known] if run is None else [known, run]
+    statistics = tuple(pair.differences for part in parts for pair in part.pairs)
+    overflows = max((count for part in parts for count in part.overflows.values()), default=0)
+    first = next((part.first for part in parts if part.first is not None), _changed_content(content))
+    return VerifyReport(
+        equal=first is None and overflows == 0,
+        engines=engines,
+        samples=0 if run is None else run.samples,
+        compared_spikes=sum(pair.compared_spikes for pair in statistics),
+        compared_logits=sum(pair.logits.compared for pair in statistics),
+        known_answers=known.samples,
+        overflows=overflows,
+        first_divergence=first,
+        statistics=statistics,
+        checks=all_checks(content, engines, known, run),
     )
 
 
-def _add_overflows(report: VerifyReport, trace: Trace) -> VerifyReport:
-    return replace(report, overflows=report.overflows + sum(trace.overflows.values()))
+def _changed_content(content: NetxFile) -> Divergence | None:
+    if not content.changed_layers:
+        return None
+    return Divergence(content.changed_layers[0], "content", None, None, None, "as exported", "changed", FILE, FILE)

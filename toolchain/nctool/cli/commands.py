@@ -16,6 +16,7 @@ import typer
 from typer.exceptions import TyperException
 
 from nctool.cli import output
+from nctool.cli.verification import print_verify
 from nctool.errors import NctoolError
 from nctool.progress import ProgressCallback, no_progress, progress_bar
 from nctool_deploy.engine import DEFAULT_TIMEOUT_S
@@ -184,6 +185,11 @@ def verify(
     samples: Samples = None,
     dataset: Dataset = None,
     data_dir: DataDir = None,
+    all_differences: Annotated[
+        bool, typer.Option("--all-differences", help="Compare all samples even after a difference.")
+    ] = False,
+    layers: Annotated[Path | None, typer.Option(help="Write the traces of every engine.", metavar="TRACES.npz")] = None,
+    junit: Annotated[Path | None, typer.Option(help="Write every check as JUnit XML.", metavar="REPORT.xml")] = None,
     timeout: Timeout = DEFAULT_TIMEOUT_S,
     json: Json = False,
 ) -> None:
@@ -198,10 +204,13 @@ def verify(
             samples=samples,
             dataset=dataset,
             data_dir=data_dir,
+            all_differences=all_differences,
+            layers=layers,
+            junit=junit,
             timeout_s=timeout,
             progress=progress,
         )
-    output.print_json(report.to_json()) if json else output.print_verify(report)
+    output.print_json(report.to_json()) if json else print_verify(report)
     if not report.equal:
         raise typer.Exit(EXIT_DIFFERENT)
 

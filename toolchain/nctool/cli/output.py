@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.table import Table
 
 if TYPE_CHECKING:
-    from nctool.api import ExportReport, InspectReport, RunReport, TrainReport, VerifyReport
+    from nctool.api import ExportReport, InspectReport, RunReport, TrainReport
 
 WIDTH = 120
 """Columns of a table that goes to a file or a pipe."""
@@ -38,64 +38,51 @@ def print_error(message: str, hint: str | None) -> None:
 def print_train(report: TrainReport) -> None:
     """Show accuracies by time steps and where the checkpoint lies."""
     steps = list(report.accuracy_snn)
-    table = _table(["", "ANN", *(f"T={step}" for step in steps)])
+    table = make_table(["", "ANN", *(f"T={step}" for step in steps)])
     title = f"{report.recipe}, seed {report.seed}: test accuracy"
     table.add_row("float", _percent(report.accuracy_ann), *(_percent(report.accuracy_snn[step]) for step in steps))
-    _print(title, table)
-    _line(f"epoch {report.best_epoch} chosen on held-out training data, {report.seconds_per_epoch:.2f} s per epoch")
-    _line(f"next: nctool export {report.path} --target loihi -o {report.path / 'model.net'}")
+    print_table(title, table)
+    print_line(
+        f"epoch {report.best_epoch} chosen on held-out training data, {report.seconds_per_epoch:.2f} s per epoch"
+    )
+    print_line(f"next: nctool export {report.path} --target loihi -o {report.path / 'model.net'}")
 
 
 def print_export(report: ExportReport) -> None:
     """Show what the conversion changed and how big the network is."""
-    table = _table(["step", "what", "error"])
+    table = make_table(["step", "what", "error"])
     title = f"conversion for {report.target}, {report.realisation}, T={report.steps}"
     for change in report.changes:
         error = "exact" if change.exact else f"{change.worst_error or 0:.2%}"
         table.add_row(change.step, change.detail, error)
-    _print(title, table)
+    print_table(title, table)
     cores = f", at least {report.cores} cores" if report.cores else ""
-    _line(f"{report.layers} layers, {report.neurons:,} neurons, {report.synapses:,} synapses{cores}")
+    print_line(f"{report.layers} layers, {report.neurons:,} neurons, {report.synapses:,} synapses{cores}")
     calibrated = [name for name, kind in report.bounds.items() if kind == "calibrated"]
     proof = f"measured on calibration data for {', '.join(calibrated)}" if calibrated else "proved for every input"
-    _line(f"least head-room {report.head_room_bits:.2f} bits, {proof}")
-    _line(f"wrote {report.path}")
+    print_line(f"least head-room {report.head_room_bits:.2f} bits, {proof}")
+    print_line(f"wrote {report.path}")
 
 
 def print_run(report: RunReport) -> None:
     """Show accuracy by time step, speed and spikes."""
-    table = _table(["time steps", "accuracy"])
+    table = make_table(["time steps", "accuracy"])
     title = f"{report.dataset}, {report.samples} samples of {report.steps} time steps, engine {report.engine}"
     for step, accuracy in report.accuracy.items():
         table.add_row(step, _percent(accuracy))
-    _print(title, table) if report.accuracy else _line(title)
+    print_table(title, table) if report.accuracy else print_line(title)
     spikes = ", ".join(f"{name} {count:,.1f}" for name, count in report.spikes_per_layer.items())
-    _line(f"{report.images_per_second:,.1f} images/s; spikes per image: {spikes or 'no spiking layer'}")
+    print_line(f"{report.images_per_second:,.1f} images/s; spikes per image: {spikes or 'no spiking layer'}")
     for note in report.notes:
-        _line(f"NOTE: {note}")
+        print_line(f"NOTE: {note}")
     if report.overflows:
-        _line(f"WARNING: {report.overflows} sums left their register: see rules O1 and O2 in docs/SEMANTICS.md")
-
-
-def print_verify(report: VerifyReport) -> None:
-    """Show the verdict, what was compared, and the first divergence."""
-    engines = (" = " if report.equal else " ≠ ").join(["file", *report.engines])
-    verdict = "EQUAL, bit for bit" if report.equal else "DIFFERENT"
-    _line(f"{verdict}: {engines}")
-    _line(
-        f"{report.samples} samples, {report.compared_spikes:,} spike values and {report.compared_logits:,} logits "
-        f"compared; {report.known_answers} known answers"
-    )
-    if report.first_divergence is not None:
-        _line(f"first divergence: {report.first_divergence}")
-    if report.overflows:
-        _line(f"{report.overflows} accumulated inputs left the accumulator, allowed 0")
+        print_line(f"WARNING: {report.overflows} sums left their register: see rules O1 and O2 in docs/SEMANTICS.md")
 
 
 def print_inspect(report: InspectReport) -> None:
     """Show the layers of a file and where it came from."""
     columns = ["layer", "kind", "shape", "neurons", "synapses", "weights", "thresholds", "head-room"]
-    table = _table(columns)
+    table = make_table(columns)
     title = f"{report.path}"
     shape = "x".join(map(str, report.input_shape))
     table.add_row("input", "graded" if report.target else "integers", shape, "", "", _span(report.input_range), "", "")
@@ -111,43 +98,46 @@ def print_inspect(report: InspectReport) -> None:
             _span(layer.threshold_range),
             room,
         )
-    _print(title, table)
+    print_table(title, table)
     for note in report.notes:
-        _line(f"NOTE: {note}")
+        print_line(f"NOTE: {note}")
     if report.target is None:
-        _line(f"netx file of another tool, T={report.steps}; CUBA decays are current/voltage, in parts of 4096")
+        print_line(f"netx file of another tool, T={report.steps}; CUBA decays are current/voltage, in parts of 4096")
         return
     cores = f"at least {report.cores} cores" if report.cores else "no limit on cores"
-    _line(
+    print_line(
         f"target {report.target} ({cores}), realisation {report.realisation}, T={report.steps}, "
         f"{report.weight_bits}-bit weights, {report.known_answers} known answers, nctool {report.tool_version}"
     )
     for key, value in (report.provenance or {}).items():
         shown = ", ".join(map(str, value)) if isinstance(value, list) else value
-        _line(f"{key}: {shown}")
+        print_line(f"{key}: {shown}")
 
 
 def print_rows(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     """Show a table of text."""
-    table = _table(columns)
+    table = make_table(columns)
     for row in rows:
         table.add_row(*row)
-    _print(title, table)
+    print_table(title, table)
 
 
-def _table(columns: Sequence[str]) -> Table:
+def make_table(columns: Sequence[str]) -> Table:
+    """Return an empty table."""
     table = Table(box=None, header_style="bold", pad_edge=False)
     for column in columns:
         table.add_column(column, overflow="fold")
     return table
 
 
-def _print(title: str, table: Table) -> None:
-    _line(title)
+def print_table(title: str, table: Table) -> None:
+    """Show a table under its title."""
+    print_line(title)
     _console().print(table)
 
 
-def _line(text: str) -> None:
+def print_line(text: str) -> None:
+    """Show one line, however long."""
     _console().print(text, markup=False, soft_wrap=True)
 
 

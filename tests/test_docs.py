@@ -1,0 +1,95 @@
+"""The commands and examples in docs/ work as written."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import nctool
+from nctool.api.engines import ENGINES
+from tests.runs import run_command
+
+DOCS = Path(__file__).parent.parent / "docs"
+
+
+def blocks(name: str, language: str) -> list[str]:
+    """Return the fenced blocks of a page."""
+    return re.findall(rf"```{language}\n(.*?)```", (DOCS / name).read_text(encoding="utf-8"), re.DOTALL)
+
+
+def commands(yaml: str) -> Iterator[list[str]]:
+    """Yield the words of every `nctool` command line of a job."""
+    for line in yaml.splitlines():
+        command = line.strip().removeprefix("- ").removeprefix("run: ")
+        if command.startswith("nctool "):
+            yield shlex.split(command)
+
+
+def test_every_command_in_the_ci_examples_is_one_that_nctool_takes(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[dict[str, Any]] = []
+
+    class Equal:
+        equal = True
+
+        @staticmethod
+        def to_json() -> dict[str, Any]:
+            return {}
+
+    def record(model: Path, **options: Any) -> Equal:
+        calls.append(options)
+        return Equal()
+
+    monkeypatch.setattr("nctool.api.verify", record)
+    github, gitlab = blocks("CI.md", "yaml")
+    for command in [*commands(github), *commands(gitlab)]:
+        ended = run_command(capsys, monkeypatch, *command[1:], "--json")
+        assert (ended.code, ended.err) == (0, ""), command
+    assert [options["engines"] for options in calls] == [
+        ["reference", "fast"],
+        ["reference", "fast", "lava"],
+        ["reference", "fast", "lava"],
+    ]
+    assert all(set(options["engines"]) <= set(ENGINES) and options["junit"] for options in calls)
+
+
+@pytest.mark.parametrize("number", [0, 1])
+def test_the_yaml_of_the_ci_examples_has_a_sound_layout(number: int) -> None:
+    """Spaces in pairs, no tab, every line a comment, a list item, or a key; no key twice in one mapping."""
+    open_keys: list[tuple[int, set[str]]] = []
+    for line in blocks("CI.md", "yaml")[number].splitlines():
+        if not line.strip():
+            continue
+        found = re.fullmatch(r"((?:  )*)(- )?(?:([\w-]+):(?: +(\S.*))?|\S.*)", line)
+        assert found, line
+        indent = len(found[1]) + len(found[2] or "")
+        while open_keys and (open_keys[-1][0] > indent or (found[2] and open_keys[-1][0] == indent)):
+            open_keys.pop()
+        if found[3]:
+            if not open_keys or open_keys[-1][0] < indent:
+                open_keys.append((indent, set()))
+            assert found[3] not in open_keys[-1][1], f"key twice: {line}"
+            open_keys[-1][1].add(found[3])
+
+
+def test_the_names_in_the_ci_page_are_those_of_the_checks(digits_model: Path) -> None:
+    table = re.findall(r"^\| `([^`]+)`", (DOCS / "CI.md").read_text(encoding="utf-8"), re.MULTILINE)
+    report = nctool.verify(digits_model, engines=["reference", "fast"])
+    groups = list(dict.fromkeys(check.group.replace("fast", "lava") for check in report.checks))
+    assert table == groups
+
+
+def test_the_example_that_reads_traces(
+    digits_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    nctool.verify(digits_model, engines=["reference", "fast"], layers="traces.npz")
+    (code,) = blocks("TRACES.md", "python")
+    exec(code, {})
+    assert capsys.readouterr().out == "conv1 fast []\nconv2 fast []\nfc1 fast []\n"

@@ -1,0 +1,85 @@
+"""Write the traces that were compared as an .npz file; docs/TRACES.md says what it holds.
+
+In: a path, pixels, traces. Out: the file, whole or not at all, the same bytes for the same traces. Loading it
+needs no pickle.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nctool.api.comparing import REFERENCE
+from nctool.api.engines import Pixels
+from nctool.errors import UnsupportedError, UsageError
+from nctool.files import replace_atomically
+from nctool.network import IntNetwork, Readout
+from nctool.sim.trace import Trace, join
+
+OPTION = "--layers"
+MAX_BYTES = 2**30
+"""Largest file: all of it is held in memory before it is written."""
+
+UNFIT_NAME = re.compile(r"[/\\\x00-\x1f\x7f]|^\.\.?$|.{201}")
+"""Layer names that the members of an archive cannot have, or that would leave the folder it is unpacked in."""
+
+
+def require_fit(network: IntNetwork, engines: Sequence[str], n_samples: int) -> None:
+    """Refuse traces that are too large to keep, or layers whose names cannot be kept, before they are made.
+
+    Raises:
+        UsageError: the file would be larger than MAX_BYTES.
+        UnsupportedError: the name of a layer cannot name an array.
+    """
+    for population in network.populations:
+        if UNFIT_NAME.search(population.name):
+            raise UnsupportedError(
+                f"{OPTION}: layer {population.name!r} cannot name an array, allowed up to 200 characters without `/`, "
+                "`\\` and control characters"
+            )
+    per_sample = bytes_per_sample(network, engines)
+    if n_samples * per_sample > MAX_BYTES:
+        way_out = f"give --samples {MAX_BYTES // per_sample}, or fewer engines"
+        raise UsageError(
+            f"{OPTION}: the traces of {n_samples} samples in {len(engines)} engines take "
+            f"{n_samples * per_sample:,} bytes, allowed {MAX_BYTES:,}",
+            hint=way_out if per_sample <= MAX_BYTES else "one sample is too large to keep: give fewer engines",
+        )
+
+
+def bytes_per_sample(network: IntNetwork, engines: Sequence[str]) -> int:
+    """Return the size of the pixels and of all traces of one sample: what `write_traces` writes, headers left out."""
+    neurons = sum(population.n_neurons for population in network.populations)
+    spiking = sum(p.n_neurons for p in network.populations if not isinstance(p.neuron, Readout))
+    of_engine = spiking * np.dtype(np.bool_).itemsize + network.readout.n_neurons * np.dtype(np.int64).itemsize
+    potentials = neurons * np.dtype(np.int64).itemsize if REFERENCE in engines else 0
+    return int(np.prod(network.input.shape)) + network.n_steps * (len(engines) * of_engine + potentials)
+
+
+def write_traces(path: Path, network: IntNetwork, pixels: Pixels, traces: Mapping[str, Iterable[Trace]]) -> None:
+    """Write the traces of every side.
+
+    Args:
+        pixels: uint8 (samples, *input shape), at least as many as the traces hold; the rest was not run.
+        traces: per engine, or `file` for the known answers, in consecutive chunks.
+
+    Raises:
+        UsageError: the file cannot be written.
+    """
+    arrays: dict[str, NDArray[Any]] = {
+        "engines": np.array(list(traces), np.str_),
+        "layers": np.array([population.name for population in network.populations], np.str_),
+    }
+    for engine, chunks in traces.items():
+        trace = join(chunks)
+        arrays["pixels"] = pixels[: trace.n_samples]
+        arrays[f"logits/{engine}"] = trace.logits
+        arrays |= {f"spikes/{engine}/{layer}": spikes for layer, spikes in trace.spikes.items()}
+        arrays |= {f"potentials/{engine}/{layer}": values for layer, values in trace.potentials.items()}
+    with replace_atomically(path, OPTION) as temporary, temporary.open("wb") as file:
+        np.savez(file, **arrays)
