@@ -10,9 +10,10 @@ from dataclasses import dataclass
 from typing import Literal
 
 from nctool.api.comparing import FILE, REFERENCE, Comparison, Pair
+from nctool.api.models import Content
 from nctool.differences import LogitDifferences, SpikeDifferences
 from nctool.network import INPUT_NAME
-from nctool_deploy.netx import NetxFile
+from nctool_deploy.netx import ForeignFile, NetxFile
 
 Outcome = Literal["passed", "failed", "not run"]
 
@@ -38,17 +39,24 @@ class Check:
 
 
 def all_checks(
-    content: NetxFile, engines: Sequence[str], known: Comparison, run: Comparison | None
+    content: Content, engines: Sequence[str], known: Comparison | None, run: Comparison | None
 ) -> tuple[Check, ...]:
     """List every check of a file.
 
     Args:
         engines: those that were to be compared.
-        known: of the known answers.
+        known: of the known answers; None for a foreign file, which has none.
         run: of the engines; None when the file is not what was exported, so that they did not run.
     """
+    if known is None or isinstance(content, ForeignFile):
+        return () if run is None else tuple(_engine_checks(run))
     compared = _not_run(engines, known) if run is None else _engine_checks(run)
     return (*_digests(content), _known(known), *compared, *_overflows(known if run is None else run))
+
+
+def changed_layers(content: Content) -> tuple[str, ...]:
+    """Return the layers that are not what was exported; a foreign file says nothing of that."""
+    return () if isinstance(content, ForeignFile) else content.changed_layers
 
 
 def _digests(content: NetxFile) -> Iterator[Check]:

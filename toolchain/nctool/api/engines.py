@@ -21,7 +21,7 @@ from nctool.sim.trace import Summary, Trace
 from nctool_deploy import engine as lava
 from nctool_deploy.netx import ForeignFile
 
-Pixels = NDArray[np.uint8]
+Samples = NDArray[np.uint8] | IntArray
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class Job:
 
     path: Path
     content: Content
-    pixels: Pixels | IntArray
+    pixels: Samples
     device: str = "cpu"
     timeout_s: float = lava.DEFAULT_TIMEOUT_S
     potentials: bool = False

@@ -15,10 +15,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nctool.api.comparing import REFERENCE
-from nctool.api.engines import Pixels
+from nctool.api.engines import Samples
 from nctool.errors import UnsupportedError, UsageError
 from nctool.files import replace_atomically
-from nctool.network import IntNetwork, Readout
+from nctool.network import IntegerInput, IntNetwork, Readout
 from nctool.sim.trace import Trace, join
 
 OPTION = "--layers"
@@ -53,19 +53,23 @@ def require_fit(network: IntNetwork, engines: Sequence[str], n_samples: int) -> 
 
 
 def bytes_per_sample(network: IntNetwork, engines: Sequence[str]) -> int:
-    """Return the size of the pixels and of all traces of one sample: what `write_traces` writes, headers left out."""
+    """Return the size of one sample and its traces at most: what `write_traces` writes, headers left out."""
     neurons = sum(population.n_neurons for population in network.populations)
     spiking = sum(p.n_neurons for p in network.populations if not isinstance(p.neuron, Readout))
     of_engine = spiking * np.dtype(np.bool_).itemsize + network.readout.n_neurons * np.dtype(np.int64).itemsize
     potentials = neurons * np.dtype(np.int64).itemsize if REFERENCE in engines else 0
-    return int(np.prod(network.input.shape)) + network.n_steps * (len(engines) * of_engine + potentials)
+    sample = int(np.prod(network.input.shape))
+    if isinstance(network.input, IntegerInput):
+        sample *= network.n_steps * np.dtype(np.int64).itemsize
+    return sample + network.n_steps * (len(engines) * of_engine + potentials)
 
 
-def write_traces(path: Path, network: IntNetwork, pixels: Pixels, traces: Mapping[str, Iterable[Trace]]) -> None:
+def write_traces(path: Path, network: IntNetwork, pixels: Samples, traces: Mapping[str, Iterable[Trace]]) -> None:
     """Write the traces of every side.
 
     Args:
-        pixels: uint8 (samples, *input shape), at least as many as the traces hold; the rest was not run.
+        pixels: uint8 (samples, *input shape), or what a foreign network takes; at least as many as the traces hold,
+            the rest was not run.
         traces: per engine, or `file` for the known answers, in consecutive chunks.
 
     Raises:

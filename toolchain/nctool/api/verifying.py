@@ -1,7 +1,8 @@
 """verify: prove that what runs is what was exported.
 
 Three questions: does the file still hold what was exported (a digest per layer)? Does the reference engine still answer
-the known inputs as at export? If so, do the engines agree, bit for bit?
+the known inputs as at export? If so, do the engines agree, bit for bit? A netx file of another tool is asked the last
+one only.
 
 In: a file and engines. Out: a VerifyReport, and on request the traces and a JUnit file.
 """
@@ -15,17 +16,19 @@ from typing import Any
 
 from nctool.api import junit as junit_file
 from nctool.api import trace_file
-from nctool.api.checks import Check, all_checks
+from nctool.api.arrays import load_array
+from nctool.api.checks import Check, all_checks, changed_layers
 from nctool.api.comparing import FILE, Comparison, compare_engines, compare_known_answers
-from nctool.api.engines import Job, Pixels, require_engine
-from nctool.api.samples import load_samples
+from nctool.api.engines import Job, Samples, require_engine
+from nctool.api.models import Content, ForeignOptions, open_model
+from nctool.api.samples import choose_samples
 from nctool.differences import PairDifferences
 from nctool.equivalence import Divergence
 from nctool.errors import UsageError
 from nctool.files import require_writable
 from nctool.progress import ProgressCallback, no_progress
 from nctool_deploy import engine as lava
-from nctool_deploy.netx import NetxFile, read
+from nctool_deploy.netx import ForeignFile, NetxFile
 
 
 @dataclass(frozen=True)
@@ -33,13 +36,14 @@ class VerifyReport:
     """Whether a file does what was designed.
 
     Args:
-        equal: no divergence and no overflow.
+        equal: no divergence, and no overflow of an accumulator.
         engines: those compared, the first against each other one.
         samples: number of samples that every engine ran; 0 when the file is not what was exported.
         compared_spikes: spike values compared, one per neuron, step, sample and pair, the known answers included.
         compared_logits: integer logits compared, likewise.
         known_answers: samples whose answers stand in the file.
-        overflows: accumulated inputs that left the accumulator, in the engine that counted most; must be 0.
+        overflows: accumulated inputs that left the accumulator, in the engine that counted most; must be 0. Of a
+            foreign network, wraps and saturations of 24-bit states, which are allowed (rule O2).
         first_divergence: None when equal.
         statistics: how many values differ, for the known answers and for each pair of engines.
         checks: everything that was checked, one by one.
@@ -68,6 +72,8 @@ def verify(
     samples: int | None = None,
     dataset: str | None = None,
     data_dir: Path | None = None,
+    input: Path | None = None,  # noqa: A002  # the option's name is a contract
+    options: ForeignOptions | None = None,
     all_differences: bool = False,
     layers: Path | str | None = None,
     junit: Path | str | None = None,
@@ -80,12 +86,14 @@ def verify(
     reference engine makes of the same inputs.
 
     Args:
-        model: a file that `export` wrote.
+        model: a file that `export` wrote, or a netx file of another tool.
         engines: at least one; the first is the standard that the others are compared with.
         samples: number of samples; the known inputs of the file by default. More than those come from the test
             split of the data set.
         dataset: name or .npz path; the one that the network was trained on by default.
         data_dir: where data sets lie.
+        input: .npy file of samples instead of a data set, as for `run_sim`; a foreign file needs it.
+        options: how a foreign file is read and reset.
         all_differences: compare all samples even after a difference, so that the statistics cover them. By default the
             chunk of at most 500 samples that holds the first difference is the last one.
         layers: .npz file for the traces of every engine; see docs/TRACES.md.
@@ -94,7 +102,7 @@ def verify(
         progress: called with the samples done and to do.
 
     Raises:
-        UsageError, FormatError, RangeError, EngineError: see `nctool.errors`.
+        UsageError, FormatError, UnsupportedError, RangeError, EngineError: see `nctool.errors`.
     """
     path, names = Path(model), tuple(dict.fromkeys(engines))
     if not names:
@@ -102,21 +110,31 @@ def verify(
     for name in names:
         require_engine(name)
     _require_outputs(path, dataset, {trace_file.OPTION: layers, junit_file.OPTION: junit})
-    content = read(path, check_digests=False)
-    pixels, keep = _pixels(content, samples, dataset, data_dir), layers is not None
+    shape = None if input is None else load_array(Path(input)).shape[-3:]
+    content = open_model(path, options or ForeignOptions(), input_shape=shape, check_digests=False)
+    content, pixels = _samples(content, samples, dataset, data_dir, input)
+    keep = layers is not None
     if keep:
         trace_file.require_fit(content.network, names, len(pixels))
-    known, run = compare_known_answers(content, keep=keep), None
-    if known.first is None and not content.changed_layers:
+    known = None if isinstance(content, ForeignFile) else compare_known_answers(content, keep=keep)
+    run = None
+    if known is None or (known.first is None and not changed_layers(content)):
         job = Job(path, content, pixels, timeout_s=timeout_s)
         run = compare_engines(job, names, all_differences=all_differences, keep=keep, progress=progress)
     report = _report(content, names, known, run)
     if layers is not None:
-        compared, shown = (known, content.known_answers.pixels) if run is None else (run, pixels)
+        compared, shown = (run, pixels) if run is not None else _known_traces(content, known)
         trace_file.write_traces(Path(layers), content.network, shown, compared.traces)
     if junit is not None:
         junit_file.write_junit(Path(junit), str(model), report.checks)
     return report
+
+
+def _known_traces(content: Content, known: Comparison | None) -> tuple[Comparison, Samples]:
+    """Return the comparison of a file that was not run on the engines, and its inputs."""
+    if isinstance(content, ForeignFile) or known is None:
+        raise UsageError("no traces: the file holds no known answers")
+    return known, content.known_answers.pixels
 
 
 def _require_outputs(model: Path, dataset: str | None, outputs: dict[str, Path | str | None]) -> None:
@@ -132,27 +150,34 @@ def _require_outputs(model: Path, dataset: str | None, outputs: dict[str, Path |
         taken[path.resolve()] = f"the file of {option}"
 
 
-def _pixels(content: NetxFile, samples: int | None, dataset: str | None, data_dir: Path | None) -> Pixels:
-    known = content.known_answers.pixels
+def _samples(
+    content: Content, samples: int | None, dataset: str | None, data_dir: Path | None, array_file: Path | None
+) -> tuple[Content, Samples]:
+    """Return what to run, and the model set up for it: the known inputs where they are enough."""
     if samples is not None and samples < 1:
         raise UsageError(f"samples: {samples} is out of range, allowed >= 1")
-    if dataset is None and (samples is None or samples <= len(known)):
-        return known[:samples]
-    return load_samples(content, dataset, "test", samples, data_dir)[0]
+    if isinstance(content, NetxFile) and dataset is None and array_file is None:
+        known = content.known_answers.pixels
+        if samples is None or samples <= len(known):
+            return content, known[:samples]
+    chosen = choose_samples(content, dataset, "test", samples, data_dir, array_file, None)
+    return chosen.content, chosen.samples
 
 
-def _report(content: NetxFile, engines: tuple[str, ...], known: Comparison, run: Comparison | None) -> VerifyReport:
-    parts = [known] if run is None else [known, run]
+def _report(
+    content: Content, engines: tuple[str, ...], known: Comparison | None, run: Comparison | None
+) -> VerifyReport:
+    parts = [part for part in (known, run) if part is not None]
     statistics = tuple(pair.differences for part in parts for pair in part.pairs)
     overflows = max((count for part in parts for count in part.overflows.values()), default=0)
     first = next((part.first for part in parts if part.first is not None), _changed_content(content))
     return VerifyReport(
-        equal=first is None and overflows == 0,
+        equal=first is None and (overflows == 0 or isinstance(content, ForeignFile)),
         engines=engines,
         samples=0 if run is None else run.samples,
         compared_spikes=sum(pair.compared_spikes for pair in statistics),
         compared_logits=sum(pair.logits.compared for pair in statistics),
-        known_answers=known.samples,
+        known_answers=0 if known is None else known.samples,
         overflows=overflows,
         first_divergence=first,
         statistics=statistics,
@@ -160,7 +185,8 @@ def _report(content: NetxFile, engines: tuple[str, ...], known: Comparison, run:
     )
 
 
-def _changed_content(content: NetxFile) -> Divergence | None:
-    if not content.changed_layers:
+def _changed_content(content: Content) -> Divergence | None:
+    changed = changed_layers(content)
+    if not changed:
         return None
-    return Divergence(content.changed_layers[0], "content", None, None, None, "as exported", "changed", FILE, FILE)
+    return Divergence(changed[0], "content", None, None, None, "as exported", "changed", FILE, FILE)

@@ -42,6 +42,15 @@ Samples = Annotated[int | None, typer.Option(min=1, help="Number of samples.")]
 Dataset = Annotated[str | None, typer.Option(help="Name or .npz path.", show_default="what it was trained on")]
 Device = Annotated[str, typer.Option(help="cpu or cuda.")]
 Timeout = Annotated[float, typer.Option(min=1.0, help="Seconds that one run of the Lava subprocess may take.")]
+Input = Annotated[Path | None, typer.Option(help="Samples of your own; foreign files need them.", metavar="X.npy")]
+Steps = Annotated[
+    int | None, typer.Option(min=1, help="Foreign file: time steps of a constant input.", show_default="the file's")
+]
+ResetInterval = Annotated[
+    int | None, typer.Option(min=1, help="Foreign file: clear all states every so many time steps.")
+]
+NumLayers = Annotated[int | None, typer.Option(min=1, help="Foreign file: only its first layers.")]
+SkipLayers = Annotated[int, typer.Option(min=0, help="Foreign file: leave out its first layers.")]
 
 
 def main() -> None:
@@ -135,19 +144,15 @@ def run_sim(
     split: Annotated[str, typer.Option(help="test or train.")] = "test",
     samples: Samples = None,
     data_dir: DataDir = None,
-    input: Annotated[Path | None, typer.Option(help="Samples of your own.", metavar="X.npy")] = None,  # noqa: A002
+    input: Input = None,  # noqa: A002  # contract
     labels: Annotated[Path | None, typer.Option(help="Class numbers for --input.", metavar="Y.npy")] = None,
     out: Annotated[
         Path | None, typer.Option("-o", "--output", help="Write every spike and all logits.", metavar="OUT.npz")
     ] = None,
-    steps: Annotated[
-        int | None, typer.Option(min=1, help="Foreign file: time steps of a constant input.", show_default="the file's")
-    ] = None,
-    reset_interval: Annotated[
-        int | None, typer.Option(min=1, help="Foreign file: clear all states every so many time steps.")
-    ] = None,
-    num_layers: Annotated[int | None, typer.Option(min=1, help="Foreign file: only its first layers.")] = None,
-    skip_layers: Annotated[int, typer.Option(min=0, help="Foreign file: leave out its first layers.")] = 0,
+    steps: Steps = None,
+    reset_interval: ResetInterval = None,
+    num_layers: NumLayers = None,
+    skip_layers: SkipLayers = 0,
     device: Device = "cpu",
     workers: Annotated[int, typer.Option(min=1, help="Processes that share the samples.")] = 1,
     timeout: Timeout = DEFAULT_TIMEOUT_S,
@@ -185,6 +190,11 @@ def verify(
     samples: Samples = None,
     dataset: Dataset = None,
     data_dir: DataDir = None,
+    input: Input = None,  # noqa: A002  # contract
+    steps: Steps = None,
+    reset_interval: ResetInterval = None,
+    num_layers: NumLayers = None,
+    skip_layers: SkipLayers = 0,
     all_differences: Annotated[
         bool, typer.Option("--all-differences", help="Compare all samples even after a difference.")
     ] = False,
@@ -194,6 +204,7 @@ def verify(
     json: Json = False,
 ) -> None:
     """Prove that engines agree bit for bit; exit 1 when they do not."""
+    from nctool.api import ForeignOptions
     from nctool.api import verify as run
 
     names = [name.strip() for name in engines.split(",") if name.strip()]
@@ -204,6 +215,8 @@ def verify(
             samples=samples,
             dataset=dataset,
             data_dir=data_dir,
+            input=input,
+            options=ForeignOptions(steps, reset_interval, num_layers, skip_layers),
             all_differences=all_differences,
             layers=layers,
             junit=junit,

@@ -40,7 +40,8 @@ def print_verify(report: VerifyReport) -> None:
 
 def _verdict(report: VerifyReport) -> str:
     if report.equal:
-        return f"EQUAL, bit for bit: {' = '.join(['file', *report.engines])}"
+        file = ["file"] if report.known_answers else []
+        return f"EQUAL, bit for bit: {' = '.join([*file, *report.engines])}"
     pairs = [f"{pair.expected_by} ≠ {pair.actual_by}" for pair in report.statistics if not pair.equal]
     other = "overflow" if report.first_divergence is None else "the file is not what was exported"
     return f"DIFFERENT: {', '.join(pairs) or other}"
