@@ -1,6 +1,6 @@
 """What drives a network: pixels through a table, or integers as they are.
 
-In: samples. Out: the signal of the input, integers (samples, steps or 1, *shape). Must not import torch, h5py or Lava.
+In: samples. Out: the signal of the input, integers of any width (samples, steps or 1, *shape). Must not import torch, h5py or Lava.
 """
 
 from __future__ import annotations
@@ -46,13 +46,13 @@ class InputEncoding(StructuralEquality):
         channel = np.arange(self.shape[0]).reshape(-1, *[1] * (len(self.shape) - 1))
         return np.asarray(self.table[channel, pixels], np.int8)
 
-    def signal(self, pixels: NDArray[np.uint8]) -> Int64:
-        """Return int64 (samples, 1, *shape); the time axis of length 1 says: the same at every step.
+    def signal(self, pixels: NDArray[np.uint8]) -> IntArray:
+        """Return int8 (samples, 1, *shape); the time axis of length 1 says: the same at every step.
 
         Raises:
             RangeError: as `encode`.
         """
-        return self.encode(pixels).astype(np.int64)[:, np.newaxis]
+        return self.encode(pixels)[:, np.newaxis]
 
     def channel_range(self) -> tuple[Int64, Int64]:
         """Return the smallest and largest value per channel, int64 (channels,) each."""

@@ -32,12 +32,14 @@ class Kernel:
         weight: (out, in) with columns in (height, width, channel) order, or channels-last with 4 axes; the factor
             2**exponent is in it.
         conv: geometry on the summed blocks, None for a dense synapse.
+        bias: (out,), added to the weighted sum in the same pass; None for none.
     """
 
     source: str
     block: Pair
     weight: Tensor
     conv: ConvGeometry | None
+    bias: Tensor | None = None
 
     def __call__(self, signal: Tensor) -> Tensor:
         """Weigh (batch, *source shape) to (batch, *driven shape) (rules W1 to W3)."""
@@ -47,10 +49,11 @@ class Kernel:
                 signal = functional.avg_pool2d(signal, self.block, divisor_override=1)
         conv = self.conv
         if conv is not None:
-            return functional.conv2d(signal, self.weight, None, conv.stride, conv.padding, conv.dilation, conv.groups)
+            geometry = (conv.stride, conv.padding, conv.dilation, conv.groups)
+            return functional.conv2d(signal, self.weight, self.bias, *geometry)
         if signal.dim() == IMAGE_AXES:
             signal = signal.permute(0, 2, 3, 1)
-        return functional.linear(signal.flatten(1), self.weight)
+        return functional.linear(signal.flatten(1), self.weight, self.bias)
 
 
 def make_kernel(synapse: Synapse, source: Shape, device: torch.device, dtype: torch.dtype) -> Kernel:

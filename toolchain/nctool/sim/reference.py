@@ -72,11 +72,11 @@ def _window(network: IntNetwork, samples: Samples, n_steps: int, potentials: boo
     )
 
 
-def input_signal(network: IntNetwork, samples: Samples, n_steps: int) -> Int64:
+def input_signal(network: IntNetwork, samples: Samples, n_steps: int) -> IntArray:
     """Turn samples into what drives the network (rules I1, I2 and C4).
 
     Returns:
-        int64 (samples, lead + n_steps, *input shape), or (samples, 1, *input shape) for the same at every step.
+        integers (samples, lead + n_steps, *input shape), or (samples, 1, *input shape) for the same at every step.
 
     Raises:
         RangeError: the samples do not fit the input, or last another number of steps.
