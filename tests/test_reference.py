@@ -9,7 +9,8 @@ from hypothesis import given
 
 from nctool.errors import RangeError
 from nctool.network import InputEncoding, IntNetwork, Population
-from nctool.sim.reference import input_signal, run_population, simulate, stream
+from nctool.sim.reference import run_population, simulate, stream
+from nctool.sim.signal import input_signal
 from nctool.sim.synapses import convolve, synaptic_input
 from nctool.sim.trace import Summary, Trace, join
 from tests.networks import as_pixels, conv, dense, fire, random_network, random_pixels, read_out, seeds, signed_input

@@ -1,6 +1,7 @@
 """What drives a network: pixels through a table, or integers as they are.
 
-In: samples. Out: the signal of the input, integers of any width (samples, steps or 1, *shape). Must not import torch, h5py or Lava.
+In: samples. Out: the signal of the input, integers of any width (samples, steps or 1, *shape). Must not import torch,
+h5py or Lava.
 """
 
 from __future__ import annotations
@@ -18,6 +19,8 @@ INPUT_LIMIT = 2**15 - 1
 """Largest magnitude of an integer input: what Lava's 16-bit bias mantissa and our sums hold."""
 
 Int64 = NDArray[np.int64]
+Samples = NDArray[np.uint8] | IntArray
+"""Pixels for an `InputEncoding`, integers for an `IntegerInput`."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -15,10 +15,12 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from nctool.inputs import Samples
 from nctool.network import INPUT_NAME, CurrentBased, IntegrateFire, IntNetwork, Population, Readout, Shape
 from nctool.receptive_field import ReceptiveField, receptive_field
 from nctool.sim.neurons import Run
-from nctool.sim.reference import Samples, input_signal, logits, run_population
+from nctool.sim.reference import logits, run_population
+from nctool.sim.signal import input_signal
 from nctool.sim.trace import Trace
 
 MAX_INPUTS = 16

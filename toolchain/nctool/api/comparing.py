@@ -13,11 +13,11 @@ from dataclasses import dataclass, field, replace
 from nctool.api.engines import Job, traces
 from nctool.differences import PairDifferences, add, differences
 from nctool.equivalence import Divergence, first_divergence
+from nctool.inputs import Samples
 from nctool.neighbourhood import Place, neighbourhood
 from nctool.network import IntNetwork
 from nctool.progress import ProgressCallback
 from nctool.sim import reference
-from nctool.sim.reference import Samples
 from nctool.sim.trace import Trace, join
 from nctool_deploy import engine as lava
 from nctool_deploy.netx import NetxFile

@@ -10,18 +10,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
 from nctool.api.models import Content
 from nctool.errors import UsageError
-from nctool.network import IntArray, IntNetwork
+from nctool.inputs import Samples
+from nctool.network import IntNetwork
 from nctool.sim import reference
 from nctool.sim.fast import FastEngine
 from nctool.sim.trace import Summary, Trace
 from nctool_deploy import engine as lava
 from nctool_deploy.netx import ForeignFile
-
-Samples = NDArray[np.uint8] | IntArray
 
 
 @dataclass(frozen=True)

@@ -15,9 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nctool.api.comparing import REFERENCE
-from nctool.api.engines import Samples
 from nctool.errors import UnsupportedError, UsageError
 from nctool.files import replace_atomically
+from nctool.inputs import Samples
 from nctool.network import IntegerInput, IntNetwork, Readout
 from nctool.sim.trace import Trace, join
 

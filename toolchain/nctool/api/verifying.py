@@ -19,13 +19,14 @@ from nctool.api import trace_file
 from nctool.api.arrays import load_array
 from nctool.api.checks import Check, all_checks, changed_layers
 from nctool.api.comparing import FILE, Comparison, compare_engines, compare_known_answers
-from nctool.api.engines import Job, Samples, require_engine
+from nctool.api.engines import Job, require_engine
 from nctool.api.models import Content, ForeignOptions, open_model
 from nctool.api.samples import choose_samples
 from nctool.differences import PairDifferences
 from nctool.equivalence import Divergence
 from nctool.errors import UsageError
 from nctool.files import require_writable
+from nctool.inputs import Samples
 from nctool.progress import ProgressCallback, no_progress
 from nctool_deploy import engine as lava
 from nctool_deploy.netx import ForeignFile, NetxFile

@@ -20,13 +20,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from nctool.errors import RangeError, UsageError
+from nctool.inputs import Samples
 from nctool.network import INPUT_NAME, CurrentBased, IntArray, IntNetwork, Population
 from nctool.sim.fast_current_based import CurrentBasedLayer
 from nctool.sim.fast_integrate_fire import IntegrateFireLayer
 from nctool.sim.fast_layer import LayerRun
+from nctool.sim.signal import input_signal
 from nctool.sim.trace import Summary, Trace
-
-Samples = NDArray[np.uint8] | IntArray
 
 CPU_BATCH_BYTES = 16 * 2**20
 """Memory of the largest layer's drive in one batch on a CPU: small enough to stay near the cache."""
@@ -131,17 +131,6 @@ def exact_arithmetic() -> Iterator[None]:
     finally:
         matmul.allow_tf32, cudnn.allow_tf32 = before[:2]
         torch.set_float32_matmul_precision(before[2])  # last: it sets matmul.allow_tf32 too
-
-
-def input_signal(network: IntNetwork, samples: Samples, n_steps: int) -> IntArray:
-    """Return what drives the network (rules I1, I2 and C4), (samples, lead + n_steps or 1, *input shape)."""
-    signal = network.input.signal(samples)  # type: ignore[arg-type]  # each kind of input checks its samples
-    if signal.shape[1] not in (1, n_steps):
-        raise RangeError(f"input: the samples last {signal.shape[1]} steps, allowed {n_steps}, or 1 for a constant")
-    if network.lead == 0:
-        return signal
-    steps = np.broadcast_to(signal, (len(signal), n_steps, *signal.shape[2:]))
-    return np.pad(steps, [(0, 0), (network.lead, 0), *[(0, 0)] * (signal.ndim - 2)])
 
 
 def count(spikes: Tensor) -> int:

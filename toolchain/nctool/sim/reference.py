@@ -12,16 +12,16 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 
 import numpy as np
-from numpy.typing import NDArray
 
 from nctool.errors import RangeError
+from nctool.inputs import Samples
 from nctool.network import INPUT_NAME, CurrentBased, IntArray, IntNetwork, Population, Readout
 from nctool.sim.neurons import Int64, Run, current_based, integrate_and_fire
+from nctool.sim.signal import input_signal
 from nctool.sim.synapses import synaptic_input
 from nctool.sim.trace import Trace, join
 
 BATCH = 16
-Samples = NDArray[np.uint8] | IntArray
 
 
 def simulate(network: IntNetwork, samples: Samples, *, n_steps: int | None = None, potentials: bool = False) -> Trace:
@@ -70,24 +70,6 @@ def _window(network: IntNetwork, samples: Samples, n_steps: int, potentials: boo
         overflows={name: run.overflows for name, run in runs.items()},
         potentials={name: run.potentials for name, run in runs.items()} if potentials else {},
     )
-
-
-def input_signal(network: IntNetwork, samples: Samples, n_steps: int) -> IntArray:
-    """Turn samples into what drives the network (rules I1, I2 and C4).
-
-    Returns:
-        integers (samples, lead + n_steps, *input shape), or (samples, 1, *input shape) for the same at every step.
-
-    Raises:
-        RangeError: the samples do not fit the input, or last another number of steps.
-    """
-    signal = network.input.signal(samples)  # type: ignore[arg-type]  # each kind of input checks its samples
-    if signal.shape[1] not in (1, n_steps):
-        raise RangeError(f"input: the samples last {signal.shape[1]} steps, allowed {n_steps}, or 1 for a constant")
-    if network.lead == 0:
-        return signal
-    steps = np.broadcast_to(signal, (len(signal), n_steps, *signal.shape[2:]))
-    return np.pad(steps, [(0, 0), (network.lead, 0), *[(0, 0)] * (signal.ndim - 2)])
 
 
 def run_population(population: Population, signals: Mapping[str, IntArray], n_steps: int, lead: int = 0) -> Run:

@@ -1,0 +1,30 @@
+"""Turn samples into the signal of the input, for every engine.
+
+In: a network and samples. Out: integers over time. Must not import torch, nor an engine.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from nctool.errors import RangeError
+from nctool.inputs import Samples
+from nctool.network import IntArray, IntNetwork
+
+
+def input_signal(network: IntNetwork, samples: Samples, n_steps: int) -> IntArray:
+    """Turn samples into what drives the network (rules I1, I2 and C4).
+
+    Returns:
+        integers (samples, lead + n_steps, *input shape), or (samples, 1, *input shape) for the same at every step.
+
+    Raises:
+        RangeError: the samples do not fit the input, or last another number of steps.
+    """
+    signal = network.input.signal(samples)  # type: ignore[arg-type]  # each kind of input checks its samples
+    if signal.shape[1] not in (1, n_steps):
+        raise RangeError(f"input: the samples last {signal.shape[1]} steps, allowed {n_steps}, or 1 for a constant")
+    if network.lead == 0:
+        return signal
+    steps = np.broadcast_to(signal, (len(signal), n_steps, *signal.shape[2:]))
+    return np.pad(steps, [(0, 0), (network.lead, 0), *[(0, 0)] * (signal.ndim - 2)])
