@@ -8,10 +8,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 import nctool
 from nctool.api.engines import ENGINES
+from tests.foreign import Draft, dense_layer
 from tests.runs import run_command
 
 DOCS = Path(__file__).parent.parent / "docs"
@@ -83,6 +85,22 @@ def test_the_names_in_the_ci_page_are_those_of_the_checks(digits_model: Path) ->
     report = nctool.verify(digits_model, engines=["reference", "fast"])
     groups = list(dict.fromkeys(check.group.replace("fast", "lava") for check in report.checks))
     assert table == groups
+
+
+@pytest.mark.lava
+def test_the_commands_for_files_of_other_tools_run_as_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Draft([dense_layer([[9, -5, 7], [3, 8, -6]])]).write(Path("network.net"))
+    np.save("spikes.npy", np.ones((3, 20, 3), np.int8))
+    np.save("classes.npy", np.array([0, 1, 0]))
+    (session,) = blocks("NETX.md", "console")
+    lines = [shlex.split(line.removeprefix("$ ")) for line in session.splitlines()]
+    assert len(lines) == 4
+    for words in lines:
+        ended = run_command(capsys, monkeypatch, *words[1:])
+        assert (ended.code, ended.err) == (0, ""), words
 
 
 def test_the_example_that_reads_traces(

@@ -262,6 +262,16 @@ def test_real_samples_need_an_input_block(tmp_path):
     )
 
 
+def test_an_input_block_takes_no_stream(tmp_path):
+    content = read_foreign(Draft([input_block(2), dense_layer([[1, 1]])]).write(tmp_path / "x.net"))
+    with pytest.raises(RangeError) as raised:
+        reference.simulate(content.network, np.zeros((1, 3, 2), int), n_steps=3)
+    assert str(raised.value) == (
+        "input: the samples last 3 steps, allowed one value for all steps: it is a bias (rule I3)\n"
+        "hint: run from the next layer on with --skip-layers 1 to feed spikes"
+    )
+
+
 def test_own_files_are_not_foreign(digits_model, tmp_path):
     assert not is_foreign(digits_model)
     assert is_foreign(Draft([dense_layer([[1]])]).write(tmp_path / "x.net"))

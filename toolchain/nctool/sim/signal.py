@@ -24,6 +24,11 @@ def input_signal(network: IntNetwork, samples: Samples, n_steps: int) -> IntArra
     signal = network.input.signal(samples)  # type: ignore[arg-type]  # each kind of input checks its samples
     if signal.shape[1] not in (1, n_steps):
         raise RangeError(f"input: the samples last {signal.shape[1]} steps, allowed {n_steps}, or 1 for a constant")
+    if signal.shape[1] > 1 and any(not population.synapses for population in network.populations):
+        raise RangeError(
+            f"input: the samples last {signal.shape[1]} steps, allowed one value for all steps: it is a bias (rule I3)",
+            hint="run from the next layer on with --skip-layers 1 to feed spikes",
+        )
     if network.lead == 0:
         return signal
     steps = np.broadcast_to(signal, (len(signal), n_steps, *signal.shape[2:]))
