@@ -1,7 +1,7 @@
 # Everything runs in .venv, which `setup` makes and keeps up to date; it costs nothing when nothing has changed.
 # Paths are relative, so that a folder with spaces in its name works.
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check lint types imports bench clean
+.PHONY: help setup peers demo test check lint types imports bench clean
 
 PYTHON := .venv/bin/python
 NCTOOL := .venv/bin/nctool
@@ -12,6 +12,9 @@ help: ## list the targets
 
 setup: ## make .venv (Python 3.10, with Lava) or bring it up to date
 	@scripts/setup.sh
+
+peers: ## make .venv-peers (Python 3.11), with the simulators that benchmarks/peers.py measures against
+	@scripts/setup.sh peers
 
 demo: setup ## train a small network, export it, run it in three engines and verify it bit for bit
 	$(NCTOOL) train digits-cnn -o $(DEMO)
@@ -43,5 +46,5 @@ bench: setup ## run the benchmarks; the last line of each is a JSON object
 	done
 
 clean: ## delete environments, caches and builds; runs/ and data/ stay
-	rm -rf .venv .venv-core build dist .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
+	rm -rf .venv .venv-core .venv-peers build dist .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

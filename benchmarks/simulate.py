@@ -1,24 +1,23 @@
 """Speed of the engines on one network, measured side by side in one run.
 
-    python benchmarks/simulate.py [--lava-samples N] [--repeat R] [--without-lava]
+    python benchmarks/simulate.py [--lava-samples N] [--repeat R] [--without-lava] [--without-peers]
 
 Two networks with random weights: the zoo's LeNet on 28x28 and its small VGG on 32x32x3, both at T = 4. Prints images
 per second of `fast`, `reference` and `lava`, and of the *dense limit*: T forward passes of the same network as a plain
 float32 torch ANN (convolution, ReLU, average pooling, batch norm folded away, channels-last), same batch, same
 threads. Random weights: the dense kernels do not depend on how many spikes there are. The time of Lava is that of a
-long run less that of a short one, so that starting its processes does not count. The last line of stdout is one JSON
-object; `time_over_dense_limit` is time of `fast` by time of the limit.
+long run less that of a short one, so that starting its processes does not count. Other libraries: see peers.py.
+
+The last line of stdout is one JSON object. Its keys `fast_over_lava` and `time_over_dense_limit` hold a number for
+each network (how many times faster than Lava; time of `fast` by time of the limit), `fast_over_best_peer` one for
+small VGG, or null where the other libraries are not installed.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import platform
-import resource
-import statistics
 import tempfile
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -27,18 +26,17 @@ import numpy as np
 import torch
 from torch import nn
 
-from nctool.conversion import convert
+import peers
+from _common import environment, random_pixels, seconds, side_by_side, to_integers, zoo_model
 from nctool.network import IntNetwork
 from nctool.nq import NoisyQuantReLU
-from nctool.recipe import ActivationSettings, LenetSettings, SmallVggSettings
+from nctool.recipe import LenetSettings, SmallVggSettings
 from nctool.sim import reference
 from nctool.sim.fast import FastEngine
 from nctool_deploy import engine as lava
-from nctool_deploy.autapse import AUTAPSE_FORMAT
 from nctool_deploy.lowering import lower
 from nctool_deploy.netx import KnownAnswers, write
 from nctool_deploy.targets import find_target
-from nctool_models import build_model
 
 STEPS = 4
 NETWORKS: dict[str, tuple[Any, tuple[int, int, int], int]] = {
@@ -47,33 +45,11 @@ NETWORKS: dict[str, tuple[Any, tuple[int, int, int], int]] = {
 }
 
 
-def seconds(action: Callable[[], object], repeat: int) -> float:
-    """Return the median wall time of `action` after one warm-up."""
-    action()
-    times = []
-    for _ in range(repeat):
-        start = time.perf_counter()
-        action()
-        times.append(time.perf_counter() - start)
-    return statistics.median(times)
-
-
 def make(name: str) -> tuple[nn.Sequential, IntNetwork, np.ndarray]:
     """Return a network with random weights, its conversion, and random pixels."""
     settings, shape, n_samples = NETWORKS[name]
-    model = build_model(settings, shape, 10, ActivationSettings(threshold_init=1.0), seed=0).eval()
-    pixels = np.random.default_rng(0).integers(0, 256, (n_samples, *shape), np.uint8)
-    mean, std = (0.5,) * shape[0], (0.25,) * shape[0]
-    network = convert(
-        model,
-        input_shape=shape,
-        mean=mean,
-        std=std,
-        form=AUTAPSE_FORMAT,
-        n_steps=STEPS,
-        calibration=pixels[:16],
-    ).network
-    return model, network, pixels
+    model, pixels = zoo_model(settings, shape), random_pixels(n_samples, shape)
+    return model, to_integers(model, pixels[:16], STEPS), pixels
 
 
 def plain_ann(model: nn.Sequential) -> nn.Sequential:
@@ -109,9 +85,7 @@ def lava_ms_per_step(network: IntNetwork, pixels: np.ndarray, n_samples: int) ->
         write(path, lower(network, find_target("lava")), known)
 
         def run(count: int) -> float:
-            start = time.perf_counter()
-            list(lava.stream(path, network, pixels[:count]))
-            return time.perf_counter() - start
+            return seconds(lambda: list(lava.stream(path, network, pixels[:count])))
 
         short = max(1, n_samples // 10)
         elapsed = run(n_samples) - run(short)
@@ -122,21 +96,20 @@ def measure(name: str, repeat: int, lava_samples: int) -> dict[str, float]:
     """Measure one network on every engine."""
     model, network, pixels = make(name)
     engine = FastEngine(network)
-    fast_s = seconds(lambda: list(engine.summaries(pixels)), repeat)
-    limit_s = seconds(dense_limit(model, pixels, engine.batch), repeat)
+    limit = dense_limit(model, pixels, engine.batch)
+    times = side_by_side({"fast": lambda: list(engine.summaries(pixels)), "limit": limit}, repeat)
     few = pixels[:16]
-    start = time.perf_counter()
-    expected = reference.simulate(network, few)
-    reference_s = time.perf_counter() - start
-    (trace,) = FastEngine(network).traces(few)
-    if trace != expected:
+    expected = []
+    reference_s = seconds(lambda: expected.append(reference.simulate(network, few)))
+    (trace,) = engine.traces(few)
+    if [trace] != expected:
         raise SystemExit(f"{name}: fast and reference differ")
     row = {
         "batch": engine.batch,
-        "fast_images_per_second": len(pixels) / fast_s,
-        "dense_limit_images_per_second": len(pixels) / limit_s,
+        "fast_images_per_second": len(pixels) / times["fast"],
+        "dense_limit_images_per_second": len(pixels) / times["limit"],
         "reference_images_per_second": len(few) / reference_s,
-        "time_over_dense_limit": fast_s / limit_s,
+        "time_over_dense_limit": times["fast"] / times["limit"],
         "spikes_per_neuron_and_step": float(np.mean([s.mean() for s in trace.spikes.values()])),
     }
     if lava_samples:
@@ -152,23 +125,22 @@ def main() -> None:
     parser.add_argument("--lava-samples", type=int, default=40)
     parser.add_argument("--repeat", type=int, default=5)
     parser.add_argument("--without-lava", action="store_true")
+    parser.add_argument("--without-peers", action="store_true")
     arguments = parser.parse_args()
     rows = {n: measure(n, arguments.repeat, 0 if arguments.without_lava else arguments.lava_samples) for n in NETWORKS}
     for name, row in rows.items():
         print(name)
         for key, value in row.items():
             print(f"  {key:32} {value:12,.3f}")
-    result: dict[str, Any] = {"networks": rows, "time_over_dense_limit": {}, "fast_over_lava": {}}
-    for name, row in rows.items():
-        result["time_over_dense_limit"][name] = row["time_over_dense_limit"]
-        if "fast_over_lava" in row:
-            result["fast_over_lava"][name] = row["fast_over_lava"]
-    result["threads"], result["torch"], result["python"] = (
-        torch.get_num_threads(),
-        torch.__version__,
-        platform.python_version(),
-    )
-    result["peak_memory_mb"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    other = {"fast_over_best_peer": None} if arguments.without_peers else peers.measure(peers.ENVIRONMENT, [])
+    result = {
+        "fast_over_lava": {name: row.get("fast_over_lava") for name, row in rows.items()},
+        "time_over_dense_limit": {name: row["time_over_dense_limit"] for name, row in rows.items()},
+        "fast_over_best_peer": other["fast_over_best_peer"],
+        "networks": rows,
+        "peers": other,
+        **environment(),
+    }
     print(json.dumps(result))
 
 

@@ -3,6 +3,7 @@
 #
 #   scripts/setup.sh          .venv       Python 3.10, everything: Lava, torchvision, the tools for checks
 #   scripts/setup.sh core     .venv-core  Python 3.11, without Lava and torchvision, with newer libraries
+#   scripts/setup.sh peers    .venv-peers Python 3.11, with the simulators that benchmarks/peers.py measures against
 #
 # Exit 0: ready. Exit 1: the installation failed. Exit 2: no such Python here, or wrong usage.
 # A changed pyproject.toml, constraints file or script installs over what is there. An environment that was
@@ -16,7 +17,8 @@ job=${1:-full}
 case "$job" in
     full) version=3.10 venv=.venv extras=lava,vision,dev constraints=constraints/py310-lava.txt size="about 6 GB" ;;
     core) version=3.11 venv=.venv-core extras=dev constraints=constraints/py311-core.txt size="1 GB or more" ;;
-    *) { say "unknown job \`$job\`"; hint "scripts/setup.sh [full|core]"; } >&2; exit 2 ;;
+    peers) version=3.11 venv=.venv-peers extras=peers constraints=constraints/py311-peers.txt size="2 GB or more" ;;
+    *) { say "unknown job \`$job\`"; hint "scripts/setup.sh [full|core|peers]"; } >&2; exit 2 ;;
 esac
 
 cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.."

@@ -1,5 +1,8 @@
 """Data sets: what they hold, how they are split, and what a refusal says. No test reaches the network."""
 
+import hashlib
+import os
+import pickle
 import struct
 import sys
 from pathlib import Path
@@ -304,12 +307,126 @@ def test_corrupt_files_are_refused(tmp_path, changed, part, got):
     )
 
 
+# --- CIFAR ------------------------------------------------------------------------------------------------------------
+
+CIFAR = {
+    "cifar10": ("CIFAR10", "cifar-10-batches-py", "labels", "label_names", 10),
+    "cifar100": ("CIFAR100", "cifar-100-python", "fine_labels", "fine_label_names", 100),
+}
+
+
+def cifar_lists(name):
+    """Name the training, test and meta files of torchvision's class, as it does."""
+    from torchvision import datasets
+
+    loader = getattr(datasets, CIFAR[name][0])
+    return [file for file, _ in loader.train_list], [file for file, _ in loader.test_list], loader.meta["filename"]
+
+
+def cifar_files(name, n_images=2):
+    """Make the content of every file; an image is 3072 bytes: all of red, then green, then blue, each row by row."""
+    generator = np.random.default_rng(2)
+    _, _, labels, names, n_classes = CIFAR[name]
+    train, test, meta = cifar_lists(name)
+    content = {meta: {names: [f"class {number}" for number in range(n_classes)]}}
+    for file in (*train, *test):
+        images = generator.integers(0, 256, (n_images, 3072), dtype=np.uint8)
+        content[file] = {"data": images, labels: generator.integers(0, n_classes, n_images).tolist()}
+    return content
+
+
+@pytest.fixture
+def put_cifar(tmp_path, monkeypatch):
+    """Write files and let torchvision expect their MD5 sums, except those of `unknown`."""
+
+    def put_cifar(name, content, unknown=()) -> Path:
+        from torchvision import datasets
+
+        loader, folder = getattr(datasets, CIFAR[name][0]), tmp_path / CIFAR[name][1]
+        folder.mkdir()
+        for file, entry in content.items():
+            (folder / file).write_bytes(pickle.dumps(entry))
+        md5 = {file: hashlib.md5((folder / file).read_bytes()).hexdigest() for file in content if file not in unknown}
+        train, test, meta = cifar_lists(name)
+        monkeypatch.setattr(loader, "train_list", [[file, md5.get(file, "0" * 32)] for file in train])
+        monkeypatch.setattr(loader, "test_list", [[file, md5.get(file, "0" * 32)] for file in test])
+        monkeypatch.setattr(loader, "meta", loader.meta | {"md5": md5.get(meta, "0" * 32)})
+        return folder
+
+    return put_cifar
+
+
+@pytest.mark.vision
+@pytest.mark.parametrize("name", list(CIFAR))
+def test_cifar_files_are_read_as_they_lie(tmp_path, put_cifar, name):
+    files, labels = cifar_files(name), CIFAR[name][2]
+    train, test, _ = cifar_lists(name)
+    put_cifar(name, files)
+    dataset = load_dataset(name, tmp_path, download=False)
+    assert (dataset.name, dataset.classes) == (name, tuple(f"class {number}" for number in range(CIFAR[name][4])))
+    for images, classes, parts in (
+        (dataset.x_train, dataset.y_train, train),
+        (dataset.x_test, dataset.y_test, test),
+    ):
+        wanted = np.concatenate([files[part]["data"] for part in parts])
+        np.testing.assert_array_equal(images, wanted.reshape(-1, 3, 32, 32))
+        np.testing.assert_array_equal(classes, np.concatenate([files[part][labels] for part in parts]))
+        assert (images.dtype, images.flags.c_contiguous, classes.dtype) == (np.uint8, True, np.int64)
+    assert len(dataset.mean) == len(dataset.std) == 3
+
+
+@pytest.mark.vision
+@pytest.mark.parametrize("name", list(CIFAR))
+def test_missing_cifar_files_are_those_that_torchvision_reads(tmp_path, name):
+    train, test, meta = cifar_lists(name)
+    folder = tmp_path / CIFAR[name][1]
+    assert refusal(UsageError, name, tmp_path, download=False) == (
+        f"data set `{name}` is not in `{tmp_path}`\n"
+        f"hint: put {', '.join((*train, *test, meta))} into `{folder}`, or name another folder with --data-dir"
+    )
+
+
+@pytest.mark.vision
+def test_a_failed_download_of_cifar_says_what_to_put_where(tmp_path, monkeypatch, capsys):
+    def offline(*_args, **_options):
+        raise URLError("no route to host")
+
+    monkeypatch.setattr("torchvision.datasets.cifar.download_and_extract_archive", offline)
+    assert refusal(UsageError, "cifar100", tmp_path) == (
+        f"cannot download data set `cifar100` to `{tmp_path}`\n"
+        f"hint: put train, test, meta into `{tmp_path}/cifar-100-python`, or name another folder with --data-dir"
+    )
+    assert capsys.readouterr().out == ""
+
+
+class Attack:
+    """Unpickling this makes a folder."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.path),)
+
+
+@pytest.mark.vision
+@pytest.mark.parametrize("file", ["data_batch_3", "test_batch", "batches.meta"])
+def test_a_cifar_file_with_another_md5_sum_is_refused_and_never_unpickled(tmp_path, put_cifar, file):
+    folder = put_cifar("cifar10", cifar_files("cifar10") | {file: Attack(tmp_path / "made")}, unknown=[file])
+    assert refusal(FormatError, "cifar10", tmp_path) == (
+        f"data set `cifar10`, `{folder}/*`: got a file that is not the published one, "
+        "allowed: images of 32x32x3 with labels 0..9\nhint: delete the files, they are then downloaded again"
+    )
+    assert not (tmp_path / "made").exists()
+
+
 # --- names, folders, packages -----------------------------------------------------------------------------------------
 
 
 def test_an_unknown_name_is_refused():
     assert refusal(UsageError, "imagenet") == (
-        "unknown data set `imagenet`, allowed: digits, fashion-mnist, mnist or the path of an .npz file"
+        "unknown data set `imagenet`, allowed: cifar10, cifar100, digits, fashion-mnist, mnist "
+        "or the path of an .npz file"
     )
 
 

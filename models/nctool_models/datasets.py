@@ -1,7 +1,7 @@
 """The image data sets of the model zoo, all in one shape.
 
 In: a name or the path of an .npz file, and a folder for downloads. Out: a `Dataset` of uint8 arrays.
-`digits` needs scikit-learn, `mnist` and `fashion-mnist` need torchvision; each is imported by its loader only.
+`digits` needs scikit-learn, the MNIST and CIFAR sets need torchvision; each is imported by its loader only.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ import torch
 from nctool.errors import UsageError
 from nctool.training import LabelledImages, Normalisation, TrainingData
 from nctool_models.npz import read_npz
-from nctool_models.torchvision_files import FOLDERS, load_torchvision
+from nctool_models.torchvision_files import SOURCES, load_torchvision
 
-NAMES = ("digits", "fashion-mnist", "mnist")
+NAMES = tuple(sorted(("digits", *SOURCES)))
 """The built-in data sets."""
 _DIGITS_LARGEST = 16
 """Pixel values of scikit-learn's digits are 0..16 (its data set description)."""
@@ -57,7 +57,7 @@ def load_dataset(name: str, data_dir: Path | None = None, *, download: bool = Tr
     """Load a data set by name, or from an .npz file.
 
     Args:
-        name: `digits`, `mnist`, `fashion-mnist`, or a path that ends in .npz.
+        name: one of `NAMES`, or a path that ends in .npz.
         data_dir: folder of downloaded data; $XDG_CACHE_HOME/nctool/data or ~/.cache/nctool/data when None.
         download: fetch what is missing.
 
@@ -69,7 +69,7 @@ def load_dataset(name: str, data_dir: Path | None = None, *, download: bool = Tr
         return _dataset(name, *read_npz(Path(name)))
     if name == "digits":
         return _digits()
-    if name in FOLDERS:
+    if name in SOURCES:
         return _dataset(name, *load_torchvision(name, data_dir or default_data_dir(), download))
     raise UsageError(f"unknown data set `{name}`, allowed: {', '.join(NAMES)} or the path of an .npz file")
 

@@ -158,9 +158,8 @@ class _Quantise(torch.autograd.Function):
         clipped = ratio.clamp(0.0, 1.0)
         slope = (clipped * ctx.levels).add_(0.5).floor_().mul_(1.0 / ctx.levels)
         inside = clipped.eq_(ratio)  # 0 and 1 as floats: products with bool tensors are several times slower
-        grad_x = grad * inside
         slope.sub_(ratio.mul_(inside))
-        return grad_x, torch.dot(grad.reshape(-1), slope.reshape(-1)), None, None
+        return inside.mul_(grad), torch.dot(grad.reshape(-1), slope.reshape(-1)), None, None
 
 
 def activations(model: nn.Module) -> dict[str, NoisyQuantReLU]:

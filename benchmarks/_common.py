@@ -1,0 +1,74 @@
+"""What the benchmarks share: side-by-side timing, a network of the zoo with random weights, the machine."""
+
+from __future__ import annotations
+
+import platform
+import resource
+import statistics
+import time
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+from torch import nn
+
+from nctool.conversion import convert
+from nctool.network import IntNetwork
+from nctool.recipe import ActivationSettings
+from nctool_deploy.autapse import AUTAPSE_FORMAT
+from nctool_models import build_model
+
+Name = TypeVar("Name")
+
+
+def seconds(action: Callable[[], object]) -> float:
+    """Return the wall time of one call."""
+    start = time.perf_counter()
+    action()
+    return time.perf_counter() - start
+
+
+def side_by_side(actions: Mapping[Name, Callable[[], object]], repeat: int) -> dict[Name, float]:
+    """Return the median wall time of each action in seconds.
+
+    After one warm-up of each they take turns, so that a busy moment of the machine does not fall on one alone.
+    """
+    for action in actions.values():
+        action()
+    rounds = [{name: seconds(action) for name, action in actions.items()} for _ in range(repeat)]
+    return {name: statistics.median(each[name] for each in rounds) for name in actions}
+
+
+def random_pixels(n_samples: int, shape: tuple[int, int, int]) -> np.ndarray:
+    """Return uint8 noise (samples, channels, height, width), the same each time."""
+    return np.random.default_rng(0).integers(0, 256, (n_samples, *shape), np.uint8)
+
+
+def zoo_model(settings: Any, shape: tuple[int, int, int]) -> nn.Sequential:
+    """Return an architecture of the zoo with random weights, in evaluation mode."""
+    return build_model(settings, shape, 10, ActivationSettings(threshold_init=1.0), seed=0).eval()
+
+
+def to_integers(model: nn.Module, calibration: np.ndarray, n_steps: int) -> IntNetwork:
+    """Convert a model; `calibration` are the pixels that bounds without a proof are measured on."""
+    channels = calibration.shape[1]
+    return convert(
+        model,
+        input_shape=calibration.shape[1:],
+        mean=(0.5,) * channels,
+        std=(0.25,) * channels,
+        form=AUTAPSE_FORMAT,
+        n_steps=n_steps,
+        calibration=calibration,
+    ).network
+
+
+def environment() -> dict[str, Any]:
+    """Return threads, versions and the most memory that this process has held, in MB."""
+    return {
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "peak_memory_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+    }
