@@ -179,8 +179,7 @@ def test_complex_weights(path):
 
 def test_a_second_input(path):
     put(path, "layer/2/type", "input")
-    text = f"layer 2: an `input` layer, allowed as the first only\nhint: {EXPORT}"
-    assert refusal(path, UnsupportedError) == text.removesuffix(f"\nhint: {EXPORT}")
+    assert refusal(path, UnsupportedError) == "layer 2: an `input` layer, allowed as the first only"
 
 
 # --- keys and types ------------------------------------------------------
@@ -280,7 +279,7 @@ def test_numbers_that_are_none(path, key, value, options, text):
         (np.zeros(0, "S5"), "is |S5 (0,), allowed a short text"),
         (np.full(257, b"dense"), "is |S5 (257,), allowed a short text"),
         (np.bytes_(b"d" * 257), "is |S257 (), allowed a short text"),
-        ("d" * 257, "is a text of 257 characters, allowed 256 printable ones"),
+        pytest.param("d" * 257, "is a text of 257 characters, allowed 256 printable ones", id="long"),
         ("\x1b[2J", "is a text of 4 characters, allowed 256 printable ones"),
         ("dense\nerror: none", "is a text of 17 characters, allowed 256 printable ones"),
         (h5py.Empty("S5"), "holds no data"),
@@ -453,7 +452,6 @@ def test_layers_that_are_left_out(path):
     assert refusal(path, UsageError, skip_layers=5) == "layers: skips 5 of 5, allowed 0..4"
     assert refusal(path, UsageError, num_layers=2, skip_layers=2) == "layers: skips 2 of 2, allowed 0..1"
     assert refusal(path, UsageError, skip_layers=-1) == "layers: skips -1 of 5, allowed 0..4"
-    assert refusal(path, UsageError, num_layers=0) == "layers: skips 0 of 0, allowed 0..-1"
     assert refusal(path, num_layers=3, skip_layers=2) == "`/layer` holds no layer that computes"
     assert read_foreign(path, num_layers=99) == read_foreign(path)
 
@@ -553,7 +551,7 @@ def assert_runs_or_refuses(path: Path) -> None:
     assert time.monotonic() - start < SLOWEST_READ_S
 
 
-@settings(max_examples=300)
+@settings(max_examples=200)
 @given(flips=st.lists(st.tuples(st.integers(0, 2**32 - 1), st.integers(1, 255)), min_size=1, max_size=4))
 def test_flipped_bytes(sound, tmp_path_factory, flips):
     content = bytearray(sound)
@@ -580,7 +578,7 @@ any_array = st.one_of(
 )
 
 
-@settings(max_examples=300)
+@settings(max_examples=200)
 @given(
     edits=st.dictionaries(st.sampled_from([*NEEDED, *OPTIONAL, "layer/2/weight"]), any_array, min_size=1, max_size=3)
 )

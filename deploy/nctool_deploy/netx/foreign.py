@@ -126,8 +126,7 @@ def _assemble(layers: Layers, stop: int, n_steps: int) -> ForeignFile:
         populations = tuple(map(_without_lead, populations))
     if not populations or layers.input_shape is None:
         raise FormatError("`/layer` holds no layer that computes")
-    source = IntegerInput(layers.input_shape, is_constant=layers.transform is not None)
-    network = IntNetwork(source, populations, n_steps)
+    network = IntNetwork(IntegerInput(layers.input_shape), populations, n_steps)
     image = layers.declared if layers.declared != layers.input_shape else None
     return ForeignFile(network, tuple(layers.notes), layers.transform, image, stop, layers.skip_layers)
 
