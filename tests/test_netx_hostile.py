@@ -262,6 +262,19 @@ def test_no_size_is_believed_that_the_file_does_not_hold(path, key):
     assert refusal(path) == f"`/{key}` says {n_bytes} bytes, the file holds 0"
 
 
+def test_no_file_with_holes_is_believed(path):
+    """A dataset of 100 GB that takes no room on the disk."""
+    storage = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+    storage.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
+    storage.set_fill_time(h5py.h5d.FILL_TIME_NEVER)
+    with h5py.File(path, "r+") as file:
+        del file["layer/3/weight"]
+        space = h5py.h5s.create_simple((1000, 10**8))
+        h5py.h5d.create(file["layer/3"].id, b"weight", h5py.h5t.STD_I8LE, space, storage)
+    assert path.stat().st_size > 10**11
+    assert refusal(path) == "`/layer/3/weight` of 100000000000 bytes: the file unpacks to more than 536870912"
+
+
 def test_no_text_is_read_that_is_too_long(path):
     put(path, "nctool/metadata", np.bytes_(b"x" * (2**20 + 1)))
     assert refusal(path) == "`/nctool/metadata` is no text of at most 1048576 bytes"

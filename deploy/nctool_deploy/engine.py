@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 
 from nctool.errors import EngineError, RangeError
 from nctool.network import CurrentBased, IntArray, IntNetwork
+from nctool.sim.signal import own_signal
 from nctool.sim.trace import Trace
 from nctool_deploy.netx import ForeignFile
 
@@ -123,7 +124,7 @@ def stream_foreign(
     require_lava()
     network = content.network
     n_steps = network.n_steps if n_steps is None else n_steps
-    signal = network.input.signal(samples)  # type: ignore[arg-type]  # a foreign network takes integers
+    signal = own_signal(network, samples, n_steps)  # type: ignore[arg-type]  # a foreign network takes integers
     neuron = network.readout.neuron
     interval = neuron.reset_interval if isinstance(neuron, CurrentBased) else None
     layers = (content.n_layers, content.skip_layers, interval or 0)

@@ -71,3 +71,9 @@ class EngineError(NctoolError):
     """A simulation engine is not installed, timed out or failed."""
 
     exit_code = 5
+
+
+def first_line(error: Exception) -> str:
+    """Return what a library says, as a part of a message: one line in lower case that a terminal only prints."""
+    line = (str(error).splitlines() or [type(error).__name__])[0].lower()
+    return "".join(character if character.isprintable() else "?" for character in line)

@@ -26,9 +26,10 @@ def replace_atomically(path: Path, option: str = "-o") -> Iterator[Path]:
         option: how the user named it, for the hint.
 
     Raises:
-        UsageError: the folder is missing or cannot be written.
+        UsageError: the folder is missing or cannot be written, or `path` is something else than a file.
     """
     path = Path(path)
+    require_writable(path, option)
     try:
         handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
     except OSError as error:

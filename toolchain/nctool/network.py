@@ -237,8 +237,9 @@ def _require_shape(shape: Shape, where: str) -> None:
 
 def _largest_sum(synapse: Synapse, limit: int) -> float:
     """Return the largest magnitude that a weighted sum can have, for signals of at most `limit`."""
-    per_output = np.abs(synapse.weight, dtype=np.float64).reshape(len(synapse.weight), -1).sum(axis=1)
-    return float(per_output.max()) * limit * 2.0**synapse.exponent
+    weight = synapse.weight.reshape(len(synapse.weight), -1)
+    raising, lowering = (bound(weight, 0).sum(axis=1, dtype=np.float64) for bound in (np.maximum, np.minimum))
+    return float((raising - lowering).max()) * limit * 2.0**synapse.exponent
 
 
 def _require_integers(values: IntArray, shape: Shape, where: str, what: str) -> None:

@@ -18,12 +18,14 @@ from numpy.typing import NDArray
 
 from nctool.equality import StructuralEquality
 from nctool.errors import FormatError, RangeError, UsageError
+from nctool.inputs import INPUT_LIMIT
 from nctool.network import INPUT_NAME, CurrentBased, IntegerInput, IntNetwork, Population, Shape
 from nctool_deploy.netx.foreign_layers import Layers, Source, Transform
 from nctool_deploy.netx.foreign_node import ForeignNode
 from nctool_deploy.netx.node import Node, opened
 
 MAX_LAYERS = 1024
+MAX_STEPS = 2**20 - 1
 BAD_FILE_HINT = "export it again, with `nctool export` or with the tool that wrote it"
 
 
@@ -50,21 +52,22 @@ class ForeignFile(StructuralEquality):
         """Return samples as the network takes them: integers stay, real numbers go through the transform.
 
         Raises:
-            RangeError: real numbers for a network without an input block.
+            RangeError: a value that is not finite, or a fraction for a network without an input block.
         """
         if self.image_shape is not None and values.ndim > 3 and values.shape[-3:] == self.image_shape:
             values = values.reshape(*values.shape[:-3], -1)
         if values.dtype.kind != "f":
             return values
-        if self.transform is None:
-            whole = values.astype(np.int64)
-            if not (np.isfinite(values).all() and (whole == values).all()):
-                raise RangeError(
-                    f"input: got {values.dtype} with fractions, allowed whole numbers: spikes or graded spikes",
-                    hint="only a file with an input block says how real numbers become integers",
-                )
-            return whole
-        return self.transform.apply(values)
+        if not np.isfinite(values).all():
+            raise RangeError(f"input: got {values.dtype} with values that are not finite, allowed numbers")
+        if self.transform is not None:
+            return self.transform.apply(values)
+        if (values != np.rint(values)).any():
+            raise RangeError(
+                f"input: got {values.dtype} with fractions, allowed whole numbers: spikes or graded spikes",
+                hint="only a file with an input block says how real numbers become integers",
+            )
+        return np.clip(values, -INPUT_LIMIT - 1, INPUT_LIMIT + 1).astype(np.int64)
 
 
 def is_foreign(path: Path) -> bool:
@@ -99,9 +102,9 @@ def read_foreign(
         UnsupportedError: it holds a layer or neuron that Lava cannot build, or that is not current-based.
     """
     with opened(Path(path), hint=BAD_FILE_HINT) as file:
-        layer = ForeignNode(file.group, "").child("layer")
+        layer = ForeignNode(file.group, "", file.budget).child("layer")
         stop = _stop(layer, num_layers, skip_layers)
-        layers = Layers(Source(INPUT_NAME, input_shape), skip_layers, reset_interval)
+        layers = Layers(Source(INPUT_NAME, input_shape, is_stated=False), skip_layers, reset_interval)
         for number in range(stop):
             layers.read(number, layer.child(str(number)))
         return _assemble(layers, stop, _sample_steps(file))
@@ -138,6 +141,8 @@ def _sample_steps(file: Node) -> int:
     """Return the length of a sample that slayer notes in the file, 1 where it does not."""
     if "simulation" not in file:
         return 1
-    simulation = ForeignNode(file.group, "").child("simulation")
+    simulation = ForeignNode(file.group, "", file.budget).child("simulation")
     steps = simulation.number("tSample", 1)
-    return steps if 1 <= steps < 2**20 else 1
+    if not 1 <= steps <= MAX_STEPS:
+        raise FormatError(f"`/simulation/tSample` is {steps}, allowed 1..{MAX_STEPS}")
+    return steps

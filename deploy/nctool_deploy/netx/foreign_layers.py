@@ -8,6 +8,7 @@ torch or Lava.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -35,10 +36,16 @@ SIMULATED = "only files of current-based neurons (LOIHI, CUBA) are simulated"
 
 @dataclass(frozen=True)
 class Source:
-    """What drives the next layer: its name, and its shape where that is known."""
+    """What drives the next layer.
+
+    Args:
+        shape: where it is known.
+        is_stated: False where the shape is only that of the user's samples, which a dense layer may see otherwise.
+    """
 
     name: str
     shape: Shape | None
+    is_stated: bool = True
 
 
 @dataclass(frozen=True)
@@ -49,14 +56,15 @@ class Transform:
     bias: int
 
     def apply(self, values: NDArray[np.generic]) -> IntArray:
-        """Return the bias mantissas of real samples.
+        """Return the bias mantissas of real samples, which must be finite.
 
         Raises:
-            RangeError: a value is not finite, or its bias does not fit.
+            RangeError: a bias does not fit.
         """
         real = self.weight * values.astype(np.float64) + self.bias
-        if not (np.abs(real) < BIAS_LIMIT).all():
-            raise RangeError(f"input: a bias of {np.nanmax(np.abs(real)):g}, allowed below {BIAS_LIMIT}")
+        largest = np.abs(real).max()
+        if largest >= BIAS_LIMIT:
+            raise RangeError(f"input: a bias of {largest:g}, allowed below {BIAS_LIMIT}")
         return real.astype(np.int64)
 
 
@@ -99,7 +107,7 @@ class Layers:
     def _input(self, number: int, node: ForeignNode) -> None:
         if number > 0:
             raise UnsupportedError(f"layer {number}: an `input` layer, allowed as the first only")
-        shape = _shape(node, (1, 3))
+        shape = node.shape((1, 3))
         self.source, self.declared = Source(self.source.name, shape), shape
         if "neuron" not in node or self.skip_layers > 0:
             return
@@ -113,47 +121,55 @@ class Layers:
         if source is None:
             raise FormatError(
                 f"{where}: the file does not say the shape of its input",
-                hint="samples of shape (samples, steps, channel, height, width) say it; so does --input-shape C,H,W",
+                hint="`run-sim --input` with samples of shape (samples, steps, channel, height, width) says it",
             )
         weight = node.numbers("weight")
-        if len(source) != 3 or weight.ndim not in (4, 5) or weight.shape[4:] not in ((), (1,)):
+        if weight.ndim == 5 and weight.shape[4] == 1:
+            weight = weight[..., 0]
+        if len(source) != 3 or weight.ndim != 4:
             raise FormatError(
-                f"{where}: weight {listed(weight.shape)} on a source {listed(source)}, allowed 4 axes on 3"
+                f"{where}: a convolution with {weight.ndim} axes on a source of {len(source)}, allowed 4 on 3"
             )
-        weight = weight.reshape(weight.shape[:4])
         conv = _geometry(node, weight, where)
         synapse = Synapse(self.source.name, weight, conv=conv)
         if source[0] != weight.shape[1] * conv.groups or min(synapse.output_shape(source)) < 1:
             raise FormatError(f"{where}: weight {listed(weight.shape)} does not fit a source {listed(source)}")
         shape = synapse.output_shape(source)
-        if _shape(node, (3,)) != shape:
-            raise FormatError(f"{where}: shape {listed(_shape(node, (3,)))}, allowed {listed(shape)}, what it computes")
+        stated = node.shape((3,))
+        if stated != shape:
+            raise FormatError(f"{where}: shape {listed(stated)}, allowed {listed(shape)}, what it computes")
         if "delay" in node:
             self.notes.append(f"{where}: has delays, which Lava ignores on a convolution")
         self._compute(number, node, shape, synapse, node.child("neuron"))
 
     def _dense(self, number: int, node: ForeignNode) -> None:
-        where, source = f"layer {number}", self.source.shape
+        where = f"layer {number}"
         if "weight" in node and not node.is_dataset("weight"):
             raise UnsupportedError(f"{where}: complex weights", hint=SIMULATED)
         weight = node.numbers("weight")
-        n_neurons = int(np.prod(node.numbers("shape")))
-        if weight.ndim == 1 and n_neurons > 0 and weight.size % n_neurons == 0:
+        n_neurons = math.prod(node.shape((1, 2, 3)))
+        if weight.ndim == 1 and weight.size % n_neurons == 0:
             weight = weight.reshape(n_neurons, -1)
         if weight.ndim != 2 or len(weight) != n_neurons:
             raise FormatError(f"{where}: weight {listed(weight.shape)}, allowed 2 axes, {n_neurons} neurons out")
-        first = self._hops == 0 and not self.populations
-        if first:
-            self.source = Source(self.source.name, (weight.shape[1],))
-        elif source is None or (len(source) > 1 and not self._flattened):
-            raise FormatError(f"{where}: dense on a source of 3 axes, allowed after a `flatten` layer")
-        elif int(np.prod(source)) != weight.shape[1]:
-            raise FormatError(f"{where}: weight {listed(weight.shape)} does not fit a source {listed(source)}")
+        self._require_source(where, weight)
         self._flattened = False
         running, exponent = as_lava_runs(weight, where)
         self._note_weights(where, weight, running, exponent)
         synapse = Synapse(self.source.name, running, exponent, delay=self._delay(node, weight, where))
         self._compute(number, node, (n_neurons,), synapse, node.child("neuron") if "neuron" in node else None)
+
+    def _require_source(self, where: str, weight: IntArray) -> None:
+        """Check that a dense weight fits what drives it; what the file does not say of its input, the weight says."""
+        source = self.source.shape if self.source.is_stated else None
+        if source is not None and math.prod(source) != weight.shape[1]:
+            raise FormatError(f"{where}: weight {listed(weight.shape)} does not fit a source {listed(source)}")
+        if weight.shape[1] > MAX_SIZE:
+            raise FormatError(f"{where}: weight {listed(weight.shape)}, allowed {MAX_SIZE} inputs")
+        if not self.populations:
+            self.source = Source(self.source.name, (weight.shape[1],))
+        elif source is not None and len(source) > 1 and not self._flattened:
+            raise FormatError(f"{where}: dense on a source of 3 axes, allowed after a `flatten` layer")
 
     def _compute(
         self, number: int, node: ForeignNode, shape: Shape, synapse: Synapse, neuron: ForeignNode | None
@@ -194,9 +210,9 @@ class Layers:
 
     def _note_weights(self, where: str, weight: IntArray, running: IntArray, exponent: int) -> None:
         """Note weights that Lava changes."""
-        changed = running * 2.0**exponent != weight
+        changed = running != weight << -exponent
         if changed.any():
-            at = tuple(np.argwhere(changed)[0])
+            at = np.unravel_index(changed.argmax(), changed.shape)
             self.notes.append(
                 f"{where}: Lava runs {int(changed.sum())} of {weight.size} weights with another value than the file's, "
                 f"{weight[at]} as {running[at] * 2.0**exponent:g}"
@@ -218,17 +234,8 @@ class Layers:
         return np.broadcast_to(delay, weight.shape).copy()
 
 
-def _shape(node: ForeignNode, n_axes: tuple[int, ...]) -> Shape:
-    values = node.numbers("shape")
-    if values.ndim != 1 or values.size not in n_axes or values.min() < 1 or int(np.prod(values)) > MAX_SIZE:
-        raise FormatError(
-            f"`{node.name}/shape` is {values.tolist()}, allowed {' or '.join(map(str, n_axes))} sizes >= 1"
-        )
-    return tuple(values.tolist())
-
-
 def _geometry(node: ForeignNode, weight: IntArray, where: str) -> ConvGeometry:
-    stride, padding, dilation = (_pair(node, key) for key in ("stride", "padding", "dilation"))
+    stride, padding, dilation = (_pair(node.few(key, (1, 2))) for key in ("stride", "padding", "dilation"))
     groups = node.number("groups")
     kernel = weight.shape[2:]
     sizes = {"stride": stride, "padding": padding, "dilation": dilation, "groups": (groups,), "kernel": kernel}
@@ -241,10 +248,7 @@ def _geometry(node: ForeignNode, weight: IntArray, where: str) -> ConvGeometry:
     return ConvGeometry(stride, padding, dilation, groups)
 
 
-def _pair(node: ForeignNode, key: str) -> Pair:
-    values = node.numbers(key).reshape(-1).tolist()
-    if len(values) not in (1, 2):
-        raise FormatError(f"`{node.name}/{key}` holds {len(values)} numbers, allowed 1 or 2")
+def _pair(values: tuple[int, ...]) -> Pair:
     return values[0], values[-1]
 
 

@@ -41,7 +41,7 @@ def as_lava_runs(weight: IntArray, where: str) -> tuple[IntArray, int]:
     shift = _shift(low, int(weight.max()))
     lost = 1 if high == 0 else 0  # netx takes such a matrix for signed, Dense does not
     running = _truncated(weight << shift, shift + _common_zeros(weight) - lost)
-    if (running % 2**shift == 0).all():
+    if _common_zeros(running) >= shift:
         return running >> shift, 0
     return running, -shift
 
@@ -58,7 +58,8 @@ def _shift(low: int, high: int) -> int:
 
 def _common_zeros(weight: IntArray) -> int:
     """Return how many low bits, up to 8, are zero in all weights."""
-    return next((bits for bits in range(8, 0, -1) if not (weight % 2**bits).any()), 0)
+    used = int(np.bitwise_or.reduce(weight, axis=None))
+    return next((bits for bits in range(8, 0, -1) if used % 2**bits == 0), 0)
 
 
 def _truncated(scaled: IntArray, bits: int) -> IntArray:

@@ -14,11 +14,20 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from nctool.errors import FormatError, NctoolError, UnsupportedError, UsageError
+from nctool.errors import FormatError, NctoolError, UnsupportedError, UsageError, first_line
 
 MAX_TEXT_BYTES = 2**20
 MAX_SIZE = 2**24 - 1
 """Longest axis of a population."""
+
+FREE_BYTES = 2**27
+"""What any file may unpack to, counting what several links share once for each link; 32 million float32 weights."""
+
+GROWTH = 4
+"""How many times its own size a larger file may unpack to: bytes become 32-bit integers."""
+
+MAX_BYTES = 2**29
+"""What no file may unpack to more than: 128 million float32 weights, about as many synapses as a Loihi chip has."""
 
 
 @contextmanager
@@ -36,16 +45,42 @@ def opened(path: Path, hint: str) -> Iterator[Node]:
         raise UsageError(f"no such file: `{path}`", hint="export one with `nctool export CHECKPOINT --target loihi`")
     try:
         with h5py.File(path, "r") as file:
-            yield Node(file, "")
+            yield Node(file, "", Budget(file.id.get_filesize()))
     except NctoolError as error:
-        kind = type(error) if isinstance(error, UnsupportedError) else FormatError
-        raise kind(f"`{path}`: {error.message}", hint=error.hint or hint) from error
+        kind = type(error) if isinstance(error, (UnsupportedError, UsageError)) else FormatError
+        way_out = None if kind is UsageError else hint
+        raise kind(f"`{path}`: {error.message}", hint=error.hint or way_out) from error
     except PermissionError as error:
         raise UsageError(
             f"cannot read `{path}`: permission denied", hint="give yourself the right to read it"
         ) from error
     except (OSError, RuntimeError, ValueError, KeyError, TypeError, UnicodeDecodeError) as error:
-        raise FormatError(f"`{path}`: not a sound HDF5 file ({_first_line(error)})", hint=hint) from error
+        raise FormatError(f"`{path}`: not a sound HDF5 file ({first_line(error)})", hint=hint) from error
+
+
+class Budget:
+    """How many bytes may still be unpacked from a file, whatever its compression, shapes and links say.
+
+    Args:
+        file_size: in bytes.
+    """
+
+    def __init__(self, file_size: int) -> None:
+        self.allowed = self.left = min(max(FREE_BYTES, GROWTH * file_size), MAX_BYTES)
+
+    def take(self, n_bytes: int, where: str, hint: str | None = None) -> None:
+        """Count what is about to be unpacked.
+
+        Args:
+            where: names the dataset.
+            hint: the way out, in place of that of any bad file.
+
+        Raises:
+            FormatError: it is more than what is left.
+        """
+        if n_bytes > self.left:
+            raise FormatError(f"{where} of {n_bytes} bytes: the file unpacks to more than {self.allowed}", hint=hint)
+        self.left -= n_bytes
 
 
 class Node:
@@ -54,10 +89,11 @@ class Node:
     Args:
         group: the open group.
         name: its path in the file, for messages.
+        budget: of the file.
     """
 
-    def __init__(self, group: h5py.Group, name: str) -> None:
-        self.group, self.name = group, name
+    def __init__(self, group: h5py.Group, name: str, budget: Budget) -> None:
+        self.group, self.name, self.budget = group, name, budget
 
     def __contains__(self, key: str) -> bool:
         return key in self.group
@@ -70,7 +106,7 @@ class Node:
         member = self._member(key)
         if not isinstance(member, h5py.Group):
             raise FormatError(f"`{self.name}/{key}` is no group")
-        return Node(member, f"{self.name}/{key}")
+        return Node(member, f"{self.name}/{key}", self.budget)
 
     def array(self, key: str, dtype: type[np.generic], n_axes: int | None = None) -> NDArray[Any]:
         """Return the dataset `key` if it has this type and number of axes and fits the file."""
@@ -105,6 +141,7 @@ class Node:
         held = min(data.id.get_storage_size(), data.file.id.get_filesize())
         if data.nbytes > held:
             raise FormatError(f"{where} says {data.nbytes} bytes, the file holds {held}")
+        self.budget.take(data.nbytes, where)
         return data
 
     def _member(self, key: str) -> Any:
@@ -114,7 +151,3 @@ class Node:
         if not isinstance(link, h5py.HardLink):
             raise FormatError(f"`{self.name}/{key}` is a soft or external link, allowed plain data")
         return self.group[key]
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0].lower()

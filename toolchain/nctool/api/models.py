@@ -37,6 +37,11 @@ class ForeignOptions:
             if value is not None and value < 1:
                 raise UsageError(f"{name}: {value} is out of range, allowed >= 1")
 
+    def require_steps(self, n_steps: int) -> None:
+        """Refuse `steps` with a UsageError where the samples have a time axis, of another length."""
+        if self.steps not in (None, n_steps):
+            raise UsageError(f"steps: got {self.steps}, and samples that last {n_steps}", hint="leave --steps out")
+
 
 def open_model(
     path: Path, options: ForeignOptions, *, input_shape: Shape | None = None, check_digests: bool = True

@@ -101,11 +101,12 @@ def run_sim(
     """
     require_engine(engine, device)
     require_workers(engine, workers, output)
-    path = Path(model)
+    path, options = Path(model), options or ForeignOptions()
     shape = None if input is None else load_array(Path(input)).shape[-3:]
-    content = open_model(path, options or ForeignOptions(), input_shape=shape)
+    content = open_model(path, options, input_shape=shape)
     chosen = choose_samples(content, dataset, split, samples, data_dir, input, labels)
     n_samples, n_steps = len(chosen.samples), chosen.content.network.n_steps
+    options.require_steps(n_steps)
     tally = _Tally(chosen.labels, n_steps)
     start = time.perf_counter()
     job = Job(path, chosen.content, chosen.samples, device, timeout_s)

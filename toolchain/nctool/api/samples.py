@@ -67,7 +67,9 @@ def choose_samples(
         return Chosen(content, f"{dataset or (provenance.dataset if provenance else '')}/{split}", pixels, labels)
     if dataset is not None:
         raise UsageError(f"two sources of samples: `{array_file}` and data set `{dataset}`")
-    values = np.asarray(load_array(array_file)[:n_samples])
+    array = load_array(array_file)
+    _require_count(n_samples, len(array), str(array_file))
+    values: Any = np.asarray(array[:n_samples])
     answers = None if label_file is None else load_labels(label_file, len(values))
     if isinstance(content, ForeignFile):
         values = content.samples(values)
@@ -88,8 +90,8 @@ def fitted_to(content: ForeignFile, values: NDArray[Any]) -> ForeignFile:
     signal = network.input.signal(values)
     if values.ndim == len(network.input.shape) + 2:
         network = replace(network, n_steps=signal.shape[1])
-    bounds = IntegerInput(network.input.shape, int(signal.min()), int(signal.max()))
-    return replace(content, network=replace(network, input=bounds))
+    low, high = int(signal.min()), int(signal.max())
+    return replace(content, network=replace(network, input=IntegerInput(network.input.shape, low, high)))
 
 
 def load_samples(
@@ -114,11 +116,14 @@ def load_samples(
         raise UsageError("the file does not say which data set it was trained on", hint="name one with --dataset")
     data = load_dataset(name, data_dir)
     pixels, labels = (data.x_test, data.y_test) if split == "test" else (data.x_train, data.y_train)
-    n_samples = len(pixels) if n_samples is None else n_samples
-    if not 1 <= n_samples <= len(pixels):
-        raise UsageError(f"samples: {n_samples} is out of range, allowed 1..{len(pixels)} ({name}, {split})")
+    _require_count(n_samples, len(pixels), f"{name}, {split}")
     _require_fit(content, name, pixels, labels)
     return pixels[:n_samples], labels[:n_samples]
+
+
+def _require_count(n_samples: int | None, available: int, name: str) -> None:
+    if n_samples is not None and not 1 <= n_samples <= available:
+        raise UsageError(f"samples: {n_samples} is out of range, allowed 1..{available} ({name})")
 
 
 def _require_fit(content: NetxFile, name: str, pixels: NDArray[np.uint8], labels: NDArray[np.int64]) -> None:

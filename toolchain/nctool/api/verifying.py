@@ -112,8 +112,10 @@ def verify(
         require_engine(name)
     _require_outputs(path, dataset, {trace_file.OPTION: layers, junit_file.OPTION: junit})
     shape = None if input is None else load_array(Path(input)).shape[-3:]
-    content = open_model(path, options or ForeignOptions(), input_shape=shape, check_digests=False)
+    options = options or ForeignOptions()
+    content = open_model(path, options, input_shape=shape, check_digests=False)
     content, pixels = _samples(content, samples, dataset, data_dir, input)
+    options.require_steps(content.network.n_steps)
     keep = layers is not None
     if keep:
         trace_file.require_fit(content.network, names, len(pixels))

@@ -13,10 +13,26 @@ from nctool.network import IntArray, IntNetwork
 
 
 def input_signal(network: IntNetwork, samples: Samples, n_steps: int) -> IntArray:
-    """Turn samples into what drives the network (rules I1, I2 and C4).
+    """Turn samples into what drives the network, and the steps before step 1 (rules I1, I2 and C4).
 
     Returns:
         integers (samples, lead + n_steps, *input shape), or (samples, 1, *input shape) for the same at every step.
+
+    Raises:
+        RangeError: as `own_signal`.
+    """
+    signal = own_signal(network, samples, n_steps)
+    if network.lead == 0:
+        return signal
+    steps = np.broadcast_to(signal, (len(signal), n_steps, *signal.shape[2:]))
+    return np.pad(steps, [(0, 0), (network.lead, 0), *[(0, 0)] * (signal.ndim - 2)])
+
+
+def own_signal(network: IntNetwork, samples: Samples, n_steps: int) -> IntArray:
+    """Turn samples into what drives the network from step 1 on (rules I1 and I2).
+
+    Returns:
+        integers (samples, n_steps, *input shape), or (samples, 1, *input shape) for the same at every step.
 
     Raises:
         RangeError: the samples do not fit the input, or last another number of steps.
@@ -29,7 +45,4 @@ def input_signal(network: IntNetwork, samples: Samples, n_steps: int) -> IntArra
             f"input: the samples last {signal.shape[1]} steps, allowed one value for all steps: it is a bias (rule I3)",
             hint="run from the next layer on with --skip-layers 1 to feed spikes",
         )
-    if network.lead == 0:
-        return signal
-    steps = np.broadcast_to(signal, (len(signal), n_steps, *signal.shape[2:]))
-    return np.pad(steps, [(0, 0), (network.lead, 0), *[(0, 0)] * (signal.ndim - 2)])
+    return signal
