@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import textwrap
+import time
 from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 
@@ -87,7 +89,7 @@ def test_a_run_out_of_time_is_killed_and_said(tmp_path: Path) -> None:
     assert str(caught.value) == (
         "engine `lava`: no answer for 400 samples after 0.5 s\nhint: give more with --timeout, or fewer --samples"
     )
-    assert worker_processes() == []
+    assert workers_left(tmp_path) == []
 
 
 @pytest.mark.lava
@@ -97,7 +99,35 @@ def test_a_failing_run_says_why(tmp_path: Path) -> None:
     job = engine.LavaJob(path, network.input.encode(random_pixels(network, 1)), 1)
     with pytest.raises(EngineError, match=r"engine `lava`: .*UsageError: no such file: `.*no.net`"):
         engine.run_jobs([job])
-    assert worker_processes() == []
+    assert workers_left(tmp_path) == []
+
+
+@pytest.mark.lava
+def test_a_failing_lava_process_ends_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lava keeps the exception to itself, and its other processes wait for ever."""
+    worker = """
+        import sys
+        from nctool_deploy.lava_runner.run import main
+        from lava.proc.lif.models import PyLifResetModelBitAcc
+
+        def fail(self):
+            raise ValueError("broken on purpose")
+
+        PyLifResetModelBitAcc.run_spk = fail
+        main(sys.argv[1:])
+    """
+    (tmp_path / "broken_worker.py").write_text(textwrap.dedent(worker))
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=os.pathsep)
+    monkeypatch.setattr(engine, "WORKER", "broken_worker")
+    network = random_network(1)
+    pixels = random_pixels(network, 1)
+    path = write_network(network, tmp_path / "n.net", pixels)
+    with pytest.raises(EngineError) as caught:
+        list(engine.stream(path, network, pixels, timeout_s=120))
+    assert str(caught.value) == (
+        "engine `lava`: ValueError: broken on purpose\nhint: `--engine reference` runs the same file"
+    )
+    assert workers_left(tmp_path) == []
 
 
 @pytest.mark.lava
@@ -176,14 +206,24 @@ def test_long_jobs_are_split(digits_model: Path) -> None:
     assert engine.samples_per_run(network, 10**9) == 1
 
 
-def worker_processes() -> list[str]:
-    """Return the command lines of Lava workers that still run on this machine."""
+def workers_left(folder: Path, patience_s: float = 10.0) -> list[str]:
+    """Return the command lines of workers that run a model in `folder`, once there are none or patience is over.
+
+    Those that were killed need a moment to end.
+    """
+    deadline = time.monotonic() + patience_s
+    while (found := worker_processes(folder)) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    return found
+
+
+def worker_processes(folder: Path) -> list[str]:
     found = []
     for entry in Path("/proc").glob("[0-9]*/cmdline"):
         try:
             command = entry.read_bytes().replace(b"\0", b" ").decode(errors="replace")
         except OSError:
             continue
-        if engine.WORKER in command:
+        if engine.WORKER in command and str(folder) in command:
             found.append(command)
     return found

@@ -7,7 +7,12 @@ In: a Lava process. Out: arrays over time. Must not import torch itself.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from multiprocessing.connection import wait
+from threading import Event, Thread
 
 import numpy as np
 from lava.magma.core.process.process import AbstractProcess
@@ -34,12 +39,32 @@ def run_and_record(
     config = Loihi2SimCfg(select_tag="fixed_pt", exception_proc_model_map={Extractor: PyLoihiExtractorModel})
     try:
         process.run(condition=RunSteps(num_steps=n_total, blocking=False), run_cfg=config)
-        first = [wire.receive() for wire in wires]
-        recorded = [np.empty((n_total, *values.shape), np.int32) for values in first]
-        for step in range(n_total):
-            for values, wire, store in zip(first, wires, recorded, strict=True):
-                store[step] = values if step == 0 else wire.receive()
-        process.wait()
+        with _watched(process):
+            first = [wire.receive() for wire in wires]
+            recorded = [np.empty((n_total, *values.shape), np.int32) for values in first]
+            for step in range(n_total):
+                for values, wire, store in zip(first, wires, recorded, strict=True):
+                    store[step] = values if step == 0 else wire.receive()
+            process.wait()
     finally:
         process.stop()
     return recorded
+
+
+@contextmanager
+def _watched(process: AbstractProcess) -> Iterator[None]:
+    """End this program when one of Lava's processes fails, and print why: the others would wait for it for ever."""
+    actors, over = process.runtime._messaging_infrastructure.actors, Event()
+
+    def watch() -> None:
+        wait([actor.sentinel for actor in actors])
+        if not over.is_set():
+            sys.stderr.writelines(trace for _, trace in filter(None, (actor.exception for actor in actors)))
+            sys.stderr.flush()
+            os._exit(1)
+
+    Thread(target=watch, daemon=True).start()
+    try:
+        yield
+    finally:
+        over.set()
