@@ -30,7 +30,7 @@ def shipped(name: str) -> Path:
     """Return a file of the tests that the lava-dl wheel installs beside the package."""
     spec = find_spec("lava")
     if spec is None or not spec.submodule_search_locations:
-        raise SystemExit("lava is not installed: `pip install nctool[lava]` on Python 3.10")
+        raise SystemExit("lava is not installed: docs/LAVA.md has the commands")
     return Path(spec.submodule_search_locations[0]).parent / "tests/lava/lib/dl/netx/gts/pilotnet_lif" / name
 
 

@@ -16,6 +16,7 @@ from nctool.sim import reference
 from nctool.sim.fast import FastEngine
 from nctool.sim.trace import Trace
 from nctool_deploy import engine
+from nctool_deploy.lava_compat import make_importable
 from nctool_deploy.netx import ForeignFile, is_foreign, read_foreign
 from nctool_deploy.netx.lava_weights import as_lava_runs
 from tests.foreign import Case, Draft, conv_layer, dense_layer, input_block, neuron, random_case
@@ -163,6 +164,7 @@ def test_random_files_run_as_in_lava(tmp_path, one_thread):
 @pytest.mark.lava
 def test_weights_become_what_lava_makes_of_them():
     """Lava's own functions, in the order in which netx and the Dense process call them."""
+    make_importable()
     from lava.lib.dl.netx.utils import optimize_weight_bits
     from lava.utils.weightutils import clip_weights, determine_sign_mode, truncate_weights
 

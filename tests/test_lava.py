@@ -7,7 +7,6 @@ import subprocess
 import sys
 import textwrap
 import time
-from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 
 import numpy as np
@@ -41,16 +40,16 @@ def assert_same(expected: Trace, actual: Trace) -> None:
 
 @pytest.mark.lava
 def test_a_big_convolution_runs_as_a_lava_conv(tmp_path: Path) -> None:
-    """Above MAX_UNROLLED connections: non-square kernel, stride and padding per axis, groups."""
+    """Above MAX_UNROLLED connections: non-square kernel, stride and padding per axis, groups, sizes beyond int8."""
     rng = np.random.default_rng(0)
-    source = (4, 64, 52)
+    source = (4, 130, 18)
     conv = ConvGeometry(stride=(1, 2), padding=(2, 1), dilation=(1, 1), groups=2)
-    synapse = Synapse(INPUT_NAME, rng.integers(-60, 61, (64, 2, 13, 11)).astype(np.int32), conv=conv)
+    synapse = Synapse(INPUT_NAME, rng.integers(-60, 61, (128, 2, 13, 11)).astype(np.int32), conv=conv)
     shape = synapse.output_shape(source)
     assert np.prod(shape) * 2 * 13 * 11 > 20_000_000
-    threshold = rng.integers(1, 128, 64) << 6
+    threshold = rng.integers(1, 128, 128) << 6
     populations = (
-        Population("conv", shape, IntegrateFire(threshold, threshold // 2), rng.integers(-999, 999, 64), (synapse,)),
+        Population("conv", shape, IntegrateFire(threshold, threshold // 2), rng.integers(-999, 999, 128), (synapse,)),
         Population(
             "readout",
             (3,),
@@ -132,21 +131,26 @@ def test_a_failing_lava_process_ends_the_run(tmp_path: Path, monkeypatch: pytest
 
 @pytest.mark.lava
 def test_a_stock_loader_rejects_the_file(digits_model: Path) -> None:
-    script = f"from lava.lib.dl.netx import hdf5\nhdf5.Network({str(digits_model)!r}, input_message_bits=8)"
+    script = textwrap.dedent(f"""
+        import nctool_deploy.lava_runner  # makes Lava importable
+        from lava.lib.dl.netx import hdf5
+
+        hdf5.Network({str(digits_model)!r}, input_message_bits=8)
+    """)
     ended = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=120, check=False)
     assert ended.returncode != 0
-    assert "Error" in ended.stderr
+    assert ended.stderr.splitlines()[-1:] == ["AttributeError: 'NoneType' object has no attribute 'pop'"]
 
 
 @pytest.mark.lava
 def test_a_user_can_run_the_network_as_a_lava_process(digits_model: Path) -> None:
     script = textwrap.dedent(f"""
         import numpy as np
+        from nctool_deploy import Network  # first: it makes Lava importable
         from lava.lib.dl.netx import hdf5
         from lava.magma.core.run_conditions import RunSteps
         from lava.magma.core.run_configs import Loihi2SimCfg
         from lava.proc.io.source import RingBuffer
-        from nctool_deploy import Network
 
         if __name__ == "__main__":
             network = Network({str(digits_model)!r})
@@ -168,36 +172,6 @@ def test_no_sample_and_no_step_are_refused(tmp_path: Path, monkeypatch: pytest.M
     with pytest.raises(RangeError) as caught:
         engine.stream(tmp_path / "n.net", network, random_pixels(network, 1)[:0])
     assert str(caught.value) == f"simulation: 0 samples and {network.n_steps} steps, allowed >= 1 of both"
-
-
-@pytest.mark.parametrize(
-    ("running", "hint"),
-    [
-        ((3, 10), "`pip install nctool[lava]`, or use --engine reference"),
-        (
-            (3, 12),
-            "Lava needs Python 3.10 and this is Python 3.12: make a Python 3.10 environment and `pip install "
-            "nctool[lava]` there, or use --engine reference",
-        ),
-    ],
-)
-def test_a_missing_lava_says_how_to_get_it(
-    monkeypatch: pytest.MonkeyPatch, running: tuple[int, int], hint: str
-) -> None:
-    def missing(name: str) -> str:
-        raise PackageNotFoundError(name)
-
-    monkeypatch.setattr(engine, "version", missing)
-    monkeypatch.setattr(engine.sys, "version_info", (*running, 0))
-    with pytest.raises(EngineError) as caught:
-        engine.require_lava()
-    assert str(caught.value) == f"engine `lava`: lava-nc 0.10.0 is not installed\nhint: {hint}"
-
-
-def test_another_lava_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(engine, "version", lambda name: "0.9.0")
-    with pytest.raises(EngineError, match=r"lava-nc 0\.9\.0 is installed, allowed 0\.10\.0"):
-        engine.require_lava()
 
 
 def test_long_jobs_are_split(digits_model: Path) -> None:

@@ -17,7 +17,6 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -28,10 +27,9 @@ from nctool.errors import EngineError, RangeError
 from nctool.network import CurrentBased, IntArray, IntNetwork
 from nctool.sim.signal import own_signal
 from nctool.sim.trace import Trace
+from nctool_deploy.lava_compat import require_lava
 from nctool_deploy.netx import ForeignFile
 
-KNOWN_VERSIONS = {"lava-nc": "0.10.0", "lava-dl": "0.6.0"}
-LAVA_PYTHON = (3, 10)
 DEFAULT_TIMEOUT_S = 1800.0
 BUFFER_BYTES = 256 * 2**20
 """Memory for the recorded spikes of one run; longer jobs are split into several runs."""
@@ -42,31 +40,6 @@ TRACEBACK = "Traceback (most recent call last):"
 POLL_S = 0.1
 GRACE_S = 5.0
 """How long a run may go on after one of its processes printed a traceback."""
-
-
-def require_lava() -> None:
-    """Check that the Lava packages are there in the versions that were verified.
-
-    Raises:
-        EngineError: a package is missing or has another version.
-    """
-    for package, known in KNOWN_VERSIONS.items():
-        try:
-            found = version(package)
-        except PackageNotFoundError:
-            raise EngineError(f"engine `lava`: {package} {known} is not installed", hint=_install_hint()) from None
-        if found != known:
-            raise EngineError(f"engine `lava`: {package} {found} is installed, allowed {known}", hint=_install_hint())
-
-
-def _install_hint() -> str:
-    running = sys.version_info[:2]
-    if running != LAVA_PYTHON:
-        return (
-            f"Lava needs Python 3.10 and this is Python {running[0]}.{running[1]}: make a Python 3.10 environment "
-            "and `pip install nctool[lava]` there, or use --engine reference"
-        )
-    return "`pip install nctool[lava]`, or use --engine reference"
 
 
 def stream(
