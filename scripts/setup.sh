@@ -2,7 +2,7 @@
 # Make the virtual environment of one job, or leave it alone when nothing has changed.
 #
 #   scripts/setup.sh          .venv       Python 3.10, everything: Lava, torchvision, the tools for checks
-#   scripts/setup.sh core     .venv-core  Python 3.11, without Lava and torchvision, with newer libraries
+#   scripts/setup.sh core     .venv-core  Python 3.11, newer libraries, Lava without its pins; no torchvision
 #   scripts/setup.sh peers    .venv-peers Python 3.11, with the simulators that benchmarks/peers.py measures against
 #
 # Exit 0: ready. Exit 1: the installation failed. Exit 2: no such Python here, or wrong usage.
@@ -16,7 +16,7 @@ hint() { printf 'hint: %s\n' "$*"; }
 job=${1:-full}
 case "$job" in
     full) version=3.10 venv=.venv extras=lava,vision,dev constraints=constraints/py310-lava.txt size="about 6 GB" ;;
-    core) version=3.11 venv=.venv-core extras=dev constraints=constraints/py311-core.txt size="1 GB or more" ;;
+    core) version=3.11 venv=.venv-core extras=lava,dev constraints=constraints/py311-core.txt size="1 GB or more" ;;
     peers) version=3.11 venv=.venv-peers extras=peers constraints=constraints/py311-peers.txt size="2 GB or more" ;;
     *) { say "unknown job \`$job\`"; hint "scripts/setup.sh [full|core|peers]"; } >&2; exit 2 ;;
 esac
@@ -56,6 +56,9 @@ find_python() {
 }
 
 install() { "$python" -m pip --no-input --disable-pip-version-check install --constraint "$constraints" "$@" </dev/null >>"$log" 2>&1; }
+
+# On Python 3.10 the extra `lava` brings Lava; its own requirements exclude every other Python (docs/LAVA.md).
+install_lava() { [[ $job != core ]] || install --no-deps --ignore-requires-python lava-dl lava-nc; }
 
 # One at a time: `make -j` and a second terminal wait here. The lock is on this script and ends with it.
 if command -v flock >/dev/null; then
@@ -105,7 +108,7 @@ trap 'exit 130' INT TERM HUP
 say "installing nctool[$extras] into $venv (some minutes and $size the first time; log: $log)"
 started=$SECONDS
 # hatchling first, so that nctool itself is built by the pinned one and not by an unpinned download.
-if ! { install hatchling && install --no-build-isolation --editable ".[$extras]"; }; then
+if ! { install hatchling && install --no-build-isolation --editable ".[$extras]" && install_lava; }; then
     # pip gave up in good order (no network, say): what is installed stays, and the next run goes on from there.
     printf '%s\n' "$PWD/$venv" >"$stamp"
     rm -f -- "$unfinished"
