@@ -1,8 +1,9 @@
-"""Netx files as other tools write them, drawn from a seed, for the tests that read, simulate and compare them."""
+"""Netx files of other tools: drawn from a seed, and those that the lava-dl wheel ships, for tests."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,18 @@ import numpy as np
 from nctool.network import ConvGeometry, Shape
 
 STEPS = 12
+
+
+def shipped(name: str) -> Path:
+    """Return a file of the tests that the lava-dl wheel installs beside the package."""
+    spec = find_spec("lava")
+    assert spec is not None and spec.submodule_search_locations, "the extra `lava` is not installed"
+    return Path(spec.submodule_search_locations[0]).parent / "tests/lava/lib/dl/netx" / name
+
+
+def ground_truth(name: str) -> np.ndarray:
+    """Return an array that lava-dl tests itself with."""
+    return np.load(shipped(f"gts/{name}"), allow_pickle=False)
 
 
 @dataclass

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from importlib.util import find_spec
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,22 +17,21 @@ from nctool_deploy import engine
 from nctool_deploy.lava_compat import make_importable
 from nctool_deploy.netx import ForeignFile, is_foreign, read_foreign
 from nctool_deploy.netx.lava_weights import as_lava_runs
-from tests.foreign import Case, Draft, conv_layer, dense_layer, input_block, neuron, random_case
+from tests.foreign import (
+    Case,
+    Draft,
+    conv_layer,
+    dense_layer,
+    ground_truth,
+    input_block,
+    neuron,
+    random_case,
+    shipped,
+)
 from tests.networks import seeds
 
 STREAMED = range(14)
 """Seeds of the random files that Lava runs too: each costs a second."""
-
-
-def shipped(name: str) -> Path:
-    """Return a file of the tests that the lava-dl wheel installs beside the package."""
-    spec = find_spec("lava")
-    assert spec is not None and spec.submodule_search_locations, "the extra `lava` is not installed"
-    return Path(spec.submodule_search_locations[0]).parent / "tests/lava/lib/dl/netx" / name
-
-
-def ground_truth(name: str) -> np.ndarray:
-    return np.load(shipped(f"gts/{name}"), allow_pickle=False)
 
 
 def assert_engines_agree(network: IntNetwork, samples: Any) -> Trace:
