@@ -15,6 +15,8 @@ from torch import nn
 
 from tests.runs import Finished, run_command
 
+TARGET_HINT = "see `nctool targets`; a target of your own is given by the path of its .toml file"
+
 
 @pytest.fixture
 def nctool(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch):
@@ -86,14 +88,21 @@ def test_people_get_tables(nctool, digits_run: Path, digits_model: Path, tmp_pat
     inspected = nctool("inspect", digits_model)
     assert "conv1" in inspected.out and "recipe: digits-cnn" in inspected.out
     assert "digits-cnn" in nctool("recipes").out
-    assert "loihi2" in nctool("targets").out
+    assert ["neurons", "per", "core", "8,192", "1,024", "no", "limit"] in map(
+        str.split, nctool("targets").out.splitlines()
+    )
 
 
 def test_lists_as_json(nctool) -> None:
     assert {"digits-cnn", "digits-mlp", "mnist-mlp", "mnist-lenet"} <= {
         recipe["name"] for recipe in nctool("recipes", "--json").json["recipes"]
     }
-    assert [target["name"] for target in nctool("targets", "--json").json["targets"]] == ["loihi2", "lava"]
+    listed = nctool("targets", "--json").json
+    assert [target["name"] for target in listed["targets"]] == ["loihi2", "loihi1", "lava"]
+    assert listed["aliases"] == {"loihi": "loihi2"}
+    limits = [limit for target in listed["targets"] for limit in target["limits"].values() if limit is not None]
+    assert len(limits) == 9
+    assert all(each["source"] for each in [*limits, *listed["numbers"]])
 
 
 def test_verify_exits_1_on_a_difference(nctool, digits_model: Path, tmp_path: Path) -> None:
@@ -295,7 +304,10 @@ def test_fewer_steps_than_one(nctool, digits_run: Path, tmp_path: Path, steps: i
 @pytest.mark.parametrize(
     ("options", "text"),
     [
-        (["--target", "tpu"], "error: unknown target `tpu`, allowed loihi, loihi2, lava\nhint: see `nctool targets`\n"),
+        (
+            ["--target", "tpu"],
+            f"error: unknown target `tpu`, allowed loihi, loihi2, loihi1, lava\nhint: {TARGET_HINT}\n",
+        ),
         (["--realisation", "x"], "error: unknown realisation `x`, allowed autapse\n"),
         (["--input", "rate"], "error: unknown input encoding `rate`, allowed graded\n"),
         (["--weight-bits", "9"], "error: weight bits: 9 is out of range, allowed 2..8\n"),

@@ -13,7 +13,7 @@ from nctool.errors import NctoolError, RangeError, UnsupportedError, UsageError
 from nctool.network import Bound, InputEncoding, IntNetwork, Population, Synapse
 from nctool_deploy.autapse import registers
 from nctool_deploy.lowering import lower
-from nctool_deploy.targets import ALIASES, TARGETS, find_target
+from nctool_deploy.targets import find_target
 from tests.networks import conv, dense, fire, random_network, read_out, seeds, signed_input
 
 LOIHI, LAVA = find_target("loihi"), find_target("lava")
@@ -286,21 +286,6 @@ def test_one_core_more_is_refused_and_simulated():
 def test_a_large_input_table_does_not_count():
     encoding = InputEncoding((2,), np.zeros((2, 256), np.int8))
     assert lower(replace(with_weight(1, 1), input=encoding), LOIHI).cores == 1
-
-
-# --- targets ------------------------------------------------------------
-
-
-def test_targets_are_found_by_name_and_alias():
-    assert [find_target(target.name) for target in TARGETS] == list(TARGETS)
-    assert find_target("loihi") is find_target("loihi2")
-    assert set(ALIASES.values()) <= {target.name for target in TARGETS}
-
-
-def test_an_unknown_target_is_refused():
-    with pytest.raises(UsageError) as caught:
-        find_target("tpu")
-    assert str(caught.value) == "unknown target `tpu`, allowed loihi, loihi2, lava\nhint: see `nctool targets`"
 
 
 def test_a_number_out_of_range_is_a_range_error():

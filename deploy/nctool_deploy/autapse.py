@@ -19,18 +19,18 @@ from nctool.equality import StructuralEquality
 from nctool.errors import RangeError
 from nctool.integer_format import IntegerFormat
 from nctool.network import IntArray, IntegrateFire, Population
-from nctool_deploy.targets import BIAS_MANTISSA, SYNAPSE_EXPONENT_MAX, SYNAPSE_MANTISSA, THRESHOLD_LIMIT
+from nctool_deploy.number_formats import BIAS_MANTISSA, SYNAPSE_EXPONENT, SYNAPSE_MANTISSA, THRESHOLD
 
 BIAS_EXPONENT = 7
 """Exponent of the coarse always-on source: with an exact fine source beside it, a 16-bit bias."""
 
-BIAS_LIMIT = SYNAPSE_MANTISSA[1] * 2**BIAS_EXPONENT + 2 ** (BIAS_EXPONENT - 1)
+BIAS_LIMIT = SYNAPSE_MANTISSA.high * 2**BIAS_EXPONENT + 2 ** (BIAS_EXPONENT - 1)
 """Largest |bias|, the same on both sides, that the two sources are asked to hold: 127 * 128 + 64."""
 
 AUTAPSE_FORMAT = IntegerFormat(
     weight_bits=8,
-    threshold_mantissa_max=SYNAPSE_MANTISSA[1],
-    threshold_exponent_max=SYNAPSE_EXPONENT_MAX,
+    threshold_mantissa_max=SYNAPSE_MANTISSA.high,
+    threshold_exponent_max=SYNAPSE_EXPONENT.high,
     bias_max=BIAS_LIMIT,
 )
 """The numbers that this realisation can hold; conversion rounds to them."""
@@ -72,21 +72,21 @@ def registers(population: Population) -> AutapseRegisters:
     sources = split_bias(population)
     neuron = population.neuron
     if not isinstance(neuron, IntegrateFire):  # R4: u never reaches the highest threshold
-        return AutapseRegisters(THRESHOLD_LIMIT, np.zeros_like(population.bias), None, 0, sources)
+        return AutapseRegisters(THRESHOLD.high, np.zeros_like(population.bias), None, 0, sources)
     exponent = self_exponent(population.name, neuron.threshold)
     gap = neuron.threshold - neuron.initial
     centre = max(1, (int(gap.max()) + int(gap.min())) // 2)
     bias_mantissa = centre - gap
-    if centre - 1 > THRESHOLD_LIMIT:
+    if centre - 1 > THRESHOLD.high:
         raise RangeError(
             f"population `{population.name}`: an initial potential {int(gap.max())} below its threshold needs a "
-            f"threshold register of {centre - 1}, allowed 0..{THRESHOLD_LIMIT}"
+            f"threshold register of {centre - 1}, allowed 0..{THRESHOLD.high}"
         )
     low, high = int(bias_mantissa.min()), int(bias_mantissa.max())
-    if low < BIAS_MANTISSA[0] or high > BIAS_MANTISSA[1]:
+    if low < BIAS_MANTISSA.low or high > BIAS_MANTISSA.high:
         raise RangeError(
             f"population `{population.name}`: thresholds spread over {int(gap.min())}..{int(gap.max())} above the "
-            f"initial potential need bias mantissas {low}..{high}, allowed {BIAS_MANTISSA[0]}..{BIAS_MANTISSA[1]}",
+            f"initial potential need bias mantissas {low}..{high}, allowed {BIAS_MANTISSA.low}..{BIAS_MANTISSA.high}",
             hint="export with fewer --weight-bits, which lowers the thresholds",
         )
     return AutapseRegisters(centre - 1, bias_mantissa, -(neuron.threshold >> exponent), exponent, sources)
@@ -94,15 +94,15 @@ def registers(population: Population) -> AutapseRegisters:
 
 def self_exponent(name: str, threshold: IntArray) -> int:
     """Return the smallest exponent e <= 7 for which every threshold is m * 2**e with m <= 127 (R2)."""
-    for exponent in range(SYNAPSE_EXPONENT_MAX + 1):
+    for exponent in range(SYNAPSE_EXPONENT.high + 1):
         mantissa = threshold >> exponent
-        if mantissa.max() <= SYNAPSE_MANTISSA[1]:
+        if mantissa.max() <= SYNAPSE_MANTISSA.high:
             break
-    bad = (mantissa << exponent != threshold) | (mantissa > SYNAPSE_MANTISSA[1])
+    bad = (mantissa << exponent != threshold) | (mantissa > SYNAPSE_MANTISSA.high)
     if bad.any():
         raise RangeError(
             f"population `{name}`: threshold {int(threshold[bad][0])} is no synaptic weight m * 2**e with one "
-            f"e <= {SYNAPSE_EXPONENT_MAX} for the layer, allowed m 1..{SYNAPSE_MANTISSA[1]} (here e = {exponent})",
+            f"e <= {SYNAPSE_EXPONENT.high} for the layer, allowed m 1..{SYNAPSE_MANTISSA.high} (here e = {exponent})",
             hint="convert with nctool, which rounds thresholds to that form",
         )
     return exponent
@@ -117,7 +117,7 @@ def split_bias(population: Population) -> tuple[BiasSource, ...]:
             f"{where}: bias {worst} does not fit two always-on sources, allowed -{BIAS_LIMIT}..{BIAS_LIMIT}",
             hint="export with fewer --weight-bits, which lowers the biases",
         )
-    if abs(worst) <= SYNAPSE_MANTISSA[1]:
+    if abs(worst) <= SYNAPSE_MANTISSA.high:
         return (BiasSource(bias, 0),) if worst else ()
-    coarse = np.clip((bias + 2 ** (BIAS_EXPONENT - 1)) >> BIAS_EXPONENT, *SYNAPSE_MANTISSA)
+    coarse = np.clip((bias + 2 ** (BIAS_EXPONENT - 1)) >> BIAS_EXPONENT, SYNAPSE_MANTISSA.low, SYNAPSE_MANTISSA.high)
     return BiasSource(coarse, BIAS_EXPONENT), BiasSource(bias - (coarse << BIAS_EXPONENT), 0)

@@ -23,13 +23,8 @@ from nctool.network import (
     Synapse,
 )
 from nctool_deploy.autapse import AutapseRegisters, registers
-from nctool_deploy.targets import (
-    CONVOLUTION_GROUPS_MAX,
-    CONVOLUTION_SUM_LIMIT,
-    STATE_LIMIT,
-    SYNAPSE_MANTISSA,
-    Target,
-)
+from nctool_deploy.number_formats import CONVOLUTION_GEOMETRY, CONVOLUTION_SUM, STATE, SYNAPSE_MANTISSA
+from nctool_deploy.targets import Target
 
 REALISATIONS = ("autapse",)
 MAX_LISTED = 8
@@ -60,9 +55,10 @@ class Lowered:
         return sum(self._cores(population) for population in self.network.populations)
 
     def _cores(self, population: Population) -> int:
-        neurons, memory = self.target.neurons_per_core, self.target.synapse_bytes_per_core
-        by_neurons = -(-population.n_neurons // neurons) if neurons else 0
-        by_memory = -(-self.network.synapse_count(population) // memory) if memory else 0
+        limits = self.target.limits
+        neurons, memory = limits.neurons_per_core, limits.synaptic_memory_bytes_per_core
+        by_neurons = -(-population.n_neurons // neurons.value) if neurons else 0
+        by_memory = -(-self.network.synapse_count(population) // memory.value) if memory else 0
         return max(by_neurons, by_memory)
 
 
@@ -71,18 +67,21 @@ def lower(network: IntNetwork, target: Target, realisation: str = "autapse") -> 
 
     Raises:
         UsageError: the realisation is unknown.
-        UnsupportedError: the network is no chain of populations, or holds current-based neurons.
+        UnsupportedError: the network is no chain of populations, holds current-based neurons, or takes graded input
+            that the target's spikes cannot carry.
         RangeError: a number or a reset does not fit; all violations are listed.
     """
     if realisation not in REALISATIONS:
         raise UsageError(f"unknown realisation `{realisation}`, allowed {', '.join(REALISATIONS)}")
     _require_integrate_fire(network)
+    _require_spikes(network, target)
     require_chain(network)
     _raise_all([violation for population in network.populations for violation in _violations(network, population)])
     lowered = Lowered(network, target, realisation, tuple(registers(p) for p in network.populations))
-    if target.cores_per_chip and lowered.cores > target.cores_per_chip:
+    available = target.limits.cores_per_chip
+    if available and lowered.cores > available.value:
         raise RangeError(
-            f"network: needs at least {lowered.cores} cores, `{target.name}` has {target.cores_per_chip}",
+            f"network: needs at least {lowered.cores} cores, `{target.name}` has {available.value}",
             hint="make the layers narrower, or export with --target lava to simulate only",
         )
     return lowered
@@ -95,6 +94,18 @@ def _require_integrate_fire(network: IntNetwork) -> None:
                 f"population `{population.name}`: current-based neurons, allowed integrate-and-fire neurons",
                 hint=FOREIGN_HINT,
             )
+
+
+def _require_spikes(network: IntNetwork, target: Target) -> None:
+    """Refuse an input of more than one bit where spikes have only one."""
+    low, high = (
+        int(extreme) for extreme in (network.input.channel_range()[0].min(), network.input.channel_range()[1].max())
+    )
+    if (low < 0 or high > 1) and not target.features.graded_spikes.value:
+        raise UnsupportedError(
+            f"input: graded values {low}..{high}, the spikes of `{target.name}` are binary, allowed 0..1",
+            hint="export with --target loihi2, or --target lava to simulate only",
+        )
 
 
 def require_chain(network: IntNetwork) -> None:
@@ -129,7 +140,7 @@ def _violations(network: IntNetwork, population: Population) -> Iterator[RangeEr
 
 
 def _synapse_violations(network: IntNetwork, synapse: Synapse, where: str) -> Iterator[RangeError]:
-    low, high = SYNAPSE_MANTISSA
+    low, high = SYNAPSE_MANTISSA.low, SYNAPSE_MANTISSA.high
     for extreme in sorted({int(synapse.weight.min()), int(synapse.weight.max())}):
         if not low <= extreme <= high:
             yield RangeError(
@@ -141,17 +152,17 @@ def _synapse_violations(network: IntNetwork, synapse: Synapse, where: str) -> It
     if synapse.conv is None:
         return
     small = max(synapse.conv.groups, *synapse.conv.padding, *synapse.conv.stride, *synapse.conv.dilation)
-    if max(small, *synapse.weight.shape[2:]) > CONVOLUTION_GROUPS_MAX:
+    if max(small, *synapse.weight.shape[2:]) > CONVOLUTION_GEOMETRY.high:
         yield RangeError(
             f"{where}: groups {synapse.conv.groups}, kernel {synapse.weight.shape[2:]} or geometry exceed what Lava "
-            f"holds in 8 bits, allowed up to {CONVOLUTION_GROUPS_MAX}",
+            f"holds in 8 bits, allowed up to {CONVOLUTION_GEOMETRY.high}",
             hint="use fewer groups or a smaller kernel",
         )
     biggest = int(np.abs(network.pixel_input.table.astype(int)).max()) if synapse.source == INPUT_NAME else 1
     total = biggest * int(np.abs(synapse.weight.astype(np.int64)).sum(axis=(1, 2, 3)).max())
-    if total > CONVOLUTION_SUM_LIMIT:
+    if total > CONVOLUTION_SUM.high:
         yield RangeError(
-            f"{where}: a convolution may sum to {total}, Lava clamps at {CONVOLUTION_SUM_LIMIT}",
+            f"{where}: a convolution may sum to {total}, Lava clamps at {CONVOLUTION_SUM.high}",
             hint="export with fewer --weight-bits",
         )
 
@@ -159,9 +170,9 @@ def _synapse_violations(network: IntNetwork, synapse: Synapse, where: str) -> It
 def _bound_violations(bound: Bound | None, where: str) -> Iterator[RangeError]:
     if bound is None:
         yield RangeError(f"{where}: the range of its accumulated input is not known", hint="convert with nctool")
-    elif max(bound.high, -bound.low) > STATE_LIMIT:
+    elif max(bound.high, -bound.low) > STATE.high:
         yield RangeError(
-            f"{where}: accumulated input reaches {bound.low}..{bound.high}, allowed -{STATE_LIMIT}..{STATE_LIMIT}",
+            f"{where}: accumulated input reaches {bound.low}..{bound.high}, allowed -{STATE.high}..{STATE.high}",
             hint="export with fewer --steps or fewer --weight-bits",
         )
 

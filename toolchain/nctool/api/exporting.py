@@ -60,7 +60,7 @@ def export(
     checkpoint: Path | str,
     output: Path | str,
     *,
-    target: str = "loihi",
+    target: Path | str = "loihi",
     steps: int | None = None,
     realisation: str = "autapse",
     weight_bits: int = 8,
@@ -71,7 +71,7 @@ def export(
     Args:
         checkpoint: folder of a training run, or its checkpoint.safetensors.
         output: the file to write; replaced only when everything went well.
-        target: `loihi` (Loihi 2) or `lava` (simulator only).
+        target: `loihi` (Loihi 2), `loihi1`, `lava` (simulator only), or the path of a target file (docs/TARGETS.md).
         steps: window in time steps; the recipe's by default.
         realisation: `autapse`.
         weight_bits: 2..8.

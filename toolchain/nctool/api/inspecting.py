@@ -16,7 +16,6 @@ from nctool.api.models import ForeignOptions, open_model
 from nctool.network import CurrentBased, IntNetwork, Population, Readout
 from nctool_deploy.lowering import lower
 from nctool_deploy.netx import ForeignFile, NetxFile
-from nctool_deploy.targets import find_target
 
 Interval = tuple[int, int]
 
@@ -96,7 +95,7 @@ def inspect(model: Path | str) -> InspectReport:
 def _exported(report: InspectReport, content: NetxFile) -> InspectReport:
     """Add what only a file that nctool exported says."""
     network, metadata = content.network, content.metadata
-    lowered = lower(network, find_target(metadata.target), metadata.realisation)
+    lowered = lower(network, metadata.chip, metadata.realisation)
     return replace(
         report,
         cores=lowered.cores,

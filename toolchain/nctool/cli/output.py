@@ -15,6 +15,8 @@ from rich.table import Table
 
 if TYPE_CHECKING:
     from nctool.api import ExportReport, InspectReport, RunReport, TrainReport
+    from nctool_deploy.number_formats import NumberFormat
+    from nctool_deploy.targets import Limit, Target
 
 WIDTH = 120
 """Columns of a table that goes to a file or a pipe."""
@@ -114,6 +116,20 @@ def print_inspect(report: InspectReport) -> None:
         print_line(f"{key}: {shown}")
 
 
+def print_targets(targets: Sequence[Target], numbers: Sequence[NumberFormat]) -> None:
+    """Show what each target can hold, and the ranges of numbers that hold for all of them."""
+    limits = [dict(target.limits) for target in targets]
+    rows = [[name.replace("_", " "), *(_limit(each[name]) for each in limits)] for name in limits[0]]
+    features = [dict(target.features) for target in targets]
+    rows += [[name.replace("_", " "), *("yes" if f[name].value else "no" for f in features)] for name in features[0]]
+    print_rows("targets", ["", *(target.name for target in targets)], rows)
+    for target in targets:
+        print_line(f"{target.name}: {target.description}")
+    print_line("")
+    print_rows("numbers, for every target", ["", "range"], [[n.name, _span((n.low, n.high))] for n in numbers])
+    print_line("the sources are in `nctool targets --json`")
+
+
 def print_rows(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     """Show a table of text."""
     table = make_table(columns)
@@ -143,6 +159,10 @@ def print_line(text: str) -> None:
 
 def _console() -> Console:
     return Console(highlight=False, width=None if sys.stdout.isatty() else WIDTH)
+
+
+def _limit(limit: Limit | None) -> str:
+    return "no limit" if limit is None else f"{limit.value:,}"
 
 
 def _percent(fraction: float) -> str:
