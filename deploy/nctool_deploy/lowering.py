@@ -6,7 +6,7 @@ Must not import torch or Lava.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,17 +17,17 @@ from nctool.network import (
     INPUT_NAME,
     Bound,
     CurrentBased,
-    IntegrateFire,
     IntNetwork,
     Population,
     Synapse,
 )
 from nctool_deploy.autapse import AutapseRegisters, registers
+from nctool_deploy.autapse import violations as autapse_violations
+from nctool_deploy.listing import raise_all
 from nctool_deploy.number_formats import CONVOLUTION_GEOMETRY, CONVOLUTION_SUM, STATE, SYNAPSE_MANTISSA
 from nctool_deploy.targets import Target
 
 REALISATIONS = ("autapse",)
-MAX_LISTED = 8
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,7 @@ def lower(network: IntNetwork, target: Target, realisation: str = "autapse") -> 
     _require_integrate_fire(network)
     _require_spikes(network, target)
     require_chain(network)
-    _raise_all([violation for population in network.populations for violation in _violations(network, population)])
+    raise_all([violation for population in network.populations for violation in _violations(network, population)])
     lowered = Lowered(network, target, realisation, tuple(registers(p) for p in network.populations))
     available = target.limits.cores_per_chip
     if available and lowered.cores > available.value:
@@ -130,13 +130,7 @@ def _violations(network: IntNetwork, population: Population) -> Iterator[RangeEr
     where = f"population `{population.name}`"
     yield from _synapse_violations(network, population.synapses[0], where)
     yield from _bound_violations(population.bound, where)
-    neuron = population.neuron
-    if isinstance(neuron, IntegrateFire) and neuron.reset != "subtract":
-        yield RangeError(f"{where}: reset is `{neuron.reset}`, the autapse allows `subtract`")
-        return
-    if isinstance(neuron, IntegrateFire) and (neuron.initial >= neuron.threshold).any():
-        yield RangeError(f"{where}: an initial potential reaches its threshold, allowed below it")
-    yield from _caught(lambda: registers(population))
+    yield from autapse_violations(population)
 
 
 def _synapse_violations(network: IntNetwork, synapse: Synapse, where: str) -> Iterator[RangeError]:
@@ -175,20 +169,3 @@ def _bound_violations(bound: Bound | None, where: str) -> Iterator[RangeError]:
             f"{where}: accumulated input reaches {bound.low}..{bound.high}, allowed -{STATE.high}..{STATE.high}",
             hint="export with fewer --steps or fewer --weight-bits",
         )
-
-
-def _caught(action: Callable[[], object]) -> Iterator[RangeError]:
-    try:
-        action()
-    except RangeError as error:
-        yield error
-
-
-def _raise_all(errors: list[RangeError]) -> None:
-    if not errors:
-        return
-    if len(errors) == 1:
-        raise errors[0]
-    more = f"\n({len(errors) - MAX_LISTED} more)" if len(errors) > MAX_LISTED else ""
-    hints = list(dict.fromkeys(error.hint for error in errors if error.hint))
-    raise RangeError("\n".join(error.message for error in errors[:MAX_LISTED]) + more, hint="; ".join(hints) or None)
