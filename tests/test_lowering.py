@@ -280,9 +280,9 @@ def wide(n_neurons: int, n_inputs: int = 1) -> IntNetwork:
         (wide(1), 1),
         (wide(8192), 1),
         (wide(8193), 2),
-        (wide(192, 1024), 1),  # synaptic memory: 192 KiB
-        (wide(193, 1024), 2),
-        (hidden(), 2),  # each population has its own cores
+        (wide(174, 1024), 1),  # 1024 axons of 24 words: 192 KiB
+        (wide(175, 1024), 2),
+        (hidden(), 1),
     ],
 )
 def test_cores_by_neurons_and_by_memory(network, cores):
@@ -298,12 +298,27 @@ def test_as_many_cores_as_the_chip_has_fit():
     assert lower(cores_of(120), LOIHI).cores == 120
 
 
-def test_one_core_more_is_refused_and_simulated():
+def test_one_core_more_needs_a_second_chip_and_is_simulated():
     assert refusal(cores_of(121), "loihi") == (
-        "network: needs at least 121 cores, `loihi2` has 120\n"
-        "hint: make the layers narrower, or export with --target lava to simulate only"
+        "network: needs 121 cores, 2 chips of `loihi2` with 120 cores each, allowed 1\n"
+        "hint: export with --chips 2, make the layers narrower, or export with --target lava to simulate only"
     )
     assert lower(cores_of(121), LAVA).cores == 0
+
+
+def test_more_chips_are_taken_when_they_are_allowed():
+    for chips in (2, 3, None):
+        lowered = lower(cores_of(121), LOIHI, chips=chips)
+        assert (lowered.cores, lowered.mapping.chips) == (121, 2)
+
+
+def test_what_is_too_large_is_listed_with_the_numbers_that_do_not_fit():
+    assert refusal(replace(cores_of(121), populations=(replace(cores_of(121).readout, bound=None),)), "loihi") == (
+        "population `out`: the range of its accumulated input is not known\n"
+        "network: needs 121 cores, 2 chips of `loihi2` with 120 cores each, allowed 1\n"
+        "hint: convert with nctool; export with --chips 2, make the layers narrower, or export with --target lava to "
+        "simulate only"
+    )
 
 
 def test_a_large_input_table_does_not_count():

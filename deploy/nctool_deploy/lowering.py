@@ -1,7 +1,7 @@
 """Lowering: check an IntNetwork against a target and realise it with the target's parts.
 
-In: an IntNetwork, a target, a realisation. Out: a frozen Lowered, or one error that lists every violation.
-Must not import torch or Lava.
+In: an IntNetwork, a target, a realisation. Out: a frozen Lowered with its mapping to cores, or one error that lists
+every violation. Must not import torch or Lava.
 """
 
 from __future__ import annotations
@@ -24,7 +24,9 @@ from nctool.network import (
 from nctool_deploy.autapse import AutapseRegisters, registers
 from nctool_deploy.autapse import violations as autapse_violations
 from nctool_deploy.listing import raise_all
+from nctool_deploy.mapping import Mapping
 from nctool_deploy.number_formats import CONVOLUTION_GEOMETRY, CONVOLUTION_SUM, STATE, SYNAPSE_MANTISSA
+from nctool_deploy.placement import map_network
 from nctool_deploy.targets import Target
 
 REALISATIONS = ("autapse",)
@@ -39,52 +41,53 @@ class Lowered:
         target: the chip whose limits were checked.
         realisation: how the neuron is built out of stock parts.
         registers: one per population, in order.
+        mapping: which core holds which neurons.
     """
 
     network: IntNetwork
     target: Target
     realisation: str
     registers: tuple[AutapseRegisters, ...]
+    mapping: Mapping
 
     @property
     def cores(self) -> int:
-        """Return how many cores the neurons and the synaptic memory need at least.
-
-        Each connection counts one byte; index bits, axons and shared kernels are not counted.
-        """
-        return sum(self._cores(population) for population in self.network.populations)
-
-    def _cores(self, population: Population) -> int:
-        limits = self.target.limits
-        neurons, memory = limits.neurons_per_core, limits.synaptic_memory_bytes_per_core
-        by_neurons = -(-population.n_neurons // neurons.value) if neurons else 0
-        by_memory = -(-self.network.synapse_count(population) // memory.value) if memory else 0
-        return max(by_neurons, by_memory)
+        """Return how many cores the mapping uses; 0 where the target does not limit a core."""
+        return len(self.mapping.cores)
 
 
-def lower(network: IntNetwork, target: Target, realisation: str = "autapse") -> Lowered:
+def lower(network: IntNetwork, target: Target, realisation: str = "autapse", chips: int | None = 1) -> Lowered:
     """Realise `network` on `target`.
+
+    Args:
+        chips: how many chips there are; None for as many as it takes.
 
     Raises:
         UsageError: the realisation is unknown.
         UnsupportedError: the network is no chain of populations, holds current-based neurons, or takes graded input
             that the target's spikes cannot carry.
-        RangeError: a number or a reset does not fit; all violations are listed.
+        RangeError: a number or a reset does not fit, or the chips are too small; all violations are listed.
     """
     if realisation not in REALISATIONS:
         raise UsageError(f"unknown realisation `{realisation}`, allowed {', '.join(REALISATIONS)}")
     _require_integrate_fire(network)
     _require_spikes(network, target)
     require_chain(network)
-    raise_all([violation for population in network.populations for violation in _violations(network, population)])
-    lowered = Lowered(network, target, realisation, tuple(registers(p) for p in network.populations))
-    available = target.limits.cores_per_chip
-    if available and lowered.cores > available.value:
-        raise RangeError(
-            f"network: needs at least {lowered.cores} cores, `{target.name}` has {available.value}",
-            hint="make the layers narrower, or export with --target lava to simulate only",
+    mapping, too_large = map_network(network, target)
+    found = [violation for population in network.populations for violation in _violations(network, population)]
+    raise_all([*found, *(too_large or _chip_violations(mapping, chips))])
+    return Lowered(network, target, realisation, tuple(registers(p) for p in network.populations), mapping)
+
+
+def _chip_violations(mapping: Mapping, chips: int | None) -> Iterator[RangeError]:
+    limit = mapping.target.limits.cores_per_chip
+    if limit is not None and chips is not None and mapping.chips > chips:
+        yield RangeError(
+            f"network: needs {len(mapping.cores)} cores, {mapping.chips} chips of `{mapping.target.name}` with "
+            f"{limit.value} cores each, allowed {chips}",
+            hint=f"export with --chips {mapping.chips}, make the layers narrower, or export with --target lava to "
+            "simulate only",
         )
-    return lowered
 
 
 def _require_integrate_fire(network: IntNetwork) -> None:

@@ -159,7 +159,7 @@ class Network(hdf5.Network):
 
     def __init__(self, net_config: str | Path, n_samples: int = 1, n_steps: int | None = None) -> None:
         content = read(Path(net_config))
-        self.lowered = lower(content.network, content.metadata.chip, content.metadata.realisation)
+        self.lowered = lower(content.network, content.metadata.chip, content.metadata.realisation, chips=None)
         populations = content.network.populations
         self.schedule = Schedule(n_steps or content.network.n_steps, n_samples, len(populations))
         super().__init__(net_config=str(net_config), input_message_bits=GRADED_BITS)

@@ -120,6 +120,7 @@ def export(
     realisation: Annotated[str, typer.Option(help="autapse: reset by subtraction, exact.")] = "autapse",
     weight_bits: Annotated[int, typer.Option(help="2..8.")] = 8,
     input: Annotated[str, typer.Option(help="graded: signed 8-bit input.")] = "graded",  # noqa: A002  # contract
+    chips: Annotated[int, typer.Option(help="Chips that the network may take.")] = 1,
     json: Json = False,
 ) -> None:
     """Convert a trained network to integers and write it as netx HDF5."""
@@ -133,6 +134,7 @@ def export(
         realisation=realisation,
         weight_bits=weight_bits,
         input=input,
+        chips=chips,
     )
     output.print_json(report.to_json()) if json else output.print_export(report)
 
