@@ -106,10 +106,11 @@ def test_the_wheel_holds_the_three_packages_and_nothing_else(wheel):
     assert names == set().union(*map(sources, PACKAGES))
 
 
-def test_the_wheel_holds_the_recipes_and_the_licence(wheel):
+def test_the_wheel_holds_the_recipes_the_targets_and_the_licence(wheel):
     with ZipFile(wheel) as archive:
         names = archive.namelist()
     assert "nctool_models/recipes/digits-cnn.toml" in names
+    assert "nctool_deploy/target_files/loihi2.toml" in names
     assert "nctool-0.1.0.dist-info/licenses/LICENSE" in names
 
 

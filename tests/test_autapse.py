@@ -12,7 +12,15 @@ from hypothesis import strategies as st
 from nctool.errors import RangeError
 from nctool.network import Population
 from nctool.sim.reference import run_population
-from nctool_deploy.autapse import BIAS_LIMIT, AutapseRegisters, BiasSource, registers, self_exponent, split_bias
+from nctool_deploy.autapse import (
+    BIAS_LIMIT,
+    AutapseRegisters,
+    BiasSource,
+    bias_exponents,
+    registers,
+    self_exponent,
+    split_bias,
+)
 from tests.networks import dense, fire, random_network, read_out, seeds
 
 
@@ -46,9 +54,9 @@ def test_R2_self_weights_share_the_smallest_exponent():
 
 
 def test_R3_no_source_one_source_two_sources():
-    assert split_bias(neurons([1, 1], bias=[0, 0])) == ()
-    assert split_bias(neurons([1, 1], bias=[127, -127])) == (BiasSource(np.array([127, -127]), 0),)
-    assert split_bias(neurons([1, 1], bias=[128, -1])) == (
+    assert split_bias(np.array([0, 0])) == ()
+    assert split_bias(np.array([127, -127])) == (BiasSource(np.array([127, -127]), 0),)
+    assert split_bias(np.array([128, -1])) == (
         BiasSource(np.array([1, 0]), 7),
         BiasSource(np.array([0, -1]), 0),
     )
@@ -101,8 +109,9 @@ def test_R3_the_whole_range_is_rebuilt_exactly():
 
 
 def assert_split_exactly(bias: np.ndarray) -> None:
-    sources = split_bias(neurons(np.ones_like(bias), bias=bias))
+    sources = split_bias(bias)
     np.testing.assert_array_equal(sum((s.weight << s.exponent for s in sources), np.zeros_like(bias)), bias)
+    assert tuple(s.exponent for s in sources) == bias_exponents(bias)
     assert [s.exponent for s in sources] == {0: [], 1: [0], 2: [7, 0]}[len(sources)]
     for source in sources:
         assert -128 <= source.weight.min() <= source.weight.max() <= 127
@@ -111,7 +120,7 @@ def assert_split_exactly(bias: np.ndarray) -> None:
 @given(st.integers(0, 7), st.lists(st.integers(1, 127), min_size=1, max_size=5))
 def test_R2_every_threshold_of_the_form_is_accepted(exponent, mantissas):
     threshold = np.array(mantissas) << exponent
-    found = self_exponent("a", threshold)
+    found = self_exponent(threshold)
     assert found <= exponent
     np.testing.assert_array_equal((threshold >> found) << found, threshold)
     assert (threshold >> found).max() <= 127
@@ -171,4 +180,16 @@ def test_R1_a_lower_initial_potential_does_not_fit():
     assert refusal(neurons([2], [2 - 131073])) == (
         "population `a`: an initial potential 131073 below its threshold needs a threshold register of 131072, "
         "allowed 0..131071"
+    )
+
+
+def test_all_that_does_not_fit_is_listed():
+    assert refusal(neurons([129, 1], [129 - 140000, 0], bias=[16321, 0])) == (
+        "population `a`: bias 16321 does not fit two always-on sources, allowed -16320..16320\n"
+        "population `a`: threshold 129 is no synaptic weight m * 2**e with one e <= 7 for the layer, "
+        "allowed m 1..127 (here e = 1)\n"
+        "population `a`: thresholds spread over 1..140000 above the initial potential need bias mantissas "
+        "-70000..69999, allowed -4096..4095\n"
+        "hint: export with fewer --weight-bits, which lowers the biases; convert with nctool, which rounds thresholds "
+        "to that form; export with fewer --weight-bits, which lowers the thresholds"
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import subprocess
 import sys
@@ -14,6 +15,8 @@ import torch
 from torch import nn
 
 from tests.runs import Finished, run_command
+
+TARGET_HINT = "see `nctool targets`; a target of your own is given by the path of its .toml file"
 
 
 @pytest.fixture
@@ -79,6 +82,7 @@ def test_run_sim_on_lava_gives_the_accuracy_of_the_reference(nctool, digits_mode
 
 def test_people_get_tables(nctool, digits_run: Path, digits_model: Path, tmp_path: Path) -> None:
     exported = nctool("export", digits_run, "-o", tmp_path / "m.net")
+    assert " on 1 chip; the most that a core uses: neurons " in exported.out
     assert "fold batch norm" in exported.out and f"wrote {tmp_path / 'm.net'}" in exported.out
     assert "accuracy" in nctool("run-sim", digits_model, "--samples", 8).out
     verified = nctool("verify", digits_model, "--engines", "reference")
@@ -86,14 +90,75 @@ def test_people_get_tables(nctool, digits_run: Path, digits_model: Path, tmp_pat
     inspected = nctool("inspect", digits_model)
     assert "conv1" in inspected.out and "recipe: digits-cnn" in inspected.out
     assert "digits-cnn" in nctool("recipes").out
-    assert "loihi2" in nctool("targets").out
+    assert ["neurons", "per", "core", "8,192", "1,024", "no", "limit"] in map(
+        str.split, nctool("targets").out.splitlines()
+    )
 
 
 def test_lists_as_json(nctool) -> None:
     assert {"digits-cnn", "digits-mlp", "mnist-mlp", "mnist-lenet"} <= {
         recipe["name"] for recipe in nctool("recipes", "--json").json["recipes"]
     }
-    assert [target["name"] for target in nctool("targets", "--json").json["targets"]] == ["loihi2", "lava"]
+    listed = nctool("targets", "--json").json
+    assert [target["name"] for target in listed["targets"]] == ["loihi2", "loihi1", "lava"]
+    assert listed["aliases"] == {"loihi": "loihi2"}
+    limits = [limit for target in listed["targets"] for limit in target["limits"].values() if limit is not None]
+    assert len(limits) == 9
+    assert all(each["source"] for each in [*limits, *listed["numbers"]])
+
+
+OWN_TARGET = """
+name = "small-chip"
+[limits]
+cores_per_chip = { value = 5, source = "data sheet" }
+neurons_per_core = { value = 500, source = "data sheet" }
+[features]
+graded_spikes = { value = true, source = "data sheet" }
+shared_kernels = { value = true, source = "data sheet" }
+"""
+
+
+def test_a_target_of_ones_own_and_its_chips(nctool, digits_run: Path, tmp_path: Path) -> None:
+    """16 x 8 x 8, 32 x 8 x 8, 64 and 10 neurons, 500 a core: 3 + 5 cores, and one for the dense layers."""
+    target, model = tmp_path / "chip.toml", tmp_path / "m.net"
+    target.write_text(OWN_TARGET, encoding="utf-8")
+    assert_error(
+        nctool("export", digits_run, "--target", target, "-o", model),
+        3,
+        "error: network: needs 9 cores, 2 chips of `small-chip` with 5 cores each, allowed 1\n"
+        "hint: export with --chips 2, make the layers narrower, or export with --target lava to simulate only\n",
+    )
+    assert not model.exists()
+    options = ["--target", target, "--chips", 2, "-o", model]
+    exported = nctool("export", digits_run, *options, "--json").json
+    target.unlink()
+    inspected = nctool("inspect", model, "--json").json
+    for report in (exported, inspected):
+        assert (report["target"], report["cores"], report["chips"]) == ("small-chip", 9, 2)
+        assert report["utilisation"] == exported["utilisation"]
+    used, slices = exported["utilisation"]["used"], exported["utilisation"]["slices"]
+    assert sum(used["neurons"]) == exported["neurons"] == 1024 + 2048 + 64 + 10
+    assert {len(column) for column in [slices, *used.values()]} == {9}
+    assert [layer["cores"] for layer in inspected["layers"]] == [3, 5, 1, 1]
+    assert "9 cores on 2 chips; the most that a core uses: neurons 100%" in nctool("inspect", model).out
+    assert nctool("verify", model, "--engines", "reference,fast").code == 0
+
+
+def test_a_simulator_without_cores(nctool, digits_run: Path, tmp_path: Path) -> None:
+    report = nctool("export", digits_run, "--target", "lava", "-o", tmp_path / "m.net", "--json").json
+    assert (report["cores"], report["chips"], report["utilisation"]["slices"]) == (0, 0, [])
+    assert " on 1 chip" not in nctool("export", digits_run, "--target", "lava", "-o", tmp_path / "m.net").out
+
+
+def test_graded_input_for_a_chip_of_binary_spikes(nctool, digits_run: Path, tmp_path: Path) -> None:
+    ended = nctool("export", digits_run, "--target", "loihi1", "-o", tmp_path / "m.net")
+    assert ended.code == 3
+    assert re.fullmatch(
+        r"error: input: graded values -?\d+\.\.\d+, the spikes of `loihi1` are binary, allowed 0\.\.1\n"
+        r"hint: export with --target loihi2, or --target lava to simulate only\n",
+        ended.err,
+    )
+    assert not list(tmp_path.iterdir())
 
 
 def test_verify_exits_1_on_a_difference(nctool, digits_model: Path, tmp_path: Path) -> None:
@@ -295,8 +360,12 @@ def test_fewer_steps_than_one(nctool, digits_run: Path, tmp_path: Path, steps: i
 @pytest.mark.parametrize(
     ("options", "text"),
     [
-        (["--target", "tpu"], "error: unknown target `tpu`, allowed loihi, loihi2, lava\nhint: see `nctool targets`\n"),
+        (
+            ["--target", "tpu"],
+            f"error: unknown target `tpu`, allowed loihi, loihi2, loihi1, lava\nhint: {TARGET_HINT}\n",
+        ),
         (["--realisation", "x"], "error: unknown realisation `x`, allowed autapse\n"),
+        (["--chips", "0"], "error: chips: 0 is out of range, allowed >= 1\nhint: give 1 or more chips with --chips\n"),
         (["--input", "rate"], "error: unknown input encoding `rate`, allowed graded\n"),
         (["--weight-bits", "9"], "error: weight bits: 9 is out of range, allowed 2..8\n"),
         (["--unknown"], "error: no such option: --unknown\nhint: see `nctool --help`, or `nctool COMMAND --help`\n"),

@@ -1,12 +1,12 @@
 """Lowering: check an IntNetwork against a target and realise it with the target's parts.
 
-In: an IntNetwork, a target, a realisation. Out: a frozen Lowered, or one error that lists every violation.
-Must not import torch or Lava.
+In: an IntNetwork, a target, a realisation. Out: a frozen Lowered with its mapping to cores, or one error that lists
+every violation. Must not import torch or Lava.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,22 +17,19 @@ from nctool.network import (
     INPUT_NAME,
     Bound,
     CurrentBased,
-    IntegrateFire,
     IntNetwork,
     Population,
     Synapse,
 )
 from nctool_deploy.autapse import AutapseRegisters, registers
-from nctool_deploy.targets import (
-    CONVOLUTION_GROUPS_MAX,
-    CONVOLUTION_SUM_LIMIT,
-    STATE_LIMIT,
-    SYNAPSE_MANTISSA,
-    Target,
-)
+from nctool_deploy.autapse import violations as autapse_violations
+from nctool_deploy.listing import raise_all
+from nctool_deploy.mapping import Mapping
+from nctool_deploy.number_formats import CONVOLUTION_GEOMETRY, CONVOLUTION_SUM, STATE, SYNAPSE_MANTISSA
+from nctool_deploy.placement import map_network
+from nctool_deploy.targets import Target
 
 REALISATIONS = ("autapse",)
-MAX_LISTED = 8
 
 
 @dataclass(frozen=True)
@@ -44,48 +41,53 @@ class Lowered:
         target: the chip whose limits were checked.
         realisation: how the neuron is built out of stock parts.
         registers: one per population, in order.
+        mapping: which core holds which neurons.
     """
 
     network: IntNetwork
     target: Target
     realisation: str
     registers: tuple[AutapseRegisters, ...]
+    mapping: Mapping
 
     @property
     def cores(self) -> int:
-        """Return how many cores the neurons and the synaptic memory need at least.
-
-        Each connection counts one byte; index bits, axons and shared kernels are not counted.
-        """
-        return sum(self._cores(population) for population in self.network.populations)
-
-    def _cores(self, population: Population) -> int:
-        neurons, memory = self.target.neurons_per_core, self.target.synapse_bytes_per_core
-        by_neurons = -(-population.n_neurons // neurons) if neurons else 0
-        by_memory = -(-self.network.synapse_count(population) // memory) if memory else 0
-        return max(by_neurons, by_memory)
+        """Return how many cores the mapping uses; 0 where the target does not limit a core."""
+        return len(self.mapping.cores)
 
 
-def lower(network: IntNetwork, target: Target, realisation: str = "autapse") -> Lowered:
+def lower(network: IntNetwork, target: Target, realisation: str = "autapse", chips: int | None = 1) -> Lowered:
     """Realise `network` on `target`.
+
+    Args:
+        chips: how many chips there are; None for as many as it takes.
 
     Raises:
         UsageError: the realisation is unknown.
-        UnsupportedError: the network is no chain of populations, or holds current-based neurons.
-        RangeError: a number or a reset does not fit; all violations are listed.
+        UnsupportedError: the network is no chain of populations, holds current-based neurons, or takes graded input
+            that the target's spikes cannot carry.
+        RangeError: a number or a reset does not fit, or the chips are too small; all violations are listed.
     """
     if realisation not in REALISATIONS:
         raise UsageError(f"unknown realisation `{realisation}`, allowed {', '.join(REALISATIONS)}")
     _require_integrate_fire(network)
+    _require_spikes(network, target)
     require_chain(network)
-    _raise_all([violation for population in network.populations for violation in _violations(network, population)])
-    lowered = Lowered(network, target, realisation, tuple(registers(p) for p in network.populations))
-    if target.cores_per_chip and lowered.cores > target.cores_per_chip:
-        raise RangeError(
-            f"network: needs at least {lowered.cores} cores, `{target.name}` has {target.cores_per_chip}",
-            hint="make the layers narrower, or export with --target lava to simulate only",
+    mapping, too_large = map_network(network, target)
+    found = [violation for population in network.populations for violation in _violations(network, population)]
+    raise_all([*found, *(too_large or _chip_violations(mapping, chips))])
+    return Lowered(network, target, realisation, tuple(registers(p) for p in network.populations), mapping)
+
+
+def _chip_violations(mapping: Mapping, chips: int | None) -> Iterator[RangeError]:
+    limit = mapping.target.limits.cores_per_chip
+    if limit is not None and chips is not None and mapping.chips > chips:
+        yield RangeError(
+            f"network: needs {len(mapping.cores)} cores, {mapping.chips} chips of `{mapping.target.name}` with "
+            f"{limit.value} cores each, allowed {chips}",
+            hint=f"export with --chips {mapping.chips}, make the layers narrower, or export with --target lava to "
+            "simulate only",
         )
-    return lowered
 
 
 def _require_integrate_fire(network: IntNetwork) -> None:
@@ -95,6 +97,18 @@ def _require_integrate_fire(network: IntNetwork) -> None:
                 f"population `{population.name}`: current-based neurons, allowed integrate-and-fire neurons",
                 hint=FOREIGN_HINT,
             )
+
+
+def _require_spikes(network: IntNetwork, target: Target) -> None:
+    """Refuse an input of more than one bit where spikes have only one."""
+    low, high = (
+        int(extreme) for extreme in (network.input.channel_range()[0].min(), network.input.channel_range()[1].max())
+    )
+    if (low < 0 or high > 1) and not target.features.graded_spikes.value:
+        raise UnsupportedError(
+            f"input: graded values {low}..{high}, the spikes of `{target.name}` are binary, allowed 0..1",
+            hint="export with --target loihi2, or --target lava to simulate only",
+        )
 
 
 def require_chain(network: IntNetwork) -> None:
@@ -119,17 +133,11 @@ def _violations(network: IntNetwork, population: Population) -> Iterator[RangeEr
     where = f"population `{population.name}`"
     yield from _synapse_violations(network, population.synapses[0], where)
     yield from _bound_violations(population.bound, where)
-    neuron = population.neuron
-    if isinstance(neuron, IntegrateFire) and neuron.reset != "subtract":
-        yield RangeError(f"{where}: reset is `{neuron.reset}`, the autapse allows `subtract`")
-        return
-    if isinstance(neuron, IntegrateFire) and (neuron.initial >= neuron.threshold).any():
-        yield RangeError(f"{where}: an initial potential reaches its threshold, allowed below it")
-    yield from _caught(lambda: registers(population))
+    yield from autapse_violations(population)
 
 
 def _synapse_violations(network: IntNetwork, synapse: Synapse, where: str) -> Iterator[RangeError]:
-    low, high = SYNAPSE_MANTISSA
+    low, high = SYNAPSE_MANTISSA.low, SYNAPSE_MANTISSA.high
     for extreme in sorted({int(synapse.weight.min()), int(synapse.weight.max())}):
         if not low <= extreme <= high:
             yield RangeError(
@@ -141,17 +149,17 @@ def _synapse_violations(network: IntNetwork, synapse: Synapse, where: str) -> It
     if synapse.conv is None:
         return
     small = max(synapse.conv.groups, *synapse.conv.padding, *synapse.conv.stride, *synapse.conv.dilation)
-    if max(small, *synapse.weight.shape[2:]) > CONVOLUTION_GROUPS_MAX:
+    if max(small, *synapse.weight.shape[2:]) > CONVOLUTION_GEOMETRY.high:
         yield RangeError(
             f"{where}: groups {synapse.conv.groups}, kernel {synapse.weight.shape[2:]} or geometry exceed what Lava "
-            f"holds in 8 bits, allowed up to {CONVOLUTION_GROUPS_MAX}",
+            f"holds in 8 bits, allowed up to {CONVOLUTION_GEOMETRY.high}",
             hint="use fewer groups or a smaller kernel",
         )
     biggest = int(np.abs(network.pixel_input.table.astype(int)).max()) if synapse.source == INPUT_NAME else 1
     total = biggest * int(np.abs(synapse.weight.astype(np.int64)).sum(axis=(1, 2, 3)).max())
-    if total > CONVOLUTION_SUM_LIMIT:
+    if total > CONVOLUTION_SUM.high:
         yield RangeError(
-            f"{where}: a convolution may sum to {total}, Lava clamps at {CONVOLUTION_SUM_LIMIT}",
+            f"{where}: a convolution may sum to {total}, Lava clamps at {CONVOLUTION_SUM.high}",
             hint="export with fewer --weight-bits",
         )
 
@@ -159,25 +167,8 @@ def _synapse_violations(network: IntNetwork, synapse: Synapse, where: str) -> It
 def _bound_violations(bound: Bound | None, where: str) -> Iterator[RangeError]:
     if bound is None:
         yield RangeError(f"{where}: the range of its accumulated input is not known", hint="convert with nctool")
-    elif max(bound.high, -bound.low) > STATE_LIMIT:
+    elif max(bound.high, -bound.low) > STATE.high:
         yield RangeError(
-            f"{where}: accumulated input reaches {bound.low}..{bound.high}, allowed -{STATE_LIMIT}..{STATE_LIMIT}",
+            f"{where}: accumulated input reaches {bound.low}..{bound.high}, allowed -{STATE.high}..{STATE.high}",
             hint="export with fewer --steps or fewer --weight-bits",
         )
-
-
-def _caught(action: Callable[[], object]) -> Iterator[RangeError]:
-    try:
-        action()
-    except RangeError as error:
-        yield error
-
-
-def _raise_all(errors: list[RangeError]) -> None:
-    if not errors:
-        return
-    if len(errors) == 1:
-        raise errors[0]
-    more = f"\n({len(errors) - MAX_LISTED} more)" if len(errors) > MAX_LISTED else ""
-    hints = list(dict.fromkeys(error.hint for error in errors if error.hint))
-    raise RangeError("\n".join(error.message for error in errors[:MAX_LISTED]) + more, hint="; ".join(hints) or None)

@@ -1,84 +1,147 @@
 """Targets: what a chip can hold, each limit with its source.
 
-In: a target name. Out: a frozen Target. Must not import torch or Lava.
+A target is a TOML file: the built-in ones lie in `target_files` beside this module, a user gives the path of another.
+The ranges of registers and weights are the same for every target: see `number_formats`.
+
+In: a target name or a path. Out: a frozen Target, or an error that names key, value and what is allowed. Must not
+import torch or Lava.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import os
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field
 
 from nctool.errors import UsageError
-
-STATE_LIMIT = 2**17 - 1
-"""|u| in weight units: 24-bit signed, inputs shifted left by 6. Source: lava-nc `lava/proc/lif/models.py`."""
-
-THRESHOLD_LIMIT = 2**17 - 1
-"""vth: unsigned 17-bit mantissa. Source: lava-nc `PyLifModelBitAcc`."""
-
-BIAS_MANTISSA = (-(2**12), 2**12 - 1)
-"""bias_mant: signed 13-bit. Source: lava-nc `PyLifModelBitAcc`."""
-
-SYNAPSE_MANTISSA = (-(2**7), 2**7 - 1)
-"""Signed 8-bit weights of Loihi 2. Source: lava-nc `lava/utils/weightutils.py`, MIXED sign mode."""
-
-SYNAPSE_EXPONENT_MAX = 7
-"""Weight exponent -8..7, of which nctool uses 0..7. Source: NxTF, nengo-loihi synapse format (Loihi 1)."""
-
-CONVOLUTION_SUM_LIMIT = 2**23 - 1
-"""A convolution's sum is clamped to 24 bits. Source: lava-nc `PyConvModelFixed.clamp_precision`."""
-
-CONVOLUTION_GROUPS_MAX = 127
-"""Lava holds `groups`, kernel, stride, padding and dilation of a Conv as int8.
-Source: lava-nc `lava/proc/conv/models.py`."""
+from nctool.toml_schema import DocumentKind, closest, parse_document, read_document, validate_document
 
 
-@dataclass(frozen=True)
-class Target:
-    """Limits of one chip; None means that the target sets no limit.
+class _Table(BaseModel):
+    """A table of a target file: frozen, no unknown keys, no coercion of types."""
 
-    Args:
-        name: what `--target` calls it.
-        description: one line for `nctool targets`.
-        neurons_per_core: neurons that one core can hold.
-        synapse_bytes_per_core: bytes of synaptic memory in one core.
-        cores_per_chip: cores that a program can use.
-        source: where the numbers come from.
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+
+
+def _source() -> Any:
+    return Field(min_length=1, description="a text that says where the value comes from")
+
+
+class Limit(_Table):
+    """A number that a core or chip cannot exceed, and where it comes from."""
+
+    value: int = Field(ge=1, le=2**40, description="a whole number 1..2^40")
+    source: str = _source()
+
+
+class Feature(_Table):
+    """Something that a chip can or cannot do, and where that comes from."""
+
+    value: bool = Field(description="true or false")
+    source: str = _source()
+
+
+class Limits(_Table):
+    """`[limits]`: what is absent is not limited.
+
+    Attributes:
+        cores_per_chip: neuron cores that a program can use.
+        neurons_per_core: neurons, compartments in Loihi's terms.
+        synaptic_memory_bytes_per_core: bytes for the synapses into a core's neurons.
+        input_axons_per_core: source neurons that send to a core.
+        output_axons_per_core: pairs of a neuron of the core and a core that it sends to.
+        thresholds_per_core: threshold registers of a core.
     """
 
-    name: str
-    description: str
-    neurons_per_core: int | None
-    synapse_bytes_per_core: int | None
-    cores_per_chip: int | None
-    source: str
+    cores_per_chip: Limit | None = None
+    neurons_per_core: Limit | None = None
+    synaptic_memory_bytes_per_core: Limit | None = None
+    input_axons_per_core: Limit | None = None
+    output_axons_per_core: Limit | None = None
+    thresholds_per_core: Limit | None = None
 
 
-TARGETS: tuple[Target, ...] = (
-    Target(
-        name="loihi2",
-        description="Loihi 2 (alias: loihi)",
-        neurons_per_core=8192,
-        synapse_bytes_per_core=192 * 1024,
-        cores_per_chip=120,
-        source="Intel Loihi 2 technology brief (second-hand); cores: lava-nc 0.10.0 compiler",
-    ),
-    Target(
-        name="lava",
-        description="Lava CPU simulator: the number formats of Loihi 2, no limit on size",
-        neurons_per_core=None,
-        synapse_bytes_per_core=None,
-        cores_per_chip=None,
-        source="lava-nc 0.10.0 process models",
-    ),
-)
+class Features(_Table):
+    """`[features]`: what a chip can do.
 
+    Attributes:
+        graded_spikes: spikes carry an integer; without, the input must be 0 or 1.
+        shared_kernels: a core stores a kernel once, not once for every position.
+    """
+
+    graded_spikes: Feature
+    shared_kernels: Feature
+
+
+class Target(_Table):
+    """A chip, or the simulator.
+
+    Attributes:
+        name: what `--target` calls it.
+        description: one line for `nctool targets`.
+    """
+
+    name: str = Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$", description="lower-case letters, digits and `-_.`")
+    description: str = Field(default="", description="a text")
+    limits: Limits = Limits()
+    features: Features
+
+    @property
+    def is_built_in(self) -> bool:
+        """Return whether the target came with nctool, so that its name says it all."""
+        return self in TARGETS
+
+
+_KIND = DocumentKind("target", UsageError, "`nctool targets` lists the built-in targets")
+_SUFFIX = ".toml"
+
+
+def read_target(path: Path) -> Target:
+    """Read a target file.
+
+    Raises:
+        UsageError: the file is missing or not TOML, a key or value is not allowed, or the name is that of a built-in
+            target.
+    """
+    target = parse_target(read_document(path, _KIND), str(path))
+    names = (*ALIASES, *(built_in.name for built_in in TARGETS))
+    if target.name in names:
+        raise UsageError(f'target `{path}`: `name` is "{target.name}", allowed: a name other than {", ".join(names)}')
+    return target
+
+
+def parse_target(text: str, source: str = "target") -> Target:
+    """Check TOML text and make a Target of it; a UsageError says what is not allowed, `source` where it came from."""
+    return validate_document(parse_document(text, _KIND, source), Target, _KIND, source)
+
+
+def _built_in(name: str) -> Target:
+    path = Path(__file__).parent / "target_files" / f"{name}{_SUFFIX}"
+    return parse_target(read_document(path, _KIND), name)
+
+
+TARGETS = tuple(_built_in(name) for name in ("loihi2", "loihi1", "lava"))
 ALIASES = {"loihi": "loihi2"}
 
 
-def find_target(name: str) -> Target:
-    """Return the target called `name`; a UsageError lists the names that exist."""
+def find_target(name_or_path: str | Path) -> Target:
+    """Return a target given by name, or by path: what ends in .toml or holds a separator.
+
+    Raises:
+        UsageError: the name is unknown, or as `read_target`.
+    """
+    name = os.fspath(name_or_path)
+    is_path = isinstance(name_or_path, Path) or name.endswith(_SUFFIX) or os.sep in name
+    return read_target(Path(name)) if is_path else built_in_target(name)
+
+
+def built_in_target(name: str) -> Target:
+    """Return the built-in target called `name`; a UsageError lists the names that exist."""
     for target in TARGETS:
         if target.name == ALIASES.get(name, name):
             return target
-    names = ", ".join([*ALIASES, *(target.name for target in TARGETS)])
-    raise UsageError(f"unknown target `{name}`, allowed {names}", hint="see `nctool targets`")
+    names = [*ALIASES, *(target.name for target in TARGETS)]
+    hint = closest(name, names) or "see `nctool targets`; a target of your own is given by the path of its .toml file"
+    raise UsageError(f"unknown target `{name}`, allowed {', '.join(names)}", hint)

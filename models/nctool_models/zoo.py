@@ -11,7 +11,7 @@ from pathlib import Path
 
 from nctool.errors import RecipeError
 from nctool.recipe import Recipe, read_recipe
-from nctool.recipe_errors import closest
+from nctool.toml_schema import closest
 
 _FOLDER = Path(__file__).parent / "recipes"
 _SUFFIX = ".toml"

@@ -1,22 +1,23 @@
 """The recipe of an experiment: a checked, frozen value that reads and writes as TOML.
 
 In: TOML text or a file, overrides `table.key=value`, a seed. Out: `Recipe`, or a RecipeError that names
-the key, the value got and what is allowed. Imports of nctool only errors and the TOML
-helpers; where the built-in
+the key, the value got and what is allowed. Imports of nctool only errors and the TOML helpers; where the built-in
 recipes lie is known to `nctool_models.zoo` only.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
 from nctool.errors import RecipeError
-from nctool.recipe_errors import describe
-from nctool.toml_text import PARSE_ERRORS, literal, parse, parse_value
+from nctool.toml_schema import DocumentKind, parse_document, read_document, validate_document
+from nctool.toml_text import literal, parse_value
+
+_KIND = DocumentKind("recipe", RecipeError, "`nctool recipes` lists the built-in recipes")
 
 
 def _whole(low: int, high: int, default: Any = ...) -> Any:
@@ -172,14 +173,7 @@ def read_recipe(
     Raises:
         RecipeError: the file is missing or not TOML, an override has no `=`, or the recipe is not allowed.
     """
-    try:
-        text = Path(path).read_bytes().decode("utf-8")
-    except FileNotFoundError as error:
-        raise RecipeError(f"no recipe file `{path}`", hint="`nctool recipes` lists the built-in recipes") from error
-    except OSError as error:
-        raise RecipeError(f"cannot read recipe `{path}`: {(error.strerror or str(error)).lower()}") from error
-    except UnicodeDecodeError as error:
-        raise RecipeError(f"recipe `{path}` is not UTF-8 text (byte {error.start})") from error
+    text = read_document(path, _KIND)
     return parse_recipe(text, overrides, seed, source=source or str(path))
 
 
@@ -197,19 +191,12 @@ def parse_recipe(
     Raises:
         RecipeError: the text is not TOML, an override has no `=`, or a key or value is not allowed.
     """
-    try:
-        content = parse(text)
-    except PARSE_ERRORS as error:
-        reason = str(error).splitlines()[0].lower()
-        raise RecipeError(f"recipe `{source}` is not valid TOML: {reason}") from error
+    content = parse_document(text, _KIND, source)
     for override in overrides:
         _apply_override(content, override)
     if seed is not None:
         content["seed"] = seed
-    try:
-        return Recipe.model_validate(_lists_to_tuples(content))
-    except ValidationError as error:
-        raise describe(error, Recipe, source) from error
+    return validate_document(content, Recipe, _KIND, source)
 
 
 def _apply_override(content: dict[str, Any], override: str) -> None:
@@ -225,9 +212,3 @@ def _apply_override(content: dict[str, Any], override: str) -> None:
             raise RecipeError(f"--set got `{override}`, but `{whole}` is no table")
         table = inner
     table[parts[-1]] = parse_value(text.strip())
-
-
-def _lists_to_tuples(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {key: _lists_to_tuples(inner) for key, inner in value.items()}
-    return tuple(_lists_to_tuples(inner) for inner in value) if isinstance(value, list) else value

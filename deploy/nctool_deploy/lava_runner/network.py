@@ -33,7 +33,6 @@ from nctool_deploy.autapse import AutapseRegisters, BiasSource
 from nctool_deploy.lowering import lower
 from nctool_deploy.netx import read
 from nctool_deploy.schedule import Schedule
-from nctool_deploy.targets import find_target
 from nctool_deploy.unrolling import unroll
 
 GRADED_BITS = 8
@@ -160,7 +159,7 @@ class Network(hdf5.Network):
 
     def __init__(self, net_config: str | Path, n_samples: int = 1, n_steps: int | None = None) -> None:
         content = read(Path(net_config))
-        self.lowered = lower(content.network, find_target(content.metadata.target), content.metadata.realisation)
+        self.lowered = lower(content.network, content.metadata.chip, content.metadata.realisation, chips=None)
         populations = content.network.populations
         self.schedule = Schedule(n_steps or content.network.n_steps, n_samples, len(populations))
         super().__init__(net_config=str(net_config), input_message_bits=GRADED_BITS)

@@ -14,8 +14,10 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
 from nctool.equality import StructuralEquality
+from nctool.errors import FormatError, UsageError
 from nctool.network import InputEncoding, IntArray, IntegrateFire, IntNetwork, Population
 from nctool.sim.trace import Trace
+from nctool_deploy.targets import Target, built_in_target
 
 FORMAT_NAME = "nctool-netx"
 FORMAT_VERSION = 1
@@ -68,10 +70,16 @@ class Provenance(Strict):
 
 
 class Metadata(Strict):
-    """The JSON text of `/nctool/metadata`."""
+    """The JSON text of `/nctool/metadata`.
+
+    Attributes:
+        target: name of the chip that the network was lowered for.
+        own_target: its limits, where it is no built-in target.
+    """
 
     tool_version: str
     target: str
+    own_target: Target | None = None
     realisation: Literal["autapse"]
     input_encoding: Literal["graded"]
     input_digest: str
@@ -80,6 +88,20 @@ class Metadata(Strict):
     populations: tuple[PopulationRecord, ...] = Field(strict=False)
     provenance: Provenance | None
     changes: tuple[ChangeRecord, ...] = Field(strict=False)
+
+    @property
+    def chip(self) -> Target:
+        """Return the target with its limits.
+
+        Raises:
+            FormatError: the file names a built-in target that this nctool does not have.
+        """
+        if self.own_target is not None:
+            return self.own_target
+        try:
+            return built_in_target(self.target)
+        except UsageError as error:
+            raise FormatError(f"`/nctool/metadata`: {error.message}", hint="update nctool") from error
 
 
 @dataclass(frozen=True, eq=False)

@@ -93,6 +93,7 @@ def _metadata(
     return Metadata(
         tool_version=tool_version(),
         target=lowered.target.name,
+        own_target=None if lowered.target.is_built_in else lowered.target,
         realisation="autapse",
         input_encoding="graded",
         input_digest=input_digest(network.pixel_input),

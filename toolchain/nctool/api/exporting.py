@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from nctool.api.utilisation import Utilisation, utilisation
 from nctool.conversion import Change, convert
 from nctool.errors import UsageError
 from nctool.network import IntNetwork
@@ -33,7 +34,8 @@ class ExportReport:
         target, realisation, steps: as chosen.
         layers: number of populations, the readout included.
         neurons, synapses: totals; a shared kernel counts each of its uses.
-        cores: lower bound from neurons and synaptic memory; 0 where the target sets no limit.
+        cores, chips: that the mapping uses; 0 where the target does not limit a core.
+        utilisation: of every core.
         head_room_bits: of the population with the least: how often its bound could double.
         bounds: `proved` or `calibrated` per population.
         changes: what the conversion did, step by step.
@@ -47,6 +49,8 @@ class ExportReport:
     neurons: int
     synapses: int
     cores: int
+    chips: int
+    utilisation: Utilisation
     head_room_bits: float
     bounds: dict[str, str]
     changes: tuple[Change, ...]
@@ -60,22 +64,24 @@ def export(
     checkpoint: Path | str,
     output: Path | str,
     *,
-    target: str = "loihi",
+    target: Path | str = "loihi",
     steps: int | None = None,
     realisation: str = "autapse",
     weight_bits: int = 8,
     input: str = "graded",  # noqa: A002  # the option's name is a contract
+    chips: int = 1,
 ) -> ExportReport:
     """Convert a checkpoint to integers, check every limit of the target and write netx HDF5.
 
     Args:
         checkpoint: folder of a training run, or its checkpoint.safetensors.
         output: the file to write; replaced only when everything went well.
-        target: `loihi` (Loihi 2) or `lava` (simulator only).
+        target: `loihi` (Loihi 2), `loihi1`, `lava` (simulator only), or the path of a target file (docs/TARGETS.md).
         steps: window in time steps; the recipe's by default.
         realisation: `autapse`.
         weight_bits: 2..8.
         input: `graded`.
+        chips: how many chips the network may take.
 
     Raises:
         UsageError: a path or an option is wrong.
@@ -86,6 +92,8 @@ def export(
     output, chip = Path(output), find_target(target)
     if input not in INPUT_ENCODINGS:
         raise UsageError(f"unknown input encoding `{input}`, allowed {', '.join(INPUT_ENCODINGS)}")
+    if chips < 1:
+        raise UsageError(f"chips: {chips} is out of range, allowed >= 1", hint="give 1 or more chips with --chips")
     loaded = load_checkpoint(checkpoint)
     conversion = convert(
         restore_model(loaded),
@@ -96,7 +104,7 @@ def export(
         n_steps=loaded.recipe.noise.steps if steps is None else steps,
         calibration=loaded.calibration_images,
     )
-    lowered = lower(conversion.network, chip, realisation)
+    lowered = lower(conversion.network, chip, realisation, chips)
     pixels = loaded.calibration_images[:N_KNOWN_ANSWERS]
     write(
         output,
@@ -132,6 +140,8 @@ def _report(path: Path, lowered: Lowered, changes: tuple[Change, ...]) -> Export
         neurons=sum(population.n_neurons for population in network.populations),
         synapses=sum(network.synapse_count(population) for population in network.populations),
         cores=lowered.cores,
+        chips=lowered.mapping.chips,
+        utilisation=utilisation(lowered.mapping),
         head_room_bits=head_room_bits(network),
         bounds={p.name: p.bound.kind for p in network.populations if p.bound is not None},
         changes=changes,

@@ -13,17 +13,17 @@ import numpy as np
 
 from nctool.api.exporting import head_room_bits
 from nctool.api.models import ForeignOptions, open_model
+from nctool.api.utilisation import Utilisation, utilisation
 from nctool.network import CurrentBased, IntNetwork, Population, Readout
 from nctool_deploy.lowering import lower
 from nctool_deploy.netx import ForeignFile, NetxFile
-from nctool_deploy.targets import find_target
 
 Interval = tuple[int, int]
 
 
 @dataclass(frozen=True)
 class LayerReport:
-    """One population: shape, size, ranges of its integers, bound and head-room."""
+    """One population: shape, size, ranges of its integers, bound, head-room, and the cores that hold some of it."""
 
     name: str
     kind: str
@@ -36,14 +36,15 @@ class LayerReport:
     bound: str
     bound_range: Interval | None
     head_room_bits: float | None
+    cores: int | None = None
 
 
 @dataclass(frozen=True)
 class InspectReport:
     """A file at a glance: layers first, then what it was made from and for.
 
-    Of a netx file of another tool, target, realisation, cores, head-room and weight bits are None, and `notes` says
-    where Lava runs something else than the file says.
+    Of a netx file of another tool, target, realisation, cores, chips, utilisation, head-room and weight bits are None,
+    and `notes` says where Lava runs something else than the file says.
     """
 
     path: Path
@@ -54,6 +55,8 @@ class InspectReport:
     synapses: int
     steps: int
     cores: int | None = None
+    chips: int | None = None
+    utilisation: Utilisation | None = None
     head_room_bits: float | None = None
     target: str | None = None
     realisation: str | None = None
@@ -96,10 +99,13 @@ def inspect(model: Path | str) -> InspectReport:
 def _exported(report: InspectReport, content: NetxFile) -> InspectReport:
     """Add what only a file that nctool exported says."""
     network, metadata = content.network, content.metadata
-    lowered = lower(network, find_target(metadata.target), metadata.realisation)
+    lowered = lower(network, metadata.chip, metadata.realisation, chips=None)
     return replace(
         report,
+        layers=tuple(replace(layer, cores=lowered.mapping.cores_of(layer.name)) for layer in report.layers),
         cores=lowered.cores,
+        chips=lowered.mapping.chips,
+        utilisation=utilisation(lowered.mapping),
         head_room_bits=head_room_bits(network),
         target=metadata.target,
         realisation=metadata.realisation,

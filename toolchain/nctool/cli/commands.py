@@ -9,6 +9,7 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
@@ -114,11 +115,12 @@ def export(
         Path, typer.Argument(help="Folder of a training run, or its checkpoint.", metavar="CHECKPOINT")
     ],
     out: Annotated[Path, typer.Option("-o", "--output", help="File to write.", metavar="MODEL.net")],
-    target: Annotated[str, typer.Option(help="From `nctool targets`.")] = "loihi",
+    target: Annotated[str, typer.Option(help="Name from `nctool targets`, or a .toml path.")] = "loihi",
     steps: Annotated[int | None, typer.Option(help="Time steps.", show_default="the recipe's")] = None,
     realisation: Annotated[str, typer.Option(help="autapse: reset by subtraction, exact.")] = "autapse",
     weight_bits: Annotated[int, typer.Option(help="2..8.")] = 8,
     input: Annotated[str, typer.Option(help="graded: signed 8-bit input.")] = "graded",  # noqa: A002  # contract
+    chips: Annotated[int, typer.Option(help="Chips that the network may take.")] = 1,
     json: Json = False,
 ) -> None:
     """Convert a trained network to integers and write it as netx HDF5."""
@@ -132,6 +134,7 @@ def export(
         realisation=realisation,
         weight_bits=weight_bits,
         input=input,
+        chips=chips,
     )
     output.print_json(report.to_json()) if json else output.print_export(report)
 
@@ -253,15 +256,15 @@ def recipes(json: Json = False) -> None:
 @app.command()
 def targets(json: Json = False) -> None:
     """List the chips and simulators that `nctool export --target` knows."""
-    from dataclasses import asdict
-
-    from nctool_deploy.targets import TARGETS
+    from nctool_deploy.number_formats import NUMBER_FORMATS
+    from nctool_deploy.targets import ALIASES, TARGETS
 
     if json:
-        output.print_json({"targets": [asdict(target) for target in TARGETS]})
+        numbers = [asdict(number) for number in NUMBER_FORMATS]
+        listed = [target.model_dump(mode="json") for target in TARGETS]
+        output.print_json({"targets": listed, "aliases": ALIASES, "numbers": numbers})
         return
-    rows = [[t.name, t.description, str(t.cores_per_chip or "no limit"), t.source] for t in TARGETS]
-    output.print_rows("targets", ["name", "description", "cores", "source of the limits"], rows)
+    output.print_targets(TARGETS, NUMBER_FORMATS)
 
 
 @contextmanager

@@ -15,6 +15,9 @@ from rich.table import Table
 
 if TYPE_CHECKING:
     from nctool.api import ExportReport, InspectReport, RunReport, TrainReport
+    from nctool.api.utilisation import Utilisation
+    from nctool_deploy.number_formats import NumberFormat
+    from nctool_deploy.targets import Limit, Target
 
 WIDTH = 120
 """Columns of a table that goes to a file or a pipe."""
@@ -56,8 +59,9 @@ def print_export(report: ExportReport) -> None:
         error = "exact" if change.exact else f"{change.worst_error or 0:.2%}"
         table.add_row(change.step, change.detail, error)
     print_table(title, table)
-    cores = f", at least {report.cores} cores" if report.cores else ""
-    print_line(f"{report.layers} layers, {report.neurons:,} neurons, {report.synapses:,} synapses{cores}")
+    print_line(f"{report.layers} layers, {report.neurons:,} neurons, {report.synapses:,} synapses")
+    if report.cores:
+        print_line(_cores(report.cores, report.chips, report.utilisation))
     calibrated = [name for name, kind in report.bounds.items() if kind == "calibrated"]
     proof = f"measured on calibration data for {', '.join(calibrated)}" if calibrated else "proved for every input"
     print_line(f"least head-room {report.head_room_bits:.2f} bits, {proof}")
@@ -81,11 +85,13 @@ def print_run(report: RunReport) -> None:
 
 def print_inspect(report: InspectReport) -> None:
     """Show the layers of a file and where it came from."""
-    columns = ["layer", "kind", "shape", "neurons", "synapses", "weights", "thresholds", "head-room"]
+    columns = ["layer", "kind", "shape", "neurons", "synapses", "weights", "thresholds", "head-room", "cores"]
     table = make_table(columns)
     title = f"{report.path}"
     shape = "x".join(map(str, report.input_shape))
-    table.add_row("input", "graded" if report.target else "integers", shape, "", "", _span(report.input_range), "", "")
+    table.add_row(
+        "input", "graded" if report.target else "integers", shape, "", "", _span(report.input_range), "", "", ""
+    )
     for layer in report.layers:
         room = "" if layer.head_room_bits is None else f"{layer.head_room_bits:.1f} bits, {layer.bound}"
         table.add_row(
@@ -97,6 +103,7 @@ def print_inspect(report: InspectReport) -> None:
             _span(layer.weight_range),
             _span(layer.threshold_range),
             room,
+            str(layer.cores or ""),
         )
     print_table(title, table)
     for note in report.notes:
@@ -104,14 +111,29 @@ def print_inspect(report: InspectReport) -> None:
     if report.target is None:
         print_line(f"netx file of another tool, T={report.steps}; CUBA decays are current/voltage, in parts of 4096")
         return
-    cores = f"at least {report.cores} cores" if report.cores else "no limit on cores"
+    if report.cores and report.chips and report.utilisation:
+        print_line(_cores(report.cores, report.chips, report.utilisation))
     print_line(
-        f"target {report.target} ({cores}), realisation {report.realisation}, T={report.steps}, "
+        f"target {report.target}, realisation {report.realisation}, T={report.steps}, "
         f"{report.weight_bits}-bit weights, {report.known_answers} known answers, nctool {report.tool_version}"
     )
     for key, value in (report.provenance or {}).items():
         shown = ", ".join(map(str, value)) if isinstance(value, list) else value
         print_line(f"{key}: {shown}")
+
+
+def print_targets(targets: Sequence[Target], numbers: Sequence[NumberFormat]) -> None:
+    """Show what each target can hold, and the ranges of numbers that hold for all of them."""
+    limits = [dict(target.limits) for target in targets]
+    rows = [[name.replace("_", " "), *(_limit(each[name]) for each in limits)] for name in limits[0]]
+    features = [dict(target.features) for target in targets]
+    rows += [[name.replace("_", " "), *("yes" if f[name].value else "no" for f in features)] for name in features[0]]
+    print_rows("targets", ["", *(target.name for target in targets)], rows)
+    for target in targets:
+        print_line(f"{target.name}: {target.description}")
+    print_line("")
+    print_rows("numbers, for every target", ["", "range"], [[n.name, _span((n.low, n.high))] for n in numbers])
+    print_line("the sources are in `nctool targets --json`")
 
 
 def print_rows(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
@@ -143,6 +165,16 @@ def print_line(text: str) -> None:
 
 def _console() -> Console:
     return Console(highlight=False, width=None if sys.stdout.isatty() else WIDTH)
+
+
+def _cores(cores: int, chips: int, utilisation: Utilisation) -> str:
+    """Return a line about how many cores are used, and how full the fullest is of each resource."""
+    full = ", ".join(f"{name.replace('_', ' ')} {part:.0%}" for name, part in utilisation.fullest.items())
+    return f"{cores:,} core{'s' * (cores > 1)} on {chips} chip{'s' * (chips > 1)}; the most that a core uses: {full}"
+
+
+def _limit(limit: Limit | None) -> str:
+    return "no limit" if limit is None else f"{limit.value:,}"
 
 
 def _percent(fraction: float) -> str:

@@ -1,0 +1,61 @@
+"""Ranges of the registers and synapses that a realisation is made of: those of Lava's processes, for every target.
+
+In: nothing. Out: named ranges, each with its source. Must not import torch or Lava.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class NumberFormat:
+    """A range of integers.
+
+    Args:
+        name: what is held.
+        low, high: smallest and largest value.
+        source: where the range comes from.
+    """
+
+    name: str
+    low: int
+    high: int
+    source: str
+
+
+STATE = NumberFormat(
+    "accumulated input",
+    -(2**17 - 1),
+    2**17 - 1,
+    "lava-nc 0.10.0, lava/proc/lif/models.py: u has 24 bits, inputs are shifted left by 6",
+)
+THRESHOLD = NumberFormat(
+    "threshold register", 0, 2**17 - 1, "lava-nc 0.10.0, lava/proc/lif/models.py, PyLifModelBitAcc: 17 bits"
+)
+BIAS_MANTISSA = NumberFormat(
+    "bias mantissa", -(2**12), 2**12 - 1, "lava-nc 0.10.0, lava/proc/lif/models.py, PyLifModelBitAcc: 13 bits signed"
+)
+SYNAPSE_MANTISSA = NumberFormat(
+    "weight", -(2**7), 2**7 - 1, "lava-nc 0.10.0, lava/utils/weightutils.py: 8 bits of mixed sign"
+)
+SYNAPSE_EXPONENT = NumberFormat("weight exponent", 0, 7, "NxTF and nengo-loihi: -8..7, of which nctool uses 0..7")
+CONVOLUTION_SUM = NumberFormat(
+    "sum of a convolution",
+    -(2**23 - 1),
+    2**23 - 1,
+    "lava-nc 0.10.0, lava/proc/conv/models.py, PyConvModelFixed.clamp_precision: 24 bits",
+)
+CONVOLUTION_GEOMETRY = NumberFormat(
+    "groups, kernel, stride, padding, dilation", 0, 127, "lava-nc 0.10.0, lava/proc/conv/models.py: held as int8"
+)
+
+NUMBER_FORMATS = (
+    SYNAPSE_MANTISSA,
+    SYNAPSE_EXPONENT,
+    THRESHOLD,
+    BIAS_MANTISSA,
+    STATE,
+    CONVOLUTION_SUM,
+    CONVOLUTION_GEOMETRY,
+)

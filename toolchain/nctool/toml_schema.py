@@ -1,0 +1,163 @@
+"""Read a TOML document into a pydantic schema; whatever is wrong becomes one error that a user understands.
+
+In: a file, or TOML text, and a schema whose fields say in their `description` what they allow. Out: plain values, a
+model, or an error that names the key, the value got, what is allowed and, for a typo, the nearest name. Imports of
+nctool only errors and toml_text.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar, get_args
+
+from pydantic import BaseModel, ValidationError
+from pydantic.fields import FieldInfo
+
+from nctool.errors import UsageError
+from nctool.toml_text import PARSE_ERRORS, literal, parse
+
+Model = TypeVar("Model", bound=BaseModel)
+
+_LONGEST_VALUE = 60
+"""Characters of a value that a message shows."""
+
+
+@dataclass(frozen=True)
+class DocumentKind:
+    """What sort of document is read.
+
+    Args:
+        noun: what messages call it.
+        error: the error raised.
+        hint: what to do where there is no such file.
+    """
+
+    noun: str
+    error: type[UsageError]
+    hint: str
+
+
+def read_document(path: Path, kind: DocumentKind) -> str:
+    """Return the text of a UTF-8 file; `kind.error` says why it cannot be read."""
+    try:
+        return Path(path).read_bytes().decode("utf-8")
+    except FileNotFoundError as error:
+        raise kind.error(f"no {kind.noun} file `{path}`", hint=kind.hint) from error
+    except OSError as error:
+        raise kind.error(f"cannot read {kind.noun} `{path}`: {(error.strerror or str(error)).lower()}") from error
+    except UnicodeDecodeError as error:
+        raise kind.error(f"{kind.noun} `{path}` is not UTF-8 text (byte {error.start})") from error
+
+
+def parse_document(text: str, kind: DocumentKind, source: str) -> dict[str, Any]:
+    """Return the values of a TOML document; `kind.error` says where it is no TOML, `source` where it came from."""
+    try:
+        return parse(text)
+    except PARSE_ERRORS as error:
+        reason = str(error).splitlines()[0].lower()
+        raise kind.error(f"{kind.noun} `{source}` is not valid TOML: {reason}") from error
+
+
+def validate_document(content: Mapping[str, Any], schema: type[Model], kind: DocumentKind, source: str) -> Model:
+    """Return `content` as a `schema`; `kind.error` describes the first thing that is not allowed."""
+    try:
+        return schema.model_validate(_lists_to_tuples(content))
+    except ValidationError as error:
+        raise _describe(error, schema, kind, f"{kind.noun} `{source}`") from error
+
+
+def _describe(error: ValidationError, schema: type[BaseModel], kind: DocumentKind, where: str) -> UsageError:
+    """Describe the first finding; an unknown key goes before what it may have caused."""
+    findings: list[Any] = list(error.errors(include_url=False))
+    finding = min(findings, key=lambda each: each["type"] != "extra_forbidden")
+    keys, tables, field = _locate(schema, finding["loc"])
+    indices = [part for part in finding["loc"] if isinstance(part, int)]
+    path = ".".join(keys) + "".join(f"[{index}]" for index in indices)
+    if finding["type"] == "extra_forbidden":
+        message, hint = _unknown_key(keys, tables)
+    elif finding["type"].startswith("union_tag") and field is not None:
+        message, hint = _bad_tag(path, field, finding)
+    elif finding["type"] == "missing":
+        message, hint = f"`{path}` is missing, allowed: {_allowed(field)}", None
+    else:
+        allowed = _allowed(field)
+        message = f"`{path}` is {_shown(finding['input'])}, allowed: {allowed}"
+        hint = closest(str(finding["input"]), allowed.split(", "))
+    return kind.error(f"{where}: {message}", hint)
+
+
+def closest(got: str, known: Iterable[str], prefix: str = "") -> str | None:
+    """Return the hint "did you mean `…`" for the known name nearest to `got`, or None when none is near."""
+    near = difflib.get_close_matches(got, list(known), n=1)
+    return f"did you mean `{prefix}{near[0]}`?" if near else None
+
+
+def _unknown_key(keys: list[str], tables: list[type[BaseModel]]) -> tuple[str, str | None]:
+    known = list(dict.fromkeys(name for table in tables for name in table.model_fields))
+    prefix = "".join(f"{key}." for key in keys[:-1])
+    return f"unknown key `{'.'.join(keys)}`, allowed: {', '.join(known)}", closest(keys[-1], known, prefix)
+
+
+def _bad_tag(path: str, field: FieldInfo, finding: dict[str, Any]) -> tuple[str, str | None]:
+    """Describe a discriminated union without its discriminator, or with an unknown one."""
+    context, key = finding["ctx"], f"{path}.{field.discriminator}"
+    known = [tag for table in _tables_of(field) for tag in _tags(table)]
+    if "tag" not in context:
+        return f"`{key}` is missing, allowed: {', '.join(known)}", None
+    return f"`{key}` is {_shown(context['tag'])}, allowed: {', '.join(known)}", closest(context["tag"], known)
+
+
+def _locate(
+    schema: type[BaseModel], location: tuple[int | str, ...]
+) -> tuple[list[str], list[type[BaseModel]], FieldInfo | None]:
+    """Follow a pydantic location to the key path, the tables that may hold the last key, and its field.
+
+    A discriminated union puts the chosen variant's tag in the location: it is no key of the file.
+    """
+    keys: list[str] = []
+    tables = [schema]
+    field: FieldInfo | None = None
+    rest = [part for part in location if isinstance(part, str)]
+    while rest:
+        part = rest.pop(0)
+        keys.append(part)
+        field = next((table.model_fields[part] for table in tables if part in table.model_fields), None)
+        if rest and field is not None:
+            tables = _tables_of(field)
+            if len(tables) > 1:
+                tag = rest.pop(0)
+                tables = [table for table in tables if tag in _tags(table)]
+    return keys, tables, field
+
+
+def _tables_of(field: FieldInfo) -> list[type[BaseModel]]:
+    candidates = get_args(field.annotation) or (field.annotation,)
+    return [each for each in candidates if isinstance(each, type) and issubclass(each, BaseModel)]
+
+
+def _tags(table: type[BaseModel]) -> tuple[str, ...]:
+    """Return the values that a variant's discriminator, its first field, may have."""
+    return get_args(next(iter(table.model_fields.values())).annotation)
+
+
+def _allowed(field: FieldInfo | None) -> str:
+    if field is None:
+        return "a TOML document"
+    if field.description is not None:
+        return field.description
+    names = list(dict.fromkeys(name for table in _tables_of(field) for name in table.model_fields))
+    return f"a table of {', '.join(names)}"
+
+
+def _shown(value: Any) -> str:
+    text = literal(value)
+    return text if len(text) <= _LONGEST_VALUE else f"{text[:_LONGEST_VALUE]}…"
+
+
+def _lists_to_tuples(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _lists_to_tuples(inner) for key, inner in value.items()}
+    return tuple(_lists_to_tuples(inner) for inner in value) if isinstance(value, list) else value
