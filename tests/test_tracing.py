@@ -55,27 +55,30 @@ def test_a_chain_is_read_in_order():
     network = trace(model, IMAGE)
     conv1, fc = network.populations
     assert network.input_shape == IMAGE
-    assert (conv1.name, conv1.source, conv1.source_shape, conv1.shape) == ("conv1", "input", IMAGE, (4, 3, 4))
-    assert conv1.conv == ConvGeometry((2, 1), (1, 0), (1, 2), 2)
-    assert (conv1.threshold, conv1.pools) == (2.5, ())
-    assert conv1.norm is not None
-    assert (fc.name, fc.source, fc.source_shape, fc.shape) == ("fc", "conv1", (4, 3, 4), (5,))
-    assert (fc.conv, fc.threshold, fc.norm) == (None, None, None)
-    assert fc.pools == (Pool("pool1", (1, 2), (1, 1), (0, 0), 2, (4, 3, 4)),)
-    np.testing.assert_array_equal(conv1.weight, model.conv1.weight.detach().double().numpy())
+    (into_conv1,), (into_fc,) = conv1.synapses, fc.synapses
+    assert (conv1.name, conv1.shape, conv1.threshold) == ("conv1", (4, 3, 4), 2.5)
+    assert (into_conv1.module, into_conv1.source, into_conv1.source_shape) == ("conv1", "input", IMAGE)
+    assert into_conv1.conv == ConvGeometry((2, 1), (1, 0), (1, 2), 2)
+    assert into_conv1.pools == ()
+    assert into_conv1.norm is not None
+    assert (fc.name, fc.shape, fc.threshold) == ("fc", (5,), None)
+    assert (into_fc.module, into_fc.source, into_fc.source_shape) == ("fc", "conv1", (4, 3, 4))
+    assert (into_fc.conv, into_fc.norm) == (None, None)
+    assert into_fc.pools == (Pool("pool1", (1, 2), (1, 1), (0, 0), 2, (4, 3, 4)),)
+    np.testing.assert_array_equal(into_conv1.weight, model.conv1.weight.detach().double().numpy())
     np.testing.assert_array_equal(fc.bias, np.zeros(5))
 
 
 def test_global_pooling_covers_the_image():
     network = trace(conv_then(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(3, 2)), IMAGE)
-    assert network.populations[1].pools == (Pool("2", (4, 4), (4, 4), (0, 0), 16, (3, 4, 4)),)
+    assert network.populations[1].synapses[0].pools == (Pool("2", (4, 4), (4, 4), (0, 0), 16, (3, 4, 4)),)
 
 
 @pytest.mark.parametrize(("padding", "pair"), [("valid", (0, 0)), ("same", (1, 2)), (1, (1, 1))])
 def test_padding_by_name(padding, pair):
     conv = nn.Conv2d(2, 3, (3, 5), padding=padding)
     model = nn.Sequential(conv, act(), nn.AdaptiveAvgPool2d((1, 1)), nn.Flatten(), nn.Linear(3, 2))
-    assert trace(model, IMAGE).populations[0].conv == ConvGeometry(padding=pair)
+    assert trace(model, IMAGE).populations[0].synapses[0].conv == ConvGeometry(padding=pair)
 
 
 @pytest.mark.parametrize(
@@ -99,12 +102,12 @@ def test_every_spelling_of_flatten_is_read(flatten):
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             return self.fc(flatten(x))
 
-    assert trace(Flat(), IMAGE).populations[0].weight.shape == (2, 72)
+    assert trace(Flat(), IMAGE).populations[0].synapses[0].weight.shape == (2, 72)
 
 
 def test_a_layer_used_twice_becomes_two_populations():
     model = Model(lambda m, x: m.two(m.act(m.one(m.act(m.one(x))))))
-    assert [(p.name, p.source) for p in trace(model, (4,)).populations] == [
+    assert [(p.name, p.synapses[0].source) for p in trace(model, (4,)).populations] == [
         ("one", "input"),
         ("one_2", "one"),
         ("two", "one_2"),
@@ -120,7 +123,7 @@ def test_a_layer_called_input_gets_another_name():
 def test_normalisation_is_gain_and_shift():
     norm = nn.BatchNorm1d(2, eps=0.25, affine=False)
     norm.running_mean, norm.running_var = torch.tensor([3.0, -1.0]), torch.tensor([3.75, 0.0])
-    found = trace(nn.Sequential(nn.Linear(4, 2), norm), (4,)).populations[0].norm
+    found = trace(nn.Sequential(nn.Linear(4, 2), norm), (4,)).populations[0].synapses[0].norm
     np.testing.assert_array_equal(found.gain, [0.5, 2.0])
     np.testing.assert_array_equal(found.shift, [-1.5, 2.0])
 

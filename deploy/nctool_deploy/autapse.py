@@ -32,6 +32,7 @@ AUTAPSE_FORMAT = IntegerFormat(
     threshold_mantissa_max=SYNAPSE_MANTISSA[1],
     threshold_exponent_max=SYNAPSE_EXPONENT_MAX,
     bias_max=BIAS_LIMIT,
+    weight_exponent_max=SYNAPSE_EXPONENT_MAX,
 )
 """The numbers that this realisation can hold; conversion rounds to them."""
 

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from nctool.conversion.float_network import FloatArray, FloatPopulation, Norm, Pool
+from nctool.conversion.float_network import FloatArray, FloatPopulation, FloatSynapse, Norm, Pool
 from nctool.errors import RangeError, UnsupportedError
 from nctool.network import ConvGeometry, Pair, Shape
 
@@ -50,7 +50,7 @@ class Signal:
 
 
 Value = Signal | FloatPopulation
-"""A FloatPopulation as a value is a weighted sum whose activation has not been met yet."""
+"""A FloatPopulation as a value is a weighted sum, of one or several branches, whose activation has not been met yet."""
 
 
 def unsupported(what: str, hint: str | None) -> UnsupportedError:
@@ -119,9 +119,8 @@ def _conv_padding(module: nn.Conv2d, kernel: Pair, dilation: Pair, name: str) ->
 def _drive(module: nn.Linear | nn.Conv2d, signal: Signal, name: str, shape: Shape, conv: ConvGeometry | None) -> Value:
     weight = to_array(module.weight, f"{name}.weight")
     bias = np.zeros(shape[0]) if module.bias is None else to_array(module.bias, f"{name}.bias")
-    return FloatPopulation(
-        name, signal.source, signal.source_shape, shape, weight, bias, conv, threshold=None, pools=signal.pools
-    )
+    synapse = FloatSynapse(name, signal.source, signal.source_shape, weight, bias, conv, pools=signal.pools)
+    return FloatPopulation(name, shape, (synapse,))
 
 
 def _batch_norm(module: nn.BatchNorm1d | nn.BatchNorm2d, value: Value, name: str) -> Value:
@@ -132,13 +131,17 @@ def _batch_norm(module: nn.BatchNorm1d | nn.BatchNorm2d, value: Value, name: str
         raise UnsupportedError(
             f"module `{name}` (BatchNorm): gets {drive.shape[0]} channels, allowed {module.num_features}"
         )
-    if drive.norm is not None:
+    if len(drive.synapses) > 1:
+        raise unsupported(f"module `{name}` (BatchNorm of a sum)", "normalise each branch before the sum")
+    (synapse,) = drive.synapses
+    if synapse.norm is not None:
         raise unsupported(f"module `{name}` (second BatchNorm in a row)", "take one of them out")
     gain = 1.0 / np.sqrt(to_array(module.running_var, f"{name}.running_var") + module.eps)
     shift = np.zeros_like(gain)
     if module.affine:
         gain, shift = gain * to_array(module.weight, f"{name}.weight"), to_array(module.bias, f"{name}.bias")
-    return replace(drive, norm=Norm(gain, shift - gain * to_array(module.running_mean, f"{name}.running_mean")))
+    norm = Norm(gain, shift - gain * to_array(module.running_mean, f"{name}.running_mean"))
+    return replace(drive, synapses=(replace(synapse, norm=norm),))
 
 
 def _average_pool(module: nn.AvgPool2d, value: Value, name: str) -> Value:
