@@ -19,13 +19,19 @@ from nctool.conversion.float_network import FloatArray, FloatPopulation, FloatSy
 from nctool.errors import RangeError, UnsupportedError
 from nctool.network import ConvGeometry, Pair, Shape
 
-SUPPORTED = "Conv2d, Linear, BatchNorm, AvgPool2d, AdaptiveAvgPool2d(1), Flatten, Dropout, NoisyQuantReLU"
+SUPPORTED = (
+    "Conv2d, Linear, BatchNorm, AvgPool2d, AdaptiveAvgPool2d(1), Flatten, Dropout, NoisyQuantReLU, sums of branches"
+)
 HINTS: dict[str, str] = {
     "MaxPool2d": "spikes cannot represent a maximum: use nn.AvgPool2d and train again",
     "AdaptiveMaxPool2d": "spikes cannot represent a maximum: use nn.AdaptiveAvgPool2d(1) and train again",
     "ReLU": "use nctool.nq.NoisyQuantReLU and train again",
     "relu": "use the module nctool.nq.NoisyQuantReLU instead of the function and train again",
     "max_pool2d": "spikes cannot represent a maximum: use the module nn.AvgPool2d and train again",
+    "avg_pool2d": "use the module nn.AvgPool2d",
+    "adaptive_avg_pool2d": "use the module nn.AdaptiveAvgPool2d(1)",
+    "mean": "use the module nn.AdaptiveAvgPool2d(1)",
+    "cat": "add what comes behind: a linear layer of joined inputs is the sum of a linear layer of each",
     "view": "use the module nn.Flatten",
     "reshape": "use the module nn.Flatten",
     "size": "use the module nn.Flatten instead of a view",

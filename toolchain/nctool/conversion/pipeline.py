@@ -61,7 +61,7 @@ def convert(
     """Convert a trained network of NoisyQuantReLU activations to integers.
 
     Args:
-        model: Sequential-like module; see `nctool.conversion.tracing` for what it may hold.
+        model: see `nctool.conversion.tracing` for what it may hold.
         input_shape: shape of one sample.
         mean, std: normalisation of the input per channel, in units of pixel / 255.
         form: the integers that the realisation can hold.
