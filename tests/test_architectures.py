@@ -6,8 +6,17 @@ from torch import nn
 
 from nctool.errors import RecipeError
 from nctool.nq import NoisyQuantReLU, activations
-from nctool.recipe import ActivationSettings, CnnSettings, LenetSettings, MlpSettings, SmallVggSettings
+from nctool.recipe import (
+    ActivationSettings,
+    CnnSettings,
+    LenetSettings,
+    MlpSettings,
+    ResnetSettings,
+    SmallVggSettings,
+    VggSettings,
+)
 from nctool_models import build_model
+from nctool_models.architectures.residual_block import ResidualBlock
 
 ACTIVATION = ActivationSettings(levels=3, threshold_init=2.5)
 CONVERTIBLE = (
@@ -16,6 +25,7 @@ CONVERTIBLE = (
     nn.BatchNorm2d,
     nn.Linear,
     nn.AvgPool2d,
+    nn.AdaptiveAvgPool2d,
     nn.Flatten,
     nn.Dropout,
     NoisyQuantReLU,
@@ -25,6 +35,11 @@ MLP = MlpSettings(architecture="mlp", hidden=(12, 8))
 CNN = CnnSettings(architecture="cnn", channels=(4, 6), kernel=3, hidden=10)
 LENET = LenetSettings(architecture="lenet", channels=(6, 16), hidden=(120, 84))
 SMALL_VGG = SmallVggSettings(architecture="small-vgg", channels=(4, 6, 8))
+VGG_11 = VggSettings(architecture="vgg", depth=11)
+VGG_16 = VggSettings(architecture="vgg", depth=16)
+RESNET_8, RESNET_18, RESNET_20, RESNET_34 = (
+    ResnetSettings(architecture="resnet", depth=depth) for depth in (8, 18, 20, 34)
+)
 
 
 def build(model, shape=(1, 8, 8), n_classes=5, **options):
@@ -114,6 +129,7 @@ EVEN = "allowed: sides even where they are pooled"
         (CNN, (1, 7, 8), f"`cnn` got images of 1x7x8, {EVEN} (there 7x8)"),
         (LENET, (1, 30, 30), f"`lenet` got images of 1x30x30, {EVEN} (there 11x11)"),
         (LENET, (1, 8, 8), "`lenet` got images of 1x8x8, allowed: sides larger than the 5x5 kernel"),
+        (VGG_11, (3, 16, 16), f"`vgg` got images of 3x16x16, {EVEN} (there 1x1)"),
         (SMALL_VGG, (3, 28, 28), f"`small-vgg` got images of 3x28x28, {EVEN} (there 7x7)"),
     ],
 )
@@ -123,6 +139,79 @@ def test_images_that_do_not_fit_are_refused(settings, shape, allowed):
     assert str(caught.value) == f"architecture {allowed}\nhint: choose another model.architecture, `mlp` takes any size"
 
 
-@pytest.mark.parametrize(("settings", "shape"), [(CNN, (1, 2, 2)), (LENET, (1, 12, 12)), (SMALL_VGG, (3, 8, 8))])
+@pytest.mark.parametrize(
+    ("settings", "shape"), [(CNN, (1, 2, 2)), (LENET, (1, 12, 12)), (SMALL_VGG, (3, 8, 8)), (RESNET_8, (1, 3, 1))]
+)
 def test_the_smallest_images_that_fit(settings, shape):
     assert build(settings, shape)(torch.randn(2, *shape)).shape == (2, 5)
+
+
+# --- VGG and residual networks ------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("settings", "parameters", "n_activations"),
+    [
+        (VGG_11, 9_231_114 - 2_752, 8),  # less the biases of the convolutions, which batch norm makes idle
+        (VGG_16, 14_728_266 - 4_224, 13),
+        (VGG_16.model_copy(update={"hidden": (4096, 4096)}), 33_646_666 - 4_224, 15),
+        (RESNET_8, 78_042, 7),
+        (RESNET_18, 11_173_962, 17),
+        (RESNET_20, 272_474, 19),
+        (RESNET_34, 21_282_122, 33),
+    ],
+)
+def test_the_number_of_parameters_is_the_known_one(settings, parameters, n_activations):
+    model = build(settings, (3, 32, 32), 10)
+    assert len(activations(model)) == n_activations
+    assert sum(each.numel() for each in model.parameters()) == parameters + n_activations  # one threshold each
+
+
+def test_vgg_pools_each_stage_and_may_end_in_dense_layers():
+    stages = "conv1 bn1 act1 pool1 conv2 bn2 act2 pool2 conv3 bn3 act3 conv4 bn4 act4 pool3 "
+    stages += "conv5 bn5 act5 conv6 bn6 act6 pool4 conv7 bn7 act7 conv8 bn8 act8 pool5 flatten "
+    assert names(build(VGG_11, (3, 32, 32))) == stages + "fc1"
+    assert names(build(VGG_11.model_copy(update={"dropout": 0.5}), (3, 32, 32))) == stages + "drop1 fc1"
+    deep = VGG_11.model_copy(update={"dropout": 0.5, "hidden": (6, 7)})
+    assert names(build(deep, (3, 32, 32))) == stages + "drop1 fc1 act9 drop2 fc2 act10 drop3 fc3"
+
+
+def test_resnet_is_a_stem_and_blocks():
+    model = build(RESNET_8, (1, 8, 8))
+    assert names(model) == "conv1 bn1 act1 block1 block2 block3 pool1 flatten fc1"
+    blocks = [layer for layer in model if isinstance(layer, ResidualBlock)]
+    assert [(block.conv1.in_channels, block.conv2.out_channels, block.conv1.stride) for block in blocks] == [
+        (16, 16, (1, 1)),
+        (16, 32, (2, 2)),
+        (32, 64, (2, 2)),
+    ]
+    assert [names(block.shortcut) for block in blocks] == ["", "conv bn", "conv bn"]
+    leaves = {type(layer) for layer in model.modules() if not list(layer.children())} - {nn.Sequential}
+    assert leaves <= set(CONVERTIBLE)
+
+
+@pytest.mark.parametrize(
+    ("settings", "sides"),
+    [(RESNET_20, "16 16 16 32 32 32 64 64 64"), (RESNET_34, "64 " * 3 + "128 " * 4 + "256 " * 6 + "512 512 512")],
+)
+def test_the_stages_of_resnet(settings, sides):
+    blocks = [layer for layer in build(settings, (3, 8, 8)) if isinstance(layer, ResidualBlock)]
+    assert " ".join(str(block.bn2.num_features) for block in blocks) == sides
+
+
+def test_the_shortcut_is_added_before_the_second_activation():
+    """With a branch of zeros, the block gives the activation of its input: nothing stands between sum and act2."""
+    block = build(RESNET_8, (1, 8, 8)).eval().block1
+    with torch.no_grad():
+        block.bn2.weight.zero_()
+        x = 2.5 * torch.randint(0, 4, (2, 16, 8, 8)) / 3  # on the grid of an activation of 3 levels and threshold 2.5
+        torch.testing.assert_close(block(x), x)
+
+
+@pytest.mark.parametrize("settings", [RESNET_8, RESNET_20, VGG_11])
+def test_deep_networks_learn_in_every_layer(settings):
+    torch.manual_seed(0)
+    model = build(settings, (3, 32, 32))
+    model(torch.randn(4, 3, 32, 32)).square().sum().backward()
+    assert all(each.grad is not None and each.grad.isfinite().all() for each in model.parameters())
+    assert all(layer.weight.grad.any() for layer in model.modules() if isinstance(layer, nn.Conv2d))

@@ -16,12 +16,13 @@ from nctool.conversion import Change, Conversion, convert
 from nctool.conversion.accumulator import MARGIN
 from nctool.errors import RangeError, UnsupportedError, UsageError
 from nctool.network import ACCUMULATOR_LIMIT, Bound, IntegrateFire
-from nctool.nq import NoisyQuantReLU, activations, spiking
+from nctool.nq import NoisyQuantReLU
 from nctool.sim.reference import simulate
 from nctool_deploy.autapse import AUTAPSE_FORMAT
 from nctool_deploy.lowering import lower
 from nctool_deploy.targets import find_target
 from tests.networks import seeds
+from tests.torch_models import float_run
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -50,20 +51,6 @@ def converted(
         n_steps=n_steps,
         calibration=pixels,
     )
-
-
-def float_run(model: nn.Module, x: torch.Tensor, n_steps: int) -> tuple[dict[str, np.ndarray], np.ndarray]:
-    """Return the spikes of each activation, (samples, steps, ...), and the running sum of the logits."""
-    seen: dict[str, list[np.ndarray]] = {name: [] for name in activations(model)}
-    hooks = [
-        layer.register_forward_hook(lambda m, i, o, name=name: seen[name].append(o.numpy() > 0))
-        for name, layer in activations(model).items()
-    ]
-    with spiking(model):
-        logits = np.cumsum([model(x).numpy() for _ in range(n_steps)], axis=0)
-    for hook in hooks:
-        hook.remove()
-    return {name: np.stack(steps, axis=1) for name, steps in seen.items()}, np.moveaxis(logits, 0, 1)
 
 
 # --- equal spikes -------------------------------------------------------

@@ -8,7 +8,7 @@ import torch
 from hypothesis import given
 from torch import nn
 
-from nctool.conversion.float_network import FloatPopulation, GradedInput
+from nctool.conversion.float_network import FloatSynapse, GradedInput
 from nctool.conversion.folding import absorb_spike_values, each, encode_input, fold_batch_norm, fold_pooling
 from nctool.conversion.tracing import trace
 from nctool.errors import RangeError, UnsupportedError
@@ -19,31 +19,30 @@ from tests.networks import seeds
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
-def first_population(*modules: nn.Module, shape: tuple[int, ...]) -> FloatPopulation:
+def first_synapse(*modules: nn.Module, shape: tuple[int, ...]) -> FloatSynapse:
     """Trace `modules`, of which one is linear, and an activation."""
     drive = nn.Sequential(*modules)
     features = drive.eval()(torch.zeros(1, *shape, dtype=torch.float64)).numel()
     model = nn.Sequential(drive, NoisyQuantReLU(4), nn.Flatten(), nn.Linear(features, 1))
-    return trace(model, shape).populations[0]
+    return trace(model, shape).populations[0].synapses[0]
 
 
-def pre_activation(population: FloatPopulation, x: torch.Tensor) -> torch.Tensor:
-    """Evaluate a folded population in float64."""
-    weight, bias = torch.from_numpy(population.weight), torch.from_numpy(population.bias)
-    conv = population.conv
+def pre_activation(synapse: FloatSynapse, x: torch.Tensor) -> torch.Tensor:
+    """Evaluate a folded synapse in float64."""
+    weight, bias = torch.from_numpy(synapse.weight), torch.from_numpy(synapse.bias)
+    conv = synapse.conv
     if conv is None:
         return x.flatten(1) @ weight.T + bias
     return nn.functional.conv2d(x, weight, bias, conv.stride, conv.padding, conv.dilation, conv.groups)
 
 
-def assert_folds_exactly(*modules: nn.Module, shape: tuple[int, ...]) -> FloatPopulation:
+def assert_folds_exactly(*modules: nn.Module, shape: tuple[int, ...]) -> FloatSynapse:
     modules = tuple(module.double() for module in modules)
-    folded = fold_pooling(fold_batch_norm(first_population(*modules, shape=shape)))
+    folded = fold_pooling(fold_batch_norm(first_synapse(*modules, shape=shape)))
     assert (folded.norm, folded.pools) == (None, ())
     x = torch.randn(3, *shape, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     expected = nn.Sequential(*modules).eval()(x).detach()
     found = pre_activation(folded, x)
-    assert found.shape[1:] == folded.shape
     torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-10)
     return folded
 
@@ -99,7 +98,7 @@ def test_batch_norm_by_hand():
         norm.running_var.fill_(4.0)
         norm.weight.fill_(-3.0)
         norm.bias.fill_(7.0)
-    folded = fold_batch_norm(trace(nn.Sequential(linear, norm), (2,)).populations[0])
+    folded = fold_batch_norm(trace(nn.Sequential(linear, norm), (2,)).populations[0].synapses[0])
     np.testing.assert_array_equal(folded.weight, [[-1.5, 3.0]])  # gain -3 / sqrt(4)
     np.testing.assert_array_equal(folded.bias, [7 - 1.5 * (5 - 1)])
 
@@ -181,7 +180,7 @@ def test_pooling_by_hand():
     pool, conv = nn.AvgPool2d(2), nn.Conv2d(1, 1, 2, bias=False)
     with torch.no_grad():
         conv.weight.copy_(torch.tensor([[[[4.0, 8.0], [12.0, 16.0]]]]))
-    folded = fold_pooling(first_population(pool, conv.double(), shape=(1, 4, 4)))
+    folded = fold_pooling(first_synapse(pool, conv.double(), shape=(1, 4, 4)))
     np.testing.assert_array_equal(folded.weight[0, 0], [[1, 1, 2, 2], [1, 1, 2, 2], [3, 3, 4, 4], [3, 3, 4, 4]])
 
 
@@ -209,9 +208,9 @@ def test_padding_that_would_meet_pixels_is_refused(pool, size):
 def test_what_is_refused_has_indeed_another_value():
     """The refusal is no caution: folded all the same, an overlapping pooling differs at the border."""
     pool, conv = nn.AvgPool2d(3, 1), nn.Conv2d(1, 1, 3, padding=1).double()
-    population = first_population(pool, conv, shape=(1, 6, 6))
+    synapse = first_synapse(pool, conv, shape=(1, 6, 6))
     with pytest.raises(UnsupportedError):
-        fold_pooling(population)
+        fold_pooling(synapse)
     x = torch.randn(1, 1, 6, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     spread = nn.functional.conv2d(conv.weight, torch.full((1, 1, 3, 3), 1 / 9, dtype=torch.float64), padding=2)
     folded = nn.functional.conv2d(x, spread, conv.bias, padding=1)
@@ -273,7 +272,8 @@ def test_a_spike_is_worth_its_threshold_and_a_pixel_its_step():
     )
     absorbed = absorb_spike_values(network, graded)
     worth = [np.array([3.0, 3.0, 5.0, 5.0]).reshape(4, 1, 1, 1), 8.0, 0.5]
-    for before, after, value in zip(network.populations, absorbed.populations, worth, strict=True):
+    for populations, value in zip(zip(network.populations, absorbed.populations, strict=True), worth, strict=True):
+        before, after = (population.synapses[0] for population in populations)
         np.testing.assert_array_equal(after.weight, before.weight * value)
         np.testing.assert_array_equal(after.bias, before.bias)
 
@@ -283,5 +283,6 @@ def test_the_steps_of_channels_reach_the_columns_of_a_dense_layer():
     graded = GradedInput(
         InputEncoding((2, 2, 2), np.zeros((2, 256), np.int8)), np.array([3.0, 5.0]), np.zeros((2, 256))
     )
-    before, after = network.populations[0], absorb_spike_values(network, graded).populations[0]
+    absorbed = absorb_spike_values(network, graded)
+    before, after = (each.populations[0].synapses[0] for each in (network, absorbed))
     np.testing.assert_array_equal(after.weight, before.weight * ([3.0] * 4 + [5.0] * 4))

@@ -6,7 +6,17 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from nctool.errors import RecipeError
-from nctool.recipe import CnnSettings, LenetSettings, MlpSettings, Recipe, SmallVggSettings, parse_recipe, read_recipe
+from nctool.recipe import (
+    CnnSettings,
+    LenetSettings,
+    MlpSettings,
+    Recipe,
+    ResnetSettings,
+    SmallVggSettings,
+    VggSettings,
+    parse_recipe,
+    read_recipe,
+)
 from nctool.toml_text import literal, parse, parse_value
 from nctool_models.zoo import list_recipes, load_recipe, recipe_path
 
@@ -147,9 +157,13 @@ TRAINING = "epochs, batch_size, learning_rate, momentum, weight_decay, schedule,
         ),
         (
             "model.architecture=lenett",
-            '`model.architecture` is "lenett", allowed: mlp, cnn, lenet, small-vgg\nhint: did you mean `lenet`?',
+            '`model.architecture` is "lenett", allowed: mlp, cnn, lenet, small-vgg, vgg, resnet\n'
+            "hint: did you mean `lenet`?",
         ),
-        ("model={}", "`model.architecture` is missing, allowed: mlp, cnn, lenet, small-vgg"),
+        ("model={architecture='resnet', depth=19}", "`model.depth` is 19, allowed: 8, 18, 20 or 34"),
+        ("model={architecture='resnet'}", "`model.depth` is missing, allowed: 8, 18, 20 or 34"),
+        ("model={architecture='vgg', depth=13}", "`model.depth` is 13, allowed: 11 or 16"),
+        ("model={}", "`model.architecture` is missing, allowed: mlp, cnn, lenet, small-vgg, vgg, resnet"),
         ("training=3", f"`training` is 3, allowed: a table of {TRAINING}"),
         ("training.epochs=" + "x" * 99, f'`training.epochs` is "{"x" * 59}…, allowed: a whole number 1..10000'),
     ],
@@ -308,6 +322,14 @@ models = st.one_of(
     st.builds(CnnSettings, architecture=st.just("cnn"), channels=st.tuples(widths, widths), hidden=widths),
     st.builds(LenetSettings, architecture=st.just("lenet"), channels=st.tuples(widths, widths)),
     st.builds(SmallVggSettings, architecture=st.just("small-vgg"), channels=st.tuples(widths, widths, widths)),
+    st.builds(
+        VggSettings,
+        architecture=st.just("vgg"),
+        depth=st.sampled_from((11, 16)),
+        hidden=st.lists(widths, max_size=4).map(tuple),
+        dropout=fractions,
+    ),
+    st.builds(ResnetSettings, architecture=st.just("resnet"), depth=st.sampled_from((8, 18, 20, 34))),
 )
 texts = st.text(st.characters(blacklist_categories=("Cs",)))
 

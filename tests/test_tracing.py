@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import operator
+
 import numpy as np
 import pytest
 import torch
@@ -15,7 +17,8 @@ from nctool.network import ConvGeometry
 from nctool.nq import NoisyQuantReLU
 
 SUPPORTED = (
-    "hint: supported are Conv2d, Linear, BatchNorm, AvgPool2d, AdaptiveAvgPool2d(1), Flatten, Dropout, NoisyQuantReLU"
+    "hint: supported are Conv2d, Linear, BatchNorm, AvgPool2d, AdaptiveAvgPool2d(1), Flatten, Dropout, NoisyQuantReLU, "
+    "sums of branches"
 )
 IMAGE = (2, 6, 6)
 
@@ -33,11 +36,22 @@ class Model(nn.Module):
 
     def __init__(self, join) -> None:
         super().__init__()
-        self.one, self.act, self.two = nn.Linear(4, 4), act(), nn.Linear(4, 4)
+        self.one, self.act, self.two, self.wide = nn.Linear(4, 4), act(), nn.Linear(4, 4), nn.Linear(4, 8)
         self.join = join
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return self.join(self, x)
+
+
+class Plus(nn.Module):
+    """Add the input to what `branch` makes of it."""
+
+    def __init__(self, branch: nn.Module) -> None:
+        super().__init__()
+        self.branch = branch
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.branch(x) + x
 
 
 # --- what is read -------------------------------------------------------
@@ -55,27 +69,30 @@ def test_a_chain_is_read_in_order():
     network = trace(model, IMAGE)
     conv1, fc = network.populations
     assert network.input_shape == IMAGE
-    assert (conv1.name, conv1.source, conv1.source_shape, conv1.shape) == ("conv1", "input", IMAGE, (4, 3, 4))
-    assert conv1.conv == ConvGeometry((2, 1), (1, 0), (1, 2), 2)
-    assert (conv1.threshold, conv1.pools) == (2.5, ())
-    assert conv1.norm is not None
-    assert (fc.name, fc.source, fc.source_shape, fc.shape) == ("fc", "conv1", (4, 3, 4), (5,))
-    assert (fc.conv, fc.threshold, fc.norm) == (None, None, None)
-    assert fc.pools == (Pool("pool1", (1, 2), (1, 1), (0, 0), 2, (4, 3, 4)),)
-    np.testing.assert_array_equal(conv1.weight, model.conv1.weight.detach().double().numpy())
+    (into_conv1,), (into_fc,) = conv1.synapses, fc.synapses
+    assert (conv1.name, conv1.shape, conv1.threshold) == ("conv1", (4, 3, 4), 2.5)
+    assert (into_conv1.module, into_conv1.source, into_conv1.source_shape) == ("conv1", "input", IMAGE)
+    assert into_conv1.conv == ConvGeometry((2, 1), (1, 0), (1, 2), 2)
+    assert into_conv1.pools == ()
+    assert into_conv1.norm is not None
+    assert (fc.name, fc.shape, fc.threshold) == ("fc", (5,), None)
+    assert (into_fc.module, into_fc.source, into_fc.source_shape) == ("fc", "conv1", (4, 3, 4))
+    assert (into_fc.conv, into_fc.norm) == (None, None)
+    assert into_fc.pools == (Pool("pool1", (1, 2), (1, 1), (0, 0), 2, (4, 3, 4)),)
+    np.testing.assert_array_equal(into_conv1.weight, model.conv1.weight.detach().double().numpy())
     np.testing.assert_array_equal(fc.bias, np.zeros(5))
 
 
 def test_global_pooling_covers_the_image():
     network = trace(conv_then(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(3, 2)), IMAGE)
-    assert network.populations[1].pools == (Pool("2", (4, 4), (4, 4), (0, 0), 16, (3, 4, 4)),)
+    assert network.populations[1].synapses[0].pools == (Pool("2", (4, 4), (4, 4), (0, 0), 16, (3, 4, 4)),)
 
 
 @pytest.mark.parametrize(("padding", "pair"), [("valid", (0, 0)), ("same", (1, 2)), (1, (1, 1))])
 def test_padding_by_name(padding, pair):
     conv = nn.Conv2d(2, 3, (3, 5), padding=padding)
     model = nn.Sequential(conv, act(), nn.AdaptiveAvgPool2d((1, 1)), nn.Flatten(), nn.Linear(3, 2))
-    assert trace(model, IMAGE).populations[0].conv == ConvGeometry(padding=pair)
+    assert trace(model, IMAGE).populations[0].synapses[0].conv == ConvGeometry(padding=pair)
 
 
 @pytest.mark.parametrize(
@@ -99,16 +116,79 @@ def test_every_spelling_of_flatten_is_read(flatten):
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             return self.fc(flatten(x))
 
-    assert trace(Flat(), IMAGE).populations[0].weight.shape == (2, 72)
+    assert trace(Flat(), IMAGE).populations[0].synapses[0].weight.shape == (2, 72)
 
 
 def test_a_layer_used_twice_becomes_two_populations():
     model = Model(lambda m, x: m.two(m.act(m.one(m.act(m.one(x))))))
-    assert [(p.name, p.source) for p in trace(model, (4,)).populations] == [
+    assert [(p.name, p.synapses[0].source) for p in trace(model, (4,)).populations] == [
         ("one", "input"),
         ("one_2", "one"),
         ("two", "one_2"),
     ]
+
+
+@pytest.mark.parametrize(
+    "add",
+    [
+        lambda x, y: x + y,
+        operator.iadd,
+        torch.add,
+        lambda x, y: torch.add(input=x, other=y),
+        lambda x, y: x.add(y),
+        lambda x, y: x.add(other=y),
+        lambda x, y: x.add_(y),
+    ],
+)
+def test_every_spelling_of_a_sum_is_read(add):
+    model = Model(lambda m, x: m.two(m.act(add(m.one(x), m.two(x)))))
+    first, last = trace(model, (4,)).populations
+    assert [(s.module, s.source) for s in first.synapses] == [("one", "input"), ("two", "input")]
+    assert (first.name, first.threshold, last.name) == ("one", 1.0, "two")
+    np.testing.assert_array_equal(
+        first.bias, sum(b.detach().double().numpy() for b in (model.one.bias, model.two.bias))
+    )
+
+
+def test_an_addition_in_place_is_read():
+    def join(m, x):
+        y = m.one(x)
+        y += x
+        return m.two(m.act(y))
+
+    assert [s.module for s in trace(Model(join), (4,)).populations[0].synapses] == ["one", "add"]
+
+
+def test_a_skip_is_an_identity_and_its_source_may_be_read_by_others():
+    def join(m, x):
+        x = m.act(m.one(x))
+        return m.two(m.act(x + m.act(m.two(x))))
+
+    one, two, add, last = trace(Model(join), (4,)).populations
+    assert [(p.name, [s.source for s in p.synapses]) for p in (one, two, add, last)] == [
+        ("one", ["input"]),
+        ("two", ["one"]),
+        ("add", ["one", "two"]),
+        ("two_2", ["add"]),
+    ]
+    for synapse in add.synapses:
+        np.testing.assert_array_equal(synapse.weight, np.eye(4))
+        assert synapse.conv is None
+
+
+def test_a_skip_of_an_image_is_depthwise_and_keeps_its_pooling():
+    model = nn.Sequential(
+        nn.AvgPool2d(2), Plus(nn.Conv2d(2, 2, 3, padding=1)), act(), nn.AdaptiveAvgPool2d(1), nn.Flatten()
+    )
+    branch, skip = trace(model.append(nn.Linear(2, 2)), IMAGE).populations[0].synapses
+    assert (skip.module, skip.source, skip.source_shape) == ("add", "input", IMAGE)
+    assert (skip.weight.shape, skip.conv) == ((2, 1, 1, 1), ConvGeometry(groups=2))
+    assert skip.pools == branch.pools == (Pool("0", (2, 2), (2, 2), (0, 0), 4, IMAGE),)
+
+
+def test_a_sum_that_two_activations_read_becomes_two_populations():
+    model = Model(lambda m, x: m.two(m.act(m.act(m.one(x) + x) + m.act(m.one(x) + x))))
+    assert [p.name for p in trace(model, (4,)).populations] == ["one", "one_2", "add_2", "two"]
 
 
 def test_a_layer_called_input_gets_another_name():
@@ -120,7 +200,7 @@ def test_a_layer_called_input_gets_another_name():
 def test_normalisation_is_gain_and_shift():
     norm = nn.BatchNorm1d(2, eps=0.25, affine=False)
     norm.running_mean, norm.running_var = torch.tensor([3.0, -1.0]), torch.tensor([3.75, 0.0])
-    found = trace(nn.Sequential(nn.Linear(4, 2), norm), (4,)).populations[0].norm
+    found = trace(nn.Sequential(nn.Linear(4, 2), norm), (4,)).populations[0].synapses[0].norm
     np.testing.assert_array_equal(found.gain, [0.5, 2.0])
     np.testing.assert_array_equal(found.shift, [-1.5, 2.0])
 
@@ -238,6 +318,15 @@ BAD_PLACE = "follows spikes of `0`, allowed behind Conv2d, Linear or their Batch
             nn.Sequential(nn.Conv2d(2, 3, 3), nn.BatchNorm2d(4)),
             "module `1` (BatchNorm): gets 3 channels, allowed 4",
         ),
+        (
+            nn.Sequential(Plus(nn.Conv2d(2, 2, 1)), nn.BatchNorm2d(2)),
+            "module `1` (BatchNorm of a sum) cannot be converted\nhint: normalise each branch before the sum",
+        ),
+        (
+            nn.Sequential(Plus(nn.Conv2d(2, 2, 3, padding=1, stride=2))),
+            "function `add`: adds shapes (2, 3, 3) and (2, 6, 6), allowed two equal ones\n"
+            "hint: bring the skip to the shape of the branch, for example with nn.Conv2d of kernel 1 and its stride",
+        ),
     ],
 )
 def test_a_module_without_a_form_is_named(model, text):
@@ -247,6 +336,14 @@ def test_a_module_without_a_form_is_named(model, text):
 
 
 FLAT = "use the module nn.Flatten"
+CONSTANT = "hint: put a constant into the bias of a linear layer"
+ALPHA = "hint: scale the weights of the branch instead"
+
+
+def read_after(y: torch.Tensor, change) -> torch.Tensor:
+    """Change `y` in place, then read it again."""
+    changed = change(y)
+    return changed + y
 
 
 @pytest.mark.parametrize(
@@ -267,7 +364,40 @@ FLAT = "use the module nn.Flatten"
             "function `max_pool2d` cannot be converted\n"
             "hint: spikes cannot represent a maximum: use the module nn.AvgPool2d and train again",
         ),
-        (lambda m, x: m.two(m.act(m.one(x)) + x), f"function `add` cannot be converted\n{SUPPORTED}"),
+        (lambda m, x: F.sigmoid(m.one(x)), f"function `sigmoid` cannot be converted\n{SUPPORTED}"),
+        (
+            lambda m, x: m.two(m.act(m.one(x)) + x),
+            "module `two`: follows `add` with no NoisyQuantReLU between them\n"
+            "hint: put a NoisyQuantReLU between `add` and `two` and train again",
+        ),
+        (
+            lambda m, x: m.two(x + m.one(x)),
+            "module `two`: follows `one` with no NoisyQuantReLU between them\n"
+            "hint: put a NoisyQuantReLU between `one` and `two` and train again",
+        ),
+        (lambda m, x: m.one(x) + 1.5, f"function `add` (of 1.5) cannot be converted\n{CONSTANT}"),
+        (lambda m, x: 2 + m.one(x), f"function `add` (of 2) cannot be converted\n{CONSTANT}"),
+        (lambda m, x: m.one(x).add(), f"function `add` (of None) cannot be converted\n{CONSTANT}"),
+        (lambda m, x: torch.add(x, m.one(x), alpha=2), f"function `add` (with alpha) cannot be converted\n{ALPHA}"),
+        (lambda m, x: x.add(2, m.one(x)), f"function `add` (with alpha) cannot be converted\n{ALPHA}"),
+        (
+            lambda m, x: m.one(x) + m.act(m.wide(x)),
+            "function `add`: adds shapes (4,) and (8,), allowed two equal ones\n"
+            "hint: bring the skip to the shape of the branch, for example with nn.Conv2d of kernel 1 and its stride",
+        ),
+        (
+            lambda m, x: read_after(m.one(x), lambda y: y.add_(m.two(x))),
+            "function `add_` (in place, of what is read later) cannot be converted\nhint: write y = x + branch",
+        ),
+        (
+            lambda m, x: m.two(torch.cat((m.act(m.one(x)), x), 1)),
+            "function `cat` cannot be converted\n"
+            "hint: add what comes behind: a linear layer of joined inputs is the sum of a linear layer of each",
+        ),
+        (
+            lambda m, x: m.two(m.act(m.one(x)).mean((2, 3))),
+            "function `mean` cannot be converted\nhint: use the module nn.AdaptiveAvgPool2d(1)",
+        ),
         (lambda m, x: m.one(x).view(-1, 2), f"function `view` cannot be converted\nhint: {FLAT}"),
         (lambda m, x: m.one(x).reshape(-1, 2), f"function `reshape` cannot be converted\nhint: {FLAT}"),
         (

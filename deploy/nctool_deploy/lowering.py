@@ -124,7 +124,7 @@ def require_chain(network: IntNetwork) -> None:
             listed = ", ".join(f"`{source}`" for source in sources)
             raise UnsupportedError(
                 f"population `{population.name}`: driven by {listed}, allowed one synapse from `{previous}`",
-                hint="skip connections run on the reference engine, not as netx",
+                hint="skip connections run on the reference and fast engines, not as netx yet",
             )
         previous = population.name
 

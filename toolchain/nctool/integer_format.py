@@ -21,6 +21,7 @@ class IntegerFormat:
         threshold_mantissa_max: a threshold is m * 2**e with 1 <= m <= this.
         threshold_exponent_max: largest e; one e serves a whole population.
         bias_max: largest magnitude of a bias, in weight units.
+        weight_exponent_max: largest exponent of a synapse, where several drive one population.
 
     Raises:
         UsageError: weight_bits is out of range.
@@ -30,6 +31,7 @@ class IntegerFormat:
     threshold_mantissa_max: int
     threshold_exponent_max: int
     bias_max: int
+    weight_exponent_max: int = 0
 
     def __post_init__(self) -> None:
         low, high = WEIGHT_BITS_RANGE

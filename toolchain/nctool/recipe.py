@@ -88,8 +88,25 @@ class SmallVggSettings(_Table):
     dropout: float = _fraction(0.0)
 
 
+class VggSettings(_Table):
+    """`[model] architecture = "vgg"`: five pooled stages of 3x3 convolutions, dense layers of the widths `hidden`."""
+
+    architecture: Literal["vgg"]
+    depth: Literal[11, 16] = Field(description="11 or 16")
+    hidden: tuple[_Width, ...] = Field(default=(), max_length=16, description=_WIDTHS)
+    dropout: float = _fraction(0.0)
+
+
+class ResnetSettings(_Table):
+    """`[model] architecture = "resnet"`: a 3x3 stem, residual blocks in stages, global average pooling."""
+
+    architecture: Literal["resnet"]
+    depth: Literal[8, 18, 20, 34] = Field(description="8, 18, 20 or 34")
+
+
 ModelSettings = Annotated[
-    MlpSettings | CnnSettings | LenetSettings | SmallVggSettings, Field(discriminator="architecture")
+    MlpSettings | CnnSettings | LenetSettings | SmallVggSettings | VggSettings | ResnetSettings,
+    Field(discriminator="architecture"),
 ]
 """`[model]`: one variant for each architecture, chosen by `architecture`."""
 

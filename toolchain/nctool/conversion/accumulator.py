@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from nctool.bounds import Range, measure, prove_population
 from nctool.conversion.float_network import FloatArray, FloatNetwork, FloatPopulation, GradedInput
-from nctool.conversion.scaling import choose_scale, round_population, weight_error
+from nctool.conversion.scaling import choose_scale, round_population, weight_errors
 from nctool.errors import RangeError
 from nctool.integer_format import IntegerFormat
 from nctool.network import ACCUMULATOR_LIMIT, INPUT_NAME, IntArray, IntNetwork, Population
@@ -39,10 +39,10 @@ BATCH = 32
 
 @dataclass(frozen=True)
 class Fitted:
-    """An integer network with the worst relative weight error of each population."""
+    """An integer network with the worst relative weight error of each synapse of each population."""
 
     network: IntNetwork
-    errors: dict[str, float]
+    errors: dict[str, tuple[float, ...]]
 
 
 class Calibration:
@@ -99,13 +99,13 @@ def fit(
 
 def fit_population(
     real: FloatPopulation, graded: GradedInput, form: IntegerFormat, calibration: Calibration
-) -> tuple[Population, float]:
-    """Round one population; return it with its bound, and its worst relative weight error.
+) -> tuple[Population, tuple[float, ...]]:
+    """Round one population; return it with its bound, and the worst relative weight error of each synapse.
 
     Raises:
         RangeError: no scale keeps its accumulated input in the accumulator.
     """
-    ceiling: FloatArray = np.full(len(real.weight), np.inf)
+    ceiling: FloatArray = np.full(real.shape[0], np.inf)
     proving = True
     for attempt in range(MAX_ROUNDS):
         scale = choose_scale(real, form, ceiling)
@@ -118,7 +118,7 @@ def fit_population(
         excess = found.magnitude * margin / ACCUMULATOR_LIMIT
         if excess.max() <= 1:
             bound = found.bound("proved" if proving else "calibrated", margin)
-            return replace(rounded, bound=bound), weight_error(real, rounded, scale)
+            return replace(rounded, bound=bound), weight_errors(real, scale)
         ceiling = np.where(excess > 1, scale.per_channel / excess * SAFETY, ceiling)
     raise RangeError(
         f"population `{real.name}`: no scale keeps its accumulated input within +-{ACCUMULATOR_LIMIT}",

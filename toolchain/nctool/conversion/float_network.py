@@ -50,32 +50,57 @@ class Norm:
 
 
 @dataclass(frozen=True, eq=False)
-class FloatPopulation:
-    """A linear layer with the activation behind it.
+class FloatSynapse:
+    """A linear layer: what one branch adds to the pre-activation of a population.
 
     Args:
-        name: name of the linear module.
+        module: name of the linear module, or of the sum that an identity is a part of, for messages.
         source: population or `input` that it reads.
         source_shape: shape of that source, before pooling.
-        shape: (channels,) or (channels, height, width) of the output.
         weight: float64, axes as in `nctool.network.Synapse`; per unit of the (pooled) source.
         bias: float64 (channels,).
         conv: geometry of a convolution, None for a dense layer.
-        threshold: of the activation, > 0, in units of the pre-activation; None for the readout.
         norm: batch normalisation still to be folded.
         pools: poolings still to be folded, first applied first.
     """
 
-    name: str
+    module: str
     source: str
     source_shape: Shape
-    shape: Shape
     weight: FloatArray
     bias: FloatArray
     conv: ConvGeometry | None
-    threshold: float | None
     norm: Norm | None = None
     pools: tuple[Pool, ...] = ()
+
+    @property
+    def largest(self) -> FloatArray:
+        """Return the largest magnitude of a weight of each channel, float64 (channels,)."""
+        largest: FloatArray = np.abs(self.weight).reshape(len(self.weight), -1).max(axis=1)
+        return largest
+
+
+@dataclass(frozen=True, eq=False)
+class FloatPopulation:
+    """The sum of linear layers with the activation behind it.
+
+    Args:
+        name: name of the first linear module, or of the sum if there is none.
+        shape: (channels,) or (channels, height, width) of the output.
+        synapses: the branches of the sum, at least one.
+        threshold: of the activation, > 0, in units of the pre-activation; None for the readout.
+    """
+
+    name: str
+    shape: Shape
+    synapses: tuple[FloatSynapse, ...]
+    threshold: float | None = None
+
+    @property
+    def bias(self) -> FloatArray:
+        """Return the bias of all branches together, float64 (channels,)."""
+        bias: FloatArray = np.sum([synapse.bias for synapse in self.synapses], axis=0)
+        return bias
 
 
 @dataclass(frozen=True)

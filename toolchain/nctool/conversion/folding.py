@@ -13,7 +13,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from nctool.conversion.float_network import FloatArray, FloatNetwork, FloatPopulation, GradedInput, Pool
+from nctool.conversion.float_network import FloatArray, FloatNetwork, FloatSynapse, GradedInput, Pool
 from nctool.errors import RangeError, UnsupportedError
 from nctool.network import ConvGeometry, InputEncoding, Pair, Shape
 
@@ -21,43 +21,42 @@ INPUT_MAX = 127
 """Graded inputs stay within -127..127; -128 stays free so that the range is symmetric."""
 
 
-def each(network: FloatNetwork, step: Callable[[FloatPopulation], FloatPopulation]) -> FloatNetwork:
-    """Apply `step` to every population."""
-    return replace(network, populations=tuple(step(population) for population in network.populations))
+def each(network: FloatNetwork, step: Callable[[FloatSynapse], FloatSynapse]) -> FloatNetwork:
+    """Apply `step` to every synapse."""
+    populations = (replace(p, synapses=tuple(step(synapse) for synapse in p.synapses)) for p in network.populations)
+    return replace(network, populations=tuple(populations))
 
 
-def fold_batch_norm(population: FloatPopulation) -> FloatPopulation:
+def fold_batch_norm(synapse: FloatSynapse) -> FloatSynapse:
     """Fold y = gain * (W x + b) + shift into the weights and the bias."""
-    norm = population.norm
+    norm = synapse.norm
     if norm is None:
-        return population
-    gain = norm.gain.reshape(-1, *[1] * (population.weight.ndim - 1))
-    return replace(
-        population, weight=population.weight * gain, bias=population.bias * norm.gain + norm.shift, norm=None
-    )
+        return synapse
+    gain = norm.gain.reshape(-1, *[1] * (synapse.weight.ndim - 1))
+    return replace(synapse, weight=synapse.weight * gain, bias=synapse.bias * norm.gain + norm.shift, norm=None)
 
 
-def fold_pooling(population: FloatPopulation) -> FloatPopulation:
+def fold_pooling(synapse: FloatSynapse) -> FloatSynapse:
     """Fold average poolings into the weights behind them, the last one first.
 
     A kernel k behind a pooling of window w and stride p is a kernel (k - 1) p + w of stride s p; a dense layer
-    spreads each weight over its window.
+    spreads each weight over its window. Other readers of what was pooled have synapses of their own.
 
     Raises:
         UnsupportedError: padding behind the pooling would meet pixels that the pooling dropped or shares.
     """
-    for pool in reversed(population.pools):
-        if population.conv is None:
-            population = _pool_into_dense(population, pool)
+    for pool in reversed(synapse.pools):
+        if synapse.conv is None:
+            synapse = _pool_into_dense(synapse, pool)
         else:
-            population = _pool_into_conv(population, pool, population.conv)
-    return replace(population, pools=())
+            synapse = _pool_into_conv(synapse, pool, synapse.conv)
+    return replace(synapse, pools=())
 
 
-def _pool_into_dense(population: FloatPopulation, pool: Pool) -> FloatPopulation:
+def _pool_into_dense(synapse: FloatSynapse, pool: Pool) -> FloatSynapse:
     channels, high, wide = pool.source
-    out, (pooled_high, pooled_wide) = len(population.weight), pool.output[1:]
-    share = population.weight.reshape(out, channels, pooled_high, pooled_wide) / pool.divisor
+    out, (pooled_high, pooled_wide) = len(synapse.weight), pool.output[1:]
+    share = synapse.weight.reshape(out, channels, pooled_high, pooled_wide) / pool.divisor
     pad_y, pad_x = pool.padding
     spread = np.zeros((out, channels, high + 2 * pad_y, wide + 2 * pad_x))
     for y in range(pool.kernel[0]):
@@ -66,28 +65,28 @@ def _pool_into_dense(population: FloatPopulation, pool: Pool) -> FloatPopulation
             columns = slice(x, x + pool.stride[1] * (pooled_wide - 1) + 1, pool.stride[1])
             spread[:, :, rows, columns] += share
     inner = spread[:, :, pad_y : pad_y + high, pad_x : pad_x + wide]
-    return replace(population, weight=inner.reshape(out, math.prod(pool.source)))
+    return replace(synapse, weight=inner.reshape(out, math.prod(pool.source)))
 
 
-def _pool_into_conv(population: FloatPopulation, pool: Pool, conv: ConvGeometry) -> FloatPopulation:
-    _require_exact(population, pool, conv)
-    kernel: Pair = (population.weight.shape[2], population.weight.shape[3])
+def _pool_into_conv(synapse: FloatSynapse, pool: Pool, conv: ConvGeometry) -> FloatSynapse:
+    _require_exact(synapse, pool, conv)
+    kernel: Pair = (synapse.weight.shape[2], synapse.weight.shape[3])
     step_y, step_x = (d * s for d, s in zip(conv.dilation, pool.stride, strict=True))
     size = [(k - 1) * step + w for k, step, w in zip(kernel, (step_y, step_x), pool.kernel, strict=True)]
-    weight = np.zeros((*population.weight.shape[:2], *size))
+    weight = np.zeros((*synapse.weight.shape[:2], *size))
     for y in range(kernel[0]):
         for x in range(kernel[1]):
-            tap = population.weight[:, :, y, x, np.newaxis, np.newaxis] / pool.divisor
+            tap = synapse.weight[:, :, y, x, np.newaxis, np.newaxis] / pool.divisor
             weight[:, :, y * step_y : y * step_y + pool.kernel[0], x * step_x : x * step_x + pool.kernel[1]] += tap
     geometry = ConvGeometry(
         stride=_pairwise(lambda s, p: s * p, conv.stride, pool.stride),
         padding=_pairwise(lambda a, b: a + b, _pairwise(lambda q, p: q * p, conv.padding, pool.stride), pool.padding),
         groups=conv.groups,
     )
-    return replace(population, weight=weight, conv=geometry)
+    return replace(synapse, weight=weight, conv=geometry)
 
 
-def _require_exact(population: FloatPopulation, pool: Pool, conv: ConvGeometry) -> None:
+def _require_exact(synapse: FloatSynapse, pool: Pool, conv: ConvGeometry) -> None:
     """Padding of the convolution stands for pooled zeros: the folded kernel must find no pixel there.
 
     Before the image that holds if the window is at most stride + padding, which clearance behind the image implies.
@@ -98,7 +97,7 @@ def _require_exact(population: FloatPopulation, pool: Pool, conv: ConvGeometry) 
         if pool.output[1 + axis] * pool.stride[axis] - pool.padding[axis] < pool.source[1 + axis]:
             raise UnsupportedError(
                 f"module `{pool.module}`: pooling {pool.kernel} stride {pool.stride} of {pool.source[1:]} has no exact "
-                f"form before the padded convolution `{population.name}`",
+                f"form before the padded convolution `{synapse.module}`",
                 hint="let the pooling windows tile the image without remainder or overlap, or use padding=0 behind it",
             )
 
@@ -139,15 +138,15 @@ def absorb_spike_values(network: FloatNetwork, graded: GradedInput) -> FloatNetw
     """
     values: dict[str, FloatArray] = {graded.name: graded.step}
     values |= {p.name: np.full(p.shape[0], p.threshold) for p in network.populations if p.threshold is not None}
-    return each(network, lambda population: _scale_inputs(population, values))
+    return each(network, lambda synapse: _scale_inputs(synapse, values))
 
 
-def _scale_inputs(population: FloatPopulation, values: Mapping[str, FloatArray]) -> FloatPopulation:
-    value, weight, conv = values[population.source], population.weight, population.conv
+def _scale_inputs(synapse: FloatSynapse, values: Mapping[str, FloatArray]) -> FloatSynapse:
+    value, weight, conv = values[synapse.source], synapse.weight, synapse.conv
     if conv is None:
-        per_input = np.repeat(value, math.prod(population.source_shape[1:]))
-        return replace(population, weight=weight * per_input)
+        per_input = np.repeat(value, math.prod(synapse.source_shape[1:]))
+        return replace(synapse, weight=weight * per_input)
     out, group_size = weight.shape[:2]
     group = np.arange(out) // (out // conv.groups)
     channel = group[:, np.newaxis] * group_size + np.arange(group_size)
-    return replace(population, weight=weight * value[channel][:, :, np.newaxis, np.newaxis])
+    return replace(synapse, weight=weight * value[channel][:, :, np.newaxis, np.newaxis])

@@ -8,15 +8,18 @@ In: a folded FloatNetwork, the normalisation, calibration pixels. Out: a GradedI
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
+
 import numpy as np
 from numpy.typing import NDArray
 
 from nctool.conversion.accumulator import Calibration, fit_population
-from nctool.conversion.float_network import FloatArray, FloatNetwork, FloatPopulation, GradedInput
+from nctool.conversion.float_network import FloatArray, FloatNetwork, FloatPopulation, FloatSynapse, GradedInput
 from nctool.conversion.folding import absorb_spike_values, encode_input
 from nctool.errors import UnsupportedError
 from nctool.integer_format import IntegerFormat
-from nctool.network import INPUT_NAME, ConvGeometry, IntegrateFire, Population, Readout
+from nctool.network import INPUT_NAME, IntegrateFire, Population, Readout, Synapse
 from nctool.sim.synapses import convolve, dense
 
 LARGEST = (127, 63, 31, 15, 7)
@@ -59,17 +62,22 @@ def choose_input(
 def _round_readers(
     network: FloatNetwork, graded: GradedInput, form: IntegerFormat, pixels: NDArray[np.uint8], n_steps: int
 ) -> list[tuple[FloatPopulation, Population]]:
-    """Return what reads the input, in real numbers per unit of graded input and rounded."""
+    """Return what reads the input, in real numbers per unit of graded input and rounded; other sources are left out."""
     absorbed = absorb_spike_values(network, graded).populations
-    readers = [population for population in absorbed if population.source == INPUT_NAME]
+    reading = ((p, tuple(s for s in p.synapses if s.source == INPUT_NAME)) for p in absorbed)
+    readers = [replace(population, synapses=synapses) for population, synapses in reading if synapses]
     return [(p, fit_population(p, graded, form, Calibration(graded, pixels, n_steps))[0]) for p in readers]
 
 
 def _fills(population: Population, form: IntegerFormat) -> bool:
-    """Return True when most channels use at least half the range of their weights."""
-    weight = population.synapses[0].weight
-    largest = np.abs(weight.reshape(len(weight), -1)).max(axis=1)
-    return bool(np.median(largest[largest > 0] if largest.any() else form.weight_max) >= form.weight_max / 2)
+    """Return True when most channels of every synapse use at least half the range of its weights."""
+    return all(_typical_weight(synapse, form) >= form.weight_max / 2 for synapse in population.synapses)
+
+
+def _typical_weight(synapse: Synapse, form: IntegerFormat) -> float:
+    """Return the median over the channels of the largest weight; of no weights at all, the full range."""
+    largest = np.abs(synapse.weight.reshape(len(synapse.weight), -1)).max(axis=1)
+    return float(np.median(largest[largest > 0] if largest.any() else form.weight_max))
 
 
 def drive_error(
@@ -84,18 +92,24 @@ def drive_error(
     exact = (graded.real / graded.step[:, np.newaxis])[channel, pixels]
     squares = []
     for real, rounded in readers:
-        wanted = _drive(exact, real.weight, real.bias, real.conv)
-        weight = rounded.synapses[0].weight.astype(np.float64)
-        got = _drive(encoded, weight, rounded.bias.astype(np.float64), real.conv)
+        wanted = _drive(exact, real.synapses, real.bias)
+        got = _drive(encoded, rounded.synapses, rounded.bias.astype(np.float64))
         units = _per_channel(_units(real, rounded, n_steps), got)
         squares.append(np.mean((got / units - wanted) ** 2) / (real.threshold or wanted.std() or 1.0) ** 2)
     return float(np.sqrt(np.mean(squares)))
 
 
-def _drive(signal: FloatArray, weight: FloatArray, bias: FloatArray, conv: ConvGeometry | None) -> FloatArray:
-    weighted = dense(signal, weight) if conv is None else convolve(signal, weight, conv)
+def _drive(signal: FloatArray, synapses: Sequence[FloatSynapse | Synapse], bias: FloatArray) -> FloatArray:
+    weighted = sum((_weigh(signal, synapse) for synapse in synapses[1:]), _weigh(signal, synapses[0]))
     drive: FloatArray = weighted + _per_channel(bias, weighted)
     return drive
+
+
+def _weigh(signal: FloatArray, synapse: FloatSynapse | Synapse) -> FloatArray:
+    weight = synapse.weight.astype(np.float64)
+    if isinstance(synapse, Synapse):
+        weight = weight * 2.0**synapse.exponent
+    return dense(signal, weight) if synapse.conv is None else convolve(signal, weight, synapse.conv)
 
 
 def _units(real: FloatPopulation, rounded: Population, n_steps: int) -> FloatArray:

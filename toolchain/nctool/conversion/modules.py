@@ -15,17 +15,23 @@ import numpy as np
 import torch
 from torch import nn
 
-from nctool.conversion.float_network import FloatArray, FloatPopulation, Norm, Pool
+from nctool.conversion.float_network import FloatArray, FloatPopulation, FloatSynapse, Norm, Pool
 from nctool.errors import RangeError, UnsupportedError
 from nctool.network import ConvGeometry, Pair, Shape
 
-SUPPORTED = "Conv2d, Linear, BatchNorm, AvgPool2d, AdaptiveAvgPool2d(1), Flatten, Dropout, NoisyQuantReLU"
+SUPPORTED = (
+    "Conv2d, Linear, BatchNorm, AvgPool2d, AdaptiveAvgPool2d(1), Flatten, Dropout, NoisyQuantReLU, sums of branches"
+)
 HINTS: dict[str, str] = {
     "MaxPool2d": "spikes cannot represent a maximum: use nn.AvgPool2d and train again",
     "AdaptiveMaxPool2d": "spikes cannot represent a maximum: use nn.AdaptiveAvgPool2d(1) and train again",
     "ReLU": "use nctool.nq.NoisyQuantReLU and train again",
     "relu": "use the module nctool.nq.NoisyQuantReLU instead of the function and train again",
     "max_pool2d": "spikes cannot represent a maximum: use the module nn.AvgPool2d and train again",
+    "avg_pool2d": "use the module nn.AvgPool2d",
+    "adaptive_avg_pool2d": "use the module nn.AdaptiveAvgPool2d(1)",
+    "mean": "use the module nn.AdaptiveAvgPool2d(1)",
+    "cat": "add what comes behind: a linear layer of joined inputs is the sum of a linear layer of each",
     "view": "use the module nn.Flatten",
     "reshape": "use the module nn.Flatten",
     "size": "use the module nn.Flatten instead of a view",
@@ -50,7 +56,7 @@ class Signal:
 
 
 Value = Signal | FloatPopulation
-"""A FloatPopulation as a value is a weighted sum whose activation has not been met yet."""
+"""A FloatPopulation as a value is a weighted sum, of one or several branches, whose activation has not been met yet."""
 
 
 def unsupported(what: str, hint: str | None) -> UnsupportedError:
@@ -119,9 +125,8 @@ def _conv_padding(module: nn.Conv2d, kernel: Pair, dilation: Pair, name: str) ->
 def _drive(module: nn.Linear | nn.Conv2d, signal: Signal, name: str, shape: Shape, conv: ConvGeometry | None) -> Value:
     weight = to_array(module.weight, f"{name}.weight")
     bias = np.zeros(shape[0]) if module.bias is None else to_array(module.bias, f"{name}.bias")
-    return FloatPopulation(
-        name, signal.source, signal.source_shape, shape, weight, bias, conv, threshold=None, pools=signal.pools
-    )
+    synapse = FloatSynapse(name, signal.source, signal.source_shape, weight, bias, conv, pools=signal.pools)
+    return FloatPopulation(name, shape, (synapse,))
 
 
 def _batch_norm(module: nn.BatchNorm1d | nn.BatchNorm2d, value: Value, name: str) -> Value:
@@ -132,13 +137,17 @@ def _batch_norm(module: nn.BatchNorm1d | nn.BatchNorm2d, value: Value, name: str
         raise UnsupportedError(
             f"module `{name}` (BatchNorm): gets {drive.shape[0]} channels, allowed {module.num_features}"
         )
-    if drive.norm is not None:
+    if len(drive.synapses) > 1:
+        raise unsupported(f"module `{name}` (BatchNorm of a sum)", "normalise each branch before the sum")
+    (synapse,) = drive.synapses
+    if synapse.norm is not None:
         raise unsupported(f"module `{name}` (second BatchNorm in a row)", "take one of them out")
     gain = 1.0 / np.sqrt(to_array(module.running_var, f"{name}.running_var") + module.eps)
     shift = np.zeros_like(gain)
     if module.affine:
         gain, shift = gain * to_array(module.weight, f"{name}.weight"), to_array(module.bias, f"{name}.bias")
-    return replace(drive, norm=Norm(gain, shift - gain * to_array(module.running_mean, f"{name}.running_mean")))
+    norm = Norm(gain, shift - gain * to_array(module.running_mean, f"{name}.running_mean"))
+    return replace(drive, synapses=(replace(synapse, norm=norm),))
 
 
 def _average_pool(module: nn.AvgPool2d, value: Value, name: str) -> Value:

@@ -14,13 +14,13 @@ from numpy.typing import NDArray
 from torch import nn
 
 from nctool.conversion.accumulator import Fitted, fit
-from nctool.conversion.float_network import GradedInput
+from nctool.conversion.float_network import FloatNetwork, FloatSynapse, GradedInput
 from nctool.conversion.folding import absorb_spike_values, each, fold_batch_norm, fold_pooling
 from nctool.conversion.input_precision import choose_input
 from nctool.conversion.tracing import trace
 from nctool.errors import UsageError
 from nctool.integer_format import IntegerFormat
-from nctool.network import IntNetwork, Shape
+from nctool.network import IntNetwork, Shape, Synapse
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ def convert(
     """Convert a trained network of NoisyQuantReLU activations to integers.
 
     Args:
-        model: Sequential-like module; see `nctool.conversion.tracing` for what it may hold.
+        model: see `nctool.conversion.tracing` for what it may hold.
         input_shape: shape of one sample.
         mean, std: normalisation of the input per channel, in units of pixel / 255.
         form: the integers that the realisation can hold.
@@ -84,13 +84,18 @@ def convert(
     absorbed = absorb_spike_values(pooled, graded)
     fitted = fit(absorbed, graded, form, calibration, n_steps)
     changes = (
-        _folded("fold batch norm", [p.name for p in traced.populations if p.norm is not None]),
-        _folded("fold average pooling", [p.name for p in normed.populations if p.pools]),
+        _folded("fold batch norm", [name for name, synapse in _branches(traced) if synapse.norm is not None]),
+        _folded("fold average pooling", [name for name, synapse in _branches(normed) if synapse.pools]),
         _encoded(graded),
         Change("absorb spike values", "a spike is worth its threshold: folded into the weights behind it", True),
         *_rounded(fitted, form),
     )
     return Conversion(fitted.network, changes)
+
+
+def _branches(network: FloatNetwork) -> list[tuple[str, FloatSynapse]]:
+    """Return every synapse with what it is called: like its population, or like its module in a sum."""
+    return [(p.name if len(p.synapses) == 1 else s.module, s) for p in network.populations for s in p.synapses]
 
 
 def _folded(step: str, names: list[str]) -> Change:
@@ -104,10 +109,18 @@ def _encoded(graded: GradedInput) -> Change:
 
 
 def _rounded(fitted: Fitted, form: IntegerFormat) -> tuple[Change, ...]:
+    """Return one change a synapse, with the bound of the population that it drives."""
     changes = []
     for population in fitted.network.populations:
-        bound, weight = population.bound, population.synapses[0].weight
+        bound = population.bound
         kind = "not bounded" if bound is None else f"{bound.kind}, head-room {bound.head_room_bits:.1f} bits"
-        detail = f"weights {int(weight.min())}..{int(weight.max())} of {form.weight_bits} bits; bound {kind}"
-        changes.append(Change(f"round `{population.name}`", detail, False, fitted.errors[population.name]))
+        for synapse, error in zip(population.synapses, fitted.errors[population.name], strict=True):
+            branch = f" from `{synapse.source}`" if len(population.synapses) > 1 else ""
+            detail = f"{_weights(synapse, form)}; bound {kind}"
+            changes.append(Change(f"round `{population.name}`{branch}", detail, False, error))
     return tuple(changes)
+
+
+def _weights(synapse: Synapse, form: IntegerFormat) -> str:
+    times = f" times {2**synapse.exponent}" if synapse.exponent else ""
+    return f"weights {int(synapse.weight.min())}..{int(synapse.weight.max())}{times} of {form.weight_bits} bits"

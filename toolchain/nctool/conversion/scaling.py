@@ -1,7 +1,8 @@
 """Choose the scale of every output channel and round to integers.
 
-A channel with scale a holds round(a * weight) and round(a * bias); its threshold a * theta must be m * 2**e with
-one e for the population, so the scale is picked from those values and thresholds are never rounded.
+A channel with scale a holds round(a * weight / 2**exponent) and round(a * bias), with one exponent for each synapse;
+its threshold a * theta must be m * 2**e with one e for the population, so the scale is picked from those values and
+thresholds are never rounded. All synapses of a population share its scales: their sums add up in one potential.
 
 In: a folded FloatPopulation and an IntegerFormat. Out: a Population. Must not import torch.
 """
@@ -12,7 +13,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from nctool.conversion.float_network import FloatArray, FloatPopulation
+from nctool.conversion.exponents import candidate_exponents
+from nctool.conversion.float_network import FloatArray, FloatPopulation, FloatSynapse
 from nctool.errors import RangeError
 from nctool.integer_format import IntegerFormat
 from nctool.network import IntArray, IntegrateFire, Population, Readout, Synapse
@@ -25,33 +27,59 @@ class Scale:
     Args:
         per_channel: float64 (channels,); one value throughout for a readout, so that logits compare.
         threshold: int64 (channels,), exactly per_channel * theta; None for a readout.
+        exponents: weight exponent of each synapse.
     """
 
     per_channel: FloatArray
     threshold: IntArray | None
+    exponents: tuple[int, ...] = (0,)
 
 
 def choose_scale(population: FloatPopulation, form: IntegerFormat, ceiling: FloatArray | float = np.inf) -> Scale:
-    """Return the largest scales that keep weights, biases and thresholds in `form`, and under `ceiling`.
+    """Return the scales that keep weights, biases and thresholds in `form`, and under `ceiling`.
+
+    They are the largest for the exponents of the synapses, and the exponents those of least rounding error.
 
     Raises:
         RangeError: a single weight is worth so many thresholds that no scale fits.
     """
-    largest = np.abs(population.weight).reshape(len(population.weight), -1).max(axis=1)
+    candidates = candidate_exponents(population, form)
+    limits = [np.minimum(largest_scales(population, form, exponents), ceiling) for exponents in candidates]
+    scales = [_scale(population, *each, form) for each in zip(limits, candidates, strict=True)]
+    fitting = [scale for scale in scales if scale is not None]
+    if fitting:
+        return fitting[0] if len(fitting) == 1 else min(fitting, key=lambda scale: _rounding_error(population, scale))
+    most = limits[-1] * (population.threshold or 1.0)
+    channel = int(most.argmin())
+    raise RangeError(
+        f"population `{population.name}`: channel {channel} would need a threshold of {most[channel]:.3g} units, "
+        "allowed >= 1",
+        hint="its weights are far larger than its threshold: train with weight decay, or use more --weight-bits",
+    )
+
+
+def largest_scales(population: FloatPopulation, form: IntegerFormat, exponents: tuple[int, ...]) -> FloatArray:
+    """Return per channel the largest scale at which weights and biases are in `form`, float64 (channels,)."""
     with np.errstate(divide="ignore", over="ignore"):
-        limit = np.minimum(form.weight_max / largest, form.bias_max / np.abs(population.bias))
-    limit = np.minimum(limit, ceiling)
+        limits = [form.weight_max * 2.0**e / s.largest for s, e in zip(population.synapses, exponents, strict=True)]
+        limit: FloatArray = np.minimum.reduce([*limits, form.bias_max / np.abs(population.bias)])
+    return limit
+
+
+def _scale(
+    population: FloatPopulation, limit: FloatArray, exponents: tuple[int, ...], form: IntegerFormat
+) -> Scale | None:
     if population.threshold is None:
         shared = float(limit.min())
-        return Scale(np.full(len(limit), shared if np.isfinite(shared) else 1.0), None)
-    threshold = _choose_threshold(population, limit * population.threshold, form)
-    return Scale(threshold / population.threshold, threshold)
+        return Scale(np.full(len(limit), shared if np.isfinite(shared) else 1.0), None, exponents)
+    threshold = _choose_threshold(limit * population.threshold, form)
+    return None if threshold is None else Scale(threshold / population.threshold, threshold, exponents)
 
 
-def _choose_threshold(population: FloatPopulation, most: FloatArray, form: IntegerFormat) -> IntArray:
+def _choose_threshold(most: FloatArray, form: IntegerFormat) -> IntArray | None:
     """Return thresholds m * 2**e <= most, m <= threshold_mantissa_max, with the e of least rounding error.
 
-    The error of a rounded weight counts in thresholds, so it falls with 1 / threshold.
+    The error of a rounded weight counts in thresholds, so it falls with 1 / threshold. None if there are none.
     """
     best: IntArray | None = None
     least = np.inf
@@ -63,14 +91,27 @@ def _choose_threshold(population: FloatPopulation, most: FloatArray, form: Integ
         error = float((1.0 / threshold**2).mean())
         if error < least:
             best, least = threshold, error
-    if best is None:
-        channel = int(most.argmin())
-        raise RangeError(
-            f"population `{population.name}`: channel {channel} would need a threshold of {most[channel]:.3g} units, "
-            "allowed >= 1",
-            hint="its weights are far larger than its threshold: train with weight decay, or use more --weight-bits",
-        )
     return best
+
+
+def _rounding_error(population: FloatPopulation, scale: Scale) -> float:
+    """Return the sum of the squared rounding errors of all weights, in real units."""
+    return sum(
+        float((_error(s, scale, e) ** 2).sum()) for s, e in zip(population.synapses, scale.exponents, strict=True)
+    )
+
+
+def _error(synapse: FloatSynapse, scale: Scale, exponent: int) -> FloatArray:
+    """Return what rounding adds to each weight, in real units."""
+    units = _units(synapse, scale, exponent)
+    error: FloatArray = np.rint(synapse.weight * units) / units - synapse.weight
+    return error
+
+
+def _units(synapse: FloatSynapse, scale: Scale, exponent: int) -> FloatArray:
+    """Return the integer units per real unit, shaped to broadcast over the weights."""
+    per_channel: FloatArray = scale.per_channel.reshape(-1, *[1] * (synapse.weight.ndim - 1)) / 2**exponent
+    return per_channel
 
 
 def round_population(population: FloatPopulation, scale: Scale, n_steps: int) -> Population:
@@ -80,23 +121,30 @@ def round_population(population: FloatPopulation, scale: Scale, n_steps: int) ->
         n_steps: length of the window; the readout's scale turns its potential into a mean over the steps.
     """
     units = scale.per_channel
-    weight = np.rint(population.weight * units.reshape(-1, *[1] * (population.weight.ndim - 1)))
     if scale.threshold is None:
         neuron: IntegrateFire | Readout = Readout(1.0 / (float(units[0]) * n_steps))
     else:
         neuron = IntegrateFire(scale.threshold, scale.threshold // 2)
+    pairs = zip(population.synapses, scale.exponents, strict=True)
     return Population(
         name=population.name,
         shape=population.shape,
         neuron=neuron,
         bias=np.rint(population.bias * units).astype(np.int64),
-        synapses=(Synapse(population.source, weight.astype(np.int32), conv=population.conv),),
+        synapses=tuple(_round_synapse(synapse, scale, exponent) for synapse, exponent in pairs),
     )
 
 
-def weight_error(population: FloatPopulation, rounded: Population, scale: Scale) -> float:
-    """Return the largest rounding error of a weight, relative to the largest weight of its channel."""
-    real = population.weight.reshape(len(population.weight), -1)
-    back = rounded.synapses[0].weight.reshape(real.shape) / scale.per_channel[:, np.newaxis]
-    largest = np.abs(real).max(axis=1, keepdims=True)
-    return float((np.abs(back - real) / np.where(largest > 0, largest, 1.0)).max())
+def _round_synapse(synapse: FloatSynapse, scale: Scale, exponent: int) -> Synapse:
+    weight = np.rint(synapse.weight * _units(synapse, scale, exponent)).astype(np.int32)
+    return Synapse(synapse.source, weight, exponent, synapse.conv)
+
+
+def weight_errors(population: FloatPopulation, scale: Scale) -> tuple[float, ...]:
+    """Return per synapse the largest rounding error of a weight, relative to the largest weight of its channel."""
+    return tuple(_relative_error(s, scale, e) for s, e in zip(population.synapses, scale.exponents, strict=True))
+
+
+def _relative_error(synapse: FloatSynapse, scale: Scale, exponent: int) -> float:
+    error = np.abs(_error(synapse, scale, exponent)).reshape(len(synapse.weight), -1).max(axis=1)
+    return float((error / np.where(synapse.largest > 0, synapse.largest, 1.0)).max())

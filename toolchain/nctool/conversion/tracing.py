@@ -1,24 +1,32 @@
 """Trace a torch module into a FloatNetwork.
 
 Supported: Conv2d, Linear, BatchNorm1d/2d, AvgPool2d, AdaptiveAvgPool2d(1), Flatten, Dropout, Identity and
-NoisyQuantReLU, in Sequential-like order: linear, optional batch norm, activation, optional pooling, ...
+NoisyQuantReLU: linear, optional batch norm, activation, optional pooling, ... What an activation gives may go to
+several layers, and branches may be added before an activation.
 
 In: a torch module. Out: a FloatNetwork, or an UnsupportedError that names the module and says what to do.
 """
 
 from __future__ import annotations
 
+import operator
 from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import fx, nn
 
+from nctool.conversion import sums
 from nctool.conversion.float_network import FloatNetwork, FloatPopulation
 from nctool.conversion.modules import HANDLERS, HINTS, Signal, Value, flatten, require_drive, unsupported
 from nctool.errors import UnsupportedError
 from nctool.network import INPUT_NAME, Shape
 from nctool.nq import NoisyQuantReLU
+
+ADDS = (operator.add, operator.iadd, torch.add, "add", "add_")
+"""How fx writes a sum: functions, and names of methods."""
+
+IN_PLACE = (operator.iadd, "add_")
 
 
 class _Tracer(fx.Tracer):
@@ -27,7 +35,7 @@ class _Tracer(fx.Tracer):
 
 
 def trace(model: nn.Module, input_shape: Shape) -> FloatNetwork:
-    """Read `model` as a chain of populations.
+    """Read `model` as populations joined by synapses.
 
     Args:
         input_shape: shape of one sample, (channels, height, width) or (features,).
@@ -71,6 +79,8 @@ class _Builder:
                 self.values[node] = self._call_module(node)
             elif _is_flatten(node):
                 self.values[node] = flatten(self._argument(node), node.name, _flatten_axes(node))
+            elif _is_add(node):
+                self.values[node] = self._add(node)
             else:
                 name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", node.name)
                 raise unsupported(f"function `{name}`", HINTS.get(name))
@@ -100,6 +110,12 @@ class _Builder:
             raise unsupported(f"module `{name}` ({kind})", HINTS.get(kind))
         return handler(module, value, name)
 
+    def _add(self, node: fx.Node) -> FloatPopulation:
+        one, other = _terms(node)
+        if node.target in IN_PLACE and any(user not in self.values for user in one.users if user is not node):
+            raise unsupported(f"function `{node.name}` (in place, of what is read later)", "write y = x + branch")
+        return sums.add(self._value(one), self._value(other), node.name)
+
     def _activate(self, module: NoisyQuantReLU, value: Value, name: str) -> Signal:
         drive = require_drive(value, name)
         population = replace(drive, name=self._unique(drive.name), threshold=module.positive_threshold())
@@ -123,6 +139,24 @@ class _Builder:
         taken = {population.name for population in self.populations} | {INPUT_NAME}
         candidates = (name if k == 1 else f"{name}_{k}" for k in range(1, len(taken) + 2))
         return next(candidate for candidate in candidates if candidate not in taken)
+
+
+def _is_add(node: fx.Node) -> bool:
+    return node.op in ("call_function", "call_method") and node.target in ADDS
+
+
+def _terms(node: fx.Node) -> tuple[fx.Node, fx.Node]:
+    """Return what a sum adds; a sum of anything but two tensors is refused."""
+    given: dict[str, Any] = dict(zip(("input", "other", "alpha"), node.args, strict=False)) | node.kwargs
+    one, other = given.pop("input", None), given.pop("other", None)
+    if given:
+        raise unsupported(
+            f"function `{node.name}` (with {', '.join(given)})", "scale the weights of the branch instead"
+        )
+    if isinstance(one, fx.Node) and isinstance(other, fx.Node):
+        return one, other
+    constant = other if isinstance(one, fx.Node) else one
+    raise unsupported(f"function `{node.name}` (of {constant})", "put a constant into the bias of a linear layer")
 
 
 def _is_flatten(node: fx.Node) -> bool:

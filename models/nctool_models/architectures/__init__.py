@@ -1,0 +1,98 @@
+"""The networks of the model zoo, as named sequences of layers that conversion understands.
+
+In: the `[model]` and `[activation]` tables of a recipe, the shape of an image, the number of classes.
+Out: an `nn.Sequential` of Conv2d, BatchNorm, Linear, AvgPool2d, AdaptiveAvgPool2d, Flatten, Dropout,
+NoisyQuantReLU and ResidualBlock, whose layers are called `conv1`, `bn1`, `act1`, `pool1`, `block1`, … `fc1`; the
+last layer is always dense and gives logits. Pooled maps have even sides, or are pooled as a whole, so that pooling
+folds into the next layer exactly.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from nctool.errors import FormatError
+from nctool.nq import activations
+from nctool.recipe import (
+    ActivationSettings,
+    CnnSettings,
+    LenetSettings,
+    MlpSettings,
+    ResnetSettings,
+    SmallVggSettings,
+    VggSettings,
+)
+from nctool.training import Checkpoint
+from nctool.training.tensor_file import first_mismatch
+from nctool_models.architectures.plain import cnn, lenet, mlp, small_vgg, vgg
+from nctool_models.architectures.resnet import resnet
+from nctool_models.architectures.stack import Stack
+
+__all__ = ["Settings", "build_model", "restore_model"]
+
+Settings = MlpSettings | CnnSettings | LenetSettings | SmallVggSettings | VggSettings | ResnetSettings
+
+
+def build_model(
+    model: Settings,
+    input_shape: tuple[int, int, int],
+    n_classes: int,
+    activation: ActivationSettings,
+    *,
+    seed: int = 0,
+) -> nn.Sequential:
+    """Build a network with fresh weights.
+
+    Args:
+        model: the recipe's `[model]` table.
+        input_shape: (channels, height, width) of an image.
+        n_classes: number of logits, ≥ 1.
+        activation: the recipe's `[activation]` table.
+        seed: starts the weights; torch's global generator is left as it was.
+
+    Returns:
+        a network from float images (N, C, H, W) to float logits (N, n_classes).
+
+    Raises:
+        RecipeError: the images are too small for the architecture, or a pooled side is odd.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        stack = Stack(model.architecture, input_shape, activation)
+        _append(stack, model)
+        stack.dense(n_classes)
+    return stack.layers
+
+
+def _append(stack: Stack, model: Settings) -> None:
+    if isinstance(model, MlpSettings):
+        mlp(stack, model)
+    elif isinstance(model, CnnSettings):
+        cnn(stack, model)
+    elif isinstance(model, LenetSettings):
+        lenet(stack, model)
+    elif isinstance(model, SmallVggSettings):
+        small_vgg(stack, model)
+    elif isinstance(model, VggSettings):
+        vgg(stack, model)
+    else:
+        resnet(stack, model)
+
+
+def restore_model(checkpoint: Checkpoint) -> nn.Sequential:
+    """Rebuild a trained network from its checkpoint, in evaluation mode.
+
+    Raises:
+        FormatError: the tensors in the checkpoint do not fit the recipe in it, or a threshold is not positive.
+    """
+    recipe = checkpoint.recipe
+    model = build_model(recipe.model, checkpoint.input_shape, len(checkpoint.classes), recipe.activation)
+    problem = first_mismatch(model.state_dict(), checkpoint.state)
+    if problem is not None:
+        raise FormatError(f"checkpoint does not fit its recipe `{recipe.name}`: {problem}")
+    model.load_state_dict(checkpoint.state)
+    for name, layer in activations(model).items():
+        if float(layer.threshold.detach()) <= 0.0:
+            raise FormatError(f"checkpoint of recipe `{recipe.name}`: threshold of `{name}` is not positive")
+    return model.eval()

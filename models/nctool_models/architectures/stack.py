@@ -1,0 +1,90 @@
+"""Stack: layers in a row, named and counted, with the shape that leaves the last one.
+
+In: what to append. Out: an `nn.Sequential`. Must not import the networks that are made of it.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import torch
+from torch import nn
+
+from nctool.errors import RecipeError
+from nctool.nq import NoisyQuantReLU
+from nctool.recipe import ActivationSettings
+from nctool_models.architectures.residual_block import ResidualBlock
+
+
+class Stack:
+    """Appends layers, numbers them by kind and keeps track of the shape that leaves the last one."""
+
+    def __init__(self, architecture: str, input_shape: tuple[int, int, int], activation: ActivationSettings) -> None:
+        self.layers = nn.Sequential()
+        self._architecture = architecture
+        self._input_shape = input_shape
+        self._settings = activation
+        self._shape: tuple[int, ...] = input_shape
+        self._counts: Counter[str] = Counter()
+
+    def convolution(self, channels: int, kernel: int, *, padding: int) -> Stack:
+        """Append a convolution of stride 1, without bias, and its batch normalisation."""
+        inputs, *sides = self._shape
+        self._shape = (channels, *(side + 2 * padding - kernel + 1 for side in sides))
+        self._require(all(side >= 1 for side in self._shape[1:]), f"larger than the {kernel}x{kernel} kernel")
+        self._add("conv", nn.Conv2d(inputs, channels, kernel, padding=padding, bias=False))
+        return self._add("bn", nn.BatchNorm2d(channels))
+
+    def dense(self, width: int, *, batch_norm: bool = False) -> Stack:
+        """Append a dense layer, with a bias unless batch normalisation follows."""
+        self._add("fc", nn.Linear(self._shape[0], width, bias=not batch_norm))
+        self._shape = (width,)
+        return self._add("bn", nn.BatchNorm1d(width)) if batch_norm else self
+
+    def activation(self) -> Stack:
+        """Append a `NoisyQuantReLU` with its own threshold."""
+        return self._add("act", self._new_activation())
+
+    def block(self, channels: int, *, stride: int) -> Stack:
+        """Append a residual block."""
+        inputs, *sides = self._shape
+        self._shape = (channels, *(-(-side // stride) for side in sides))
+        return self._add("block", ResidualBlock(inputs, channels, stride, self._new_activation))
+
+    def pool(self) -> Stack:
+        """Append 2x2 average pooling."""
+        channels, height, width = self._shape
+        self._require(height % 2 == 0 and width % 2 == 0, f"even where they are pooled (there {height}x{width})")
+        self._shape = (channels, height // 2, width // 2)
+        return self._add("pool", nn.AvgPool2d(2))
+
+    def global_pool(self) -> Stack:
+        """Append average pooling over the whole image."""
+        self._shape = (self._shape[0], 1, 1)
+        return self._add("pool", nn.AdaptiveAvgPool2d(1))
+
+    def flatten(self) -> Stack:
+        """Append a flattening to (N, features)."""
+        self._shape = (torch.Size(self._shape).numel(),)
+        self.layers.add_module("flatten", nn.Flatten())
+        return self
+
+    def dropout(self, probability: float) -> Stack:
+        """Append dropout, unless its probability is 0."""
+        return self._add("drop", nn.Dropout(probability)) if probability > 0.0 else self
+
+    def _new_activation(self) -> NoisyQuantReLU:
+        return NoisyQuantReLU(self._settings.levels, self._settings.threshold_init)
+
+    def _add(self, kind: str, layer: nn.Module) -> Stack:
+        self._counts[kind] += 1
+        self.layers.add_module(f"{kind}{self._counts[kind]}", layer)
+        return self
+
+    def _require(self, holds: bool, sides: str) -> None:
+        if not holds:
+            shape = "x".join(str(side) for side in self._input_shape)
+            raise RecipeError(
+                f"architecture `{self._architecture}` got images of {shape}, allowed: sides {sides}",
+                hint="choose another model.architecture, `mlp` takes any size",
+            )

@@ -1,0 +1,164 @@
+"""Skip connections: numbers worked out by hand, and corner cases against the float spiking network."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from nctool.errors import UnsupportedError
+from nctool.network import ConvGeometry
+from nctool.nq import NoisyQuantReLU
+from nctool.recipe import ActivationSettings, ResnetSettings
+from nctool.sim.reference import simulate
+from nctool_deploy.lowering import lower
+from nctool_deploy.targets import find_target
+from nctool_models import build_model
+from tests.torch_models import (
+    Skip,
+    binary_pixels,
+    converted,
+    exact_model,
+    float_run,
+    linear,
+    on_both_engines,
+    real_input,
+)
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+# --- by hand ------------------------------------------------------------
+
+
+def test_a_skip_by_hand():
+    """Branch 1/4 and identity 1 at a scale of 508 = 127·4: weights 127 and 127·2², threshold 508, bias -254.
+
+    Where the source fires at every step, the drive is 127 + 508 - 254 = 381, and the potential before the spike
+    254 + 381 = 635 → 127, 508 → 0, 381, 762 → 254: three spikes in four steps.
+    """
+    conversion = converted(Skip(linear([[1.0]]), linear([[0.25]], -0.5), linear([[2.0], [-1.0]])), (1,))
+    _, branch, two = conversion.network.populations
+    assert [(s.source, s.weight.tolist(), s.exponent) for s in branch.synapses] == [
+        ("one", [[127]], 0),
+        ("one", [[127]], 2),
+    ]
+    assert (branch.neuron.threshold.tolist(), branch.bias.tolist()) == ([508], [-254])
+    assert (branch.bound.kind, branch.bound.low, branch.bound.high) == ("proved", -4 * 254, 507 + 381 - 254)
+    found = simulate(conversion.network, np.array([[255], [0]], np.uint8), potentials=True)
+    assert found.spikes["one"][:, :, 0].tolist() == [[True] * 4, [False] * 4]
+    assert found.spikes["branch"][:, :, 0].tolist() == [[True, True, False, True], [False] * 4]
+    assert found.logits[0].tolist() == [[127, -64], [254, -128], [254, -128], [381, -192]]
+    assert found.logits[0, -1, 0] * two.neuron.scale == 1.5  # 2 · 3/4
+    steps = [change for change in conversion.changes if "branch" in change.step]
+    assert [change.step for change in steps] == ["round `branch` from `one`", "round `branch` from `one`"]
+    bound = f"bound proved, head-room {branch.bound.head_room_bits:.1f} bits"
+    assert [change.detail for change in steps] == [
+        f"weights 127..127 of 8 bits; {bound}",
+        f"weights 127..127 times 4 of 8 bits; {bound}",
+    ]
+    assert [change.worst_error for change in steps] == [0.0, 0.0]
+
+
+# --- corner cases -------------------------------------------------------
+
+
+def test_a_skip_of_stride_two_takes_every_second_neuron():
+    head = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(2, 3))
+    branch = nn.Conv2d(2, 2, 3, padding=1, stride=2)
+    with torch.no_grad():
+        branch.weight.zero_()
+        branch.bias.zero_()
+    one = nn.Conv2d(1, 2, 1, bias=False)
+    with torch.no_grad():
+        one.weight.copy_(torch.tensor([0.7, 0.4]).reshape(2, 1, 1, 1))
+    model = Skip(one, branch, head, (90.0, 90.0), skip=nn.AvgPool2d(1, stride=2))
+    network = converted(model, (1, 5, 4)).network
+    skip = network.populations[1].synapses[1]
+    assert (skip.conv, network.populations[1].shape) == (ConvGeometry(stride=(2, 2), groups=2), (2, 3, 2))
+    found = on_both_engines(network, np.random.default_rng(0).integers(0, 256, (3, 1, 5, 4), np.uint8))
+    np.testing.assert_array_equal(found.spikes["branch"], found.spikes["one"][..., ::2, ::2])
+    assert 0 < found.spikes["branch"].mean() < 1
+
+
+def test_a_branch_of_zeros_leaves_the_skip():
+    """The second layer then repeats the spikes of the first, whatever its own scale is."""
+    model = Skip(linear([[1.0], [-1.0], [0.3]]), linear(np.zeros((3, 3))), linear(np.eye(3)), (90.0, 90.0))
+    network = converted(model, (1,), n_steps=5).network
+    assert not network.populations[1].synapses[0].weight.any()
+    found = on_both_engines(network, np.array([[255], [100], [0]], np.uint8))
+    np.testing.assert_array_equal(found.spikes["branch"], found.spikes["one"])
+    assert found.spikes["one"][0].any(axis=0).tolist() == [True, False, True]
+
+
+@pytest.mark.parametrize("bits", [4, 8])
+def test_a_source_that_never_fires_leaves_the_other_branch(bits):
+    """The skip is silent, the branch has a bias: it alone makes the second layer fire."""
+    model = Skip(linear([[-1.0]]), linear([[1.0]], 0.5), linear([[1.0]]))
+    found = on_both_engines(converted(model, (1,), bits=bits).network, np.array([[255], [0]], np.uint8))
+    assert not found.spikes["one"].any()
+    assert found.spikes["branch"][:, :, 0].tolist() == [[True, False, True, False]] * 2
+
+
+def test_a_network_of_silent_layers_is_converted():
+    model = Skip(linear([[0.0]]), linear([[0.0]]), linear([[0.0], [0.0]]))
+    found = on_both_engines(converted(model, (1,)).network, np.array([[255]], np.uint8))
+    assert not any(spikes.any() for spikes in found.spikes.values())
+    assert found.logits.tolist() == [[[0, 0]] * 4]
+
+
+def test_one_time_step():
+    model, shape = exact_model(3)
+    network = converted(model, shape, n_steps=1).network
+    pixels = binary_pixels(3, shape)
+    found = on_both_engines(network, pixels)
+    np.testing.assert_array_equal(found.logits, float_run(model, real_input(pixels), 1)[1])
+    assert 0 < found.spikes["second.conv2"].mean() < 1
+
+
+@pytest.mark.parametrize("thresholds", [(1.0, 300.0), (300.0, 1.0)])
+def test_thresholds_far_apart(thresholds):
+    """A spike is worth its own threshold: a skip into neurons 300 times as coarse, or as fine."""
+    model = Skip(linear([[1.0], [2.0]]), linear([[0.1, -0.1], [0.2, 0.1]]), linear(np.eye(2)), thresholds)
+    network = converted(model, (1,), n_steps=8).network
+    pixels = np.arange(0, 256, 17, dtype=np.uint8)[:, np.newaxis]
+    spikes = float_run(model, real_input(pixels), 8)[0]
+    found = on_both_engines(network, pixels)
+    assert (found.spikes["branch"] == spikes["act2"]).mean() > 0.95
+
+
+def test_the_input_itself_may_skip():
+    class FromInput(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.one, self.act, self.two = linear([[0.5, 0.0], [0.0, 0.5]]), NoisyQuantReLU(4, 90.0), linear(np.eye(2))
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.two(self.act(x + self.one(x)))
+
+    model = FromInput()
+    network = converted(model, (2,)).network
+    assert [s.source for s in network.populations[0].synapses] == ["input", "input"]
+    pixels = np.array([[0, 255], [100, 200]], np.uint8)
+    np.testing.assert_array_equal(
+        on_both_engines(network, pixels).spikes["one"], float_run(model, real_input(pixels), 4)[0]["act"]
+    )
+
+
+def test_a_residual_network_of_the_zoo_is_converted_but_not_lowered():
+    model = build_model(ResnetSettings(architecture="resnet", depth=8), (1, 6, 5), 3, ActivationSettings())
+    network = converted(model, (1, 6, 5), std=0.3).network
+    skips = {p.name: [s.source for s in p.synapses] for p in network.populations if len(p.synapses) > 1}
+    assert skips == {
+        "block1.conv2": ["block1.conv1", "conv1"],
+        "block2.conv2": ["block2.conv1", "block1.conv2"],
+        "block3.conv2": ["block3.conv1", "block2.conv2"],
+    }
+    on_both_engines(network, np.random.default_rng(0).integers(0, 256, (2, 1, 6, 5), np.uint8))
+    with pytest.raises(UnsupportedError) as caught:
+        lower(network, find_target("lava"))
+    assert str(caught.value) == (
+        "population `block1.conv2`: driven by `block1.conv1`, `conv1`, allowed one synapse from `block1.conv1`\n"
+        "hint: skip connections run on the reference and fast engines, not as netx yet"
+    )
