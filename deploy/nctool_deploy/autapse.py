@@ -34,7 +34,7 @@ AUTAPSE_FORMAT = IntegerFormat(
     threshold_mantissa_max=SYNAPSE_MANTISSA.high,
     threshold_exponent_max=SYNAPSE_EXPONENT.high,
     bias_max=BIAS_LIMIT,
-    weight_exponent_max=SYNAPSE_EXPONENT_MAX,
+    weight_exponent_max=SYNAPSE_EXPONENT.high,
 )
 """The numbers that this realisation can hold; conversion rounds to them."""
 
