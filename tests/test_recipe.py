@@ -20,6 +20,7 @@ from nctool.recipe import (
 from nctool.toml_text import literal, parse, parse_value
 from nctool_models.zoo import list_recipes, load_recipe, recipe_path
 
+RECIPES = ("cifar10-resnet8", "digits-cnn", "digits-mlp", "mnist-lenet", "mnist-mlp")
 TEXT = """
 name = "small"
 [data]
@@ -249,13 +250,11 @@ def test_a_file_that_is_no_text_is_refused(tmp_path):
 def test_an_unknown_recipe_lists_those_available(name, hint):
     with pytest.raises(RecipeError) as caught:
         load_recipe(name)
-    assert str(caught.value) == (
-        f"unknown recipe `{name}`, available: digits-cnn, digits-mlp, mnist-lenet, mnist-mlp\nhint: {hint}"
-    )
+    assert str(caught.value) == (f"unknown recipe `{name}`, available: {', '.join(RECIPES)}\nhint: {hint}")
 
 
 def test_the_built_in_recipes_are_listed():
-    assert list_recipes() == ("digits-cnn", "digits-mlp", "mnist-lenet", "mnist-mlp")
+    assert list_recipes() == RECIPES
 
 
 @pytest.mark.parametrize("name", list_recipes())
