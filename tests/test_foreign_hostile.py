@@ -239,7 +239,7 @@ POINT = np.dtype([("x", "i4"), ("y", "f4")])
 @pytest.mark.parametrize("key", NUMBERS)
 def test_every_number_is_checked(path, key):
     put(path, key, [1.0, np.nan])
-    assert refusal(path) == f"`/{key}` holds nan, allowed -2147483647..2147483647"
+    assert refusal(path) == f"`/{key}` reaches from nan to nan, allowed -2147483647..2147483647"
 
 
 @pytest.mark.parametrize("key", ["layer/0/bias", "layer/1/stride", "layer/3/weight"])
@@ -255,11 +255,15 @@ def test_every_number_is_checked(path, key):
         (None, {"shape": (), "dtype": h5py.ref_dtype}, "is object, allowed numbers"),
         (h5py.Empty("f4"), {}, "holds no data"),
         (np.zeros((0, 3)), {}, "is empty"),
-        ([1.0, -np.inf], {}, "holds -inf, allowed -2147483647..2147483647"),
-        (2**31, {}, "holds 2147483648, allowed -2147483647..2147483647"),
-        (np.uint64(2**64 - 1), {}, "holds 18446744073709551615, allowed -2147483647..2147483647"),
-        (-(2**31), {}, "holds -2147483648, allowed -2147483647..2147483647"),
-        (np.float64(1e300), {}, "holds 1e+300, allowed -2147483647..2147483647"),
+        ([1.0, -np.inf], {}, "reaches from -inf to 1.0, allowed -2147483647..2147483647"),
+        (2**31, {}, "reaches from 2147483648 to 2147483648, allowed -2147483647..2147483647"),
+        (
+            np.uint64(2**64 - 1),
+            {},
+            "reaches from 18446744073709551615 to 18446744073709551615, allowed -2147483647..2147483647",
+        ),
+        (-(2**31), {}, "reaches from -2147483648 to -2147483648, allowed -2147483647..2147483647"),
+        (np.float64(1e300), {}, "reaches from 1e+300 to 1e+300, allowed -2147483647..2147483647"),
         ([0.5, 1.0], {}, f"holds 0.5, allowed whole numbers\nhint: {FRACTION}"),
         (np.float16(-1.25), {}, f"holds -1.25, allowed whole numbers\nhint: {FRACTION}"),
     ],
@@ -338,10 +342,10 @@ def test_no_data_may_be_virtual(path, tmp_path, key, kind, shape):
 def test_no_size_is_believed(path, key, shape, kind, options, n_bytes):
     """Of a dataset that was never written nothing is allocated, nor of a single chunk larger than it."""
     put(path, key, shape=shape, dtype=kind, **options)
-    start = time.monotonic()
+    start = time.process_time()
     text = f"`/{key}` of {n_bytes} bytes: the file unpacks to more than 134217728\nhint: {UNCOMPRESSED}"
     assert refusal(path) == text
-    assert time.monotonic() - start < SLOWEST_READ_S
+    assert time.process_time() - start < SLOWEST_READ_S
 
 
 # --- numbers that do not fit together ------------------------------------
@@ -541,14 +545,14 @@ def test_a_source_of_too_many_neurons(path):
 
 def assert_runs_or_refuses(path: Path) -> None:
     """Read a file and run what it holds; any exception but an NctoolError fails the test, and so does a long wait."""
-    start = time.monotonic()
+    start = time.process_time()
     try:
         network = read_foreign(path, reset_interval=2).network
         if sum(population.n_neurons for population in network.populations) < LARGEST_RUN:
             simulate(network, np.ones((1, 2, *network.input.shape), np.int64), n_steps=2)
     except NctoolError as error:
         assert error.message.isprintable()
-    assert time.monotonic() - start < SLOWEST_READ_S
+    assert time.process_time() - start < SLOWEST_READ_S
 
 
 @settings(max_examples=200)

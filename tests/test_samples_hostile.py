@@ -93,7 +93,7 @@ def as_bytes(values: Any, save: Any = np.save) -> bytes:
         described("(10000000000000,)"),
         described("(1000000000000000000000000,)"),
         described("(4294967296, 4294967296)"),
-        described("(" + "1," * 40 + ")"),
+        described("(" + "1," * 70 + ")"),
         described("(" + "-" * 4000 + "1,)"),
         described("(1,)", "('<i4', (99999, 99999))"),
         described("(1,)", "'zzz'"),

@@ -61,9 +61,9 @@ class ForeignNode(Node):
         if data.size == 0:
             raise FormatError(f"{where} is empty")
         values = np.asarray(data[()])
-        if not (values.min() >= -LARGEST and values.max() <= LARGEST):
-            outside = ~(np.abs(values) <= LARGEST)
-            raise FormatError(f"{where} holds {values[outside].flat[0]}, allowed -{LARGEST}..{LARGEST}")
+        low, high = values.min(), values.max()
+        if not (float(low) >= -LARGEST and float(high) <= LARGEST):
+            raise FormatError(f"{where} reaches from {low} to {high}, allowed -{LARGEST}..{LARGEST}")
         whole = values.astype(np.int32)
         fractions = whole != values
         if fractions.any():
