@@ -17,6 +17,20 @@ import typer
 from typer.exceptions import TyperException
 
 from nctool.cli import output
+from nctool.cli.options import (
+    DataDir,
+    Dataset,
+    Device,
+    Input,
+    Json,
+    Model,
+    NumLayers,
+    ResetInterval,
+    Samples,
+    SkipLayers,
+    Steps,
+    Timeout,
+)
 from nctool.cli.verification import print_verify
 from nctool.errors import NctoolError
 from nctool.progress import ProgressCallback, no_progress, progress_bar
@@ -35,23 +49,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")]
-DataDir = Annotated[Path | None, typer.Option(help="Folder of data sets.", show_default="~/.cache/nctool/data")]
-Model = Annotated[Path, typer.Argument(help="File that `nctool export` wrote, or other netx.", metavar="MODEL")]
-Samples = Annotated[int | None, typer.Option(min=1, help="Number of samples.")]
-Dataset = Annotated[str | None, typer.Option(help="Name or .npz path.", show_default="what it was trained on")]
-Device = Annotated[str, typer.Option(help="cpu or cuda.")]
-Timeout = Annotated[float, typer.Option(min=1.0, help="Seconds that one run of the Lava subprocess may take.")]
-Input = Annotated[Path | None, typer.Option(help="Samples of your own; foreign files need them.", metavar="X.npy")]
-Steps = Annotated[
-    int | None, typer.Option(min=1, help="Foreign file: time steps of a constant input.", show_default="the file's")
-]
-ResetInterval = Annotated[
-    int | None, typer.Option(min=1, help="Foreign file: clear all states every so many time steps.")
-]
-NumLayers = Annotated[int | None, typer.Option(min=1, help="Foreign file: only its first layers.")]
-SkipLayers = Annotated[int, typer.Option(min=0, help="Foreign file: leave out its first layers.")]
 
 
 def main() -> None:

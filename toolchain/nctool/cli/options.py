@@ -1,0 +1,28 @@
+"""Options that several commands take, each with its help text.
+
+In: nothing. Out: types for typer.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")]
+DataDir = Annotated[Path | None, typer.Option(help="Folder of data sets.", show_default="~/.cache/nctool/data")]
+Model = Annotated[Path, typer.Argument(help="File that `nctool export` wrote, or other netx.", metavar="MODEL")]
+Samples = Annotated[int | None, typer.Option(min=1, help="Number of samples.")]
+Dataset = Annotated[str | None, typer.Option(help="Name or .npz path.", show_default="what it was trained on")]
+Device = Annotated[str, typer.Option(help="cpu or cuda.")]
+Timeout = Annotated[float, typer.Option(min=1.0, help="Seconds that one run of the Lava subprocess may take.")]
+Input = Annotated[Path | None, typer.Option(help="Samples of your own; foreign files need them.", metavar="X.npy")]
+Steps = Annotated[
+    int | None, typer.Option(min=1, help="Foreign file: time steps of a constant input.", show_default="the file's")
+]
+ResetInterval = Annotated[
+    int | None, typer.Option(min=1, help="Foreign file: clear all states every so many time steps.")
+]
+NumLayers = Annotated[int | None, typer.Option(min=1, help="Foreign file: only its first layers.")]
+SkipLayers = Annotated[int, typer.Option(min=0, help="Foreign file: leave out its first layers.")]
