@@ -28,7 +28,7 @@ from nctool.sim.fast_layer import LayerRun
 from nctool.sim.signal import input_signal
 from nctool.sim.trace import Summary, Trace
 
-CPU_BATCH_BYTES = 16 * 2**20
+CPU_BATCH_BYTES = 8 * 2**20
 """Memory of the largest layer's drive in one batch on a CPU: small enough to stay near the cache."""
 
 GPU_BATCH_BYTES = 2**30
