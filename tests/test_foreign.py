@@ -159,8 +159,9 @@ def test_random_files_run_as_in_lava(tmp_path, one_thread):
 
 
 @pytest.mark.lava
-def test_weights_become_what_lava_makes_of_them():
+def test_weights_become_what_lava_makes_of_them(monkeypatch):
     """Lava's own functions, in the order in which netx and the Dense process call them."""
+    monkeypatch.setattr("multiprocessing.set_start_method", lambda *_: None)  # Lava sets it, once a process
     make_importable()
     from lava.lib.dl.netx.utils import optimize_weight_bits
     from lava.utils.weightutils import clip_weights, determine_sign_mode, truncate_weights
