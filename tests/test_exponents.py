@@ -34,7 +34,7 @@ def test_a_branch_of_four_times_the_size_takes_an_exponent_of_two():
     real = summed([[1.0]], [[4.0]], bias=0.25)
     scale = choose_scale(real, AUTAPSE_FORMAT)
     assert (scale.exponents, scale.threshold.tolist()) == ((0, 2), [12672])
-    rounded = round_population(real, scale, 1)
+    rounded = round_population(real, scale, AUTAPSE_FORMAT, 1)
     assert [(s.weight.tolist(), s.exponent) for s in rounded.synapses] == [([[127]], 0), ([[127]], 2)]
     assert rounded.bias.tolist() == [63]  # 126.72 · (0.25 + 0.25)
     assert weight_errors(real, scale) == (pytest.approx(0.28 / 126.72), pytest.approx(0.28 / 126.72))
@@ -112,7 +112,7 @@ def test_every_branch_fits_and_is_within_half_a_step(seed, bits, threshold):
     except RangeError:
         assert threshold is not None
         return
-    rounded = round_population(real, scale, 1)
+    rounded = round_population(real, scale, form, 1)
     for before, after in zip(real.synapses, rounded.synapses, strict=True):
         assert np.abs(after.weight).max() <= form.weight_max
         assert 0 <= after.exponent <= form.weight_exponent_max
@@ -128,7 +128,7 @@ def test_exponents_never_make_it_worse(seed):
 
     def error(form: IntegerFormat) -> float:
         scale = choose_scale(real, form)
-        rounded = round_population(real, scale, 1).synapses
+        rounded = round_population(real, scale, form, 1).synapses
         back = [s.weight * 2.0**s.exponent / scale.per_channel[:, np.newaxis] for s in rounded]
         return sum(((b - s.weight) ** 2).sum() for b, s in zip(back, real.synapses, strict=True))
 

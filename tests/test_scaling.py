@@ -42,7 +42,7 @@ def test_weights_fill_their_bits_when_the_threshold_allows():
     scale = choose_scale(population([[0.5, -1.0]], threshold=1.0), AUTAPSE_FORMAT)
     assert scale.threshold.tolist() == [127]  # weight 1 may become 127, so may the threshold
     assert scale.per_channel.tolist() == [127.0]
-    rounded = round_population(population([[0.5, -1.0]], threshold=1.0), scale, 4)
+    rounded = round_population(population([[0.5, -1.0]], threshold=1.0), scale, AUTAPSE_FORMAT, 4)
     assert rounded.synapses[0].weight.tolist() == [[64, -127]]  # 63.5 rounds to even
     assert rounded.neuron.initial.tolist() == [63]
 
@@ -61,14 +61,14 @@ def test_the_largest_threshold_bounds_the_scale():
 def test_a_bias_bounds_the_scale():
     scale = choose_scale(population([[1e-3]], bias=-16.32, threshold=None), AUTAPSE_FORMAT)
     assert scale.per_channel.tolist() == [1000.0]
-    assert round_population(population([[1e-3]], bias=-16.32, threshold=None), scale, 1).bias.tolist() == [-16320]
+    assert round_population(population([[1e-3]], bias=-16.32, threshold=None), scale, AUTAPSE_FORMAT, 1).bias.tolist() == [-16320]
 
 
 def test_one_scale_serves_all_logits():
     scale = choose_scale(population([[1.0], [0.25]], threshold=None), AUTAPSE_FORMAT)
     assert scale.per_channel.tolist() == [127.0, 127.0]
     assert scale.threshold is None
-    rounded = round_population(population([[1.0], [0.25]], threshold=None), scale, 4)
+    rounded = round_population(population([[1.0], [0.25]], threshold=None), scale, AUTAPSE_FORMAT, 4)
     assert rounded.neuron == Readout(1 / (127 * 4))
     assert rounded.synapses[0].weight.tolist() == [[127], [32]]
 
@@ -124,7 +124,7 @@ def test_every_number_fits_the_format(seed, bits, threshold):
     except RangeError:
         assert (real.synapses[0].largest > (2 ** (bits - 1) - 1) * threshold).any()
         return
-    rounded = round_population(real, scale, 1)
+    rounded = round_population(real, scale, form, 1)
     values = rounded.neuron.threshold
     assert np.abs(rounded.synapses[0].weight).max() <= 2 ** (bits - 1) - 1
     assert np.abs(rounded.bias).max() <= form.bias_max
@@ -138,7 +138,7 @@ def test_every_number_fits_the_format(seed, bits, threshold):
 def test_a_readout_fills_the_bits(seed, bits):
     real = population(drawn(seed).synapses[0].weight, threshold=None)
     form = replace(AUTAPSE_FORMAT, weight_bits=bits)
-    weight = round_population(real, choose_scale(real, form), 1).synapses[0].weight
+    weight = round_population(real, choose_scale(real, form), form, 1).synapses[0].weight
     assert np.abs(weight).max() == (form.weight_max if real.synapses[0].weight.any() else 0)
 
 

@@ -6,6 +6,7 @@ In: limits of a target. Out: a frozen dataclass. Must not import torch.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 from nctool.errors import UsageError
 
@@ -22,6 +23,11 @@ class IntegerFormat:
         threshold_exponent_max: largest e; one e serves a whole population.
         bias_max: largest magnitude of a bias, in weight units.
         weight_exponent_max: largest exponent of a synapse, where several drive one population.
+        reset: what a spike does to the membrane potential; with `zero` a window starts at potential 0.
+        one_threshold: a population has one threshold, not one per channel.
+        comparison_max: where the distance of each neuron from its threshold is itself a register: largest magnitude
+            of centre - (threshold - initial potential - bias), with one centre <= this for a population; None where
+            it is not.
 
     Raises:
         UsageError: weight_bits is out of range.
@@ -32,6 +38,9 @@ class IntegerFormat:
     threshold_exponent_max: int
     bias_max: int
     weight_exponent_max: int = 0
+    reset: Literal["subtract", "zero"] = "subtract"
+    one_threshold: bool = False
+    comparison_max: int | None = None
 
     def __post_init__(self) -> None:
         low, high = WEIGHT_BITS_RANGE

@@ -109,7 +109,7 @@ def fit_population(
     proving = True
     for attempt in range(MAX_ROUNDS):
         scale = choose_scale(real, form, ceiling)
-        rounded = round_population(real, scale, calibration.n_steps)
+        rounded = round_population(real, scale, form, calibration.n_steps)
         found, margin = prove_population(rounded, graded.encoding, calibration.n_steps), 1.0
         if attempt == 0:
             proving = bool(found.magnitude.max() <= PROOF_LOSS * ACCUMULATOR_LIMIT)

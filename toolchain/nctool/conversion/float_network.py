@@ -89,12 +89,15 @@ class FloatPopulation:
         shape: (channels,) or (channels, height, width) of the output.
         synapses: the branches of the sum, at least one.
         threshold: of the activation, > 0, in units of the pre-activation; None for the readout.
+        units: neurons that share an activation, >= 1; their channels lie side by side, and a spike of one is worth
+            threshold / units.
     """
 
     name: str
     shape: Shape
     synapses: tuple[FloatSynapse, ...]
     threshold: float | None = None
+    units: int = 1
 
     @property
     def bias(self) -> FloatArray:

@@ -134,10 +134,11 @@ def encode_input(
 def absorb_spike_values(network: FloatNetwork, graded: GradedInput) -> FloatNetwork:
     """Scale the weights by what one spike, or one unit of graded input, is worth.
 
-    A spike of a population is worth its threshold; a graded input is worth its step.
+    A spike of a population is worth its threshold, shared by its units; a graded input is worth its step.
     """
     values: dict[str, FloatArray] = {graded.name: graded.step}
-    values |= {p.name: np.full(p.shape[0], p.threshold) for p in network.populations if p.threshold is not None}
+    spiking = ((p, p.threshold) for p in network.populations if p.threshold is not None)
+    values |= {p.name: np.full(p.shape[0], threshold / p.units) for p, threshold in spiking}
     return each(network, lambda synapse: _scale_inputs(synapse, values))
 
 

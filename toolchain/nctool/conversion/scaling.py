@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from nctool.conversion.comparison import comparison_limits
 from nctool.conversion.exponents import candidate_exponents
 from nctool.conversion.float_network import FloatArray, FloatPopulation, FloatSynapse
 from nctool.errors import RangeError
@@ -63,7 +64,9 @@ def largest_scales(population: FloatPopulation, form: IntegerFormat, exponents: 
     with np.errstate(divide="ignore", over="ignore"):
         limits = [form.weight_max * 2.0**e / s.largest for s, e in zip(population.synapses, exponents, strict=True)]
         limit: FloatArray = np.minimum.reduce([*limits, form.bias_max / np.abs(population.bias)])
-    return limit
+    if form.comparison_max is not None and population.threshold is not None:
+        limit = comparison_limits(population, limit, form.comparison_max)
+    return np.full(len(limit), limit.min()) if form.one_threshold else limit
 
 
 def _scale(
@@ -114,17 +117,18 @@ def _units(synapse: FloatSynapse, scale: Scale, exponent: int) -> FloatArray:
     return per_channel
 
 
-def round_population(population: FloatPopulation, scale: Scale, n_steps: int) -> Population:
+def round_population(population: FloatPopulation, scale: Scale, form: IntegerFormat, n_steps: int) -> Population:
     """Round the weights and the bias of `population` at `scale`; the bound is left open.
 
     Args:
+        form: says how a neuron resets, and so where it starts.
         n_steps: length of the window; the readout's scale turns its potential into a mean over the steps.
     """
     units = scale.per_channel
     if scale.threshold is None:
         neuron: IntegrateFire | Readout = Readout(1.0 / (float(units[0]) * n_steps))
     else:
-        neuron = IntegrateFire(scale.threshold, scale.threshold // 2)
+        neuron = IntegrateFire(scale.threshold, _initial(scale.threshold, population.units, form), form.reset)
     pairs = zip(population.synapses, scale.exponents, strict=True)
     return Population(
         name=population.name,
@@ -133,6 +137,14 @@ def round_population(population: FloatPopulation, scale: Scale, n_steps: int) ->
         bias=np.rint(population.bias * units).astype(np.int64),
         synapses=tuple(_round_synapse(synapse, scale, exponent) for synapse, exponent in pairs),
     )
+
+
+def _initial(threshold: IntArray, units: int, form: IntegerFormat) -> IntArray:
+    """Return threshold * (k + 1/2) / units for unit k, rounded down, which no comparison of integers notices (U1)."""
+    if form.reset == "zero":
+        return np.zeros_like(threshold)
+    unit = np.arange(len(threshold)) % units
+    return threshold * (2 * unit + 1) // (2 * units)
 
 
 def _round_synapse(synapse: FloatSynapse, scale: Scale, exponent: int) -> Synapse:

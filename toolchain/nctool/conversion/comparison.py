@@ -1,0 +1,55 @@
+"""Scales at which the distance of every neuron from its threshold fits one register.
+
+A neuron without memory fires when its drive exceeds threshold - initial potential - bias. Where the chip compares with
+one threshold register for a whole population, the rest of that distance lies in a register of each neuron: all
+distances of a population must lie within +-comparison_max of one centre.
+
+In: a folded FloatPopulation. Out: the largest scale of each channel. Must not import torch.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from nctool.conversion.float_network import FloatArray, FloatPopulation
+
+CENTRES = 33
+"""Centres tried between 1 and comparison_max."""
+
+ROUNDING = 2
+"""Left free: threshold, initial potential and bias are rounded one by one."""
+
+
+def comparison_limits(population: FloatPopulation, limit: FloatArray, comparison_max: int) -> FloatArray:
+    """Return the largest scale of each channel, at most `limit`, for the centre that costs the least.
+
+    Args:
+        population: one that spikes.
+        limit: float64 (channels,), the largest scales for other reasons.
+        comparison_max: largest magnitude of what is left of a distance beside the centre, in weight units.
+    """
+    lowest, highest = _distances(population)
+    reach = comparison_max - ROUNDING
+    centres = np.linspace(1, reach, CENTRES)
+    limits = [np.minimum(limit, np.minimum(_up_to(highest, c + reach), _up_to(-lowest, reach - c))) for c in centres]
+    return max(limits, key=_worth)
+
+
+
+
+def _distances(population: FloatPopulation) -> tuple[FloatArray, FloatArray]:
+    """Return per channel the least and the largest threshold - initial potential - bias of the units it belongs to."""
+    threshold, half_unit = population.threshold or 0.0, 0.5 / population.units
+    return threshold * half_unit - population.bias, threshold * (1 - half_unit) - population.bias
+
+
+def _up_to(distance: FloatArray, most: float) -> FloatArray:
+    """Return the scales at which each distance reaches `most`; infinite where it never does."""
+    scale: FloatArray = np.divide(most, distance, out=np.full(len(distance), np.inf), where=distance > 0)
+    return scale
+
+
+def _worth(limits: FloatArray) -> float:
+    """Return the mean logarithm of the scales: a bit lost in one channel costs like a bit lost in another."""
+    finite = limits[np.isfinite(limits)]
+    return float(np.log2(np.maximum(finite, np.finfo(np.float64).tiny)).mean()) if len(finite) else 0.0
