@@ -364,7 +364,7 @@ def test_fewer_steps_than_one(nctool, digits_run: Path, tmp_path: Path, steps: i
             ["--target", "tpu"],
             f"error: unknown target `tpu`, allowed loihi, loihi2, loihi1, lava\nhint: {TARGET_HINT}\n",
         ),
-        (["--realisation", "x"], "error: unknown realisation `x`, allowed autapse\n"),
+        (["--realisation", "x"], "error: unknown realisation `x`, allowed autapse, population, zero-reset\n"),
         (["--chips", "0"], "error: chips: 0 is out of range, allowed >= 1\nhint: give 1 or more chips with --chips\n"),
         (["--input", "rate"], "error: unknown input encoding `rate`, allowed graded\n"),
         (["--weight-bits", "9"], "error: weight bits: 9 is out of range, allowed 2..8\n"),

@@ -361,13 +361,14 @@ def test_every_step_says_what_it_changed():
     conversion = converted(model, (1, 6, 6))
     conv, fc = conversion.network.populations
     top = int(conversion.network.input.table.max())
-    assert conversion.changes[:4] == (
+    assert conversion.changes[:5] == (
         Change("fold batch norm", "into conv", True),
         Change("fold average pooling", "into fc", True),
+        Change("copy units", "one unit for each activation", True),
         Change("grade the input", f"pixels as integers 0..{top}, one step per channel", False, 0.5 / top),
         Change("absorb spike values", "a spike is worth its threshold: folded into the weights behind it", True),
     )
-    for change, population in zip(conversion.changes[4:], (conv, fc), strict=True):
+    for change, population in zip(conversion.changes[5:], (conv, fc), strict=True):
         weight = population.synapses[0].weight
         assert change.step == f"round `{population.name}`"
         assert change.detail == (

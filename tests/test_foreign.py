@@ -15,8 +15,8 @@ from nctool.sim.fast import FastEngine
 from nctool.sim.trace import Trace
 from nctool_deploy import engine
 from nctool_deploy.lava_compat import make_importable
+from nctool_deploy.lava_weights import as_lava_runs
 from nctool_deploy.netx import ForeignFile, is_foreign, read_foreign
-from nctool_deploy.netx.lava_weights import as_lava_runs
 from tests.foreign import (
     Case,
     Draft,

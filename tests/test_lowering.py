@@ -262,8 +262,8 @@ def test_only_a_chain_is_lowered(synapses, text):
 
 def test_an_unknown_realisation_is_refused():
     with pytest.raises(UsageError) as caught:
-        lower(with_weight(1, 1), LAVA, "population")
-    assert str(caught.value).splitlines()[0] == "unknown realisation `population`, allowed autapse"
+        lower(with_weight(1, 1), LAVA, "x")
+    assert str(caught.value).splitlines()[0] == "unknown realisation `x`, allowed autapse, population, zero-reset"
 
 
 # --- cores --------------------------------------------------------------

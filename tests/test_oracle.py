@@ -11,7 +11,7 @@ import pytest
 from nctool.network import CurrentBased, IntegerInput, IntNetwork, Population, Synapse
 from nctool.sim.reference import simulate
 from nctool.sim.trace import Trace
-from nctool_deploy.netx.lava_weights import as_lava_runs
+from nctool_deploy.lava_weights import as_lava_runs
 from tests.emulator import Chain, Layer, Record, emulate
 from tests.foreign import ground_truth
 

@@ -61,7 +61,9 @@ def test_the_largest_threshold_bounds_the_scale():
 def test_a_bias_bounds_the_scale():
     scale = choose_scale(population([[1e-3]], bias=-16.32, threshold=None), AUTAPSE_FORMAT)
     assert scale.per_channel.tolist() == [1000.0]
-    assert round_population(population([[1e-3]], bias=-16.32, threshold=None), scale, AUTAPSE_FORMAT, 1).bias.tolist() == [-16320]
+    assert round_population(
+        population([[1e-3]], bias=-16.32, threshold=None), scale, AUTAPSE_FORMAT, 1
+    ).bias.tolist() == [-16320]
 
 
 def test_one_scale_serves_all_logits():

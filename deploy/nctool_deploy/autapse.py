@@ -22,6 +22,10 @@ from nctool.integer_format import IntegerFormat
 from nctool.network import IntArray, IntegrateFire, Population
 from nctool_deploy.listing import raise_all
 from nctool_deploy.number_formats import BIAS_MANTISSA, SYNAPSE_EXPONENT, SYNAPSE_MANTISSA, THRESHOLD
+from nctool_deploy.wiring import AutapseWiring, DenseWiring, Wiring
+
+FLUSH_STEPS = 1
+"""Silent steps between two windows, in which the last autapse spikes decay (R5)."""
 
 BIAS_EXPONENT = 7
 """Exponent of the coarse always-on source: with an exact fine source beside it, a 16-bit bias."""
@@ -35,6 +39,7 @@ AUTAPSE_FORMAT = IntegerFormat(
     threshold_exponent_max=SYNAPSE_EXPONENT.high,
     bias_max=BIAS_LIMIT,
     weight_exponent_max=SYNAPSE_EXPONENT.high,
+    comparison_max=BIAS_MANTISSA.high,
 )
 """The numbers that this realisation can hold; conversion rounds to them."""
 
@@ -108,6 +113,12 @@ def _comparison(neuron: IntegrateFire) -> tuple[int, IntArray]:
     gap = neuron.threshold - neuron.initial
     centre = max(1, (int(gap.max()) + int(gap.min())) // 2)
     return centre - 1, centre - gap
+
+
+def wirings(population: Population) -> tuple[Wiring, ...]:
+    """Return the connections that the realisation adds: bias sources (R3), and the autapse of what fires (R2)."""
+    sources = tuple(DenseWiring(1) for _ in bias_exponents(population.bias))
+    return (*sources, AutapseWiring()) if isinstance(population.neuron, IntegrateFire) else sources
 
 
 # --- what does not fit ----------------------------------------------------

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from nctool.errors import RangeError, UnsupportedError, UsageError
+from nctool.errors import RangeError, UnsupportedError
 from nctool.network import (
     FOREIGN_HINT,
     INPUT_NAME,
@@ -21,15 +21,12 @@ from nctool.network import (
     Population,
     Synapse,
 )
-from nctool_deploy.autapse import AutapseRegisters, registers
-from nctool_deploy.autapse import violations as autapse_violations
 from nctool_deploy.listing import raise_all
 from nctool_deploy.mapping import Mapping
 from nctool_deploy.number_formats import CONVOLUTION_GEOMETRY, CONVOLUTION_SUM, STATE, SYNAPSE_MANTISSA
 from nctool_deploy.placement import map_network
+from nctool_deploy.realisations import Realisation, RealisationName, Registers, find_realisation
 from nctool_deploy.targets import Target
-
-REALISATIONS = ("autapse",)
 
 
 @dataclass(frozen=True)
@@ -37,7 +34,7 @@ class Lowered:
     """A network with the register values that realise it.
 
     Args:
-        network: what is realised; the realised network gives the same trace.
+        network: what is realised: it gives the same trace as what was lowered, in the form that the registers hold.
         target: the chip whose limits were checked.
         realisation: how the neuron is built out of stock parts.
         registers: one per population, in order.
@@ -46,8 +43,8 @@ class Lowered:
 
     network: IntNetwork
     target: Target
-    realisation: str
-    registers: tuple[AutapseRegisters, ...]
+    realisation: RealisationName
+    registers: tuple[Registers, ...]
     mapping: Mapping
 
     @property
@@ -68,15 +65,17 @@ def lower(network: IntNetwork, target: Target, realisation: str = "autapse", chi
             that the target's spikes cannot carry.
         RangeError: a number or a reset does not fit, or the chips are too small; all violations are listed.
     """
-    if realisation not in REALISATIONS:
-        raise UsageError(f"unknown realisation `{realisation}`, allowed {', '.join(REALISATIONS)}")
+    chosen = find_realisation(realisation)
     _require_integrate_fire(network)
     _require_spikes(network, target)
     require_chain(network)
-    mapping, too_large = map_network(network, target)
-    found = [violation for population in network.populations for violation in _violations(network, population)]
+    prepared = chosen.prepare(network)
+    mapping, too_large = map_network(prepared, target, chosen.wirings)
+    found = chosen.network_violations(prepared)
+    for population in prepared.populations:
+        found += _violations(prepared, population, chosen)
     raise_all([*found, *(too_large or _chip_violations(mapping, chips))])
-    return Lowered(network, target, realisation, tuple(registers(p) for p in network.populations), mapping)
+    return Lowered(prepared, target, chosen.name, tuple(chosen.registers(p) for p in prepared.populations), mapping)
 
 
 def _chip_violations(mapping: Mapping, chips: int | None) -> Iterator[RangeError]:
@@ -129,11 +128,11 @@ def require_chain(network: IntNetwork) -> None:
         previous = population.name
 
 
-def _violations(network: IntNetwork, population: Population) -> Iterator[RangeError]:
+def _violations(network: IntNetwork, population: Population, realisation: Realisation) -> Iterator[RangeError]:
     where = f"population `{population.name}`"
     yield from _synapse_violations(network, population.synapses[0], where)
     yield from _bound_violations(population.bound, where)
-    yield from autapse_violations(population)
+    yield from realisation.violations(population)
 
 
 def _synapse_violations(network: IntNetwork, synapse: Synapse, where: str) -> Iterator[RangeError]:

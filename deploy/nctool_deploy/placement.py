@@ -17,16 +17,23 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nctool.errors import RangeError
-from nctool.network import INPUT_NAME, IntegrateFire, IntNetwork, Population
-from nctool_deploy.autapse import bias_exponents
+from nctool.network import INPUT_NAME, IntNetwork, Population
+from nctool_deploy import autapse
 from nctool_deploy.mapping import Core, Mapping, Slice, Usage, capacity
 from nctool_deploy.packing import WORD_BYTES
 from nctool_deploy.targets import Target
-from nctool_deploy.wiring import AutapseWiring, DenseWiring, Destinations, SynapseWiring, Wiring, wire
+from nctool_deploy.wiring import AutapseWiring, Destinations, SynapseWiring, Wiring, wire
+
+AddedWirings = Callable[[Population], tuple[Wiring, ...]]
 
 
-def map_network(network: IntNetwork, target: Target) -> tuple[Mapping, list[RangeError]]:
-    """Place `network`, whose spiking neurons are autapses, on the cores of `target`.
+def map_network(
+    network: IntNetwork, target: Target, added_wirings: AddedWirings = autapse.wirings
+) -> tuple[Mapping, list[RangeError]]:
+    """Place `network` on the cores of `target`.
+
+    Args:
+        added_wirings: connections of a population that its realisation adds.
 
     Returns:
         The mapping, and an error for every population of which a core cannot hold even one neuron; the mapping is
@@ -35,7 +42,7 @@ def map_network(network: IntNetwork, target: Target) -> tuple[Mapping, list[Rang
     if not any(capacity(target).values()):
         return Mapping(target, ()), []
     order = {population.name: number for number, population in enumerate(network.populations)}
-    cores, errors = _Placement(network, target).run()
+    cores, errors = _Placement(network, target, added_wirings).run()
     placed = (Core(tuple(sorted(slices, key=lambda part: order[part.population]))) for slices in cores)
     in_order = sorted(placed, key=lambda core: (order[core.slices[0].population], core.slices[0].start))
     return Mapping(target, tuple(in_order)), errors
@@ -74,8 +81,9 @@ class _Demand:
 class _Placement:
     """A greedy placement under way: the cores so far, and how far every neuron reaches."""
 
-    def __init__(self, network: IntNetwork, target: Target) -> None:
+    def __init__(self, network: IntNetwork, target: Target, added_wirings: AddedWirings) -> None:
         self.network = network
+        self.added_wirings = added_wirings
         self.target = target
         self.capacity = capacity(target)
         self.cores: list[list[Slice]] = []
@@ -120,11 +128,9 @@ class _Placement:
         shapes, shared = self.network.shapes, self.target.features.shared_kernels.value
         synapses = [(each.source, wire(each, shapes[each.source], shared)) for each in population.synapses]
         wirings: list[Wiring] = [wiring for _, wiring in synapses]
-        wirings += [DenseWiring(1) for _ in bias_exponents(population.bias)]
-        reached = self.destinations[population.name].reshape(-1)
-        if isinstance(population.neuron, IntegrateFire):
-            wirings.append(AutapseWiring())
-            reached = reached + 1
+        added = self.added_wirings(population)
+        wirings += added
+        reached = self.destinations[population.name].reshape(-1) + sum(isinstance(w, AutapseWiring) for w in added)
         senders = tuple((source, wiring) for source, wiring in synapses if source != INPUT_NAME)
         return _Demand(tuple(wirings), senders, np.concatenate([[0], np.cumsum(reached)]))
 

@@ -12,9 +12,6 @@ from numpy.typing import NDArray
 
 from nctool.network import IntArray
 
-FLUSH_STEPS = 1
-"""Silent steps between two windows, in which the last autapse spikes decay (R5)."""
-
 
 @dataclass(frozen=True)
 class Schedule:
@@ -24,16 +21,18 @@ class Schedule:
         n_steps: length of a window.
         n_samples: windows in the run.
         n_layers: populations in the chain.
+        flush_steps: silent steps between two windows.
     """
 
     n_steps: int
     n_samples: int
     n_layers: int
+    flush_steps: int
 
     @property
     def period(self) -> int:
         """Return the steps from one sample to the next."""
-        return self.n_steps + FLUSH_STEPS
+        return self.n_steps + self.flush_steps
 
     @property
     def n_total(self) -> int:

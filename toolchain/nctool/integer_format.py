@@ -12,6 +12,10 @@ from nctool.errors import UsageError
 
 WEIGHT_BITS_RANGE = (2, 8)
 
+ACCUMULATOR_LIMIT = 2**17 - 1
+"""Largest magnitude of an accumulated input, in weight units: a 24-bit signed register that holds the
+input shifted left by 6 bits. Source: lava-nc 0.10.0, `lava/proc/lif/models.py` (`uv_bitwidth`, `act_shift`)."""
+
 
 @dataclass(frozen=True)
 class IntegerFormat:
@@ -23,11 +27,13 @@ class IntegerFormat:
         threshold_exponent_max: largest e; one e serves a whole population.
         bias_max: largest magnitude of a bias, in weight units.
         weight_exponent_max: largest exponent of a synapse, where several drive one population.
+        accumulator_max: largest magnitude of an accumulated input.
         reset: what a spike does to the membrane potential; with `zero` a window starts at potential 0.
         one_threshold: a population has one threshold, not one per channel.
         comparison_max: where the distance of each neuron from its threshold is itself a register: largest magnitude
-            of centre - (threshold - initial potential - bias), with one centre <= this for a population; None where
-            it is not.
+            of centre - (threshold - initial potential), with one centre <= this for a population; None where it is
+            not.
+        comparison_holds_bias: the bias is a part of that distance.
 
     Raises:
         UsageError: weight_bits is out of range.
@@ -38,9 +44,11 @@ class IntegerFormat:
     threshold_exponent_max: int
     bias_max: int
     weight_exponent_max: int = 0
+    accumulator_max: int = ACCUMULATOR_LIMIT
     reset: Literal["subtract", "zero"] = "subtract"
     one_threshold: bool = False
     comparison_max: int | None = None
+    comparison_holds_bias: bool = False
 
     def __post_init__(self) -> None:
         low, high = WEIGHT_BITS_RANGE

@@ -17,8 +17,8 @@ import numpy as np
 from nctool.equality import StructuralEquality
 from nctool.errors import RangeError, UnsupportedError
 from nctool.inputs import INPUT_LIMIT, InputEncoding, IntegerInput
+from nctool.integer_format import ACCUMULATOR_LIMIT
 from nctool.population import (
-    ACCUMULATOR_LIMIT,
     INPUT_NAME,
     LARGEST_DELAY,
     Bound,

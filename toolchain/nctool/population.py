@@ -15,15 +15,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nctool.equality import StructuralEquality
+from nctool.integer_format import ACCUMULATOR_LIMIT
 
 Shape = tuple[int, ...]
 Pair = tuple[int, int]
 IntArray = NDArray[np.signedinteger[Any]]
 BoundKind = Literal["proved", "calibrated"]
-
-ACCUMULATOR_LIMIT = 2**17 - 1
-"""Largest magnitude of an accumulated input, in weight units: a 24-bit signed register that holds the
-input shifted left by 6 bits. Source: lava-nc 0.10.0, `lava/proc/lif/models.py` (`uv_bitwidth`, `act_shift`)."""
 
 MANTISSA_LIMIT = 2**17 - 1
 """Largest threshold mantissa of a chip. Source: lava-nc 0.10.0, `lava/proc/lif/models.py` (`vth`, precision 17)."""

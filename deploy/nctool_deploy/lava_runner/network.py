@@ -28,10 +28,11 @@ from lava.proc.sparse.process import Sparse
 from lava.utils.weightutils import SignMode
 from scipy.sparse import diags
 
+from nctool.errors import UnsupportedError
 from nctool.network import INPUT_NAME, ConvGeometry, IntArray, Population, Shape, Synapse
-from nctool_deploy.autapse import AutapseRegisters, BiasSource
+from nctool_deploy.autapse import FLUSH_STEPS, AutapseRegisters, BiasSource
 from nctool_deploy.lowering import lower
-from nctool_deploy.netx import read
+from nctool_deploy.netx import NetxFile, read
 from nctool_deploy.schedule import Schedule
 from nctool_deploy.unrolling import unroll
 
@@ -159,9 +160,10 @@ class Network(hdf5.Network):
 
     def __init__(self, net_config: str | Path, n_samples: int = 1, n_steps: int | None = None) -> None:
         content = read(Path(net_config))
+        _require_autapse(content, net_config)
         self.lowered = lower(content.network, content.metadata.chip, content.metadata.realisation, chips=None)
         populations = content.network.populations
-        self.schedule = Schedule(n_steps or content.network.n_steps, n_samples, len(populations))
+        self.schedule = Schedule(n_steps or content.network.n_steps, n_samples, len(populations), FLUSH_STEPS)
         super().__init__(net_config=str(net_config), input_message_bits=GRADED_BITS)
 
     def _create(self) -> list[IFBlock]:
@@ -169,9 +171,8 @@ class Network(hdf5.Network):
         source = network.shapes[INPUT_NAME]
         active = [self.schedule.active(layer) for layer in range(1, self.schedule.n_layers + 1)]
         self.bias_source = Source(data=np.array(active, np.int32))
-        for layer, (population, values) in enumerate(
-            zip(network.populations, self.lowered.registers, strict=True), start=1
-        ):
+        registers = [values for values in self.lowered.registers if isinstance(values, AutapseRegisters)]
+        for layer, (population, values) in enumerate(zip(network.populations, registers, strict=True), start=1):
             layers.append(IFBlock(population, source, values, layer, self.schedule))
             if len(layers) > 1:
                 layers[-2].out.connect(layers[-1].inp)
@@ -179,6 +180,14 @@ class Network(hdf5.Network):
                 self.bias_source.s_out.connect(layers[-1].bias_inp)
             source = population.shape
         return layers
+
+
+def _require_autapse(content: NetxFile, path: str | Path) -> None:
+    if content.metadata.realisation != "autapse":
+        raise UnsupportedError(
+            f"`{path}`: realisation `{content.metadata.realisation}`, this Network allows `autapse`",
+            hint="the file is stock netx: lava.lib.dl.netx.hdf5.Network runs it",
+        )
 
 
 @implements(proc=IFBlock, protocol=LoihiProtocol)

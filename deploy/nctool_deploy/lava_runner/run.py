@@ -22,6 +22,9 @@ from nctool.network import IntArray
 from nctool_deploy.lava_runner.foreign import run_foreign
 from nctool_deploy.lava_runner.network import STATE_SHIFT, Network, to_lava
 from nctool_deploy.lava_runner.record import BUFFERED_STEPS, run_and_record, tap
+from nctool_deploy.lava_runner.stock import stock_network, stock_schedule
+from nctool_deploy.netx import read
+from nctool_deploy.realisations import find_realisation
 from nctool_deploy.schedule import Schedule
 
 
@@ -35,13 +38,21 @@ def run(model: Path, samples: NDArray[np.int8], n_steps: int) -> tuple[dict[str,
         spikes per spiking population, bool (samples, steps, *shape), and the readout's potential after each
         step, int64 (samples, steps, classes).
     """
-    network = Network(model, n_samples=len(samples), n_steps=n_steps)
-    schedule, populations = network.schedule, network.lowered.network.populations
+    content = read(model)
+    populations = content.network.populations
+    if find_realisation(content.metadata.realisation).is_stock:
+        network, schedule = stock_network(model, content, n_steps), stock_schedule(content, len(samples), n_steps)
+        potential = network.out_layer.neuron.v
+    else:
+        network = Network(model, n_samples=len(samples), n_steps=n_steps)
+        schedule, potential = network.schedule, network.out_layer.neuron.u
+    if len(network.inp.shape) == 1:  # a stock dense layer takes an image in (channel, height, width) order
+        samples = samples.reshape(len(samples), -1)
     source = Source(data=stimulus(samples, schedule))
     source.s_out.connect(network.inp)
     taps = [tap(block) for block in network.layers[:-1]]
     membrane = VarWire(buffer_size=BUFFERED_STEPS)
-    membrane.connect_var(network.out_layer.neuron.u)
+    membrane.connect_var(potential)
     recorded = run_and_record(network, [*taps, membrane], schedule.n_total)
     spikes = {
         population.name: gather(data, schedule.window(layer)).astype(np.bool_)

@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 
 from nctool.errors import FormatError, RangeError, UnsupportedError
 from nctool.network import LARGEST_DELAY, ConvGeometry, CurrentBased, IntArray, Pair, Population, Shape, Synapse
+from nctool_deploy.lava_weights import as_lava_runs
 from nctool_deploy.netx.foreign_node import ForeignNode, listed
-from nctool_deploy.netx.lava_weights import as_lava_runs
 from nctool_deploy.netx.node import MAX_SIZE
 
 CURRENT_BASED = ("LOIHI", "CUBA")

@@ -17,6 +17,7 @@ from nctool.equality import StructuralEquality
 from nctool.errors import FormatError, UsageError
 from nctool.network import InputEncoding, IntArray, IntegrateFire, IntNetwork, Population
 from nctool.sim.trace import Trace
+from nctool_deploy.realisations import RealisationName
 from nctool_deploy.targets import Target, built_in_target
 
 FORMAT_NAME = "nctool-netx"
@@ -80,7 +81,7 @@ class Metadata(Strict):
     tool_version: str
     target: str
     own_target: Target | None = None
-    realisation: Literal["autapse"]
+    realisation: RealisationName
     input_encoding: Literal["graded"]
     input_digest: str
     n_steps: int = Field(ge=1)

@@ -6,7 +6,7 @@ torch or Lava.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -38,7 +38,16 @@ from nctool_deploy.netx.metadata import (
     input_digest,
 )
 from nctool_deploy.netx.node import MAX_SIZE, Node, opened
-from nctool_deploy.netx.write import FIXED_REGISTERS, NEURON_IF, NEURON_READOUT, layers
+from nctool_deploy.netx.write import (
+    NEURON_IF,
+    NEURON_READOUT,
+    NEURON_STOCK,
+    STOCK_WEIGHT,
+    fixed_registers,
+    layers,
+)
+from nctool_deploy.number_formats import THRESHOLD
+from nctool_deploy.realisations import Realisation, find_realisation
 
 EXPORT_HINT = "export the checkpoint again with `nctool export`"
 
@@ -69,10 +78,11 @@ def _read(file: Node) -> NetxFile:
     extra, layer = file.child("nctool"), file.child("layer")
     table = extra.array("input_table", np.int8, 2)
     shape = _shape(layer.child("0"), (1, 3))
+    realisation = find_realisation(metadata.realisation)
     populations: list[Population] = []
     for record in metadata.populations:
         source = populations[-1].name if populations else INPUT_NAME
-        populations.append(_read_population(layer.child(str(record.layer)), record, source))
+        populations.append(_read_population(layer.child(str(record.layer)), record, source, realisation))
     network = IntNetwork(InputEncoding(shape, table), tuple(populations), metadata.n_steps)
     _require_layers(layer, network, metadata)
     return NetxFile(
@@ -124,27 +134,49 @@ def _read_metadata(file: Node) -> Metadata:
         raise FormatError(f"`/nctool/metadata`: `{key}`: {first['msg'].lower()}") from error
 
 
-def _read_population(layer: Node, record: PopulationRecord, source: str) -> Population:
+def _read_population(layer: Node, record: PopulationRecord, source: str, realisation: Realisation) -> Population:
     kind = layer.text("type")
     if kind not in ("conv", "dense"):
         raise FormatError(f"`{layer.name}/type` is `{kind}`, allowed conv, dense")
-    weight = layer.array("weight", np.int8, 4 if kind == "conv" else 2).astype(np.int32)
+    stored = STOCK_WEIGHT if realisation.is_stock else np.int8
+    weight = layer.array("weight", stored, 4 if kind == "conv" else 2).astype(np.int32)
     conv = _geometry(layer) if kind == "conv" else None
+    exponent = 0 if realisation.is_stock else layer.integer("wgtExp")
     bound = None if record.bound is None else Bound(**record.bound.model_dump())
     return Population(
         name=record.name,
         shape=_shape(layer, (3,) if kind == "conv" else (1,)),
-        neuron=_read_neuron(layer.child("neuron"), record),
+        neuron=_read_neuron(layer, record, realisation),
         bias=layer.array("bias", np.int32, 1).astype(np.int64),
-        synapses=(Synapse(source, weight, layer.integer("wgtExp"), conv),),
+        synapses=(Synapse(source, weight, exponent, conv),),
         bound=bound,
     )
 
 
-def _read_neuron(node: Node, record: PopulationRecord) -> IntegrateFire | Readout:
-    for key, expected in FIXED_REGISTERS.items():
+def _read_neuron(layer: Node, record: PopulationRecord, realisation: Realisation) -> IntegrateFire | Readout:
+    node = layer.child("neuron")
+    _require_registers(node, fixed_registers(realisation))
+    return _read_stock_neuron(layer, node, record) if realisation.is_stock else _read_own_neuron(node, record)
+
+
+def _require_registers(node: Node, registers: Mapping[str, int]) -> None:
+    for key, expected in registers.items():
         if node.integer(key) != expected:
             raise FormatError(f"`{node.name}/{key}` is {node.integer(key)}, allowed {expected}")
+
+
+def _read_stock_neuron(layer: Node, node: Node, record: PopulationRecord) -> IntegrateFire | Readout:
+    kind, channels = node.text("type"), layer.array("bias", np.int32, 1).shape
+    if kind != NEURON_STOCK:
+        raise FormatError(f"`{node.name}/type` is `{kind}`, allowed {NEURON_STOCK}")
+    if record.scale is not None:
+        _require_registers(node, {"vThMant": THRESHOLD.high})
+        return Readout(record.scale)
+    threshold = np.full(channels, node.integer("vThMant") + 1, np.int64)
+    return IntegrateFire(threshold, np.zeros(channels, np.int64), reset="zero")
+
+
+def _read_own_neuron(node: Node, record: PopulationRecord) -> IntegrateFire | Readout:
     kind = node.text("type")
     if kind == NEURON_READOUT and record.scale is not None:
         return Readout(record.scale)

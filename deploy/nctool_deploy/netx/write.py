@@ -31,13 +31,24 @@ from nctool_deploy.netx.metadata import (
     digest,
     input_digest,
 )
+from nctool_deploy.realisations import Realisation, find_realisation
+from nctool_deploy.stock import StockRegisters
 
 NEURON_IF = "IF"
 NEURON_READOUT = "IF-READOUT"
 """Types that a stock netx loader rejects: running them as CUBA would be silently wrong."""
 
-FIXED_REGISTERS = {"iDecay": 0, "vDecay": 4096, "refDelay": 1}
-"""A membrane held in the current register (docs/SEMANTICS.md, R1) of a neuron that may fire at every step."""
+MAY_FIRE_AGAIN = 1
+"""Refractory delay of a neuron that may fire at every step."""
+
+NEURON_STOCK = "CUBA"
+STOCK_WEIGHT = np.int32
+"""netx shifts dense weights up in the type that it finds: 8 bits would overflow."""
+
+
+def fixed_registers(realisation: Realisation) -> dict[str, int]:
+    """Return the registers that every neuron of a realisation has (docs/SEMANTICS.md, R1 and P1)."""
+    return {"iDecay": realisation.current_decay, "vDecay": realisation.voltage_decay, "refDelay": MAY_FIRE_AGAIN}
 
 
 def write(
@@ -59,7 +70,7 @@ def write(
     with replace_atomically(path) as temporary:
         try:
             with h5py.File(temporary, "w", libver=("v110", "v110")) as file:
-                _write_layers(file.create_group("layer"), lowered.network)
+                _write_layers(file.create_group("layer"), lowered)
                 _write_extra(file.create_group("nctool"), lowered.network, metadata, known_answers)
         except (RuntimeError, ValueError) as error:
             raise FormatError(f"cannot write `{path}`: {error}") from error
@@ -94,7 +105,7 @@ def _metadata(
         tool_version=tool_version(),
         target=lowered.target.name,
         own_target=None if lowered.target.is_built_in else lowered.target,
-        realisation="autapse",
+        realisation=lowered.realisation,
         input_encoding="graded",
         input_digest=input_digest(network.pixel_input),
         n_steps=network.n_steps,
@@ -116,27 +127,43 @@ def _record(population: Population, layer: int) -> PopulationRecord:
     )
 
 
-def _write_layers(group: h5py.Group, network: IntNetwork) -> None:
-    for number, (kind, population) in enumerate(layers(network)):
+def _write_layers(group: h5py.Group, lowered: Lowered) -> None:
+    registers = dict(zip((p.name for p in lowered.network.populations), lowered.registers, strict=True))
+    fixed = fixed_registers(find_realisation(lowered.realisation))
+    for number, (kind, population) in enumerate(layers(lowered.network)):
         layer = group.create_group(str(number))
         _put(layer, "type", kind)
-        if population is not None:
-            _write_population(layer, population)
-        elif kind == "input":
-            _put(layer, "shape", np.array(network.input.shape, np.int64))
+        if kind == "input":
+            _put(layer, "shape", np.array(lowered.network.input.shape, np.int64))
+        elif population is not None:
+            stock = registers[population.name]
+            _write_synapse(layer, population, is_stock=isinstance(stock, StockRegisters))
+            neuron = layer.create_group("neuron")
+            for key, value in fixed.items():
+                _put(neuron, key, np.int64(value))
+            if isinstance(stock, StockRegisters):
+                _write_stock_neuron(neuron, stock)
+            else:
+                _write_own_neuron(neuron, population)
 
 
-def _write_population(layer: h5py.Group, population: Population) -> None:
+def _write_synapse(layer: h5py.Group, population: Population, *, is_stock: bool) -> None:
     synapse = population.synapses[0]
     _put(layer, "shape", np.array(population.shape, np.int64))
-    _put(layer, "weight", synapse.weight.astype(np.int8))
+    _put(layer, "weight", synapse.weight.astype(STOCK_WEIGHT if is_stock else np.int8))
     _put(layer, "bias", population.bias.astype(np.int32))
-    _put(layer, "wgtExp", np.int64(synapse.exponent))
+    if not is_stock:
+        _put(layer, "wgtExp", np.int64(synapse.exponent))
     if synapse.conv is not None:
         _write_geometry(layer, synapse.conv)
-    neuron = layer.create_group("neuron")
-    for key, value in FIXED_REGISTERS.items():
-        _put(neuron, key, np.int64(value))
+
+
+def _write_stock_neuron(neuron: h5py.Group, registers: StockRegisters) -> None:
+    _put(neuron, "type", NEURON_STOCK)
+    _put(neuron, "vThMant", np.int64(registers.threshold_mantissa))
+
+
+def _write_own_neuron(neuron: h5py.Group, population: Population) -> None:
     if isinstance(population.neuron, IntegrateFire):
         _put(neuron, "type", NEURON_IF)
         _put(neuron, "vThMant", population.neuron.threshold.astype(np.int32))

@@ -10,19 +10,20 @@ from pathlib import Path
 from typing import Any
 
 from nctool.api.utilisation import Utilisation, utilisation
-from nctool.conversion import Change, convert
-from nctool.errors import UsageError
+from nctool.conversion import Change, Units, convert
+from nctool.errors import RangeError, UnsupportedError, UsageError
 from nctool.network import IntNetwork
 from nctool.sim.reference import simulate
 from nctool.training.checkpoint import Checkpoint, load_checkpoint
-from nctool_deploy.autapse import AUTAPSE_FORMAT
 from nctool_deploy.lowering import Lowered, lower
 from nctool_deploy.netx import ChangeRecord, KnownAnswers, Provenance, write
+from nctool_deploy.realisations import Realisation, find_realisation
 from nctool_deploy.targets import find_target
 from nctool_models import restore_model
 
 INPUT_ENCODINGS = ("graded",)
 N_KNOWN_ANSWERS = 16
+AUTAPSE = "autapse"
 
 
 @dataclass(frozen=True)
@@ -67,6 +68,7 @@ def export(
     target: Path | str = "loihi",
     steps: int | None = None,
     realisation: str = "autapse",
+    units: Units | None = None,
     weight_bits: int = 8,
     input: str = "graded",  # noqa: A002  # the option's name is a contract
     chips: int = 1,
@@ -77,8 +79,11 @@ def export(
         checkpoint: folder of a training run, or its checkpoint.safetensors.
         output: the file to write; replaced only when everything went well.
         target: `loihi` (Loihi 2), `loihi1`, `lava` (simulator only), or the path of a target file (docs/TARGETS.md).
-        steps: window in time steps; the recipe's by default.
-        realisation: `autapse`.
+        steps: window in time steps; by default 1 for `population`, else the recipe's.
+        realisation: `autapse` (reset by subtraction), or in stock netx `population` (the quantised ANN in one step) or
+            `zero-reset`.
+        units: neurons that share an activation, for all layers or by name; by default the levels that the activation
+            was trained with for `population`, else 1.
         weight_bits: 2..8.
         input: `graded`.
         chips: how many chips the network may take.
@@ -94,27 +99,52 @@ def export(
         raise UsageError(f"unknown input encoding `{input}`, allowed {', '.join(INPUT_ENCODINGS)}")
     if chips < 1:
         raise UsageError(f"chips: {chips} is out of range, allowed >= 1", hint="give 1 or more chips with --chips")
+    chosen = find_realisation(realisation)
     loaded = load_checkpoint(checkpoint)
     conversion = convert(
         restore_model(loaded),
         input_shape=loaded.input_shape,
         mean=loaded.mean,
         std=loaded.std,
-        form=replace(AUTAPSE_FORMAT, weight_bits=weight_bits),
-        n_steps=loaded.recipe.noise.steps if steps is None else steps,
+        form=replace(chosen.form, weight_bits=weight_bits),
+        n_steps=_window(chosen, steps, loaded),
         calibration=loaded.calibration_images,
+        units=_units(chosen, units, loaded),
     )
     lowered = lower(conversion.network, chip, realisation, chips)
     pixels = loaded.calibration_images[:N_KNOWN_ANSWERS]
     write(
         output,
         lowered,
-        KnownAnswers(pixels, simulate(conversion.network, pixels)),
+        KnownAnswers(pixels, simulate(lowered.network, pixels)),
         provenance=_provenance(loaded),
         changes=tuple(ChangeRecord(**asdict(change)) for change in conversion.changes),
         weight_bits=weight_bits,
     )
     return _report(output, lowered, conversion.changes)
+
+
+def _window(realisation: Realisation, steps: int | None, loaded: Checkpoint) -> int:
+    if steps is None:
+        return realisation.steps or loaded.recipe.noise.steps
+    if realisation.steps not in (None, steps):
+        raise RangeError(
+            f"steps: {steps}, realisation `{realisation.name}` allows {realisation.steps}",
+            hint=f"leave out --steps, or export with --realisation {AUTAPSE}",
+        )
+    return steps
+
+
+def _units(realisation: Realisation, units: Units | None, loaded: Checkpoint) -> Units:
+    if units is None:
+        return loaded.recipe.activation.levels if realisation.steps == 1 else 1
+    several = max([units] if isinstance(units, int) else units.values(), default=1) > 1
+    if several and realisation.form.reset == "zero":
+        raise UnsupportedError(
+            f"units: realisation `{realisation.name}` starts every neuron at 0, units differ in where they start",
+            hint=f"export with --realisation {AUTAPSE}, or population",
+        )
+    return units
 
 
 def _provenance(checkpoint: Checkpoint) -> Provenance:

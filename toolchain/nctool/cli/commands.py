@@ -31,6 +31,7 @@ from nctool.cli.options import (
     Steps,
     Timeout,
 )
+from nctool.cli.units import parse_units
 from nctool.cli.verification import print_verify
 from nctool.errors import NctoolError
 from nctool.progress import ProgressCallback, no_progress, progress_bar
@@ -114,7 +115,13 @@ def export(
     out: Annotated[Path, typer.Option("-o", "--output", help="File to write.", metavar="MODEL.net")],
     target: Annotated[str, typer.Option(help="Name from `nctool targets`, or a .toml path.")] = "loihi",
     steps: Annotated[int | None, typer.Option(help="Time steps.", show_default="the recipe's")] = None,
-    realisation: Annotated[str, typer.Option(help="autapse: reset by subtraction, exact.")] = "autapse",
+    realisation: Annotated[str, typer.Option(help="autapse, or in stock netx population or zero-reset.")] = "autapse",
+    units: Annotated[
+        str | None,
+        typer.Option(
+            help="Neurons for each activation: K, or LAYER=K,...", show_default="population: its levels; else 1"
+        ),
+    ] = None,
     weight_bits: Annotated[int, typer.Option(help="2..8.")] = 8,
     input: Annotated[str, typer.Option(help="graded: signed 8-bit input.")] = "graded",  # noqa: A002  # contract
     chips: Annotated[int, typer.Option(help="Chips that the network may take.")] = 1,
@@ -129,6 +136,7 @@ def export(
         target=target,
         steps=steps,
         realisation=realisation,
+        units=parse_units(units),
         weight_bits=weight_bits,
         input=input,
         chips=chips,

@@ -1,6 +1,7 @@
 """Conversion of a trained torch module to an IntNetwork: `convert`."""
 
 from nctool.conversion.pipeline import Change, Conversion, convert
+from nctool.conversion.units import Units
 from nctool.integer_format import IntegerFormat
 
-__all__ = ["Change", "Conversion", "IntegerFormat", "convert"]
+__all__ = ["Change", "Conversion", "IntegerFormat", "Units", "convert"]

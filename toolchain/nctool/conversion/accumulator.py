@@ -20,7 +20,7 @@ from nctool.conversion.float_network import FloatArray, FloatNetwork, FloatPopul
 from nctool.conversion.scaling import choose_scale, round_population, weight_errors
 from nctool.errors import RangeError
 from nctool.integer_format import IntegerFormat
-from nctool.network import ACCUMULATOR_LIMIT, INPUT_NAME, IntArray, IntNetwork, Population
+from nctool.network import INPUT_NAME, IntArray, IntNetwork, Population
 from nctool.sim.neurons import Run, initial_potential
 from nctool.sim.reference import run_population
 
@@ -112,15 +112,15 @@ def fit_population(
         rounded = round_population(real, scale, form, calibration.n_steps)
         found, margin = prove_population(rounded, graded.encoding, calibration.n_steps), 1.0
         if attempt == 0:
-            proving = bool(found.magnitude.max() <= PROOF_LOSS * ACCUMULATOR_LIMIT)
+            proving = bool(found.magnitude.max() <= PROOF_LOSS * form.accumulator_max)
         if not proving:
             found, margin = calibration.range_of(rounded), MARGIN
-        excess = found.magnitude * margin / ACCUMULATOR_LIMIT
+        excess = found.magnitude * margin / form.accumulator_max
         if excess.max() <= 1:
             bound = found.bound("proved" if proving else "calibrated", margin)
             return replace(rounded, bound=bound), weight_errors(real, scale)
         ceiling = np.where(excess > 1, scale.per_channel / excess * SAFETY, ceiling)
     raise RangeError(
-        f"population `{real.name}`: no scale keeps its accumulated input within +-{ACCUMULATOR_LIMIT}",
+        f"population `{real.name}`: no scale keeps its accumulated input within +-{form.accumulator_max}",
         hint="export with fewer --steps",
     )

@@ -1,8 +1,8 @@
 """Scales at which the distance of every neuron from its threshold fits one register.
 
-A neuron without memory fires when its drive exceeds threshold - initial potential - bias. Where the chip compares with
-one threshold register for a whole population, the rest of that distance lies in a register of each neuron: all
-distances of a population must lie within +-comparison_max of one centre.
+The distance of a neuron at the start of a window is threshold - initial potential, less the bias where it does not
+accumulate. Where the chip compares with one threshold register for a whole population, the rest of a distance lies in a
+register of each neuron: all distances of a population must lie within +-comparison_max of one centre.
 
 In: a folded FloatPopulation. Out: the largest scale of each channel. Must not import torch.
 """
@@ -20,27 +20,28 @@ ROUNDING = 2
 """Left free: threshold, initial potential and bias are rounded one by one."""
 
 
-def comparison_limits(population: FloatPopulation, limit: FloatArray, comparison_max: int) -> FloatArray:
+def comparison_limits(
+    population: FloatPopulation, limit: FloatArray, comparison_max: int, holds_bias: bool
+) -> FloatArray:
     """Return the largest scale of each channel, at most `limit`, for the centre that costs the least.
 
     Args:
         population: one that spikes.
         limit: float64 (channels,), the largest scales for other reasons.
         comparison_max: largest magnitude of what is left of a distance beside the centre, in weight units.
+        holds_bias: the bias is a part of the distance.
     """
-    lowest, highest = _distances(population)
+    lowest, highest = _distances(population, population.bias if holds_bias else np.zeros_like(population.bias))
     reach = comparison_max - ROUNDING
     centres = np.linspace(1, reach, CENTRES)
     limits = [np.minimum(limit, np.minimum(_up_to(highest, c + reach), _up_to(-lowest, reach - c))) for c in centres]
     return max(limits, key=_worth)
 
 
-
-
-def _distances(population: FloatPopulation) -> tuple[FloatArray, FloatArray]:
-    """Return per channel the least and the largest threshold - initial potential - bias of the units it belongs to."""
+def _distances(population: FloatPopulation, bias: FloatArray) -> tuple[FloatArray, FloatArray]:
+    """Return per channel the least and the largest distance of the units that it belongs to."""
     threshold, half_unit = population.threshold or 0.0, 0.5 / population.units
-    return threshold * half_unit - population.bias, threshold * (1 - half_unit) - population.bias
+    return threshold * half_unit - bias, threshold * (1 - half_unit) - bias
 
 
 def _up_to(distance: FloatArray, most: float) -> FloatArray:

@@ -1,12 +1,13 @@
 """convert: a torch module becomes an IntNetwork, by a flat list of steps that each say what they changed.
 
-    trace -> fold batch norm -> fold pooling -> grade the input -> absorb spike values -> round and bound
+    trace -> fold batch norm -> fold pooling -> copy units -> grade the input -> absorb spike values -> round and bound
 
 In: a trained torch module, its input normalisation, calibration samples. Out: a Conversion.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,6 +19,7 @@ from nctool.conversion.float_network import FloatNetwork, FloatSynapse, GradedIn
 from nctool.conversion.folding import absorb_spike_values, each, fold_batch_norm, fold_pooling
 from nctool.conversion.input_precision import choose_input
 from nctool.conversion.tracing import trace
+from nctool.conversion.units import Units, stagger, units_by_name
 from nctool.errors import UsageError
 from nctool.integer_format import IntegerFormat
 from nctool.network import IntNetwork, Shape, Synapse
@@ -57,6 +59,7 @@ def convert(
     form: IntegerFormat,
     n_steps: int,
     calibration: NDArray[np.uint8],
+    units: Units = 1,
 ) -> Conversion:
     """Convert a trained network of NoisyQuantReLU activations to integers.
 
@@ -67,9 +70,10 @@ def convert(
         form: the integers that the realisation can hold.
         n_steps: length of the window, >= 1.
         calibration: uint8 (samples, *input_shape), training samples; measured where no bound can be proved.
+        units: neurons that share an activation, for all layers or by name (see `nctool.conversion.units`).
 
     Raises:
-        UsageError: n_steps < 1, or no calibration sample.
+        UsageError: n_steps < 1, no calibration sample, or units for a layer that does not spike.
         UnsupportedError: a module has no integrate-and-fire form.
         RangeError: numbers do not fit.
     """
@@ -80,12 +84,15 @@ def convert(
     traced = trace(model, input_shape)
     normed = each(traced, fold_batch_norm)
     pooled = each(normed, fold_pooling)
-    graded = choose_input(pooled, mean, std, form, calibration, n_steps)
-    absorbed = absorb_spike_values(pooled, graded)
+    copies = units_by_name(pooled, units)
+    staggered = stagger(pooled, copies)
+    graded = choose_input(staggered, mean, std, form, calibration, n_steps)
+    absorbed = absorb_spike_values(staggered, graded)
     fitted = fit(absorbed, graded, form, calibration, n_steps)
     changes = (
         _folded("fold batch norm", [name for name, synapse in _branches(traced) if synapse.norm is not None]),
         _folded("fold average pooling", [name for name, synapse in _branches(normed) if synapse.pools]),
+        _staggered(copies),
         _encoded(graded),
         Change("absorb spike values", "a spike is worth its threshold: folded into the weights behind it", True),
         *_rounded(fitted, form),
@@ -100,6 +107,11 @@ def _branches(network: FloatNetwork) -> list[tuple[str, FloatSynapse]]:
 
 def _folded(step: str, names: list[str]) -> Change:
     return Change(step, f"into {', '.join(names)}" if names else "nothing to fold", True)
+
+
+def _staggered(copies: Mapping[str, int]) -> Change:
+    several = [f"{name} {number}" for name, number in copies.items() if number > 1]
+    return Change("copy units", f"units of {', '.join(several)}" if several else "one unit for each activation", True)
 
 
 def _encoded(graded: GradedInput) -> Change:

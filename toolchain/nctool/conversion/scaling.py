@@ -46,6 +46,8 @@ def choose_scale(population: FloatPopulation, form: IntegerFormat, ceiling: Floa
     """
     candidates = candidate_exponents(population, form)
     limits = [np.minimum(largest_scales(population, form, exponents), ceiling) for exponents in candidates]
+    if form.one_threshold:
+        limits = [np.full(len(limit), limit.min()) for limit in limits]
     scales = [_scale(population, *each, form) for each in zip(limits, candidates, strict=True)]
     fitting = [scale for scale in scales if scale is not None]
     if fitting:
@@ -65,8 +67,8 @@ def largest_scales(population: FloatPopulation, form: IntegerFormat, exponents: 
         limits = [form.weight_max * 2.0**e / s.largest for s, e in zip(population.synapses, exponents, strict=True)]
         limit: FloatArray = np.minimum.reduce([*limits, form.bias_max / np.abs(population.bias)])
     if form.comparison_max is not None and population.threshold is not None:
-        limit = comparison_limits(population, limit, form.comparison_max)
-    return np.full(len(limit), limit.min()) if form.one_threshold else limit
+        limit = comparison_limits(population, limit, form.comparison_max, form.comparison_holds_bias)
+    return limit
 
 
 def _scale(

@@ -1,0 +1,30 @@
+"""The text of `--units`.
+
+In: text. Out: units as `nctool.export` takes them, or a UsageError.
+"""
+
+from __future__ import annotations
+
+import re
+
+from nctool.errors import UsageError
+
+_ONE = re.compile(r"\d{1,9}")
+_NAMED = re.compile(r"([^=,]+)=(\d{1,9})")
+
+
+def parse_units(text: str | None) -> int | dict[str, int] | None:
+    """Turn `4` or `conv1=4,conv2=2` into units, and nothing into None.
+
+    Raises:
+        UsageError: the text is neither, or names a layer twice.
+    """
+    if text is None:
+        return None
+    if _ONE.fullmatch(text):
+        return int(text)
+    named = [_NAMED.fullmatch(part.strip()) for part in text.split(",")]
+    units = {match[1]: int(match[2]) for match in named if match}
+    if len(units) < len(named):
+        raise UsageError(f"units: got `{text}`, allowed a number K, or LAYER=K,LAYER=K with each layer once")
+    return units
