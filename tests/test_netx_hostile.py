@@ -427,7 +427,10 @@ def test_known_answers_that_do_not_fit(path, key, change, text):
         (lambda m: m.update(n_steps=4.5), "`n_steps`: input should be a valid integer"),
         (lambda m: m.update(n_steps=0), "`n_steps`: input should be greater than or equal to 1"),
         (lambda m: m.update(populations=5), "`populations`: input should be a valid array"),
-        (lambda m: m.update(realisation="magic"), "`realisation`: input should be 'autapse', 'population' or 'zero-reset'"),
+        (
+            lambda m: m.update(realisation="magic"),
+            "`realisation`: input should be 'autapse', 'population' or 'zero-reset'",
+        ),
         (
             lambda m: m["populations"][3].update(scale=float("nan")),
             "`populations.3.scale`: input should be a finite number",
