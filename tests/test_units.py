@@ -175,7 +175,14 @@ def test_units_that_are_refused(units, text):
 
 
 @pytest.mark.parametrize(
-    ("text", "units"), [(None, None), ("4", 4), ("conv1=4", {"conv1": 4}), ("a=1, b.c=20", {"a": 1, "b.c": 20})]
+    ("text", "units"),
+    [
+        (None, None),
+        ("auto", "auto"),
+        ("4", 4),
+        ("conv1=4", {"conv1": 4}),
+        ("a=1, b.c=20", {"a": 1, "b.c": 20}),
+    ],
 )
 def test_the_text_of_units(text, units):
     assert parse_units(text) == units
@@ -185,4 +192,6 @@ def test_the_text_of_units(text, units):
 def test_text_that_is_no_units(text):
     with pytest.raises(UsageError) as caught:
         parse_units(text)
-    assert str(caught.value) == (f"units: got `{text}`, allowed a number K, or LAYER=K,LAYER=K with each layer once")
+    assert str(caught.value) == (
+        f"units: got `{text}`, allowed a number K, LAYER=K,LAYER=K with each layer once, or auto"
+    )

@@ -7,23 +7,26 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+from nctool.api.converting import converted, design
+from nctool.api.unit_search import Budget, search_units
 from nctool.api.utilisation import Utilisation, utilisation
-from nctool.conversion import Change, Units, convert
-from nctool.errors import RangeError, UnsupportedError, UsageError
+from nctool.conversion import Change, Conversion, Units
+from nctool.errors import UsageError
 from nctool.network import IntNetwork
+from nctool.progress import ProgressCallback, no_progress
 from nctool.sim.reference import simulate
 from nctool.training.checkpoint import Checkpoint, load_checkpoint
 from nctool_deploy.lowering import Lowered, lower
 from nctool_deploy.netx import ChangeRecord, KnownAnswers, Provenance, write
-from nctool_deploy.realisations import Realisation, find_realisation
+from nctool_deploy.realisations import find_realisation
 from nctool_deploy.targets import find_target
 from nctool_models import restore_model
 
 INPUT_ENCODINGS = ("graded",)
 N_KNOWN_ANSWERS = 16
-AUTAPSE = "autapse"
+AUTO: Literal["auto"] = "auto"
 
 
 @dataclass(frozen=True)
@@ -33,6 +36,7 @@ class ExportReport:
     Args:
         path: the file.
         target, realisation, steps: as chosen.
+        units: neurons that share an activation, by layer.
         layers: number of populations, the readout included.
         neurons, synapses: totals; a shared kernel counts each of its uses.
         cores, chips: that the mapping uses; 0 where the target does not limit a core.
@@ -46,6 +50,7 @@ class ExportReport:
     target: str
     realisation: str
     steps: int
+    units: dict[str, int]
     layers: int
     neurons: int
     synapses: int
@@ -68,10 +73,13 @@ def export(
     target: Path | str = "loihi",
     steps: int | None = None,
     realisation: str = "autapse",
-    units: Units | None = None,
+    units: Units | Literal["auto"] | None = None,
     weight_bits: int = 8,
     input: str = "graded",  # noqa: A002  # the option's name is a contract
     chips: int = 1,
+    max_neurons: int | None = None,
+    max_cores: int | None = None,
+    progress: ProgressCallback = no_progress,
 ) -> ExportReport:
     """Convert a checkpoint to integers, check every limit of the target and write netx HDF5.
 
@@ -83,10 +91,12 @@ def export(
         realisation: `autapse` (reset by subtraction), or in stock netx `population` (the quantised ANN in one step) or
             `zero-reset`.
         units: neurons that share an activation, for all layers or by name; by default the levels that the activation
-            was trained with for `population`, else 1.
+            was trained with for `population`, else 1. `auto` measures which layers need them most, within a budget.
         weight_bits: 2..8.
         input: `graded`.
         chips: how many chips the network may take.
+        max_neurons, max_cores: budget of units `auto`.
+        progress: called while `auto` searches, with what is spent of the budget.
 
     Raises:
         UsageError: a path or an option is wrong.
@@ -99,19 +109,16 @@ def export(
         raise UsageError(f"unknown input encoding `{input}`, allowed {', '.join(INPUT_ENCODINGS)}")
     if chips < 1:
         raise UsageError(f"chips: {chips} is out of range, allowed >= 1", hint="give 1 or more chips with --chips")
-    chosen = find_realisation(realisation)
+    if units != AUTO and not (max_neurons is None and max_cores is None):
+        raise UsageError("--max-neurons and --max-cores: allowed with --units auto only")
     loaded = load_checkpoint(checkpoint)
-    conversion = convert(
-        restore_model(loaded),
-        input_shape=loaded.input_shape,
-        mean=loaded.mean,
-        std=loaded.std,
-        form=replace(chosen.form, weight_bits=weight_bits),
-        n_steps=_window(chosen, steps, loaded),
-        calibration=loaded.calibration_images,
-        units=_units(chosen, units, loaded),
-    )
-    lowered = lower(conversion.network, chip, realisation, chips)
+    model = restore_model(loaded)
+    budget = Budget(max_neurons, max_cores) if units == AUTO else None
+    chosen = design(loaded, find_realisation(realisation), steps, 1 if units == AUTO else units, weight_bits)
+    if budget is not None:
+        chosen = replace(chosen, units=search_units(loaded, model, chosen, chip, budget, progress).units)
+    conversion = converted(loaded, model, chosen)
+    lowered = lower(conversion.network, chip, chosen.realisation.name, chips)
     pixels = loaded.calibration_images[:N_KNOWN_ANSWERS]
     write(
         output,
@@ -121,30 +128,7 @@ def export(
         changes=tuple(ChangeRecord(**asdict(change)) for change in conversion.changes),
         weight_bits=weight_bits,
     )
-    return _report(output, lowered, conversion.changes)
-
-
-def _window(realisation: Realisation, steps: int | None, loaded: Checkpoint) -> int:
-    if steps is None:
-        return realisation.steps or loaded.recipe.noise.steps
-    if realisation.steps not in (None, steps):
-        raise RangeError(
-            f"steps: {steps}, realisation `{realisation.name}` allows {realisation.steps}",
-            hint=f"leave out --steps, or export with --realisation {AUTAPSE}",
-        )
-    return steps
-
-
-def _units(realisation: Realisation, units: Units | None, loaded: Checkpoint) -> Units:
-    if units is None:
-        return loaded.recipe.activation.levels if realisation.steps == 1 else 1
-    several = max([units] if isinstance(units, int) else units.values(), default=1) > 1
-    if several and realisation.form.reset == "zero":
-        raise UnsupportedError(
-            f"units: realisation `{realisation.name}` starts every neuron at 0, units differ in where they start",
-            hint=f"export with --realisation {AUTAPSE}, or population",
-        )
-    return units
+    return _report(output, lowered, conversion)
 
 
 def _provenance(checkpoint: Checkpoint) -> Provenance:
@@ -159,13 +143,14 @@ def _provenance(checkpoint: Checkpoint) -> Provenance:
     )
 
 
-def _report(path: Path, lowered: Lowered, changes: tuple[Change, ...]) -> ExportReport:
+def _report(path: Path, lowered: Lowered, conversion: Conversion) -> ExportReport:
     network = lowered.network
     return ExportReport(
         path=path,
         target=lowered.target.name,
         realisation=lowered.realisation,
         steps=network.n_steps,
+        units=conversion.units,
         layers=len(network.populations),
         neurons=sum(population.n_neurons for population in network.populations),
         synapses=sum(network.synapse_count(population) for population in network.populations),
@@ -174,7 +159,7 @@ def _report(path: Path, lowered: Lowered, changes: tuple[Change, ...]) -> Export
         utilisation=utilisation(lowered.mapping),
         head_room_bits=head_room_bits(network),
         bounds={p.name: p.bound.kind for p in network.populations if p.bound is not None},
-        changes=changes,
+        changes=conversion.changes,
     )
 
 

@@ -125,22 +125,28 @@ def export(
     weight_bits: Annotated[int, typer.Option(help="2..8.")] = 8,
     input: Annotated[str, typer.Option(help="graded: signed 8-bit input.")] = "graded",  # noqa: A002  # contract
     chips: Annotated[int, typer.Option(help="Chips that the network may take.")] = 1,
+    max_neurons: Annotated[int | None, typer.Option(help="Budget of --units auto.")] = None,
+    max_cores: Annotated[int | None, typer.Option(help="Budget of --units auto.")] = None,
     json: Json = False,
 ) -> None:
     """Convert a trained network to integers and write it as netx HDF5."""
     from nctool.api import export as run
 
-    report = run(
-        checkpoint,
-        out,
-        target=target,
-        steps=steps,
-        realisation=realisation,
-        units=parse_units(units),
-        weight_bits=weight_bits,
-        input=input,
-        chips=chips,
-    )
+    with _progress("choosing units", json or units != "auto") as progress:
+        report = run(
+            checkpoint,
+            out,
+            target=target,
+            steps=steps,
+            realisation=realisation,
+            units=parse_units(units),
+            weight_bits=weight_bits,
+            input=input,
+            chips=chips,
+            max_neurons=max_neurons,
+            max_cores=max_cores,
+            progress=progress,
+        )
     output.print_json(report.to_json()) if json else output.print_export(report)
 
 

@@ -44,10 +44,15 @@ class Change:
 
 @dataclass(frozen=True)
 class Conversion:
-    """An integer network and the list of changes that led to it."""
+    """An integer network and the list of changes that led to it.
+
+    Args:
+        units: neurons that share an activation, by spiking population.
+    """
 
     network: IntNetwork
     changes: tuple[Change, ...]
+    units: dict[str, int]
 
 
 def convert(
@@ -97,7 +102,7 @@ def convert(
         Change("absorb spike values", "a spike is worth its threshold: folded into the weights behind it", True),
         *_rounded(fitted, form),
     )
-    return Conversion(fitted.network, changes)
+    return Conversion(fitted.network, changes, copies)
 
 
 def _branches(network: FloatNetwork) -> list[tuple[str, FloatSynapse]]:

@@ -1,0 +1,87 @@
+"""What an export is asked for, and the conversion of a checkpoint to it.
+
+In: a checkpoint and a design. Out: a Conversion.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from torch import nn
+
+from nctool.conversion import Conversion, Units, convert
+from nctool.errors import RangeError, UnsupportedError
+from nctool.training.checkpoint import Checkpoint
+from nctool_deploy.realisations import Realisation
+
+OTHERWISE = "autapse"
+
+
+@dataclass(frozen=True)
+class Design:
+    """Choices that make one integer network out of a checkpoint.
+
+    Args:
+        realisation: how neurons are built.
+        n_steps: window in time steps.
+        units: neurons that share an activation, for all layers or by name.
+        weight_bits: 2..8.
+    """
+
+    realisation: Realisation
+    n_steps: int
+    units: Units
+    weight_bits: int
+
+
+def design(
+    loaded: Checkpoint, realisation: Realisation, steps: int | None, units: Units | None, weight_bits: int
+) -> Design:
+    """Fill in what was not asked for: the recipe's window, and one unit, or as many as levels in a window of one step.
+
+    Raises:
+        RangeError: the realisation has another window.
+        UnsupportedError: the realisation cannot hold units.
+    """
+    return Design(realisation, _window(loaded, realisation, steps), _units(loaded, realisation, units), weight_bits)
+
+
+def converted(loaded: Checkpoint, model: nn.Module, design: Design) -> Conversion:
+    """Convert `model`, the network of `loaded`, to integers that the realisation can hold.
+
+    Raises:
+        UsageError, UnsupportedError, RangeError: as `nctool.conversion.convert`.
+    """
+    return convert(
+        model,
+        input_shape=loaded.input_shape,
+        mean=loaded.mean,
+        std=loaded.std,
+        form=replace(design.realisation.form, weight_bits=design.weight_bits),
+        n_steps=design.n_steps,
+        calibration=loaded.calibration_images,
+        units=design.units,
+    )
+
+
+def _window(loaded: Checkpoint, realisation: Realisation, steps: int | None) -> int:
+    if steps is None:
+        return realisation.steps or loaded.recipe.noise.steps
+    if realisation.steps not in (None, steps):
+        raise RangeError(
+            f"steps: {steps}, realisation `{realisation.name}` allows {realisation.steps}",
+            hint=f"leave out --steps, or export with --realisation {OTHERWISE}",
+        )
+    return steps
+
+
+def _units(loaded: Checkpoint, realisation: Realisation, units: Units | None) -> Units:
+    if units is None:
+        return loaded.recipe.activation.levels if realisation.steps == 1 else 1
+    several = max([units] if isinstance(units, int) else units.values(), default=1) > 1
+    if several and realisation.form.reset == "zero":
+        raise UnsupportedError(
+            f"units: realisation `{realisation.name}` starts every neuron at 0, units differ in where they start",
+            hint=f"export with --realisation {OTHERWISE}, or population",
+        )
+    return units
