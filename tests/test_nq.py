@@ -205,3 +205,48 @@ def test_another_batch_in_the_same_window_is_refused():
     assert str(caught.value) == (
         "spiking state has shape (3, 2), got input (1, 2)\nhint: enter `spiking(model)` anew for each batch"
     )
+
+
+# --- the staircase of a neuron that a spike sets to zero ------------------
+
+# θ = 2 over 4 steps: a spike needs ceil(2/z) steps. 0.4 needs 5: none. 0.5 needs 4, 0.7 needs 3: one. 1 needs 2: two.
+ZERO_Z = torch.tensor([-1.0, 0.0, 0.4, 0.5, 0.7, 1.0, 1.9, 2.0, 5.0])
+ZERO_Q = torch.tensor([0.0, 0.0, 0.0, 0.5, 0.5, 1.0, 1.0, 2.0, 2.0])
+
+
+def test_the_staircase_by_hand():
+    assert torch.equal(NoisyQuantReLU(4, 2.0, "zero").eval()(ZERO_Z), ZERO_Q)
+
+
+def test_the_gradients_of_the_staircase():
+    """∂q/∂z is 1 where 0 ≤ z ≤ θ; ∂q/∂θ is (q − z)/θ there, 0 below and 1 above."""
+    layer, z = NoisyQuantReLU(4, 2.0, "zero"), ZERO_Z.clone().requires_grad_()
+    layer(z).sum().backward()
+    inside = (ZERO_Z >= 0) & (ZERO_Z <= 2)
+    assert torch.equal(z.grad, inside.float())
+    by_threshold = torch.where(inside, (ZERO_Q - ZERO_Z) / 2, (ZERO_Z > 2).float())
+    torch.testing.assert_close(layer.threshold.grad, by_threshold.sum())
+
+
+@given(z=st.integers(-40, 300), levels=st.integers(1, 64))
+def test_the_staircase_is_the_rate_of_the_neuron_over_as_many_steps_as_levels(z, levels):
+    layer = NoisyQuantReLU(levels, 2.0, "zero").eval()
+    value = torch.tensor([z / 128])  # binary fractions: the potential adds up without rounding
+    with spiking(layer):
+        count = sum(layer(value) for _ in range(levels)) / 2
+    assert torch.equal((layer(value) / 2 * levels).round(), count)
+
+
+def test_noise_on_the_staircase():
+    torch.manual_seed(0)
+    layer = NoisyQuantReLU(4, 2.0, "zero")
+    layer.sigma.fill_(0.5)
+    found = layer(torch.full((20000,), 1.2)).detach()
+    assert abs(float(found.mean()) - 1.0) < 0.02
+    assert abs(float(found.std()) - 0.5) < 0.02
+
+
+def test_an_unknown_reset_is_refused():
+    with pytest.raises(RangeError) as caught:
+        NoisyQuantReLU(4, 2.0, "half")
+    assert str(caught.value) == "activation `reset` is 'half', allowed subtract, zero"

@@ -20,7 +20,7 @@ from nctool.recipe import (
 from nctool.toml_text import literal, parse, parse_value
 from nctool_models.zoo import list_recipes, load_recipe, recipe_path
 
-RECIPES = ("cifar10-resnet8", "cifar10-small-vgg", "digits-cnn", "digits-mlp", "mnist-lenet", "mnist-mlp")
+RECIPES = ("cifar10-resnet8", "cifar10-small-vgg", "digits-cnn", "digits-cnn-zero-reset", "digits-mlp", "mnist-lenet", "mnist-mlp")
 TEXT = """
 name = "small"
 [data]
@@ -289,6 +289,7 @@ dropout = 0.0
 [activation]
 levels = 4
 threshold_init = 8.0
+reset = "subtract"
 
 [noise]
 source = "ideal"
@@ -359,3 +360,14 @@ def test_a_literal_reads_back_equal(value):
 )
 def test_a_value_that_is_no_literal_is_text(text, value):
     assert parse_value(text) == value
+
+
+def test_a_staircase_is_trained_for_its_own_window():
+    staircase = ["activation.reset=zero", "activation.levels=3", "noise.steps=4"]
+    with pytest.raises(RecipeError) as caught:
+        parse_recipe(TEXT, staircase)
+    assert str(caught.value) == (
+        "recipe `recipe`: `noise.steps` is 4, allowed: 3, as `activation.levels`\n"
+        'hint: with activation.reset = "zero" the levels are the time steps of the window'
+    )
+    assert parse_recipe(TEXT, [*staircase, "noise.steps=3"]).activation.reset == "zero"

@@ -12,7 +12,7 @@ from __future__ import annotations
 import enum
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -21,6 +21,9 @@ from nctool.errors import RangeError, UsageError
 
 MAX_LEVELS = 64
 """Most quantisation levels: as many as the longest window that a recipe may ask for."""
+
+
+Reset = Literal["subtract", "zero"]
 
 
 class Mode(enum.Enum):
@@ -43,17 +46,23 @@ class NoisyQuantReLU(nn.Module):
         a(z) = q(z) + σ·ε,  ε ~ N(0, 1) for each element   noisy: drawn from torch's global generator
         v ← v + z;  s = [v ≥ θ];  v ← v − θ·s;  out = θ·s  spiking: v starts at θ/2
 
+    With `reset` "zero" it is the staircase of a neuron that a spike sets to zero, over L time steps:
+
+        q(z) = θ/L · floor(L / ceil(θ/z)) for z > 0, else 0   no value between θ/2 and θ
+        v ← v + z;  s = [v ≥ θ];  v ← v·(1 − s);  out = θ·s   v starts at 0
+
     The mode follows `training` (noisy or quantised), except inside `spiking(model)`.
 
     Attributes:
-        levels: L, 1..64.
+        levels: L, 1..64; with reset "zero" the time steps of the window.
+        reset: "subtract" or "zero": what a spike does to the membrane potential.
         threshold: θ, a trainable float scalar of shape (), in units of the pre-activation, > 0.
         sigma: σ, a float buffer of shape () in the same units, ≥ 0; starts at 0, is saved with the
             model, receives no gradient.
         potential: v, the membrane potential, of the input's shape; None before the first step.
 
     Raises:
-        RangeError: `levels` outside 1..64, or a threshold that is not positive and finite.
+        RangeError: `levels` outside 1..64, an unknown reset, or a threshold that is not positive and finite.
 
     Source: Huang et al., arXiv 2404.17456; floor passes gradients straight through, clip keeps its own (bounds
     included).
@@ -61,11 +70,14 @@ class NoisyQuantReLU(nn.Module):
 
     sigma: Tensor
 
-    def __init__(self, levels: int, threshold: float = 8.0) -> None:
+    def __init__(self, levels: int, threshold: float = 8.0, reset: Reset = "subtract") -> None:
         super().__init__()
+        if reset not in ("subtract", "zero"):
+            raise RangeError(f"activation `reset` is {reset!r}, allowed subtract, zero")
         if not 1 <= levels <= MAX_LEVELS:
             raise RangeError(f"activation `levels` is {levels}, allowed 1..{MAX_LEVELS}")
         self.levels = levels
+        self.reset_to: Reset = reset
         self.threshold = nn.Parameter(torch.tensor(float(threshold)))
         self.register_buffer("sigma", torch.tensor(0.0))
         self.potential: Tensor | None = None
@@ -94,7 +106,7 @@ class NoisyQuantReLU(nn.Module):
         return value
 
     def reset(self) -> None:
-        """Forget the membrane potential: the next spiking step starts at θ/2."""
+        """Forget the membrane potential: the next spiking step starts at θ/2, or at 0 with reset "zero"."""
         self.potential = None
 
     def forward(self, x: Tensor) -> Tensor:
@@ -115,24 +127,28 @@ class NoisyQuantReLU(nn.Module):
         if mode is Mode.SPIKING:
             return self._spike(x)
         sigma = float(self.sigma) if mode is Mode.NOISY else 0.0
-        return cast(Tensor, _Quantise.apply(x, self.threshold, self.levels, sigma))  # type: ignore[no-untyped-call]
+        quantise = _Quantise if self.reset_to == "subtract" else _Staircase
+        return cast(Tensor, quantise.apply(x, self.threshold, self.levels, sigma))  # type: ignore[no-untyped-call]
 
     def extra_repr(self) -> str:
         """Show the settings in `print(model)`."""
-        return f"levels={self.levels}, threshold={float(self.threshold.detach()):g}, sigma={float(self.sigma):g}"
+        numbers = f"levels={self.levels}, threshold={float(self.threshold.detach()):g}, sigma={float(self.sigma):g}"
+        return numbers if self.reset_to == "subtract" else f"{numbers}, reset={self.reset_to}"
 
     def _spike(self, x: Tensor) -> Tensor:
         threshold = self.threshold.detach()
         if self.potential is None:
-            self.potential = (threshold / 2).expand_as(x)
+            start = threshold / 2 if self.reset_to == "subtract" else torch.zeros_like(threshold)
+            self.potential = start.expand_as(x)
         if self.potential.shape != x.shape:
             raise UsageError(
                 f"spiking state has shape {tuple(self.potential.shape)}, got input {tuple(x.shape)}",
                 hint="enter `spiking(model)` anew for each batch",
             )
         potential = self.potential + x.detach()
-        output = (potential >= threshold).to(x.dtype).mul_(threshold)
-        self.potential = potential.sub_(output)
+        fires = potential >= threshold
+        output = fires.to(x.dtype).mul_(threshold)
+        self.potential = potential.sub_(output) if self.reset_to == "subtract" else potential.masked_fill_(fires, 0.0)
         return output
 
 
@@ -160,6 +176,32 @@ class _Quantise(torch.autograd.Function):
         inside = clipped.eq_(ratio)  # 0 and 1 as floats: products with bool tensors are several times slower
         slope.sub_(ratio.mul_(inside))
         return inside.mul_(grad), torch.dot(grad.reshape(-1), slope.reshape(-1)), None, None
+
+
+class _Staircase(torch.autograd.Function):
+    """The staircase of a neuron that is set to zero, plus σ·ε; gradients as `_Quantise`: straight through the steps."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, threshold: Tensor, levels: int, sigma: float) -> Tensor:
+        ctx.save_for_backward(x, threshold)
+        ctx.levels = levels
+        output = _spike_share(x, threshold, levels).mul_(threshold)
+        return output.add_(torch.randn_like(output), alpha=sigma) if sigma > 0.0 else output
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None, None]:
+        x, threshold = ctx.saved_tensors
+        ratio = x / threshold
+        inside = ratio.clamp(0.0, 1.0).eq_(ratio)
+        slope = _spike_share(x, threshold, ctx.levels).sub_(ratio.mul_(inside))
+        return inside.mul_(grad), torch.dot(grad.reshape(-1), slope.reshape(-1)), None, None
+
+
+def _spike_share(x: Tensor, threshold: Tensor, n_steps: int) -> Tensor:
+    """Return the spikes a step, 0..1, of a neuron that needs ceil(θ/x) steps for each; at most one a step."""
+    steps_a_spike = (threshold / x.clamp(min=torch.finfo(x.dtype).tiny)).clamp_(1.0, n_steps + 1.0).ceil_()
+    whole: Tensor = n_steps / steps_a_spike  # a true division: exact where it has no remainder
+    return whole.floor_().mul_(1.0 / n_steps)
 
 
 def activations(model: nn.Module) -> dict[str, NoisyQuantReLU]:

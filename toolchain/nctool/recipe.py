@@ -112,10 +112,15 @@ ModelSettings = Annotated[
 
 
 class ActivationSettings(_Table):
-    """`[activation]`: `levels` is L; `threshold_init` the first value of every θ, in units of the pre-activation."""
+    """`[activation]`: `levels` is L; `threshold_init` the first value of every θ, in units of the pre-activation.
+
+    `reset`: what a spike does to the membrane potential of the spiking network. With `zero`, the activation is the
+    staircase of that neuron over `levels` time steps, for chips whose neurons cannot subtract.
+    """
 
     levels: int = _whole(1, 64, 4)
     threshold_init: float = _positive(8.0)
+    reset: Literal["subtract", "zero"] = Field(default="subtract", description="subtract, zero")
 
 
 class NoiseSettings(_Table):
@@ -213,7 +218,19 @@ def parse_recipe(
         _apply_override(content, override)
     if seed is not None:
         content["seed"] = seed
-    return validate_document(content, Recipe, _KIND, source)
+    recipe = validate_document(content, Recipe, _KIND, source)
+    _require_one_window(recipe, source)
+    return recipe
+
+
+def _require_one_window(recipe: Recipe, source: str) -> None:
+    """A staircase is that of one window: noise measured on another would not be its error."""
+    levels, steps = recipe.activation.levels, recipe.noise.steps
+    if recipe.activation.reset == "zero" and steps != levels:
+        raise RecipeError(
+            f"recipe `{source}`: `noise.steps` is {steps}, allowed: {levels}, as `activation.levels`",
+            hint='with activation.reset = "zero" the levels are the time steps of the window',
+        )
 
 
 def _apply_override(content: dict[str, Any], override: str) -> None:

@@ -26,6 +26,7 @@ from nctool_models import restore_model
 
 INPUT_ENCODINGS = ("graded",)
 N_KNOWN_ANSWERS = 16
+RESETS = {"subtract": "autapse", "zero": "zero-reset"}
 AUTO: Literal["auto"] = "auto"
 
 
@@ -72,7 +73,7 @@ def export(
     *,
     target: Path | str = "loihi",
     steps: int | None = None,
-    realisation: str = "autapse",
+    realisation: str | None = None,
     units: Units | Literal["auto"] | None = None,
     weight_bits: int = 8,
     input: str = "graded",  # noqa: A002  # the option's name is a contract
@@ -89,7 +90,7 @@ def export(
         target: `loihi` (Loihi 2), `loihi1`, `lava` (simulator only), or the path of a target file (docs/TARGETS.md).
         steps: window in time steps; by default 1 for `population`, else the recipe's.
         realisation: `autapse` (reset by subtraction), or in stock netx `population` (the quantised ANN in one step) or
-            `zero-reset`.
+            `zero-reset`; by default the reset that the recipe trained for, `autapse` or `zero-reset`.
         units: neurons that share an activation, for all layers or by name; by default the levels that the activation
             was trained with for `population`, else 1. `auto` measures which layers need them most, within a budget.
         weight_bits: 2..8.
@@ -114,7 +115,8 @@ def export(
     loaded = load_checkpoint(checkpoint)
     model = restore_model(loaded)
     budget = Budget(max_neurons, max_cores) if units == AUTO else None
-    chosen = design(loaded, find_realisation(realisation), steps, 1 if units == AUTO else units, weight_bits)
+    built = find_realisation(realisation or RESETS[loaded.recipe.activation.reset])
+    chosen = design(loaded, built, steps, 1 if units == AUTO else units, weight_bits)
     if budget is not None:
         chosen = replace(chosen, units=search_units(loaded, model, chosen, chip, budget, progress).units)
     conversion = converted(loaded, model, chosen)
