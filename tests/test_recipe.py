@@ -20,7 +20,15 @@ from nctool.recipe import (
 from nctool.toml_text import literal, parse, parse_value
 from nctool_models.zoo import list_recipes, load_recipe, recipe_path
 
-RECIPES = ("cifar10-resnet8", "cifar10-small-vgg", "digits-cnn", "digits-cnn-zero-reset", "digits-mlp", "mnist-lenet", "mnist-mlp")
+RECIPES = (
+    "cifar10-resnet8",
+    "cifar10-small-vgg",
+    "digits-cnn",
+    "digits-cnn-zero-reset",
+    "digits-mlp",
+    "mnist-lenet",
+    "mnist-mlp",
+)
 TEXT = """
 name = "small"
 [data]
