@@ -9,9 +9,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from nctool.api import export, inspect, run_sim, train, verify
+    from nctool.api import export, inspect, prepare, run_sim, train, verify
 
-__all__ = ["export", "inspect", "run_sim", "train", "verify"]
+__all__ = ["export", "inspect", "prepare", "run_sim", "train", "verify"]
 
 
 def __getattr__(name: str) -> Any:

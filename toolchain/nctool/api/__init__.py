@@ -6,6 +6,7 @@ from nctool.api.models import ForeignOptions
 from nctool.api.running import RunReport, run_sim
 from nctool.api.training import TrainReport, train
 from nctool.api.verifying import VerifyReport, verify
+from nctool.preparation import prepare
 
 __all__ = [
     "ExportReport",
@@ -16,6 +17,7 @@ __all__ = [
     "VerifyReport",
     "export",
     "inspect",
+    "prepare",
     "run_sim",
     "train",
     "verify",

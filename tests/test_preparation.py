@@ -1,0 +1,263 @@
+"""`prepare` turns a network of your own into one that trains and converts, and keeps its weights."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from nctool import prepare
+from nctool.conversion import convert
+from nctool.errors import NctoolError, RangeError, UnsupportedError, UsageError
+from nctool.nq import NoisyQuantReLU, activations, spiking
+from nctool.sim.reference import simulate
+from nctool_deploy.realisations import find_realisation
+
+IMAGES = torch.randn(16, 2, 8, 8, generator=torch.Generator().manual_seed(0))
+
+
+class Functional(nn.Module):
+    """As people write them: functions, one ReLU used twice, maximum pooling, a skip, a view."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(2, 4, 3, padding=1)
+        self.conv2 = nn.Conv2d(4, 4, 3, padding=1, bias=False)
+        self.norm = nn.BatchNorm2d(4)
+        self.relu = nn.ReLU(inplace=True)
+        self.pool = nn.MaxPool2d(2)
+        self.fc1 = nn.Linear(4 * 4 * 4, 6)
+        self.fc2 = nn.Linear(6, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.pool(self.relu(self.conv1(x)))
+        x = self.relu(self.norm(self.conv2(x)) + x)
+        x = x.view(x.size(0), -1)
+        return self.fc2(F.relu(self.fc1(x)))
+
+
+def model(kind: type[nn.Module] = Functional) -> nn.Module:
+    torch.manual_seed(0)
+    return kind().eval()
+
+
+def run(function, *modules: nn.Module) -> nn.Module:
+    """Return a network that ends in a linear layer behind `function`."""
+
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv = nn.Conv2d(2, 4, 3, padding=1)
+            self.parts = nn.ModuleList(modules)
+            self.fc = nn.Linear(function(self.conv(IMAGES), *modules).shape[1], 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.fc(function(self.conv(x), *self.parts))
+
+    torch.manual_seed(0)
+    return Net().eval()
+
+
+def test_every_use_of_an_activation_has_a_threshold_of_its_own():
+    prepared = prepare(model(), IMAGES, levels=8)
+    found = activations(prepared)
+    assert list(found) == ["relu", "relu_2", "relu_3"]
+    assert {layer.levels for layer in found.values()} == {8}
+    assert len({float(layer.threshold) for layer in found.values()}) == 3
+    assert not any(isinstance(module, (nn.ReLU, nn.MaxPool2d)) for module in prepared.modules())
+
+
+def test_weights_are_kept_and_shared():
+    own = model()
+    prepared = prepare(own, IMAGES)
+    for name, parameter in own.named_parameters():
+        assert prepared.get_parameter(name) is parameter
+    assert isinstance(own.pool, nn.MaxPool2d)
+    assert isinstance(own.relu, nn.ReLU)
+
+
+def test_thresholds_are_percentiles_of_what_an_activation_lets_through():
+    own = model()
+    prepared = prepare(own, IMAGES, percentile=90.0)
+    with torch.no_grad():
+        before = own.conv1(IMAGES)
+    expected = torch.quantile(before[before > 0], 0.9)
+    torch.testing.assert_close(activations(prepared)["relu"].threshold.detach(), expected)
+
+
+def test_with_many_levels_it_computes_what_the_model_did():
+    """Average in place of maximum pooling first; then only the rounding to 64 levels and the clipping differ."""
+    own = model()
+    own.pool = nn.AvgPool2d(2)
+    prepared = prepare(own, IMAGES, levels=64, percentile=100.0).eval()
+    with torch.no_grad():
+        wanted, found = own(IMAGES), prepared(IMAGES)
+    assert float((found - wanted).abs().max()) < 0.05 * float(wanted.std())
+
+
+@pytest.mark.parametrize("reset", ["subtract", "zero"])
+def test_it_trains_and_converts(reset):
+    prepared = prepare(model(), IMAGES, reset=reset).train()
+    before = prepared.get_parameter("conv1.weight").detach().clone()
+    optimiser = torch.optim.SGD(prepared.parameters(), lr=0.1)
+    F.cross_entropy(prepared(IMAGES), torch.arange(16) % 3).backward()
+    optimiser.step()
+    assert not torch.equal(prepared.get_parameter("conv1.weight"), before)
+    assert all(layer.threshold.grad is not None for layer in activations(prepared).values())
+    pixels = np.random.default_rng(0).integers(0, 256, (8, 2, 8, 8), np.uint8)
+    form = find_realisation("autapse" if reset == "subtract" else "zero-reset").form
+    network = convert(
+        prepared.eval(), input_shape=(2, 8, 8), mean=(0.5,), std=(0.3,), form=form, n_steps=4, calibration=pixels
+    ).network
+    assert [population.name for population in network.populations] == ["conv1", "conv2", "fc1", "fc2"]
+    with spiking(prepared):
+        real = torch.from_numpy((pixels / 255 - 0.5) / 0.3).float()
+        wanted = sum(prepared(real) for _ in range(4)).numpy() / 4
+    found = simulate(network, pixels).logits[:, -1] * network.readout.neuron.scale
+    assert np.abs(found - wanted).mean() < 0.5 * np.abs(wanted).std()
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda x: torch.flatten(x.relu(), 1),
+        lambda x: torch.relu(x).flatten(1),
+        lambda x: F.relu6(x).reshape(x.shape[0], -1),
+        lambda x: F.relu(x, inplace=True).reshape(x.size(0), -1),
+        lambda x: F.max_pool2d(F.relu(x), 2).view(x.size()[0], -1),
+        lambda x: torch.flatten(F.max_pool2d(F.relu(x), kernel_size=2, stride=2), 1),
+        lambda x: torch.flatten(F.avg_pool2d(F.relu(x), 4), 1),
+        lambda x: torch.flatten(F.adaptive_avg_pool2d(F.relu(x), 1), 1),
+        lambda x: F.relu(x).mean([2, 3]),
+        lambda x: torch.mean(F.relu(x), dim=(-1, -2)),
+        lambda x: F.relu(x).mean((2, 3), keepdim=True).flatten(1),
+    ],
+)
+def test_functions_become_modules(function):
+    own = run(function)
+    prepared = prepare(own, IMAGES, levels=64, percentile=100.0)
+    assert len(activations(prepared)) == 1
+    with torch.no_grad():
+        assert prepared.eval()(IMAGES).shape == own(IMAGES).shape
+
+
+def test_a_pooling_that_overlaps_gets_windows_that_tile():
+    own = run(lambda x, pool: torch.flatten(pool(F.relu(x)), 1), nn.MaxPool2d(3, stride=2, padding=1))
+    pool = next(m for m in prepare(own, IMAGES).modules() if isinstance(m, nn.AvgPool2d))
+    assert (pool.kernel_size, pool.stride, pool.padding) == ((2, 2), (2, 2), 0)
+
+
+def test_a_model_that_is_prepared_already_stays_so():
+    prepared = prepare(model(), IMAGES)
+    thresholds = {name: layer.threshold for name, layer in activations(prepared).items()}
+    again = prepare(prepared, IMAGES)
+    assert {name: layer.threshold for name, layer in activations(again).items()} == thresholds
+
+
+def test_the_mode_of_the_model_is_kept():
+    assert prepare(model().train(), IMAGES).training
+    assert not prepare(model(), IMAGES).training
+
+
+def test_statistics_of_batch_norm_are_left_alone():
+    own = model().train()
+    before = own.norm.running_mean.clone()
+    prepare(own, IMAGES)
+    assert torch.equal(own.norm.running_mean, before)
+
+
+# --- what is refused ------------------------------------------------------
+
+
+def refusal(net: nn.Module, images: Tensor = IMAGES, **options) -> NctoolError:
+    with pytest.raises(NctoolError) as caught:
+        prepare(net, images, **options)
+    return caught.value
+
+
+@pytest.mark.parametrize(
+    ("function", "module", "text"),
+    [
+        (lambda x, a: torch.flatten(a(x), 1), nn.GELU(), "module `parts.0` (GELU) cannot be converted"),
+        (lambda x: torch.flatten(torch.sigmoid(x), 1), None, "function `sigmoid` cannot be converted"),
+        (
+            lambda x, a: torch.flatten(a(F.relu(x)), 1),
+            nn.MaxPool2d(2, ceil_mode=True),
+            "pooling `parts.0` (kernel (2, 2), stride (2, 2), padding (0, 0), dilation (1, 1), ceil_mode True) has no "
+            "average pooling of the same shape",
+        ),
+        (
+            lambda x, a: torch.flatten(a(F.relu(x)), 1),
+            nn.MaxPool2d(4, stride=2),
+            "pooling `parts.0` (kernel (4, 4), stride (2, 2), padding (0, 0), dilation (1, 1), ceil_mode False) has no "
+            "average pooling of the same shape",
+        ),
+    ],
+)
+def test_what_has_no_form_is_named(function, module, text):
+    error = refusal(run(function, *([module] if module else [])))
+    assert isinstance(error, UnsupportedError)
+    assert error.message == text
+
+
+def test_a_branch_on_data_is_refused():
+    class Branch(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return x if x.sum() > 0 else -x
+
+    error = refusal(Branch())
+    assert error.message.startswith("model `Branch`: its forward method depends on data (")
+    assert error.hint == "write the network without branches on tensors or on their sizes"
+
+
+@pytest.mark.parametrize(
+    ("images", "options", "text"),
+    [
+        (
+            IMAGES.byte(),
+            {},
+            "images: got torch.uint8 (16, 2, 8, 8), allowed float (N, channels, height, width)",
+        ),
+        (IMAGES[:0], {}, "images: got torch.float32 (0, 2, 8, 8), allowed float (N, channels, height, width)"),
+        (IMAGES, {"percentile": 0.0}, "percentile: 0.0 is out of range, allowed 0 < percentile <= 100"),
+    ],
+)
+def test_bad_images(images, options, text):
+    error = refusal(model(), images, **options)
+    assert isinstance(error, UsageError)
+    assert error.message == text
+
+
+def test_images_of_another_size():
+    error = refusal(model(), torch.randn(2, 2, 10, 10))
+    assert isinstance(error, UsageError)
+    assert error.message.startswith("images: (2, 2, 10, 10) do not fit the model (")
+
+
+def test_an_activation_that_is_never_positive():
+    own = model()
+    nn.init.constant_(own.fc1.weight, 0.0)
+    nn.init.constant_(own.fc1.bias, -1.0)
+    error = refusal(own)
+    assert isinstance(error, RangeError)
+    assert error.message == "activation `relu_3`: is 0 on all 16 images, so it has no threshold"
+
+
+def test_a_setting_of_the_activation_that_is_out_of_range():
+    assert refusal(model(), levels=0).message == "activation `levels` is 0, allowed 1..64"
+
+
+@pytest.mark.vision
+def test_resnet18_of_torchvision():
+    from torchvision.models import resnet18
+
+    torch.manual_seed(0)
+    own = resnet18(num_classes=10).eval()
+    prepared = prepare(own, torch.randn(2, 3, 32, 32))
+    names = list(activations(prepared))
+    assert len(names) == 17
+    assert names[:4] == ["relu", "layer1.0.relu", "layer1.0.relu_2", "layer1.1.relu"]
+    assert isinstance(prepared.get_submodule("maxpool"), nn.AvgPool2d)
+    assert all(isinstance(layer, NoisyQuantReLU) for layer in activations(prepared).values())

@@ -1,0 +1,199 @@
+"""Rewrite the graph of a torch module so that every activation and pooling is a module of its own.
+
+An activation becomes an `nn.ReLU` for each of its uses, maximum pooling becomes average pooling, and functions become
+the modules that convert. What is not known here stays as it is: the conversion refuses it by name.
+
+In: a torch module. Out: an fx.GraphModule with the same parameters, and the names of its activations.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import fx, nn
+from torch.nn import functional
+
+from nctool.errors import UnsupportedError
+from nctool.nq import NoisyQuantReLU
+
+RELU_MODULES = (nn.ReLU, nn.ReLU6)
+RELU_FUNCTIONS = (functional.relu, functional.relu_, functional.relu6, torch.relu, torch.relu_)
+RELU_METHODS = ("relu", "relu_")
+VIEWS = ("view", "reshape")
+
+
+class _Tracer(fx.Tracer):
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        return isinstance(m, NoisyQuantReLU) or super().is_leaf_module(m, module_qualified_name)
+
+
+def rewrite(model: nn.Module) -> tuple[fx.GraphModule, tuple[str, ...]]:
+    """Return the rewritten model, which shares its parameters with `model`, and the names of its activations.
+
+    Raises:
+        UnsupportedError: the forward method depends on data, or a pooling has no average of the same shape.
+    """
+    try:
+        graph = _Tracer().trace(model)
+    except (fx.proxy.TraceError, TypeError, RuntimeError, NameError) as error:
+        raise UnsupportedError(
+            f"model `{type(model).__name__}`: its forward method depends on data ({str(error).splitlines()[0]})",
+            hint="write the network without branches on tensors or on their sizes",
+        ) from error
+    return _Rewriter(model, graph).run()
+
+
+class _Rewriter:
+    """Replace one node after the other.
+
+    Args:
+        model: owner of the modules.
+        graph: its forward method; changed in place.
+    """
+
+    def __init__(self, model: nn.Module, graph: fx.Graph) -> None:
+        self.graph = graph
+        self.module = fx.GraphModule(model, graph, type(model).__name__)
+        self.activations: list[str] = []
+
+    def run(self) -> tuple[fx.GraphModule, tuple[str, ...]]:
+        for node in list(self.graph.nodes):
+            if node.op == "call_module":
+                self._rewrite_module(node)
+            elif node.op in ("call_function", "call_method"):
+                self._rewrite_function(node)
+        self.graph.eliminate_dead_code()
+        self.graph.lint()
+        self.module.recompile()
+        self.module.delete_all_unused_submodules()
+        return self.module, tuple(self.activations)
+
+    def _rewrite_module(self, node: fx.Node) -> None:
+        name = str(node.target)
+        module = self.module.get_submodule(name)
+        if isinstance(module, RELU_MODULES):
+            self._put(node, self._unused(name), nn.ReLU())
+        elif isinstance(module, nn.MaxPool2d):
+            sizes = (module.kernel_size, module.stride, module.padding, module.dilation, module.ceil_mode)
+            self._put(node, self._unused(name), _average(name, *sizes))
+
+    def _rewrite_function(self, node: fx.Node) -> None:
+        if node.target in (*RELU_FUNCTIONS, *RELU_METHODS):
+            self._put(node, self._unused(node.name), nn.ReLU())
+        elif node.target is functional.max_pool2d or node.target is torch.max_pool2d:
+            self._put(node, self._unused(node.name), _average(node.name, *_pool_sizes(node)))
+        elif node.target is functional.avg_pool2d:
+            self._put(node, self._unused(node.name), _pool(node))
+        elif node.target is functional.adaptive_avg_pool2d:
+            self._put(node, self._unused(node.name), nn.AdaptiveAvgPool2d(_argument(node, 1, "output_size", None)))
+        elif _is_image_mean(node):
+            self._mean(node)
+        elif node.target in VIEWS and _keeps_batch(node):
+            self._put(node, self._unused(node.name), nn.Flatten())
+
+    def _put(self, node: fx.Node, name: str, module: nn.Module) -> None:
+        """Let `node` call `module`, which gets `name`, with the tensor that it had."""
+        self.module.add_submodule(name, module)
+        if isinstance(module, nn.ReLU):
+            self.activations.append(name)
+        node.op, node.target = "call_module", name
+        node.args, node.kwargs = (node.all_input_nodes[0],), {}
+
+    def _mean(self, node: fx.Node) -> None:
+        """Average over the whole image: a pooling, flattened unless the axes are kept."""
+        keeps = bool(_argument(node, 2, "keepdim", False))
+        self._put(node, self._unused(node.name), nn.AdaptiveAvgPool2d(1))
+        if keeps:
+            return
+        name = self._unused(f"{node.name}_flat")
+        self.module.add_submodule(name, nn.Flatten())
+        with self.graph.inserting_after(node):
+            flat = self.graph.call_module(name, (node,))
+        node.replace_all_uses_with(flat, delete_user_cb=lambda user: user is not flat)
+
+    def _unused(self, name: str) -> str:
+        """Return `name`, or with a number where a module of this name is in use already: each use has its own."""
+        taken = set(self.activations)
+        while name in taken or (name not in self._replaceable() and _has(self.module, name)):
+            stem, _, number = name.rpartition("_")
+            name = f"{stem}_{int(number) + 1}" if stem and number.isdecimal() else f"{name}_2"
+        return name
+
+    def _replaceable(self) -> set[str]:
+        kinds = (*RELU_MODULES, nn.MaxPool2d)
+        return {name for name, module in self.module.named_modules() if isinstance(module, kinds)}
+
+
+def _has(module: nn.Module, name: str) -> bool:
+    return any(found == name for found, _ in module.named_modules())
+
+
+def _average(name: str, kernel: Any, stride: Any, padding: Any, dilation: Any, ceil_mode: bool) -> nn.AvgPool2d:
+    """Return the average pooling with windows that tile the image, of the same output shape on images of even sides."""
+    kernel, padding, dilation = _pair(kernel), _pair(padding), _pair(dilation)
+    stride = _pair(stride) if stride else kernel
+    same = all(2 * p in (k - s, k - s - 1, k - s + 1) for k, s, p in zip(kernel, stride, padding, strict=True))
+    if dilation != (1, 1) or ceil_mode or not same:
+        raise UnsupportedError(
+            f"pooling `{name}` (kernel {kernel}, stride {stride}, padding {padding}, dilation {dilation}, ceil_mode "
+            f"{ceil_mode}) has no average pooling of the same shape",
+            hint="use windows as large as the stride, without padding",
+        )
+    return nn.AvgPool2d(stride)
+
+
+def _pool_sizes(node: fx.Node) -> tuple[Any, ...]:
+    names = (("kernel_size", None), ("stride", None), ("padding", 0), ("dilation", 1), ("ceil_mode", False))
+    return tuple(_argument(node, position, name, default) for position, (name, default) in enumerate(names, start=1))
+
+
+def _pool(node: fx.Node) -> nn.AvgPool2d:
+    names = (("kernel_size", None), ("stride", None), ("padding", 0), ("ceil_mode", False), ("count_include_pad", True))
+    return nn.AvgPool2d(*(_argument(node, k, name, default) for k, (name, default) in enumerate(names, start=1)))
+
+
+def _argument(node: fx.Node, position: int, name: str, default: Any) -> Any:
+    return node.args[position] if len(node.args) > position else node.kwargs.get(name, default)
+
+
+def _pair(size: Any) -> tuple[int, int]:
+    return (int(size), int(size)) if isinstance(size, int) else (int(size[0]), int(size[1]))
+
+
+def _is_image_mean(node: fx.Node) -> bool:
+    if node.target is not torch.mean and node.target != "mean":
+        return False
+    axes = _argument(node, 1, "dim", ())
+    return isinstance(axes, (list, tuple)) and sorted(axis % 4 for axis in axes) == [2, 3]
+
+
+def _keeps_batch(node: fx.Node) -> bool:
+    """Return True for x.view(x.size(0), -1) and its kin: what flattens each sample."""
+    shape: list[Any] = list(node.args[1:])
+    if len(shape) == 1 and isinstance(shape[0], (list, tuple)):
+        shape = list(shape[0])
+    size, rest = shape if len(shape) == 2 else (None, None)
+    return isinstance(size, fx.Node) and _is_batch_size(size) and isinstance(rest, int) and rest == -1
+
+
+def _is_batch_size(size: fx.Node) -> bool:
+    """Return True for x.size(0), x.size()[0] and x.shape[0]: no layer changes the number of samples."""
+    if size.target == "size":
+        return bool(size.args[1:] == (0,))
+    if size.target is not operator.getitem or size.args[1] != 0:
+        return False
+    shape = size.args[0]
+    return isinstance(shape, fx.Node) and (shape.target == "size" or shape.args[1:] == ("shape",))
+
+
+Activation = Callable[[float], NoisyQuantReLU]
+
+
+def replace_activations(module: fx.GraphModule, thresholds: dict[str, float], make: Activation) -> None:
+    """Put what `make` returns for the threshold of an activation in its place."""
+    for name, threshold in thresholds.items():
+        parent, _, own = name.rpartition(".")
+        setattr(module.get_submodule(parent), own, make(threshold))
