@@ -7,12 +7,13 @@ In: samples and the length of a window. Out: the signal of the input, integers o
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from nctool.equality import StructuralEquality
-from nctool.errors import RangeError
+from nctool.errors import RangeError, UsageError
 from nctool.population import IntArray, Shape
 
 INPUT_LIMIT = 2**15 - 1
@@ -20,6 +21,11 @@ INPUT_LIMIT = 2**15 - 1
 
 LARGEST_RATE_THRESHOLD = 2**15 - 1
 """Largest threshold of a rate encoder: its increments are 16-bit integers."""
+
+Coding = Literal["graded", "rate"]
+"""How pixels enter: `graded`, an integer at every step, or `rate`, a spike train."""
+
+CODINGS: tuple[Coding, ...] = ("graded", "rate")
 
 Int64 = NDArray[np.int64]
 Samples = NDArray[np.uint8] | IntArray
@@ -35,6 +41,7 @@ class InputEncoding(StructuralEquality):
         table: int8 (channels, 256); pixel value p of channel c enters as table[c, p] at every step.
     """
 
+    coding: ClassVar[Coding] = "graded"
     shape: Shape
     table: NDArray[np.int8]
 
@@ -80,6 +87,7 @@ class RateEncoding(StructuralEquality):
         threshold: of the encoders, 1..32767.
     """
 
+    coding: ClassVar[Coding] = "rate"
     sample_shape: Shape
     table: NDArray[np.int16]
     threshold: int
@@ -189,3 +197,11 @@ PixelEncoding = InputEncoding | RateEncoding
 """What turns pixels into a signal: the input of every network that nctool converts."""
 
 Input = InputEncoding | RateEncoding | IntegerInput
+
+
+def find_coding(name: str) -> Coding:
+    """Return the coding called `name`; a UsageError lists those that exist."""
+    for coding in CODINGS:
+        if coding == name:
+            return coding
+    raise UsageError(f"unknown input encoding `{name}`, allowed {', '.join(CODINGS)}")

@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from nctool.equality import StructuralEquality
 from nctool.errors import FormatError, UsageError
-from nctool.inputs import PixelEncoding
+from nctool.inputs import Coding, PixelEncoding
 from nctool.network import IntArray, IntegrateFire, IntNetwork, Population, RateEncoding
 from nctool.sim.trace import Trace
 from nctool_deploy.realisations import RealisationName
@@ -83,7 +83,7 @@ class Metadata(Strict):
     target: str
     own_target: Target | None = None
     realisation: RealisationName
-    input_encoding: Literal["graded", "rate"]
+    input_encoding: Coding
     input_digest: str
     n_steps: int = Field(ge=1)
     weight_bits: int

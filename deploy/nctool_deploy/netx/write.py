@@ -106,7 +106,7 @@ def _metadata(
         target=lowered.target.name,
         own_target=None if lowered.target.is_built_in else lowered.target,
         realisation=lowered.realisation,
-        input_encoding="rate" if isinstance(network.pixel_input, RateEncoding) else "graded",
+        input_encoding=network.pixel_input.coding,
         input_digest=input_digest(network.pixel_input),
         n_steps=network.n_steps,
         weight_bits=weight_bits,
