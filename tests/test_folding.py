@@ -8,7 +8,7 @@ import torch
 from hypothesis import given
 from torch import nn
 
-from nctool.conversion.float_network import FloatSynapse, CodedInput
+from nctool.conversion.float_network import CodedInput, FloatSynapse
 from nctool.conversion.folding import absorb_spike_values, each, encode_input, fold_batch_norm, fold_pooling
 from nctool.conversion.tracing import trace
 from nctool.errors import RangeError, UnsupportedError

@@ -47,7 +47,7 @@ def run(model: Path, samples: IntArray, n_steps: int) -> tuple[dict[str, NDArray
         network = Network(model, n_samples=len(samples), n_steps=n_steps)
         schedule, potential = network.schedule, network.out_layer.neuron.u
     if len(network.inp.shape) == 1:  # a stock dense layer takes an image in (channel, height, width) order
-        samples = samples.reshape(len(samples), -1)
+        samples = samples.reshape(*samples.shape[:2], -1)
     source = Source(data=stimulus(samples, schedule))
     source.s_out.connect(network.inp)
     taps = [tap(block) for block in network.layers[:-1]]
