@@ -166,7 +166,7 @@ def test_rate_input_for_a_chip_of_binary_spikes(nctool, digits_run: Path, tmp_pa
     model = tmp_path / "m.net"
     exported = nctool("export", digits_run, "--target", "loihi1", "--input", "rate", "-o", model, "--json").json
     assert (exported["input"], exported["target"], exported["chips"]) == ("rate", "loihi1", 1)
-    assert [change["step"] for change in exported["changes"]][2:4] == ["split the channels", "code the input as rates"]
+    assert [change["step"] for change in exported["changes"]][3:5] == ["split the channels", "code the input as rates"]
     inspected = nctool("inspect", model, "--json").json
     assert (inspected["input_coding"], inspected["input_range"]) == ("rate", [0, 1])
     assert inspected["input_shape"] == [1, 8, 8]

@@ -181,7 +181,7 @@ def test_bounds_count_one_spike_a_step(features, bound):
 
 
 def test_both_steps_say_what_they_changed():
-    assert converted(ones(2), (2,)).changes[2:5] == (
+    assert converted(ones(2), (2,)).changes[3:6] == (
         Change(
             "split the channels", "2 into 4, ON above the mean and OFF below it: the weights behind are copied", True
         ),
@@ -190,12 +190,23 @@ def test_both_steps_say_what_they_changed():
         ),
         Change("absorb spike values", "a spike is worth its threshold: folded into the weights behind it", True),
     )
-    assert converted(ones(2), (2,), mean=0.0).changes[2:4] == (
+    assert converted(ones(2), (2,), mean=0.0).changes[3:5] == (
         Change("split the channels", "nothing to split: all of one sign", True),
         Change(
             "code the input as rates", "a spike train for each of 2 channels, its rate rounded to 4 steps", False, 1 / 8
         ),
     )
+
+
+def test_units_and_parts_are_copied_each_on_its_own():
+    """Two units for each activation, an ON and an OFF channel for each pixel: 2 x 3 rows, 2 x 4 columns."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(4, 3), NoisyQuantReLU(4, 1.0), nn.Linear(3, 2))
+    hidden, readout = converted(model, (4,), units=2).network.populations
+    assert (hidden.synapses[0].weight.shape, readout.synapses[0].weight.shape) == ((6, 8), (2, 6))
+    starts = hidden.neuron.initial / hidden.neuron.threshold
+    np.testing.assert_allclose(starts, [0.25, 0.75] * 3, rtol=0, atol=0.01)
+    np.testing.assert_array_equal(hidden.synapses[0].weight[:, ::2], -hidden.synapses[0].weight[:, 1::2])
 
 
 def test_an_unknown_coding_is_refused():

@@ -9,7 +9,9 @@ from torch import nn
 
 import nctool
 from nctool.conversion.rate_input import rate_input
+from nctool.equivalence import first_divergence
 from nctool.nq import NoisyQuantReLU, spiking
+from nctool.sim.reference import simulate
 from nctool.training import (
     LabelledImages,
     Normalisation,
@@ -20,6 +22,7 @@ from nctool.training import (
     snn_accuracy,
 )
 from nctool.training.coding import RateCoding
+from nctool_deploy.engine import LavaJob, run_jobs
 from nctool_deploy.netx import read
 from tests.small_run import small_data, small_fit, small_model, small_recipe
 
@@ -126,3 +129,20 @@ def test_a_run_trained_for_rates_is_measured_with_them_and_exported_so(tmp_path)
 def test_rates_change_what_is_trained(tmp_path):
     graded, rate = (small_fit(tmp_path / name, overrides) for name, overrides in (("graded", ()), ("rate", RATE)))
     assert graded.theta != rate.theta
+
+
+@pytest.mark.lava
+def test_every_realisation_takes_spikes_of_one_bit(tmp_path):
+    """Images reach a dense layer: stock netx flattens them in another order than Lava does."""
+    small_fit(tmp_path / "run", (*RATE, "noise.steps=3"))
+    images = small_data().test.images[:6].numpy()
+    names = ("autapse", "zero-reset", "population")
+    paths = {name: tmp_path / f"{name}.net" for name in names}
+    for name, path in paths.items():
+        nctool.export(tmp_path / "run", path, target="loihi1", realisation=name)
+    networks = {name: read(path).network for name, path in paths.items()}
+    jobs = [LavaJob(paths[name], n.input.signal(images, n.n_steps), n.n_steps) for name, n in networks.items()]
+    for (name, network), lava in zip(networks.items(), run_jobs(jobs), strict=True):
+        reference = simulate(network, images)
+        assert first_divergence(network, reference, lava, ("reference", "lava")) is None, name
+        assert any(spikes.any() for spikes in reference.spikes.values()), name

@@ -136,7 +136,7 @@ def _coded(coded: CodedInput, n_steps: int) -> tuple[Change, ...]:
         return (Change("grade the input", detail, False, 0.5 / float(np.abs(table.astype(int)).max())),)
     channels, copies = encoding.sample_shape[0], len(table) // encoding.sample_shape[0]
     split = f"{channels} into {len(table)}, ON above the mean and OFF below it: the weights behind are copied"
-    detail = f"a spike train for each of {len(table)} channels, its rate rounded to {n_steps} steps"
+    detail = f"a spike train for each of {len(table)} channels, its rate rounded to {n_steps} step{'s' * (n_steps > 1)}"
     return (
         Change("split the channels", split if copies > 1 else "nothing to split: all of one sign", True),
         Change("code the input as rates", detail, False, 0.5 / n_steps),
