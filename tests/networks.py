@@ -9,6 +9,7 @@ import numpy as np
 from hypothesis import strategies as st
 
 from nctool.bounds import prove, prove_population, with_bounds
+from nctool.inputs import PixelEncoding
 from nctool.network import (
     ACCUMULATOR_LIMIT,
     INPUT_NAME,
@@ -19,6 +20,7 @@ from nctool.network import (
     IntegrateFire,
     IntNetwork,
     Population,
+    RateEncoding,
     Readout,
     Shape,
     Synapse,
@@ -29,15 +31,22 @@ from nctool_deploy.netx import KnownAnswers, write
 from nctool_deploy.targets import find_target
 
 
-def random_network(seed: int, *, n_steps: int | None = None, conv: bool | None = None) -> IntNetwork:
-    """Return a small chain of populations drawn from `seed`, with proved bounds; it fits the autapse."""
+def random_network(
+    seed: int, *, n_steps: int | None = None, conv: bool | None = None, rate: bool = False
+) -> IntNetwork:
+    """Return a small chain of populations drawn from `seed`, with proved bounds; it fits the autapse.
+
+    Args:
+        rate: let pixels enter as spike trains.
+    """
     rng = np.random.default_rng(seed)
     on_image = bool(rng.integers(2)) if conv is None else conv
     shape: Shape = (
         (int(rng.integers(1, 4)), *rng.integers(4, 8, 2).tolist()) if on_image else (int(rng.integers(1, 9)),)
     )
     n_steps = n_steps or int(rng.integers(1, 6))
-    encoding = InputEncoding(shape, rng.integers(-128, 128, (shape[0], 256)).astype(np.int8))
+    encoding = random_rate(rng, shape) if rate else random_grading(rng, shape)
+    shape = encoding.shape
     populations: list[Population] = []
     for number in range(int(rng.integers(1, 4))):
         source = populations[-1].name if populations else INPUT_NAME
@@ -48,10 +57,23 @@ def random_network(seed: int, *, n_steps: int | None = None, conv: bool | None =
     return with_bounds(network, {name: found.bound("proved") for name, found in prove(network).items()})
 
 
+def random_grading(rng: np.random.Generator, shape: Shape) -> InputEncoding:
+    """Return a table of any 8-bit integers."""
+    return InputEncoding(shape, rng.integers(-128, 128, (shape[0], 256)).astype(np.int8))
+
+
+def random_rate(rng: np.random.Generator, sample_shape: Shape) -> RateEncoding:
+    """Return encoders of any threshold, one to three for each pixel, now and then one that never fires."""
+    rows = sample_shape[0] * int(rng.integers(1, 4))
+    threshold = int(rng.integers(1, [2, 9, 5000, 2**15][int(rng.integers(4))]))
+    table = rng.integers(0, threshold + 1, (rows, 256)) * rng.integers(0, 5, (rows, 1)).clip(max=1)
+    return RateEncoding(sample_shape, table.astype(np.int16), threshold)
+
+
 def random_pixels(network: IntNetwork, n_samples: int, seed: int = 0) -> np.ndarray:
     """Return uint8 pixels for `network`."""
     rng = np.random.default_rng(seed)
-    return rng.integers(0, 256, (n_samples, *network.input.shape), np.uint8)
+    return rng.integers(0, 256, (n_samples, *network.input.sample_shape), np.uint8)
 
 
 def write_network(network: IntNetwork, path: Path, pixels: np.ndarray) -> Path:
@@ -107,7 +129,7 @@ def read_out(*synapses: Synapse, bias: object = 0, scale: float = 1.0, bound: Bo
 seeds = st.integers(0, 2**32 - 1)
 
 
-def _within_bounds(population: Population, encoding: InputEncoding, n_steps: int) -> Population:
+def _within_bounds(population: Population, encoding: PixelEncoding, n_steps: int) -> Population:
     """Halve weights and bias until the accumulated input fits."""
     while prove_population(population, encoding, n_steps).magnitude.max() > ACCUMULATOR_LIMIT:
         synapse = population.synapses[0]

@@ -155,10 +155,24 @@ def test_graded_input_for_a_chip_of_binary_spikes(nctool, digits_run: Path, tmp_
     assert ended.code == 3
     assert re.fullmatch(
         r"error: input: graded values -?\d+\.\.\d+, the spikes of `loihi1` are binary, allowed 0\.\.1\n"
-        r"hint: export with --target loihi2, or --target lava to simulate only\n",
+        r"hint: export with --input rate, with --target loihi2, or with --target lava to simulate only\n",
         ended.err,
     )
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.lava
+def test_rate_input_for_a_chip_of_binary_spikes(nctool, digits_run: Path, tmp_path: Path) -> None:
+    model = tmp_path / "m.net"
+    exported = nctool("export", digits_run, "--target", "loihi1", "--input", "rate", "-o", model, "--json").json
+    assert (exported["input"], exported["target"], exported["chips"]) == ("rate", "loihi1", 1)
+    assert [change["step"] for change in exported["changes"]][3:5] == ["split the channels", "code the input as rates"]
+    inspected = nctool("inspect", model, "--json").json
+    assert (inspected["input_coding"], inspected["input_range"]) == ("rate", [0, 1])
+    assert inspected["input_shape"] == [1, 8, 8]
+    assert nctool("inspect", model).out.splitlines()[2].split() == ["input", "rate", "1x8x8", "0..1"]
+    verified = nctool("verify", model, "--engines", "reference,fast,lava", "--samples", 20, "--json")
+    assert (verified.code, verified.json["equal"]) == (0, True)
 
 
 def test_verify_exits_1_on_a_difference(nctool, digits_model: Path, tmp_path: Path) -> None:
@@ -366,7 +380,7 @@ def test_fewer_steps_than_one(nctool, digits_run: Path, tmp_path: Path, steps: i
         ),
         (["--realisation", "x"], "error: unknown realisation `x`, allowed autapse, population, zero-reset\n"),
         (["--chips", "0"], "error: chips: 0 is out of range, allowed >= 1\nhint: give 1 or more chips with --chips\n"),
-        (["--input", "rate"], "error: unknown input encoding `rate`, allowed graded\n"),
+        (["--input", "latency"], "error: unknown input encoding `latency`, allowed graded, rate\n"),
         (["--weight-bits", "9"], "error: weight bits: 9 is out of range, allowed 2..8\n"),
         (["--unknown"], "error: no such option: --unknown\nhint: see `nctool --help`, or `nctool COMMAND --help`\n"),
     ],

@@ -8,7 +8,7 @@ import torch
 from hypothesis import given
 from torch import nn
 
-from nctool.conversion.float_network import FloatSynapse, GradedInput
+from nctool.conversion.float_network import CodedInput, FloatSynapse
 from nctool.conversion.folding import absorb_spike_values, each, encode_input, fold_batch_norm, fold_pooling
 from nctool.conversion.tracing import trace
 from nctool.errors import RangeError, UnsupportedError
@@ -267,9 +267,7 @@ def test_a_spike_is_worth_its_threshold_and_a_pixel_its_step():
         nn.Conv2d(2, 4, 1, groups=2), NoisyQuantReLU(4, 8.0), nn.Flatten(), nn.Linear(16, 2), NoisyQuantReLU(4, 0.5)
     ).append(nn.Linear(2, 1))
     network = trace(model, (2, 2, 2))
-    graded = GradedInput(
-        InputEncoding((2, 2, 2), np.zeros((2, 256), np.int8)), np.array([3.0, 5.0]), np.zeros((2, 256))
-    )
+    graded = CodedInput(InputEncoding((2, 2, 2), np.zeros((2, 256), np.int8)), np.array([3.0, 5.0]), np.zeros((2, 256)))
     absorbed = absorb_spike_values(network, graded)
     worth = [np.array([3.0, 3.0, 5.0, 5.0]).reshape(4, 1, 1, 1), 8.0, 0.5]
     for populations, value in zip(zip(network.populations, absorbed.populations, strict=True), worth, strict=True):
@@ -280,9 +278,7 @@ def test_a_spike_is_worth_its_threshold_and_a_pixel_its_step():
 
 def test_the_steps_of_channels_reach_the_columns_of_a_dense_layer():
     network = trace(nn.Sequential(nn.Flatten(), nn.Linear(8, 1)), (2, 2, 2))
-    graded = GradedInput(
-        InputEncoding((2, 2, 2), np.zeros((2, 256), np.int8)), np.array([3.0, 5.0]), np.zeros((2, 256))
-    )
+    graded = CodedInput(InputEncoding((2, 2, 2), np.zeros((2, 256), np.int8)), np.array([3.0, 5.0]), np.zeros((2, 256)))
     absorbed = absorb_spike_values(network, graded)
     before, after = (each.populations[0].synapses[0] for each in (network, absorbed))
     np.testing.assert_array_equal(after.weight, before.weight * ([3.0] * 4 + [5.0] * 4))

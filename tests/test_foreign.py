@@ -150,7 +150,7 @@ def test_random_files_run_as_in_lava(tmp_path, one_thread):
         content, samples = opened(case)
         expected.append(reference.simulate(content.network, samples))
         layers = (content.n_layers, content.skip_layers, case.reset_interval or 0)
-        signal = content.network.input.signal(samples)
+        signal = content.network.input.signal(samples, content.network.n_steps)
         jobs.append(engine.LavaJob(case.path, signal, content.network.n_steps, layers))
     for seed, one, other in zip(STREAMED, expected, engine.run_jobs(jobs), strict=True):
         for name, spikes in one.spikes.items():

@@ -72,8 +72,8 @@ def test_samples_do_not_leak_into_each_other(tmp_path: Path) -> None:
     network = random_network(4)
     pixels = random_pixels(network, 5)
     path = write_network(network, tmp_path / "n.net", pixels)
-    forward = engine.LavaJob(path, network.input.encode(pixels), network.n_steps)
-    backward = engine.LavaJob(path, network.input.encode(pixels[::-1]), network.n_steps)
+    forward = engine.LavaJob(path, network.input.signal(pixels, network.n_steps), network.n_steps)
+    backward = engine.LavaJob(path, network.input.signal(pixels[::-1], network.n_steps), network.n_steps)
     one, other = engine.run_jobs([forward, backward])
     np.testing.assert_array_equal(one.logits, other.logits[::-1])
 
@@ -95,7 +95,7 @@ def test_a_run_out_of_time_is_killed_and_said(tmp_path: Path) -> None:
 def test_a_failing_run_says_why(tmp_path: Path) -> None:
     network = random_network(1)
     path = tmp_path / "no.net"
-    job = engine.LavaJob(path, network.input.encode(random_pixels(network, 1)), 1)
+    job = engine.LavaJob(path, network.input.signal(random_pixels(network, 1), 1), 1)
     with pytest.raises(EngineError, match=r"engine `lava`: .*UsageError: no such file: `.*no.net`"):
         engine.run_jobs([job])
     assert workers_left(tmp_path) == []

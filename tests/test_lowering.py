@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 
 from nctool.errors import NctoolError, RangeError, UnsupportedError, UsageError
-from nctool.network import Bound, InputEncoding, IntNetwork, Population, Synapse
+from nctool.network import Bound, InputEncoding, IntNetwork, Population, RateEncoding, Synapse
 from nctool_deploy.autapse import registers
 from nctool_deploy.lowering import lower
 from nctool_deploy.targets import find_target
@@ -324,6 +324,12 @@ def test_what_is_too_large_is_listed_with_the_numbers_that_do_not_fit():
 def test_a_large_input_table_does_not_count():
     encoding = InputEncoding((2,), np.zeros((2, 256), np.int8))
     assert lower(replace(with_weight(1, 1), input=encoding), LOIHI).cores == 1
+
+
+def test_spikes_of_one_bit_sum_to_no_more_than_the_weights():
+    graded = summing(516, 4)
+    encoding = RateEncoding(graded.input.shape, np.ones((graded.input.shape[0], 256), np.int16), 1)
+    assert lower(replace(graded, input=encoding), LAVA).network.has_binary_input
 
 
 def test_a_number_out_of_range_is_a_range_error():

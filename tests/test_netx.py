@@ -11,6 +11,7 @@ import h5py
 import numpy as np
 import pytest
 from hypothesis import given
+from hypothesis import strategies as st
 
 from nctool.errors import FormatError, UsageError
 from nctool.network import Bound, IntNetwork
@@ -59,15 +60,16 @@ def scratch(tmp_path_factory: pytest.TempPathFactory) -> Path:
 # --- read(write(n)) = n -------------------------------------------------
 
 
-@given(seeds)
-def test_what_is_written_is_read_back(scratch, seed):
-    network = random_network(seed)
+@given(seeds, st.booleans())
+def test_what_is_written_is_read_back(scratch, seed, rate):
+    network = random_network(seed, rate=rate)
     expected = answers(network)
     lowered = lower(network, find_target("lava"))
     metadata = write(scratch, lowered, expected, provenance=PROVENANCE, changes=CHANGES, weight_bits=5)
     content = read(scratch)
     assert content == NetxFile(network, metadata, expected, ())
     assert (metadata.target, metadata.realisation, metadata.weight_bits) == ("lava", "autapse", 5)
+    assert metadata.input_encoding == ("rate" if rate else "graded")
     assert (metadata.provenance, metadata.changes) == (PROVENANCE, CHANGES)
 
 

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nctool.errors import FormatError, NctoolError, UsageError
-from nctool.network import Bound, IntNetwork
+from nctool.network import Bound, IntNetwork, RateEncoding
 from nctool_deploy.lowering import lower
 from nctool_deploy.netx import read, write
 from nctool_deploy.targets import find_target
@@ -373,6 +373,86 @@ def test_a_number_out_of_range(path, key, value, text):
         assert found == text
     else:
         assert found.startswith("population `layer0`: convolution is ConvGeometry(")
+
+
+# --- rate input ---------------------------------------------------------
+
+ENCODERS = RateEncoding((2,), np.full((4, 256), 7, np.int16), 9)
+
+
+@pytest.fixture
+def rate_path(tmp_path: Path) -> Path:
+    """A sound file whose two pixels enter as four spike trains."""
+    path = tmp_path / "rate.net"
+    network = IntNetwork(ENCODERS, (read_out(dense("input", np.ones((1, 4))), bound=Bound("proved", 0, 4)),), 1)
+    write(path, lower(network, find_target("loihi1")), answers(network))
+    assert read(path).network == network
+    return path
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "text"),
+    [
+        ("input_table", np.zeros((4, 256), np.int8), "`/nctool/input_table` is int8, allowed int16"),
+        ("input_table", np.zeros(256, np.int16), "`/nctool/input_table` has 1 axes, allowed 2"),
+        (
+            "input_table",
+            np.zeros((2, 256), np.int16),
+            "`/nctool/input_table` has 2 rows, allowed 4, the input's channels",
+        ),
+        (
+            "input_table",
+            np.zeros((4, 255), np.int16),
+            "input: table is int16 (4, 255), allowed int16 (a multiple of 2, 256)",
+        ),
+        ("input_table", np.full((4, 256), -1, np.int16), "input: increment is (-1, -1), allowed 0..9"),
+        ("input_table", np.full((4, 256), 10, np.int16), "input: increment is (10, 10), allowed 0..9"),
+        ("input_threshold", np.int64(6), "input: increment is (7, 7), allowed 0..6"),
+        ("input_threshold", np.int64(0), "input: threshold is 0, allowed 1..32767"),
+        ("input_threshold", np.int64(BILLION), f"input: threshold is {BILLION}, allowed 1..32767"),
+        ("input_threshold", np.float64(9), "`/nctool/input_threshold` is float64, allowed int64"),
+        (
+            "input_channels",
+            np.int64(0),
+            "input: shape is (0,), allowed (channels,) or (channels, height, width), sizes >= 1",
+        ),
+        ("input_channels", np.int64(3), "input: table is int16 (4, 256), allowed int16 (a multiple of 3, 256)"),
+        ("input_channels", np.int64(8), "input: table is int16 (4, 256), allowed int16 (a multiple of 8, 256)"),
+        (
+            "input_channels",
+            np.int64(1),
+            "`/nctool/known_answers`: 3 inputs and logits (3, 1, 1) do not fit the network",
+        ),
+    ],
+)
+def test_encoders_that_do_not_fit(rate_path, key, value, text):
+    put(rate_path, f"nctool/{key}", value)
+    assert refusal(rate_path) == text
+
+
+@pytest.mark.parametrize("key", ["input_table", "input_threshold", "input_channels"])
+def test_encoders_that_are_missing(rate_path, key):
+    with h5py.File(rate_path, "r+") as file:
+        del file[f"nctool/{key}"]
+    assert refusal(rate_path) == f"`/nctool/{key}` is missing"
+
+
+@pytest.mark.parametrize(("key", "value"), [("input_threshold", np.int64(10)), ("input_table", ENCODERS.table + 1)])
+def test_encoders_that_changed(rate_path, key, value):
+    put(rate_path, f"nctool/{key}", value)
+    with pytest.raises(FormatError) as caught:
+        read(rate_path)
+    assert caught.value.message == f"`{rate_path}`: layer `input` is not what was exported (its digest differs)"
+
+
+def test_a_coding_of_another_version(rate_path):
+    edit_metadata(rate_path, lambda content: content.update(input_encoding="latency"))
+    assert refusal(rate_path) == "`/nctool/metadata`: `input_encoding`: input should be 'graded' or 'rate'"
+
+
+def test_rate_input_read_as_graded(rate_path):
+    edit_metadata(rate_path, lambda content: content.update(input_encoding="graded"))
+    assert refusal(rate_path) == "`/nctool/input_table` is int16, allowed int8"
 
 
 # --- known answers ------------------------------------------------------

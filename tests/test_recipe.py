@@ -24,6 +24,7 @@ RECIPES = (
     "cifar10-resnet8",
     "cifar10-small-vgg",
     "digits-cnn",
+    "digits-cnn-rate",
     "digits-cnn-zero-reset",
     "digits-mlp",
     "mnist-lenet",
@@ -117,7 +118,7 @@ def test_an_override_below_a_value_is_refused():
 
 # --- refusals ---------------------------------------------------------------------------------------------------------
 
-TOP = "name, description, seed, data, model, activation, noise, training"
+TOP = "name, description, seed, data, input, model, activation, noise, training"
 TRAINING = "epochs, batch_size, learning_rate, momentum, weight_decay, schedule, crop_padding, horizontal_flip, cutout"
 
 
@@ -136,6 +137,7 @@ TRAINING = "epochs, batch_size, learning_rate, momentum, weight_decay, schedule,
             "hint: did you mean `model.kernel`?",
         ),
         ("model.dropout=0.5", "unknown key `model.dropout`, allowed: architecture, channels, kernel, hidden"),
+        ("input.coding=latency", '`input.coding` is "latency", allowed: graded, rate'),
         ("training.epochs=0", "`training.epochs` is 0, allowed: a whole number 1..10000"),
         ("training.epochs=10001", "`training.epochs` is 10001, allowed: a whole number 1..10000"),
         ("training.epochs=1.5", "`training.epochs` is 1.5, allowed: a whole number 1..10000"),
@@ -287,6 +289,9 @@ seed = 9
 [data]
 name = "digits"
 validation_fraction = 0.1
+
+[input]
+coding = "graded"
 
 [model]
 architecture = "mlp"

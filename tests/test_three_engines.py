@@ -34,12 +34,15 @@ CHEAP_EXAMPLES = 50
 )
 @given(st.lists(seeds, min_size=NETWORKS, max_size=NETWORKS, unique=True))
 def test_three_engines_give_one_trace(tmp_path_factory, chosen):
-    """Odd shapes, groups, strides, one-signed and zero weights, 16-bit biases, thresholds per channel, 1 to 5 steps."""
+    """Odd shapes, groups, strides, one-signed and zero weights, 16-bit biases, thresholds per channel, 1 to 5 steps.
+
+    Pixels are graded where the seed is even, and spike trains where it is odd.
+    """
     folder = tmp_path_factory.mktemp("networks")
-    networks = [random_network(seed) for seed in chosen]
+    networks = [random_network(seed, rate=seed % 2 == 1) for seed in chosen]
     samples = [random_pixels(network, N_SAMPLES, seed) for seed, network in zip(chosen, networks, strict=True)]
     jobs = [
-        LavaJob(write_network(n, folder / f"{k}.net", pixels), n.input.encode(pixels), n.n_steps)
+        LavaJob(write_network(n, folder / f"{k}.net", pixels), n.input.signal(pixels, n.n_steps), n.n_steps)
         for k, (n, pixels) in enumerate(zip(networks, samples, strict=True))
     ]
     total = 0

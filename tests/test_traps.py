@@ -148,7 +148,7 @@ def ran(tmp_path_factory) -> dict[tuple[str, str], Case]:
                 path = folder / f"{len(jobs)}.net"
                 known = KnownAnswers(pixels, simulate(held, pixels))
                 write(path, lower(held, LAVA, realisation), known)
-                jobs.append(LavaJob(path, held.pixel_input.encode(pixels), held.n_steps))
+                jobs.append(LavaJob(path, held.input.signal(pixels, held.n_steps), held.n_steps))
                 cases[name, realisation] = (held, pixels)
     return {key: Case(*case, trace) for (key, case), trace in zip(cases.items(), run_jobs(jobs), strict=True)}
 

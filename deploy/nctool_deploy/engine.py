@@ -69,7 +69,7 @@ def stream(
     n_steps = network.n_steps if n_steps is None else n_steps
     if n_steps < 1 or len(pixels) == 0:
         raise RangeError(f"simulation: {len(pixels)} samples and {n_steps} steps, allowed >= 1 of both")
-    samples = network.pixel_input.encode(pixels)
+    samples = network.pixel_input.signal(pixels, n_steps)
     chunk = samples_per_run(network, n_steps)
     parts = (samples[i : i + chunk] for i in range(0, len(samples), chunk))
     return (run_jobs([LavaJob(model, part, n_steps)], timeout_s)[0] for part in parts)
@@ -118,7 +118,7 @@ class LavaJob:
 
     Args:
         model: an exported file, or one of another tool.
-        samples: encoded, int8 (samples, *input shape); of a foreign file, integers (samples, steps or 1, *shape).
+        samples: the input's signal, integers (samples, n_steps or 1, *input shape).
         n_steps: length of the window.
         layers: of a foreign file, the layers to read and to skip and the reset interval, 0 for none.
     """

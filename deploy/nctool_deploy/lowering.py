@@ -100,13 +100,11 @@ def _require_integrate_fire(network: IntNetwork) -> None:
 
 def _require_spikes(network: IntNetwork, target: Target) -> None:
     """Refuse an input of more than one bit where spikes have only one."""
-    low, high = (
-        int(extreme) for extreme in (network.input.channel_range()[0].min(), network.input.channel_range()[1].max())
-    )
-    if (low < 0 or high > 1) and not target.features.graded_spikes.value:
+    if not (network.has_binary_input or target.features.graded_spikes.value):
+        low, high = network.input_range
         raise UnsupportedError(
             f"input: graded values {low}..{high}, the spikes of `{target.name}` are binary, allowed 0..1",
-            hint="export with --target loihi2, or --target lava to simulate only",
+            hint="export with --input rate, with --target loihi2, or with --target lava to simulate only",
         )
 
 
@@ -154,7 +152,7 @@ def _synapse_violations(network: IntNetwork, synapse: Synapse, where: str) -> It
             f"holds in 8 bits, allowed up to {CONVOLUTION_GEOMETRY.high}",
             hint="use fewer groups or a smaller kernel",
         )
-    biggest = int(np.abs(network.pixel_input.table.astype(int)).max()) if synapse.source == INPUT_NAME else 1
+    biggest = max(map(abs, network.input_range)) if synapse.source == INPUT_NAME else 1
     total = biggest * int(np.abs(synapse.weight.astype(np.int64)).sum(axis=(1, 2, 3)).max())
     if total > CONVOLUTION_SUM.high:
         yield RangeError(

@@ -14,21 +14,19 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from nctool.inputs import Input
 from nctool.network import (
     INPUT_NAME,
     Bound,
     BoundKind,
     CurrentBased,
-    InputEncoding,
     IntArray,
-    IntegerInput,
     IntegrateFire,
     IntNetwork,
     Population,
     Synapse,
 )
 
-Input = InputEncoding | IntegerInput
 Interval = tuple[NDArray[np.int64], NDArray[np.int64]]
 
 

@@ -68,11 +68,11 @@ class Input:
     Args:
         source: name of the population, or `input`.
         neuron: its index in the source.
-        value: 1 for a spike, or the graded input, at the step that its delay reaches back to.
+        value: 1 for a spike, or the input's value, at the step that its delay reaches back to.
         weight: of the connection, without the exponent.
         contribution: value * weight * 2**exponent, what it adds to the drive; a fraction where the exponent is
             negative, because the drive is rounded as a whole (rule W3).
-        agreed: whether both sides say so. True for graded input: both sides get the same samples.
+        agreed: whether both sides say so. True for the input: both sides get the same samples.
     """
 
     source: str

@@ -16,7 +16,15 @@ import numpy as np
 
 from nctool.equality import StructuralEquality
 from nctool.errors import RangeError, UnsupportedError
-from nctool.inputs import INPUT_LIMIT, InputEncoding, IntegerInput
+from nctool.inputs import (
+    INPUT_LIMIT,
+    LARGEST_RATE_THRESHOLD,
+    Input,
+    InputEncoding,
+    IntegerInput,
+    PixelEncoding,
+    RateEncoding,
+)
 from nctool.integer_format import ACCUMULATOR_LIMIT
 from nctool.population import (
     INPUT_NAME,
@@ -50,6 +58,7 @@ __all__ = [
     "IntegrateFire",
     "Pair",
     "Population",
+    "RateEncoding",
     "Readout",
     "Shape",
     "Synapse",
@@ -79,7 +88,7 @@ class IntNetwork(StructuralEquality):
         RangeError: shapes, ranges or names do not fit together (rules N1 to N3).
     """
 
-    input: InputEncoding | IntegerInput
+    input: Input
     populations: tuple[Population, ...]
     n_steps: int
 
@@ -92,15 +101,27 @@ class IntNetwork(StructuralEquality):
         return self.populations[-1]
 
     @property
-    def pixel_input(self) -> InputEncoding:
+    def pixel_input(self) -> PixelEncoding:
         """Return the input of a network that takes pixels.
 
         Raises:
             UnsupportedError: the network takes integers as they are.
         """
-        if isinstance(self.input, InputEncoding):
-            return self.input
-        raise UnsupportedError("network: takes integers as they are, not pixels through a table", hint=FOREIGN_HINT)
+        if isinstance(self.input, IntegerInput):
+            raise UnsupportedError("network: takes integers as they are, not pixels through a table", hint=FOREIGN_HINT)
+        return self.input
+
+    @property
+    def input_range(self) -> Pair:
+        """Return the smallest and the largest value of the input's signal."""
+        low, high = self.input.channel_range()
+        return int(low.min()), int(high.max())
+
+    @property
+    def has_binary_input(self) -> bool:
+        """Return whether the input's signal holds nothing but 0 and 1: spikes of one bit."""
+        low, high = self.input_range
+        return low >= 0 and high <= 1
 
     @property
     def lead(self) -> int:
@@ -126,7 +147,7 @@ def validate(network: IntNetwork) -> None:
     _require(bool(network.populations), "network", "number of populations", 0, ">= 1")
     _validate_input(network.input)
     seen = {INPUT_NAME: network.input.shape}
-    limit = max(GRADED_LIMIT, *(int(np.abs(values).max()) for values in network.input.channel_range()))
+    limit = max(GRADED_LIMIT, *map(abs, network.input_range))
     for population in network.populations:
         where = f"population `{population.name}`"
         _require(population.name not in seen, where, "name", population.name, "a name not used before")
@@ -137,12 +158,15 @@ def validate(network: IntNetwork) -> None:
     _validate_readout(network)
 
 
-def _validate_input(encoding: InputEncoding | IntegerInput) -> None:
-    _require_shape(encoding.shape, INPUT_NAME)
+def _validate_input(encoding: Input) -> None:
+    _require_shape(encoding.sample_shape, INPUT_NAME)
     if isinstance(encoding, IntegerInput):
         limits = (encoding.low, encoding.high)
         fits = -INPUT_LIMIT <= encoding.low <= encoding.high <= INPUT_LIMIT
         _require(fits, INPUT_NAME, "range", limits, f"-{INPUT_LIMIT} <= low <= high <= {INPUT_LIMIT}")
+        return
+    if isinstance(encoding, RateEncoding):
+        _validate_rate(encoding)
         return
     _require(
         encoding.table.dtype == np.int8 and encoding.table.shape == (encoding.shape[0], 256),
@@ -151,6 +175,18 @@ def _validate_input(encoding: InputEncoding | IntegerInput) -> None:
         f"{encoding.table.dtype} {encoding.table.shape}",
         f"int8 {(encoding.shape[0], 256)}",
     )
+
+
+def _validate_rate(encoding: RateEncoding) -> None:
+    """Check that the increments of every step leave a spike at most (rule I4)."""
+    table, threshold, channels = encoding.table, encoding.threshold, encoding.sample_shape[0]
+    fits = table.ndim == 2 and table.shape[1] == 256 and len(table) >= channels and len(table) % channels == 0
+    got, allowed = f"{table.dtype} {table.shape}", f"int16 (a multiple of {channels}, 256)"
+    _require(fits and table.dtype == np.int16, INPUT_NAME, "table", got, allowed)
+    limit = LARGEST_RATE_THRESHOLD
+    _require(1 <= threshold <= limit, INPUT_NAME, "threshold", threshold, f"1..{limit}")
+    low, high = int(table.min()), int(table.max())
+    _require(low >= 0 and high <= threshold, INPUT_NAME, "increment", (low, high), f"0..{threshold}")
 
 
 def _validate_readout(network: IntNetwork) -> None:

@@ -123,6 +123,16 @@ class ActivationSettings(_Table):
     reset: Literal["subtract", "zero"] = Field(default="subtract", description="subtract, zero")
 
 
+class InputSettings(_Table):
+    """`[input]`: how pixels reach the network.
+
+    `graded`: each at its value, at every step. `rate`: as the spike train of `noise.steps` time steps that an
+    integrate-and-fire encoder makes of it, for chips whose spikes carry one bit.
+    """
+
+    coding: Literal["graded", "rate"] = Field(default="graded", description="graded, rate")
+
+
 class NoiseSettings(_Table):
     """`[noise]`: where σ comes from, and `steps`, the window T_val of the spiking network that it is measured on.
 
@@ -166,6 +176,7 @@ class Recipe(_Table):
     description: str = Field(default="", description="a text")
     seed: int = _whole(0, 2**32 - 1, 1)
     data: DataSettings
+    input: InputSettings = InputSettings()
     model: ModelSettings
     activation: ActivationSettings = ActivationSettings()
     noise: NoiseSettings = NoiseSettings()

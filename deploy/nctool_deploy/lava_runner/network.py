@@ -71,15 +71,22 @@ class IFBlock(AbstractProcess):
         values: its registers.
         layer: 1 for the first population.
         schedule: the run that the resets serve.
+        message_bits: of what drives it, 0 for binary spikes.
     """
 
     def __init__(
-        self, population: Population, source_shape: Shape, values: AutapseRegisters, layer: int, schedule: Schedule
+        self,
+        population: Population,
+        source_shape: Shape,
+        values: AutapseRegisters,
+        layer: int,
+        schedule: Schedule,
+        message_bits: int,
     ) -> None:
         super().__init__(name=population.name)
         self.shape = to_lava(population.shape)
         self.output_message_bits = 0
-        self.input_message_bits = GRADED_BITS if layer == 1 else 0
+        self.input_message_bits = message_bits
         spiking = values.self_weight is not None
         self.neuron = LIFReset(
             shape=self.shape,
@@ -164,16 +171,19 @@ class Network(hdf5.Network):
         self.lowered = lower(content.network, content.metadata.chip, content.metadata.realisation, chips=None)
         populations = content.network.populations
         self.schedule = Schedule(n_steps or content.network.n_steps, n_samples, len(populations), FLUSH_STEPS)
-        super().__init__(net_config=str(net_config), input_message_bits=GRADED_BITS)
+        bits = 0 if content.network.has_binary_input else GRADED_BITS
+        super().__init__(net_config=str(net_config), input_message_bits=bits)
 
     def _create(self) -> list[IFBlock]:
-        network, layers = self.lowered.network, []
+        network = self.lowered.network
+        layers: list[IFBlock] = []
         source = network.shapes[INPUT_NAME]
         active = [self.schedule.active(layer) for layer in range(1, self.schedule.n_layers + 1)]
         self.bias_source = Source(data=np.array(active, np.int32))
         registers = [values for values in self.lowered.registers if isinstance(values, AutapseRegisters)]
         for layer, (population, values) in enumerate(zip(network.populations, registers, strict=True), start=1):
-            layers.append(IFBlock(population, source, values, layer, self.schedule))
+            bits = 0 if layers else self.input_message_bits
+            layers.append(IFBlock(population, source, values, layer, self.schedule, bits))
             if len(layers) > 1:
                 layers[-2].out.connect(layers[-1].inp)
             if layers[-1].bias_synapses:

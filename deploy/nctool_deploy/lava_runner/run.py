@@ -3,7 +3,7 @@
 The Lava engine starts this module in a process of its own:
 `python -m nctool_deploy.lava_runner.run MODEL JOB RESULT ...`.
 
-In: an exported file and encoded samples. Out: spikes and the readout's potentials. Must not import torch itself.
+In: an exported file and signals of its input. Out: spikes and the readout's potentials. Must not import torch itself.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ from nctool_deploy.realisations import find_realisation
 from nctool_deploy.schedule import Schedule
 
 
-def run(model: Path, samples: NDArray[np.int8], n_steps: int) -> tuple[dict[str, NDArray[np.bool_]], NDArray[np.int64]]:
-    """Stream encoded samples through the Lava fixed-point models in one run.
+def run(model: Path, samples: IntArray, n_steps: int) -> tuple[dict[str, NDArray[np.bool_]], NDArray[np.int64]]:
+    """Stream the signal of some samples through the Lava fixed-point models in one run.
 
     Args:
-        samples: int8 (samples, *input shape), as `InputEncoding.encode` returns.
+        samples: integers (samples, n_steps or 1, *input shape).
 
     Returns:
         spikes per spiking population, bool (samples, steps, *shape), and the readout's potential after each
@@ -47,7 +47,7 @@ def run(model: Path, samples: NDArray[np.int8], n_steps: int) -> tuple[dict[str,
         network = Network(model, n_samples=len(samples), n_steps=n_steps)
         schedule, potential = network.schedule, network.out_layer.neuron.u
     if len(network.inp.shape) == 1:  # a stock dense layer takes an image in (channel, height, width) order
-        samples = samples.reshape(len(samples), -1)
+        samples = samples.reshape(*samples.shape[:2], -1)
     source = Source(data=stimulus(samples, schedule))
     source.s_out.connect(network.inp)
     taps = [tap(block) for block in network.layers[:-1]]
@@ -61,11 +61,11 @@ def run(model: Path, samples: NDArray[np.int8], n_steps: int) -> tuple[dict[str,
     return spikes, gather(recorded[-1], schedule.window(schedule.n_layers)).astype(np.int64) >> STATE_SHIFT
 
 
-def stimulus(samples: NDArray[np.int8], schedule: Schedule) -> NDArray[np.int32]:
-    """Lay the samples out in time, int32 (width, height, channel, n_total), silent in flush steps."""
-    data = np.zeros((*to_lava(samples.shape[1:]), schedule.n_total), np.int32)
+def stimulus(samples: IntArray, schedule: Schedule) -> NDArray[np.int32]:
+    """Lay the signals out in time, int32 (width, height, channel, n_total), silent in flush steps."""
+    data = np.zeros((*to_lava(samples.shape[2:]), schedule.n_total), np.int32)
     for sample, steps in zip(samples, schedule.window(0), strict=True):
-        data[..., steps] = sample.T[..., np.newaxis]
+        data[..., steps] = sample.T  # the last axis is time, of length 1 where the signal is constant
     return data
 
 

@@ -14,7 +14,7 @@ from nctool_deploy.netx import NetxFile
 from nctool_deploy.realisations import find_realisation
 from nctool_deploy.schedule import Schedule
 
-INPUT_BITS = 8
+GRADED_BITS = 8
 FIRST_DATA = 1
 """`reset_offset` that clears each layer when the first data of a sample arrives: the input layer has no neuron."""
 
@@ -31,7 +31,7 @@ def stock_network(path: Path, content: NetxFile, n_steps: int) -> hdf5.Network:
     has_memory = realisation.voltage_decay == 0
     return hdf5.Network(
         net_config=str(path),
-        input_message_bits=INPUT_BITS,
+        input_message_bits=0 if content.network.has_binary_input else GRADED_BITS,
         reset_interval=n_steps if has_memory else None,
         reset_offset=FIRST_DATA,
     )

@@ -15,7 +15,8 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from nctool.equality import StructuralEquality
 from nctool.errors import FormatError, UsageError
-from nctool.network import InputEncoding, IntArray, IntegrateFire, IntNetwork, Population
+from nctool.inputs import Coding, PixelEncoding
+from nctool.network import IntArray, IntegrateFire, IntNetwork, Population, RateEncoding
 from nctool.sim.trace import Trace
 from nctool_deploy.realisations import RealisationName
 from nctool_deploy.targets import Target, built_in_target
@@ -82,7 +83,7 @@ class Metadata(Strict):
     target: str
     own_target: Target | None = None
     realisation: RealisationName
-    input_encoding: Literal["graded"]
+    input_encoding: Coding
     input_digest: str
     n_steps: int = Field(ge=1)
     weight_bits: int
@@ -145,8 +146,10 @@ def digest(population: Population) -> str:
     return _hash((population.name, population.shape, synapse.source, synapse.exponent, synapse.conv, kind), arrays)
 
 
-def input_digest(encoding: InputEncoding) -> str:
+def input_digest(encoding: PixelEncoding) -> str:
     """Return the SHA-256 of how the pixels are encoded."""
+    if isinstance(encoding, RateEncoding):
+        return _hash((encoding.sample_shape, encoding.threshold), [encoding.table])
     return _hash((encoding.shape,), [encoding.table])
 
 

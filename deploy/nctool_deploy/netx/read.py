@@ -13,6 +13,7 @@ import numpy as np
 from pydantic import ValidationError
 
 from nctool.errors import FormatError
+from nctool.inputs import PixelEncoding
 from nctool.network import (
     INPUT_NAME,
     Bound,
@@ -22,6 +23,7 @@ from nctool.network import (
     IntNetwork,
     Pair,
     Population,
+    RateEncoding,
     Readout,
     Shape,
     Synapse,
@@ -76,14 +78,13 @@ def read(path: Path, *, check_digests: bool = True) -> NetxFile:
 def _read(file: Node) -> NetxFile:
     metadata = _read_metadata(file)
     extra, layer = file.child("nctool"), file.child("layer")
-    table = extra.array("input_table", np.int8, 2)
-    shape = _shape(layer.child("0"), (1, 3))
+    encoding = _read_encoding(extra, _shape(layer.child("0"), (1, 3)), metadata)
     realisation = find_realisation(metadata.realisation)
     populations: list[Population] = []
     for record in metadata.populations:
         source = populations[-1].name if populations else INPUT_NAME
         populations.append(_read_population(layer.child(str(record.layer)), record, source, realisation))
-    network = IntNetwork(InputEncoding(shape, table), tuple(populations), metadata.n_steps)
+    network = IntNetwork(encoding, tuple(populations), metadata.n_steps)
     _require_layers(layer, network, metadata)
     return NetxFile(
         network=network,
@@ -91,6 +92,16 @@ def _read(file: Node) -> NetxFile:
         known_answers=_read_answers(extra.child("known_answers"), network),
         changed_layers=_changed_layers(network, metadata),
     )
+
+
+def _read_encoding(extra: Node, shape: Shape, metadata: Metadata) -> PixelEncoding:
+    """Return how pixels become a signal of `shape`."""
+    if metadata.input_encoding == "graded":
+        return InputEncoding(shape, extra.array("input_table", np.int8, 2))
+    channels, table = extra.integer("input_channels"), extra.array("input_table", np.int16, 2)
+    if len(table) != shape[0]:
+        raise FormatError(f"`{extra.name}/input_table` has {len(table)} rows, allowed {shape[0]}, the input's channels")
+    return RateEncoding((channels, *shape[1:]), table, extra.integer("input_threshold"))
 
 
 def _require_layers(node: Node, network: IntNetwork, metadata: Metadata) -> None:
@@ -207,11 +218,11 @@ def _shape(layer: Node, n_axes: Sequence[int]) -> Shape:
 
 
 def _read_answers(node: Node, network: IntNetwork) -> KnownAnswers:
-    pixels = node.array(INPUT_NAME, np.uint8, 1 + len(network.input.shape))
+    pixels = node.array(INPUT_NAME, np.uint8, 1 + len(network.input.sample_shape))
     n_samples, n_steps = len(pixels), network.n_steps
     logits = node.array("logits", np.int64, 3)
     expected = (n_samples, n_steps, *network.readout.shape)
-    if n_samples == 0 or pixels.shape[1:] != network.input.shape or logits.shape != expected:
+    if n_samples == 0 or pixels.shape[1:] != network.input.sample_shape or logits.shape != expected:
         raise FormatError(f"`{node.name}`: {n_samples} inputs and logits {logits.shape} do not fit the network")
     spikes, packed = {}, node.child("spikes")
     for number, population in enumerate(network.populations[:-1]):

@@ -17,7 +17,7 @@ import numpy as np
 
 from nctool.errors import FormatError
 from nctool.files import replace_atomically
-from nctool.network import INPUT_NAME, ConvGeometry, IntegrateFire, IntNetwork, Population, Readout
+from nctool.network import INPUT_NAME, ConvGeometry, IntegrateFire, IntNetwork, Population, RateEncoding, Readout
 from nctool_deploy.lowering import Lowered
 from nctool_deploy.netx.metadata import (
     FORMAT_NAME,
@@ -106,7 +106,7 @@ def _metadata(
         target=lowered.target.name,
         own_target=None if lowered.target.is_built_in else lowered.target,
         realisation=lowered.realisation,
-        input_encoding="graded",
+        input_encoding=network.pixel_input.coding,
         input_digest=input_digest(network.pixel_input),
         n_steps=network.n_steps,
         weight_bits=weight_bits,
@@ -183,6 +183,9 @@ def _write_extra(group: h5py.Group, network: IntNetwork, metadata: Metadata, ans
     _put(group, "version", np.int64(FORMAT_VERSION))
     _put(group, "metadata", metadata.model_dump_json())
     _put(group, "input_table", network.pixel_input.table)
+    if isinstance(network.pixel_input, RateEncoding):
+        _put(group, "input_threshold", np.int64(network.pixel_input.threshold))
+        _put(group, "input_channels", np.int64(network.pixel_input.sample_shape[0]))
     known = group.create_group("known_answers")
     _put(known, INPUT_NAME, answers.pixels)
     _put(known, "logits", answers.trace.logits)

@@ -11,6 +11,7 @@ from torch import nn
 
 from nctool.conversion import Conversion, Units, convert
 from nctool.errors import RangeError, UnsupportedError
+from nctool.inputs import Coding
 from nctool.training.checkpoint import Checkpoint
 from nctool_deploy.realisations import Realisation
 
@@ -26,24 +27,37 @@ class Design:
         n_steps: window in time steps.
         units: neurons that share an activation, for all layers or by name.
         weight_bits: 2..8.
+        coding: of the input.
     """
 
     realisation: Realisation
     n_steps: int
     units: Units
     weight_bits: int
+    coding: Coding
 
 
 def design(
-    loaded: Checkpoint, realisation: Realisation, steps: int | None, units: Units | None, weight_bits: int
+    loaded: Checkpoint,
+    realisation: Realisation,
+    steps: int | None,
+    units: Units | None,
+    weight_bits: int,
+    coding: Coding | None,
 ) -> Design:
-    """Fill in what was not asked for: the recipe's window, and one unit, or as many as levels in a window of one step.
+    """Fill in what was not asked for: the recipe's window and coding, and one unit, or as many as levels in one step.
 
     Raises:
         RangeError: the realisation has another window.
         UnsupportedError: the realisation cannot hold units.
     """
-    return Design(realisation, _window(loaded, realisation, steps), _units(loaded, realisation, units), weight_bits)
+    return Design(
+        realisation=realisation,
+        n_steps=_window(loaded, realisation, steps),
+        units=_units(loaded, realisation, units),
+        weight_bits=weight_bits,
+        coding=loaded.recipe.input.coding if coding is None else coding,
+    )
 
 
 def converted(loaded: Checkpoint, model: nn.Module, design: Design) -> Conversion:
@@ -61,6 +75,7 @@ def converted(loaded: Checkpoint, model: nn.Module, design: Design) -> Conversio
         n_steps=design.n_steps,
         calibration=loaded.calibration_images,
         units=design.units,
+        input=design.coding,
     )
 
 

@@ -14,6 +14,7 @@ from nctool.api.unit_search import Budget, search_units
 from nctool.api.utilisation import Utilisation, utilisation
 from nctool.conversion import Change, Conversion, Units
 from nctool.errors import UsageError
+from nctool.inputs import find_coding
 from nctool.network import IntNetwork
 from nctool.progress import ProgressCallback, no_progress
 from nctool.sim.reference import simulate
@@ -24,7 +25,6 @@ from nctool_deploy.realisations import find_realisation
 from nctool_deploy.targets import find_target
 from nctool_models import restore_model
 
-INPUT_ENCODINGS = ("graded",)
 N_KNOWN_ANSWERS = 16
 RESETS = {"subtract": "autapse", "zero": "zero-reset"}
 AUTO: Literal["auto"] = "auto"
@@ -36,7 +36,7 @@ class ExportReport:
 
     Args:
         path: the file.
-        target, realisation, steps: as chosen.
+        target, realisation, steps, input: as chosen.
         units: neurons that share an activation, by layer.
         layers: number of populations, the readout included.
         neurons, synapses: totals; a shared kernel counts each of its uses.
@@ -51,6 +51,7 @@ class ExportReport:
     target: str
     realisation: str
     steps: int
+    input: str
     units: dict[str, int]
     layers: int
     neurons: int
@@ -76,7 +77,7 @@ def export(
     realisation: str | None = None,
     units: Units | Literal["auto"] | None = None,
     weight_bits: int = 8,
-    input: str = "graded",  # noqa: A002  # the option's name is a contract
+    input: str | None = None,  # noqa: A002  # the option's name is a contract
     chips: int = 1,
     max_neurons: int | None = None,
     max_cores: int | None = None,
@@ -94,7 +95,7 @@ def export(
         units: neurons that share an activation, for all layers or by name; by default the levels that the activation
             was trained with for `population`, else 1. `auto` measures which layers need them most, within a budget.
         weight_bits: 2..8.
-        input: `graded`.
+        input: `graded` (signed 8-bit integers) or `rate` (spike trains of one bit); the recipe's coding by default.
         chips: how many chips the network may take.
         max_neurons, max_cores: budget of units `auto`.
         progress: called while `auto` searches, with what is spent of the budget.
@@ -106,8 +107,7 @@ def export(
         RangeError: a number does not fit the target.
     """
     output, chip = Path(output), find_target(target)
-    if input not in INPUT_ENCODINGS:
-        raise UsageError(f"unknown input encoding `{input}`, allowed {', '.join(INPUT_ENCODINGS)}")
+    coding = None if input is None else find_coding(input)
     if chips < 1:
         raise UsageError(f"chips: {chips} is out of range, allowed >= 1", hint="give 1 or more chips with --chips")
     if units != AUTO and not (max_neurons is None and max_cores is None):
@@ -116,7 +116,7 @@ def export(
     model = restore_model(loaded)
     budget = Budget(max_neurons, max_cores) if units == AUTO else None
     built = find_realisation(realisation or RESETS[loaded.recipe.activation.reset])
-    chosen = design(loaded, built, steps, 1 if units == AUTO else units, weight_bits)
+    chosen = design(loaded, built, steps, 1 if units == AUTO else units, weight_bits, coding)
     if budget is not None:
         chosen = replace(chosen, units=search_units(loaded, model, chosen, chip, budget, progress).units)
     conversion = converted(loaded, model, chosen)
@@ -152,6 +152,7 @@ def _report(path: Path, lowered: Lowered, conversion: Conversion) -> ExportRepor
         target=lowered.target.name,
         realisation=lowered.realisation,
         steps=network.n_steps,
+        input=network.pixel_input.coding,
         units=conversion.units,
         layers=len(network.populations),
         neurons=sum(population.n_neurons for population in network.populations),

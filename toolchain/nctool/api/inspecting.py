@@ -43,8 +43,9 @@ class LayerReport:
 class InspectReport:
     """A file at a glance: layers first, then what it was made from and for.
 
-    Of a netx file of another tool, target, realisation, cores, chips, utilisation, head-room and weight bits are None,
-    and `notes` says where Lava runs something else than the file says.
+    `input_shape` is that of a sample, `input_range` that of its signal, `input_coding` `graded` or `rate`.
+    Of a netx file of another tool, input coding, target, realisation, cores, chips, utilisation, head-room and weight
+    bits are None, and `notes` says where Lava runs something else than the file says.
     """
 
     path: Path
@@ -54,6 +55,7 @@ class InspectReport:
     neurons: int
     synapses: int
     steps: int
+    input_coding: str | None = None
     cores: int | None = None
     chips: int | None = None
     utilisation: Utilisation | None = None
@@ -83,11 +85,10 @@ def inspect(model: Path | str) -> InspectReport:
     content = open_model(Path(model), ForeignOptions())
     network = content.network
     layers = tuple(_layer(network, population) for population in network.populations)
-    low, high = network.input.channel_range()
     report = InspectReport(
         path=Path(model),
-        input_shape=network.input.shape,
-        input_range=(int(low.min()), int(high.max())),
+        input_shape=network.input.sample_shape,
+        input_range=network.input_range,
         layers=layers,
         neurons=sum(layer.neurons for layer in layers),
         synapses=sum(layer.synapses for layer in layers),
@@ -103,6 +104,7 @@ def _exported(report: InspectReport, content: NetxFile) -> InspectReport:
     return replace(
         report,
         layers=tuple(replace(layer, cores=lowered.mapping.cores_of(layer.name)) for layer in report.layers),
+        input_coding=network.pixel_input.coding,
         cores=lowered.cores,
         chips=lowered.mapping.chips,
         utilisation=utilisation(lowered.mapping),

@@ -87,8 +87,9 @@ def fitted_to(content: ForeignFile, values: NDArray[Any]) -> ForeignFile:
         RangeError: the values do not fit the input.
     """
     network = content.network
-    signal = network.input.signal(values)
-    if values.ndim == len(network.input.shape) + 2:
+    has_steps = values.ndim == len(network.input.sample_shape) + 2
+    signal = network.input.signal(values, values.shape[1] if has_steps else network.n_steps)
+    if has_steps:
         network = replace(network, n_steps=signal.shape[1])
     low, high = int(signal.min()), int(signal.max())
     return replace(content, network=replace(network, input=IntegerInput(network.input.shape, low, high)))
@@ -127,7 +128,7 @@ def _require_count(n_samples: int | None, available: int, name: str) -> None:
 
 
 def _require_fit(content: NetxFile, name: str, pixels: NDArray[np.uint8], labels: NDArray[np.int64]) -> None:
-    shape, n_classes = content.network.input.shape, content.network.readout.shape[0]
+    shape, n_classes = content.network.input.sample_shape, content.network.readout.shape[0]
     if pixels.shape[1:] != shape:
         raise RangeError(
             f"data set `{name}`: samples have shape {pixels.shape[1:]}, the network takes {shape}",

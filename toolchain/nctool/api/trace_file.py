@@ -58,7 +58,7 @@ def bytes_per_sample(network: IntNetwork, engines: Sequence[str]) -> int:
     spiking = sum(p.n_neurons for p in network.populations if not isinstance(p.neuron, Readout))
     of_engine = spiking * np.dtype(np.bool_).itemsize + network.readout.n_neurons * np.dtype(np.int64).itemsize
     potentials = neurons * np.dtype(np.int64).itemsize if REFERENCE in engines else 0
-    sample = int(np.prod(network.input.shape))
+    sample = int(np.prod(network.input.sample_shape))
     if isinstance(network.input, IntegerInput):
         sample *= network.n_steps * np.dtype(np.int64).itemsize
     return sample + network.n_steps * (len(engines) * of_engine + potentials)

@@ -25,6 +25,7 @@ from nctool.network import IntegrateFire, IntNetwork, Readout
 from nctool.progress import ProgressCallback, no_progress
 from nctool.sim.fast import FastEngine
 from nctool.training.checkpoint import Checkpoint
+from nctool.training.coding import input_coding
 from nctool.training.data import Normalisation
 from nctool_deploy.placement import map_network
 from nctool_deploy.targets import Target
@@ -152,9 +153,9 @@ def _gain(before: Trial, budget: Budget, after: Trial) -> float:
 
 
 def _ann_logits(loaded: Checkpoint, model: nn.Module, images: NDArray[np.uint8]) -> FloatArray:
-    normalisation = Normalisation(loaded.mean, loaded.std)
+    coding = input_coding(Normalisation(loaded.mean, loaded.std), loaded.recipe)
     with torch.no_grad():
-        logits = model.eval()(normalisation(torch.from_numpy(images)))
+        logits = model.eval()(coding(torch.from_numpy(images)))
     return np.asarray(logits, np.float64)
 
 

@@ -125,7 +125,9 @@ def export(
         ),
     ] = None,
     weight_bits: Annotated[int, typer.Option(help="2..8.")] = 8,
-    input: Annotated[str, typer.Option(help="graded: signed 8-bit input.")] = "graded",  # noqa: A002  # contract
+    input: Annotated[  # noqa: A002  # contract
+        str | None, typer.Option(help="graded: signed 8 bits; rate: binary spikes.", show_default="the recipe's")
+    ] = None,
     chips: Annotated[int, typer.Option(help="Chips that the network may take.")] = 1,
     max_neurons: Annotated[int | None, typer.Option(help="Budget of --units auto.")] = None,
     max_cores: Annotated[int | None, typer.Option(help="Budget of --units auto.")] = None,

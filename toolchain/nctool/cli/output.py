@@ -54,7 +54,7 @@ def print_train(report: TrainReport) -> None:
 def print_export(report: ExportReport) -> None:
     """Show what the conversion changed and how big the network is."""
     table = make_table(["step", "what", "error"])
-    title = f"conversion for {report.target}, {report.realisation}, T={report.steps}"
+    title = f"conversion for {report.target}, {report.realisation}, {report.input} input, T={report.steps}"
     for change in report.changes:
         error = "exact" if change.exact else f"{change.worst_error or 0:.2%}"
         table.add_row(change.step, change.detail, error)
@@ -89,9 +89,7 @@ def print_inspect(report: InspectReport) -> None:
     table = make_table(columns)
     title = f"{report.path}"
     shape = "x".join(map(str, report.input_shape))
-    table.add_row(
-        "input", "graded" if report.target else "integers", shape, "", "", _span(report.input_range), "", "", ""
-    )
+    table.add_row("input", report.input_coding or "integers", shape, "", "", _span(report.input_range), "", "", "")
     for layer in report.layers:
         room = "" if layer.head_room_bits is None else f"{layer.head_room_bits:.1f} bits, {layer.bound}"
         table.add_row(

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nctool.bounds import Range, measure, prove_population
-from nctool.conversion.float_network import FloatArray, FloatNetwork, FloatPopulation, GradedInput
+from nctool.conversion.float_network import CodedInput, FloatArray, FloatNetwork, FloatPopulation
 from nctool.conversion.scaling import choose_scale, round_population, weight_errors
 from nctool.errors import RangeError
 from nctool.integer_format import IntegerFormat
@@ -49,14 +49,14 @@ class Calibration:
     """Signals of the populations on calibration data, computed only when a proof fails.
 
     Args:
-        graded: the input.
+        coded: the input.
         pixels: uint8 (samples, *input shape).
         n_steps: length of the window.
     """
 
-    def __init__(self, graded: GradedInput, pixels: NDArray[np.uint8], n_steps: int) -> None:
+    def __init__(self, coded: CodedInput, pixels: NDArray[np.uint8], n_steps: int) -> None:
         self.n_steps = n_steps
-        self.signals: dict[str, IntArray] = {INPUT_NAME: graded.encoding.encode(pixels)[:, np.newaxis]}
+        self.signals: dict[str, IntArray] = {INPUT_NAME: coded.encoding.signal(pixels, n_steps)}
         self.settled: dict[str, Population] = {}
 
     def range_of(self, population: Population) -> Range:
@@ -78,7 +78,7 @@ class Calibration:
 
 
 def fit(
-    network: FloatNetwork, graded: GradedInput, form: IntegerFormat, pixels: NDArray[np.uint8], n_steps: int
+    network: FloatNetwork, coded: CodedInput, form: IntegerFormat, pixels: NDArray[np.uint8], n_steps: int
 ) -> Fitted:
     """Round every population of `network` so that its accumulated input stays in the accumulator.
 
@@ -88,17 +88,17 @@ def fit(
     Raises:
         RangeError: a population cannot be made to fit.
     """
-    calibration = Calibration(graded, pixels, n_steps)
+    calibration = Calibration(coded, pixels, n_steps)
     populations, errors = [], {}
     for real in network.populations:
-        population, errors[real.name] = fit_population(real, graded, form, calibration)
+        population, errors[real.name] = fit_population(real, coded, form, calibration)
         calibration.settled[real.name] = population
         populations.append(population)
-    return Fitted(IntNetwork(graded.encoding, tuple(populations), n_steps), errors)
+    return Fitted(IntNetwork(coded.encoding, tuple(populations), n_steps), errors)
 
 
 def fit_population(
-    real: FloatPopulation, graded: GradedInput, form: IntegerFormat, calibration: Calibration
+    real: FloatPopulation, coded: CodedInput, form: IntegerFormat, calibration: Calibration
 ) -> tuple[Population, tuple[float, ...]]:
     """Round one population; return it with its bound, and the worst relative weight error of each synapse.
 
@@ -110,7 +110,7 @@ def fit_population(
     for attempt in range(MAX_ROUNDS):
         scale = choose_scale(real, form, ceiling)
         rounded = round_population(real, scale, form, calibration.n_steps)
-        found, margin = prove_population(rounded, graded.encoding, calibration.n_steps), 1.0
+        found, margin = prove_population(rounded, coded.encoding, calibration.n_steps), 1.0
         if attempt == 0:
             proving = bool(found.magnitude.max() <= PROOF_LOSS * form.accumulator_max)
         if not proving:

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from nctool.network import INPUT_NAME, ConvGeometry, InputEncoding, Pair, Shape
+from nctool.inputs import PixelEncoding
+from nctool.network import INPUT_NAME, ConvGeometry, Pair, Shape
 
 FloatArray = NDArray[np.float64]
 
@@ -120,16 +121,18 @@ class FloatNetwork:
 
 
 @dataclass(frozen=True, eq=False)
-class GradedInput:
-    """The 8-bit input with its real step per channel.
+class CodedInput:
+    """The input's signal with its real step per channel.
 
     Args:
         encoding: what the network stores.
-        step: float64 (channels,); real input = integer * step, up to rounding.
-        real: float64 (channels, 256); the normalised value of each pixel, not rounded.
+        step: float64 (channels,), what one unit or spike is worth; real input = integer * step, up to rounding, of a
+            spike train its mean over the steps.
+        real: float64 (channels, 256); the normalised value of each pixel, not rounded. Channels of a spike train that
+            look at the same pixels add up to it.
     """
 
-    encoding: InputEncoding
+    encoding: PixelEncoding
     step: FloatArray
     real: FloatArray
 

@@ -13,7 +13,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from nctool.conversion.float_network import FloatArray, FloatNetwork, FloatSynapse, GradedInput, Pool
+from nctool.conversion.float_network import CodedInput, FloatArray, FloatNetwork, FloatSynapse, Pool
 from nctool.errors import RangeError, UnsupportedError
 from nctool.network import ConvGeometry, InputEncoding, Pair, Shape
 
@@ -106,15 +106,12 @@ def _pairwise(combine: Callable[[int, int], int], one: Pair, other: Pair) -> Pai
     return combine(one[0], other[0]), combine(one[1], other[1])
 
 
-def encode_input(
-    shape: Shape, mean: tuple[float, ...], std: tuple[float, ...], largest: int = INPUT_MAX
-) -> GradedInput:
-    """Tabulate the normalised pixel (p / 255 - mean) / std as an 8-bit integer times a step per channel.
+def normalised_pixels(shape: Shape, mean: tuple[float, ...], std: tuple[float, ...]) -> FloatArray:
+    """Return (p / 255 - mean) / std for the pixels p = 0..255, float64 (channels, 256).
 
     Args:
         shape: shape of one sample; its first axis has len(mean) channels, or is flat with one mean.
         mean, std: per channel, in units of pixel / 255.
-        largest: magnitude of the largest integer, 1..127.
 
     Raises:
         RangeError: there is not one mean and one deviation > 0 for each channel.
@@ -125,18 +122,32 @@ def encode_input(
             f"input: mean {mean} and deviation {std}, allowed one or {channels} of each, deviations above 0"
         )
     means, stds = (np.broadcast_to(np.asarray(values, np.float64), channels) for values in (mean, std))
-    real = (np.arange(256) / 255 - means[:, np.newaxis]) / stds[:, np.newaxis]
+    real: FloatArray = (np.arange(256) / 255 - means[:, np.newaxis]) / stds[:, np.newaxis]
+    return real
+
+
+def encode_input(shape: Shape, mean: tuple[float, ...], std: tuple[float, ...], largest: int = INPUT_MAX) -> CodedInput:
+    """Tabulate the normalised pixel (p / 255 - mean) / std as an 8-bit integer times a step per channel.
+
+    Args:
+        shape, mean, std: as for `normalised_pixels`.
+        largest: magnitude of the largest integer, 1..127.
+
+    Raises:
+        RangeError: as `normalised_pixels`.
+    """
+    real = normalised_pixels(shape, mean, std)
     step = np.abs(real).max(axis=1) / largest
     table = np.rint(real / step[:, np.newaxis]).astype(np.int8)
-    return GradedInput(InputEncoding(shape, table), step, real)
+    return CodedInput(InputEncoding(shape, table), step, real)
 
 
-def absorb_spike_values(network: FloatNetwork, graded: GradedInput) -> FloatNetwork:
+def absorb_spike_values(network: FloatNetwork, coded: CodedInput) -> FloatNetwork:
     """Scale the weights by what one spike, or one unit of graded input, is worth.
 
-    A spike of a population is worth its threshold, shared by its units; a graded input is worth its step.
+    A spike of a population is worth its threshold, shared by its units; one unit or spike of the input its step.
     """
-    values: dict[str, FloatArray] = {graded.name: graded.step}
+    values: dict[str, FloatArray] = {coded.name: coded.step}
     spiking = ((p, p.threshold) for p in network.populations if p.threshold is not None)
     values |= {p.name: np.full(p.shape[0], threshold / p.units) for p, threshold in spiking}
     return each(network, lambda synapse: _scale_inputs(synapse, values))

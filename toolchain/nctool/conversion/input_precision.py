@@ -3,7 +3,7 @@
 The accumulator holds products of input and weight: where it is the limit, bits given to the input are bits taken
 from the weights. The range of the graded input is the one that reproduces the first layer's drive best.
 
-In: a folded FloatNetwork, the normalisation, calibration pixels. Out: a GradedInput. Must not import torch.
+In: a folded FloatNetwork, the normalisation, calibration pixels. Out: a CodedInput. Must not import torch.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nctool.conversion.accumulator import Calibration, fit_population
-from nctool.conversion.float_network import FloatArray, FloatNetwork, FloatPopulation, FloatSynapse, GradedInput
+from nctool.conversion.float_network import CodedInput, FloatArray, FloatNetwork, FloatPopulation, FloatSynapse
 from nctool.conversion.folding import absorb_spike_values, encode_input
 from nctool.errors import UnsupportedError
 from nctool.integer_format import IntegerFormat
@@ -36,7 +36,7 @@ def choose_input(
     form: IntegerFormat,
     pixels: NDArray[np.uint8],
     n_steps: int,
-) -> GradedInput:
+) -> CodedInput:
     """Return 8 bits where the weights keep theirs; else the finest graded input that a coarser one does not beat.
 
     Args:
@@ -60,7 +60,7 @@ def choose_input(
 
 
 def _round_readers(
-    network: FloatNetwork, graded: GradedInput, form: IntegerFormat, pixels: NDArray[np.uint8], n_steps: int
+    network: FloatNetwork, graded: CodedInput, form: IntegerFormat, pixels: NDArray[np.uint8], n_steps: int
 ) -> list[tuple[FloatPopulation, Population]]:
     """Return what reads the input, in real numbers per unit of graded input and rounded; other sources are left out."""
     absorbed = absorb_spike_values(network, graded).populations
@@ -82,12 +82,12 @@ def _typical_weight(synapse: Synapse, form: IntegerFormat) -> float:
 
 def drive_error(
     readers: list[tuple[FloatPopulation, Population]],
-    graded: GradedInput,
+    graded: CodedInput,
     pixels: NDArray[np.uint8],
     n_steps: int,
 ) -> float:
     """Return the root mean square error of one step's drive, relative to the threshold, over what reads the input."""
-    encoded = graded.encoding.encode(pixels).astype(np.float64)
+    encoded = graded.encoding.signal(pixels, n_steps)[:, 0].astype(np.float64)
     channel = np.arange(pixels.shape[1]).reshape(-1, *[1] * (pixels.ndim - 2))
     exact = (graded.real / graded.step[:, np.newaxis])[channel, pixels]
     squares = []

@@ -1,6 +1,6 @@
 """convert: a torch module becomes an IntNetwork, by a flat list of steps that each say what they changed.
 
-    trace -> fold batch norm -> fold pooling -> copy units -> grade the input -> absorb spike values -> round and bound
+    trace -> fold batch norm -> fold pooling -> copy units -> code the input -> absorb spike values -> round and bound
 
 In: a trained torch module, its input normalisation, calibration samples. Out: a Conversion.
 """
@@ -15,14 +15,16 @@ from numpy.typing import NDArray
 from torch import nn
 
 from nctool.conversion.accumulator import Fitted, fit
-from nctool.conversion.float_network import FloatNetwork, FloatSynapse, GradedInput
+from nctool.conversion.float_network import CodedInput, FloatNetwork, FloatSynapse
 from nctool.conversion.folding import absorb_spike_values, each, fold_batch_norm, fold_pooling
 from nctool.conversion.input_precision import choose_input
+from nctool.conversion.rate_input import rate_input, split_input
 from nctool.conversion.tracing import trace
 from nctool.conversion.units import Units, stagger, units_by_name
 from nctool.errors import UsageError
+from nctool.inputs import find_coding
 from nctool.integer_format import IntegerFormat
-from nctool.network import IntNetwork, Shape, Synapse
+from nctool.network import InputEncoding, IntNetwork, Shape, Synapse
 
 
 @dataclass(frozen=True)
@@ -65,6 +67,7 @@ def convert(
     n_steps: int,
     calibration: NDArray[np.uint8],
     units: Units = 1,
+    input: str = "graded",  # noqa: A002  # the name that `nctool export` gives it
 ) -> Conversion:
     """Convert a trained network of NoisyQuantReLU activations to integers.
 
@@ -76,9 +79,11 @@ def convert(
         n_steps: length of the window, >= 1.
         calibration: uint8 (samples, *input_shape), training samples; measured where no bound can be proved.
         units: neurons that share an activation, for all layers or by name (see `nctool.conversion.units`).
+        input: how pixels enter, `graded` (rule I1) or `rate` (rule I4).
 
     Raises:
-        UsageError: n_steps < 1, no calibration sample, or units for a layer that does not spike.
+        UsageError: n_steps < 1, no calibration sample, units for a layer that does not spike, or an unknown coding of
+            the input.
         UnsupportedError: a module has no integrate-and-fire form.
         RangeError: numbers do not fit.
     """
@@ -86,19 +91,24 @@ def convert(
         raise UsageError(f"steps: {n_steps} is out of range, allowed >= 1", "give 1 or more time steps with --steps")
     if len(calibration) == 0:
         raise UsageError("calibration: number of samples is 0, allowed >= 1")
+    coding = find_coding(input)
     traced = trace(model, input_shape)
     normed = each(traced, fold_batch_norm)
     pooled = each(normed, fold_pooling)
     copies = units_by_name(pooled, units)
     staggered = stagger(pooled, copies)
-    graded = choose_input(staggered, mean, std, form, calibration, n_steps)
-    absorbed = absorb_spike_values(staggered, graded)
-    fitted = fit(absorbed, graded, form, calibration, n_steps)
+    if coding == "rate":
+        coded = rate_input(input_shape, mean, std)
+        staggered = split_input(staggered, coded)
+    else:
+        coded = choose_input(staggered, mean, std, form, calibration, n_steps)
+    absorbed = absorb_spike_values(staggered, coded)
+    fitted = fit(absorbed, coded, form, calibration, n_steps)
     changes = (
         _folded("fold batch norm", [name for name, synapse in _branches(traced) if synapse.norm is not None]),
         _folded("fold average pooling", [name for name, synapse in _branches(normed) if synapse.pools]),
         _staggered(copies),
-        _encoded(graded),
+        *_coded(coded, n_steps),
         Change("absorb spike values", "a spike is worth its threshold: folded into the weights behind it", True),
         *_rounded(fitted, form),
     )
@@ -119,10 +129,18 @@ def _staggered(copies: Mapping[str, int]) -> Change:
     return Change("copy units", f"units of {', '.join(several)}" if several else "one unit for each activation", True)
 
 
-def _encoded(graded: GradedInput) -> Change:
-    table = graded.encoding.table
-    detail = f"pixels as integers {int(table.min())}..{int(table.max())}, one step per channel"
-    return Change("grade the input", detail, False, 0.5 / float(np.abs(table.astype(int)).max()))
+def _coded(coded: CodedInput, n_steps: int) -> tuple[Change, ...]:
+    encoding, table = coded.encoding, coded.encoding.table
+    if isinstance(encoding, InputEncoding):
+        detail = f"pixels as integers {int(table.min())}..{int(table.max())}, one step per channel"
+        return (Change("grade the input", detail, False, 0.5 / float(np.abs(table.astype(int)).max())),)
+    channels, copies = encoding.sample_shape[0], len(table) // encoding.sample_shape[0]
+    split = f"{channels} into {len(table)}, ON above the mean and OFF below it: the weights behind are copied"
+    detail = f"a spike train for each of {len(table)} channels, its rate rounded to {n_steps} step{'s' * (n_steps > 1)}"
+    return (
+        Change("split the channels", split if copies > 1 else "nothing to split: all of one sign", True),
+        Change("code the input as rates", detail, False, 0.5 / n_steps),
+    )
 
 
 def _rounded(fitted: Fitted, form: IntegerFormat) -> tuple[Change, ...]:

@@ -53,13 +53,17 @@ def _copied(population: FloatPopulation, units: Mapping[str, int]) -> FloatPopul
     return replace(
         population,
         shape=(population.shape[0] * copies, *population.shape[1:]),
-        synapses=tuple(_rewired(synapse, units.get(synapse.source, 1), copies) for synapse in population.synapses),
+        synapses=tuple(copy_channels(synapse, units.get(synapse.source, 1), copies) for synapse in population.synapses),
         units=copies,
     )
 
 
-def _rewired(synapse: FloatSynapse, copies_in: int, copies_out: int) -> FloatSynapse:
-    """Repeat the weights along the source's channels and along their own: copies of a channel lie side by side."""
+def copy_channels(synapse: FloatSynapse, copies_in: int, copies_out: int) -> FloatSynapse:
+    """Repeat weights along the source's channels and along their own: copies of a channel lie side by side.
+
+    Args:
+        copies_in, copies_out: how many of each channel of the source and of the driven population there are.
+    """
     channels, *size = synapse.source_shape
     weight = synapse.weight
     if synapse.conv is None:

@@ -13,7 +13,7 @@ from nctool.network import IntArray, IntNetwork
 
 
 def input_signal(network: IntNetwork, samples: Samples, n_steps: int) -> IntArray:
-    """Turn samples into what drives the network, and the steps before step 1 (rules I1, I2 and C4).
+    """Turn samples into what drives the network, and the steps before step 1 (rules I1, I2, I4 and C4).
 
     Returns:
         integers (samples, lead + n_steps, *input shape), or (samples, 1, *input shape) for the same at every step.
@@ -29,7 +29,7 @@ def input_signal(network: IntNetwork, samples: Samples, n_steps: int) -> IntArra
 
 
 def own_signal(network: IntNetwork, samples: Samples, n_steps: int) -> IntArray:
-    """Turn samples into what drives the network from step 1 on (rules I1 and I2).
+    """Turn samples into what drives the network from step 1 on (rules I1, I2 and I4).
 
     Returns:
         integers (samples, n_steps, *input shape), or (samples, 1, *input shape) for the same at every step.
@@ -37,9 +37,7 @@ def own_signal(network: IntNetwork, samples: Samples, n_steps: int) -> IntArray:
     Raises:
         RangeError: the samples do not fit the input, or last another number of steps.
     """
-    signal = network.input.signal(samples)  # type: ignore[arg-type]  # each kind of input checks its samples
-    if signal.shape[1] not in (1, n_steps):
-        raise RangeError(f"input: the samples last {signal.shape[1]} steps, allowed {n_steps}, or 1 for a constant")
+    signal = network.input.signal(samples, n_steps)  # type: ignore[arg-type]  # each kind of input checks its samples
     if signal.shape[1] > 1 and any(not population.synapses for population in network.populations):
         raise RangeError(
             f"input: the samples last {signal.shape[1]} steps, allowed one value for all steps: it is a bias (rule I3)",

@@ -1,14 +1,17 @@
 """Training: from a recipe's model and images to a checkpoint that conversion can start from.
 
     fit(model, data, recipe, out_dir) -> TrainResult        loop · optimiser · augment
+    input_coding(normalisation, recipe) -> InputCoding      coding
     measure_held_out(...) -> HeldOutReport                  noise: σ of each layer, once for each epoch
     snn_accuracy(...), ann_accuracy(...)                    spiking
     save_checkpoint(...), load_checkpoint(path)             checkpoint · state (to resume) · tensor_file
 
-May import of nctool: nq, recipe, errors, files, progress. Nothing of models or deploy.
+May import of nctool: nq, recipe, errors, files, progress, and of conversion how pixels become spike trains. Nothing of
+models or deploy.
 """
 
 from nctool.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from nctool.training.coding import InputCoding, input_coding
 from nctool.training.data import LabelledImages, Normalisation, TrainingData
 from nctool.training.loop import TrainResult, fit
 from nctool.training.metrics import EpochMetrics
@@ -20,12 +23,14 @@ __all__ = [
     "Checkpoint",
     "EpochMetrics",
     "HeldOutReport",
+    "InputCoding",
     "LabelledImages",
     "Normalisation",
     "TrainResult",
     "TrainingData",
     "ann_accuracy",
     "fit",
+    "input_coding",
     "load_checkpoint",
     "measure_held_out",
     "save_checkpoint",

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import repeat
 
 import torch
 from torch import Tensor
@@ -71,6 +72,10 @@ class Normalisation:
         mean = torch.tensor(self.mean, device=images.device).view(shape)
         std = torch.tensor(self.std, device=images.device).view(shape)
         return images.to(torch.float32).div_(_WHITE).sub_(mean).div_(std)
+
+    def steps(self, images: Tensor, n_steps: int) -> Iterator[Tensor]:
+        """Yield what a spiking network sees at each step: the same float images every time."""
+        return repeat(self(images), n_steps)
 
 
 @dataclass(frozen=True)

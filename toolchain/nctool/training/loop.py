@@ -20,6 +20,7 @@ from nctool.nq import activations
 from nctool.progress import ProgressCallback, no_progress
 from nctool.recipe import Recipe
 from nctool.training.checkpoint import CHECKPOINT_NAME, Checkpoint, save_checkpoint
+from nctool.training.coding import input_coding
 from nctool.training.data import TrainingData
 from nctool.training.metrics import EpochMetrics, append_metrics, start_metrics
 from nctool.training.noise import HeldOutReport, measure_held_out, set_sigma
@@ -95,7 +96,7 @@ def fit(
         state = _train(model, data, recipe, out_dir, device, resume, progress)
     model.load_state_dict(state.best)
     model.eval()
-    result = _test(model, data, state, out_dir / CHECKPOINT_NAME)
+    result = _test(model, data, recipe, state, out_dir / CHECKPOINT_NAME)
     save_checkpoint(out_dir, _checkpoint(data, recipe, state, result))
     return result
 
@@ -130,7 +131,8 @@ def _train(
     progress: ProgressCallback,
 ) -> TrainingState:
     """Run the epochs that are not done yet, and return the state after the last."""
-    optimiser = Optimiser(model, data.train.to(device), data.normalisation, recipe)
+    coding = input_coding(data.normalisation, recipe)
+    optimiser = Optimiser(model, data.train.to(device), coding, recipe)
     held_out = data.held_out.to(device)
     state = load_state(out_dir, recipe) if resume else _nothing_done(model)
     _restore(model, optimiser, state, out_dir)
@@ -138,7 +140,7 @@ def _train(
     for epoch in range(state.epoch + 1, recipe.training.epochs + 1):
         started = time.perf_counter()
         loss = optimiser.run_epoch(epoch, progress)
-        report = measure_held_out(model, held_out, data.normalisation, recipe.noise.steps)
+        report = measure_held_out(model, held_out, coding, recipe.noise.steps)
         if recipe.noise.source == "ideal":
             set_sigma(model, report.sigma)
         seconds = time.perf_counter() - started
@@ -191,13 +193,14 @@ def _snapshot(model: nn.Module) -> dict[str, Tensor]:
     return {name: tensor.detach().cpu().clone() for name, tensor in model.state_dict().items()}
 
 
-def _test(model: nn.Module, data: TrainingData, state: TrainingState, path: Path) -> TrainResult:
+def _test(model: nn.Module, data: TrainingData, recipe: Recipe, state: TrainingState, path: Path) -> TrainResult:
     """Look at the test images, once."""
     test = data.test.to(next(model.parameters()).device)
-    by_steps = snn_accuracy(model, test, data.normalisation)
+    coding = input_coding(data.normalisation, recipe)
+    by_steps = snn_accuracy(model, test, coding)
     return TrainResult(
         path=path,
-        accuracy_ann=ann_accuracy(model, test, data.normalisation),
+        accuracy_ann=ann_accuracy(model, test, coding),
         accuracy_snn={str(steps): accuracy for steps, accuracy in by_steps.items()},
         theta=theta_of(model),
         sigma=sigma_of(model),

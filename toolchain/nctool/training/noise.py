@@ -6,14 +6,15 @@ Source: Huang et al., arXiv 2404.17456.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from nctool.nq import activations, spiking
-from nctool.training.data import LabelledImages, Normalisation
+from nctool.training.coding import InputCoding
+from nctool.training.data import LabelledImages
 from nctool.training.spiking import n_correct
 
 MAX_IMAGES = 5000
@@ -36,9 +37,7 @@ class HeldOutReport:
     accuracy_snn: float
 
 
-def measure_held_out(
-    model: nn.Module, split: LabelledImages, normalisation: Normalisation, n_steps: int
-) -> HeldOutReport:
+def measure_held_out(model: nn.Module, split: LabelledImages, coding: InputCoding, n_steps: int) -> HeldOutReport:
     """Run ANN and spiking network side by side and measure their gap in each layer.
 
     gap_l = q_l − θ_l·r_l with r_l the spikes of a neuron divided by T_val; every layer sees the spiking
@@ -47,7 +46,7 @@ def measure_held_out(
     Args:
         model: a network with `NoisyQuantReLU` activations; its mode is kept.
         split: the held-out images; the first `MAX_IMAGES` are used.
-        normalisation: from pixels to the network's input.
+        coding: from pixels to the network's input.
         n_steps: T_val, ≥ 1.
     """
     split = split.first(MAX_IMAGES)
@@ -57,10 +56,9 @@ def measure_held_out(
     correct_ann = correct_snn = 0
     with torch.no_grad(), _Recorder(model) as recorder:
         for batch in split.batches(_BATCH_SIZE):
-            images = normalisation(batch.images)
-            correct_ann += n_correct(model(images), batch.labels)
+            correct_ann += n_correct(model(coding(batch.images)), batch.labels)
             quantised = recorder.take()
-            correct_snn += n_correct(_spiking_logits(model, images, n_steps), batch.labels)
+            correct_snn += n_correct(_spiking_logits(model, coding.steps(batch.images, n_steps)), batch.labels)
             for name, sums in recorder.take().items():
                 gap = quantised[name] - sums / n_steps
                 variances[name].append(gap.double().var(correction=0))
@@ -76,10 +74,10 @@ def set_sigma(model: nn.Module, sigma: dict[str, float]) -> None:
         layers[name].sigma.fill_(value)
 
 
-def _spiking_logits(model: nn.Module, images: Tensor, n_steps: int) -> Tensor:
+def _spiking_logits(model: nn.Module, steps: Iterator[Tensor]) -> Tensor:
     with spiking(model):
-        logits: Tensor = model(images)
-        for _ in range(n_steps - 1):
+        logits: Tensor = model(next(steps))
+        for images in steps:
             logits = logits + model(images)
     return logits
 

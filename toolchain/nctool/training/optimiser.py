@@ -21,7 +21,8 @@ from nctool.nq import activations
 from nctool.progress import ProgressCallback
 from nctool.recipe import Recipe
 from nctool.training.augment import augment
-from nctool.training.data import LabelledImages, Normalisation
+from nctool.training.coding import InputCoding
+from nctool.training.data import LabelledImages
 
 _SMALLEST_BATCH = 2
 """Batch normalisation has no variance to work with in a batch of one: such a last batch is left out."""
@@ -34,17 +35,17 @@ class Optimiser:
     Args:
         model: on the device where it is trained.
         train: the training images, on the same device.
-        normalisation: from pixels to the network's input.
+        coding: from pixels to the network's input.
         recipe: `[training]` and the seed.
 
     Raises:
         UsageError: fewer than two training images.
     """
 
-    def __init__(self, model: nn.Module, train: LabelledImages, normalisation: Normalisation, recipe: Recipe) -> None:
+    def __init__(self, model: nn.Module, train: LabelledImages, coding: InputCoding, recipe: Recipe) -> None:
         if len(train) < _SMALLEST_BATCH:
             raise UsageError(f"got {len(train)} training image, allowed: {_SMALLEST_BATCH} or more")
-        self._model, self._train, self._normalisation = model, train, normalisation
+        self._model, self._train, self._coding = model, train, coding
         self._recipe, self._settings = recipe, recipe.training
         self._layers = activations(model)
         self._sgd = torch.optim.SGD(
@@ -103,7 +104,7 @@ class Optimiser:
         for group in self._sgd.param_groups:
             group["lr"] = self.learning_rate(epoch, step)
         images = augment(self._train.images[chosen], self._settings)
-        logits = self._model(self._normalisation(images))
+        logits = self._model(self._coding(images))
         loss = functional.cross_entropy(logits, self._train.labels[chosen])
         value = float(loss.detach())
         if not math.isfinite(value):

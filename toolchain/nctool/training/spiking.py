@@ -11,21 +11,22 @@ import torch
 from torch import Tensor, nn
 
 from nctool.nq import spiking
-from nctool.training.data import LabelledImages, Normalisation
+from nctool.training.coding import InputCoding
+from nctool.training.data import LabelledImages
 
 REPORTED_STEPS = (1, 2, 4, 8, 16)
 """The windows that accuracy is reported for, as in Huang et al., arXiv 2404.17456."""
 _BATCH_SIZE = 500
 
 
-def ann_accuracy(model: nn.Module, split: LabelledImages, normalisation: Normalisation) -> float:
+def ann_accuracy(model: nn.Module, split: LabelledImages, coding: InputCoding) -> float:
     """Return the fraction of `split` that the noise-free ANN classifies correctly; the model's mode is kept."""
     was_training = model.training
     model.eval()
     correct = 0
     with torch.no_grad():
         for batch in split.batches(_BATCH_SIZE):
-            correct += n_correct(model(normalisation(batch.images)), batch.labels)
+            correct += n_correct(model(coding(batch.images)), batch.labels)
     model.train(was_training)
     return correct / len(split)
 
@@ -33,15 +34,15 @@ def ann_accuracy(model: nn.Module, split: LabelledImages, normalisation: Normali
 def snn_accuracy(
     model: nn.Module,
     split: LabelledImages,
-    normalisation: Normalisation,
+    coding: InputCoding,
     steps: Sequence[int] = REPORTED_STEPS,
 ) -> dict[int, float]:
     """Return the accuracy of the spiking network for several windows.
 
     Args:
         model: a network with `NoisyQuantReLU` activations; its mode is kept.
-        split: the images; each is fed as a constant at every step.
-        normalisation: from pixels to the network's input.
+        split: the images.
+        coding: from pixels to what the network sees at each step.
         steps: windows in time steps, ≥ 1.
 
     Returns:
@@ -49,10 +50,9 @@ def snn_accuracy(
     """
     correct = dict.fromkeys(sorted(steps), 0)
     for batch in split.batches(_BATCH_SIZE):
-        images = normalisation(batch.images)
-        logits = torch.zeros((), device=images.device)
+        logits = torch.zeros((), device=batch.images.device)
         with spiking(model):
-            for step in range(1, max(steps) + 1):
+            for step, images in enumerate(coding.steps(batch.images, max(steps)), start=1):
                 logits = logits + model(images)
                 if step in correct:
                     correct[step] += n_correct(logits, batch.labels)
