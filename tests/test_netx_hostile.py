@@ -127,13 +127,18 @@ def test_netx_of_another_tool(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("version", "hint"), [(2, "update nctool"), (BILLION, "update nctool"), (0, EXPORT), (-1, EXPORT)]
+    ("version", "hint"), [(3, "update nctool"), (BILLION, "update nctool"), (0, EXPORT), (-1, EXPORT)]
 )
 def test_another_version(path, version, hint):
     put(path, "nctool/version", np.int64(version))
     with pytest.raises(FormatError) as caught:
         read(path)
-    assert str(caught.value) == f"`{path}`: format version {version}, this nctool reads version 1\nhint: {hint}"
+    assert str(caught.value) == (f"`{path}`: format version {version}, this nctool reads versions 1 to 2\nhint: {hint}")
+
+
+def test_a_chain_of_the_version_of_graphs(path):
+    put(path, "nctool/version", np.int64(2))
+    assert refusal(path) == "`/nctool/version` is 2, allowed 1 for such synapses"
 
 
 def test_another_format(path):
