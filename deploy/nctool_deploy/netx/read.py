@@ -157,14 +157,19 @@ def _read_population(
 
 def _read_branches(layer: Node, sources: Sequence[str], realisation: Realisation) -> list[Synapse]:
     """Return the synapses beside the first one: as many as there are sources, no more and no fewer."""
-    if not sources and "synapse" not in layer:
+    if not sources:
+        if "synapse" in layer:
+            raise FormatError(f"`{layer.name}/synapse` is there, allowed with several sources only")
         return []
     group = layer.child("synapse")
-    if len(group) != len(sources):
-        raise FormatError(f"`{group.name}` holds {len(group)} synapses, allowed {len(sources)}, one for each source")
-    return [
+    synapses = [
         _read_synapse(group.child(str(number)), source, realisation) for number, source in enumerate(sources, start=1)
     ]
+    if len(group) != len(synapses):
+        raise FormatError(
+            f"`{group.name}` holds {len(group)} synapses, allowed {len(synapses)}, one for each source but the first"
+        )
+    return synapses
 
 
 def _read_synapse(node: Node, source: str, realisation: Realisation) -> Synapse:
