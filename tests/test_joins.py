@@ -179,7 +179,7 @@ def test_integers_spike_like_torch_where_they_represent_it_exactly(seed, groups)
 
 @pytest.mark.lava
 def test_a_network_of_concatenations_is_equal_on_three_engines(tmp_path: Path):
-    network = converted(exact(1, 3), (2, 3, 3)).network
+    network = converted(exact(5, 3), (2, 3, 3)).network
     sources = {p.name: [synapse.source for synapse in p.synapses] for p in network.populations}
     assert sources == {"one": ["input"], "two": ["input"], "three": ["one", "two", "input"], "head": ["three", "one"]}
     pixels = random_pixels(network, 5)
