@@ -70,6 +70,26 @@ def random_rate(rng: np.random.Generator, sample_shape: Shape) -> RateEncoding:
     return RateEncoding(sample_shape, table.astype(np.int16), threshold)
 
 
+def random_graph(seed: int, *, n_steps: int | None = None) -> IntNetwork:
+    """Return a small network whose populations read up to three of those before them, as `random_network` else.
+
+    Images are halved now and then; every synapse has an exponent of its own.
+    """
+    rng = np.random.default_rng(seed)
+    n_steps = n_steps or int(rng.integers(1, 6))
+    shapes: dict[str, Shape] = {INPUT_NAME: (int(rng.integers(1, 3)), *rng.integers(3, 7, 2).tolist())}
+    encoding = InputEncoding(shapes[INPUT_NAME], rng.integers(-128, 128, (shapes[INPUT_NAME][0], 256)).astype(np.int8))
+    populations: list[Population] = []
+    for number in range(int(rng.integers(2, 7))):
+        driven, synapses = _joined(rng, shapes)
+        populations.append(_firing(rng, f"layer{number}", driven, int(rng.integers(0, 7)), *synapses))
+        shapes[populations[-1].name] = driven
+    (channels,), synapses = _joined(rng, shapes, flat=True)
+    populations.append(Population("readout", (channels,), Readout(0.5), _bias(rng, channels, 500), synapses))
+    network = IntNetwork(encoding, tuple(_within_bounds(p, encoding, n_steps) for p in populations), n_steps)
+    return with_bounds(network, {name: found.bound("proved") for name, found in prove(network).items()})
+
+
 def random_pixels(network: IntNetwork, n_samples: int, seed: int = 0) -> np.ndarray:
     """Return uint8 pixels for `network`."""
     rng = np.random.default_rng(seed)
@@ -132,27 +152,59 @@ seeds = st.integers(0, 2**32 - 1)
 def _within_bounds(population: Population, encoding: PixelEncoding, n_steps: int) -> Population:
     """Halve weights and bias until the accumulated input fits."""
     while prove_population(population, encoding, n_steps).magnitude.max() > ACCUMULATOR_LIMIT:
-        synapse = population.synapses[0]
-        halved = replace(synapse, weight=np.trunc(synapse.weight / 2).astype(np.int32))
-        population = replace(population, synapses=(halved,), bias=np.trunc(population.bias / 2).astype(np.int64))
+        halved = tuple(replace(s, weight=np.trunc(s.weight / 2).astype(np.int32)) for s in population.synapses)
+        population = replace(population, synapses=halved, bias=np.trunc(population.bias / 2).astype(np.int64))
     return population
 
 
 def _population(rng: np.random.Generator, name: str, source: str, shape: Shape) -> Population:
     synapse = _conv(rng, source, shape) if len(shape) == 3 and rng.integers(3) else _dense(rng, source, shape)
-    driven = synapse.output_shape(shape)
-    channels = driven[0]
     exponent = int(rng.integers(0, 7)) if source == INPUT_NAME else int(rng.integers(0, 3))
+    return _firing(rng, name, synapse.output_shape(shape), exponent, synapse)
+
+
+def _firing(rng: np.random.Generator, name: str, driven: Shape, exponent: int, *synapses: Synapse) -> Population:
+    channels = driven[0]
     threshold = rng.integers(1, 128, channels) << exponent
     initial = rng.integers(0, threshold) if rng.integers(2) else threshold // 2
     limit = 16320 if rng.integers(4) == 0 else int(threshold.max())  # extreme biases, now and then
-    return Population(name, driven, IntegrateFire(threshold, initial), _bias(rng, channels, limit), (synapse,))
+    return Population(name, driven, IntegrateFire(threshold, initial), _bias(rng, channels, limit), synapses)
 
 
 def _readout(rng: np.random.Generator, source: Population) -> Population:
     synapse = _dense(rng, source.name, source.shape)
     channels = synapse.weight.shape[0]
     return Population("readout", (channels,), Readout(0.5), _bias(rng, channels, 500), (synapse,))
+
+
+def _joined(
+    rng: np.random.Generator, shapes: dict[str, Shape], *, flat: bool = False
+) -> tuple[Shape, tuple[Synapse, ...]]:
+    """Return a shape, and synapses that drive it from 1 to 3 of the sources, the last of them most often."""
+    names, channels = list(shapes), int(rng.integers(1, 5))
+    sources = [names[-1 - int(rng.integers(len(names)) * rng.integers(2))] for _ in range(int(rng.integers(1, 4)))]
+    flat = flat or rng.integers(4) == 0 or any(len(shapes[source]) == 1 for source in sources)
+    if flat:
+        drawn = [_weights(rng, (channels, int(np.prod(shapes[source])))) for source in sources]
+        return (channels,), tuple(Synapse(s, w, _exponent(rng)) for s, w in zip(sources, drawn, strict=True))
+    size = min(shapes[source][1:] for source in sources)
+    size = tuple(-(-n // 2) for n in size) if rng.integers(4) == 0 else size
+    return (channels, *size), tuple(_shrinking(rng, source, shapes[source], (channels, *size)) for source in sources)
+
+
+def _shrinking(rng: np.random.Generator, name: str, source: Shape, driven: Shape) -> Synapse:
+    """Return a convolution that reads every second, fourth, ... place of an image, or all of them."""
+    strides = (2**k for k in range(8))
+    stride = next(s for s in strides if all(-(-n // s) == m for n, m in zip(source[1:], driven[1:], strict=True)))
+    groups = source[0] if driven[0] % source[0] == 0 and rng.integers(2) else 1
+    side = int(rng.choice([1, 3]))
+    weight = _weights(rng, (driven[0], source[0] // groups, side, side))
+    geometry = ConvGeometry((stride, stride), (side // 2, side // 2), groups=groups)
+    return Synapse(name, weight, _exponent(rng), geometry)
+
+
+def _exponent(rng: np.random.Generator) -> int:
+    return int(rng.choice([0, 0, 1, 3, 7]))
 
 
 def _bias(rng: np.random.Generator, channels: int, limit: int) -> IntArray:

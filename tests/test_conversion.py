@@ -280,6 +280,15 @@ def test_a_measured_bound_lowers_the_scale_too(eight_bit_input):
     assert readout.bound.high > 0.9 * ACCUMULATOR_LIMIT
 
 
+def test_a_channel_of_zeros_leaves_the_scale_of_another_alone(eight_bit_input):
+    model = nn.Sequential(nn.Linear(9, 2, bias=False))
+    with torch.no_grad():
+        model[0].weight.copy_(torch.tensor([[1.0], [0.0]]).expand(2, 9))
+    readout = converted(model, (9,), n_steps=1).network.readout
+    assert readout.synapses[0].weight[1].tolist() == [0] * 9
+    assert int(readout.synapses[0].weight[0, 0]) in (111, 112)  # as in a layer of the other channel only, above
+
+
 def test_a_wide_layer_is_calibrated_a_narrow_one_proved_and_nothing_overflows():
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(2000, 20), act(4.0), nn.Linear(20, 5))

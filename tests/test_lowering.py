@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 
-from nctool.errors import NctoolError, RangeError, UnsupportedError, UsageError
+from nctool.errors import NctoolError, RangeError, UsageError
 from nctool.network import Bound, InputEncoding, IntNetwork, Population, RateEncoding, Synapse
 from nctool_deploy.autapse import registers
 from nctool_deploy.lowering import lower
@@ -107,6 +107,7 @@ BITS = "export with --weight-bits 8"
 FEWER = "export with fewer --weight-bits"
 STATE = "export with fewer --steps or fewer --weight-bits"
 SMALLER = "use fewer groups or a smaller kernel"
+ROUNDED = "convert with nctool, which rounds weights to that form"
 EIGHT_BITS = "or geometry exceed what Lava holds in 8 bits, allowed up to 127"
 BEYOND = {
     "weight": (
@@ -127,8 +128,8 @@ BEYOND = {
         f"population `out`: weight 128 does not fit signed 8 bit, allowed -128..127\nhint: {BITS}",
     ),
     "exponent": (
-        chain(read_out(dense("input", [[1, 1]], exponent=1))),
-        "population `out`: weight exponent is 1, the netx loader allows 0",
+        chain(read_out(dense("input", [[1, 1]], exponent=8))),
+        f"population `out`: weight exponent is 8, allowed 0..7\nhint: {ROUNDED}",
     ),
     "upper bound": (
         with_bound(-3, 131072),
@@ -190,29 +191,30 @@ def test_a_convolution_of_spikes_is_not_multiplied_by_the_input():
 def test_all_violations_are_listed_with_each_hint_once():
     network = chain(
         fire("a", dense("input", [[128, 1], [1, 1]]), bias=[16321, 0]),
-        fire("b", dense("a", [[-129, 1]], exponent=2), reset="zero"),
+        fire("b", dense("a", [[-129, 1]], exponent=9), reset="zero"),
         read_out(dense("b", [[1]])),
     )
     assert refusal(network) == (
         "population `a`: weight 128 does not fit signed 8 bit, allowed -128..127\n"
         "population `a`: bias 16321 does not fit two always-on sources, allowed -16320..16320\n"
         "population `b`: weight -129 does not fit signed 8 bit, allowed -128..127\n"
-        "population `b`: weight exponent is 2, the netx loader allows 0\n"
+        "population `b`: weight exponent is 9, allowed 0..7\n"
         "population `b`: reset is `zero`, the autapse allows `subtract`\n"
-        "hint: export with --weight-bits 8; export with fewer --weight-bits, which lowers the biases"
+        "hint: export with --weight-bits 8; export with fewer --weight-bits, which lowers the biases; convert with "
+        "nctool, which rounds weights to that form"
     )
 
 
 def test_every_violation_of_one_population_is_listed():
     """The second check does not wait until the first is mended."""
-    synapse = dense("input", [[128, -129], [1, 1]], exponent=1)
+    synapse = dense("input", [[128, -129], [1, 1]], exponent=8)
     bad = fire("a", synapse, bias=[16321, 0], threshold=[129, 8500], initial=[129, 0], reset="zero")
     network = chain(bad, read_out(dense("a", [[1, 1]])))
     network = replace(network, populations=(replace(network.populations[0], bound=None), network.readout))
     assert refusal(network) == (
         "population `a`: weight -129 does not fit signed 8 bit, allowed -128..127\n"
         "population `a`: weight 128 does not fit signed 8 bit, allowed -128..127\n"
-        "population `a`: weight exponent is 1, the netx loader allows 0\n"
+        "population `a`: weight exponent is 8, allowed 0..7\n"
         "population `a`: the range of its accumulated input is not known\n"
         "population `a`: bias 16321 does not fit two always-on sources, allowed -16320..16320\n"
         "population `a`: reset is `zero`, the autapse allows `subtract`\n"
@@ -221,9 +223,9 @@ def test_every_violation_of_one_population_is_listed():
         "allowed m 1..127 (here e = 7)\n"
         "population `a`: thresholds spread over 0..8500 above the initial potential need bias mantissas -4250..4250, "
         "allowed -4096..4095\n"
-        "hint: export with --weight-bits 8; convert with nctool; export with fewer --weight-bits, which lowers the "
-        "biases; convert with nctool, which rounds thresholds to that form; export with fewer --weight-bits, which "
-        "lowers the thresholds"
+        f"hint: {BITS}; {ROUNDED}; convert with nctool; export with fewer --weight-bits, which lowers the biases; "
+        "convert with nctool, which rounds thresholds to that form; export with fewer --weight-bits, which lowers the "
+        "thresholds"
     )
 
 
@@ -239,25 +241,66 @@ def test_the_violations_of_many_populations_are_all_listed():
 # --- the graph ----------------------------------------------------------
 
 
-SKIP = "\nhint: skip connections run on the reference and fast engines, not as netx yet"
+def ladder(n_layers: int, *synapses: Synapse) -> IntNetwork:
+    """Return a readout of `synapses` and of a chain of layers of one neuron, `p0`, `p1`, ..."""
+    names = ["input", *(f"p{number}" for number in range(n_layers))]
+    layers = [fire(name, dense(source, [[1]])) for source, name in pairwise(names)]
+    return chain(*layers, read_out(dense(names[-1], [[1]]), *synapses), shape=(1,))
 
 
 @pytest.mark.parametrize(
-    ("synapses", "text"),
+    "network",
     [
-        (
-            (dense("a", [[1]]), dense("input", [[1, 1]])),
-            "population `out`: driven by `a`, `input`, allowed one synapse from `a`",
-        ),
-        ((dense("a", [[1]]), dense("a", [[1]])), "population `out`: driven by `a`, `a`, allowed one synapse from `a`"),
-        ((dense("input", [[1, 1]]),), "population `out`: driven by `input`, allowed one synapse from `a`"),
+        chain(fire("a", dense("input", [[1, 1]])), read_out(dense("a", [[1]]), dense("input", [[1, 1]], exponent=7))),
+        chain(fire("a", dense("input", [[1, 1]])), read_out(dense("a", [[1]]), dense("a", [[127]], exponent=7))),
+        chain(fire("a", dense("input", [[1, 1]])), read_out(dense("input", [[1, 1]]))),
+        ladder(62, dense("input", [[1]])),
+        ladder(63, dense("p0", [[1]])),
     ],
 )
-def test_only_a_chain_is_lowered(synapses, text):
-    network = chain(fire("a", dense("input", [[1, 1]])), read_out(*synapses))
-    with pytest.raises(UnsupportedError) as caught:
-        lower(network, LAVA)
-    assert str(caught.value) == text + SKIP
+def test_any_graph_without_a_cycle_is_lowered(network):
+    assert lower(network, LAVA).network is network
+
+
+def test_a_skip_over_more_layers_than_there_are_delays_is_refused():
+    network = ladder(64, dense("p62", [[1]]), dense("p0", [[1]]), dense("input", [[1]]))
+    assert refusal(network) == (
+        "population `out`, branch 3 from `p0`: passes by 63 layers, each a time step of delay, allowed up to 62\n"
+        "population `out`, branch 4 from `input`: passes by 64 layers, each a time step of delay, allowed up to 62\n"
+        "hint: let the skip begin in a later layer or end in an earlier one"
+    )
+
+
+def test_every_branch_is_checked_and_named():
+    first = fire("a", conv("input", np.ones((2, 1, 1, 1))), shape=(2, 2, 2))
+    sum_of = (
+        replace(conv("a", np.full((600, 2, 1, 1), 127)), exponent=8),
+        conv("a", [[[[200]], [[1]]]] * 600),
+        conv("input", np.full((600, 1, 1, 1), -129), groups=1),
+        replace(conv("a", np.full((600, 2, 2, 2), 127), padding=(1, 1), dilation=(2, 2)), exponent=16),
+    )
+    second = fire("b", *sum_of, shape=(600, 2, 2), bias=16321)
+    network = chain(first, second, read_out(dense("b", np.ones((1, 2400)))), shape=(1, 2, 2))
+    assert refusal(network) == (
+        "population `b`, branch 1 from `a`: weight exponent is 8, allowed 0..7\n"
+        "population `b`, branch 2 from `a`: weight 200 does not fit signed 8 bit, allowed -128..127\n"
+        "population `b`, branch 3 from `input`: weight -129 does not fit signed 8 bit, allowed -128..127\n"
+        "population `b`, branch 4 from `a`: weight exponent is 16, allowed 0..7\n"
+        "population `b`, branch 4 from `a`: a convolution may sum to 66584576, Lava clamps at 8388607\n"
+        "population `b`: bias 16321 does not fit two always-on sources, allowed -16320..16320\n"
+        f"hint: {ROUNDED}; {BITS}; {FEWER}; export with fewer --weight-bits, which lowers the biases"
+    )
+
+
+def test_an_exponent_counts_in_the_sum_of_a_convolution():
+    def summing_to(n_weights: int, exponent: int) -> IntNetwork:
+        synapse = replace(conv("input", np.full((1, n_weights, 1, 1), 64)), exponent=exponent)
+        return image(synapse, (n_weights, 1, 1))
+
+    assert lower(summing_to(15, 6), LAVA).network == summing_to(15, 6)  # 128 · 15 · 64 · 2⁶ = 7864320
+    assert refusal(summing_to(16, 6)) == (
+        f"population `c`: a convolution may sum to 8388608, Lava clamps at 8388607\nhint: {FEWER}"
+    )
 
 
 def test_an_unknown_realisation_is_refused():

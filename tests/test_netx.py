@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 import sys
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import h5py
 import numpy as np
 import pytest
 from hypothesis import given
-from hypothesis import strategies as st
 
 from nctool.errors import FormatError, UsageError
 from nctool.network import Bound, IntNetwork
@@ -20,7 +20,7 @@ from nctool_deploy.lowering import lower
 from nctool_deploy.netx import ChangeRecord, KnownAnswers, Provenance, read, write
 from nctool_deploy.netx.metadata import NetxFile, digest
 from nctool_deploy.targets import find_target
-from tests.networks import conv, dense, fire, random_network, random_pixels, read_out, seeds, signed_input
+from tests.networks import conv, dense, fire, random_graph, random_network, random_pixels, read_out, seeds, signed_input
 
 CONV_AND_DENSE = 2
 """Seed of a network of a convolution, two dense layers and a readout."""
@@ -60,16 +60,17 @@ def scratch(tmp_path_factory: pytest.TempPathFactory) -> Path:
 # --- read(write(n)) = n -------------------------------------------------
 
 
-@given(seeds, st.booleans())
-def test_what_is_written_is_read_back(scratch, seed, rate):
-    network = random_network(seed, rate=rate)
+@pytest.mark.parametrize("draw", [random_network, partial(random_network, rate=True), random_graph])
+@given(seed=seeds)
+def test_what_is_written_is_read_back(scratch, draw, seed):
+    network = draw(seed)
     expected = answers(network)
     lowered = lower(network, find_target("lava"))
     metadata = write(scratch, lowered, expected, provenance=PROVENANCE, changes=CHANGES, weight_bits=5)
     content = read(scratch)
     assert content == NetxFile(network, metadata, expected, ())
     assert (metadata.target, metadata.realisation, metadata.weight_bits) == ("lava", "autapse", 5)
-    assert metadata.input_encoding == ("rate" if rate else "graded")
+    assert metadata.input_encoding == (network.pixel_input.coding)
     assert (metadata.provenance, metadata.changes) == (PROVENANCE, CHANGES)
 
 
@@ -118,6 +119,53 @@ def test_the_layers_carry_the_stock_keys(tmp_path):
         assert json.loads(file["nctool/metadata"][()])["n_steps"] == network.n_steps
     assert b"conv" in kinds
     assert kinds.index(b"flatten") == kinds.index(b"dense") - 1
+
+
+# --- several synapses ---------------------------------------------------
+
+
+def graph() -> IntNetwork:
+    """Return an image, a convolution `a`, a sum `b` of it and the input, and a readout of `b` and `a`."""
+    bound = Bound("proved", -9, 9)
+    image = {"shape": (2, 2, 2), "bound": bound}
+    a = fire("a", conv("input", [[[[1]]], [[[2]]]]), **image)
+    b = fire("b", conv("a", np.eye(2).reshape(2, 2, 1, 1)), replace(conv("input", [[[[4]]]] * 2), exponent=3), **image)
+    out = read_out(dense("b", np.eye(3, 8)), dense("a", np.eye(3, 8)), bound=bound)
+    return IntNetwork(signed_input(1, 2, 2), (a, b, out), 2)
+
+
+def test_further_synapses_stand_beside_the_stock_keys(tmp_path):
+    network, path = graph(), tmp_path / "model.net"
+    write(path, lower(network, find_target("lava")), answers(network))
+    with h5py.File(path) as file:
+        assert [file[f"layer/{number}/type"][()] for number in range(5)] == [
+            b"input",
+            b"conv",
+            b"conv",
+            b"flatten",
+            b"dense",
+        ]
+        assert [list(file[f"layer/{number}"].get("synapse", [])) for number in (1, 2, 4)] == [[], ["1"], ["1"]]
+        branch = file["layer/2/synapse/1"]
+        assert list(branch) == ["dilation", "groups", "padding", "stride", "type", "weight", "wgtExp"]
+        assert (branch["type"][()], branch["wgtExp"][()], branch["weight"].dtype) == (b"conv", 3, np.int8)
+        assert list(file["layer/4/synapse/1"]) == ["type", "weight", "wgtExp"]
+        metadata = json.loads(file["nctool/metadata"][()])
+        assert [record.get("sources") for record in metadata["populations"]] == [None, ["a", "input"], ["b", "a"]]
+        assert file["nctool/version"][()] == 2
+
+
+def test_the_file_of_a_chain_stays_as_it_was(tmp_path):
+    """Version 1, no sources, and the digests that nctool gave before it knew of graphs."""
+    written(tmp_path / "model.net")
+    with h5py.File(tmp_path / "model.net") as file:
+        assert file["nctool/version"][()] == 1
+        records = json.loads(file["nctool/metadata"][()])["populations"]
+    assert {tuple(record) for record in records} == {("name", "layer", "digest", "scale", "bound")}
+    a = fire("a", conv("input", [[[[1, -2]]]], padding=(0, 1)), shape=(1, 2, 3), threshold=5, initial=2, bias=-1)
+    assert digest(a) == "3f7a51a970f7397bfa1ac24366a923f17a1c5dfeca724100ebe7ba99243ff08d"
+    out = read_out(dense("a", [[3] * 6]), scale=0.5, bias=4)
+    assert digest(out) == "656c5683967cf2904f4b6f51de16856d5eaf493af65a851e5f18d8513343da14"
 
 
 # --- atomic -------------------------------------------------------------
@@ -241,6 +289,48 @@ def test_every_changed_layer_is_named_in_order(tmp_path):
             if "bias" in group:
                 group["bias"][0] += 1
     assert read(path, check_digests=False).changed_layers == tuple(p.name for p in network.populations)
+
+
+@pytest.mark.parametrize(
+    ("key", "index", "change", "name"),
+    [
+        ("layer/2/weight", (0, 0, 0, 0), lambda value: value ^ 1, "b"),
+        ("layer/2/synapse/1/weight", (1, 0, 0, 0), lambda value: value ^ 1, "b"),
+        ("layer/2/synapse/1/wgtExp", (), lambda value: value - 1, "b"),
+        ("layer/2/synapse/1/dilation", 0, lambda value: value + 1, "b"),
+        ("layer/4/synapse/1/weight", (2, 7), lambda value: value ^ 1, "out"),
+    ],
+)
+def test_one_changed_number_of_a_branch_names_its_layer(tmp_path, key, index, change, name):
+    network, path = graph(), tmp_path / "model.net"
+    write(path, lower(network, find_target("lava")), answers(network))
+    edit(path, key, index, change)
+    assert read(path, check_digests=False).changed_layers == (name,)
+
+
+def test_branches_exchanged_change_the_layer(tmp_path):
+    network, path = graph(), tmp_path / "model.net"
+    write(path, lower(network, find_target("lava")), answers(network))
+    with h5py.File(path, "r+") as file:
+        text = file["nctool/metadata"][()]
+        file["nctool/metadata"][()] = text.replace(b'"sources":["b","a"]', b'"sources":["a","b"]')
+        assert file["nctool/metadata"][()] != text
+    assert read(path, check_digests=False).changed_layers == ("out",)
+
+
+def test_a_digest_knows_every_synapse_and_their_order():
+    one, other = dense("a", [[1]]), dense("b", [[1]])
+    sums = [
+        (one,),
+        (one, other),
+        (other, one),
+        (one, one),
+        (one, other, other),
+        (one, dense("b", [[2]])),
+        (one, dense("b", [[1]], 1)),
+        (one, conv("b", [[[[1]]]])),
+    ]
+    assert len({digest(read_out(*synapses)) for synapses in sums}) == len(sums)
 
 
 def test_a_digest_knows_the_name_and_the_source():

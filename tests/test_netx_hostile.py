@@ -18,20 +18,40 @@ from nctool.network import Bound, IntNetwork, RateEncoding
 from nctool_deploy.lowering import lower
 from nctool_deploy.netx import read, write
 from nctool_deploy.targets import find_target
-from tests.networks import dense, fire, random_network, read_out, signed_input
+from tests.networks import conv, dense, fire, random_network, read_out, signed_input
 from tests.test_netx import CONV_AND_DENSE, EXPORT, answers
 
 BILLION = 10**9
 SLOWEST_READ_S = 5.0
 
 
+FITS = Bound("proved", -9, 9)
+GRAPH = IntNetwork(
+    signed_input(1, 2, 2),
+    (
+        fire("a", conv("input", [[[[1]]], [[[2]]]]), shape=(2, 2, 2), bound=FITS),
+        fire("b", dense("a", np.eye(2, 8)), dense("input", np.eye(2, 4), 3), bound=FITS),
+        fire("c", conv("a", np.eye(2).reshape(2, 2, 1, 1)), conv("input", [[[[4]]]] * 2), shape=(2, 2, 2), bound=FITS),
+        read_out(dense("c", np.eye(3, 8)), dense("b", np.eye(3, 2)), dense("a", np.eye(3, 8)), bound=FITS),
+    ),
+    2,
+)
+"""Layers: input, conv `a`, flatten, dense `b`, conv `c`, flatten, dense readout."""
+
+
 @pytest.fixture(scope="module")
-def sound(tmp_path_factory: pytest.TempPathFactory) -> bytes:
-    """The bytes of a sound file: input, convolution, flatten, two dense layers and a readout."""
+def sound(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    """The bytes of a sound file: by default input, convolution, flatten, two dense layers and a readout."""
     path = tmp_path_factory.mktemp("hostile") / "model.net"
-    network = random_network(CONV_AND_DENSE)
+    network = getattr(request, "param", random_network(CONV_AND_DENSE))
     write(path, lower(network, find_target("loihi")), answers(network))
     return path.read_bytes()
+
+
+chain_and_graph = pytest.mark.parametrize(
+    "sound", [random_network(CONV_AND_DENSE), GRAPH], indirect=True, ids=["chain", "graph"]
+)
+graph_only = pytest.mark.parametrize("sound", [GRAPH], indirect=True, ids=["graph"])
 
 
 @pytest.fixture
@@ -127,13 +147,24 @@ def test_netx_of_another_tool(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("version", "hint"), [(2, "update nctool"), (BILLION, "update nctool"), (0, EXPORT), (-1, EXPORT)]
+    ("version", "hint"), [(3, "update nctool"), (BILLION, "update nctool"), (0, EXPORT), (-1, EXPORT)]
 )
 def test_another_version(path, version, hint):
     put(path, "nctool/version", np.int64(version))
     with pytest.raises(FormatError) as caught:
         read(path)
-    assert str(caught.value) == f"`{path}`: format version {version}, this nctool reads version 1\nhint: {hint}"
+    assert str(caught.value) == (f"`{path}`: format version {version}, this nctool reads versions 1 to 2\nhint: {hint}")
+
+
+def test_a_chain_of_the_version_of_graphs(path):
+    put(path, "nctool/version", np.int64(2))
+    assert refusal(path) == "`/nctool/version` is 2, allowed 1 for such synapses"
+
+
+@graph_only
+def test_a_graph_of_the_version_of_chains(path):
+    put(path, "nctool/version", np.int64(1))
+    assert refusal(path) == "`/nctool/version` is 1, allowed 2 for such synapses"
 
 
 def test_another_format(path):
@@ -144,6 +175,7 @@ def test_another_format(path):
 # --- keys that are missing, too many, or something else ------------------
 
 
+@chain_and_graph
 def test_every_key_is_needed(path, sound, tmp_path):
     keys = all_keys(sound, tmp_path)
     assert len(keys) > 50
@@ -174,6 +206,7 @@ def test_no_link_may_lead_nowhere(path):
     assert refusal(path) == "`/layer/1/weight` is a soft or external link, allowed plain data"
 
 
+@chain_and_graph
 def test_no_group_may_be_data_and_no_data_a_group(path, sound, tmp_path):
     keys = all_keys(sound, tmp_path)
     with h5py.File(path) as file:
@@ -189,6 +222,7 @@ def test_no_group_may_be_data_and_no_data_a_group(path, sound, tmp_path):
         assert refusal(path) == (f"`/{key}` is no group" if key in groups else f"`/{key}` holds no data"), key
 
 
+@chain_and_graph
 def test_no_number_may_have_another_type(path, sound, tmp_path):
     for key in all_keys(sound, tmp_path):
         path.write_bytes(sound)
@@ -453,6 +487,122 @@ def test_a_coding_of_another_version(rate_path):
 def test_rate_input_read_as_graded(rate_path):
     edit_metadata(rate_path, lambda content: content.update(input_encoding="graded"))
     assert refusal(rate_path) == "`/nctool/input_table` is int16, allowed int8"
+
+
+# --- synapses -----------------------------------------------------------
+
+
+def set_sources(*sources: object, population: int = 3) -> Callable[[dict], object]:
+    return lambda m: m["populations"][population].update(sources=list(sources))
+
+
+@graph_only
+def test_the_graph_to_spoil_is_sound(path):
+    assert read(path).network == GRAPH
+
+
+BEFORE = "allowed a population that stands before it"
+
+
+@graph_only
+@pytest.mark.parametrize(
+    ("change", "text"),
+    [
+        (set_sources("c", "b", "nobody"), f"population `out`: source is nobody, {BEFORE}"),
+        (set_sources("c", "b", ""), f"population `out`: source is , {BEFORE}"),
+        (set_sources("c", "b", "out"), f"population `out`: source is out, {BEFORE}"),
+        (set_sources("c", population=1), "`/layer/3/synapse` is there, allowed with several sources only"),
+        (set_sources("c", "input", population=1), f"population `b`: source is c, {BEFORE}"),
+        (set_sources("b", "input", population=1), f"population `b`: source is b, {BEFORE}"),
+        (set_sources("a", "out", population=1), f"population `b`: source is out, {BEFORE}"),
+        (set_sources("c", "b"), "`/layer/6/synapse` holds 2 synapses, allowed 1, one for each source but the first"),
+        (set_sources(), "`/layer/6/synapse` is there, allowed with several sources only"),
+        (
+            set_sources("c", "b", "a", "a"),
+            "`/layer/6/synapse/3` is missing",
+        ),
+        (set_sources("c", "a", "b"), "population `out`: weight shape is (3, 2), allowed (3, 8)"),
+        (set_sources("a", population=0), f"population `a`: source is a, {BEFORE}"),
+        (set_sources("input", "input", population=0), "`/layer/1/synapse` is missing"),
+        (set_sources("c", "b", 7), "`/nctool/metadata`: `populations.3.sources.2`: input should be a valid string"),
+        (set_sources("c", "b", None), "`/nctool/metadata`: `populations.3.sources.2`: input should be a valid string"),
+        (
+            lambda m: m["populations"][3].update(sources="cba"),
+            "`/nctool/metadata`: `populations.3.sources`: input should be a valid array",
+        ),
+        (
+            lambda m: m["populations"][3].update(sources=None),
+            "`/nctool/metadata`: `populations.3.sources`: input should be a valid array",
+        ),
+    ],
+)
+def test_sources_that_do_not_fit(path, change, text):
+    edit_metadata(path, change)
+    assert refusal(path) == text
+
+
+@graph_only
+@pytest.mark.parametrize(
+    ("key", "value", "text"),
+    [
+        ("layer/6/synapse/1/type", np.bytes_(b"pool"), "`/layer/6/synapse/1/type` is `pool`, allowed conv, dense"),
+        ("layer/6/synapse/1/type", np.bytes_(b"conv"), "`/layer/6/synapse/1/weight` has 2 axes, allowed 4"),
+        ("layer/4/synapse/1/type", np.bytes_(b"dense"), "`/layer/4/synapse/1/weight` has 4 axes, allowed 2"),
+        ("layer/3/synapse/1/wgtExp", np.int64(17), "population `b`: weight exponent is 17, allowed 0..16"),
+        (
+            "layer/4/synapse/1/stride",
+            np.array([2, 1]),
+            "population `c`: shape driven by `input` is (2, 1, 2), allowed (2, 2, 2)",
+        ),
+        (
+            "layer/4/synapse/1/padding",
+            np.array([0, -1]),
+            "`/layer/4/synapse/1/padding` is [0, -1], allowed two numbers 0..65535",
+        ),
+        (
+            "layer/6/synapse/2/weight",
+            np.zeros((4, 8), np.int8),
+            "population `out`: shape driven by `a` is (4,), allowed (3,)",
+        ),
+    ],
+)
+def test_a_branch_that_does_not_fit(path, key, value, text):
+    put(path, key, value)
+    assert refusal(path) == text
+
+
+@graph_only
+@pytest.mark.parametrize("name", ["3", "0", "x"])
+def test_a_branch_without_a_source(path, name):
+    with h5py.File(path, "r+") as file:
+        file.copy("layer/6/synapse/1", f"layer/6/synapse/{name}")
+    assert refusal(path) == "`/layer/6/synapse` holds 3 synapses, allowed 2, one for each source but the first"
+
+
+@graph_only
+def test_branches_are_numbered_from_one(path):
+    with h5py.File(path, "r+") as file:
+        file.move("layer/6/synapse/1", "layer/6/synapse/3")
+    assert refusal(path) == "`/layer/6/synapse/1` is missing"
+
+
+def test_a_branch_in_a_chain(path):
+    with h5py.File(path, "r+") as file:
+        file.create_group("layer/3/synapse")
+    assert refusal(path) == "`/layer/3/synapse` is there, allowed with several sources only"
+
+
+@graph_only
+def test_weights_that_branches_share_are_counted_for_each(path):
+    """2000 branches, all of them links to one matrix of a megabyte."""
+    with h5py.File(path, "r+") as file:
+        branch = file["layer/6/synapse/1"]
+        del branch["weight"]
+        branch["weight"] = np.zeros((1, 2**20), np.int8)
+        for number in range(3, 2001):
+            file[f"layer/6/synapse/{number}"] = branch
+    edit_metadata(path, set_sources("c", "b", "a", *["b"] * 1998))
+    assert refusal(path) == ("`/layer/6/synapse/129/weight` of 1048576 bytes: the file unpacks to more than 134217728")
 
 
 # --- known answers ------------------------------------------------------

@@ -123,6 +123,17 @@ def test_several_synapses_add_up():
     assert [core.usage.output_axons for core in mapping.cores] == [4 * 3, 4 * 2, 0]
 
 
+def test_a_skip_takes_memory_for_its_delays():
+    """An axon of 4 weights takes a word, and with 6 bits of delay each two; the input passes by `a`, `b` by nothing."""
+    first = fire("a", dense("input", np.ones((4, 2))))
+    one, skipping = (
+        network(first, read_out(dense("a", np.ones((4, 4))), dense(source, np.ones((4, n)))), shape=(2,))
+        for source, n in (("a", 4), ("input", 2))
+    )
+    memory = [placed(of, chip(neurons=4, thresholds=1)).cores[1].usage.synaptic_memory_bytes for of in (one, skipping)]
+    assert memory == [8 * (4 + 4), 8 * (4 + 2 * 2)]
+
+
 def test_what_is_left_of_the_last_core_takes_a_population_that_fits_whole():
     """`b` ends with one neuron on its second core; `a` joins it there."""
     first = fire("a", dense("input", np.ones((2, 2))))

@@ -319,7 +319,10 @@ def test_a_skip_is_refused(tmp_path):
     )
     with pytest.raises(UnsupportedError) as caught:
         lower(network, LAVA, "population")
-    assert str(caught.value).startswith("population `out`: driven by `a`, `input`, allowed one synapse from `a`")
+    assert str(caught.value) == (
+        "population `out`: driven by `a`, `input`, allowed one synapse from `a`\n"
+        "hint: export with --realisation autapse: stock netx has no skip connections"
+    )
 
 
 # --- files --------------------------------------------------------------

@@ -106,6 +106,22 @@ def test_a_dense_synapse_needs_no_index():
     np.testing.assert_array_equal(destinations, np.ones((1, 1, 5)))
 
 
+def test_connections_of_a_branch_that_waits_hold_six_bits_of_delay():
+    dense_wiring = wire(dense("a", np.ones((64, 5))), (5,), shared_kernels=False, delay=1)
+    assert dense_wiring == DenseWiring(5, 14)
+    assert dense_wiring.load(0, 64) == Load(5, 5 * 15)  # 10 + 64 · 14 = 906 bits
+    synapse = conv("a", np.ones((1, 1, 1, 1)))
+    now, later = (wire(synapse, (1, 1, 3), shared_kernels=False, delay=delay) for delay in (0, 62))
+    assert [now.load(0, 3), later.load(0, 3)] == [Load(3, 3), Load(3, 3)]  # 10 + 8 + 6 and 10 + 14 + 6 bits
+    many = conv("a", np.ones((3, 1, 1, 1)))
+    now, later = (
+        wire(many, (1, 1, 1), shared_kernels=shared, delay=delay) for shared, delay in ((False, 0), (False, 9))
+    )
+    assert [now.load(0, 3).words, later.load(0, 3).words] == [1, 2]  # 10 + 3 · 14 = 52 and 10 + 3 · 20 = 70 bits
+    kernels = [wire(conv("a", np.ones((6, 1, 1, 1))), (1, 9, 9), shared_kernels=True, delay=d) for d in (0, 1)]
+    assert [each.load(0, 486).words for each in kernels] == [1, 2]  # 10 + 6 · 8 = 58 and 10 + 6 · 14 = 94 bits
+
+
 def test_an_autapse_is_an_axon_of_one_connection():
     assert AutapseWiring().load(10, 30) == Load(20, 20)
 

@@ -15,7 +15,9 @@ from nctool.errors import RangeError, UnsupportedError
 from nctool.network import (
     FOREIGN_HINT,
     INPUT_NAME,
+    LARGEST_DELAY,
     Bound,
+    ConvGeometry,
     CurrentBased,
     IntNetwork,
     Population,
@@ -23,7 +25,14 @@ from nctool.network import (
 )
 from nctool_deploy.listing import raise_all
 from nctool_deploy.mapping import Mapping
-from nctool_deploy.number_formats import CONVOLUTION_GEOMETRY, CONVOLUTION_SUM, STATE, SYNAPSE_MANTISSA
+from nctool_deploy.number_formats import (
+    CONVOLUTION_GEOMETRY,
+    CONVOLUTION_SUM,
+    STATE,
+    SYNAPSE_EXPONENT,
+    SYNAPSE_MANTISSA,
+)
+from nctool_deploy.pipeline import delays, depths
 from nctool_deploy.placement import map_network
 from nctool_deploy.realisations import Realisation, RealisationName, Registers, find_realisation
 from nctool_deploy.targets import Target
@@ -61,19 +70,21 @@ def lower(network: IntNetwork, target: Target, realisation: str = "autapse", chi
 
     Raises:
         UsageError: the realisation is unknown.
-        UnsupportedError: the network is no chain of populations, holds current-based neurons, or takes graded input
-            that the target's spikes cannot carry.
+        UnsupportedError: the network holds current-based neurons, or takes graded input that the target's spikes
+            cannot carry.
         RangeError: a number or a reset does not fit, or the chips are too small; all violations are listed.
     """
     chosen = find_realisation(realisation)
     _require_integrate_fire(network)
     _require_spikes(network, target)
-    require_chain(network)
+    if chosen.is_stock:
+        require_chain(network)
     prepared = chosen.prepare(network)
     mapping, too_large = map_network(prepared, target, chosen.wirings)
     found = chosen.network_violations(prepared)
+    depth = depths(prepared)
     for population in prepared.populations:
-        found += _violations(prepared, population, chosen)
+        found += _violations(prepared, population, depth, chosen)
     raise_all([*found, *(too_large or _chip_violations(mapping, chips))])
     return Lowered(prepared, target, chosen.name, tuple(chosen.registers(p) for p in prepared.populations), mapping)
 
@@ -121,16 +132,30 @@ def require_chain(network: IntNetwork) -> None:
             listed = ", ".join(f"`{source}`" for source in sources)
             raise UnsupportedError(
                 f"population `{population.name}`: driven by {listed}, allowed one synapse from `{previous}`",
-                hint="skip connections run on the reference and fast engines, not as netx yet",
+                hint="export with --realisation autapse: stock netx has no skip connections",
             )
         previous = population.name
 
 
-def _violations(network: IntNetwork, population: Population, realisation: Realisation) -> Iterator[RangeError]:
+def _violations(
+    network: IntNetwork, population: Population, depth: dict[str, int], realisation: Realisation
+) -> Iterator[RangeError]:
     where = f"population `{population.name}`"
-    yield from _synapse_violations(network, population.synapses[0], where)
+    for synapse, delay, branch in zip(
+        population.synapses, delays(population, depth), _branch_names(population), strict=True
+    ):
+        yield from _synapse_violations(network, synapse, branch)
+        yield from _delay_violations(delay, branch)
     yield from _bound_violations(population.bound, where)
     yield from realisation.violations(population)
+
+
+def _branch_names(population: Population) -> list[str]:
+    """Return what a message calls each synapse: like the population where it is the only one."""
+    where, synapses = f"population `{population.name}`", population.synapses
+    if len(synapses) == 1:
+        return [where]
+    return [f"{where}, branch {number} from `{synapse.source}`" for number, synapse in enumerate(synapses, start=1)]
 
 
 def _synapse_violations(network: IntNetwork, synapse: Synapse, where: str) -> Iterator[RangeError]:
@@ -141,23 +166,39 @@ def _synapse_violations(network: IntNetwork, synapse: Synapse, where: str) -> It
                 f"{where}: weight {extreme} does not fit signed 8 bit, allowed {low}..{high}",
                 hint="export with --weight-bits 8",
             )
-    if synapse.exponent != 0:
-        yield RangeError(f"{where}: weight exponent is {synapse.exponent}, the netx loader allows 0")
-    if synapse.conv is None:
-        return
-    small = max(synapse.conv.groups, *synapse.conv.padding, *synapse.conv.stride, *synapse.conv.dilation)
+    if not SYNAPSE_EXPONENT.low <= synapse.exponent <= SYNAPSE_EXPONENT.high:
+        yield RangeError(
+            f"{where}: weight exponent is {synapse.exponent}, allowed {SYNAPSE_EXPONENT.low}..{SYNAPSE_EXPONENT.high}",
+            hint="convert with nctool, which rounds weights to that form",
+        )
+    if synapse.conv is not None:
+        yield from _convolution_violations(network, synapse, synapse.conv, where)
+
+
+def _convolution_violations(
+    network: IntNetwork, synapse: Synapse, conv: ConvGeometry, where: str
+) -> Iterator[RangeError]:
+    small = max(conv.groups, *conv.padding, *conv.stride, *conv.dilation)
     if max(small, *synapse.weight.shape[2:]) > CONVOLUTION_GEOMETRY.high:
         yield RangeError(
-            f"{where}: groups {synapse.conv.groups}, kernel {synapse.weight.shape[2:]} or geometry exceed what Lava "
+            f"{where}: groups {conv.groups}, kernel {synapse.weight.shape[2:]} or geometry exceed what Lava "
             f"holds in 8 bits, allowed up to {CONVOLUTION_GEOMETRY.high}",
             hint="use fewer groups or a smaller kernel",
         )
     biggest = max(map(abs, network.input_range)) if synapse.source == INPUT_NAME else 1
-    total = biggest * int(np.abs(synapse.weight.astype(np.int64)).sum(axis=(1, 2, 3)).max())
+    total = biggest * int(np.abs(synapse.weight.astype(np.int64)).sum(axis=(1, 2, 3)).max()) << synapse.exponent
     if total > CONVOLUTION_SUM.high:
         yield RangeError(
             f"{where}: a convolution may sum to {total}, Lava clamps at {CONVOLUTION_SUM.high}",
             hint="export with fewer --weight-bits",
+        )
+
+
+def _delay_violations(delay: int, where: str) -> Iterator[RangeError]:
+    if delay > LARGEST_DELAY:
+        yield RangeError(
+            f"{where}: passes by {delay} layers, each a time step of delay, allowed up to {LARGEST_DELAY}",
+            hint="let the skip begin in a later layer or end in an earlier one",
         )
 
 

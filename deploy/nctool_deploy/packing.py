@@ -2,7 +2,7 @@
 
 The format is Loihi 1's, the only one published: an axon's connections lie in blocks of up to 64; a block holds a
 format index, a count and the connections, and fills whole words of 64 bits. A connection of nctool holds a weight of 8
-bits and, where an axon skips neurons, the index of the neuron; delay and tag bits are not used.
+bits, where an axon skips neurons the index of the neuron, and in a branch that waits its delay; tag bits are not used.
 
 In: counts of connections. Out: words. Must not import torch or Lava. Source: nengo-loihi, `nengo_loihi/block.py`,
 SynapseConfig.bits_per_axon, INDEX_BITS_MAP.
@@ -13,9 +13,12 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from nctool.network import LARGEST_DELAY
+
 WORD_BITS = 64
 WORD_BYTES = WORD_BITS // 8
 WEIGHT_BITS = 8
+DELAY_BITS = LARGEST_DELAY.bit_length()
 
 _BLOCK = 64
 _HEADER_BITS = 4 + 6

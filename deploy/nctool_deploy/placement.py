@@ -21,6 +21,7 @@ from nctool.network import INPUT_NAME, IntNetwork, Population
 from nctool_deploy import autapse
 from nctool_deploy.mapping import Core, Mapping, Slice, Usage, capacity
 from nctool_deploy.packing import WORD_BYTES
+from nctool_deploy.pipeline import delays, depths
 from nctool_deploy.targets import Target
 from nctool_deploy.wiring import AutapseWiring, Destinations, SynapseWiring, Wiring, wire
 
@@ -86,6 +87,7 @@ class _Placement:
         self.added_wirings = added_wirings
         self.target = target
         self.capacity = capacity(target)
+        self.shapes, self.depth = network.shapes, depths(network)
         self.cores: list[list[Slice]] = []
         self.destinations = {p.name: _no_destinations(p) for p in network.populations}
 
@@ -125,8 +127,11 @@ class _Placement:
         return Slice(population.name, start, stop, demand.usage(start, stop))
 
     def _demand(self, population: Population) -> _Demand:
-        shapes, shared = self.network.shapes, self.target.features.shared_kernels.value
-        synapses = [(each.source, wire(each, shapes[each.source], shared)) for each in population.synapses]
+        shared = self.target.features.shared_kernels.value
+        synapses = [
+            (each.source, wire(each, self.shapes[each.source], shared, delay))
+            for each, delay in zip(population.synapses, delays(population, self.depth), strict=True)
+        ]
         wirings: list[Wiring] = [wiring for _, wiring in synapses]
         added = self.added_wirings(population)
         wirings += added

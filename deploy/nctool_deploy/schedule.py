@@ -15,18 +15,18 @@ from nctool.network import IntArray
 
 @dataclass(frozen=True)
 class Schedule:
-    """When what happens, in global steps that count from 1; layer k = 1, 2, ... sees its input k steps late.
+    """When what happens, in global steps that count from 1; a population of depth k sees its input k steps late.
 
     Args:
         n_steps: length of a window.
         n_samples: windows in the run.
-        n_layers: populations in the chain.
+        depth: of the deepest population.
         flush_steps: silent steps between two windows.
     """
 
     n_steps: int
     n_samples: int
-    n_layers: int
+    depth: int
     flush_steps: int
 
     @property
@@ -36,14 +36,14 @@ class Schedule:
 
     @property
     def n_total(self) -> int:
-        """Return the steps until the last layer has finished the last sample."""
-        return self.n_samples * self.period + self.n_layers
+        """Return the steps until the deepest population has finished the last sample."""
+        return self.n_samples * self.period + self.depth
 
     def active(self, layer: int) -> NDArray[np.bool_]:
-        """Return at which steps the synapses into `layer` must carry input, bool (n_total,)."""
+        """Return at which steps the synapses into depth `layer` must carry input, bool (n_total,)."""
         step = np.arange(self.n_total) - (layer - 1)
         return (step >= 0) & (step % self.period < self.n_steps) & (step < self.n_samples * self.period)
 
     def window(self, layer: int) -> IntArray:
-        """Return the zero-based steps at which `layer` computes, int64 (samples, n_steps)."""
+        """Return the zero-based steps at which depth `layer` computes, int64 (samples, n_steps)."""
         return np.arange(self.n_samples)[:, None] * self.period + np.arange(self.n_steps) + layer

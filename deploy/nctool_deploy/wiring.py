@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nctool.network import ConvGeometry, Shape, Synapse
-from nctool_deploy.packing import WEIGHT_BITS, index_bits, words
+from nctool_deploy.packing import DELAY_BITS, WEIGHT_BITS, index_bits, words
 
 Destinations = NDArray[np.int64]
 """To how many slices each neuron of a source sends: int64 (height, width, channels), (1, 1, channels) if no image."""
@@ -54,13 +54,15 @@ class DenseWiring:
 
     Args:
         n_sources: source neurons.
+        bits: of a connection.
     """
 
     n_sources: int
+    bits: int = WEIGHT_BITS
 
     def load(self, start: int, stop: int) -> Load:
         """Return what the range needs."""
-        return Load(self.n_sources, self.n_sources * int(words(stop - start, WEIGHT_BITS)))
+        return Load(self.n_sources, self.n_sources * int(words(stop - start, self.bits)))
 
     def reach(self, destinations: Destinations, start: int, stop: int) -> None:  # noqa: ARG002 - as the protocol
         """Add 1 to every source neuron."""
@@ -88,6 +90,7 @@ class ConvolutionWiring:
         group_size: source channels of a group.
         kernel_size: taps of the kernel.
         shared_kernels: the core keeps each kernel once, not once for every position.
+        bits: of a connection, without the index of its neuron.
     """
 
     row_taps: NDArray[np.float64]
@@ -97,6 +100,7 @@ class ConvolutionWiring:
     group_size: int
     kernel_size: int
     shared_kernels: bool
+    bits: int
 
     def load(self, start: int, stop: int) -> Load:
         """Return what the range needs."""
@@ -104,7 +108,7 @@ class ConvolutionWiring:
         axons = self.group_size * int(np.count_nonzero(connections))
         if self.shared_kernels:
             return Load(axons, self._kernel_words(stop - start))
-        bits = WEIGHT_BITS + index_bits(stop - start)
+        bits = self.bits + index_bits(stop - start)
         return Load(axons, self.group_size * int(words(connections, bits).sum()))
 
     def reach(self, destinations: Destinations, start: int, stop: int) -> None:
@@ -139,7 +143,7 @@ class ConvolutionWiring:
         """Return the words of the kernels of as many channels as the range may hold."""
         per_group = self.channels // self.groups
         full, rest = divmod(min(n_neurons, self.channels), per_group)
-        columns = full * int(words(per_group, WEIGHT_BITS)) + int(words(rest, WEIGHT_BITS))
+        columns = full * int(words(per_group, self.bits)) + int(words(rest, self.bits))
         return self.group_size * self.kernel_size * columns
 
     @property
@@ -147,11 +151,11 @@ class ConvolutionWiring:
         return len(self.column_taps) * self.channels
 
 
-def wire(synapse: Synapse, source: Shape, shared_kernels: bool) -> SynapseWiring:
-    """Return the wiring of `synapse` from a source of shape `source`."""
-    conv, shape = synapse.conv, synapse.weight.shape
+def wire(synapse: Synapse, source: Shape, shared_kernels: bool, delay: int = 0) -> SynapseWiring:
+    """Return the wiring of `synapse` from a source of shape `source`, whose connections hold `delay` if it is not 0."""
+    conv, shape, bits = synapse.conv, synapse.weight.shape, WEIGHT_BITS + (DELAY_BITS if delay else 0)
     if conv is None:
-        return DenseWiring(shape[1])
+        return DenseWiring(shape[1], bits)
     height, width = conv.output_size(source, (shape[2], shape[3]))
     return ConvolutionWiring(
         row_taps=_taps(conv, 0, shape[2], (height, source[1])),
@@ -161,6 +165,7 @@ def wire(synapse: Synapse, source: Shape, shared_kernels: bool) -> SynapseWiring
         group_size=shape[1],
         kernel_size=shape[2] * shape[3],
         shared_kernels=shared_kernels,
+        bits=bits,
     )
 
 

@@ -19,11 +19,13 @@ from lava.proc.io.source import RingBuffer as Source
 from numpy.typing import NDArray
 
 from nctool.network import IntArray
+from nctool_deploy.lava_runner.branch import to_lava
 from nctool_deploy.lava_runner.foreign import run_foreign
-from nctool_deploy.lava_runner.network import STATE_SHIFT, Network, to_lava
+from nctool_deploy.lava_runner.network import STATE_SHIFT, Network
 from nctool_deploy.lava_runner.record import BUFFERED_STEPS, run_and_record, tap
 from nctool_deploy.lava_runner.stock import stock_network, stock_schedule
 from nctool_deploy.netx import read
+from nctool_deploy.pipeline import depths
 from nctool_deploy.realisations import find_realisation
 from nctool_deploy.schedule import Schedule
 
@@ -54,11 +56,10 @@ def run(model: Path, samples: IntArray, n_steps: int) -> tuple[dict[str, NDArray
     membrane = VarWire(buffer_size=BUFFERED_STEPS)
     membrane.connect_var(potential)
     recorded = run_and_record(network, [*taps, membrane], schedule.n_total)
-    spikes = {
-        population.name: gather(data, schedule.window(layer)).astype(np.bool_)
-        for layer, (population, data) in enumerate(zip(populations[:-1], recorded[:-1], strict=True), start=1)
-    }
-    return spikes, gather(recorded[-1], schedule.window(schedule.n_layers)).astype(np.int64) >> STATE_SHIFT
+    depth = depths(content.network)
+    own = {p.name: gather(data, schedule.window(depth[p.name])) for p, data in zip(populations, recorded, strict=True)}
+    logits = own.pop(populations[-1].name).astype(np.int64) >> STATE_SHIFT
+    return {name: data.astype(np.bool_) for name, data in own.items()}, logits
 
 
 def stimulus(samples: IntArray, schedule: Schedule) -> NDArray[np.int32]:

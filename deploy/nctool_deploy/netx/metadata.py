@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer
 
 from nctool.equality import StructuralEquality
 from nctool.errors import FormatError, UsageError
@@ -22,7 +22,11 @@ from nctool_deploy.realisations import RealisationName
 from nctool_deploy.targets import Target, built_in_target
 
 FORMAT_NAME = "nctool-netx"
-FORMAT_VERSION = 1
+CHAIN_VERSION = 1
+"""Of a file whose populations each have one synapse, from the one before: any nctool reads it."""
+
+FORMAT_VERSION = 2
+"""Of a file with other synapses."""
 
 
 class Strict(BaseModel):
@@ -50,13 +54,24 @@ class BoundRecord(Strict):
 
 
 class PopulationRecord(Strict):
-    """What stock netx keys cannot say of one population."""
+    """What stock netx keys cannot say of one population.
+
+    Attributes:
+        sources: what each synapse reads; left out where it is one, from the population before.
+    """
 
     name: str
     layer: int
     digest: str
     scale: float | None
     bound: BoundRecord | None
+    sources: tuple[str, ...] = Field(default=(), strict=False)
+
+    @model_serializer(mode="wrap")
+    def _without_the_usual(self, serialise: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave `sources` out of a chain, so that its files stay the same bytes."""
+        content: dict[str, Any] = serialise(self)
+        return content if self.sources else {key: content[key] for key in content if key != "sources"}
 
 
 class Provenance(Strict):
@@ -90,6 +105,11 @@ class Metadata(Strict):
     populations: tuple[PopulationRecord, ...] = Field(strict=False)
     provenance: Provenance | None
     changes: tuple[ChangeRecord, ...] = Field(strict=False)
+
+    @property
+    def version(self) -> int:
+        """Return the version of the form of the file."""
+        return FORMAT_VERSION if any(record.sources for record in self.populations) else CHAIN_VERSION
 
     @property
     def chip(self) -> Target:
@@ -139,11 +159,13 @@ class NetxFile(StructuralEquality):
 
 def digest(population: Population) -> str:
     """Return the SHA-256 of everything that a file says of `population`."""
-    synapse, neuron = population.synapses[0], population.neuron
-    arrays, kind = [synapse.weight, population.bias], getattr(neuron, "scale", None)
+    (first, *others), neuron = population.synapses, population.neuron
+    arrays, kind = [first.weight, population.bias], getattr(neuron, "scale", None)
     if isinstance(neuron, IntegrateFire):
         arrays, kind = [*arrays, neuron.threshold, neuron.initial], neuron.reset
-    return _hash((population.name, population.shape, synapse.source, synapse.exponent, synapse.conv, kind), arrays)
+    facts = (population.name, population.shape, first.source, first.exponent, first.conv, kind)
+    more = tuple((synapse.source, synapse.exponent, synapse.conv) for synapse in others)
+    return _hash((*facts, *more), [*arrays, *(synapse.weight for synapse in others)])
 
 
 def input_digest(encoding: PixelEncoding) -> str:

@@ -30,6 +30,7 @@ from nctool.network import (
 )
 from nctool.sim.trace import Trace
 from nctool_deploy.netx.metadata import (
+    CHAIN_VERSION,
     FORMAT_NAME,
     FORMAT_VERSION,
     KnownAnswers,
@@ -51,6 +52,7 @@ from nctool_deploy.netx.write import (
 from nctool_deploy.number_formats import THRESHOLD
 from nctool_deploy.realisations import Realisation, find_realisation
 
+VERSIONS = range(CHAIN_VERSION, FORMAT_VERSION + 1)
 EXPORT_HINT = "export the checkpoint again with `nctool export`"
 
 
@@ -82,8 +84,8 @@ def _read(file: Node) -> NetxFile:
     realisation = find_realisation(metadata.realisation)
     populations: list[Population] = []
     for record in metadata.populations:
-        source = populations[-1].name if populations else INPUT_NAME
-        populations.append(_read_population(layer.child(str(record.layer)), record, source, realisation))
+        sources = record.sources or (populations[-1].name if populations else INPUT_NAME,)
+        populations.append(_read_population(layer.child(str(record.layer)), record, sources, realisation))
     network = IntNetwork(encoding, tuple(populations), metadata.n_steps)
     _require_layers(layer, network, metadata)
     return NetxFile(
@@ -132,36 +134,63 @@ def _read_metadata(file: Node) -> Metadata:
     if extra.text("format") != FORMAT_NAME:
         raise FormatError(f"`/nctool/format` is `{extra.text('format')}`, allowed `{FORMAT_NAME}`")
     version = extra.integer("version")
-    if version != FORMAT_VERSION:
+    if version not in VERSIONS:
         raise FormatError(
-            f"format version {version}, this nctool reads version {FORMAT_VERSION}",
+            f"format version {version}, this nctool reads versions {VERSIONS[0]} to {VERSIONS[-1]}",
             hint="update nctool" if version > FORMAT_VERSION else EXPORT_HINT,
         )
     try:
-        return Metadata.model_validate_json(extra.text("metadata"))
+        metadata = Metadata.model_validate_json(extra.text("metadata"))
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(str(part) for part in first["loc"])
         raise FormatError(f"`/nctool/metadata`: `{key}`: {first['msg'].lower()}") from error
+    if version != metadata.version:
+        raise FormatError(f"`/nctool/version` is {version}, allowed {metadata.version} for such synapses")
+    return metadata
 
 
-def _read_population(layer: Node, record: PopulationRecord, source: str, realisation: Realisation) -> Population:
-    kind = layer.text("type")
-    if kind not in ("conv", "dense"):
-        raise FormatError(f"`{layer.name}/type` is `{kind}`, allowed conv, dense")
-    stored = STOCK_WEIGHT if realisation.is_stock else np.int8
-    weight = layer.array("weight", stored, 4 if kind == "conv" else 2).astype(np.int32)
-    conv = _geometry(layer) if kind == "conv" else None
-    exponent = 0 if realisation.is_stock else layer.integer("wgtExp")
+def _read_population(
+    layer: Node, record: PopulationRecord, sources: tuple[str, ...], realisation: Realisation
+) -> Population:
+    first, *others = sources
     bound = None if record.bound is None else Bound(**record.bound.model_dump())
+    synapse = _read_synapse(layer, first, realisation)
     return Population(
         name=record.name,
-        shape=_shape(layer, (3,) if kind == "conv" else (1,)),
+        shape=_shape(layer, (1,) if synapse.conv is None else (3,)),
         neuron=_read_neuron(layer, record, realisation),
         bias=layer.array("bias", np.int32, 1).astype(np.int64),
-        synapses=(Synapse(source, weight, exponent, conv),),
+        synapses=(synapse, *_read_branches(layer, others, realisation)),
         bound=bound,
     )
+
+
+def _read_branches(layer: Node, sources: Sequence[str], realisation: Realisation) -> list[Synapse]:
+    """Return the synapses beside the first one: as many as there are sources, no more and no fewer."""
+    if not sources:
+        if "synapse" in layer:
+            raise FormatError(f"`{layer.name}/synapse` is there, allowed with several sources only")
+        return []
+    group = layer.child("synapse")
+    synapses = [
+        _read_synapse(group.child(str(number)), source, realisation) for number, source in enumerate(sources, start=1)
+    ]
+    if len(group) != len(synapses):
+        raise FormatError(
+            f"`{group.name}` holds {len(group)} synapses, allowed {len(synapses)}, one for each source but the first"
+        )
+    return synapses
+
+
+def _read_synapse(node: Node, source: str, realisation: Realisation) -> Synapse:
+    kind = node.text("type")
+    if kind not in ("conv", "dense"):
+        raise FormatError(f"`{node.name}/type` is `{kind}`, allowed conv, dense")
+    stored = STOCK_WEIGHT if realisation.is_stock else np.int8
+    weight = node.array("weight", stored, 4 if kind == "conv" else 2).astype(np.int32)
+    exponent = 0 if realisation.is_stock else node.integer("wgtExp")
+    return Synapse(source, weight, exponent, _geometry(node) if kind == "conv" else None)
 
 
 def _read_neuron(layer: Node, record: PopulationRecord, realisation: Realisation) -> IntegrateFire | Readout:

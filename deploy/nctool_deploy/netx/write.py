@@ -17,11 +17,19 @@ import numpy as np
 
 from nctool.errors import FormatError
 from nctool.files import replace_atomically
-from nctool.network import INPUT_NAME, ConvGeometry, IntegrateFire, IntNetwork, Population, RateEncoding, Readout
+from nctool.network import (
+    INPUT_NAME,
+    ConvGeometry,
+    IntegrateFire,
+    IntNetwork,
+    Population,
+    RateEncoding,
+    Readout,
+    Synapse,
+)
 from nctool_deploy.lowering import Lowered
 from nctool_deploy.netx.metadata import (
     FORMAT_NAME,
-    FORMAT_VERSION,
     BoundRecord,
     ChangeRecord,
     KnownAnswers,
@@ -86,14 +94,19 @@ def tool_version() -> str:
 
 
 def layers(network: IntNetwork) -> Iterator[tuple[str, Population | None]]:
-    """Yield (netx layer type, population) in file order: a dense layer on an image is preceded by a flatten."""
+    """Yield (netx layer type, population) in file order; a flatten precedes a first dense synapse on an image."""
     yield "input", None
     shapes = network.shapes
     for population in network.populations:
         synapse = population.synapses[0]
         if synapse.conv is None and len(shapes[synapse.source]) > 1:
             yield "flatten", None
-        yield "dense" if synapse.conv is None else "conv", population
+        yield synapse_type(synapse), population
+
+
+def synapse_type(synapse: Synapse) -> str:
+    """Return what netx calls a layer with such weights."""
+    return "dense" if synapse.conv is None else "conv"
 
 
 def _metadata(
@@ -110,20 +123,25 @@ def _metadata(
         input_digest=input_digest(network.pixel_input),
         n_steps=network.n_steps,
         weight_bits=weight_bits,
-        populations=tuple(_record(p, index[p.name]) for p in network.populations),
+        populations=tuple(
+            _record(p, index[p.name], previous)
+            for previous, p in zip([INPUT_NAME, *index], network.populations, strict=False)
+        ),
         provenance=provenance,
         changes=changes,
     )
 
 
-def _record(population: Population, layer: int) -> PopulationRecord:
+def _record(population: Population, layer: int, previous: str) -> PopulationRecord:
     neuron, bound = population.neuron, population.bound
+    sources = tuple(synapse.source for synapse in population.synapses)
     return PopulationRecord(
         name=population.name,
         layer=layer,
         digest=digest(population),
         scale=neuron.scale if isinstance(neuron, Readout) else None,
         bound=None if bound is None else BoundRecord(**vars(bound)),
+        sources=() if sources == (previous,) else sources,
     )
 
 
@@ -137,7 +155,7 @@ def _write_layers(group: h5py.Group, lowered: Lowered) -> None:
             _put(layer, "shape", np.array(lowered.network.input.shape, np.int64))
         elif population is not None:
             stock = registers[population.name]
-            _write_synapse(layer, population, is_stock=isinstance(stock, StockRegisters))
+            _write_population(layer, population, is_stock=isinstance(stock, StockRegisters))
             neuron = layer.create_group("neuron")
             for key, value in fixed.items():
                 _put(neuron, key, np.int64(value))
@@ -147,15 +165,15 @@ def _write_layers(group: h5py.Group, lowered: Lowered) -> None:
                 _write_own_neuron(neuron, population)
 
 
-def _write_synapse(layer: h5py.Group, population: Population, *, is_stock: bool) -> None:
-    synapse = population.synapses[0]
+def _write_population(layer: h5py.Group, population: Population, *, is_stock: bool) -> None:
+    first, *others = population.synapses
     _put(layer, "shape", np.array(population.shape, np.int64))
-    _put(layer, "weight", synapse.weight.astype(STOCK_WEIGHT if is_stock else np.int8))
     _put(layer, "bias", population.bias.astype(np.int32))
-    if not is_stock:
-        _put(layer, "wgtExp", np.int64(synapse.exponent))
-    if synapse.conv is not None:
-        _write_geometry(layer, synapse.conv)
+    _write_synapse(layer, first, is_stock=is_stock)
+    for number, synapse in enumerate(others, start=1):
+        branch = layer.create_group(f"synapse/{number}")
+        _put(branch, "type", synapse_type(synapse))
+        _write_synapse(branch, synapse, is_stock=is_stock)
 
 
 def _write_stock_neuron(neuron: h5py.Group, registers: StockRegisters) -> None:
@@ -172,6 +190,14 @@ def _write_own_neuron(neuron: h5py.Group, population: Population) -> None:
         _put(neuron, "type", NEURON_READOUT)
 
 
+def _write_synapse(group: h5py.Group, synapse: Synapse, *, is_stock: bool) -> None:
+    _put(group, "weight", synapse.weight.astype(STOCK_WEIGHT if is_stock else np.int8))
+    if not is_stock:
+        _put(group, "wgtExp", np.int64(synapse.exponent))
+    if synapse.conv is not None:
+        _write_geometry(group, synapse.conv)
+
+
 def _write_geometry(layer: h5py.Group, conv: ConvGeometry) -> None:
     for key in ("stride", "padding", "dilation"):
         _put(layer, key, np.array(getattr(conv, key), np.int64))
@@ -180,7 +206,7 @@ def _write_geometry(layer: h5py.Group, conv: ConvGeometry) -> None:
 
 def _write_extra(group: h5py.Group, network: IntNetwork, metadata: Metadata, answers: KnownAnswers) -> None:
     _put(group, "format", FORMAT_NAME)
-    _put(group, "version", np.int64(FORMAT_VERSION))
+    _put(group, "version", np.int64(metadata.version))
     _put(group, "metadata", metadata.model_dump_json())
     _put(group, "input_table", network.pixel_input.table)
     if isinstance(network.pixel_input, RateEncoding):

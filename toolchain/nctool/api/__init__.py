@@ -1,7 +1,7 @@
 """The public functions behind the commands: one module each, data in, a frozen report out."""
 
 from nctool.api.exporting import ExportReport, export
-from nctool.api.inspecting import InspectReport, inspect
+from nctool.api.inspecting import BranchReport, InspectReport, inspect
 from nctool.api.models import ForeignOptions
 from nctool.api.running import RunReport, run_sim
 from nctool.api.training import TrainReport, train
@@ -9,6 +9,7 @@ from nctool.api.verifying import VerifyReport, verify
 from nctool.preparation import prepare
 
 __all__ = [
+    "BranchReport",
     "ExportReport",
     "ForeignOptions",
     "InspectReport",

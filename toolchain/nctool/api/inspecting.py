@@ -5,6 +5,7 @@ In: a file. Out: an InspectReport.
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -14,11 +15,33 @@ import numpy as np
 from nctool.api.exporting import head_room_bits
 from nctool.api.models import ForeignOptions, open_model
 from nctool.api.utilisation import Utilisation, utilisation
-from nctool.network import CurrentBased, IntNetwork, Population, Readout
+from nctool.network import CurrentBased, IntNetwork, Population, Readout, Synapse
 from nctool_deploy.lowering import lower
 from nctool_deploy.netx import ForeignFile, NetxFile
+from nctool_deploy.pipeline import delays, depths
 
 Interval = tuple[int, int]
+
+
+@dataclass(frozen=True)
+class BranchReport:
+    """One synapse of a population.
+
+    Args:
+        source: what it reads: `input` or a population.
+        kind: `dense` or `conv`.
+        synapses: its connections; a shared kernel counts each of its uses.
+        weight_range: smallest and largest weight.
+        exponent: what it gives is multiplied by 2**exponent.
+        delay: time steps that it waits in a pipeline (rule R7); None for a file of another tool.
+    """
+
+    source: str
+    kind: str
+    synapses: int
+    weight_range: Interval
+    exponent: int
+    delay: int | None = None
 
 
 @dataclass(frozen=True)
@@ -36,6 +59,7 @@ class LayerReport:
     bound: str
     bound_range: Interval | None
     head_room_bits: float | None
+    branches: tuple[BranchReport, ...]
     cores: int | None = None
 
 
@@ -100,10 +124,13 @@ def inspect(model: Path | str) -> InspectReport:
 def _exported(report: InspectReport, content: NetxFile) -> InspectReport:
     """Add what only a file that nctool exported says."""
     network, metadata = content.network, content.metadata
-    lowered = lower(network, metadata.chip, metadata.realisation, chips=None)
+    lowered, depth = lower(network, metadata.chip, metadata.realisation, chips=None), depths(network)
     return replace(
         report,
-        layers=tuple(replace(layer, cores=lowered.mapping.cores_of(layer.name)) for layer in report.layers),
+        layers=tuple(
+            _on_cores(layer, delays(population, depth), lowered.mapping.cores_of(layer.name))
+            for layer, population in zip(report.layers, network.populations, strict=True)
+        ),
         input_coding=network.pixel_input.coding,
         cores=lowered.cores,
         chips=lowered.mapping.chips,
@@ -127,19 +154,46 @@ def _layer(network: IntNetwork, population: Population) -> LayerReport:
         shape=population.shape,
         neurons=population.n_neurons,
         synapses=network.synapse_count(population),
-        weight_range=_interval(population.synapses[0].weight) if population.synapses else None,
+        weight_range=_weight_range(population),
         bias_range=_interval(population.bias),
         threshold_range=None if isinstance(neuron, Readout) else _interval(np.asarray(neuron.threshold)),
         bound="unknown" if bound is None else bound.kind,
         bound_range=None if bound is None else (bound.low, bound.high),
         head_room_bits=None if bound is None else bound.head_room_bits,
+        branches=tuple(_branch(population, synapse) for synapse in population.synapses),
     )
+
+
+def _branch(population: Population, synapse: Synapse) -> BranchReport:
+    return BranchReport(
+        source=synapse.source,
+        kind=_weights_kind(synapse),
+        synapses=population.n_neurons * math.prod(synapse.weight.shape[1:]),
+        weight_range=_interval(synapse.weight),
+        exponent=synapse.exponent,
+    )
+
+
+def _on_cores(layer: LayerReport, waits: tuple[int, ...], cores: int) -> LayerReport:
+    """Add the delay of each branch and how many cores hold some of the layer."""
+    branches = tuple(replace(branch, delay=delay) for branch, delay in zip(layer.branches, waits, strict=True))
+    return replace(layer, branches=branches, cores=cores)
+
+
+def _weight_range(population: Population) -> Interval | None:
+    """Return the smallest and largest weight of all branches; None where there is none."""
+    ranges = [_interval(synapse.weight) for synapse in population.synapses]
+    return (min(low for low, _ in ranges), max(high for _, high in ranges)) if ranges else None
+
+
+def _weights_kind(synapse: Synapse) -> str:
+    return "dense" if synapse.conv is None else "conv"
 
 
 def _kind(population: Population) -> str:
     """Return the kind of synapse, and of neuron where it is no plain integrate-and-fire one."""
     neuron = population.neuron
-    kind = "bias" if not population.synapses else "dense" if population.synapses[0].conv is None else "conv"
+    kind = _weights_kind(population.synapses[0]) if population.synapses else "bias"
     if isinstance(neuron, Readout):
         return f"{kind}, readout"
     if isinstance(neuron, CurrentBased):

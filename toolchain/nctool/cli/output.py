@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.table import Table
 
 if TYPE_CHECKING:
-    from nctool.api import ExportReport, InspectReport, RunReport, TrainReport
+    from nctool.api import BranchReport, ExportReport, InspectReport, RunReport, TrainReport
     from nctool.api.utilisation import Utilisation
     from nctool_deploy.number_formats import NumberFormat
     from nctool_deploy.targets import Limit, Target
@@ -103,6 +103,8 @@ def print_inspect(report: InspectReport) -> None:
             room,
             str(layer.cores or ""),
         )
+        for branch in layer.branches if len(layer.branches) > 1 else ():
+            table.add_row(*_branch_row(branch))
     print_table(title, table)
     for note in report.notes:
         print_line(f"NOTE: {note}")
@@ -163,6 +165,13 @@ def print_line(text: str) -> None:
 
 def _console() -> Console:
     return Console(highlight=False, width=None if sys.stdout.isatty() else WIDTH)
+
+
+def _branch_row(branch: BranchReport) -> tuple[str, ...]:
+    """Return what `print_inspect` shows of a branch under the first columns."""
+    kind = f"{branch.kind}, delay {branch.delay}" if branch.delay else branch.kind
+    times = f" x {2**branch.exponent}" if branch.exponent else ""
+    return f"+ {branch.source}", kind, "", "", f"{branch.synapses:,}", _span(branch.weight_range) + times
 
 
 def _cores(cores: int, chips: int, utilisation: Utilisation) -> str:

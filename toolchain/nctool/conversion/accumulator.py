@@ -119,7 +119,7 @@ def fit_population(
         if excess.max() <= 1:
             bound = found.bound("proved" if proving else "calibrated", margin)
             return replace(rounded, bound=bound), weight_errors(real, scale)
-        ceiling = np.where(excess > 1, scale.per_channel / excess * SAFETY, ceiling)
+        ceiling = np.where(excess > 1, scale.per_channel / np.maximum(excess, 1) * SAFETY, ceiling)
     raise RangeError(
         f"population `{real.name}`: no scale keeps its accumulated input within +-{form.accumulator_max}",
         hint="export with fewer --steps",

@@ -121,7 +121,7 @@ def _branches(network: FloatNetwork) -> list[tuple[str, FloatSynapse]]:
 
 
 def _folded(step: str, names: list[str]) -> Change:
-    return Change(step, f"into {', '.join(names)}" if names else "nothing to fold", True)
+    return Change(step, f"into {', '.join(dict.fromkeys(names))}" if names else "nothing to fold", True)
 
 
 def _staggered(copies: Mapping[str, int]) -> Change:

@@ -11,7 +11,8 @@ from __future__ import annotations
 import numpy as np
 
 from nctool.conversion.float_network import FloatPopulation, FloatSynapse
-from nctool.conversion.modules import Signal, Value
+from nctool.conversion.joins import synapses
+from nctool.conversion.values import Spikes, Value
 from nctool.errors import UnsupportedError
 from nctool.network import ConvGeometry
 
@@ -28,20 +29,18 @@ def add(one: Value, other: Value, name: str) -> FloatPopulation:
             hint="bring the skip to the shape of the branch, for example with nn.Conv2d of kernel 1 and its stride",
         )
     named = [value.name for value in (one, other) if isinstance(value, FloatPopulation)]
-    synapses = (*_branches(one, name), *_branches(other, name))
-    return FloatPopulation(named[0] if named else name, one.shape, synapses)
+    branches = (*_branches(one, name), *_branches(other, name))
+    return FloatPopulation(named[0] if named else name, one.shape, branches)
 
 
 def _branches(value: Value, name: str) -> tuple[FloatSynapse, ...]:
-    return (identity(value, name),) if isinstance(value, Signal) else value.synapses
+    return value.synapses if isinstance(value, FloatPopulation) else identity(value, name)
 
 
-def identity(signal: Signal, name: str) -> FloatSynapse:
-    """Return the synapse that hands on `signal` as it is: depthwise 1x1 for images, the unit matrix else."""
-    channels = signal.shape[0]
+def identity(value: Spikes, name: str) -> tuple[FloatSynapse, ...]:
+    """Return the synapses that hand on `value` as it is: depthwise 1x1 for images, the unit matrix else."""
+    channels = value.shape[0]
     bias = np.zeros(channels)
-    if len(signal.shape) == 1:
-        weight, conv = np.eye(channels), None
-    else:
-        weight, conv = np.ones((channels, 1, 1, 1)), ConvGeometry(groups=channels)
-    return FloatSynapse(name, signal.source, signal.source_shape, weight, bias, conv, pools=signal.pools)
+    if len(value.shape) == 1:
+        return synapses(value, name, np.eye(channels), bias, None)
+    return synapses(value, name, np.ones((channels, 1, 1, 1)), bias, ConvGeometry(groups=channels))

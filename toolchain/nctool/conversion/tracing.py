@@ -2,7 +2,7 @@
 
 Supported: Conv2d, Linear, BatchNorm1d/2d, AvgPool2d, AdaptiveAvgPool2d(1), Flatten, Dropout, Identity and
 NoisyQuantReLU: linear, optional batch norm, activation, optional pooling, ... What an activation gives may go to
-several layers, and branches may be added before an activation.
+several layers, branches may be added before an activation, and what activations give may be joined along the channels.
 
 In: a torch module. Out: a FloatNetwork, or an UnsupportedError that names the module and says what to do.
 """
@@ -16,15 +16,19 @@ from typing import Any
 import torch
 from torch import fx, nn
 
-from nctool.conversion import sums
+from nctool.conversion import joins, sums
 from nctool.conversion.float_network import FloatNetwork, FloatPopulation
-from nctool.conversion.modules import HANDLERS, HINTS, Signal, Value, flatten, require_drive, unsupported
+from nctool.conversion.modules import HANDLERS, flatten
+from nctool.conversion.values import HINTS, Signal, Value, require_drive, unsupported
 from nctool.errors import UnsupportedError
 from nctool.network import INPUT_NAME, Shape
 from nctool.nq import NoisyQuantReLU
 
 ADDS = (operator.add, operator.iadd, torch.add, "add", "add_")
 """How fx writes a sum: functions, and names of methods."""
+
+JOINS = (torch.cat, torch.concat, torch.concatenate)
+"""How fx writes a concatenation."""
 
 IN_PLACE = (operator.iadd, "add_")
 
@@ -81,6 +85,9 @@ class _Builder:
                 self.values[node] = flatten(self._argument(node), node.name, _flatten_axes(node))
             elif _is_add(node):
                 self.values[node] = self._add(node)
+            elif node.op == "call_function" and node.target in JOINS:
+                parts, axis = _parts(node)
+                self.values[node] = joins.join([self._value(part) for part in parts], axis, node.name)
             else:
                 name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", node.name)
                 raise unsupported(f"function `{name}`", HINTS.get(name))
@@ -123,7 +130,7 @@ class _Builder:
         return Signal(population.name, population.shape, population.shape)
 
     def _finish(self, value: Value) -> None:
-        if isinstance(value, Signal):
+        if not isinstance(value, FloatPopulation):
             raise UnsupportedError(
                 f"model: ends in spikes of `{value.source}`, allowed a linear layer as the last one",
                 hint="end the network with nn.Linear without an activation",
@@ -157,6 +164,12 @@ def _terms(node: fx.Node) -> tuple[fx.Node, fx.Node]:
         return one, other
     constant = other if isinstance(one, fx.Node) else one
     raise unsupported(f"function `{node.name}` (of {constant})", "put a constant into the bias of a linear layer")
+
+
+def _parts(node: fx.Node) -> tuple[list[Any], int]:
+    """Return what a concatenation joins, which torch has checked to be a list of tensors, and along which axis."""
+    given: dict[str, Any] = dict(zip(("tensors", "dim"), node.args, strict=False)) | node.kwargs
+    return list(given["tensors"]), int(given.get("dim", given.get("axis", 0)))
 
 
 def _is_flatten(node: fx.Node) -> bool:

@@ -1,0 +1,109 @@
+"""What flows through a torch module while it is traced: signals, joined signals, weighted sums.
+
+In: parts of a FloatNetwork. Out: frozen dataclasses, or an UnsupportedError with a hint. Must not import torch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from nctool.conversion.float_network import FloatPopulation, Pool
+from nctool.errors import UnsupportedError
+from nctool.network import Shape
+
+SUPPORTED = (
+    "Conv2d, Linear, BatchNorm, AvgPool2d, AdaptiveAvgPool2d(1), Flatten, Dropout, NoisyQuantReLU, sums of branches, "
+    "torch.cat of channels"
+)
+HINTS: dict[str, str] = {
+    "MaxPool2d": "spikes cannot represent a maximum: use nn.AvgPool2d and train again",
+    "AdaptiveMaxPool2d": "spikes cannot represent a maximum: use nn.AdaptiveAvgPool2d(1) and train again",
+    "ReLU": "use nctool.nq.NoisyQuantReLU and train again",
+    "relu": "use the module nctool.nq.NoisyQuantReLU instead of the function and train again",
+    "max_pool2d": "spikes cannot represent a maximum: use the module nn.AvgPool2d and train again",
+    "avg_pool2d": "use the module nn.AvgPool2d",
+    "adaptive_avg_pool2d": "use the module nn.AdaptiveAvgPool2d(1)",
+    "mean": "use the module nn.AdaptiveAvgPool2d(1)",
+    "view": "use the module nn.Flatten",
+    "reshape": "use the module nn.Flatten",
+    "size": "use the module nn.Flatten instead of a view",
+}
+
+
+@dataclass(frozen=True)
+class Signal:
+    """Spikes, or the input, on their way to the next linear layer.
+
+    Args:
+        source: population that sends, or `input`.
+        source_shape: its shape.
+        shape: shape after the poolings and flattening met since.
+        pools: those poolings.
+    """
+
+    source: str
+    source_shape: Shape
+    shape: Shape
+    pools: tuple[Pool, ...] = ()
+
+
+@dataclass(frozen=True)
+class Joined:
+    """Signals one behind the other along the channels, or along the features once they are flattened.
+
+    Args:
+        parts: at least two; their shapes are equal but for the first axis.
+    """
+
+    parts: tuple[Signal, ...]
+
+    @property
+    def shape(self) -> Shape:
+        """Return the shape of all parts together."""
+        return (sum(part.shape[0] for part in self.parts), *self.parts[0].shape[1:])
+
+    @property
+    def source(self) -> str:
+        """Return the populations that send, as a message names them."""
+        return "`, `".join(part.source for part in self.parts)
+
+
+Spikes = Signal | Joined
+Value = Spikes | FloatPopulation
+"""A FloatPopulation as a value is a weighted sum, of one or several branches, whose activation has not been met yet."""
+
+
+def parts_of(value: Spikes) -> tuple[Signal, ...]:
+    """Return the signals of `value`, one behind the other."""
+    return value.parts if isinstance(value, Joined) else (value,)
+
+
+def each_part(value: Spikes, change: Callable[[Signal], Signal]) -> Spikes:
+    """Apply `change` to every part."""
+    return Joined(tuple(map(change, value.parts))) if isinstance(value, Joined) else change(value)
+
+
+def unsupported(what: str, hint: str | None) -> UnsupportedError:
+    """Say that `what` cannot be converted, and what to do instead."""
+    return UnsupportedError(f"{what} cannot be converted", hint=hint or f"supported are {SUPPORTED}")
+
+
+def require_drive(value: Value, name: str) -> FloatPopulation:
+    """Return `value` if it is a weighted sum; else say that module `name` stands at the wrong place."""
+    if isinstance(value, FloatPopulation):
+        return value
+    raise UnsupportedError(
+        f"module `{name}`: follows spikes of `{value.source}`, allowed behind Conv2d, Linear or their BatchNorm",
+        hint="put it right behind the linear layer",
+    )
+
+
+def require_spikes(value: Value, name: str) -> Spikes:
+    """Return `value` if it is spikes or the input; else say that an activation is missing."""
+    if not isinstance(value, FloatPopulation):
+        return value
+    raise UnsupportedError(
+        f"module `{name}`: follows `{value.name}` with no NoisyQuantReLU between them",
+        hint=f"put a NoisyQuantReLU between `{value.name}` and `{name}` and train again",
+    )
