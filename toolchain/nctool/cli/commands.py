@@ -17,6 +17,7 @@ import typer
 from typer.exceptions import TyperException
 
 from nctool.cli import output
+from nctool.cli.costs import print_run
 from nctool.cli.options import (
     DataDir,
     Dataset,
@@ -173,6 +174,7 @@ def run_sim(
     skip_layers: SkipLayers = 0,
     device: Device = "cpu",
     workers: Annotated[int, typer.Option(min=1, help="Processes that share the samples.")] = 1,
+    cost: Annotated[bool, typer.Option("--cost", help="Count operations, updates and spikes on the chip.")] = False,
     timeout: Timeout = DEFAULT_TIMEOUT_S,
     json: Json = False,
 ) -> None:
@@ -194,11 +196,12 @@ def run_sim(
             options=ForeignOptions(steps, reset_interval, num_layers, skip_layers),
             device=device,
             workers=workers,
+            cost=cost,
             timeout_s=timeout,
             progress=progress,
         )
     if _is_first_rank():
-        output.print_json(report.to_json()) if json else output.print_run(report)
+        output.print_json(report.to_json()) if json else print_run(report)
 
 
 @app.command()
