@@ -1,5 +1,6 @@
 """The public functions behind the commands: one module each, data in, a frozen report out."""
 
+from nctool.api.exploring import ExploreReport, explore
 from nctool.api.exporting import ExportReport, export
 from nctool.api.inspecting import InspectReport, inspect
 from nctool.api.models import ForeignOptions
@@ -9,12 +10,14 @@ from nctool.api.verifying import VerifyReport, verify
 from nctool.preparation import prepare
 
 __all__ = [
+    "ExploreReport",
     "ExportReport",
     "ForeignOptions",
     "InspectReport",
     "RunReport",
     "TrainReport",
     "VerifyReport",
+    "explore",
     "export",
     "inspect",
     "prepare",

@@ -18,6 +18,8 @@ from typer.exceptions import TyperException
 
 from nctool.cli import output
 from nctool.cli.costs import print_run
+from nctool.cli.exploration import print_explore
+from nctool.cli.lists import parse_names, parse_numbers
 from nctool.cli.options import (
     DataDir,
     Dataset,
@@ -153,6 +155,52 @@ def export(
             progress=progress,
         )
     output.print_json(report.to_json()) if json else output.print_export(report)
+
+
+@app.command()
+def explore(
+    checkpoint: Annotated[
+        Path, typer.Argument(help="Folder of a training run, or its checkpoint.", metavar="CHECKPOINT")
+    ],
+    realisations: Annotated[str, typer.Option(help="Comma-separated.")] = "autapse,population,zero-reset",
+    steps: Annotated[
+        str | None, typer.Option(help="Windows T, comma-separated.", show_default="1,2,4,8; zero-reset 4,8")
+    ] = None,
+    units: Annotated[
+        str | None, typer.Option(help="Units K of autapse, comma-separated.", show_default="1,2,4")
+    ] = None,
+    weight_bits: Annotated[str, typer.Option(help="2..8 each, comma-separated.")] = "8,4",
+    target: Annotated[str, typer.Option(help="Name from `nctool targets`, or a .toml path.")] = "loihi",
+    chips: Annotated[int, typer.Option(help="Chips that the network may take.")] = 1,
+    dataset: Dataset = None,
+    split: Annotated[str, typer.Option(help="test or train.")] = "test",
+    samples: Samples = None,
+    data_dir: DataDir = None,
+    device: Device = "cpu",
+    plot: Annotated[Path | None, typer.Option(help="Draw the trade-offs.", metavar="FILE.png|svg")] = None,
+    json: Json = False,
+) -> None:
+    """Try many ways to export a checkpoint: what each gives, and what it costs."""
+    from nctool.api import explore as run
+
+    with _progress("exploring", json) as progress:
+        report = run(
+            checkpoint,
+            realisations=parse_names(realisations),
+            steps=parse_numbers(steps, "steps"),
+            units=parse_numbers(units, "units"),
+            weight_bits=parse_numbers(weight_bits, "weight bits") or (),
+            target=target,
+            chips=chips,
+            dataset=dataset,
+            split=split,
+            samples=samples,
+            data_dir=data_dir,
+            device=device,
+            plot=plot,
+            progress=progress,
+        )
+    output.print_json(report.to_json()) if json else print_explore(report)
 
 
 @app.command("run-sim")
