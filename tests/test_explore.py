@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,6 +16,9 @@ from nctool.api.pareto import best
 from nctool.api.settings import Setting, settings
 from nctool.cli.exploration import LEGEND
 from nctool.errors import UsageError
+from nctool.inputs import Samples
+from nctool.sim.fast import FastEngine
+from nctool.sim.trace import Trace
 from tests.runs import run_command
 
 ALL = ("autapse", "population", "zero-reset")
@@ -118,6 +122,17 @@ def test_what_does_not_fit_is_a_row_with_the_reason(digits_run: Path, small_chip
     assert two.refusal == "network: needs 6 cores, 2 chips of `small-chip` with 3 cores each, allowed 1"
     both = nctool.explore(digits_run, target=small_chip, chips=2, **options).rows
     assert [row.measured.chips for row in both if row.measured is not None] == [1, 2]
+
+
+def test_an_overflow_is_a_row_with_the_reason(digits_run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Overflowing(FastEngine):
+        def traces(self, samples: Samples) -> Iterator[Trace]:
+            return (replace(trace, overflows={"conv1": 2, "fc1": 1}) for trace in super().traces(samples))
+
+    monkeypatch.setattr("nctool.api.exploring.FastEngine", Overflowing)
+    (row,) = nctool.explore(digits_run, realisations=["autapse"], units=[1], steps=[1], weight_bits=[8], samples=1).rows
+    assert row.measured is None
+    assert row.refusal == "network: 3 accumulated inputs left the accumulator (rule O1), allowed 0"
 
 
 def test_progress_counts_the_samples_of_every_setting(digits_run: Path) -> None:

@@ -14,11 +14,11 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import nn
 
+from nctool.api.converting import converted, design
 from nctool.api.costing import CostMeter, CostReport
 from nctool.api.pareto import best
 from nctool.api.samples import dataset_samples
 from nctool.api.settings import Setting, settings
-from nctool.conversion import convert
 from nctool.errors import RangeError, UnsupportedError, UsageError
 from nctool.progress import ProgressCallback, no_progress
 from nctool.sim.fast import FastEngine, find_device
@@ -182,17 +182,9 @@ class _Trial:
 
     def _lower(self, setting: Setting) -> Lowered:
         """Convert anew: scales depend on the window, so that of a longer one does not serve."""
-        form = replace(find_realisation(setting.realisation).form, weight_bits=setting.weight_bits)
-        conversion = convert(
-            self.model,
-            input_shape=self.loaded.input_shape,
-            mean=self.loaded.mean,
-            std=self.loaded.std,
-            form=form,
-            n_steps=setting.steps,
-            calibration=self.loaded.calibration_images,
-            units=setting.units,
-        )
+        realisation = find_realisation(setting.realisation)
+        chosen = design(self.loaded, realisation, setting.steps, setting.units, setting.weight_bits)
+        conversion = converted(self.loaded, self.model, chosen)
         return lower(conversion.network, self.target, setting.realisation, self.chips)
 
     def _measure(self, number: int, setting: Setting, lowered: Lowered) -> Measured:

@@ -1,4 +1,4 @@
-"""Draw what `explore` found: accuracy against latency, neurons and synaptic operations.
+"""Draw what `explore` found: wrong answers against latency, neurons and synaptic operations, best at the lower left.
 
 In: an ExploreReport. Out: a .png or .svg file. matplotlib is imported here only, and only when asked for.
 """
@@ -34,6 +34,9 @@ COLOURS = {
 STYLES = ("-", "--", ":", "-.")
 """Of weight bits, from many to few; the points of the first are filled."""
 
+LOOKS = {"font.size": 10, "lines.markersize": 4.5, "lines.linewidth": 1.3, "svg.hashsalt": "nctool"}
+"""With a salt of its own, an .svg has the same bytes each time."""
+
 MOST_TICKS = 6
 """Of an axis that names every value that occurs."""
 
@@ -58,14 +61,12 @@ def _draw(path: Path, report: ExploreReport) -> None:
     from matplotlib import rc_context
     from matplotlib.figure import Figure
 
-    with rc_context(
-        {"font.size": 10, "lines.markersize": 4.5, "lines.linewidth": 1.3, "svg.hashsalt": "nctool"}
-    ):  # a salt of its own: the same bytes each time
+    with rc_context(LOOKS):
         figure = Figure(figsize=(13.5, 4.6), layout="constrained")
         panels = figure.subplots(1, len(PANELS), sharey=True)
         for axes, (label, value) in zip(panels, PANELS.items(), strict=True):
             _panel(axes, label, value, report.rows)
-        panels[0].set_ylabel("accuracy, %")
+        panels[0].set_ylabel("wrong answers, %")
         figure.suptitle(f"{report.checkpoint.name}: {report.dataset}, {report.samples} samples, {report.target}")
         figure.legend(*panels[0].get_legend_handles_labels(), loc="outside right center", frameon=False)
         with replace_atomically(path, OPTION) as temporary:
@@ -78,20 +79,37 @@ def _panel(axes: Any, label: str, value: Callable[[Measured], float], rows: Sequ
     ring = {"linestyle": "", "marker": "o", "markersize": 9, "markerfacecolor": "none", "color": "black"}
     ticks: set[float] = set()
     for curve in _curves(rows):
-        points = [(value(measured), 100 * measured.accuracy) for measured, _ in curve.points]
+        points = [(value(measured), _wrong_percent(measured)) for measured, _ in curve.points]
         fill = curve.colour if curve.style == STYLES[0] else "white"
         axes.plot(*zip(*points, strict=True), curve.style, color=curve.colour, marker="o", mfc=fill, label=curve.name)
         kept = [point for point, (_, pareto) in zip(points, curve.points, strict=True) if pareto]
-        axes.plot([across for across, _ in kept], [accuracy for _, accuracy in kept], **ring)
+        axes.plot([across for across, _ in kept], [wrong for _, wrong in kept], **ring)
         ticks |= {across for across, _ in points}
     axes.plot([], [], **ring, label="not beaten by another")
-    axes.set_xscale("log")
-    if len(ticks) <= MOST_TICKS:
-        axes.set_xticks(sorted(ticks), [f"{tick:,.0f}" for tick in sorted(ticks)])
-        axes.minorticks_off()
+    if ticks:  # matplotlib has no logarithmic axis without a point
+        _scale(axes, sorted(ticks))
     axes.set_xlabel(label)
     axes.grid(color="#dddddd", linewidth=0.6)
     axes.spines[["top", "right"]].set_visible(False)
+
+
+def _scale(axes: Any, across: list[float]) -> None:
+    """Make both axes logarithmic, with ticks at the values that occur where they are few."""
+    from matplotlib.ticker import LogLocator, NullLocator
+
+    axes.set_xscale("log")
+    axes.set_yscale("log")
+    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.yaxis.set_minor_locator(NullLocator())
+    axes.yaxis.set_major_formatter("{x:g}")
+    if len(across) <= MOST_TICKS:
+        axes.set_xticks(across, [f"{tick:,.0f}" for tick in across])
+        axes.xaxis.set_minor_locator(NullLocator())
+
+
+def _wrong_percent(measured: Measured) -> float:
+    """Return the wrong answers in percent; none at all is drawn as half of one."""
+    return 100 * max(1 - measured.accuracy, 0.5 / measured.cost.samples)
 
 
 @dataclass(frozen=True)
