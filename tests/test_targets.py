@@ -81,6 +81,9 @@ def test_every_limit_and_every_number_of_the_page_is_the_one_of_the_code():
     for name in dict(TARGETS[0].features):
         values = [dict(target.features)[name].value for target in TARGETS]
         assert table[name][:3] == ["yes" if value else "no" for value in values], name
+    for name in ("synaptic_operation", "active_update", "idle_update", "spike"):
+        values = [target.energy and getattr(target.energy, name).pj for target in TARGETS]
+        assert table[name][:3] == [f"{value:g}" if value else "not known" for value in values], name
     for number in NUMBER_FORMATS:
         assert table[number.name][0] == f"{number.low}..{number.high}", number.name
 

@@ -75,18 +75,55 @@ class Features(_Table):
     shared_kernels: Feature
 
 
+class OperationEnergy(_Table):
+    """Picojoules of one operation, and where the figure comes from."""
+
+    pj: float = Field(gt=0, le=1e9, description="a number above 0, up to 10^9")
+    source: str = _source()
+
+
+class Energy(_Table):
+    """`[energy]`: what an operation takes; see `nctool_deploy.operations` for what is counted.
+
+    Attributes:
+        basis: what sort of figures they are, shown beside every sum of them.
+        synaptic_operation: one connection that a spike uses.
+        active_update: a neuron in a step in which it gets a synaptic operation or fires.
+        idle_update: a neuron in any other step.
+        spike: sending a spike.
+    """
+
+    basis: str = Field(min_length=1, description="a text that says how the figures were found")
+    synaptic_operation: OperationEnergy
+    active_update: OperationEnergy
+    idle_update: OperationEnergy
+    spike: OperationEnergy
+
+
+class StepTime(_Table):
+    """Nanoseconds that a time step takes at least, from the best to the worst case, and where that comes from."""
+
+    low_ns: float = Field(gt=0, le=1e12, description="a number above 0, up to 10^12")
+    high_ns: float = Field(gt=0, le=1e12, description="a number above 0, up to 10^12")
+    source: str = _source()
+
+
 class Target(_Table):
     """A chip, or the simulator.
 
     Attributes:
         name: what `--target` calls it.
         description: one line for `nctool targets`.
+        energy: of an operation; None where nobody has published it.
+        step_time: least time of a step; None where nobody has published it.
     """
 
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$", description="lower-case letters, digits and `-_.`")
     description: str = Field(default="", description="a text")
     limits: Limits = Limits()
     features: Features
+    energy: Energy | None = None
+    step_time: StepTime | None = None
 
     @property
     def is_built_in(self) -> bool:
@@ -114,7 +151,14 @@ def read_target(path: Path) -> Target:
 
 def parse_target(text: str, source: str = "target") -> Target:
     """Check TOML text and make a Target of it; a UsageError says what is not allowed, `source` where it came from."""
-    return validate_document(parse_document(text, _KIND, source), Target, _KIND, source)
+    target = validate_document(parse_document(text, _KIND, source), Target, _KIND, source)
+    step = target.step_time
+    if step is not None and step.low_ns > step.high_ns:
+        raise UsageError(
+            f"target `{source}`: `step_time` is from {step.low_ns:g} to {step.high_ns:g} ns, "
+            "allowed: from the smaller to the larger"
+        )
+    return target
 
 
 def _built_in(name: str) -> Target:

@@ -1,5 +1,6 @@
 """The public functions behind the commands: one module each, data in, a frozen report out."""
 
+from nctool.api.exploring import ExploreReport, explore
 from nctool.api.exporting import ExportReport, export
 from nctool.api.inspecting import BranchReport, InspectReport, inspect
 from nctool.api.models import ForeignOptions
@@ -10,12 +11,14 @@ from nctool.preparation import prepare
 
 __all__ = [
     "BranchReport",
+    "ExploreReport",
     "ExportReport",
     "ForeignOptions",
     "InspectReport",
     "RunReport",
     "TrainReport",
     "VerifyReport",
+    "explore",
     "export",
     "inspect",
     "prepare",

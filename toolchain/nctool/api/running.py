@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nctool.api.arrays import load_array, record
+from nctool.api.costing import CostMeter, CostReport, meter_for
 from nctool.api.engines import Job, require_engine, traces
 from nctool.api.models import ForeignOptions, open_model
 from nctool.api.samples import choose_samples
@@ -42,6 +43,7 @@ class RunReport:
         overflows: accumulated inputs that left the accumulator, which must be 0, or, of a foreign network, how often a
             24-bit state wrapped or saturated. None where the engine cannot tell.
         notes: where Lava runs something else than a foreign file says.
+        cost: what a sample costs on the chip, where it was asked for.
     """
 
     engine: str
@@ -54,6 +56,7 @@ class RunReport:
     spikes_per_layer: dict[str, float]
     overflows: int | None
     notes: tuple[str, ...]
+    cost: CostReport | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Return the report as JSON types."""
@@ -74,6 +77,7 @@ def run_sim(
     options: ForeignOptions | None = None,
     device: str = "cpu",
     workers: int = 1,
+    cost: bool = False,
     timeout_s: float = lava.DEFAULT_TIMEOUT_S,
     progress: ProgressCallback = no_progress,
 ) -> RunReport:
@@ -93,6 +97,7 @@ def run_sim(
         options: how a foreign file is read and reset.
         device: `cpu` or `cuda`, for the fast engine.
         workers: processes that share the samples; the ranks of torchrun share them without it.
+        cost: count what a sample costs on the chip (docs/COST.md); the time that takes is part of the speed.
         timeout_s: seconds that one run of the Lava subprocess may take.
         progress: called with the samples done and to do.
 
@@ -104,13 +109,14 @@ def run_sim(
     path, options = Path(model), options or ForeignOptions()
     shape = None if input is None else load_array(Path(input)).shape[-3:]
     content = open_model(path, options, input_shape=shape)
+    meter = meter_for(content, workers) if cost else None
     chosen = choose_samples(content, dataset, split, samples, data_dir, input, labels)
     n_samples, n_steps = len(chosen.samples), chosen.content.network.n_steps
     options.require_steps(n_steps)
     tally = _Tally(chosen.labels, n_steps)
     start = time.perf_counter()
     job = Job(path, chosen.content, chosen.samples, device, timeout_s)
-    for summary in _reported(_summaries(engine, job, output, workers), n_samples, progress):
+    for summary in _reported(_summaries(engine, job, output, workers, meter), n_samples, progress):
         tally.add(summary)
     seconds = time.perf_counter() - start
     return RunReport(
@@ -124,13 +130,19 @@ def run_sim(
         spikes_per_layer=tally.spikes_per_layer(),
         overflows=tally.overflows,
         notes=chosen.content.notes if isinstance(chosen.content, ForeignFile) else (),
+        cost=None if meter is None else meter.report(),
     )
 
 
-def _summaries(engine: str, job: Job, output: Path | None, workers: int) -> Iterator[Summary]:
-    if output is None:
+def _summaries(engine: str, job: Job, output: Path | None, workers: int, meter: CostMeter | None) -> Iterator[Summary]:
+    if output is None and meter is None:
         return shared_summaries(engine, job, workers)
-    return (trace.summary() for trace in record(traces(engine, job), Path(output)))
+    found = traces(engine, job)
+    if meter is not None:
+        found = meter.watch(found, job.pixels)
+    if output is not None:
+        found = record(found, Path(output))
+    return (trace.summary() for trace in found)
 
 
 def reported_steps(n_steps: int) -> list[int]:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from nctool.api.arrays import load_array, load_labels
 from nctool.api.models import Content
 from nctool.errors import RangeError, UsageError
-from nctool.network import IntArray, IntegerInput
+from nctool.network import IntArray, IntegerInput, Shape
 from nctool_deploy.netx import ForeignFile, NetxFile
 from nctool_models import load_dataset
 
@@ -109,16 +109,29 @@ def load_samples(
         UsageError: no data set, unknown split, or fewer samples than asked for.
         RangeError: the samples or labels do not fit the network.
     """
-    if split not in SPLITS:
-        raise UsageError(f"unknown split `{split}`, allowed {', '.join(SPLITS)}")
     provenance = content.metadata.provenance
     name = dataset or (provenance.dataset if provenance else None)
     if name is None:
         raise UsageError("the file does not say which data set it was trained on", hint="name one with --dataset")
+    network = content.network
+    return dataset_samples(name, split, n_samples, data_dir, network.input.sample_shape, network.readout.shape[0])
+
+
+def dataset_samples(
+    name: str, split: str, n_samples: int | None, data_dir: Path | None, shape: Shape, n_classes: int
+) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+    """Return pixels, uint8 (samples, *shape), and labels, int64 (samples,), of a data set given by name or path.
+
+    Raises:
+        UsageError: no such data set, unknown split, or fewer samples than asked for.
+        RangeError: the samples or labels do not fit a network that takes `shape` and has `n_classes`.
+    """
+    if split not in SPLITS:
+        raise UsageError(f"unknown split `{split}`, allowed {', '.join(SPLITS)}")
     data = load_dataset(name, data_dir)
     pixels, labels = (data.x_test, data.y_test) if split == "test" else (data.x_train, data.y_train)
     _require_count(n_samples, len(pixels), f"{name}, {split}")
-    _require_fit(content, name, pixels, labels)
+    _require_fit(name, pixels, labels, shape, n_classes)
     return pixels[:n_samples], labels[:n_samples]
 
 
@@ -127,8 +140,7 @@ def _require_count(n_samples: int | None, available: int, name: str) -> None:
         raise UsageError(f"samples: {n_samples} is out of range, allowed 1..{available} ({name})")
 
 
-def _require_fit(content: NetxFile, name: str, pixels: NDArray[np.uint8], labels: NDArray[np.int64]) -> None:
-    shape, n_classes = content.network.input.sample_shape, content.network.readout.shape[0]
+def _require_fit(name: str, pixels: NDArray[np.uint8], labels: NDArray[np.int64], shape: Shape, n_classes: int) -> None:
     if pixels.shape[1:] != shape:
         raise RangeError(
             f"data set `{name}`: samples have shape {pixels.shape[1:]}, the network takes {shape}",

@@ -17,6 +17,9 @@ import typer
 from typer.exceptions import TyperException
 
 from nctool.cli import output
+from nctool.cli.costs import print_run
+from nctool.cli.exploration import print_explore
+from nctool.cli.lists import parse_names, parse_numbers
 from nctool.cli.options import (
     DataDir,
     Dataset,
@@ -154,6 +157,52 @@ def export(
     output.print_json(report.to_json()) if json else output.print_export(report)
 
 
+@app.command()
+def explore(
+    checkpoint: Annotated[
+        Path, typer.Argument(help="Folder of a training run, or its checkpoint.", metavar="CHECKPOINT")
+    ],
+    realisations: Annotated[str, typer.Option(help="Comma-separated.")] = "autapse,population,zero-reset",
+    steps: Annotated[
+        str | None, typer.Option(help="Windows T, comma-separated.", show_default="1,2,4,8; zero-reset 4,8")
+    ] = None,
+    units: Annotated[
+        str | None, typer.Option(help="Units K of autapse, comma-separated.", show_default="1,2,4")
+    ] = None,
+    weight_bits: Annotated[str, typer.Option(help="2..8 each, comma-separated.")] = "8,4",
+    target: Annotated[str, typer.Option(help="Name from `nctool targets`, or a .toml path.")] = "loihi",
+    chips: Annotated[int, typer.Option(help="Chips that the network may take.")] = 1,
+    dataset: Dataset = None,
+    split: Annotated[str, typer.Option(help="test or train.")] = "test",
+    samples: Samples = None,
+    data_dir: DataDir = None,
+    device: Device = "cpu",
+    plot: Annotated[Path | None, typer.Option(help="Draw the trade-offs.", metavar="FILE.png|svg")] = None,
+    json: Json = False,
+) -> None:
+    """Try many ways to export a checkpoint: what each gives, and what it costs."""
+    from nctool.api import explore as run
+
+    with _progress("exploring", json) as progress:
+        report = run(
+            checkpoint,
+            realisations=parse_names(realisations),
+            steps=parse_numbers(steps, "steps"),
+            units=parse_numbers(units, "units"),
+            weight_bits=parse_numbers(weight_bits, "weight bits") or (),
+            target=target,
+            chips=chips,
+            dataset=dataset,
+            split=split,
+            samples=samples,
+            data_dir=data_dir,
+            device=device,
+            plot=plot,
+            progress=progress,
+        )
+    output.print_json(report.to_json()) if json else print_explore(report)
+
+
 @app.command("run-sim")
 def run_sim(
     model: Model,
@@ -173,6 +222,7 @@ def run_sim(
     skip_layers: SkipLayers = 0,
     device: Device = "cpu",
     workers: Annotated[int, typer.Option(min=1, help="Processes that share the samples.")] = 1,
+    cost: Annotated[bool, typer.Option("--cost", help="Count operations, updates and spikes on the chip.")] = False,
     timeout: Timeout = DEFAULT_TIMEOUT_S,
     json: Json = False,
 ) -> None:
@@ -194,11 +244,12 @@ def run_sim(
             options=ForeignOptions(steps, reset_interval, num_layers, skip_layers),
             device=device,
             workers=workers,
+            cost=cost,
             timeout_s=timeout,
             progress=progress,
         )
     if _is_first_rank():
-        output.print_json(report.to_json()) if json else output.print_run(report)
+        output.print_json(report.to_json()) if json else print_run(report)
 
 
 @app.command()

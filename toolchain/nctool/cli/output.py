@@ -128,6 +128,8 @@ def print_targets(targets: Sequence[Target], numbers: Sequence[NumberFormat]) ->
     rows = [[name.replace("_", " "), *(_limit(each[name]) for each in limits)] for name in limits[0]]
     features = [dict(target.features) for target in targets]
     rows += [[name.replace("_", " "), *("yes" if f[name].value else "no" for f in features)] for name in features[0]]
+    figures = [_figures(target) for target in targets]
+    rows += [[name, *(each.get(name, "not known") for each in figures)] for name in max(figures, key=len)]
     print_rows("targets", ["", *(target.name for target in targets)], rows)
     for target in targets:
         print_line(f"{target.name}: {target.description}")
@@ -182,6 +184,14 @@ def _cores(cores: int, chips: int, utilisation: Utilisation) -> str:
 
 def _limit(limit: Limit | None) -> str:
     return "no limit" if limit is None else f"{limit.value:,}"
+
+
+def _figures(target: Target) -> dict[str, str]:
+    """Return the energies and the times that a target states, with their units."""
+    energy, step = target.energy, target.step_time
+    found = {} if energy is None else {name: each.pj for name, each in energy if name != "basis"}
+    shown = {f"energy: {name.replace('_', ' ')}": f"{pj:g} pJ" for name, pj in found.items()}
+    return shown if step is None else {**shown, "time of a step, at least": f"{step.low_ns:g}..{step.high_ns:g} ns"}
 
 
 def _percent(fraction: float) -> str:

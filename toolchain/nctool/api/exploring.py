@@ -1,0 +1,218 @@
+"""explore: what a checkpoint can be exported as, and what each choice gives and costs.
+
+In: a checkpoint and settings to try. Out: an ExploreReport with a row for each.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import nn
+
+from nctool.api.converting import converted, design
+from nctool.api.costing import CostMeter, CostReport
+from nctool.api.pareto import best
+from nctool.api.samples import dataset_samples
+from nctool.api.settings import Setting, settings
+from nctool.errors import RangeError, UnsupportedError, UsageError
+from nctool.progress import ProgressCallback, no_progress
+from nctool.sim.fast import FastEngine, find_device
+from nctool.training.checkpoint import Checkpoint, load_checkpoint
+from nctool_deploy.lowering import Lowered, lower
+from nctool_deploy.operations import OperationCounter
+from nctool_deploy.realisations import REALISATIONS, find_realisation
+from nctool_deploy.targets import Target, find_target
+from nctool_models import restore_model
+
+ALL = tuple(realisation.name for realisation in REALISATIONS)
+WEIGHT_BITS = (8, 4)
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What a setting gives, and what it costs; counts are means over the samples.
+
+    Args:
+        accuracy: fraction of correct answers after the whole window.
+        neurons: of all layers.
+        cores, chips: that the mapping uses; 0 where the target does not limit a core.
+        cost: of a sample.
+    """
+
+    accuracy: float
+    neurons: int
+    cores: int
+    chips: int
+    cost: CostReport
+
+    @property
+    def objectives(self) -> tuple[float, ...]:
+        """Return what a user wants little of: errors, latency in steps, neurons, synaptic operations."""
+        return (1 - self.accuracy, self.cost.latency_steps, self.neurons, self.cost.total.synaptic_operations)
+
+
+@dataclass(frozen=True)
+class ExploreRow:
+    """One setting and what came of it.
+
+    Args:
+        setting: the options of `nctool export` that give this network.
+        measured: None where it cannot be exported.
+        refusal: why it cannot, all reasons; None where it can.
+        pareto: no other row is at least as good in every objective and better in one.
+    """
+
+    setting: Setting
+    measured: Measured | None
+    refusal: str | None
+    pareto: bool = False
+
+
+@dataclass(frozen=True)
+class ExploreReport:
+    """What a checkpoint can be exported as.
+
+    Args:
+        checkpoint: as given.
+        target: whose limits were checked.
+        dataset: data set and split that the rows were measured on.
+        samples: number of samples.
+        rows: in the order of the settings.
+    """
+
+    checkpoint: Path
+    target: str
+    dataset: str
+    samples: int
+    rows: tuple[ExploreRow, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the report as JSON types."""
+        return asdict(self) | {"checkpoint": str(self.checkpoint)}
+
+
+def explore(
+    checkpoint: Path | str,
+    *,
+    realisations: Sequence[str] = ALL,
+    steps: Sequence[int] | None = None,
+    units: Sequence[int] | None = None,
+    weight_bits: Sequence[int] = WEIGHT_BITS,
+    target: Path | str = "loihi",
+    chips: int = 1,
+    dataset: str | None = None,
+    split: str = "test",
+    samples: int | None = None,
+    data_dir: Path | None = None,
+    device: str = "cpu",
+    plot: Path | str | None = None,
+    progress: ProgressCallback = no_progress,
+) -> ExploreReport:
+    """Convert a checkpoint in many ways, run each on data and say what it gives and costs (docs/EXPLORE.md).
+
+    Args:
+        checkpoint: folder of a training run, or its checkpoint.safetensors.
+        realisations: names; `population` is tried with its one step and the levels of the network only.
+        steps: windows of the others; by default 1, 2, 4, 8, of `zero-reset` 4, 8.
+        units: neurons for each activation, of `autapse`; by default 1, 2, 4.
+        weight_bits: 2..8 each.
+        target, chips: as for `export`.
+        dataset, split, samples, data_dir: as for `run_sim`.
+        device: `cpu` or `cuda`, for the fast engine.
+        plot: .png or .svg file of the trade-offs; needs matplotlib.
+        progress: called with the samples done and to do, and the setting.
+
+    Raises:
+        UsageError: a path or an option is wrong.
+        FormatError: the checkpoint or the data is bad.
+        RangeError: the data does not fit the network.
+    """
+    chip, figure = find_target(target), _figure(plot)
+    find_device(device)
+    if chips < 1:
+        raise UsageError(f"chips: {chips} is out of range, allowed >= 1", hint="give 1 or more chips with --chips")
+    loaded = load_checkpoint(checkpoint)
+    tried = settings(realisations, steps, units, weight_bits, loaded.recipe.activation.levels)
+    name = dataset or loaded.dataset_name
+    pixels, labels = dataset_samples(name, split, samples, data_dir, loaded.input_shape, len(loaded.classes))
+    model = restore_model(loaded)
+    trial = _Trial(loaded, model, chip, chips, pixels, labels, device, progress, len(tried))
+    rows = _marked([trial.row(number, setting) for number, setting in enumerate(tried)])
+    report = ExploreReport(Path(checkpoint), chip.name, f"{name}/{split}", len(pixels), rows)
+    if figure is not None:
+        figure(report)
+    return report
+
+
+def _figure(path: Path | str | None) -> Callable[[ExploreReport], None] | None:
+    """Return what draws the plot, having checked that it can."""
+    if path is None:
+        return None
+    from nctool.api.exploring_figure import prepare
+
+    return prepare(Path(path))
+
+
+@dataclass(frozen=True, eq=False)
+class _Trial:
+    """What all settings share."""
+
+    loaded: Checkpoint
+    model: nn.Module
+    target: Target
+    chips: int
+    pixels: NDArray[np.uint8]
+    labels: NDArray[np.int64]
+    device: str
+    progress: ProgressCallback
+    n_settings: int
+
+    def row(self, number: int, setting: Setting) -> ExploreRow:
+        """Export and run one setting; what does not fit is a row with the reason."""
+        self._report(number, 0, setting)
+        try:
+            return ExploreRow(setting, self._measure(number, setting, self._lower(setting)), None)
+        except (RangeError, UnsupportedError) as error:
+            return ExploreRow(setting, None, error.message)
+
+    def _lower(self, setting: Setting) -> Lowered:
+        """Convert anew: scales depend on the window, so that of a longer one does not serve."""
+        realisation = find_realisation(setting.realisation)
+        chosen = design(self.loaded, realisation, setting.steps, setting.units, setting.weight_bits, None)
+        conversion = converted(self.loaded, self.model, chosen)
+        return lower(conversion.network, self.target, setting.realisation, self.chips)
+
+    def _measure(self, number: int, setting: Setting, lowered: Lowered) -> Measured:
+        network, realisation = lowered.network, find_realisation(setting.realisation)
+        meter = CostMeter(OperationCounter(network, realisation), self.target, realisation.name)
+        done = correct = overflows = 0
+        for trace in meter.watch(FastEngine(network, device=self.device).traces(self.pixels), self.pixels):
+            answers = trace.logits[:, -1].argmax(axis=1)
+            correct += int((answers == self.labels[done : done + trace.n_samples]).sum())
+            overflows += sum(trace.overflows.values())
+            done += trace.n_samples
+            self._report(number, done, setting)
+        if overflows:
+            raise RangeError(f"network: {overflows} accumulated inputs left the accumulator (rule O1), allowed 0")
+        return Measured(
+            accuracy=correct / done,
+            neurons=sum(population.n_neurons for population in network.populations),
+            cores=lowered.cores,
+            chips=lowered.mapping.chips,
+            cost=meter.report(),
+        )
+
+    def _report(self, number: int, done: int, setting: Setting) -> None:
+        n_samples = len(self.pixels)
+        self.progress(number * n_samples + done, self.n_settings * n_samples, str(setting))
+
+
+def _marked(rows: Sequence[ExploreRow]) -> tuple[ExploreRow, ...]:
+    """Mark the rows that no other row beats."""
+    found = iter(best([row.measured.objectives for row in rows if row.measured is not None]))
+    return tuple(row if row.measured is None else replace(row, pareto=next(found)) for row in rows)

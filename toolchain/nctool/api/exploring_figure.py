@@ -1,0 +1,151 @@
+"""Draw what `explore` found: wrong answers against latency, neurons and synaptic operations, best at the lower left.
+
+In: an ExploreReport. Out: a .png or .svg file. matplotlib is imported here only, and only when asked for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from nctool.errors import UsageError
+from nctool.files import replace_atomically, require_writable
+
+if TYPE_CHECKING:
+    from nctool.api.exploring import ExploreReport, ExploreRow, Measured
+
+SUFFIXES = (".png", ".svg")
+OPTION = "--plot"
+PANELS: dict[str, Callable[[Measured], float]] = {
+    "latency, time steps": lambda measured: measured.cost.latency_steps,
+    "neurons": lambda measured: measured.neurons,
+    "synaptic operations a sample": lambda measured: measured.cost.total.synaptic_operations,
+}
+COLOURS = {
+    "autapse": ("#08519c", "#4292c6", "#9ecae1", "#c6dbef"),
+    "population": ("#d94801",),
+    "zero-reset": ("#6a51a3",),
+}
+"""Of a realisation, from many units to few; the last colour serves all that follow."""
+
+STYLES = ("-", "--", ":", "-.")
+"""Of weight bits, from many to few; the points of the first are filled."""
+
+LOOKS = {"font.size": 10, "lines.markersize": 4.5, "lines.linewidth": 1.3, "svg.hashsalt": "nctool"}
+"""With a salt of its own, an .svg has the same bytes each time."""
+
+MOST_TICKS = 6
+"""Of an axis that names every value that occurs."""
+
+
+def prepare(path: Path) -> Callable[[ExploreReport], None]:
+    """Return what draws a report to `path`.
+
+    Raises:
+        UsageError: the suffix is unknown, the file cannot be written, or matplotlib is not installed.
+    """
+    if path.suffix not in SUFFIXES:
+        raise UsageError(f"plot `{path}`: ends in `{path.suffix}`, allowed {', '.join(SUFFIXES)}")
+    require_writable(path, OPTION)
+    try:
+        import matplotlib.figure  # noqa: F401  # only whether it is there
+    except ImportError as error:
+        raise UsageError("plots need matplotlib", hint='pip install "nctool[plot]"') from error
+    return partial(_draw, path)
+
+
+def _draw(path: Path, report: ExploreReport) -> None:
+    from matplotlib import rc_context
+    from matplotlib.figure import Figure
+
+    with rc_context(LOOKS):
+        figure = Figure(figsize=(13.5, 4.6), layout="constrained")
+        panels = figure.subplots(1, len(PANELS), sharey=True)
+        for axes, (label, value) in zip(panels, PANELS.items(), strict=True):
+            _panel(axes, label, value, report.rows)
+        panels[0].set_ylabel("wrong answers, %")
+        figure.suptitle(f"{report.checkpoint.name}: {report.dataset}, {report.samples} samples, {report.target}")
+        figure.legend(*panels[0].get_legend_handles_labels(), loc="outside right center", frameon=False)
+        with replace_atomically(path, OPTION) as temporary:
+            metadata = {"Date": None} if path.suffix == ".svg" else None
+            figure.savefig(temporary, format=path.suffix[1:], metadata=metadata, dpi=130)
+
+
+def _panel(axes: Any, label: str, value: Callable[[Measured], float], rows: Sequence[ExploreRow]) -> None:
+    """Draw one curve for each realisation, units and weight bits: its points are the windows T."""
+    ring = {"linestyle": "", "marker": "o", "markersize": 9, "markerfacecolor": "none", "color": "black"}
+    ticks: set[float] = set()
+    for curve in _curves(rows):
+        points = [(value(measured), _wrong_percent(measured)) for measured, _ in curve.points]
+        fill = curve.colour if curve.style == STYLES[0] else "white"
+        axes.plot(*zip(*points, strict=True), curve.style, color=curve.colour, marker="o", mfc=fill, label=curve.name)
+        kept = [point for point, (_, pareto) in zip(points, curve.points, strict=True) if pareto]
+        axes.plot([across for across, _ in kept], [wrong for _, wrong in kept], **ring)
+        ticks |= {across for across, _ in points}
+    axes.plot([], [], **ring, label="not beaten by another")
+    if ticks:  # matplotlib has no logarithmic axis without a point
+        _scale(axes, sorted(ticks))
+    axes.set_xlabel(label)
+    axes.grid(color="#dddddd", linewidth=0.6)
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+def _scale(axes: Any, across: list[float]) -> None:
+    """Make both axes logarithmic, with ticks at the values that occur where they are few."""
+    from matplotlib.ticker import LogLocator, NullLocator
+
+    axes.set_xscale("log")
+    axes.set_yscale("log")
+    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.yaxis.set_minor_locator(NullLocator())
+    axes.yaxis.set_major_formatter("{x:g}")
+    if len(across) <= MOST_TICKS:
+        axes.set_xticks(across, [f"{tick:,.0f}" for tick in across])
+        axes.xaxis.set_minor_locator(NullLocator())
+
+
+def _wrong_percent(measured: Measured) -> float:
+    """Return the wrong answers in percent; none at all is drawn as half of one."""
+    return 100 * max(1 - measured.accuracy, 0.5 / measured.cost.samples)
+
+
+@dataclass(frozen=True)
+class _Curve:
+    """What is drawn in one colour and style: what was measured by window, and whether nothing beats it."""
+
+    name: str
+    colour: str
+    style: str
+    points: tuple[tuple[Measured, bool], ...]
+
+
+def _curves(rows: Sequence[ExploreRow]) -> list[_Curve]:
+    bits = sorted({row.setting.weight_bits for row in rows}, reverse=True)
+    groups: dict[tuple[str, int, int], list[ExploreRow]] = {}
+    for row in rows:
+        if row.measured is not None:
+            key = (row.setting.realisation, row.setting.units, row.setting.weight_bits)
+            groups.setdefault(key, []).append(row)
+    return [
+        _Curve(
+            name=f"{realisation}, K={units}, {width} bits",
+            colour=_shade(realisation, units, rows),
+            style=STYLES[bits.index(width) % len(STYLES)],
+            points=tuple(
+                (row.measured, row.pareto)
+                for row in sorted(group, key=lambda row: row.setting.steps)
+                if row.measured is not None
+            ),
+        )
+        for (realisation, units, width), group in groups.items()
+    ]
+
+
+def _shade(realisation: str, units: int, rows: Sequence[ExploreRow]) -> str:
+    """Return the colour of a realisation, the darker the more units; a lone one is dark."""
+    tried = sorted({row.setting.units for row in rows if row.setting.realisation == realisation}, reverse=True)
+    shades = COLOURS[realisation]
+    return shades[min(tried.index(units), len(shades) - 1)]
