@@ -127,7 +127,7 @@ def test_a_skip_takes_memory_for_its_delays():
     """An axon of 4 weights takes a word, and with 6 bits of delay each two; the input passes by `a`, `b` by nothing."""
     first = fire("a", dense("input", np.ones((4, 2))))
     one, skipping = (
-        network(first, read_out(dense("a", np.ones((4, 4))), dense(source, np.ones((4, n)))), shape=(2,))
+        network(first, read_out(dense("a", np.full((4, 4), 127)), dense(source, np.full((4, n), 127))), shape=(2,))
         for source, n in (("a", 4), ("input", 2))
     )
     memory = [placed(of, chip(neurons=4, thresholds=1)).cores[1].usage.synaptic_memory_bytes for of in (one, skipping)]

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from nctool_deploy.packing import index_bits, words
+from nctool_deploy.packing import index_bits, weight_bits, words
 from nctool_deploy.unrolling import unroll
 from nctool_deploy.wiring import AutapseWiring, DenseWiring, Load, wire
 from tests.networks import conv, dense, random_network, seeds
@@ -50,6 +50,24 @@ def test_bits_of_an_index(n_neurons, bits):
     assert index_bits(n_neurons) == bits
 
 
+@pytest.mark.parametrize(
+    ("weight", "bits"),
+    [
+        ([0, 0], 2),
+        ([-2, 1], 2),
+        ([2, 0], 3),
+        ([-8, 7], 4),
+        ([-31, 31], 6),
+        ([-33, 0], 8),
+        ([63, 0], 8),
+        ([-128, 127], 8),
+    ],
+)
+def test_bits_of_the_weights_of_a_synapse(weight, bits):
+    """Sign included; 7 bits cannot be stored."""
+    assert weight_bits(np.array(weight)) == bits
+
+
 # --- against the matrix ---------------------------------------------------
 
 
@@ -78,7 +96,7 @@ def test_a_convolution_is_counted_as_its_matrix(seed, data):
     stop = data.draw(st.integers(start + 1, size))
     expected = connections(synapse, source, driven, start, stop)
     wiring = wire(synapse, source, shared_kernels=False)
-    bits = 8 + index_bits(stop - start)
+    bits = weight_bits(synapse.weight) + index_bits(stop - start)
     assert wiring.load(start, stop) == Load(np.count_nonzero(expected), int(words(expected, bits).sum()))
     destinations = np.full((source[1], source[2], source[0]), 5)
     wiring.reach(destinations, start, stop)
@@ -98,7 +116,7 @@ def test_a_range_never_needs_less_than_a_part_of_it(seed):
 
 
 def test_a_dense_synapse_needs_no_index():
-    wiring = wire(dense("a", np.ones((300, 5))), (5,), shared_kernels=False)
+    wiring = wire(dense("a", np.full((300, 5), 127)), (5,), shared_kernels=False)
     assert wiring == DenseWiring(5)
     assert wiring.load(100, 165) == Load(5, 5 * 10)
     destinations = np.zeros((1, 1, 5))
@@ -107,18 +125,18 @@ def test_a_dense_synapse_needs_no_index():
 
 
 def test_connections_of_a_branch_that_waits_hold_six_bits_of_delay():
-    dense_wiring = wire(dense("a", np.ones((64, 5))), (5,), shared_kernels=False, delay=1)
+    dense_wiring = wire(dense("a", np.full((64, 5), 127)), (5,), shared_kernels=False, delay=1)
     assert dense_wiring == DenseWiring(5, 14)
     assert dense_wiring.load(0, 64) == Load(5, 5 * 15)  # 10 + 64 · 14 = 906 bits
-    synapse = conv("a", np.ones((1, 1, 1, 1)))
+    synapse = conv("a", np.full((1, 1, 1, 1), 127))
     now, later = (wire(synapse, (1, 1, 3), shared_kernels=False, delay=delay) for delay in (0, 62))
     assert [now.load(0, 3), later.load(0, 3)] == [Load(3, 3), Load(3, 3)]  # 10 + 8 + 6 and 10 + 14 + 6 bits
-    many = conv("a", np.ones((3, 1, 1, 1)))
+    many = conv("a", np.full((3, 1, 1, 1), 127))
     now, later = (
         wire(many, (1, 1, 1), shared_kernels=shared, delay=delay) for shared, delay in ((False, 0), (False, 9))
     )
     assert [now.load(0, 3).words, later.load(0, 3).words] == [1, 2]  # 10 + 3 · 14 = 52 and 10 + 3 · 20 = 70 bits
-    kernels = [wire(conv("a", np.ones((6, 1, 1, 1))), (1, 9, 9), shared_kernels=True, delay=d) for d in (0, 1)]
+    kernels = [wire(conv("a", np.full((6, 1, 1, 1), 127)), (1, 9, 9), shared_kernels=True, delay=d) for d in (0, 1)]
     assert [each.load(0, 486).words for each in kernels] == [1, 2]  # 10 + 6 · 8 = 58 and 10 + 6 · 14 = 94 bits
 
 
@@ -128,15 +146,15 @@ def test_an_autapse_is_an_axon_of_one_connection():
 
 def test_shared_kernels_are_kept_once():
     """4 channels of 3 by 2 by 2 weights: 12 axons of 4 weights of 8 bits, a word each, wherever the kernel is used."""
-    synapse = conv("a", np.ones((4, 3, 2, 2)))
+    synapse = conv("a", np.full((4, 3, 2, 2), 127))
     wiring = wire(synapse, (3, 9, 9), shared_kernels=True)
     assert [wiring.load(0, stop).words for stop in (1, 4, 5, 256)] == [12, 12, 12, 12]
-    many = wire(conv("a", np.ones((128, 3, 2, 2))), (3, 9, 9), shared_kernels=True)
+    many = wire(conv("a", np.full((128, 3, 2, 2), 127)), (3, 9, 9), shared_kernels=True)
     assert [many.load(0, stop).words for stop in (1, 64, 65, 128, 8192)] == [12, 108, 120, 216, 216]
     assert many.load(0, 8192).axons == 3 * 81
 
 
 def test_shared_kernels_of_groups():
     """2 groups of 64 channels, each from 3 source channels: 12 axons of 64 weights a group."""
-    wiring = wire(conv("a", np.ones((128, 3, 2, 2)), groups=2), (6, 9, 9), shared_kernels=True)
+    wiring = wire(conv("a", np.full((128, 3, 2, 2), 127), groups=2), (6, 9, 9), shared_kernels=True)
     assert [wiring.load(0, stop).words for stop in (64, 65, 128, 8192)] == [108, 120, 216, 216]

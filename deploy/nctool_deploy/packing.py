@@ -1,8 +1,9 @@
 """How much synaptic memory the connections of an axon take.
 
 The format is Loihi 1's, the only one published: an axon's connections lie in blocks of up to 64; a block holds a
-format index, a count and the connections, and fills whole words of 64 bits. A connection of nctool holds a weight of 8
-bits, where an axon skips neurons the index of the neuron, and in a branch that waits its delay; tag bits are not used.
+format index, a count and the connections, and fills whole words of 64 bits. A connection of nctool holds a weight of as
+many bits as the widest of its synapse needs, where an axon skips neurons the index of the neuron, and in a branch that
+waits its delay; tag bits are not used.
 
 In: counts of connections. Out: words. Must not import torch or Lava. Source: nengo-loihi, `nengo_loihi/block.py`,
 SynapseConfig.bits_per_axon, INDEX_BITS_MAP.
@@ -13,11 +14,14 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from nctool.network import LARGEST_DELAY
+from nctool.network import LARGEST_DELAY, IntArray
 
 WORD_BITS = 64
 WORD_BYTES = WORD_BITS // 8
 WEIGHT_BITS = 8
+STORED_WEIGHT_BITS = (2, 3, 4, 5, 6, WEIGHT_BITS)
+"""Widths that a synapse's weights can be stored in, sign included; there is none of 7 bits."""
+
 DELAY_BITS = LARGEST_DELAY.bit_length()
 
 _BLOCK = 64
@@ -31,6 +35,13 @@ _SHORTEST_INDEX = 6
 def index_bits(n_neurons: int) -> int:
     """Return the bits of an index that tells `n_neurons` neurons apart."""
     return max(_SHORTEST_INDEX, (n_neurons - 1).bit_length())
+
+
+def weight_bits(weight: IntArray) -> int:
+    """Return the smallest stored width that holds all of `weight`; the largest for what none holds."""
+    low, high = int(weight.min()), int(weight.max())
+    fitting = (bits for bits in STORED_WEIGHT_BITS if -(2 ** (bits - 1)) <= low and high < 2 ** (bits - 1))
+    return next(fitting, WEIGHT_BITS)
 
 
 def words(connections: NDArray[np.int64] | int, bits: int) -> NDArray[np.int64]:

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nctool.network import ConvGeometry, Shape, Synapse
-from nctool_deploy.packing import DELAY_BITS, WEIGHT_BITS, index_bits, words
+from nctool_deploy.packing import DELAY_BITS, WEIGHT_BITS, index_bits, weight_bits, words
 
 Destinations = NDArray[np.int64]
 """To how many slices each neuron of a source sends: int64 (height, width, channels), (1, 1, channels) if no image."""
@@ -153,7 +153,7 @@ class ConvolutionWiring:
 
 def wire(synapse: Synapse, source: Shape, shared_kernels: bool, delay: int = 0) -> SynapseWiring:
     """Return the wiring of `synapse` from a source of shape `source`, whose connections hold `delay` if it is not 0."""
-    conv, shape, bits = synapse.conv, synapse.weight.shape, WEIGHT_BITS + (DELAY_BITS if delay else 0)
+    conv, shape, bits = synapse.conv, synapse.weight.shape, weight_bits(synapse.weight) + (DELAY_BITS if delay else 0)
     if conv is None:
         return DenseWiring(shape[1], bits)
     height, width = conv.output_size(source, (shape[2], shape[3]))
