@@ -178,9 +178,9 @@ def _padded(spikes: np.ndarray, period: int) -> np.ndarray:
     return np.pad(flat, [(0, 0), (0, period - flat.shape[1]), (0, 0)])
 
 
-@given(seeds, st.sampled_from(REALISATIONS), st.booleans())
-def test_every_count_is_the_one_of_a_matrix_of_connections(seed, realisation, silent_biases):
-    network = random_network(seed, n_steps=realisation.steps)
+@given(seeds, st.sampled_from(REALISATIONS), st.booleans(), st.booleans())
+def test_every_count_is_the_one_of_a_matrix_of_connections(seed, realisation, silent_biases, rate):
+    network = random_network(seed, n_steps=realisation.steps, rate=rate)
     if silent_biases:
         network = replace(
             network, populations=tuple(replace(p, bias=np.zeros_like(p.bias)) for p in network.populations)
@@ -198,7 +198,7 @@ def test_every_count_is_the_one_of_a_matrix_of_connections(seed, realisation, si
 
 
 def _often_zero(table: np.ndarray, seed: int) -> np.ndarray:
-    return np.where(np.random.default_rng(seed).random(table.shape) < 0.9, 0, table).astype(np.int8)
+    return np.where(np.random.default_rng(seed).random(table.shape) < 0.9, 0, table).astype(table.dtype)
 
 
 def _part(trace: Trace, part: slice) -> Trace:
