@@ -62,6 +62,17 @@ def test_the_last_spike_returns_in_the_flush_step():
     )
 
 
+def test_an_autapse_alone_makes_an_update_active():
+    """The first layer holds 3, 1, 2: it fires at step 1 only. The second fires then and gets its own spike at step 2."""
+    first = fire("first", dense(INPUT_NAME, [[1]]), threshold=3, initial=2)
+    second = fire("second", dense("first", [[1]]))
+    network = IntNetwork(signed_input(1), (first, second, read_out(dense("second", [[1]]))), 3)
+    counter = count(network, AUTAPSE, as_pixels([[1]]))
+    assert counter.operations["second"] == Operations(
+        spikes=1, network_operations=1, autapse_operations=1, active_updates=2, idle_updates=2
+    )
+
+
 def test_always_on_sources_by_hand():
     """A bias of 1 and a silent input: both neurons hold 1, 2, 1, fire at step 2, and are active in the window."""
     counter = count(two_neurons(bias=1), AUTAPSE, as_pixels([[0, 0]]))
