@@ -36,10 +36,10 @@ source = "data sheet"
 
 @pytest.fixture(scope="module")
 def own_model(digits_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A model for a target that states energies."""
+    """A model for a target that states energies; its input spikes differ from sample to sample."""
     folder = tmp_path_factory.mktemp("own")
     (folder / "own.toml").write_text(OWN, encoding="utf-8")
-    nctool.export(digits_run, folder / "model.net", steps=2, target=folder / "own.toml")
+    nctool.export(digits_run, folder / "model.net", steps=2, target=folder / "own.toml", input="rate")
     return folder / "model.net"
 
 
@@ -172,6 +172,14 @@ def test_the_table(own_model: Path, capsys: pytest.CaptureFixture[str], monkeypa
     )
     assert lines[start + 9].startswith("energy in nJ: synaptic operations ")
     assert lines[start + 10] == "these figures: measured on a board"
+
+
+def test_targets_are_listed_with_their_figures(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lines = [line.split() for line in run_command(capsys, monkeypatch, "targets").out.splitlines()]
+    assert ["energy:", "spike", "not", "known", "1.7", "pJ", "not", "known"] in lines
+    assert ["time", "of", "a", "step,", "at", "least", "not", "known", "113..465", "ns", "not", "known"] in lines
 
 
 def test_a_target_without_figures_gets_operations_only(

@@ -90,16 +90,29 @@ def test_settings_that_are_refused(changed: dict[str, tuple[int, ...]], text: st
 
 
 @pytest.mark.parametrize(
-    ("realisation", "units", "steps"), [("autapse", 2, 2), ("population", 4, 1), ("zero-reset", 1, 3)]
+    ("realisation", "units", "steps", "coding"),
+    [("autapse", 2, 2, None), ("autapse", 1, 2, "rate"), ("population", 4, 1, None), ("zero-reset", 1, 3, None)],
 )
 def test_a_row_is_what_exporting_and_running_give(
-    digits_run: Path, tmp_path: Path, realisation: str, units: int, steps: int
+    digits_run: Path, tmp_path: Path, realisation: str, units: int, steps: int, coding: str | None
 ) -> None:
     report = nctool.explore(
-        digits_run, realisations=[realisation], units=[units], steps=[steps], weight_bits=[5], samples=60
+        digits_run,
+        realisations=[realisation],
+        units=[units],
+        steps=[steps],
+        weight_bits=[5],
+        input=coding,
+        samples=60,
     )
     exported = nctool.export(
-        digits_run, tmp_path / "model.net", realisation=realisation, units=units, steps=steps, weight_bits=5
+        digits_run,
+        tmp_path / "model.net",
+        realisation=realisation,
+        units=units,
+        steps=steps,
+        weight_bits=5,
+        input=coding,
     )
     ran = nctool.run_sim(exported.path, samples=60, cost=True)
     (row,) = report.rows
@@ -241,6 +254,7 @@ def test_the_table_and_the_json(
         ("--steps", "1;2", "error: steps: got `1;2`, allowed whole numbers with commas between them\n"),
         ("--units", ",", "error: units: got `,`, allowed whole numbers with commas between them\n"),
         ("--weight-bits", "-4", "error: weight bits: got `-4`, allowed whole numbers with commas between them\n"),
+        ("--input", "direct", "error: unknown input encoding `direct`, allowed graded, rate\n"),
         (
             "--chips",
             "0",

@@ -62,6 +62,17 @@ def test_the_last_spike_returns_in_the_flush_step():
     )
 
 
+def test_an_autapse_alone_makes_an_update_active():
+    """The first layer holds 3, 1, 2: it fires at step 1 only. The second fires then and gets its own spike at step 2."""
+    first = fire("first", dense(INPUT_NAME, [[1]]), threshold=3, initial=2)
+    second = fire("second", dense("first", [[1]]))
+    network = IntNetwork(signed_input(1), (first, second, read_out(dense("second", [[1]]))), 3)
+    counter = count(network, AUTAPSE, as_pixels([[1]]))
+    assert counter.operations["second"] == Operations(
+        spikes=1, network_operations=1, autapse_operations=1, active_updates=2, idle_updates=2
+    )
+
+
 def test_always_on_sources_by_hand():
     """A bias of 1 and a silent input: both neurons hold 1, 2, 1, fire at step 2, and are active in the window."""
     counter = count(two_neurons(bias=1), AUTAPSE, as_pixels([[0, 0]]))
@@ -178,9 +189,9 @@ def _padded(spikes: np.ndarray, period: int) -> np.ndarray:
     return np.pad(flat, [(0, 0), (0, period - flat.shape[1]), (0, 0)])
 
 
-@given(seeds, st.sampled_from(REALISATIONS), st.booleans())
-def test_every_count_is_the_one_of_a_matrix_of_connections(seed, realisation, silent_biases):
-    network = random_network(seed, n_steps=realisation.steps)
+@given(seeds, st.sampled_from(REALISATIONS), st.booleans(), st.booleans())
+def test_every_count_is_the_one_of_a_matrix_of_connections(seed, realisation, silent_biases, rate):
+    network = random_network(seed, n_steps=realisation.steps, rate=rate)
     if silent_biases:
         network = replace(
             network, populations=tuple(replace(p, bias=np.zeros_like(p.bias)) for p in network.populations)
@@ -198,7 +209,7 @@ def test_every_count_is_the_one_of_a_matrix_of_connections(seed, realisation, si
 
 
 def _often_zero(table: np.ndarray, seed: int) -> np.ndarray:
-    return np.where(np.random.default_rng(seed).random(table.shape) < 0.9, 0, table).astype(np.int8)
+    return np.where(np.random.default_rng(seed).random(table.shape) < 0.9, 0, table).astype(table.dtype)
 
 
 def _part(trace: Trace, part: slice) -> Trace:

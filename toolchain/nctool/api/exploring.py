@@ -20,6 +20,7 @@ from nctool.api.pareto import best
 from nctool.api.samples import dataset_samples
 from nctool.api.settings import Setting, settings
 from nctool.errors import RangeError, UnsupportedError, UsageError
+from nctool.inputs import Coding, find_coding
 from nctool.progress import ProgressCallback, no_progress
 from nctool.sim.fast import FastEngine, find_device
 from nctool.training.checkpoint import Checkpoint, load_checkpoint
@@ -103,6 +104,7 @@ def explore(
     steps: Sequence[int] | None = None,
     units: Sequence[int] | None = None,
     weight_bits: Sequence[int] = WEIGHT_BITS,
+    input: str | None = None,  # noqa: A002  # the option's name is a contract
     target: Path | str = "loihi",
     chips: int = 1,
     dataset: str | None = None,
@@ -121,7 +123,7 @@ def explore(
         steps: windows of the others; by default 1, 2, 4, 8, of `zero-reset` 4, 8.
         units: neurons for each activation, of `autapse`; by default 1, 2, 4.
         weight_bits: 2..8 each.
-        target, chips: as for `export`.
+        input, target, chips: as for `export`.
         dataset, split, samples, data_dir: as for `run_sim`.
         device: `cpu` or `cuda`, for the fast engine.
         plot: .png or .svg file of the trade-offs; needs matplotlib.
@@ -136,12 +138,13 @@ def explore(
     find_device(device)
     if chips < 1:
         raise UsageError(f"chips: {chips} is out of range, allowed >= 1", hint="give 1 or more chips with --chips")
+    coding = None if input is None else find_coding(input)
     loaded = load_checkpoint(checkpoint)
     tried = settings(realisations, steps, units, weight_bits, loaded.recipe.activation.levels)
     name = dataset or loaded.dataset_name
     pixels, labels = dataset_samples(name, split, samples, data_dir, loaded.input_shape, len(loaded.classes))
     model = restore_model(loaded)
-    trial = _Trial(loaded, model, chip, chips, pixels, labels, device, progress, len(tried))
+    trial = _Trial(loaded, model, coding, chip, chips, pixels, labels, device, progress, len(tried))
     rows = _marked([trial.row(number, setting) for number, setting in enumerate(tried)])
     report = ExploreReport(Path(checkpoint), chip.name, f"{name}/{split}", len(pixels), rows)
     if figure is not None:
@@ -164,6 +167,7 @@ class _Trial:
 
     loaded: Checkpoint
     model: nn.Module
+    coding: Coding | None
     target: Target
     chips: int
     pixels: NDArray[np.uint8]
@@ -183,7 +187,7 @@ class _Trial:
     def _lower(self, setting: Setting) -> Lowered:
         """Convert anew: scales depend on the window, so that of a longer one does not serve."""
         realisation = find_realisation(setting.realisation)
-        chosen = design(self.loaded, realisation, setting.steps, setting.units, setting.weight_bits, None)
+        chosen = design(self.loaded, realisation, setting.steps, setting.units, setting.weight_bits, self.coding)
         conversion = converted(self.loaded, self.model, chosen)
         return lower(conversion.network, self.target, setting.realisation, self.chips)
 

@@ -170,6 +170,9 @@ def explore(
         str | None, typer.Option(help="Units K of autapse, comma-separated.", show_default="1,2,4")
     ] = None,
     weight_bits: Annotated[str, typer.Option(help="2..8 each, comma-separated.")] = "8,4",
+    input: Annotated[  # noqa: A002  # contract
+        str | None, typer.Option(help="graded: signed 8 bits; rate: binary spikes.", show_default="the recipe's")
+    ] = None,
     target: Annotated[str, typer.Option(help="Name from `nctool targets`, or a .toml path.")] = "loihi",
     chips: Annotated[int, typer.Option(help="Chips that the network may take.")] = 1,
     dataset: Dataset = None,
@@ -190,6 +193,7 @@ def explore(
             steps=parse_numbers(steps, "steps"),
             units=parse_numbers(units, "units"),
             weight_bits=parse_numbers(weight_bits, "weight bits") or (),
+            input=input,
             target=target,
             chips=chips,
             dataset=dataset,
