@@ -171,7 +171,7 @@ def test_a_delay_that_is_off_by_one_shows(tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.setattr(engine, "WORKER", "skewing_worker")
     network, pixels = skewed(), as_pixels([[1], [1]])
     path = write_network(network, tmp_path / "skewed.net", pixels)
-    job = engine.LavaJob(path, network.input.encode(pixels), network.n_steps)
+    job = engine.LavaJob(path, network.input.signal(pixels, network.n_steps), network.n_steps)
     early, right, late = engine.run_jobs([job, job, job])
     expected = simulate(network, pixels)
     assert set(differences(expected, right).values()) == {0}

@@ -104,8 +104,14 @@ class ResnetSettings(_Table):
     depth: Literal[8, 18, 20, 34] = Field(description="8, 18, 20 or 34")
 
 
+class OwnSettings(_Table):
+    """`[model] architecture = "own"`: a network that is given from Python, `nctool.train(recipe, model=...)`."""
+
+    architecture: Literal["own"]
+
+
 ModelSettings = Annotated[
-    MlpSettings | CnnSettings | LenetSettings | SmallVggSettings | VggSettings | ResnetSettings,
+    MlpSettings | CnnSettings | LenetSettings | SmallVggSettings | VggSettings | ResnetSettings | OwnSettings,
     Field(discriminator="architecture"),
 ]
 """`[model]`: one variant for each architecture, chosen by `architecture`."""

@@ -12,13 +12,15 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from nctool.errors import FormatError
+from nctool.errors import FormatError, RecipeError, UsageError
 from nctool.nq import activations
 from nctool.recipe import (
     ActivationSettings,
     CnnSettings,
     LenetSettings,
     MlpSettings,
+    OwnSettings,
+    Recipe,
     ResnetSettings,
     SmallVggSettings,
     VggSettings,
@@ -31,7 +33,10 @@ from nctool_models.architectures.stack import Stack
 
 __all__ = ["Settings", "build_model", "restore_model"]
 
-Settings = MlpSettings | CnnSettings | LenetSettings | SmallVggSettings | VggSettings | ResnetSettings
+FROM_PYTHON = "give it from Python: nctool.train(recipe, model=net), nctool.export(run, path, model=net)"
+
+BuiltIn = MlpSettings | CnnSettings | LenetSettings | SmallVggSettings | VggSettings | ResnetSettings
+Settings = BuiltIn | OwnSettings
 
 
 def build_model(
@@ -55,8 +60,10 @@ def build_model(
         a network from float images (N, C, H, W) to float logits (N, n_classes).
 
     Raises:
-        RecipeError: the images are too small for the architecture, or a pooled side is odd.
+        RecipeError: the images are too small for the architecture, a pooled side is odd, or the network is your own.
     """
+    if isinstance(model, OwnSettings):
+        raise RecipeError('`model.architecture` is "own": no network was given', hint=FROM_PYTHON)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         stack = Stack(model.architecture, input_shape, activation)
@@ -65,7 +72,7 @@ def build_model(
     return stack.layers
 
 
-def _append(stack: Stack, model: Settings) -> None:
+def _append(stack: Stack, model: BuiltIn) -> None:
     if isinstance(model, MlpSettings):
         mlp(stack, model)
     elif isinstance(model, CnnSettings):
@@ -80,14 +87,20 @@ def _append(stack: Stack, model: Settings) -> None:
         resnet(stack, model)
 
 
-def restore_model(checkpoint: Checkpoint) -> nn.Sequential:
+def restore_model(checkpoint: Checkpoint, model: nn.Module | None = None) -> nn.Module:
     """Rebuild a trained network from its checkpoint, in evaluation mode.
 
+    Args:
+        model: your own network, where that is what was trained; it gets the weights of the checkpoint.
+
     Raises:
+        UsageError: a network of your own is missing, or given for a checkpoint of another one.
         FormatError: the tensors in the checkpoint do not fit the recipe in it, or a threshold is not positive.
     """
     recipe = checkpoint.recipe
-    model = build_model(recipe.model, checkpoint.input_shape, len(checkpoint.classes), recipe.activation)
+    model = _own_model(recipe, model) or build_model(
+        recipe.model, checkpoint.input_shape, len(checkpoint.classes), recipe.activation
+    )
     problem = first_mismatch(model.state_dict(), checkpoint.state)
     if problem is not None:
         raise FormatError(f"checkpoint does not fit its recipe `{recipe.name}`: {problem}")
@@ -96,3 +109,15 @@ def restore_model(checkpoint: Checkpoint) -> nn.Sequential:
         if float(layer.threshold.detach()) <= 0.0:
             raise FormatError(f"checkpoint of recipe `{recipe.name}`: threshold of `{name}` is not positive")
     return model.eval()
+
+
+def _own_model(recipe: Recipe, model: nn.Module | None) -> nn.Module | None:
+    is_own = isinstance(recipe.model, OwnSettings)
+    if is_own and model is None:
+        raise UsageError(f"checkpoint of recipe `{recipe.name}`: its network is your own", hint=FROM_PYTHON)
+    if model is not None and not is_own:
+        raise UsageError(
+            f"checkpoint of recipe `{recipe.name}`: its network is `{recipe.model.architecture}`, got a model too",
+            hint="leave out model=",
+        )
+    return model

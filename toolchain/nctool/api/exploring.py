@@ -113,6 +113,7 @@ def explore(
     data_dir: Path | None = None,
     device: str = "cpu",
     plot: Path | str | None = None,
+    model: nn.Module | None = None,
     progress: ProgressCallback = no_progress,
 ) -> ExploreReport:
     """Convert a checkpoint in many ways, run each on data and say what it gives and costs (docs/EXPLORE.md).
@@ -127,6 +128,7 @@ def explore(
         dataset, split, samples, data_dir: as for `run_sim`.
         device: `cpu` or `cuda`, for the fast engine.
         plot: .png or .svg file of the trade-offs; needs matplotlib.
+        model: the network of the checkpoint, where it is your own; it gets the trained weights.
         progress: called with the samples done and to do, and the setting.
 
     Raises:
@@ -143,7 +145,7 @@ def explore(
     tried = settings(realisations, steps, units, weight_bits, loaded.recipe.activation.levels)
     name = dataset or loaded.dataset_name
     pixels, labels = dataset_samples(name, split, samples, data_dir, loaded.input_shape, len(loaded.classes))
-    model = restore_model(loaded)
+    model = restore_model(loaded, model)
     trial = _Trial(loaded, model, coding, chip, chips, pixels, labels, device, progress, len(tried))
     rows = _marked([trial.row(number, setting) for number, setting in enumerate(tried)])
     report = ExploreReport(Path(checkpoint), chip.name, f"{name}/{split}", len(pixels), rows)

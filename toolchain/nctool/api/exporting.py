@@ -9,6 +9,8 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from torch import nn
+
 from nctool.api.converting import converted, design
 from nctool.api.unit_search import Budget, search_units
 from nctool.api.utilisation import Utilisation, utilisation
@@ -81,6 +83,7 @@ def export(
     chips: int = 1,
     max_neurons: int | None = None,
     max_cores: int | None = None,
+    model: nn.Module | None = None,
     progress: ProgressCallback = no_progress,
 ) -> ExportReport:
     """Convert a checkpoint to integers, check every limit of the target and write netx HDF5.
@@ -98,6 +101,7 @@ def export(
         input: `graded` (signed 8-bit integers) or `rate` (spike trains of one bit); the recipe's coding by default.
         chips: how many chips the network may take.
         max_neurons, max_cores: budget of units `auto`.
+        model: the network of the checkpoint, where it is your own; it gets the trained weights.
         progress: called while `auto` searches, with what is spent of the budget.
 
     Raises:
@@ -113,7 +117,7 @@ def export(
     if units != AUTO and not (max_neurons is None and max_cores is None):
         raise UsageError("--max-neurons and --max-cores: allowed with --units auto only")
     loaded = load_checkpoint(checkpoint)
-    model = restore_model(loaded)
+    model = restore_model(loaded, model)
     budget = Budget(max_neurons, max_cores) if units == AUTO else None
     built = find_realisation(realisation or RESETS[loaded.recipe.activation.reset])
     chosen = design(loaded, built, steps, 1 if units == AUTO else units, weight_bits, coding)

@@ -10,8 +10,15 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+from torch import nn
+
+from nctool.errors import UsageError, first_line
+from nctool.nq import activations
 from nctool.progress import ProgressCallback, no_progress
+from nctool.recipe import OwnSettings
 from nctool.training import fit
+from nctool.training.data import TrainingData
 from nctool_models import build_model, load_dataset, load_recipe, training_data
 
 RUNS = Path("runs")
@@ -55,6 +62,7 @@ def train(
     device: str = "cpu",
     data_dir: Path | None = None,
     resume: bool = False,
+    model: nn.Module | None = None,
     progress: ProgressCallback = no_progress,
 ) -> TrainReport:
     """Train a recipe and write checkpoint.safetensors, recipe.toml and metrics.jsonl.
@@ -67,18 +75,27 @@ def train(
         device: `cpu` or `cuda`.
         data_dir: where data sets lie.
         resume: go on where an interrupted run in `output` stopped.
+        model: a network of your own instead of the recipe's, made trainable by `nctool.prepare`; it is trained in
+            place. The recipe's data, noise and training settings hold for it.
         progress: called with the batches done and to do.
 
     Raises:
-        UsageError: unknown recipe, key, device or data set, or a folder that cannot be written.
+        UsageError: unknown recipe, key, device or data set, a folder that cannot be written, or a model that was not
+            prepared or does not fit the data.
         FormatError: data or a saved state is bad.
         RangeError: training diverged.
     """
     resolved = load_recipe(recipe, overrides, seed)
+    if model is not None:
+        resolved = resolved.model_copy(update={"model": OwnSettings(architecture="own")})
     output = RUNS / resolved.name if output is None else Path(output)
     dataset = load_dataset(resolved.data.name, data_dir)
     data = training_data(dataset, resolved.data.validation_fraction, resolved.seed)
-    model = build_model(resolved.model, data.input_shape, len(dataset.classes), resolved.activation, seed=resolved.seed)
+    n_classes = len(dataset.classes)
+    if model is None:
+        model = build_model(resolved.model, data.input_shape, n_classes, resolved.activation, seed=resolved.seed)
+    else:
+        _require_own(model, data, n_classes)
     result = fit(model, data, resolved, output, device=device, resume=resume, progress=progress)
     return TrainReport(
         path=output,
@@ -91,3 +108,19 @@ def train(
         best_epoch=result.best_epoch,
         seconds_per_epoch=result.seconds_per_epoch,
     )
+
+
+def _require_own(model: nn.Module, data: TrainingData, n_classes: int) -> None:
+    """Check that a model has activations of ours, and gives logits for the images."""
+    if not activations(model):
+        raise UsageError("model: has no NoisyQuantReLU", hint="make it trainable with nctool.prepare(model, images)")
+    images, was_training = data.normalisation(data.train.images[:2]), model.training
+    try:
+        with torch.no_grad():
+            found = tuple(model.eval().cpu()(images).shape)
+    except RuntimeError as error:
+        raise UsageError(f"model: does not take images {tuple(images.shape)} ({first_line(error)})") from error
+    finally:
+        model.train(was_training)
+    if found != (2, n_classes):
+        raise UsageError(f"model: gives {found} for two images, allowed {(2, n_classes)}, a logit for each class")
