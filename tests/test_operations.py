@@ -19,7 +19,18 @@ from nctool_deploy.operations import OperationCounter, Operations, Timing
 from nctool_deploy.realisations import REALISATIONS, Realisation, find_realisation
 from nctool_deploy.unrolling import unroll
 from nctool_deploy.wiring import AutapseWiring
-from tests.networks import as_pixels, conv, dense, fire, random_network, random_pixels, read_out, seeds, signed_input
+from tests.networks import (
+    as_pixels,
+    conv,
+    dense,
+    fire,
+    random_graph,
+    random_network,
+    random_pixels,
+    read_out,
+    seeds,
+    signed_input,
+)
 from tests.test_unrolling import random_conv
 
 AUTAPSE = find_realisation("autapse")
@@ -63,7 +74,7 @@ def test_the_last_spike_returns_in_the_flush_step():
 
 
 def test_an_autapse_alone_makes_an_update_active():
-    """The first layer holds 3, 1, 2: it fires at step 1 only. The second fires then and gets its own spike at step 2."""
+    """The first layer holds 3, 1, 2: it fires at step 1 only. The second fires then, its spike returns at step 2."""
     first = fire("first", dense(INPUT_NAME, [[1]]), threshold=3, initial=2)
     second = fire("second", dense("first", [[1]]))
     network = IntNetwork(signed_input(1), (first, second, read_out(dense("second", [[1]]))), 3)
@@ -218,14 +229,9 @@ def _part(trace: Trace, part: slice) -> Trace:
 
 @given(seeds)
 def test_branches_add_up(seed):
-    """Two synapses into one population, as a skip connection makes them."""
-    rng = np.random.default_rng(seed)
-    geometry = {"padding": (1, 1)}
-    first = fire("first", conv(INPUT_NAME, rng.integers(-9, 10, (2, 1, 3, 3)), **geometry), shape=(2, 4, 4))
-    both = (conv("first", rng.integers(-9, 10, (2, 2, 1, 1))), conv(INPUT_NAME, rng.integers(-9, 10, (2, 1, 1, 1))))
-    second = fire("second", *both, threshold=5, shape=(2, 4, 4))
-    network = IntNetwork(signed_input(1, 4, 4), (first, second, read_out(dense("second", np.ones((2, 32))))), 3)
-    pixels = as_pixels(rng.integers(-5, 6, (2, 1, 4, 4)) * (rng.random((2, 1, 4, 4)) < 0.2))
+    """Several synapses into one population, as skip connections make them."""
+    network = random_graph(seed)
+    pixels = random_pixels(network, 2, seed)
     trace = simulate(network, pixels)
     counter = OperationCounter(network, AUTAPSE)
     counter.add(pixels, trace)
