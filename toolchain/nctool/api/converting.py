@@ -52,7 +52,7 @@ def design(
     units: Units | None,
     weight_bits: int,
     coding: Coding | None,
-    per_layer: bool,
+    per_layer: bool = False,
 ) -> Design:
     """Fill in what was not asked for: the recipe's window and coding, and one unit, or as many as levels in one step.
 
