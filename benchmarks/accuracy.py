@@ -3,11 +3,11 @@
 Each window T is an export of its own: its bounds, and so its scales, are those of T steps. Integer accuracies come
 from the fast engine, which the tests hold equal to the reference engine bit for bit.
 
-    python benchmarks/accuracy.py RUN... [--data-dir DIR] [--input graded|rate]
+    python benchmarks/accuracy.py RUN... [--data-dir DIR] [--input graded|rate] [--weight-bits 8,6,4]
 
 RUN is a folder that `nctool train` wrote; without one, `digits-cnn` and `digits-mlp` are trained first, three seeds
-each. With --input, networks are exported for that coding, whatever they were trained for. The last line of stdout is
-one JSON object.
+each. With --input, networks are exported for that coding, whatever they were trained for; with --weight-bits at several
+widths. The last line of stdout is one JSON object.
 """
 
 from __future__ import annotations
@@ -26,29 +26,43 @@ DEFAULT_RECIPES = ("digits-cnn", "digits-mlp")
 DEFAULT_SEEDS = (1, 2, 3)
 
 
-def measure(run: Path, folder: Path, data_dir: Path | None, coding: str | None) -> dict[str, Any]:
-    """Export `run` once per window and run every export on the test split."""
+def measure(
+    run: Path, folder: Path, data_dir: Path | None, coding: str | None, widths: tuple[int, ...]
+) -> dict[str, Any]:
+    """Export `run` once per width of the weights and window, and run every export on the test split."""
     checkpoint = load_checkpoint(run)
-    results, integer, bounds = checkpoint.results, {}, {}
-    for steps in STEPS:
-        exported = nctool.export(run, folder / f"{steps}.net", steps=steps, input=coding)
+
+    def accuracy(bits: int, steps: int) -> dict[str, Any]:
+        exported = nctool.export(run, folder / f"{bits}-{steps}.net", steps=steps, weight_bits=bits, input=coding)
         report = nctool.run_sim(exported.path, engine="fast", data_dir=data_dir)
         if report.overflows:
-            raise SystemExit(f"{run}: {report.overflows} overflows at T={steps}")
-        integer[str(steps)] = report.accuracy[str(steps)]
-        bounds[str(steps)] = sorted(name for name, kind in exported.bounds.items() if kind == "calibrated")
+            raise SystemExit(f"{run}: {report.overflows} overflows at {bits} bits, T={steps}")
+        return {
+            "accuracy": report.accuracy[str(steps)],
+            "samples": report.samples,
+            "input": exported.input,
+            "calibrated": sorted(name for name, kind in exported.bounds.items() if kind == "calibrated"),
+        }
+
+    exports = {str(bits): {str(steps): accuracy(bits, steps) for steps in STEPS} for bits in widths}
+    results, any_export = checkpoint.results, exports[str(widths[0])][str(STEPS[0])]
     return {
         "recipe": checkpoint.recipe.name,
         "seed": checkpoint.recipe.seed,
         "trained_for": checkpoint.recipe.input.coding,
-        "input": exported.input,
+        "input": any_export["input"],
         "data": f"{checkpoint.dataset_name} test",
-        "samples": report.samples,
+        "samples": any_export["samples"],
         "ann": results["accuracy_ann"],
         "snn_float": {str(steps): results["accuracy_snn"][str(steps)] for steps in STEPS},
-        "snn_integer": integer,
-        "calibrated": bounds,
+        "snn_integer": _each(exports, "accuracy"),
+        "calibrated": _each(exports, "calibrated"),
     }
+
+
+def _each(exports: dict[str, dict[str, dict[str, Any]]], key: str) -> dict[str, dict[str, Any]]:
+    """Return one value of every export, by width and window."""
+    return {bits: {steps: found[key] for steps, found in row.items()} for bits, row in exports.items()}
 
 
 def print_table(rows: list[dict[str, Any]]) -> None:
@@ -56,10 +70,18 @@ def print_table(rows: list[dict[str, Any]]) -> None:
     print("| recipe, seed | network | ANN | " + " | ".join(f"T={steps}" for steps in STEPS) + " |")
     print("|---|---|" + "---|" * (1 + len(STEPS)))
     for row in rows:
-        for kind, ann in (("snn_float", f"{100 * row['ann']:.2f}"), ("snn_integer", "")):
-            cells = " | ".join(f"{100 * row[kind][str(steps)]:.2f}" for steps in STEPS)
-            name = f"float SNN, {row['trained_for']}" if kind == "snn_float" else f"integer, 8 bit, {row['input']}"
-            print(f"| {row['recipe']}, {row['seed']} | {name} | {ann} | {cells} |")
+        name = f"{row['recipe']}, {row['seed']}"
+        print(f"| {name} | float SNN, {row['trained_for']} | {100 * row['ann']:.2f} | {_cells(row['snn_float'])} |")
+        for bits, accuracies in row["snn_integer"].items():
+            print(f"| {name} | integer, {bits} bit, {row['input']} |  | {_cells(accuracies)} |")
+
+
+def _cells(accuracies: dict[str, float]) -> str:
+    return " | ".join(f"{100 * accuracies[str(steps)]:.2f}" for steps in STEPS)
+
+
+def _widths(text: str) -> tuple[int, ...]:
+    return tuple(int(bits) for bits in text.split(","))
 
 
 def main() -> None:
@@ -68,6 +90,7 @@ def main() -> None:
     parser.add_argument("runs", nargs="*", type=Path, metavar="RUN")
     parser.add_argument("--data-dir", type=Path)
     parser.add_argument("--input", help="graded or rate; what each network was trained for by default")
+    parser.add_argument("--weight-bits", type=_widths, default=(8,), metavar="8,6,4")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         runs = arguments.runs or [
@@ -75,7 +98,7 @@ def main() -> None:
             for recipe in DEFAULT_RECIPES
             for seed in DEFAULT_SEEDS
         ]
-        rows = [measure(run, Path(name), arguments.data_dir, arguments.input) for run in runs]
+        rows = [measure(run, Path(name), arguments.data_dir, arguments.input, arguments.weight_bits) for run in runs]
     print_table(rows)
     print(json.dumps({"accuracy": rows}))
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from hypothesis import strategies as st
 
-from nctool.bounds import prove, prove_population, with_bounds
+from nctool.bounds import Range, prove, prove_population, with_bounds
 from nctool.inputs import PixelEncoding
 from nctool.network import (
     ACCUMULATOR_LIMIT,
@@ -234,3 +234,9 @@ def _weights(rng: np.random.Generator, shape: Shape) -> IntArray:
     if rng.integers(3) == 0:
         weight[0] = 0
     return weight.astype(np.int32)
+
+
+def measured(accumulated: np.ndarray) -> Range:
+    """Return the range per channel of accumulated inputs, int64 (samples, steps, channels, ...)."""
+    axes = (0, 1, *range(3, accumulated.ndim))
+    return Range(np.minimum(accumulated.min(axis=axes), 0), np.maximum(accumulated.max(axis=axes), 0))

@@ -84,6 +84,12 @@ def test_people_get_tables(nctool, digits_run: Path, digits_model: Path, tmp_pat
     exported = nctool("export", digits_run, "-o", tmp_path / "m.net")
     assert " on 1 chip; the most that a core uses: neurons " in exported.out
     assert "fold batch norm" in exported.out and f"wrote {tmp_path / 'm.net'}" in exported.out
+    table = re.findall(
+        r"^step +what +largest +output|^round `conv1` .* (?:[\d.]+%) +(?:[\d.]+%)", exported.out, re.MULTILINE
+    )
+    assert len(table) == 2
+    inspected = nctool("inspect", tmp_path / "m.net").out
+    assert all(row.rstrip() in inspected for row in table)
     assert "accuracy" in nctool("run-sim", digits_model, "--samples", 8).out
     verified = nctool("verify", digits_model, "--engines", "reference")
     assert verified.out.startswith("EQUAL, bit for bit: file = reference\n")
@@ -93,6 +99,17 @@ def test_people_get_tables(nctool, digits_run: Path, digits_model: Path, tmp_pat
     assert ["neurons", "per", "core", "8,192", "1,024", "no", "limit"] in map(
         str.split, nctool("targets").out.splitlines()
     )
+
+
+def test_per_layer_gives_a_layer_one_threshold(nctool, digits_run: Path, tmp_path: Path) -> None:
+    def thresholds(*options: str) -> list[list[int]]:
+        report = nctool("export", digits_run, "-o", tmp_path / "m.net", "--json", *options).json
+        assert report["per_layer"] is bool(options)
+        layers = nctool("inspect", tmp_path / "m.net", "--json").json["layers"]
+        return [layer["threshold_range"] for layer in layers if layer["threshold_range"]]
+
+    assert all(low == high for low, high in thresholds("--per-layer"))
+    assert any(low < high for low, high in thresholds())
 
 
 def test_lists_as_json(nctool) -> None:

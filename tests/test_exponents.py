@@ -37,7 +37,7 @@ def test_a_branch_of_four_times_the_size_takes_an_exponent_of_two():
     rounded = round_population(real, scale, AUTAPSE_FORMAT, 1)
     assert [(s.weight.tolist(), s.exponent) for s in rounded.synapses] == [([[127]], 0), ([[127]], 2)]
     assert rounded.bias.tolist() == [63]  # 126.72 · (0.25 + 0.25)
-    assert weight_errors(real, scale) == (pytest.approx(0.28 / 126.72), pytest.approx(0.28 / 126.72))
+    assert weight_errors(real, scale, rounded) == (pytest.approx(0.28 / 126.72), pytest.approx(0.28 / 126.72))
 
 
 def test_without_exponents_the_smaller_branch_pays():

@@ -128,7 +128,7 @@ def test_graphs_run_on_lava_as_on_the_reference_engine(tmp_path: Path) -> None:
     jobs = [
         engine.LavaJob(
             write_network(network, tmp_path / f"{number}.net", samples[name]),
-            network.input.encode(samples[name]),
+            network.input.signal(samples[name], network.n_steps),
             network.n_steps,
         )
         for number, (name, network) in enumerate(GRAPHS.items())

@@ -93,13 +93,15 @@ def test_a_ceiling_lowers_the_scale_of_its_channel():
 
 
 def test_weight_error_is_relative_to_the_largest_weight_of_the_channel():
+    def errors(real, scale):
+        return weight_errors(real, scale, round_population(real, scale, AUTAPSE_FORMAT, 1))
+
     real = population([[2.0, 1.0]])
     scale = choose_scale(real, AUTAPSE_FORMAT)  # 63.5 and a threshold of 63: weights 126 and 63
-    assert weight_errors(real, scale) == (0,)
+    assert errors(real, scale) == (0,)
     off = replace(scale, per_channel=np.array([60.25]))  # 120.5 and 60.25 become 120 and 60
-    assert weight_errors(real, off) == (pytest.approx(0.5 / 120.5),)
-    zero = population([[0.0, 0.0]])
-    assert weight_errors(zero, scale) == (0,)
+    assert errors(real, off) == (pytest.approx(0.5 / 120.5),)
+    assert errors(population([[0.0, 0.0]]), scale) == (0,)
 
 
 def test_weights_far_larger_than_the_threshold_are_refused():

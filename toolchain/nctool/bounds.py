@@ -1,7 +1,7 @@
 """Bounds: what the accumulated input of a population can reach within a window (rule O1).
 
-Proved bounds are interval arithmetic on the weights: they hold for every input. Measured bounds come from
-running calibration data through the reference engine and hold for that data, widened by a margin.
+Proved bounds are interval arithmetic on the weights: they hold for every input. Measured ones are those of
+`nctool.conversion.calibration`: they hold for its data, widened by a margin.
 
 In: integer populations. Out: intervals in weight units. Must not import torch.
 """
@@ -117,12 +117,6 @@ def _signal_interval(synapse: Synapse, encoding: Input) -> tuple[IntArray | int,
     group = np.arange(out) // (out // synapse.conv.groups)
     channel = group[:, np.newaxis] * group_size + np.arange(group_size)
     return low[channel][:, :, np.newaxis, np.newaxis], high[channel][:, :, np.newaxis, np.newaxis]
-
-
-def measure(accumulated: NDArray[np.int64]) -> Range:
-    """Return the range per channel of a run's accumulated input, int64 (samples, steps, channels, ...)."""
-    axes = (0, 1, *range(3, accumulated.ndim))
-    return Range(np.minimum(accumulated.min(axis=axes), 0), np.maximum(accumulated.max(axis=axes), 0))
 
 
 def with_bounds(network: IntNetwork, bounds: Mapping[str, Bound]) -> IntNetwork:

@@ -36,12 +36,13 @@ class Strict(BaseModel):
 
 
 class ChangeRecord(Strict):
-    """One conversion step: what it changed, whether it is exact, and its worst relative error."""
+    """One conversion step: what it changed, whether it is exact, and its errors; see `nctool.conversion.Change`."""
 
     step: str
     detail: str
     exact: bool
     worst_error: float | None = None
+    output_error: float | None = None
 
 
 class BoundRecord(Strict):

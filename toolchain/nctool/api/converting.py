@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 
 from torch import nn
 
-from nctool.conversion import Conversion, Units, convert
+from nctool.conversion import Conversion, IntegerFormat, Units, convert
 from nctool.errors import RangeError, UnsupportedError
 from nctool.inputs import Coding
 from nctool.training.checkpoint import Checkpoint
@@ -28,6 +28,7 @@ class Design:
         units: neurons that share an activation, for all layers or by name.
         weight_bits: 2..8.
         coding: of the input.
+        per_layer: one threshold for a layer, where the realisation could hold one for each channel.
     """
 
     realisation: Realisation
@@ -35,6 +36,13 @@ class Design:
     units: Units
     weight_bits: int
     coding: Coding
+    per_layer: bool = False
+
+    @property
+    def form(self) -> IntegerFormat:
+        """Return the integers that the network may hold."""
+        form = self.realisation.form
+        return replace(form, weight_bits=self.weight_bits, one_threshold=form.one_threshold or self.per_layer)
 
 
 def design(
@@ -44,6 +52,7 @@ def design(
     units: Units | None,
     weight_bits: int,
     coding: Coding | None,
+    per_layer: bool = False,
 ) -> Design:
     """Fill in what was not asked for: the recipe's window and coding, and one unit, or as many as levels in one step.
 
@@ -57,6 +66,7 @@ def design(
         units=_units(loaded, realisation, units),
         weight_bits=weight_bits,
         coding=loaded.recipe.input.coding if coding is None else coding,
+        per_layer=per_layer,
     )
 
 
@@ -71,7 +81,7 @@ def converted(loaded: Checkpoint, model: nn.Module, design: Design) -> Conversio
         input_shape=loaded.input_shape,
         mean=loaded.mean,
         std=loaded.std,
-        form=replace(design.realisation.form, weight_bits=design.weight_bits),
+        form=design.form,
         n_steps=design.n_steps,
         calibration=loaded.calibration_images,
         units=design.units,

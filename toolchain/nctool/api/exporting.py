@@ -40,6 +40,7 @@ class ExportReport:
         path: the file.
         target, realisation, steps, input: as chosen.
         units: neurons that share an activation, by layer.
+        per_layer: True when a layer has one threshold, not one for each channel.
         layers: number of populations, the readout included.
         neurons, synapses: totals; a shared kernel counts each of its uses.
         cores, chips: that the mapping uses; 0 where the target does not limit a core.
@@ -55,6 +56,7 @@ class ExportReport:
     steps: int
     input: str
     units: dict[str, int]
+    per_layer: bool
     layers: int
     neurons: int
     synapses: int
@@ -79,6 +81,7 @@ def export(
     realisation: str | None = None,
     units: Units | Literal["auto"] | None = None,
     weight_bits: int = 8,
+    per_layer: bool = False,
     input: str | None = None,  # noqa: A002  # the option's name is a contract
     chips: int = 1,
     max_neurons: int | None = None,
@@ -98,6 +101,7 @@ def export(
         units: neurons that share an activation, for all layers or by name; by default the levels that the activation
             was trained with for `population`, else 1. `auto` measures which layers need them most, within a budget.
         weight_bits: 2..8.
+        per_layer: one threshold, and so one scale of the weights, for each layer instead of one for each channel.
         input: `graded` (signed 8-bit integers) or `rate` (spike trains of one bit); the recipe's coding by default.
         chips: how many chips the network may take.
         max_neurons, max_cores: budget of units `auto`.
@@ -120,7 +124,7 @@ def export(
     model = restore_model(loaded, model)
     budget = Budget(max_neurons, max_cores) if units == AUTO else None
     built = find_realisation(realisation or RESETS[loaded.recipe.activation.reset])
-    chosen = design(loaded, built, steps, 1 if units == AUTO else units, weight_bits, coding)
+    chosen = design(loaded, built, steps, 1 if units == AUTO else units, weight_bits, coding, per_layer)
     if budget is not None:
         chosen = replace(chosen, units=search_units(loaded, model, chosen, chip, budget, progress).units)
     conversion = converted(loaded, model, chosen)
@@ -134,7 +138,7 @@ def export(
         changes=tuple(ChangeRecord(**asdict(change)) for change in conversion.changes),
         weight_bits=weight_bits,
     )
-    return _report(output, lowered, conversion)
+    return _report(output, lowered, conversion, chosen.form.one_threshold)
 
 
 def _provenance(checkpoint: Checkpoint) -> Provenance:
@@ -149,7 +153,7 @@ def _provenance(checkpoint: Checkpoint) -> Provenance:
     )
 
 
-def _report(path: Path, lowered: Lowered, conversion: Conversion) -> ExportReport:
+def _report(path: Path, lowered: Lowered, conversion: Conversion, per_layer: bool) -> ExportReport:
     network = lowered.network
     return ExportReport(
         path=path,
@@ -158,6 +162,7 @@ def _report(path: Path, lowered: Lowered, conversion: Conversion) -> ExportRepor
         steps=network.n_steps,
         input=network.pixel_input.coding,
         units=conversion.units,
+        per_layer=per_layer,
         layers=len(network.populations),
         neurons=sum(population.n_neurons for population in network.populations),
         synapses=sum(network.synapse_count(population) for population in network.populations),

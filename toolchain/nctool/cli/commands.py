@@ -128,6 +128,7 @@ def export(
         ),
     ] = None,
     weight_bits: Annotated[int, typer.Option(help="2..8.")] = 8,
+    per_layer: Annotated[bool, typer.Option("--per-layer", help="One threshold a layer, not one a channel.")] = False,
     input: Annotated[  # noqa: A002  # contract
         str | None, typer.Option(help="graded: signed 8 bits; rate: binary spikes.", show_default="the recipe's")
     ] = None,
@@ -148,6 +149,7 @@ def export(
             realisation=realisation,
             units=parse_units(units),
             weight_bits=weight_bits,
+            per_layer=per_layer,
             input=input,
             chips=chips,
             max_neurons=max_neurons,

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
@@ -53,12 +54,8 @@ def print_train(report: TrainReport) -> None:
 
 def print_export(report: ExportReport) -> None:
     """Show what the conversion changed and how big the network is."""
-    table = make_table(["step", "what", "error"])
     title = f"conversion for {report.target}, {report.realisation}, {report.input} input, T={report.steps}"
-    for change in report.changes:
-        error = "exact" if change.exact else f"{change.worst_error or 0:.2%}"
-        table.add_row(change.step, change.detail, error)
-    print_table(title, table)
+    print_changes(title, [asdict(change) for change in report.changes])
     print_line(f"{report.layers} layers, {report.neurons:,} neurons, {report.synapses:,} synapses")
     if report.cores:
         print_line(_cores(report.cores, report.chips, report.utilisation))
@@ -66,6 +63,16 @@ def print_export(report: ExportReport) -> None:
     proof = f"measured on calibration data for {', '.join(calibrated)}" if calibrated else "proved for every input"
     print_line(f"least head-room {report.head_room_bits:.2f} bits, {proof}")
     print_line(f"wrote {report.path}")
+
+
+def print_changes(title: str, changes: Sequence[Mapping[str, Any]]) -> None:
+    """Show what each step of a conversion did; `largest` is the worst error of a number, `output` that of the drive."""
+    table = make_table(["step", "what", "largest", "output"])
+    for change in changes:
+        largest = "exact" if change["exact"] else f"{change['worst_error'] or 0:.2%}"
+        output = "" if change["output_error"] is None else f"{change['output_error']:.2%}"
+        table.add_row(change["step"], change["detail"], largest, output)
+    print_table(title, table)
 
 
 def print_run(report: RunReport) -> None:
@@ -106,6 +113,8 @@ def print_inspect(report: InspectReport) -> None:
         for branch in layer.branches if len(layer.branches) > 1 else ():
             table.add_row(*_branch_row(branch))
     print_table(title, table)
+    if report.changes:
+        print_changes("conversion", report.changes)
     for note in report.notes:
         print_line(f"NOTE: {note}")
     if report.target is None:

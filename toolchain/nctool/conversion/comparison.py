@@ -12,6 +12,7 @@ from __future__ import annotations
 import numpy as np
 
 from nctool.conversion.float_network import FloatArray, FloatPopulation
+from nctool.network import IntArray
 
 CENTRES = 33
 """Centres tried between 1 and comparison_max."""
@@ -23,19 +24,25 @@ ROUNDING = 2
 def comparison_limits(
     population: FloatPopulation, limit: FloatArray, comparison_max: int, holds_bias: bool
 ) -> FloatArray:
-    """Return the largest scale of each channel, at most `limit`, for the centre that costs the least.
+    """Return the largest scale of each channel for the centre that costs the least; infinite where it sets no limit.
 
     Args:
         population: one that spikes.
-        limit: float64 (channels,), the largest scales for other reasons.
+        limit: float64 (channels,), the largest scales for other reasons, which say what a centre costs.
         comparison_max: largest magnitude of what is left of a distance beside the centre, in weight units.
         holds_bias: the bias is a part of the distance.
     """
     lowest, highest = _distances(population, population.bias if holds_bias else np.zeros_like(population.bias))
     reach = comparison_max - ROUNDING
     centres = np.linspace(1, reach, CENTRES)
-    limits = [np.minimum(limit, np.minimum(_up_to(highest, c + reach), _up_to(-lowest, reach - c))) for c in centres]
-    return max(limits, key=_worth)
+    limits = [np.minimum(_up_to(highest, c + reach), _up_to(-lowest, reach - c)) for c in centres]
+    return max(limits, key=lambda each: _worth(np.minimum(limit, each)))
+
+
+def fits_comparison(distance: IntArray, comparison_max: int) -> bool:
+    """Return True when all distances of integer neurons lie within comparison_max of one centre, 1..comparison_max."""
+    low, high = int(distance.min()), int(distance.max())
+    return high - comparison_max <= min(low + comparison_max, comparison_max) and low + comparison_max >= 1
 
 
 def _distances(population: FloatPopulation, bias: FloatArray) -> tuple[FloatArray, FloatArray]:

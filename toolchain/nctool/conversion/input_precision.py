@@ -14,7 +14,8 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from nctool.conversion.accumulator import Calibration, fit_population
+from nctool.conversion.accumulator import fit_population
+from nctool.conversion.calibration import Calibration
 from nctool.conversion.float_network import CodedInput, FloatArray, FloatNetwork, FloatPopulation, FloatSynapse
 from nctool.conversion.folding import absorb_spike_values, encode_input
 from nctool.errors import UnsupportedError
@@ -66,7 +67,7 @@ def _round_readers(
     absorbed = absorb_spike_values(network, graded).populations
     reading = ((p, tuple(s for s in p.synapses if s.source == INPUT_NAME)) for p in absorbed)
     readers = [replace(population, synapses=synapses) for population, synapses in reading if synapses]
-    return [(p, fit_population(p, graded, form, Calibration(graded, pixels, n_steps))[0]) for p in readers]
+    return [(p, fit_population(p, graded, form, Calibration(graded, pixels, n_steps), {})[0]) for p in readers]
 
 
 def _fills(population: Population, form: IntegerFormat) -> bool:

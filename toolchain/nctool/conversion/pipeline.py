@@ -35,13 +35,17 @@ class Change:
         step: its name.
         detail: what it changed, in words and numbers.
         exact: True when the network computes the same real function as before, up to float64 rounding.
-        worst_error: largest relative error that the step introduced; None when exact.
+        worst_error: largest error of a single number that the step introduced: of a pixel relative to the largest, of
+            a weight relative to the largest of its channel; None when exact.
+        output_error: root mean square error that rounding all synapses and the bias of a population makes in its
+            drive, on calibration data, relative to the root mean square of the drive; None for other steps.
     """
 
     step: str
     detail: str
     exact: bool
     worst_error: float | None = None
+    output_error: float | None = None
 
 
 @dataclass(frozen=True)
@@ -149,10 +153,11 @@ def _rounded(fitted: Fitted, form: IntegerFormat) -> tuple[Change, ...]:
     for population in fitted.network.populations:
         bound = population.bound
         kind = "not bounded" if bound is None else f"{bound.kind}, head-room {bound.head_room_bits:.1f} bits"
-        for synapse, error in zip(population.synapses, fitted.errors[population.name], strict=True):
+        errors = fitted.errors[population.name]
+        for synapse, error in zip(population.synapses, errors.weights, strict=True):
             branch = f" from `{synapse.source}`" if len(population.synapses) > 1 else ""
             detail = f"{_weights(synapse, form)}; bound {kind}"
-            changes.append(Change(f"round `{population.name}`{branch}", detail, False, error))
+            changes.append(Change(f"round `{population.name}`{branch}", detail, False, error, errors.output))
     return tuple(changes)
 
 

@@ -10,8 +10,10 @@ In: a folded FloatPopulation and an IntegerFormat. Out: a Population. Must not i
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from nctool.conversion.comparison import comparison_limits
 from nctool.conversion.exponents import candidate_exponents
@@ -44,17 +46,31 @@ def choose_scale(population: FloatPopulation, form: IntegerFormat, ceiling: Floa
     Raises:
         RangeError: a single weight is worth so many thresholds that no scale fits.
     """
+    scale = find_scale(population, form, ceiling)
+    if scale is None:
+        raise no_scale(population, form, ceiling)
+    return scale
+
+
+def find_scale(population: FloatPopulation, form: IntegerFormat, ceiling: FloatArray | float) -> Scale | None:
+    """Return what `choose_scale` does, or None if no scale fits."""
     candidates = candidate_exponents(population, form)
     limits = [np.minimum(largest_scales(population, form, exponents), ceiling) for exponents in candidates]
     if form.one_threshold:
         limits = [np.full(len(limit), limit.min()) for limit in limits]
     scales = [_scale(population, *each, form) for each in zip(limits, candidates, strict=True)]
     fitting = [scale for scale in scales if scale is not None]
-    if fitting:
-        return fitting[0] if len(fitting) == 1 else min(fitting, key=lambda scale: _rounding_error(population, scale))
-    most = limits[-1] * (population.threshold or 1.0)
+    if len(fitting) < 2:
+        return fitting[0] if fitting else None
+    return min(fitting, key=lambda scale: _rounding_error(population, scale))
+
+
+def no_scale(population: FloatPopulation, form: IntegerFormat, ceiling: FloatArray | float) -> RangeError:
+    """Return the error that says which channel keeps a population from having a scale."""
+    limits = largest_scales(population, form, candidate_exponents(population, form)[-1])
+    most = np.minimum(limits, ceiling) * (population.threshold or 1.0)
     channel = int(most.argmin())
-    raise RangeError(
+    return RangeError(
         f"population `{population.name}`: channel {channel} would need a threshold of {most[channel]:.3g} units, "
         "allowed >= 1",
         hint="its weights are far larger than its threshold: train with weight decay, or use more --weight-bits",
@@ -63,12 +79,31 @@ def choose_scale(population: FloatPopulation, form: IntegerFormat, ceiling: Floa
 
 def largest_scales(population: FloatPopulation, form: IntegerFormat, exponents: tuple[int, ...]) -> FloatArray:
     """Return per channel the largest scale at which weights and biases are in `form`, float64 (channels,)."""
+    fitting = fitting_scales(population, form, exponents)
+    return np.minimum(fitting, hard_limits(population, form, fitting))
+
+
+def fitting_scales(population: FloatPopulation, form: IntegerFormat, exponents: tuple[int, ...]) -> FloatArray:
+    """Return per channel the largest scale at which no weight is clipped, float64 (channels,); may be infinite."""
     with np.errstate(divide="ignore", over="ignore"):
         limits = [form.weight_max * 2.0**e / s.largest for s, e in zip(population.synapses, exponents, strict=True)]
-        limit: FloatArray = np.minimum.reduce([*limits, form.bias_max / np.abs(population.bias)])
-    if form.comparison_max is not None and population.threshold is not None:
-        limit = comparison_limits(population, limit, form.comparison_max, form.comparison_holds_bias)
-    return limit
+    fitting: FloatArray = np.minimum.reduce(limits)
+    return fitting
+
+
+def hard_limits(population: FloatPopulation, form: IntegerFormat, fitting: FloatArray) -> FloatArray:
+    """Return per channel the largest scale that bias and comparison allow, float64 (channels,); may be infinite.
+
+    Args:
+        fitting: the largest scales at which no weight is clipped: a centre is chosen that costs them the least.
+    """
+    with np.errstate(divide="ignore", over="ignore"):
+        limit: FloatArray = form.bias_max / np.abs(population.bias)
+    if form.comparison_max is None or population.threshold is None:
+        return limit
+    smaller = np.minimum(fitting, limit)
+    compared = comparison_limits(population, smaller, form.comparison_max, form.comparison_holds_bias)
+    return np.minimum(limit, compared)
 
 
 def _scale(
@@ -108,36 +143,52 @@ def _rounding_error(population: FloatPopulation, scale: Scale) -> float:
 
 def _error(synapse: FloatSynapse, scale: Scale, exponent: int) -> FloatArray:
     """Return what rounding adds to each weight, in real units."""
-    units = _units(synapse, scale, exponent)
+    units = integer_units(synapse, scale, exponent)
     error: FloatArray = np.rint(synapse.weight * units) / units - synapse.weight
     return error
 
 
-def _units(synapse: FloatSynapse, scale: Scale, exponent: int) -> FloatArray:
+def integer_units(synapse: FloatSynapse, scale: Scale, exponent: int) -> FloatArray:
     """Return the integer units per real unit, shaped to broadcast over the weights."""
     per_channel: FloatArray = scale.per_channel.reshape(-1, *[1] * (synapse.weight.ndim - 1)) / 2**exponent
     return per_channel
 
 
 def round_population(population: FloatPopulation, scale: Scale, form: IntegerFormat, n_steps: int) -> Population:
-    """Round the weights and the bias of `population` at `scale`; the bound is left open.
+    """Round the weights and the bias of `population` at `scale`, each to the nearest integer."""
+    pairs = zip(population.synapses, scale.exponents, strict=True)
+    weights = tuple(np.rint(s.weight * integer_units(s, scale, exponent)) for s, exponent in pairs)
+    return assemble(population, scale, form, n_steps, weights, np.rint(population.bias * scale.per_channel))
+
+
+def assemble(
+    population: FloatPopulation,
+    scale: Scale,
+    form: IntegerFormat,
+    n_steps: int,
+    weights: tuple[NDArray[Any], ...],
+    bias: NDArray[Any],
+) -> Population:
+    """Return the integer population of rounded numbers; the bound is left open.
 
     Args:
         form: says how a neuron resets, and so where it starts.
         n_steps: length of the window; the readout's scale turns its potential into a mean over the steps.
+        weights: whole numbers, one array a synapse.
+        bias: whole numbers (channels,).
     """
     units = scale.per_channel
     if scale.threshold is None:
         neuron: IntegrateFire | Readout = Readout(1.0 / (float(units[0]) * n_steps))
     else:
         neuron = IntegrateFire(scale.threshold, _initial(scale.threshold, population.units, form), form.reset)
-    pairs = zip(population.synapses, scale.exponents, strict=True)
+    parts = zip(population.synapses, weights, scale.exponents, strict=True)
     return Population(
         name=population.name,
         shape=population.shape,
         neuron=neuron,
-        bias=np.rint(population.bias * units).astype(np.int64),
-        synapses=tuple(_round_synapse(synapse, scale, exponent) for synapse, exponent in pairs),
+        bias=bias.astype(np.int64),
+        synapses=tuple(Synapse(s.source, weight.astype(np.int32), exponent, s.conv) for s, weight, exponent in parts),
     )
 
 
@@ -149,16 +200,13 @@ def _initial(threshold: IntArray, units: int, form: IntegerFormat) -> IntArray:
     return threshold * (2 * unit + 1) // (2 * units)
 
 
-def _round_synapse(synapse: FloatSynapse, scale: Scale, exponent: int) -> Synapse:
-    weight = np.rint(synapse.weight * _units(synapse, scale, exponent)).astype(np.int32)
-    return Synapse(synapse.source, weight, exponent, synapse.conv)
+def weight_errors(population: FloatPopulation, scale: Scale, rounded: Population) -> tuple[float, ...]:
+    """Return per synapse the largest error of a weight, relative to the largest weight of its channel."""
+    pairs = zip(population.synapses, rounded.synapses, strict=True)
+    return tuple(_relative_error(real, synapse, scale) for real, synapse in pairs)
 
 
-def weight_errors(population: FloatPopulation, scale: Scale) -> tuple[float, ...]:
-    """Return per synapse the largest rounding error of a weight, relative to the largest weight of its channel."""
-    return tuple(_relative_error(s, scale, e) for s, e in zip(population.synapses, scale.exponents, strict=True))
-
-
-def _relative_error(synapse: FloatSynapse, scale: Scale, exponent: int) -> float:
-    error = np.abs(_error(synapse, scale, exponent)).reshape(len(synapse.weight), -1).max(axis=1)
-    return float((error / np.where(synapse.largest > 0, synapse.largest, 1.0)).max())
+def _relative_error(real: FloatSynapse, rounded: Synapse, scale: Scale) -> float:
+    error = np.abs(rounded.weight / integer_units(real, scale, rounded.exponent) - real.weight)
+    largest = np.where(real.largest > 0, real.largest, 1.0)
+    return float((error.reshape(len(largest), -1).max(axis=1) / largest).max())

@@ -5,7 +5,7 @@ In: signals as tensors. Out: a LayerRun. Must not import the reference engine.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from nctool.bounds import prove_population
-from nctool.network import ACCUMULATOR_LIMIT, IntArray, IntegrateFire, IntNetwork, Population
-from nctool.sim.fast_layer import LayerRun, empty_steps, exact_type, weighted_sum
+from nctool.network import ACCUMULATOR_LIMIT, IntArray, IntegrateFire, Population
+from nctool.sim.fast_layer import LayerRun, Surroundings, empty_steps, exact_type, weighted_sum
 from nctool.sim.kernel import Kernel, make_kernel
 
 
@@ -43,7 +43,7 @@ class IntegrateFireLayer:
 
     @classmethod
     def prepare(
-        cls, network: IntNetwork, population: Population, n_steps: int, device: torch.device
+        cls, network: Surroundings, population: Population, n_steps: int, device: torch.device
     ) -> IntegrateFireLayer:
         """Choose the type of a population and bring its numbers to the device.
 
@@ -77,13 +77,16 @@ class IntegrateFireLayer:
             proved=fires and reach <= ACCUMULATOR_LIMIT,
         )
 
-    def run(self, signals: Mapping[str, Tensor], n_steps: int) -> LayerRun:
+    def run(
+        self, signals: Mapping[str, Tensor], n_steps: int, observe: Callable[[Tensor], None] | None = None
+    ) -> LayerRun:
         """Step the population through a window (rules S1 to S4) and count its overflows (rule O1).
 
         The membrane of a step replaces its drive, and its spikes replace the membrane: no other memory is touched.
 
         Args:
             signals: per source, (n_steps or 1, samples, *source shape).
+            observe: is shown the accumulated input of every step, (samples, *shape).
         """
         drive = weighted_sum(self.kernels, signals)
         steps = drive if len(drive) == n_steps else empty_steps(drive[0], n_steps)
@@ -92,6 +95,8 @@ class IntegrateFireLayer:
         for step in range(n_steps):
             membrane = steps[step]
             following = steps[step + 1] if step + 1 < n_steps else None
+            if observe is not None:
+                observe(membrane - self.start)
             if not self.proved:
                 overflows += count_overflows(membrane, self.start)
             if following is not None:

@@ -7,13 +7,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from nctool.bounds import drive_interval
 from nctool.errors import RangeError
-from nctool.network import IntNetwork, Population
+from nctool.inputs import Input
+from nctool.network import Population, Shape
 from nctool.sim.kernel import IMAGE_AXES, Kernel
 
 FLOAT32_EXACT = 2**24
@@ -21,6 +23,18 @@ FLOAT32_EXACT = 2**24
 
 FLOAT64_EXACT = 2**53
 """The same for float64."""
+
+
+class Surroundings(Protocol):
+    """What a population may read; an IntNetwork is one, and so is what conversion has made of it so far."""
+
+    @property
+    def input(self) -> Input:
+        """Return what a sample is."""
+
+    @property
+    def shapes(self) -> Mapping[str, Shape]:
+        """Return the shape of the input and of every population that may be read, by name."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +57,7 @@ class LayerRun:
         return LayerRun(spikes, potentials, self.overflows)
 
 
-def exact_type(population: Population, network: IntNetwork, beyond: int) -> torch.dtype:
+def exact_type(population: Population, network: Surroundings, beyond: int) -> torch.dtype:
     """Return the smallest float type in which every partial sum of `population` is an exact integer.
 
     Args:

@@ -10,9 +10,11 @@ In: a synapse. Out: a callable on tensors. Must not import the reference engine.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
@@ -20,6 +22,9 @@ from nctool.network import ConvGeometry, IntArray, Pair, Shape, Synapse
 
 IMAGE_AXES = 4
 """(batch, channels, height, width)."""
+
+Weight = TypeVar("Weight", IntArray, NDArray[np.float64])
+"""The engine splits integers; conversion splits real weights by the same functions, and rounds what is left."""
 
 
 @dataclass(frozen=True)
@@ -70,7 +75,7 @@ def make_kernel(synapse: Synapse, source: Shape, device: torch.device, dtype: to
     return Kernel(synapse.source, block, tensor, conv)
 
 
-def split_convolution(weight: IntArray, conv: ConvGeometry, source: Shape) -> tuple[IntArray, ConvGeometry, Pair]:
+def split_convolution(weight: Weight, conv: ConvGeometry, source: Shape) -> tuple[Weight, ConvGeometry, Pair]:
     """Return a smaller kernel, its geometry, and the blocks to sum before it; unchanged with (1, 1) if there are none.
 
     Padding must be whole blocks that no pixel shares: it may only be used where the blocks tile the source.
@@ -94,7 +99,7 @@ def split_convolution(weight: IntArray, conv: ConvGeometry, source: Shape) -> tu
     return weight[:, :, ::high, ::wide], geometry, (high, wide)
 
 
-def split_dense(weight: IntArray) -> tuple[IntArray, Pair]:
+def split_dense(weight: Weight) -> tuple[Weight, Pair]:
     """Return weights (out, channels, height, width) on summed blocks, and the size of the blocks."""
     block = [1, 1]
     for axis in (0, 1):
@@ -104,7 +109,7 @@ def split_dense(weight: IntArray) -> tuple[IntArray, Pair]:
     return weight[:, :, :: block[0], :: block[1]], (block[0], block[1])
 
 
-def is_constant(weight: IntArray, axis: int, size: int) -> bool:
+def is_constant(weight: IntArray | NDArray[np.float64], axis: int, size: int) -> bool:
     """Return True when `weight` is constant over consecutive blocks of `size` along `axis`."""
     starts = np.repeat(np.arange(0, weight.shape[axis], size), size)
     return bool(np.array_equal(weight, np.take(weight, starts, axis=axis)))

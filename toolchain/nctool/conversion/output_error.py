@@ -1,0 +1,136 @@
+"""The error that rounding makes in the output of a population, and a rounding that makes it small.
+
+In: a FloatPopulation, what its synapses see on calibration data. Out: a Population, its error. Must not import torch.
+
+Source of the bias correction: Nagel et al., Data-Free Quantization Through Weight Equalization and Bias Correction,
+ICCV 2019, arXiv 1906.04721.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+from nctool.conversion.calibration import Calibration
+from nctool.conversion.clipping import Weights
+from nctool.conversion.comparison import fits_comparison
+from nctool.conversion.copies import Distinct, distinct
+from nctool.conversion.float_network import FloatArray, FloatPopulation
+from nctool.conversion.rounding import Triangle, round_with_feedback, triangle
+from nctool.conversion.scaling import Scale, assemble
+from nctool.conversion.second_moments import Float32, Moments, extract, moments
+from nctool.integer_format import IntegerFormat
+from nctool.network import IntArray, IntegrateFire, Population
+
+
+@dataclass(frozen=True, eq=False)
+class View:
+    """What one synapse sees on calibration data.
+
+    Args:
+        distinct: its weights without their copies.
+        patches: float32 (groups, rows, fan-in); row r of every synapse of a population is of the same neuron.
+    """
+
+    distinct: Distinct
+    patches: Float32
+
+    @cached_property
+    def moments(self) -> Moments:
+        """Return the moments of the patches."""
+        return moments(self.patches)
+
+    @cached_property
+    def factors(self) -> tuple[Triangle, ...]:
+        """Return the factor of the covariance of each group."""
+        return tuple(triangle(covariance) for covariance in self.moments.covariance)
+
+    def by_group(self, weight: FloatArray) -> FloatArray:
+        """Return weights without copies as (groups, out / groups, fan-in)."""
+        return weight.reshape(len(self.patches), -1, self.patches.shape[2])
+
+    def weights(self, exponent: int) -> Weights:
+        """Return the weights with the factors of what they weigh."""
+        return Weights(self.by_group(self.distinct.weight), self.factors, exponent)
+
+    def output(self, weight: FloatArray) -> Float32:
+        """Weigh the patches by weights without copies; float32 (rows, out)."""
+        weighted = self.patches @ np.swapaxes(self.by_group(weight).astype(np.float32), 1, 2)
+        return np.swapaxes(weighted, 0, 1).reshape(weighted.shape[1], -1)
+
+    def mean_output(self, weight: FloatArray) -> FloatArray:
+        """Weigh the mean of the patches; float64 (out,)."""
+        mean: FloatArray = np.einsum("gof,gf->go", self.by_group(weight), self.moments.mean)
+        return mean.reshape(-1)
+
+    def round(self, units: FloatArray, largest: int) -> IntArray:
+        """Round with error feedback at integer units per real unit, (out,); whole numbers without copies."""
+        wanted = self.by_group(self.distinct.weight * _column(units, self.distinct.weight))
+        pairs = zip(wanted, self.factors, strict=True)
+        rounded = [round_with_feedback(each, factor, largest)[0] for each, factor in pairs]
+        return np.concatenate(rounded).reshape(self.distinct.weight.shape)
+
+    def error(self, rounded: IntArray, units: FloatArray) -> FloatArray:
+        """Return what rounding added to each weight, without copies, in real units."""
+        found: FloatArray = rounded / _column(units, rounded) - self.distinct.weight
+        return found
+
+
+def view(population: FloatPopulation, units: Mapping[str, int], calibration: Calibration) -> tuple[View, ...]:
+    """Return what every synapse of `population` sees.
+
+    Args:
+        units: of each population that may be a source; 1 where it is not named.
+    """
+    found = [distinct(s, units.get(s.source, 1), population.units) for s in population.synapses]
+    pairs = zip(found, population.synapses, strict=True)
+    return tuple(View(each, extract(each, calibration.rates(synapse.source))) for each, synapse in pairs)
+
+
+def round_for_output(
+    population: FloatPopulation, scale: Scale, form: IntegerFormat, n_steps: int, views: Sequence[View]
+) -> Population:
+    """Round `population` at `scale` with error feedback; the mean of the error that is left goes into its bias."""
+    units, bias = scale.per_channel[:: population.units], population.bias[:: population.units]
+    weights = []
+    for each, exponent in zip(views, scale.exponents, strict=True):
+        rounded = each.round(units / 2**exponent, form.weight_max)
+        bias = bias - each.mean_output(each.error(rounded, units / 2**exponent))
+        weights.append(each.distinct.spread(rounded))
+    corrected = np.clip(np.rint(bias * units), -form.bias_max, form.bias_max).repeat(population.units)
+    found = assemble(population, scale, form, n_steps, tuple(weights), corrected)
+    if _fits(found, form):
+        return found
+    return assemble(population, scale, form, n_steps, tuple(weights), np.rint(population.bias * scale.per_channel))
+
+
+def _fits(rounded: Population, form: IntegerFormat) -> bool:
+    neuron = rounded.neuron
+    if form.comparison_max is None or not form.comparison_holds_bias or not isinstance(neuron, IntegrateFire):
+        return True
+    return fits_comparison(neuron.threshold - neuron.initial - rounded.bias, form.comparison_max)
+
+
+def squared_error(population: FloatPopulation, scale: Scale, rounded: Population, views: Sequence[View]) -> float:
+    """Return the mean square error of the drive of one step, in real units, over channels and patches."""
+    units = scale.per_channel[:: population.units]
+    total = (rounded.bias / scale.per_channel - population.bias)[:: population.units]
+    for each, synapse in zip(views, rounded.synapses, strict=True):
+        picked = each.distinct.pick(synapse.weight)
+        total = total + each.output(each.error(picked, units / 2**synapse.exponent))
+    return float((total**2).mean())
+
+
+def mean_square(population: FloatPopulation, views: Sequence[View]) -> float:
+    """Return the mean square of the drive of one step, in real units, over channels and patches."""
+    total = population.bias[:: population.units]
+    for each in views:
+        total = total + each.output(each.distinct.weight)
+    return float((total**2).mean())
+
+
+def _column(values: FloatArray, like: FloatArray | IntArray) -> FloatArray:
+    return values.reshape(-1, *[1] * (like.ndim - 1))
