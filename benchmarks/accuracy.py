@@ -3,11 +3,11 @@
 Each window T is an export of its own: its bounds, and so its scales, are those of T steps. Integer accuracies come
 from the fast engine, which the tests hold equal to the reference engine bit for bit.
 
-    python benchmarks/accuracy.py RUN... [--data-dir DIR] [--input graded|rate] [--weight-bits 8,6,4]
+    python benchmarks/accuracy.py RUN... [--data-dir DIR] [--dataset NAME] [--input graded|rate] [--weight-bits 8,6,4]
 
 RUN is a folder that `nctool train` wrote; without one, `digits-cnn` and `digits-mlp` are trained first, three seeds
 each. With --input, networks are exported for that coding, whatever they were trained for; with --weight-bits at several
-widths. The last line of stdout is one JSON object.
+widths; with --dataset, they are run on that one, a name or the path of an .npz file. The last line of stdout is one JSON object.
 """
 
 from __future__ import annotations
@@ -26,15 +26,15 @@ DEFAULT_RECIPES = ("digits-cnn", "digits-mlp")
 DEFAULT_SEEDS = (1, 2, 3)
 
 
-def measure(
-    run: Path, folder: Path, data_dir: Path | None, coding: str | None, widths: tuple[int, ...]
-) -> dict[str, Any]:
+def measure(run: Path, folder: Path, options: argparse.Namespace) -> dict[str, Any]:
     """Export `run` once per width of the weights and window, and run every export on the test split."""
     checkpoint = load_checkpoint(run)
 
     def accuracy(bits: int, steps: int) -> dict[str, Any]:
-        exported = nctool.export(run, folder / f"{bits}-{steps}.net", steps=steps, weight_bits=bits, input=coding)
-        report = nctool.run_sim(exported.path, engine="fast", data_dir=data_dir)
+        exported = nctool.export(
+            run, folder / f"{bits}-{steps}.net", steps=steps, weight_bits=bits, input=options.input
+        )
+        report = nctool.run_sim(exported.path, dataset=options.dataset, data_dir=options.data_dir)
         if report.overflows:
             raise SystemExit(f"{run}: {report.overflows} overflows at {bits} bits, T={steps}")
         return {
@@ -44,8 +44,8 @@ def measure(
             "calibrated": sorted(name for name, kind in exported.bounds.items() if kind == "calibrated"),
         }
 
-    exports = {str(bits): {str(steps): accuracy(bits, steps) for steps in STEPS} for bits in widths}
-    results, any_export = checkpoint.results, exports[str(widths[0])][str(STEPS[0])]
+    exports = {str(bits): {str(steps): accuracy(bits, steps) for steps in STEPS} for bits in options.weight_bits}
+    results, any_export = checkpoint.results, exports[str(options.weight_bits[0])][str(STEPS[0])]
     return {
         "recipe": checkpoint.recipe.name,
         "seed": checkpoint.recipe.seed,
@@ -89,6 +89,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("runs", nargs="*", type=Path, metavar="RUN")
     parser.add_argument("--data-dir", type=Path)
+    parser.add_argument("--dataset", help="what each network was trained on by default")
     parser.add_argument("--input", help="graded or rate; what each network was trained for by default")
     parser.add_argument("--weight-bits", type=_widths, default=(8,), metavar="8,6,4")
     arguments = parser.parse_args()
@@ -98,7 +99,7 @@ def main() -> None:
             for recipe in DEFAULT_RECIPES
             for seed in DEFAULT_SEEDS
         ]
-        rows = [measure(run, Path(name), arguments.data_dir, arguments.input, arguments.weight_bits) for run in runs]
+        rows = [measure(run, Path(name), arguments) for run in runs]
     print_table(rows)
     print(json.dumps({"accuracy": rows}))
 

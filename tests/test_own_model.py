@@ -1,0 +1,133 @@
+"""A network of your own, from preparation to the exported file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import nctool
+from nctool.errors import FormatError, NctoolError, RecipeError, UsageError
+from nctool.training import load_checkpoint
+from tests.runs import run_command
+
+RECIPE = "digits-mlp"
+SHORT = ["training.epochs=3"]
+
+
+class Own(nn.Module):
+    """A small residual network as people write them."""
+
+    def __init__(self, classes: int = 10) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(1, 6, 3, padding=1)
+        self.conv2 = nn.Conv2d(6, 6, 3, padding=1)
+        self.relu = nn.ReLU(inplace=True)
+        self.fc = nn.Linear(6 * 4 * 4, classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.relu(self.conv1(x))
+        x = torch.max_pool2d(self.relu(self.conv2(x) + x), 2)
+        return self.fc(x.view(x.shape[0], -1))
+
+
+def own(classes: int = 10, seed: int = 0) -> nn.Module:
+    torch.manual_seed(seed)
+    return nctool.prepare(Own(classes), torch.randn(32, 1, 8, 8))
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("own")
+    nctool.train(RECIPE, folder, overrides=SHORT, model=own())
+    return folder
+
+
+def test_it_trains_on_the_recipes_data(run):
+    checkpoint = load_checkpoint(run)
+    assert checkpoint.recipe.model.architecture == "own"
+    assert checkpoint.results["accuracy_ann"] > 0.8
+    assert set(checkpoint.results["theta"]) == {"relu", "relu_2"}
+
+
+def test_its_file_is_what_was_trained(run, tmp_path):
+    report = nctool.export(run, tmp_path / "m.net", target="lava", steps=4, model=own(seed=1))
+    assert report.layers == 3
+    found = nctool.run_sim(tmp_path / "m.net")
+    assert found.overflows == 0
+    assert found.accuracy["4"] > 0.8
+    assert nctool.verify(tmp_path / "m.net", engines=["reference", "fast"], samples=20).equal
+
+
+def test_it_can_be_explored(run):
+    report = nctool.explore(
+        run, realisations=["autapse"], steps=[2], units=[1, 2], weight_bits=[8], samples=50, target="lava", model=own()
+    )
+    assert [row.refusal for row in report.rows] == [None, None]
+
+
+def test_the_same_seeds_give_the_same_weights(run, tmp_path):
+    nctool.train(RECIPE, tmp_path, overrides=SHORT, model=own())
+    first, second = (load_checkpoint(folder).state for folder in (run, tmp_path))
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def refusal(kind: type[NctoolError], function, *arguments, **options) -> str:
+    with pytest.raises(kind) as caught:
+        function(*arguments, **options)
+    return str(caught.value)
+
+
+FROM_PYTHON = "hint: give it from Python: nctool.train(recipe, model=net), nctool.export(run, path, model=net)"
+
+
+def test_a_network_of_your_own_must_be_given_again(run, tmp_path):
+    assert refusal(UsageError, nctool.export, run, tmp_path / "m.net") == (
+        f"checkpoint of recipe `digits-mlp`: its network is your own\n{FROM_PYTHON}"
+    )
+
+
+def test_the_command_says_where_to_give_it(run, tmp_path, capsys, monkeypatch):
+    ended = run_command(capsys, monkeypatch, "export", run, "-o", tmp_path / "m.net")
+    assert ended.code == 2
+    assert ended.err.endswith(f"{FROM_PYTHON}\n")
+
+
+def test_a_recipe_of_your_own_network_needs_it(tmp_path):
+    text = refusal(RecipeError, nctool.train, "digits-cnn", tmp_path, overrides=['model={architecture="own"}'])
+    assert text == f'`model.architecture` is "own": no network was given\n{FROM_PYTHON}'
+
+
+def test_another_network_does_not_fit_the_checkpoint(run, tmp_path):
+    text = refusal(FormatError, nctool.export, run, tmp_path / "m.net", model=own(classes=7))
+    assert text.startswith("checkpoint does not fit its recipe `digits-mlp`: ")
+
+
+def test_a_network_for_a_built_in_recipe_is_refused(digits_run, tmp_path):
+    assert refusal(UsageError, nctool.export, digits_run, tmp_path / "m.net", model=own()) == (
+        "checkpoint of recipe `digits-cnn`: its network is `cnn`, got a model too\nhint: leave out model="
+    )
+
+
+@pytest.mark.parametrize(
+    ("model", "text"),
+    [
+        (
+            nn.Sequential(nn.Flatten(), nn.Linear(64, 10)),
+            "model: has no NoisyQuantReLU\nhint: make it trainable with nctool.prepare(model, images)",
+        ),
+        (own(classes=3), "model: gives (2, 3) for two images, allowed (2, 10), a logit for each class"),
+    ],
+)
+def test_models_that_are_refused(tmp_path, model, text):
+    assert refusal(UsageError, nctool.train, RECIPE, tmp_path / "run", model=model) == text
+    assert not (tmp_path / "run").exists()
+
+
+def test_images_that_do_not_fit_are_said(tmp_path):
+    layers = nn.Sequential(nn.Flatten(), nn.Linear(81, 5), nn.ReLU(), nn.Linear(5, 10))
+    prepared = nctool.prepare(layers, torch.randn(4, 1, 9, 9))
+    text = refusal(UsageError, nctool.train, RECIPE, tmp_path, model=prepared)
+    assert text.startswith("model: does not take images (2, 1, 8, 8) (")
