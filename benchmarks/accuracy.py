@@ -7,7 +7,8 @@ from the fast engine, which the tests hold equal to the reference engine bit for
 
 RUN is a folder that `nctool train` wrote; without one, `digits-cnn` and `digits-mlp` are trained first, three seeds
 each. With --input, networks are exported for that coding, whatever they were trained for; with --weight-bits at several
-widths; with --dataset, they are run on that one, a name or the path of an .npz file. The last line of stdout is one JSON object.
+widths; with --dataset, they are run on that one, a name or the path of an .npz file. The last line of stdout is one
+JSON object.
 """
 
 from __future__ import annotations
