@@ -3,6 +3,9 @@
 stdout is data, stderr is talk. Torch and Lava are loaded by the commands that need them, not by `--help`.
 """
 
-from nctool.cli.commands import main
+from nctool.cli import making, running, showing
+from nctool.cli.application import run_application
 
-__all__ = ["main"]
+__all__ = ["main", "making", "running", "showing"]
+
+main = run_application

@@ -1,0 +1,48 @@
+"""The commands that show what there is: inspect, recipes, targets.
+
+Contract: names of commands and options, JSON keys and exit codes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+
+from nctool.cli import output
+from nctool.cli.application import app
+from nctool.cli.options import Json, Model
+
+
+@app.command()
+def inspect(model: Model, json: Json = False) -> None:
+    """Show the layers, ranges, head-room and provenance of an exported file."""
+    from nctool.api import inspect as run
+
+    report = run(model)
+    output.print_json(report.to_json()) if json else output.print_inspect(report)
+
+
+@app.command()
+def recipes(json: Json = False) -> None:
+    """List the built-in recipes."""
+    from nctool_models import list_recipes, load_recipe
+
+    loaded = [load_recipe(name) for name in list_recipes()]
+    if json:
+        output.print_json({"recipes": [recipe.model_dump(mode="json") for recipe in loaded]})
+        return
+    rows = [[r.name, r.data.name, r.model.architecture, r.description] for r in loaded]
+    output.print_rows("recipes", ["name", "data", "network", "description"], rows)
+
+
+@app.command()
+def targets(json: Json = False) -> None:
+    """List the chips and simulators that `nctool export --target` knows."""
+    from nctool_deploy.number_formats import NUMBER_FORMATS
+    from nctool_deploy.targets import ALIASES, TARGETS
+
+    if json:
+        numbers = [asdict(number) for number in NUMBER_FORMATS]
+        listed = [target.model_dump(mode="json") for target in TARGETS]
+        output.print_json({"targets": listed, "aliases": ALIASES, "numbers": numbers})
+        return
+    output.print_targets(TARGETS, NUMBER_FORMATS)
