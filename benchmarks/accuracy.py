@@ -32,9 +32,8 @@ def measure(run: Path, folder: Path, options: argparse.Namespace) -> dict[str, A
     checkpoint = load_checkpoint(run)
 
     def accuracy(bits: int, steps: int) -> dict[str, Any]:
-        exported = nctool.export(
-            run, folder / f"{bits}-{steps}.net", steps=steps, weight_bits=bits, input=options.input
-        )
+        path = folder / f"{bits}-{steps}.net"
+        exported = nctool.export(run, path, target="lava", steps=steps, weight_bits=bits, input=options.input)
         report = nctool.run_sim(exported.path, dataset=options.dataset, data_dir=options.data_dir)
         if report.overflows:
             raise SystemExit(f"{run}: {report.overflows} overflows at {bits} bits, T={steps}")
