@@ -155,6 +155,12 @@ def act(threshold: float = 1.0) -> NoisyQuantReLU:
         ),
         (
             nn.Sequential(
+                nn.Conv2d(2, 4, 1, stride=3), act(), nn.AdaptiveAvgPool2d((1, 2)), nn.Flatten(), nn.Linear(8, 3)
+            ),
+            {"0": (4, 3, 2), "4": (3,)},
+        ),
+        (
+            nn.Sequential(
                 nn.Conv2d(2, 4, (3, 1), groups=2), act(), nn.AvgPool2d(3, 2, 1), nn.Flatten(), nn.Linear(36, 3)
             ),
             {"0": (4, 6, 6), "4": (3,)},

@@ -17,7 +17,7 @@ from nctool.network import ConvGeometry
 from nctool.nq import NoisyQuantReLU
 
 SUPPORTED = (
-    "hint: supported are Conv2d, Linear, BatchNorm, AvgPool2d, AdaptiveAvgPool2d(1), Flatten, Dropout, NoisyQuantReLU, "
+    "hint: supported are Conv2d, Linear, BatchNorm, AvgPool2d, AdaptiveAvgPool2d, Flatten, Dropout, NoisyQuantReLU, "
     "sums of branches, torch.cat of channels"
 )
 IMAGE = (2, 6, 6)
@@ -86,6 +86,14 @@ def test_a_chain_is_read_in_order():
 def test_global_pooling_covers_the_image():
     network = trace(conv_then(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(3, 2)), IMAGE)
     assert network.populations[1].synapses[0].pools == (Pool("2", (4, 4), (4, 4), (0, 0), 16, (3, 4, 4)),)
+
+
+@pytest.mark.parametrize(("size", "window"), [(2, (2, 2)), ((1, None), (4, 1)), ((4, 2), (1, 2)), (4, None)])
+def test_adaptive_pooling_tiles_the_image(size, window):
+    sides = (4, 4) if window is None else (4 // window[0], 4 // window[1])
+    network = trace(conv_then(nn.AdaptiveAvgPool2d(size), nn.Flatten(), nn.Linear(3 * sides[0] * sides[1], 2)), IMAGE)
+    pools = network.populations[1].synapses[0].pools
+    assert pools == (() if window is None else (Pool("2", window, window, (0, 0), window[0] * window[1], (3, 4, 4)),))
 
 
 @pytest.mark.parametrize(("padding", "pair"), [("valid", (0, 0)), ("same", (1, 2)), (1, (1, 1))])
@@ -287,12 +295,14 @@ BAD_PLACE = "follows spikes of `0`, allowed behind Conv2d, Linear or their Batch
             "module `2` (AvgPool2d with count_include_pad=False) cannot be converted\nhint: use padding=0",
         ),
         (
-            conv_then(nn.AdaptiveAvgPool2d(2)),
-            "module `2` (AdaptiveAvgPool2d to 2) cannot be converted\nhint: use nn.AvgPool2d",
+            conv_then(nn.AdaptiveAvgPool2d(3)),
+            "module `2` (AdaptiveAvgPool2d of 4x4 to 3x3) cannot be converted\n"
+            "hint: use sizes that divide those of the image, or nn.AvgPool2d",
         ),
         (
-            conv_then(nn.AdaptiveAvgPool2d((1, None))),
-            "module `2` (AdaptiveAvgPool2d to (1, None)) cannot be converted\nhint: use nn.AvgPool2d",
+            conv_then(nn.AdaptiveAvgPool2d((None, 8))),
+            "module `2` (AdaptiveAvgPool2d of 4x4 to 4x8) cannot be converted\n"
+            "hint: use sizes that divide those of the image, or nn.AvgPool2d",
         ),
         (
             conv_then(nn.Flatten(), nn.AvgPool2d(2)),

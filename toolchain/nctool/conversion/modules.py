@@ -105,13 +105,20 @@ def _average_pool(module: nn.AvgPool2d, value: Value, name: str) -> Value:
     return each_part(signal, lambda part: _pooled(part, pool))
 
 
-def _global_pool(module: nn.AdaptiveAvgPool2d, value: Value, name: str) -> Value:
+def _adaptive_pool(module: nn.AdaptiveAvgPool2d, value: Value, name: str) -> Value:
+    """Pool with windows that tile the image; where there are as many as pixels, nothing is to do."""
     signal = require_spikes(value, name)
-    if module.output_size not in (1, (1, 1)):
-        raise unsupported(f"module `{name}` (AdaptiveAvgPool2d to {module.output_size})", "use nn.AvgPool2d")
     _, high, wide = source = _image(signal, name)
-    pool = Pool(name, (high, wide), (high, wide), (0, 0), high * wide, source)
-    return each_part(signal, lambda part: _pooled(part, pool))
+    wanted = module.output_size if isinstance(module.output_size, tuple) else (module.output_size,) * 2
+    tiles = [size if tiles is None else tiles for size, tiles in zip((high, wide), wanted, strict=True)]
+    if high % tiles[0] or wide % tiles[1]:
+        raise unsupported(
+            f"module `{name}` (AdaptiveAvgPool2d of {high}x{wide} to {tiles[0]}x{tiles[1]})",
+            "use sizes that divide those of the image, or nn.AvgPool2d",
+        )
+    window = (high // tiles[0], wide // tiles[1])
+    pool = Pool(name, window, window, (0, 0), window[0] * window[1], source)
+    return signal if window == (1, 1) else each_part(signal, lambda part: _pooled(part, pool))
 
 
 def _pooled(part: Signal, pool: Pool) -> Signal:
@@ -152,7 +159,7 @@ HANDLERS: dict[type[nn.Module], Callable[[Any, Value, str], Value]] = {
     nn.BatchNorm1d: _batch_norm,
     nn.BatchNorm2d: _batch_norm,
     nn.AvgPool2d: _average_pool,
-    nn.AdaptiveAvgPool2d: _global_pool,
+    nn.AdaptiveAvgPool2d: _adaptive_pool,
     nn.Flatten: lambda module, value, name: flatten(value, name, (module.start_dim, module.end_dim)),
     nn.Dropout: _pass,
     nn.Identity: _pass,

@@ -1,6 +1,6 @@
 """Trace a torch module into a FloatNetwork.
 
-Supported: Conv2d, Linear, BatchNorm1d/2d, AvgPool2d, AdaptiveAvgPool2d(1), Flatten, Dropout, Identity and
+Supported: Conv2d, Linear, BatchNorm1d/2d, AvgPool2d, AdaptiveAvgPool2d, Flatten, Dropout, Identity and
 NoisyQuantReLU: linear, optional batch norm, activation, optional pooling, ... What an activation gives may go to
 several layers, branches may be added before an activation, and what activations give may be joined along the channels.
 

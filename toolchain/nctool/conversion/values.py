@@ -13,7 +13,7 @@ from nctool.errors import UnsupportedError
 from nctool.network import Shape
 
 SUPPORTED = (
-    "Conv2d, Linear, BatchNorm, AvgPool2d, AdaptiveAvgPool2d(1), Flatten, Dropout, NoisyQuantReLU, sums of branches, "
+    "Conv2d, Linear, BatchNorm, AvgPool2d, AdaptiveAvgPool2d, Flatten, Dropout, NoisyQuantReLU, sums of branches, "
     "torch.cat of channels"
 )
 HINTS: dict[str, str] = {
