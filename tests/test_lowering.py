@@ -313,7 +313,7 @@ def test_an_unknown_realisation_is_refused():
 
 
 def wide(n_neurons: int, n_inputs: int = 1) -> IntNetwork:
-    weight = np.zeros((n_neurons, n_inputs))
+    weight = np.full((n_neurons, n_inputs), 127)
     return chain(read_out(dense("input", weight)), shape=(n_inputs,))
 
 

@@ -168,13 +168,13 @@ TRAINING = "epochs, batch_size, learning_rate, momentum, weight_decay, schedule,
         ),
         (
             "model.architecture=lenett",
-            '`model.architecture` is "lenett", allowed: mlp, cnn, lenet, small-vgg, vgg, resnet\n'
+            '`model.architecture` is "lenett", allowed: mlp, cnn, lenet, small-vgg, vgg, resnet, own\n'
             "hint: did you mean `lenet`?",
         ),
         ("model={architecture='resnet', depth=19}", "`model.depth` is 19, allowed: 8, 18, 20 or 34"),
         ("model={architecture='resnet'}", "`model.depth` is missing, allowed: 8, 18, 20 or 34"),
         ("model={architecture='vgg', depth=13}", "`model.depth` is 13, allowed: 11 or 16"),
-        ("model={}", "`model.architecture` is missing, allowed: mlp, cnn, lenet, small-vgg, vgg, resnet"),
+        ("model={}", "`model.architecture` is missing, allowed: mlp, cnn, lenet, small-vgg, vgg, resnet, own"),
         ("training=3", f"`training` is 3, allowed: a table of {TRAINING}"),
         ("training.epochs=" + "x" * 99, f'`training.epochs` is "{"x" * 59}…, allowed: a whole number 1..10000'),
     ],
