@@ -1,8 +1,8 @@
 """The recipe of an experiment: a checked, frozen value that reads and writes as TOML.
 
 In: TOML text or a file, overrides `table.key=value`, a seed. Out: `Recipe`, or a RecipeError that names
-the key, the value got and what is allowed. Imports of nctool only errors and the TOML helpers; where the built-in
-recipes lie is known to `nctool_models.zoo` only.
+the key, the value got and what is allowed. Imports of nctool only errors, the range of weight bits and the TOML
+helpers; where the built-in recipes lie is known to `nctool_models.zoo` only.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from nctool.errors import RecipeError
+from nctool.integer_format import WEIGHT_BITS_RANGE
 from nctool.toml_schema import DocumentKind, parse_document, read_document, validate_document
 from nctool.toml_text import literal, parse_value
 
@@ -143,10 +144,29 @@ class NoiseSettings(_Table):
     """`[noise]`: where σ comes from, and `steps`, the window T_val of the spiking network that it is measured on.
 
     `ideal`: the gap between the ANN and its float spiking network, re-estimated after each epoch. `none`: σ stays 0.
+    `chip`: the gap between the ANN and the integer network that `[chip]` describes, converted anew after each epoch.
     """
 
-    source: Literal["ideal", "none"] = Field(default="ideal", description="ideal, none")
+    source: Literal["ideal", "none", "chip"] = Field(default="ideal", description="ideal, none, chip")
     steps: int = _whole(1, 64, 4)
+
+
+class ChipSettings(_Table):
+    """`[chip]`: the integer network that noise of source `chip` is measured on, and that `export` makes by default.
+
+    Its window is `noise.steps`, its input that of `[input]`.
+
+    Attributes:
+        realisation: how neurons are built.
+        units: neurons for each activation.
+        weight_bits: signed width of a weight.
+    """
+
+    realisation: Literal["autapse", "zero-reset", "population"] = Field(
+        default="autapse", description="autapse, zero-reset, population"
+    )
+    units: int = _whole(1, 64, 1)
+    weight_bits: int = _whole(*WEIGHT_BITS_RANGE, default=8)
 
 
 class TrainingSettings(_Table):
@@ -176,6 +196,7 @@ class Recipe(_Table):
         name: lower-case letters, digits, `-`, `_` and `.`.
         description: one line for `nctool recipes`.
         seed: starts every random stream, 0..2^32 − 1.
+        chip: set where `noise.source` is `chip`, and only there.
     """
 
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$", description="lower-case letters, digits and `-_.`")
@@ -186,11 +207,12 @@ class Recipe(_Table):
     model: ModelSettings
     activation: ActivationSettings = ActivationSettings()
     noise: NoiseSettings = NoiseSettings()
+    chip: ChipSettings | None = None
     training: TrainingSettings
 
     def to_toml(self) -> str:
         """Write the resolved recipe as TOML that `parse_recipe` reads back to an equal value."""
-        content = self.model_dump()
+        content = self.model_dump(exclude_none=True)
         tables = {key: value for key, value in content.items() if isinstance(value, dict)}
         lines = [f"{key} = {literal(value)}" for key, value in content.items() if key not in tables]
         for table, values in tables.items():
@@ -237,7 +259,7 @@ def parse_recipe(
         content["seed"] = seed
     recipe = validate_document(content, Recipe, _KIND, source)
     _require_one_window(recipe, source)
-    return recipe
+    return _with_chip(recipe, source)
 
 
 def _require_one_window(recipe: Recipe, source: str) -> None:
@@ -247,6 +269,39 @@ def _require_one_window(recipe: Recipe, source: str) -> None:
         raise RecipeError(
             f"recipe `{source}`: `noise.steps` is {steps}, allowed: {levels}, as `activation.levels`",
             hint='with activation.reset = "zero" the levels are the time steps of the window',
+        )
+
+
+def _with_chip(recipe: Recipe, source: str) -> Recipe:
+    """Fill in `[chip]` where noise is measured on it; anywhere else it would be read and ignored."""
+    if recipe.noise.source == "chip":
+        chip = recipe.chip or ChipSettings()
+        _require_one_chip(recipe, chip, source)
+        return recipe.model_copy(update={"chip": chip})
+    if recipe.chip is not None:
+        raise RecipeError(
+            f'recipe `{source}`: has a table `chip`, but `noise.source` is "{recipe.noise.source}"',
+            hint='set noise.source = "chip", or leave out [chip]',
+        )
+    return recipe
+
+
+def _require_one_chip(recipe: Recipe, chip: ChipSettings, source: str) -> None:
+    """Activation, window and units must be those that neurons of the realisation have."""
+    if recipe.activation.reset == "zero" and chip.realisation != "zero-reset":
+        raise RecipeError(
+            f'recipe `{source}`: `chip.realisation` is "{chip.realisation}", allowed: zero-reset',
+            hint='with activation.reset = "zero" the network is trained for neurons that a spike sets to zero',
+        )
+    if chip.realisation == "population" and recipe.noise.steps != 1:
+        raise RecipeError(
+            f"recipe `{source}`: `noise.steps` is {recipe.noise.steps}, allowed: 1, the window of population",
+            hint="with chip.units = activation.levels, one step gives the quantised activation",
+        )
+    if chip.realisation == "zero-reset" and chip.units > 1:
+        raise RecipeError(
+            f"recipe `{source}`: `chip.units` is {chip.units}, allowed: 1",
+            hint="zero-reset starts every neuron at 0, units differ in where they start",
         )
 
 
