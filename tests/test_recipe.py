@@ -7,6 +7,7 @@ from pydantic import ValidationError
 
 from nctool.errors import RecipeError
 from nctool.recipe import (
+    ChipSettings,
     CnnSettings,
     LenetSettings,
     MlpSettings,
@@ -118,7 +119,7 @@ def test_an_override_below_a_value_is_refused():
 
 # --- refusals ---------------------------------------------------------------------------------------------------------
 
-TOP = "name, description, seed, data, input, model, activation, noise, training"
+TOP = "name, description, seed, data, input, model, activation, noise, chip, training"
 TRAINING = "epochs, batch_size, learning_rate, momentum, weight_decay, schedule, crop_padding, horizontal_flip, cutout"
 
 
@@ -149,8 +150,15 @@ TRAINING = "epochs, batch_size, learning_rate, momentum, weight_decay, schedule,
         ("training.learning_rate=inf", "`training.learning_rate` is inf, allowed: a number above 0"),
         ("training.horizontal_flip=1", "`training.horizontal_flip` is 1, allowed: true or false"),
         ("training.schedule=step", '`training.schedule` is "step", allowed: cosine'),
-        ("noise.source=idael", '`noise.source` is "idael", allowed: ideal, none\nhint: did you mean `ideal`?'),
+        ("noise.source=idael", '`noise.source` is "idael", allowed: ideal, none, chip\nhint: did you mean `ideal`?'),
         ("noise.steps=65", "`noise.steps` is 65, allowed: a whole number 1..64"),
+        ("chip.units=65", "`chip.units` is 65, allowed: a whole number 1..64"),
+        ("chip.weight_bits=9", "`chip.weight_bits` is 9, allowed: a whole number 2..8"),
+        ("chip=8", "`chip` is 8, allowed: a table of realisation, units, weight_bits"),
+        (
+            "chip.realisation=autaps",
+            '`chip.realisation` is "autaps", allowed: autapse, zero-reset, population\nhint: did you mean `autapse`?',
+        ),
         ("activation.levels=65", "`activation.levels` is 65, allowed: a whole number 1..64"),
         ("activation.threshold_init=-1", "`activation.threshold_init` is -1, allowed: a number above 0"),
         ("data.validation_fraction=0", "`data.validation_fraction` is 0, allowed: a number 0.01..0.5"),
@@ -384,3 +392,45 @@ def test_a_staircase_is_trained_for_its_own_window():
         'hint: with activation.reset = "zero" the levels are the time steps of the window'
     )
     assert parse_recipe(TEXT, [*staircase, "noise.steps=3"]).activation.reset == "zero"
+
+
+# --- the chip ---------------------------------------------------------------------------------------------------------
+
+ON_A_CHIP = "noise.source=chip"
+
+
+def test_a_chip_is_there_where_noise_is_measured_on_it_and_reads_back():
+    assert parse_recipe(TEXT).chip is None
+    assert "chip" not in parse_recipe(TEXT).to_toml()
+    found = parse_recipe(TEXT, [ON_A_CHIP])
+    assert found.chip == ChipSettings(realisation="autapse", units=1, weight_bits=8)
+    assert parse_recipe(found.to_toml()) == found
+    assert parse_recipe(TEXT, [ON_A_CHIP, "chip.units=3"]).chip == ChipSettings(units=3)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (
+            ["chip.units=2"],
+            'has a table `chip`, but `noise.source` is "ideal"\nhint: set noise.source = "chip", or leave out [chip]',
+        ),
+        (
+            [ON_A_CHIP, "activation.reset=zero"],
+            '`chip.realisation` is "autapse", allowed: zero-reset\n'
+            'hint: with activation.reset = "zero" the network is trained for neurons that a spike sets to zero',
+        ),
+        (
+            [ON_A_CHIP, "chip.realisation=population"],
+            "`noise.steps` is 4, allowed: 1, the window of population\n"
+            "hint: with chip.units = activation.levels, one step gives the quantised activation",
+        ),
+        (
+            [ON_A_CHIP, "chip.realisation=zero-reset", "chip.units=2"],
+            "`chip.units` is 2, allowed: 1\n"
+            "hint: zero-reset starts every neuron at 0, units differ in where they start",
+        ),
+    ],
+)
+def test_a_chip_that_contradicts_the_recipe_is_refused(overrides, message):
+    assert refusal(*overrides) == f"recipe `small`: {message}"

@@ -215,7 +215,7 @@ def test_a_run_leaves_its_files_and_numbers(tmp_path):
     assert [line["epoch"] for line in lines] == [1, 2, 3, 4]
     assert list(lines[0]) == [
         "epoch", "loss", "validation_accuracy_ann", "validation_accuracy_snn",
-        "learning_rate", "sigma", "theta", "seconds",
+        "learning_rate", "sigma", "theta", "seconds", "noise_source",
     ]  # fmt: skip
     assert lines[-1]["loss"] < lines[0]["loss"]
     # 100 images in batches of 16: 6 full ones and one of 4, in each of 4 epochs.

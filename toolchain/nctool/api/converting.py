@@ -16,6 +16,9 @@ from nctool.training.checkpoint import Checkpoint
 from nctool_deploy.realisations import Realisation
 
 OTHERWISE = "autapse"
+RESETS = {"subtract": "autapse", "zero": "zero-reset"}
+WEIGHT_BITS = 8
+"""Of a network that was trained for no width."""
 
 
 @dataclass(frozen=True)
@@ -50,11 +53,14 @@ def design(
     realisation: Realisation,
     steps: int | None,
     units: Units | None,
-    weight_bits: int,
+    weight_bits: int | None,
     coding: Coding | None,
     per_layer: bool = False,
 ) -> Design:
-    """Fill in what was not asked for: the recipe's window and coding, and one unit, or as many as levels in one step.
+    """Fill in what was not asked for: the recipe's window and coding, units and weight bits of its chip.
+
+    Without a chip in the recipe, or with another realisation, it is one unit, or as many as levels in one step;
+    without a chip, 8 bits.
 
     Raises:
         RangeError: the realisation has another window.
@@ -64,7 +70,7 @@ def design(
         realisation=realisation,
         n_steps=_window(loaded, realisation, steps),
         units=_units(loaded, realisation, units),
-        weight_bits=weight_bits,
+        weight_bits=_weight_bits(loaded) if weight_bits is None else weight_bits,
         coding=loaded.recipe.input.coding if coding is None else coding,
         per_layer=per_layer,
     )
@@ -89,6 +95,16 @@ def converted(loaded: Checkpoint, model: nn.Module, design: Design) -> Conversio
     )
 
 
+def default_realisation(loaded: Checkpoint) -> str:
+    """Return the realisation that a network was trained for: that of its chip, or of its activation's reset."""
+    recipe = loaded.recipe
+    return RESETS[recipe.activation.reset] if recipe.chip is None else recipe.chip.realisation
+
+
+def _weight_bits(loaded: Checkpoint) -> int:
+    return WEIGHT_BITS if loaded.recipe.chip is None else loaded.recipe.chip.weight_bits
+
+
 def _window(loaded: Checkpoint, realisation: Realisation, steps: int | None) -> int:
     if steps is None:
         return realisation.steps or loaded.recipe.noise.steps
@@ -101,6 +117,9 @@ def _window(loaded: Checkpoint, realisation: Realisation, steps: int | None) -> 
 
 
 def _units(loaded: Checkpoint, realisation: Realisation, units: Units | None) -> Units:
+    chip = loaded.recipe.chip
+    if units is None and chip is not None and chip.realisation == realisation.name:
+        return chip.units
     if units is None:
         return loaded.recipe.activation.levels if realisation.steps == 1 else 1
     several = max([units] if isinstance(units, int) else units.values(), default=1) > 1

@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from torch import nn
 
-from nctool.api.converting import converted, design
+from nctool.api.converting import converted, default_realisation, design
 from nctool.api.unit_search import Budget, search_units
 from nctool.api.utilisation import Utilisation, utilisation
 from nctool.conversion import Change, Conversion, Units
@@ -28,7 +28,6 @@ from nctool_deploy.targets import find_target
 from nctool_models import restore_model
 
 N_KNOWN_ANSWERS = 16
-RESETS = {"subtract": "autapse", "zero": "zero-reset"}
 AUTO: Literal["auto"] = "auto"
 
 
@@ -80,7 +79,7 @@ def export(
     steps: int | None = None,
     realisation: str | None = None,
     units: Units | Literal["auto"] | None = None,
-    weight_bits: int = 8,
+    weight_bits: int | None = None,
     per_layer: bool = False,
     input: str | None = None,  # noqa: A002  # the option's name is a contract
     chips: int = 1,
@@ -97,10 +96,12 @@ def export(
         target: `loihi` (Loihi 2), `loihi1`, `lava` (simulator only), or the path of a target file (docs/TARGETS.md).
         steps: window in time steps; by default 1 for `population`, else the recipe's.
         realisation: `autapse` (reset by subtraction), or in stock netx `population` (the quantised ANN in one step) or
-            `zero-reset`; by default the reset that the recipe trained for, `autapse` or `zero-reset`.
-        units: neurons that share an activation, for all layers or by name; by default the levels that the activation
-            was trained with for `population`, else 1. `auto` measures which layers need them most, within a budget.
-        weight_bits: 2..8.
+            `zero-reset`; by default that of the recipe's `[chip]`, or else of the reset that it trained for, `autapse`
+            or `zero-reset`.
+        units: neurons that share an activation, for all layers or by name; by default those of the recipe's `[chip]`
+            for its realisation, or else the levels that the activation was trained with for `population`, else 1.
+            `auto` measures which layers need them most, within a budget.
+        weight_bits: 2..8; by default those of the recipe's `[chip]`, or else 8.
         per_layer: one threshold, and so one scale of the weights, for each layer instead of one for each channel.
         input: `graded` (signed 8-bit integers) or `rate` (spike trains of one bit); the recipe's coding by default.
         chips: how many chips the network may take.
@@ -123,7 +124,7 @@ def export(
     loaded = load_checkpoint(checkpoint)
     model = restore_model(loaded, model)
     budget = Budget(max_neurons, max_cores) if units == AUTO else None
-    built = find_realisation(realisation or RESETS[loaded.recipe.activation.reset])
+    built = find_realisation(realisation or default_realisation(loaded))
     chosen = design(loaded, built, steps, 1 if units == AUTO else units, weight_bits, coding, per_layer)
     if budget is not None:
         chosen = replace(chosen, units=search_units(loaded, model, chosen, chip, budget, progress).units)
@@ -136,7 +137,7 @@ def export(
         KnownAnswers(pixels, simulate(lowered.network, pixels)),
         provenance=_provenance(loaded),
         changes=tuple(ChangeRecord(**asdict(change)) for change in conversion.changes),
-        weight_bits=weight_bits,
+        weight_bits=chosen.weight_bits,
     )
     return _report(output, lowered, conversion, chosen.form.one_threshold)
 

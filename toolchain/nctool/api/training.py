@@ -6,7 +6,7 @@ In: a recipe and a place. Out: the folder of a training run and a TrainReport.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +14,13 @@ import torch
 from torch import nn
 
 from nctool.errors import UsageError, first_line
+from nctool.integer_format import IntegerFormat
 from nctool.nq import activations
 from nctool.progress import ProgressCallback, no_progress
-from nctool.recipe import OwnSettings
+from nctool.recipe import OwnSettings, Recipe
 from nctool.training import fit
 from nctool.training.data import TrainingData
+from nctool_deploy.realisations import find_realisation
 from nctool_models import build_model, load_dataset, load_recipe, training_data
 
 RUNS = Path("runs")
@@ -36,6 +38,8 @@ class TrainReport:
         theta, sigma: threshold and noise scale per layer.
         best_epoch: the epoch that the held-out split chose.
         seconds_per_epoch: mean wall time.
+        ideal_epochs: with noise of a chip, epochs that took it from the float spiking network, because no integers
+            fitted.
     """
 
     path: Path
@@ -47,6 +51,7 @@ class TrainReport:
     sigma: dict[str, float]
     best_epoch: int
     seconds_per_epoch: float
+    ideal_epochs: int
 
     def to_json(self) -> dict[str, Any]:
         """Return the report as JSON types."""
@@ -83,6 +88,7 @@ def train(
         UsageError: unknown recipe, key, device or data set, a folder that cannot be written, or a model that was not
             prepared or does not fit the data.
         FormatError: data or a saved state is bad.
+        UnsupportedError: noise is to be that of a chip, and the model cannot be converted.
         RangeError: training diverged.
     """
     resolved = load_recipe(recipe, overrides, seed)
@@ -96,7 +102,8 @@ def train(
         model = build_model(resolved.model, data.input_shape, n_classes, resolved.activation, seed=resolved.seed)
     else:
         _require_own(model, data, n_classes)
-    result = fit(model, data, resolved, output, device=device, resume=resume, progress=progress)
+    form = _form(resolved)
+    result = fit(model, data, resolved, output, device=device, resume=resume, form=form, progress=progress)
     return TrainReport(
         path=output,
         recipe=resolved.name,
@@ -107,7 +114,15 @@ def train(
         sigma=result.sigma,
         best_epoch=result.best_epoch,
         seconds_per_epoch=result.seconds_per_epoch,
+        ideal_epochs=result.ideal_epochs,
     )
+
+
+def _form(recipe: Recipe) -> IntegerFormat | None:
+    """Return the integers of the chip that a recipe trains for, if it does."""
+    if recipe.chip is None:
+        return None
+    return replace(find_realisation(recipe.chip.realisation).form, weight_bits=recipe.chip.weight_bits)
 
 
 def _require_own(model: nn.Module, data: TrainingData, n_classes: int) -> None:

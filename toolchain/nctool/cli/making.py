@@ -60,10 +60,10 @@ def export(
     units: Annotated[
         str | None,
         typer.Option(
-            help="Neurons for each activation: K, or LAYER=K,...", show_default="population: its levels; else 1"
+            help="Neurons for each activation: K, or LAYER=K,...", show_default="as trained; population: its levels"
         ),
     ] = None,
-    weight_bits: Annotated[int, typer.Option(help="2..8.")] = 8,
+    weight_bits: Annotated[int | None, typer.Option(help="2..8.", show_default="as trained, else 8")] = None,
     per_layer: Annotated[bool, typer.Option("--per-layer", help="One threshold a layer, not one a channel.")] = False,
     input: Annotated[  # noqa: A002  # contract
         str | None, typer.Option(help="graded: signed 8 bits; rate: binary spikes.", show_default="the recipe's")

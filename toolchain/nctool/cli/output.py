@@ -49,6 +49,8 @@ def print_train(report: TrainReport) -> None:
     print_line(
         f"epoch {report.best_epoch} chosen on held-out training data, {report.seconds_per_epoch:.2f} s per epoch"
     )
+    if report.ideal_epochs:
+        print_line(f"noise of {report.ideal_epochs} epochs is that of the float network: no integers fitted")
     print_line(f"next: nctool export {report.path} --target loihi -o {report.path / 'model.net'}")
 
 

@@ -2,12 +2,12 @@
 
     fit(model, data, recipe, out_dir) -> TrainResult        loop · optimiser · augment
     input_coding(normalisation, recipe) -> InputCoding      coding
-    measure_held_out(...) -> HeldOutReport                  noise: σ of each layer, once for each epoch
+    measure_held_out(...) -> HeldOutReport                  noise · chip: σ of each layer, once for each epoch
     snn_accuracy(...), ann_accuracy(...)                    spiking
     save_checkpoint(...), load_checkpoint(path)             checkpoint · state (to resume) · tensor_file
 
-May import of nctool: nq, recipe, errors, files, progress, and of conversion how pixels become spike trains. Nothing of
-models or deploy.
+May import of nctool what stands below it: conversion and the fast engine measure noise on the integer network.
+Nothing of models or deploy.
 """
 
 from nctool.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint

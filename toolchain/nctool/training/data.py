@@ -14,6 +14,9 @@ from torch import Tensor
 
 from nctool.errors import UsageError
 
+CALIBRATION_IMAGES = 256
+"""Most training images that a conversion is calibrated on, and that a checkpoint carries for it."""
+
 _WHITE = 255.0
 """The largest value of a uint8 pixel; mean and std are in units of pixel/255."""
 
@@ -97,6 +100,11 @@ class TrainingData:
     held_out: LabelledImages
     test: LabelledImages
     normalisation: Normalisation
+
+    def calibration(self, seed: int) -> LabelledImages:
+        """Return the training images that a conversion is calibrated on: drawn by `seed`, `CALIBRATION_IMAGES`."""
+        chosen = torch.randperm(len(self.train), generator=torch.Generator().manual_seed(seed))[:CALIBRATION_IMAGES]
+        return LabelledImages(self.train.images[chosen], self.train.labels[chosen])
 
     @property
     def input_shape(self) -> tuple[int, int, int]:

@@ -16,21 +16,20 @@ from torch import Tensor, nn
 
 from nctool.errors import FormatError, UsageError
 from nctool.files import make_directory
+from nctool.integer_format import IntegerFormat
 from nctool.nq import activations
 from nctool.progress import ProgressCallback, no_progress
 from nctool.recipe import Recipe
 from nctool.training.checkpoint import CHECKPOINT_NAME, Checkpoint, save_checkpoint
+from nctool.training.chip import Chip
 from nctool.training.coding import input_coding
 from nctool.training.data import TrainingData
-from nctool.training.metrics import EpochMetrics, append_metrics, start_metrics
+from nctool.training.metrics import EpochMetrics, append_metrics, count_epochs, start_metrics
 from nctool.training.noise import HeldOutReport, measure_held_out, set_sigma
 from nctool.training.optimiser import Optimiser
 from nctool.training.spiking import ann_accuracy, snn_accuracy
 from nctool.training.state import STATE_NAME, TrainingState, load_state, save_state
 from nctool.training.tensor_file import first_mismatch
-
-CALIBRATION_IMAGES = 256
-"""Training images that a checkpoint carries for conversion."""
 
 
 @dataclass(frozen=True)
@@ -45,6 +44,8 @@ class TrainResult:
         sigma: noise by layer, same units, measured on the chosen epoch; 0 when the recipe has no noise.
         best_epoch: the epoch chosen on the held-out images, from 1.
         seconds_per_epoch: mean wall time.
+        ideal_epochs: with noise of a chip, epochs that took it from the float spiking network, because no integers
+            fitted; 0 for other recipes.
     """
 
     path: Path
@@ -54,6 +55,7 @@ class TrainResult:
     sigma: dict[str, float]
     best_epoch: int
     seconds_per_epoch: float
+    ideal_epochs: int
 
 
 def fit(
@@ -64,13 +66,16 @@ def fit(
     *,
     device: str | torch.device = "cpu",
     resume: bool = False,
+    form: IntegerFormat | None = None,
     progress: ProgressCallback = no_progress,
 ) -> TrainResult:
     """Train a model and write its checkpoint.
 
     The epoch kept is the one with the highest held-out accuracy of the spiking network after `noise.steps`
-    steps, then of the ANN; of equals the last. One recipe, seed and number of threads gives the same bytes
-    on the CPU. An interruption leaves complete files: `resume` goes on after the last complete epoch.
+    steps, then of the ANN; of equals the last. With noise of a chip that is the integer network; an epoch whose
+    numbers do not fit the chip takes its noise from the float one, and is kept only if no other fits. One recipe,
+    seed and number of threads gives the same bytes on the CPU. An interruption leaves complete files: `resume` goes
+    on after the last complete epoch.
 
     Args:
         model: fresh, from the recipe's seed; left on `device` with the chosen weights, in evaluation mode.
@@ -79,21 +84,24 @@ def fit(
         out_dir: gets `checkpoint.safetensors`, `recipe.toml`, `metrics.jsonl`, `last.safetensors`.
         device: `cpu` or `cuda`.
         resume: continue from `last.safetensors`.
+        form: what the realisation of the recipe's `[chip]` can hold; needed with `noise.source` "chip".
         progress: told of every batch.
 
     Returns:
         the numbers of the chosen epoch.
 
     Raises:
-        UsageError: no such device, the folder cannot be written, nothing to resume, another recipe's state.
+        UsageError: no such device, the folder cannot be written, nothing to resume, another recipe's state, or no
+            `form` for a recipe with a chip.
+        UnsupportedError: noise is to be that of a chip, and the model cannot be converted.
         FormatError: the state to resume from is bad.
         RangeError: the training diverged.
     """
-    device = _device(device)
+    device, chip = _device(device), _chip(recipe, form)
     out_dir = make_directory(out_dir)
     model.to(device)
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        state = _train(model, data, recipe, out_dir, device, resume, progress)
+        state = _train(model, data, recipe, chip, out_dir, device, resume, progress)
     model.load_state_dict(state.best)
     model.eval()
     result = _test(model, data, recipe, state, out_dir / CHECKPOINT_NAME)
@@ -121,10 +129,19 @@ def _device(device: str | torch.device) -> torch.device:
     return found
 
 
+def _chip(recipe: Recipe, form: IntegerFormat | None) -> Chip | None:
+    if recipe.chip is None:
+        return None
+    if form is None:
+        raise UsageError('recipe: `noise.source` is "chip", but no integer format is given', hint="use nctool.train")
+    return Chip(recipe.chip, form)
+
+
 def _train(
     model: nn.Module,
     data: TrainingData,
     recipe: Recipe,
+    chip: Chip | None,
     out_dir: Path,
     device: torch.device,
     resume: bool,
@@ -140,12 +157,15 @@ def _train(
     for epoch in range(state.epoch + 1, recipe.training.epochs + 1):
         started = time.perf_counter()
         loss = optimiser.run_epoch(epoch, progress)
-        report = measure_held_out(model, held_out, coding, recipe.noise.steps)
-        if recipe.noise.source == "ideal":
+        network = None if chip is None else chip.network(model, data, recipe)
+        report = measure_held_out(model, held_out, coding, recipe.noise.steps, network)
+        if recipe.noise.source != "none":
             set_sigma(model, report.sigma)
+        source = "ideal" if chip is not None and network is None else recipe.noise.source
         seconds = time.perf_counter() - started
-        append_metrics(out_dir, _metrics(model, optimiser, epoch, loss, report, seconds))
-        state = _after_epoch(model, optimiser, report, seconds, state)
+        append_metrics(out_dir, _metrics(model, optimiser, epoch, loss, report, seconds, source))
+        score = (report.accuracy_snn if source == recipe.noise.source else 0.0, report.accuracy_ann)
+        state = _after_epoch(model, optimiser, score, seconds, state)
         save_state(out_dir, state, recipe)
     return state
 
@@ -164,7 +184,13 @@ def _restore(model: nn.Module, optimiser: Optimiser, state: TrainingState, out_d
 
 
 def _metrics(
-    model: nn.Module, optimiser: Optimiser, epoch: int, loss: float, report: HeldOutReport, seconds: float
+    model: nn.Module,
+    optimiser: Optimiser,
+    epoch: int,
+    loss: float,
+    report: HeldOutReport,
+    seconds: float,
+    noise_source: str,
 ) -> EpochMetrics:
     return EpochMetrics(
         epoch=epoch,
@@ -175,15 +201,16 @@ def _metrics(
         sigma=sigma_of(model),
         theta=theta_of(model),
         seconds=seconds,
+        noise_source=noise_source,
     )
 
 
 def _after_epoch(
-    model: nn.Module, optimiser: Optimiser, report: HeldOutReport, seconds: float, before: TrainingState
+    model: nn.Module, optimiser: Optimiser, score: tuple[float, float], seconds: float, before: TrainingState
 ) -> TrainingState:
     """Return the state after one more epoch; that epoch is the best one when none before was better."""
     weights, epoch = _snapshot(model), before.epoch + 1
-    best, best_epoch, best_score = weights, epoch, (report.accuracy_snn, report.accuracy_ann)
+    best, best_epoch, best_score = weights, epoch, score
     if best_score < before.best_score:
         best, best_epoch, best_score = dict(before.best), before.best_epoch, before.best_score
     return TrainingState(epoch, weights, optimiser.momentum(), best, best_epoch, best_score, (*before.seconds, seconds))
@@ -206,18 +233,18 @@ def _test(model: nn.Module, data: TrainingData, recipe: Recipe, state: TrainingS
         sigma=sigma_of(model),
         best_epoch=state.best_epoch,
         seconds_per_epoch=math.fsum(state.seconds) / len(state.seconds),
+        ideal_epochs=0 if recipe.chip is None else count_epochs(path.parent, "ideal"),
     )
 
 
 def _checkpoint(data: TrainingData, recipe: Recipe, state: TrainingState, result: TrainResult) -> Checkpoint:
     """Gather what is saved: nothing in it depends on the clock."""
-    chosen = torch.randperm(len(data.train), generator=torch.Generator().manual_seed(recipe.seed))
-    chosen = chosen[:CALIBRATION_IMAGES]
+    calibration = data.calibration(recipe.seed)
     return Checkpoint(
         recipe=recipe,
         state=state.best,
-        calibration_images=data.train.images[chosen].numpy(),
-        calibration_labels=data.train.labels[chosen].numpy(),
+        calibration_images=calibration.images.numpy(),
+        calibration_labels=calibration.labels.numpy(),
         dataset_name=data.name,
         input_shape=data.input_shape,
         classes=data.classes,

@@ -22,11 +22,14 @@ class EpochMetrics:
         epoch: from 1.
         loss: mean cross-entropy of the training batches, in nats.
         validation_accuracy_ann: of the noise-free ANN on the held-out images, 0..1.
-        validation_accuracy_snn: of the spiking network after `noise.steps` steps, 0..1.
+        validation_accuracy_snn: of the spiking network after `noise.steps` steps, 0..1: the float one, or with
+            `noise_source` "chip" the integer one.
         learning_rate: of the epoch's first batch.
         sigma: measured after the epoch, by layer; 0 when the recipe has no noise.
         theta: thresholds after the epoch, by layer.
         seconds: wall time of the epoch, measurement included.
+        noise_source: what σ was measured on: "ideal", "chip" or "none"; with a recipe for a chip, "ideal" says that
+            the integer network did not fit.
     """
 
     epoch: int
@@ -37,6 +40,7 @@ class EpochMetrics:
     sigma: dict[str, float]
     theta: dict[str, float]
     seconds: float
+    noise_source: str
 
 
 def start_metrics(directory: Path, n_epochs: int) -> None:
@@ -49,6 +53,12 @@ def start_metrics(directory: Path, n_epochs: int) -> None:
     kept = path.read_text(encoding="utf-8").splitlines(keepends=True)[:n_epochs] if n_epochs and path.exists() else []
     with replace_atomically(path) as temporary:
         temporary.write_text("".join(kept), encoding="utf-8")
+
+
+def count_epochs(directory: Path, noise_source: str) -> int:
+    """Return how many epochs took their noise from `noise_source`."""
+    lines = (directory / METRICS_NAME).read_text(encoding="utf-8").splitlines()
+    return sum(json.loads(line)["noise_source"] == noise_source for line in lines)
 
 
 def append_metrics(directory: Path, metrics: EpochMetrics) -> None:

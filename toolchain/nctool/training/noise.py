@@ -1,6 +1,7 @@
 """How far each layer's spike rate lies from its quantised activation: the noise of the next epoch.
 
-In: a model, the held-out split, the window T_val. Out: σ for each layer, and the accuracies of the same pass.
+In: a model, the held-out split, the window T_val, and the integer network if the noise is to be that of a chip.
+Out: σ for each layer, and the accuracies of the same pass.
 Source: Huang et al., arXiv 2404.17456.
 """
 
@@ -12,13 +13,18 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from nctool.network import IntNetwork
 from nctool.nq import activations, spiking
+from nctool.training.chip import ChipRun
 from nctool.training.coding import InputCoding
 from nctool.training.data import LabelledImages
 from nctool.training.spiking import n_correct
 
 MAX_IMAGES = 5000
 """Most held-out images that one estimate uses: a bound on its time, and σ is known to 1 % far earlier."""
+
+MAX_CHIP_IMAGES = 1000
+"""The same where every batch also runs on the integer network."""
 _BATCH_SIZE = 250
 
 
@@ -29,7 +35,7 @@ class HeldOutReport:
     Attributes:
         sigma: standard deviation of gap_l by layer name, in units of the layer's pre-activation.
         accuracy_ann: of the noise-free ANN, 0..1.
-        accuracy_snn: of the spiking network after T_val steps, 0..1.
+        accuracy_snn: of the spiking network that σ was measured on after T_val steps, 0..1.
     """
 
     sigma: dict[str, float]
@@ -37,19 +43,27 @@ class HeldOutReport:
     accuracy_snn: float
 
 
-def measure_held_out(model: nn.Module, split: LabelledImages, coding: InputCoding, n_steps: int) -> HeldOutReport:
+def measure_held_out(
+    model: nn.Module, split: LabelledImages, coding: InputCoding, n_steps: int, network: IntNetwork | None = None
+) -> HeldOutReport:
     """Run ANN and spiking network side by side and measure their gap in each layer.
 
-    gap_l = q_l − θ_l·r_l with r_l the spikes of a neuron divided by T_val; every layer sees the spiking
-    network's own upstream errors. σ_l = sqrt(mean over batches of Var(gap_l)), Var over all elements of a batch.
+    gap_l = q_l − θ_l·r_l with r_l the spikes of an activation divided by T_val, and by its units; every layer sees
+    the spiking network's own upstream errors. σ_l = sqrt(mean over batches of Var(gap_l)), Var over all elements of a
+    batch.
 
     Args:
         model: a network with `NoisyQuantReLU` activations; its mode is kept.
-        split: the held-out images; the first `MAX_IMAGES` are used.
+        split: the held-out images; the first `MAX_IMAGES` are used, or `MAX_CHIP_IMAGES` with `network`.
         coding: from pixels to the network's input.
         n_steps: T_val, ≥ 1.
+        network: the integer network converted from `model` for T_val steps, in place of its float spiking network.
+
+    Raises:
+        UnsupportedError: an activation of `model` is used twice, so that no population of `network` is its own.
     """
-    split = split.first(MAX_IMAGES)
+    split = split.first(MAX_IMAGES if network is None else MAX_CHIP_IMAGES)
+    chip = None if network is None else ChipRun.prepare(network, model)
     was_training = model.training
     model.eval()
     variances: dict[str, list[Tensor]] = {name: [] for name in activations(model)}
@@ -58,10 +72,14 @@ def measure_held_out(model: nn.Module, split: LabelledImages, coding: InputCodin
         for batch in split.batches(_BATCH_SIZE):
             correct_ann += n_correct(model(coding(batch.images)), batch.labels)
             quantised = recorder.take()
-            correct_snn += n_correct(_spiking_logits(model, coding.steps(batch.images, n_steps)), batch.labels)
-            for name, sums in recorder.take().items():
-                gap = quantised[name] - sums / n_steps
-                variances[name].append(gap.double().var(correction=0))
+            if chip is None:
+                logits = _spiking_logits(model, coding.steps(batch.images, n_steps))
+                spiked = {name: sums / n_steps for name, sums in recorder.take().items()}
+            else:
+                logits, spiked = chip.run(batch.images, quantised)
+            correct_snn += n_correct(logits, batch.labels)
+            for name, values in spiked.items():
+                variances[name].append((quantised[name] - values).double().var(correction=0))
     model.train(was_training)
     sigma = {name: float(torch.stack(each).mean().sqrt()) for name, each in variances.items()}
     return HeldOutReport(sigma, correct_ann / len(split), correct_snn / len(split))
@@ -90,7 +108,7 @@ class _Recorder:
         self._handles = [layer.register_forward_hook(self._hook(name)) for name, layer in activations(model).items()]
 
     def take(self) -> dict[str, Tensor]:
-        """Return the sums by layer name, and start anew."""
+        """Return the sums by layer name, in order of execution, and start anew."""
         sums, self._sums = self._sums, {}
         return sums
 

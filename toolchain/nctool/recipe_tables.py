@@ -1,0 +1,182 @@
+"""The tables of a recipe: frozen values that say of every key what it allows.
+
+In: nothing. Out: a pydantic model for each table; `nctool.recipe` reads and checks the whole. Imports of nctool only
+the range of weight bits.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from nctool.integer_format import WEIGHT_BITS_RANGE
+
+
+def whole(low: int, high: int, default: Any = ...) -> Any:
+    """Return a field of whole numbers from `low` to `high`."""
+    return Field(default, ge=low, le=high, description=f"a whole number {low}..{high}")
+
+
+def _positive(default: Any = ...) -> Any:
+    return Field(default, gt=0.0, description="a number above 0")
+
+
+def _fraction(default: Any = ...) -> Any:
+    return Field(default, ge=0.0, lt=1.0, description="a number from 0 to below 1")
+
+
+_Width = Annotated[int, Field(ge=1, le=16384)]
+_WIDTHS = "a list of whole numbers 1..16384"
+
+
+class Table(BaseModel):
+    """A table of the recipe: frozen, no unknown keys, no coercion of types."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+
+
+class DataSettings(Table):
+    """`[data]`: which images, and how many of the training images are held out.
+
+    Attributes:
+        name: a built-in data set or the path of an .npz file.
+        validation_fraction: part of the training images held out for model selection and noise.
+    """
+
+    name: str = Field(min_length=1, description="the name of a data set or the path of an .npz file")
+    validation_fraction: float = Field(default=0.1, ge=0.01, le=0.5, description="a number 0.01..0.5")
+
+
+class MlpSettings(Table):
+    """`[model] architecture = "mlp"`: flatten, then dense layers of the widths `hidden`."""
+
+    architecture: Literal["mlp"]
+    hidden: tuple[_Width, ...] = Field(min_length=1, max_length=16, description=_WIDTHS)
+    batch_norm: bool = Field(default=True, description="true or false")
+    dropout: float = _fraction(0.0)
+
+
+class CnnSettings(Table):
+    """`[model] architecture = "cnn"`: two convolutions of one kernel size, pooling, one hidden dense layer."""
+
+    architecture: Literal["cnn"]
+    channels: tuple[_Width, _Width] = Field(default=(16, 32), description=f"{_WIDTHS}, two of them")
+    kernel: Literal[1, 3, 5, 7] = Field(default=3, description="1, 3, 5 or 7")
+    hidden: int = whole(1, 16384, 64)
+
+
+class LenetSettings(Table):
+    """`[model] architecture = "lenet"`: two 5x5 convolutions, each pooled, then dense layers."""
+
+    architecture: Literal["lenet"]
+    channels: tuple[_Width, _Width] = Field(default=(6, 16), description=f"{_WIDTHS}, two of them")
+    hidden: tuple[_Width, ...] = Field(default=(120, 84), min_length=1, max_length=16, description=_WIDTHS)
+
+
+class SmallVggSettings(Table):
+    """`[model] architecture = "small-vgg"`: three stages of two 3x3 convolutions, each pooled, one dense layer."""
+
+    architecture: Literal["small-vgg"]
+    channels: tuple[_Width, _Width, _Width] = Field(default=(32, 64, 128), description=f"{_WIDTHS}, three of them")
+    dropout: float = _fraction(0.0)
+
+
+class VggSettings(Table):
+    """`[model] architecture = "vgg"`: five pooled stages of 3x3 convolutions, dense layers of the widths `hidden`."""
+
+    architecture: Literal["vgg"]
+    depth: Literal[11, 16] = Field(description="11 or 16")
+    hidden: tuple[_Width, ...] = Field(default=(), max_length=16, description=_WIDTHS)
+    dropout: float = _fraction(0.0)
+
+
+class ResnetSettings(Table):
+    """`[model] architecture = "resnet"`: a 3x3 stem, residual blocks in stages, global average pooling."""
+
+    architecture: Literal["resnet"]
+    depth: Literal[8, 18, 20, 34] = Field(description="8, 18, 20 or 34")
+
+
+class OwnSettings(Table):
+    """`[model] architecture = "own"`: a network that is given from Python, `nctool.train(recipe, model=...)`."""
+
+    architecture: Literal["own"]
+
+
+ModelSettings = Annotated[
+    MlpSettings | CnnSettings | LenetSettings | SmallVggSettings | VggSettings | ResnetSettings | OwnSettings,
+    Field(discriminator="architecture"),
+]
+"""`[model]`: one variant for each architecture, chosen by `architecture`."""
+
+
+class ActivationSettings(Table):
+    """`[activation]`: `levels` is L; `threshold_init` the first value of every θ, in units of the pre-activation.
+
+    `reset`: what a spike does to the membrane potential of the spiking network. With `zero`, the activation is the
+    staircase of that neuron over `levels` time steps, for chips whose neurons cannot subtract.
+    """
+
+    levels: int = whole(1, 64, 4)
+    threshold_init: float = _positive(8.0)
+    reset: Literal["subtract", "zero"] = Field(default="subtract", description="subtract, zero")
+
+
+class InputSettings(Table):
+    """`[input]`: how pixels reach the network.
+
+    `graded`: each at its value, at every step. `rate`: as the spike train of `noise.steps` time steps that an
+    integrate-and-fire encoder makes of it, for chips whose spikes carry one bit.
+    """
+
+    coding: Literal["graded", "rate"] = Field(default="graded", description="graded, rate")
+
+
+class NoiseSettings(Table):
+    """`[noise]`: where σ comes from, and `steps`, the window T_val of the spiking network that it is measured on.
+
+    `ideal`: the gap between the ANN and its float spiking network, re-estimated after each epoch. `none`: σ stays 0.
+    `chip`: the gap between the ANN and the integer network that `[chip]` describes, converted anew after each epoch.
+    """
+
+    source: Literal["ideal", "none", "chip"] = Field(default="ideal", description="ideal, none, chip")
+    steps: int = whole(1, 64, 4)
+
+
+class ChipSettings(Table):
+    """`[chip]`: the integer network that noise of source `chip` is measured on, and that `export` makes by default.
+
+    Its window is `noise.steps`, its input that of `[input]`.
+
+    Attributes:
+        realisation: how neurons are built.
+        units: neurons for each activation.
+        weight_bits: signed width of a weight.
+    """
+
+    realisation: Literal["autapse", "zero-reset", "population"] = Field(
+        default="autapse", description="autapse, zero-reset, population"
+    )
+    units: int = whole(1, 64, 1)
+    weight_bits: int = whole(*WEIGHT_BITS_RANGE, default=8)
+
+
+class TrainingSettings(Table):
+    """`[training]`: SGD with momentum, a cosine from `learning_rate` to 0, and random changes of the images.
+
+    Attributes:
+        crop_padding: pixels of black border from which an image-sized window is cut at random; 0 is off.
+        horizontal_flip: mirror half of the images.
+        cutout: side in pixels of a black square at a random place; 0 is off.
+    """
+
+    epochs: int = whole(1, 10000)
+    batch_size: int = whole(2, 65536, 128)
+    learning_rate: float = _positive(0.05)
+    momentum: float = _fraction(0.9)
+    weight_decay: float = _fraction(5e-4)
+    schedule: Literal["cosine"] = Field(default="cosine", description="cosine")
+    crop_padding: int = whole(0, 64, 0)
+    horizontal_flip: bool = Field(default=False, description="true or false")
+    cutout: int = whole(0, 256, 0)

@@ -1,0 +1,118 @@
+"""The integer network that a model in training would be on the chip, and what its spikes are worth.
+
+In: a model, its recipe, the integers that the chip can hold. Out: an IntNetwork, and θ·r of each activation. Knows no
+realisation by name: `nctool_deploy` does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from nctool.conversion import IntegerFormat, convert
+from nctool.errors import RangeError, UnsupportedError
+from nctool.network import IntNetwork
+from nctool.nq import activations
+from nctool.recipe import ChipSettings, Recipe
+from nctool.sim.fast import FastEngine
+from nctool.sim.trace import Trace
+from nctool.training.data import TrainingData
+
+
+@dataclass(frozen=True)
+class Chip:
+    """What a model in training is converted for.
+
+    Attributes:
+        settings: `[chip]` of the recipe.
+        form: the integers that its realisation can hold.
+    """
+
+    settings: ChipSettings
+    form: IntegerFormat
+
+    def network(self, model: nn.Module, data: TrainingData, recipe: Recipe) -> IntNetwork | None:
+        """Convert `model` as `export` would by default; None where its numbers do not fit, as early in training.
+
+        Raises:
+            UnsupportedError: the model holds something that cannot be converted.
+        """
+        try:
+            return convert(
+                model,
+                input_shape=data.input_shape,
+                mean=data.normalisation.mean,
+                std=data.normalisation.std,
+                form=self.form,
+                n_steps=recipe.noise.steps,
+                calibration=data.calibration(recipe.seed).images.numpy(),
+                units=self.settings.units,
+                input=recipe.input.coding,
+            ).network
+        except RangeError:
+            return None
+
+
+@dataclass(frozen=True)
+class ChipRun:
+    """An integer network made ready to be compared with the model that it came from.
+
+    Attributes:
+        engine: the fast engine, on the model's device.
+        thresholds: θ of each activation by name.
+    """
+
+    engine: FastEngine
+    thresholds: Mapping[str, Tensor]
+
+    @classmethod
+    def prepare(cls, network: IntNetwork, model: nn.Module) -> ChipRun:
+        """Prepare `network`, converted from `model`."""
+        thresholds = {name: layer.threshold.detach() for name, layer in activations(model).items()}
+        device = next(iter(thresholds.values())).device
+        return cls(FastEngine(network, device=device.type), thresholds)
+
+    def run(self, images: Tensor, activated: Mapping[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+        """Run a batch for one window.
+
+        Args:
+            images: uint8 (N, C, H, W).
+            activated: what each activation of the model says of them, in order of execution: that of the populations.
+
+        Returns:
+            logits, int64 (N, classes), and θ·r by name, float32 of the activation's shape, r from 0 to 1: spikes
+            divided by units and time steps.
+
+        Raises:
+            UnsupportedError: there are more populations that spike than activations, or fewer.
+        """
+        logits, rates = [], []
+        for trace in self.engine.traces(images.cpu().numpy()):
+            _require_one_each(trace, activated)
+            logits.append(torch.from_numpy(trace.logits[:, -1]))
+            pairs = zip(trace.spikes.values(), activated.values(), strict=True)
+            rates.append([_rate(spikes, values.shape[1:]) for spikes, values in pairs])
+        whole = [torch.cat(parts).to(images.device) for parts in zip(*rates, strict=True)]
+        spiked = {name: self.thresholds[name] * rate for name, rate in zip(activated, whole, strict=True)}
+        return torch.cat(logits).to(images.device), spiked
+
+
+def _require_one_each(trace: Trace, activated: Mapping[str, Tensor]) -> None:
+    if len(trace.spikes) != len(activated):
+        raise UnsupportedError(
+            f"model: activations {len(activated)}, populations that spike {len(trace.spikes)}, allowed one for each",
+            hint="give every layer a NoisyQuantReLU of its own",
+        )
+
+
+def _rate(spikes: NDArray[np.bool_], shape: torch.Size) -> Tensor:
+    """Return the mean over steps and units of (N, T, channels · K, ...): units of a channel lie side by side."""
+    samples, n_steps, channels = spikes.shape[:3]
+    units = channels // shape[0]
+    counts = spikes.reshape(samples, n_steps, shape[0], units, *shape[1:]).sum(axis=(1, 3), dtype=np.int64)
+    return torch.from_numpy((counts / (n_steps * units)).astype(np.float32))
