@@ -60,7 +60,7 @@ def export(
     units: Annotated[
         str | None,
         typer.Option(
-            help="Neurons for each activation: K, or LAYER=K,...", show_default="as trained; population: its levels"
+            help="Neurons an activation: K, LAYER=K,... or auto.", show_default="as trained; population: its levels"
         ),
     ] = None,
     weight_bits: Annotated[int | None, typer.Option(help="2..8.", show_default="as trained, else 8")] = None,
