@@ -109,7 +109,7 @@ def test_each_activation_of_a_residual_network_is_compared_with_its_population(u
     expected = {}
     for name, population in POPULATIONS.items():
         spikes = trace.spikes[population].reshape(40, 3, 2, units, 3, 3)
-        theta = float(getattr(model, name).threshold)
+        theta = float(getattr(model, name).threshold.detach())
         expected[name] = (quantised[name].numpy() - theta * spikes.mean(axis=(1, 3))).std()
     report = measure_held_out(model, LabelledImages(images, torch.zeros(40, dtype=torch.int64)), PLAIN, 3, network)
     assert report.sigma == pytest.approx(expected, rel=1e-4)

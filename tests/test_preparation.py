@@ -65,7 +65,7 @@ def test_every_use_of_an_activation_has_a_threshold_of_its_own():
     found = activations(prepared)
     assert list(found) == ["relu", "relu_2", "relu_3"]
     assert {layer.levels for layer in found.values()} == {8}
-    assert len({float(layer.threshold) for layer in found.values()}) == 3
+    assert len({float(layer.threshold.detach()) for layer in found.values()}) == 3
     assert not any(isinstance(module, (nn.ReLU, nn.MaxPool2d)) for module in prepared.modules())
 
 
