@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 import nctool
 from nctool.errors import FormatError, NctoolError, RecipeError, UsageError
+from nctool.nq import NoisyQuantReLU
 from nctool.training import load_checkpoint
 from tests.runs import run_command
 
@@ -59,6 +60,22 @@ def test_its_file_is_what_was_trained(run, tmp_path):
     assert found.overflows == 0
     assert found.accuracy["4"] > 0.8
     assert nctool.verify(tmp_path / "m.net", engines=["reference", "fast"], samples=20).equal
+
+
+def test_the_recipe_says_the_levels_and_the_reset_of_its_activations(tmp_path):
+    """What is exported by default is what was trained."""
+    torch.manual_seed(0)
+    for name, options in {"finer": {"levels": 8}, "zero": {"reset": "zero"}}.items():
+        model = nctool.prepare(Own(), torch.randn(32, 1, 8, 8), **options)
+        nctool.train(RECIPE, tmp_path / name, overrides=["training.epochs=1"], model=model)
+        activation = load_checkpoint(tmp_path / name).recipe.activation
+        assert (activation.levels, activation.reset) == (options.get("levels", 4), options.get("reset", "subtract"))
+
+
+def test_a_staircase_that_the_noise_is_not_measured_for_is_refused(tmp_path):
+    model = nctool.prepare(Own(), torch.randn(32, 1, 8, 8), levels=3, reset="zero")
+    text = refusal(RecipeError, nctool.train, RECIPE, tmp_path, model=model)
+    assert text.startswith("recipe `digits-mlp`: `noise.steps` is 4, allowed: 3, as `activation.levels`")
 
 
 def test_it_can_be_explored(run):
@@ -117,6 +134,10 @@ def test_a_network_for_a_built_in_recipe_is_refused(digits_run, tmp_path):
         (
             nn.Sequential(nn.Flatten(), nn.Linear(64, 10)),
             "model: has no NoisyQuantReLU\nhint: make it trainable with nctool.prepare(model, images)",
+        ),
+        (
+            nn.Sequential(nn.Flatten(), nn.Linear(64, 9), NoisyQuantReLU(2), nn.Linear(9, 9), NoisyQuantReLU(4)),
+            "model: activations of (levels, reset) [(2, 'subtract'), (4, 'subtract')], allowed one for all",
         ),
         (own(classes=3), "model: gives (2, 3) for two images, allowed (2, 10), a logit for each class"),
     ],

@@ -143,6 +143,37 @@ def test_functions_become_modules(function):
         assert prepared.eval()(IMAGES).shape == own(IMAGES).shape
 
 
+class PreActivation(nn.Module):
+    """An activation in place changes what the skip carries, too."""
+
+    def __init__(self, in_place: bool) -> None:
+        super().__init__()
+        self.stem, self.branch = nn.Conv2d(2, 4, 3, padding=1), nn.Conv2d(4, 4, 3, padding=1)
+        self.fc, self.in_place = nn.Linear(4 * 64, 3), in_place
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x)
+        out = F.relu(x, inplace=True) if self.in_place else x.relu_()
+        return self.fc(torch.flatten(F.relu(self.branch(out) + x), 1))
+
+
+@pytest.mark.parametrize("in_place", [True, False])
+def test_an_activation_in_place_is_seen_by_all_that_read_later(in_place):
+    torch.manual_seed(0)
+    own = PreActivation(in_place).eval()
+    prepared = prepare(own, IMAGES, levels=64, percentile=100.0).eval()
+    with torch.no_grad():
+        wanted, found = own(IMAGES), prepared(IMAGES)
+    assert len(activations(prepared)) == 2
+    assert float((found - wanted).abs().mean()) < 0.05 * float(wanted.std())
+
+
+def test_functional_dropout_becomes_a_module():
+    own = run(lambda x: torch.flatten(F.dropout(F.relu(x), 0.25, training=False), 1))
+    (dropout,) = (m for m in prepare(own, IMAGES).modules() if isinstance(m, nn.Dropout))
+    assert dropout.p == 0.25
+
+
 def test_a_pooling_that_overlaps_gets_windows_that_tile():
     own = run(lambda x, pool: torch.flatten(pool(F.relu(x)), 1), nn.MaxPool2d(3, stride=2, padding=1))
     pool = next(m for m in prepare(own, IMAGES).modules() if isinstance(m, nn.AvgPool2d))
@@ -182,6 +213,7 @@ def refusal(net: nn.Module, images: Tensor = IMAGES, **options) -> NctoolError:
     [
         (lambda x, a: torch.flatten(a(x), 1), nn.GELU(), "module `parts.0` (GELU) cannot be converted"),
         (lambda x: torch.flatten(torch.sigmoid(x), 1), None, "function `sigmoid` cannot be converted"),
+        (lambda x: torch.flatten(F.log_softmax(F.relu(x), 1), 1), None, "function `log_softmax` cannot be converted"),
         (
             lambda x, a: torch.flatten(a(F.relu(x)), 1),
             nn.MaxPool2d(2, ceil_mode=True),
@@ -209,7 +241,7 @@ def test_a_branch_on_data_is_refused():
 
     error = refusal(Branch())
     assert error.message.startswith("model `Branch`: its forward method depends on data (")
-    assert error.hint == "write the network without branches on tensors or on their sizes"
+    assert error.hint == "write the network as modules in a fixed order, for example nn.Sequential"
 
 
 @pytest.mark.parametrize(

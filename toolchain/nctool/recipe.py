@@ -126,7 +126,11 @@ def parse_recipe(
         _apply_override(content, override)
     if seed is not None:
         content["seed"] = seed
-    recipe = validate_document(content, Recipe, _KIND, source)
+    return consistent(validate_document(content, Recipe, _KIND, source), source)
+
+
+def consistent(recipe: Recipe, source: str) -> Recipe:
+    """Return `recipe` with `[chip]` filled in, if its tables go together; a RecipeError says which do not."""
     _require_one_window(recipe, source)
     return _with_chip(recipe, source)
 

@@ -17,7 +17,7 @@ from nctool.errors import UsageError, first_line
 from nctool.integer_format import IntegerFormat
 from nctool.nq import activations
 from nctool.progress import ProgressCallback, no_progress
-from nctool.recipe import OwnSettings, Recipe
+from nctool.recipe import OwnSettings, Recipe, consistent
 from nctool.training import fit
 from nctool.training.data import TrainingData
 from nctool_deploy.realisations import find_realisation
@@ -81,7 +81,7 @@ def train(
         data_dir: where data sets lie.
         resume: go on where an interrupted run in `output` stopped.
         model: a network of your own instead of the recipe's, made trainable by `nctool.prepare`; it is trained in
-            place. The recipe's data, noise and training settings hold for it.
+            place. The recipe's data, noise and training settings hold for it; levels and reset are its activations'.
         progress: called with the batches done and to do.
 
     Raises:
@@ -93,7 +93,7 @@ def train(
     """
     resolved = load_recipe(recipe, overrides, seed)
     if model is not None:
-        resolved = resolved.model_copy(update={"model": OwnSettings(architecture="own")})
+        resolved = _with_own(resolved, model)
     output = RUNS / resolved.name if output is None else Path(output)
     dataset = load_dataset(resolved.data.name, data_dir)
     data = training_data(dataset, resolved.data.validation_fraction, resolved.seed)
@@ -125,10 +125,21 @@ def _form(recipe: Recipe) -> IntegerFormat | None:
     return replace(find_realisation(recipe.chip.realisation).form, weight_bits=recipe.chip.weight_bits)
 
 
-def _require_own(model: nn.Module, data: TrainingData, n_classes: int) -> None:
-    """Check that a model has activations of ours, and gives logits for the images."""
-    if not activations(model):
+def _with_own(recipe: Recipe, model: nn.Module) -> Recipe:
+    """Return the recipe of a network of your own: it says the levels and the reset of the network's activations."""
+    kinds = {(layer.levels, layer.reset_to) for layer in activations(model).values()}
+    if not kinds:
         raise UsageError("model: has no NoisyQuantReLU", hint="make it trainable with nctool.prepare(model, images)")
+    if len(kinds) > 1:
+        raise UsageError(f"model: activations of (levels, reset) {sorted(kinds)}, allowed one for all")
+    ((levels, reset),) = kinds
+    activation = recipe.activation.model_copy(update={"levels": levels, "reset": reset})
+    own = {"model": OwnSettings(architecture="own"), "activation": activation}
+    return consistent(recipe.model_copy(update=own), recipe.name)
+
+
+def _require_own(model: nn.Module, data: TrainingData, n_classes: int) -> None:
+    """Check that a model gives logits for the images."""
     images, was_training = data.normalisation(data.train.images[:2]), model.training
     try:
         with torch.no_grad():

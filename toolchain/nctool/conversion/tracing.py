@@ -48,15 +48,24 @@ def trace(model: nn.Module, input_shape: Shape) -> FloatNetwork:
         UnsupportedError: a module or function has no integrate-and-fire form, or stands at the wrong place.
         RangeError: a parameter is not finite.
     """
+    return _Builder(model, input_shape).build(read_graph(model))
+
+
+def read_graph(model: nn.Module) -> fx.Graph:
+    """Return what the forward method of `model` calls, in order; an activation of ours is one call.
+
+    Raises:
+        UnsupportedError: the forward method depends on data.
+    """
     try:
-        graph = _Tracer().trace(model)
+        graph: fx.Graph = _Tracer().trace(model)
     except (fx.proxy.TraceError, TypeError, RuntimeError, NameError) as error:
         reason = str(error).splitlines()[0]
         raise UnsupportedError(
             f"model `{type(model).__name__}`: its forward method depends on data ({reason})",
             hint="write the network as modules in a fixed order, for example nn.Sequential",
         ) from error
-    return _Builder(model, input_shape).build(graph)
+    return graph
 
 
 class _Builder:

@@ -16,6 +16,7 @@ import torch
 from torch import fx, nn
 from torch.nn import functional
 
+from nctool.conversion.tracing import read_graph
 from nctool.errors import UnsupportedError
 from nctool.nq import NoisyQuantReLU
 
@@ -25,25 +26,13 @@ RELU_METHODS = ("relu", "relu_")
 VIEWS = ("view", "reshape")
 
 
-class _Tracer(fx.Tracer):
-    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        return isinstance(m, NoisyQuantReLU) or super().is_leaf_module(m, module_qualified_name)
-
-
 def rewrite(model: nn.Module) -> tuple[fx.GraphModule, tuple[str, ...]]:
     """Return the rewritten model, which shares its parameters with `model`, and the names of its activations.
 
     Raises:
         UnsupportedError: the forward method depends on data, or a pooling has no average of the same shape.
     """
-    try:
-        graph = _Tracer().trace(model)
-    except (fx.proxy.TraceError, TypeError, RuntimeError, NameError) as error:
-        raise UnsupportedError(
-            f"model `{type(model).__name__}`: its forward method depends on data ({str(error).splitlines()[0]})",
-            hint="write the network without branches on tensors or on their sizes",
-        ) from error
-    return _Rewriter(model, graph).run()
+    return _Rewriter(model, read_graph(model)).run()
 
 
 class _Rewriter:
@@ -75,30 +64,39 @@ class _Rewriter:
         name = str(node.target)
         module = self.module.get_submodule(name)
         if isinstance(module, RELU_MODULES):
-            self._put(node, self._unused(name), nn.ReLU())
+            self._activate(node, name, in_place=module.inplace)
         elif isinstance(module, nn.MaxPool2d):
             sizes = (module.kernel_size, module.stride, module.padding, module.dilation, module.ceil_mode)
             self._put(node, self._unused(name), _average(name, *sizes))
 
     def _rewrite_function(self, node: fx.Node) -> None:
         if node.target in (*RELU_FUNCTIONS, *RELU_METHODS):
-            self._put(node, self._unused(node.name), nn.ReLU())
+            self._activate(node, node.name, in_place=_is_in_place(node))
         elif node.target is functional.max_pool2d or node.target is torch.max_pool2d:
             self._put(node, self._unused(node.name), _average(node.name, *_pool_sizes(node)))
         elif node.target is functional.avg_pool2d:
             self._put(node, self._unused(node.name), _pool(node))
         elif node.target is functional.adaptive_avg_pool2d:
             self._put(node, self._unused(node.name), nn.AdaptiveAvgPool2d(_argument(node, 1, "output_size", None)))
+        elif node.target is functional.dropout:
+            self._put(node, self._unused(node.name), nn.Dropout(_argument(node, 1, "p", 0.5)))
         elif _is_image_mean(node):
             self._mean(node)
         elif node.target in VIEWS and _keeps_batch(node):
             self._put(node, self._unused(node.name), nn.Flatten())
 
+    def _activate(self, node: fx.Node, name: str, *, in_place: bool) -> None:
+        """Put an activation; what reads its argument after a change in place reads the activation."""
+        name, source = self._unused(name), node.all_input_nodes[0]
+        self._put(node, name, nn.ReLU())
+        self.activations.append(name)
+        if in_place:
+            order = {each: number for number, each in enumerate(self.graph.nodes)}
+            source.replace_all_uses_with(node, delete_user_cb=lambda user: order[user] > order[node])
+
     def _put(self, node: fx.Node, name: str, module: nn.Module) -> None:
         """Let `node` call `module`, which gets `name`, with the tensor that it had."""
         self.module.add_submodule(name, module)
-        if isinstance(module, nn.ReLU):
-            self.activations.append(name)
         node.op, node.target = "call_module", name
         node.args, node.kwargs = (node.all_input_nodes[0],), {}
 
@@ -129,6 +127,11 @@ class _Rewriter:
 
 def _has(module: nn.Module, name: str) -> bool:
     return any(found == name for found, _ in module.named_modules())
+
+
+def _is_in_place(node: fx.Node) -> bool:
+    names = (getattr(node.target, "__name__", ""), node.target)
+    return any(str(name).endswith("_") for name in names) or bool(_argument(node, 1, "inplace", False))
 
 
 def _average(name: str, kernel: Any, stride: Any, padding: Any, dilation: Any, ceil_mode: bool) -> nn.AvgPool2d:
