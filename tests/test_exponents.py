@@ -11,11 +11,12 @@ from hypothesis import strategies as st
 
 from nctool.conversion.exponents import candidate_exponents, size_ratios
 from nctool.conversion.float_network import FloatPopulation, FloatSynapse
-from nctool.conversion.scaling import choose_scale, round_population, weight_errors
+from nctool.conversion.scaling import round_population, weight_errors
 from nctool.errors import RangeError
 from nctool.integer_format import IntegerFormat
 from nctool_deploy.autapse import AUTAPSE_FORMAT
 from tests.networks import seeds
+from tests.scales import choose_scale
 
 
 def summed(*weights: object, threshold: float | None = 100.0, bias: float = 0.0) -> FloatPopulation:

@@ -10,12 +10,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nctool.conversion.float_network import FloatPopulation, FloatSynapse
-from nctool.conversion.scaling import choose_scale, round_population, weight_errors
+from nctool.conversion.scaling import round_population, weight_errors
 from nctool.errors import RangeError, UsageError
 from nctool.integer_format import IntegerFormat
 from nctool.network import Readout
 from nctool_deploy.autapse import AUTAPSE_FORMAT
 from tests.networks import seeds
+from tests.scales import choose_scale
 
 
 def population(weight, bias=0.0, threshold: float | None = 1.0) -> FloatPopulation:

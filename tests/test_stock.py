@@ -179,7 +179,7 @@ STREAM = """
 
 
 @pytest.mark.lava
-@pytest.mark.skipif(sys.version_info >= (3, 11), reason="Lava by itself imports on Python 3.10 only")
+@pytest.mark.skipif(sys.version_info >= (3, 11), reason="without nctool, Lava imports on Python 3.10 only")
 @pytest.mark.parametrize("realisation", ["population", "zero-reset"])
 def test_the_unmodified_network_of_lava_dl_runs_the_file(digits_run, tmp_path, realisation):
     """A process that never imports nctool: stock Network, a new sample every window, one pipeline."""
@@ -278,6 +278,16 @@ def test_a_bias_has_thirteen_bits(bias, fits):
     assert refusal(network, "zero-reset").splitlines()[0] == (
         f"population `out`: biases need mantissas {bias}..{bias}, allowed -4096..4095"
     )
+
+
+@pytest.mark.parametrize(("threshold", "fits"), [(2**17, True), (2**17 + 1, False)])
+def test_a_threshold_register_has_seventeen_bits(threshold, fits):
+    first = fire("a", dense("input", [[1, -1]]), threshold=threshold, reset="zero")
+    network = memoryless(first, read_out(dense("a", [[1], [-1]])))
+    if fits:
+        assert lower(network, LAVA, "zero-reset").registers[0].threshold_mantissa == threshold - 1
+        return
+    assert refusal(network, "zero-reset") == f"population `a`: threshold {threshold}, allowed 1..{2**17}"
 
 
 def test_the_drive_without_its_bias_must_fit():

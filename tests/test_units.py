@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from nctool.cli.units import parse_units
+from nctool.cli.lists import parse_units
 from nctool.conversion import convert
 from nctool.conversion.folding import each, fold_pooling
 from nctool.conversion.tracing import trace

@@ -4,8 +4,6 @@ stdout is data, stderr is talk. Torch and Lava are loaded by the commands that n
 """
 
 from nctool.cli import making, running, showing
-from nctool.cli.application import run_application
+from nctool.cli.application import main
 
 __all__ = ["main", "making", "running", "showing"]
-
-main = run_application

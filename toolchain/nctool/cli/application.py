@@ -31,7 +31,7 @@ app = typer.Typer(
 )
 
 
-def run_application() -> None:
+def main() -> None:
     """Run the command line and end the process with the exit code that `nctool.errors` gives each error."""
     try:
         code = app(standalone_mode=False)

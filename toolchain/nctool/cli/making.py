@@ -13,9 +13,8 @@ import typer
 from nctool.cli import output
 from nctool.cli.application import app, shown_progress
 from nctool.cli.exploration import print_explore
-from nctool.cli.lists import parse_names, parse_numbers
+from nctool.cli.lists import parse_names, parse_numbers, parse_units
 from nctool.cli.options import DataDir, Dataset, Device, Json, Samples
-from nctool.cli.units import parse_units
 
 
 @app.command()

@@ -38,22 +38,11 @@ class Scale:
     exponents: tuple[int, ...] = (0,)
 
 
-def choose_scale(population: FloatPopulation, form: IntegerFormat, ceiling: FloatArray | float = np.inf) -> Scale:
-    """Return the scales that keep weights, biases and thresholds in `form`, and under `ceiling`.
+def find_scale(population: FloatPopulation, form: IntegerFormat, ceiling: FloatArray | float) -> Scale | None:
+    """Return the scales that keep weights, biases and thresholds in `form`, and under `ceiling`; None if none does.
 
     They are the largest for the exponents of the synapses, and the exponents those of least rounding error.
-
-    Raises:
-        RangeError: a single weight is worth so many thresholds that no scale fits.
     """
-    scale = find_scale(population, form, ceiling)
-    if scale is None:
-        raise no_scale(population, form, ceiling)
-    return scale
-
-
-def find_scale(population: FloatPopulation, form: IntegerFormat, ceiling: FloatArray | float) -> Scale | None:
-    """Return what `choose_scale` does, or None if no scale fits."""
     candidates = candidate_exponents(population, form)
     limits = [np.minimum(largest_scales(population, form, exponents), ceiling) for exponents in candidates]
     if form.one_threshold:
