@@ -107,8 +107,13 @@ def test_a_trained_network_within_a_budget(digits_run, tmp_path):
     [
         (
             {"realisation": "zero-reset", "units": 2},
-            "units: realisation `zero-reset` starts every neuron at 0, units differ in where they start\n"
-            "hint: export with --realisation autapse, or population",
+            "units: 2 for `conv1`, neurons that a spike sets to zero allow 1: they all start at 0, units differ in "
+            "where they start\nhint: export with --realisation autapse, or population",
+        ),
+        (
+            {"realisation": "zero-reset", "units": "auto", "max_neurons": 99999},
+            "units: 2 for `conv1`, neurons that a spike sets to zero allow 1: they all start at 0, units differ in "
+            "where they start\nhint: export with --realisation autapse, or population",
         ),
         (
             {"realisation": "population", "steps": 2},

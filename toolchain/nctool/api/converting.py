@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from torch import nn
 
 from nctool.conversion import Conversion, IntegerFormat, Units, convert
-from nctool.errors import RangeError, UnsupportedError
+from nctool.errors import RangeError
 from nctool.inputs import Coding
 from nctool.training.checkpoint import Checkpoint
 from nctool_deploy.realisations import Realisation
@@ -64,7 +64,6 @@ def design(
 
     Raises:
         RangeError: the realisation has another window.
-        UnsupportedError: the realisation cannot hold units.
     """
     return Design(
         realisation=realisation,
@@ -122,10 +121,4 @@ def _units(loaded: Checkpoint, realisation: Realisation, units: Units | None) ->
         return chip.units
     if units is None:
         return loaded.recipe.activation.levels if realisation.steps == 1 else 1
-    several = max([units] if isinstance(units, int) else units.values(), default=1) > 1
-    if several and realisation.form.reset == "zero":
-        raise UnsupportedError(
-            f"units: realisation `{realisation.name}` starts every neuron at 0, units differ in where they start",
-            hint=f"export with --realisation {OTHERWISE}, or population",
-        )
     return units

@@ -21,7 +21,7 @@ from nctool.conversion.input_precision import choose_input
 from nctool.conversion.rate_input import rate_input, split_input
 from nctool.conversion.tracing import trace
 from nctool.conversion.units import Units, stagger, units_by_name
-from nctool.errors import UsageError
+from nctool.errors import UnsupportedError, UsageError
 from nctool.inputs import find_coding
 from nctool.integer_format import IntegerFormat
 from nctool.network import InputEncoding, IntNetwork, Shape, Synapse
@@ -88,7 +88,7 @@ def convert(
     Raises:
         UsageError: n_steps < 1, no calibration sample, units for a layer that does not spike, or an unknown coding of
             the input.
-        UnsupportedError: a module has no integrate-and-fire form.
+        UnsupportedError: a module has no integrate-and-fire form, or units of neurons that a spike sets to zero.
         RangeError: numbers do not fit.
     """
     if n_steps < 1:
@@ -100,6 +100,7 @@ def convert(
     normed = each(traced, fold_batch_norm)
     pooled = each(normed, fold_pooling)
     copies = units_by_name(pooled, units)
+    _require_staggering(copies, form)
     staggered = stagger(pooled, copies)
     if coding == "rate":
         coded = rate_input(input_shape, mean, std)
@@ -126,6 +127,16 @@ def _branches(network: FloatNetwork) -> list[tuple[str, FloatSynapse]]:
 
 def _folded(step: str, names: list[str]) -> Change:
     return Change(step, f"into {', '.join(dict.fromkeys(names))}" if names else "nothing to fold", True)
+
+
+def _require_staggering(copies: Mapping[str, int], form: IntegerFormat) -> None:
+    several = [name for name, number in copies.items() if number > 1]
+    if several and form.reset == "zero":
+        raise UnsupportedError(
+            f"units: {copies[several[0]]} for `{several[0]}`, neurons that a spike sets to zero allow 1: they all "
+            "start at 0, units differ in where they start",
+            hint="export with --realisation autapse, or population",
+        )
 
 
 def _staggered(copies: Mapping[str, int]) -> Change:
