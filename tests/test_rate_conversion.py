@@ -228,5 +228,5 @@ def test_a_readout_reads_the_mean_rate():
     network = converted(model, (6,), n_steps=8).network
     expected = model(trains_in_real_numbers(pixels, (6,), 8).mean(dim=0)).detach().numpy()
     found = simulate(network, pixels).logits[:, -1] * network.readout.neuron.scale
-    largest = float(model[0].weight.abs().max())
+    largest = float(model[0].weight.detach().abs().max())
     np.testing.assert_allclose(found, expected, rtol=0, atol=7 * 0.51 * largest / 127)
