@@ -25,8 +25,8 @@ demo: setup ## train a small network, export it, run it in three engines and ver
 	$(NCTOOL) run-sim $(DEMO)/model.net --engine lava
 	$(NCTOOL) verify $(DEMO)/model.net --engines reference,fast,lava --samples 100
 
-test: setup ## run the test suite, Lava included
-	$(PYTHON) -m pytest
+test: setup ## run the test suite, Lava included, one worker a core
+	OMP_NUM_THREADS=1 $(PYTHON) -m pytest --numprocesses auto --maxprocesses 8
 
 check: lint types imports test ## everything a change must pass
 
