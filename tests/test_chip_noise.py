@@ -164,7 +164,9 @@ def test_noise_is_that_of_the_network_that_is_exported(tmp_path, realisation, ov
     assert nctool.inspect(tmp_path / "m.net").weight_bits == recipe.chip.weight_bits
     held_out = small_data().held_out
     correct = simulate(network, held_out.images.numpy()).logits[:, -1].argmax(axis=1) == held_out.labels.numpy()
-    assert metrics(tmp_path)[result.best_epoch - 1]["validation_accuracy_snn"] == correct.mean()
+    assert metrics(tmp_path)[result.best_epoch - 1]["validation_accuracy_snn"] == {
+        str(recipe.noise.steps): correct.mean()
+    }
 
 
 def test_options_go_before_the_chip_of_the_recipe(tmp_path):

@@ -119,7 +119,7 @@ def test_an_override_below_a_value_is_refused():
 
 # --- refusals ---------------------------------------------------------------------------------------------------------
 
-TOP = "name, description, seed, data, input, model, activation, noise, chip, training"
+TOP = "name, description, seed, data, input, model, activation, noise, chip, training, finetune"
 TRAINING = "epochs, batch_size, learning_rate, momentum, weight_decay, schedule, crop_padding, horizontal_flip, cutout"
 
 
@@ -139,11 +139,24 @@ TRAINING = "epochs, batch_size, learning_rate, momentum, weight_decay, schedule,
         ),
         ("model.dropout=0.5", "unknown key `model.dropout`, allowed: architecture, channels, kernel, hidden"),
         ("input.coding=latency", '`input.coding` is "latency", allowed: graded, rate'),
-        ("training.epochs=0", "`training.epochs` is 0, allowed: a whole number 1..10000"),
-        ("training.epochs=10001", "`training.epochs` is 10001, allowed: a whole number 1..10000"),
-        ("training.epochs=1.5", "`training.epochs` is 1.5, allowed: a whole number 1..10000"),
-        ("training.epochs=true", "`training.epochs` is true, allowed: a whole number 1..10000"),
-        ("training.epochs=many", '`training.epochs` is "many", allowed: a whole number 1..10000'),
+        ("training.epochs=-1", "`training.epochs` is -1, allowed: a whole number 0..10000"),
+        (
+            "training.epochs=0",
+            "`training.epochs` is 0, allowed: 1 or more\n"
+            "hint: 0 is for recipes with [finetune], which then train the spiking network from the start",
+        ),
+        (
+            "activation.function=relu",
+            '`noise.source` is "ideal", allowed: none\n'
+            'hint: with activation.function = "relu" the network is trained without noise',
+        ),
+        ("finetune.steps=[1, 2, 1]", "`finetune.steps` is [1, 2, 1], allowed: each window once"),
+        ("finetune.steps=[0]", "`finetune.steps[0]` is 0, allowed: a list of whole numbers 1..64"),
+        ("finetune.weight_bits=9", "`finetune.weight_bits` is 9, allowed: a whole number 2..8"),
+        ("training.epochs=10001", "`training.epochs` is 10001, allowed: a whole number 0..10000"),
+        ("training.epochs=1.5", "`training.epochs` is 1.5, allowed: a whole number 0..10000"),
+        ("training.epochs=true", "`training.epochs` is true, allowed: a whole number 0..10000"),
+        ("training.epochs=many", '`training.epochs` is "many", allowed: a whole number 0..10000'),
         ("training.momentum=1.0", "`training.momentum` is 1.0, allowed: a number from 0 to below 1"),
         ("training.momentum=nan", "`training.momentum` is nan, allowed: a number from 0 to below 1"),
         ("training.learning_rate=0", "`training.learning_rate` is 0, allowed: a number above 0"),
@@ -184,7 +197,7 @@ TRAINING = "epochs, batch_size, learning_rate, momentum, weight_decay, schedule,
         ("model={architecture='vgg', depth=13}", "`model.depth` is 13, allowed: 11 or 16"),
         ("model={}", "`model.architecture` is missing, allowed: mlp, cnn, lenet, small-vgg, vgg, resnet, own"),
         ("training=3", f"`training` is 3, allowed: a table of {TRAINING}"),
-        ("training.epochs=" + "x" * 99, f'`training.epochs` is "{"x" * 59}…, allowed: a whole number 1..10000'),
+        ("training.epochs=" + "x" * 99, f'`training.epochs` is "{"x" * 59}…, allowed: a whole number 0..10000'),
     ],
 )
 def test_refusals_name_key_value_and_what_is_allowed(override, message):
@@ -200,7 +213,7 @@ def test_an_unknown_key_is_named_before_the_key_it_leaves_missing():
 
 def test_a_missing_key_is_named():
     assert refusal(text=TEXT.replace("epochs = 3", "")) == (
-        "recipe `small`: `training.epochs` is missing, allowed: a whole number 1..10000"
+        "recipe `small`: `training.epochs` is missing, allowed: a whole number 0..10000"
     )
 
 
@@ -308,6 +321,7 @@ batch_norm = true
 dropout = 0.0
 
 [activation]
+function = "quantised"
 levels = 4
 threshold_init = 8.0
 reset = "subtract"

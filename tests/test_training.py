@@ -24,6 +24,7 @@ from nctool.training import (
 )
 from nctool.training.augment import augment
 from nctool.training.optimiser import Optimiser
+from nctool.training.stages import NoisyTraining, Task
 from nctool_models import build_model, load_dataset, load_recipe, restore_model, training_data
 from tests.small_run import halves, small_data, small_fit, small_model, small_recipe
 
@@ -214,7 +215,7 @@ def test_a_run_leaves_its_files_and_numbers(tmp_path):
     lines = metrics(tmp_path)
     assert [line["epoch"] for line in lines] == [1, 2, 3, 4]
     assert list(lines[0]) == [
-        "epoch", "loss", "validation_accuracy_ann", "validation_accuracy_snn",
+        "epoch", "stage", "loss", "validation_accuracy_ann", "validation_accuracy_snn",
         "learning_rate", "sigma", "theta", "seconds", "noise_source",
     ]  # fmt: skip
     assert lines[-1]["loss"] < lines[0]["loss"]
@@ -225,7 +226,9 @@ def test_a_run_leaves_its_files_and_numbers(tmp_path):
 
 def test_the_learning_rate_falls_as_a_cosine_over_all_batches():
     recipe, data = small_recipe(), small_data()
-    optimiser = Optimiser(small_model(recipe), data.train, data.normalisation, recipe)
+    model = small_model(recipe)
+    stage = NoisyTraining(Task(model, data, data.held_out, data.normalisation, recipe, None))
+    optimiser = Optimiser(model, data.train, stage, 0, recipe)
     assert optimiser.batches_per_epoch == 7
     got = [optimiser.learning_rate(1), optimiser.learning_rate(3), optimiser.learning_rate(4, 7)]
     assert got == pytest.approx([0.05, 0.025, 0.0])
@@ -249,7 +252,7 @@ def test_noise_comes_from_the_first_epoch_on_unless_the_recipe_has_none(tmp_path
 
 def test_the_held_out_images_choose_the_epoch(tmp_path):
     result = small_fit(tmp_path, ["training.epochs=6", "training.learning_rate=0.5"])
-    scores = [(line["validation_accuracy_snn"], line["validation_accuracy_ann"]) for line in metrics(tmp_path)]
+    scores = [(line["validation_accuracy_snn"]["4"], line["validation_accuracy_ann"]) for line in metrics(tmp_path)]
     assert result.best_epoch == max(range(1, 7), key=lambda epoch: (scores[epoch - 1], epoch))
     chosen = metrics(tmp_path)[result.best_epoch - 1]
     assert result.theta == chosen["theta"]

@@ -12,18 +12,17 @@ from __future__ import annotations
 import enum
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, Literal, cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import relu
 
 from nctool.errors import RangeError, UsageError
+from nctool.surrogate import Reset, integrate_and_fire
 
 MAX_LEVELS = 64
 """Most quantisation levels: as many as the longest window that a recipe may ask for."""
-
-
-Reset = Literal["subtract", "zero"]
 
 
 class Mode(enum.Enum):
@@ -35,6 +34,10 @@ class Mode(enum.Enum):
     """Quantised, no noise: the noise-free ANN."""
     SPIKING = "spiking"
     """One time step of an integrate-and-fire neuron, with state."""
+    RECTIFIED = "rectified"
+    """An ordinary ReLU, which knows no threshold: the network before its thresholds are balanced."""
+    WINDOW = "window"
+    """All time steps of an integrate-and-fire neuron, with gradients: fine-tuning."""
 
 
 class NoisyQuantReLU(nn.Module):
@@ -51,7 +54,7 @@ class NoisyQuantReLU(nn.Module):
         q(z) = θ/L · floor(L / ceil(θ/z)) for z > 0, else 0   no value between θ/2 and θ
         v ← v + z;  s = [v ≥ θ];  v ← v·(1 − s);  out = θ·s   v starts at 0
 
-    The mode follows `training` (noisy or quantised), except inside `spiking(model)`.
+    The mode follows `training` (noisy or quantised), except inside `spiking(model)` and `unrolled(model, n_steps)`.
 
     Attributes:
         levels: L, 1..64; with reset "zero" the time steps of the window.
@@ -60,6 +63,7 @@ class NoisyQuantReLU(nn.Module):
         sigma: σ, a float buffer of shape () in the same units, ≥ 0; starts at 0, is saved with the
             model, receives no gradient.
         potential: v, the membrane potential, of the input's shape; None before the first step.
+        window: time steps that lie one after the other in each input, inside `unrolled`; else 0.
 
     Raises:
         RangeError: `levels` outside 1..64, an unknown reset, or a threshold that is not positive and finite.
@@ -82,13 +86,19 @@ class NoisyQuantReLU(nn.Module):
         self.register_buffer("sigma", torch.tensor(0.0))
         self.potential: Tensor | None = None
         self.is_spiking = False
+        self.window = 0
+        self.is_rectified = False
         self.positive_threshold()
 
     @property
     def mode(self) -> Mode:
         """What the next forward pass computes."""
+        if self.window:
+            return Mode.WINDOW
         if self.is_spiking:
             return Mode.SPIKING
+        if self.is_rectified:
+            return Mode.RECTIFIED
         return Mode.NOISY if self.training else Mode.QUANTISED
 
     def positive_threshold(self) -> float:
@@ -126,6 +136,10 @@ class NoisyQuantReLU(nn.Module):
         mode = self.mode
         if mode is Mode.SPIKING:
             return self._spike(x)
+        if mode is Mode.RECTIFIED:
+            return relu(x)
+        if mode is Mode.WINDOW:
+            return integrate_and_fire(x, self.threshold, self.window, self.reset_to)
         sigma = float(self.sigma) if mode is Mode.NOISY else 0.0
         quantise = _Quantise if self.reset_to == "subtract" else _Staircase
         return cast(Tensor, quantise.apply(x, self.threshold, self.levels, sigma))  # type: ignore[no-untyped-call]
@@ -235,3 +249,35 @@ def spiking(model: nn.Module) -> Iterator[None]:
             layer.is_spiking = was_spiking
         for module, was_training in training_before:
             module.training = was_training
+
+
+@contextmanager
+def unrolled(model: nn.Module, n_steps: int) -> Iterator[None]:
+    """Run a model as a float spiking network with gradients: each call of `model` is a window of `n_steps`.
+
+    The inputs of all steps lie one after the other in the batch, (n_steps · N, …), and so do the outputs. The numbers
+    are those of `spiking`, gradients are those of `nctool.surrogate`. The model's mode is kept.
+    """
+    layers = activations(model).values()
+    before = [(layer, layer.window) for layer in layers]
+    try:
+        for layer in layers:
+            layer.window = n_steps
+        yield
+    finally:
+        for layer, window in before:
+            layer.window = window
+
+
+@contextmanager
+def rectified(model: nn.Module) -> Iterator[None]:
+    """Run a model with ordinary ReLU activations; its mode is kept."""
+    layers = activations(model).values()
+    before = [(layer, layer.is_rectified) for layer in layers]
+    try:
+        for layer in layers:
+            layer.is_rectified = True
+        yield
+    finally:
+        for layer, was_rectified in before:
+            layer.is_rectified = was_rectified

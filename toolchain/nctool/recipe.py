@@ -19,6 +19,7 @@ from nctool.recipe_tables import (
     ChipSettings,
     CnnSettings,
     DataSettings,
+    FinetuneSettings,
     InputSettings,
     LenetSettings,
     MlpSettings,
@@ -40,6 +41,7 @@ __all__ = [
     "ChipSettings",
     "CnnSettings",
     "DataSettings",
+    "FinetuneSettings",
     "InputSettings",
     "LenetSettings",
     "MlpSettings",
@@ -66,6 +68,7 @@ class Recipe(Table):
         description: one line for `nctool recipes`.
         seed: starts every random stream, 0..2^32 − 1.
         chip: set where `noise.source` is `chip`, and only there.
+        finetune: set where training ends with fine-tuning.
     """
 
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$", description="lower-case letters, digits and `-_.`")
@@ -78,6 +81,12 @@ class Recipe(Table):
     noise: NoiseSettings = NoiseSettings()
     chip: ChipSettings | None = None
     training: TrainingSettings
+    finetune: FinetuneSettings | None = None
+
+    @property
+    def n_epochs(self) -> int:
+        """Epochs of all stages of training."""
+        return self.training.epochs + (self.finetune.epochs if self.finetune else 0)
 
     def to_toml(self) -> str:
         """Write the resolved recipe as TOML that `parse_recipe` reads back to an equal value."""
@@ -132,6 +141,7 @@ def parse_recipe(
 def consistent(recipe: Recipe, source: str) -> Recipe:
     """Return `recipe` with `[chip]` filled in, if its tables go together; a RecipeError says which do not."""
     _require_one_window(recipe, source)
+    _require_something_to_train(recipe, source)
     return _with_chip(recipe, source)
 
 
@@ -143,6 +153,23 @@ def _require_one_window(recipe: Recipe, source: str) -> None:
             f"recipe `{source}`: `noise.steps` is {steps}, allowed: {levels}, as `activation.levels`",
             hint='with activation.reset = "zero" the levels are the time steps of the window',
         )
+
+
+def _require_something_to_train(recipe: Recipe, source: str) -> None:
+    """Epochs of some kind, windows that differ, and no noise for a network that has none."""
+    if recipe.training.epochs == 0 and recipe.finetune is None:
+        raise RecipeError(
+            f"recipe `{source}`: `training.epochs` is 0, allowed: 1 or more",
+            hint="0 is for recipes with [finetune], which then train the spiking network from the start",
+        )
+    if recipe.activation.function == "relu" and recipe.noise.source != "none":
+        raise RecipeError(
+            f'recipe `{source}`: `noise.source` is "{recipe.noise.source}", allowed: none',
+            hint='with activation.function = "relu" the network is trained without noise',
+        )
+    steps = recipe.finetune.steps if recipe.finetune else ()
+    if len(set(steps)) != len(steps):
+        raise RecipeError(f"recipe `{source}`: `finetune.steps` is {list(steps)}, allowed: each window once")
 
 
 def _with_chip(recipe: Recipe, source: str) -> Recipe:

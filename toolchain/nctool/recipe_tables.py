@@ -114,10 +114,14 @@ ModelSettings = Annotated[
 class ActivationSettings(Table):
     """`[activation]`: `levels` is L; `threshold_init` the first value of every θ, in units of the pre-activation.
 
+    `function`: what is trained before any fine-tuning. With `relu` an ordinary network, without noise; its thresholds
+    are then balanced on data.
+
     `reset`: what a spike does to the membrane potential of the spiking network. With `zero`, the activation is the
     staircase of that neuron over `levels` time steps, for chips whose neurons cannot subtract.
     """
 
+    function: Literal["quantised", "relu"] = Field(default="quantised", description="quantised, relu")
     levels: int = whole(1, 64, 4)
     threshold_init: float = _positive(8.0)
     reset: Literal["subtract", "zero"] = Field(default="subtract", description="subtract, zero")
@@ -166,12 +170,13 @@ class TrainingSettings(Table):
     """`[training]`: SGD with momentum, a cosine from `learning_rate` to 0, and random changes of the images.
 
     Attributes:
+        epochs: of the noisy quantised network; 0 only where `[finetune]` trains from the start.
         crop_padding: pixels of black border from which an image-sized window is cut at random; 0 is off.
         horizontal_flip: mirror half of the images.
         cutout: side in pixels of a black square at a random place; 0 is off.
     """
 
-    epochs: int = whole(1, 10000)
+    epochs: int = whole(0, 10000)
     batch_size: int = whole(2, 65536, 128)
     learning_rate: float = _positive(0.05)
     momentum: float = _fraction(0.9)
@@ -180,3 +185,26 @@ class TrainingSettings(Table):
     crop_padding: int = whole(0, 64, 0)
     horizontal_flip: bool = Field(default=False, description="true or false")
     cutout: int = whole(0, 256, 0)
+
+
+_Window = Annotated[int, Field(ge=1, le=64)]
+
+
+class FinetuneSettings(Table):
+    """`[finetune]`: further epochs, through the spiking network itself with rounded weights, by surrogate gradient.
+
+    Batch size, momentum, weight decay and changes of the images are those of `[training]`; the learning rate falls from
+    its first value to 0 by a cosine of its own.
+
+    Attributes:
+        epochs: of fine-tuning.
+        steps: windows T that are trained for at once, each with the same share of the loss.
+        weight_bits: signed width of the weights, rounded in the forward pass; `export` takes it by default.
+    """
+
+    epochs: int = whole(1, 10000, 4)
+    steps: tuple[_Window, ...] = Field(
+        default=(1, 2, 4), min_length=1, max_length=64, description="a list of whole numbers 1..64"
+    )
+    weight_bits: int = whole(*WEIGHT_BITS_RANGE, default=8)
+    learning_rate: float = _positive(0.02)

@@ -2,6 +2,7 @@
 
 from nctool.api.exploring import ExploreReport, explore
 from nctool.api.exporting import ExportReport, export
+from nctool.api.finetuning import finetune
 from nctool.api.inspecting import BranchReport, InspectReport, inspect
 from nctool.api.models import ForeignOptions
 from nctool.api.running import RunReport, run_sim
@@ -20,6 +21,7 @@ __all__ = [
     "VerifyReport",
     "explore",
     "export",
+    "finetune",
     "inspect",
     "prepare",
     "run_sim",

@@ -59,8 +59,9 @@ def design(
 ) -> Design:
     """Fill in what was not asked for: the recipe's window and coding, units and weight bits of its chip.
 
+    Of a network that was fine-tuned, window and weight bits are those of `[finetune]`; the window is the longest.
     Without a chip in the recipe, or with another realisation, it is one unit, or as many as levels in one step;
-    without a chip, 8 bits.
+    without either table, 8 bits.
 
     Raises:
         RangeError: the realisation has another window.
@@ -101,12 +102,15 @@ def default_realisation(loaded: Checkpoint) -> str:
 
 
 def _weight_bits(loaded: Checkpoint) -> int:
-    return WEIGHT_BITS if loaded.recipe.chip is None else loaded.recipe.chip.weight_bits
+    recipe = loaded.recipe
+    trained_for = recipe.finetune or recipe.chip
+    return WEIGHT_BITS if trained_for is None else trained_for.weight_bits
 
 
 def _window(loaded: Checkpoint, realisation: Realisation, steps: int | None) -> int:
     if steps is None:
-        return realisation.steps or loaded.recipe.noise.steps
+        finetune = loaded.recipe.finetune
+        return realisation.steps or (max(finetune.steps) if finetune else loaded.recipe.noise.steps)
     if realisation.steps not in (None, steps):
         raise RangeError(
             f"steps: {steps}, realisation `{realisation.name}` allows {realisation.steps}",

@@ -18,7 +18,7 @@ from nctool.integer_format import IntegerFormat
 from nctool.nq import activations
 from nctool.progress import ProgressCallback, no_progress
 from nctool.recipe import OwnSettings, Recipe, consistent
-from nctool.training import fit
+from nctool.training import TrainResult, fit
 from nctool.training.data import TrainingData
 from nctool_deploy.realisations import find_realisation
 from nctool_models import build_model, load_dataset, load_recipe, training_data
@@ -102,12 +102,17 @@ def train(
         model = build_model(resolved.model, data.input_shape, n_classes, resolved.activation, seed=resolved.seed)
     else:
         _require_own(model, data, n_classes)
-    form = _form(resolved)
+    form = integer_format(resolved)
     result = fit(model, data, resolved, output, device=device, resume=resume, form=form, progress=progress)
+    return train_report(output, resolved, result)
+
+
+def train_report(output: Path, recipe: Recipe, result: TrainResult) -> TrainReport:
+    """Report what a training run into `output` achieved."""
     return TrainReport(
         path=output,
-        recipe=resolved.name,
-        seed=resolved.seed,
+        recipe=recipe.name,
+        seed=recipe.seed,
         accuracy_ann=result.accuracy_ann,
         accuracy_snn=result.accuracy_snn,
         theta=result.theta,
@@ -118,7 +123,7 @@ def train(
     )
 
 
-def _form(recipe: Recipe) -> IntegerFormat | None:
+def integer_format(recipe: Recipe) -> IntegerFormat | None:
     """Return the integers of the chip that a recipe trains for, if it does."""
     if recipe.chip is None:
         return None

@@ -1,4 +1,4 @@
-"""The commands that make something: train, export, explore.
+"""The commands that make something: train, finetune, export, explore.
 
 Contract: names of commands and options, JSON keys and exit codes.
 """
@@ -14,18 +14,18 @@ from nctool.cli import output
 from nctool.cli.application import app, shown_progress
 from nctool.cli.exploration import print_explore
 from nctool.cli.lists import parse_names, parse_numbers, parse_units
-from nctool.cli.options import DataDir, Dataset, Device, Json, Samples
+from nctool.cli.options import Checkpoint, DataDir, Dataset, Device, Json, Overrides, Resume, Samples
 
 
 @app.command()
 def train(
     recipe: Annotated[str, typer.Argument(help="Name from `nctool recipes`, or a .toml path.", metavar="RECIPE")],
     out: Annotated[Path | None, typer.Option("-o", "--output", help="Folder.", show_default="runs/NAME")] = None,
-    overrides: Annotated[list[str] | None, typer.Option("--set", help="KEY=VALUE in the recipe.")] = None,
+    overrides: Overrides = None,
     seed: Annotated[int | None, typer.Option(help="In place of the recipe's seed.")] = None,
     device: Device = "cpu",
     data_dir: DataDir = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on where an interrupted run stopped.")] = False,
+    resume: Resume = False,
     json: Json = False,
 ) -> None:
     """Train a network with noisy quantised activations."""
@@ -46,10 +46,36 @@ def train(
 
 
 @app.command()
+def finetune(
+    checkpoint: Checkpoint,
+    out: Annotated[
+        Path | None, typer.Option("-o", "--output", help="Folder.", show_default="runs/NAME-finetuned")
+    ] = None,
+    overrides: Overrides = None,
+    device: Device = "cpu",
+    data_dir: DataDir = None,
+    resume: Resume = False,
+    json: Json = False,
+) -> None:
+    """Train a checkpoint on as the spiking network itself, with rounded weights."""
+    from nctool.api import finetune as run
+
+    with shown_progress("fine-tuning", json) as progress:
+        report = run(
+            checkpoint,
+            out,
+            overrides=overrides or (),
+            device=device,
+            data_dir=data_dir,
+            resume=resume,
+            progress=progress,
+        )
+    output.print_json(report.to_json()) if json else output.print_train(report)
+
+
+@app.command()
 def export(
-    checkpoint: Annotated[
-        Path, typer.Argument(help="Folder of a training run, or its checkpoint.", metavar="CHECKPOINT")
-    ],
+    checkpoint: Checkpoint,
     out: Annotated[Path, typer.Option("-o", "--output", help="File to write.", metavar="MODEL.net")],
     target: Annotated[str, typer.Option(help="Name from `nctool targets`, or a .toml path.")] = "loihi",
     steps: Annotated[int | None, typer.Option(help="Time steps.", show_default="the recipe's")] = None,
@@ -96,9 +122,7 @@ def export(
 
 @app.command()
 def explore(
-    checkpoint: Annotated[
-        Path, typer.Argument(help="Folder of a training run, or its checkpoint.", metavar="CHECKPOINT")
-    ],
+    checkpoint: Checkpoint,
     realisations: Annotated[str, typer.Option(help="Comma-separated.")] = "autapse,population,zero-reset",
     steps: Annotated[
         str | None, typer.Option(help="Windows T, comma-separated.", show_default="1,2,4,8; zero-reset 4,8")

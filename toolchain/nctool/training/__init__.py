@@ -13,9 +13,10 @@ Nothing of models or deploy.
 from nctool.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from nctool.training.coding import InputCoding, input_coding
 from nctool.training.data import LabelledImages, Normalisation, TrainingData
-from nctool.training.loop import TrainResult, fit
+from nctool.training.loop import fit
 from nctool.training.metrics import EpochMetrics
 from nctool.training.noise import HeldOutReport, measure_held_out
+from nctool.training.result import TrainResult
 from nctool.training.spiking import REPORTED_STEPS, ann_accuracy, snn_accuracy
 
 __all__ = [

@@ -19,11 +19,12 @@ class EpochMetrics:
     """One epoch.
 
     Attributes:
-        epoch: from 1.
+        epoch: of the run, from 1.
+        stage: "train", or "finetune" for an epoch through the spiking network.
         loss: mean cross-entropy of the training batches, in nats.
         validation_accuracy_ann: of the noise-free ANN on the held-out images, 0..1.
-        validation_accuracy_snn: of the spiking network after `noise.steps` steps, 0..1: the float one, or with
-            `noise_source` "chip" the integer one.
+        validation_accuracy_snn: of the spiking network by time steps, 0..1: after `noise.steps` the float one, or with
+            `noise_source` "chip" the integer one; in fine-tuning the float one with rounded weights.
         learning_rate: of the epoch's first batch.
         sigma: measured after the epoch, by layer; 0 when the recipe has no noise.
         theta: thresholds after the epoch, by layer.
@@ -33,9 +34,10 @@ class EpochMetrics:
     """
 
     epoch: int
+    stage: str
     loss: float
     validation_accuracy_ann: float
-    validation_accuracy_snn: float
+    validation_accuracy_snn: dict[str, float]
     learning_rate: float
     sigma: dict[str, float]
     theta: dict[str, float]

@@ -1,6 +1,6 @@
-"""Stochastic gradient descent for one epoch, with the checks that name what went wrong.
+"""Stochastic gradient descent for one epoch of a stage, with the checks that name what went wrong.
 
-In: a model, training images, the recipe. Out: changed weights and the epoch's mean loss.
+In: a stage, its model, training images, the recipe. Out: changed weights and the epoch's mean loss.
 
 Every random stream is started anew for each epoch from the recipe's seed and the epoch's number: a run
 that goes on after an interruption draws the same numbers as one that was never interrupted.
@@ -14,15 +14,14 @@ from collections.abc import Mapping
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from nctool.errors import RangeError, UsageError
 from nctool.nq import activations
 from nctool.progress import ProgressCallback
 from nctool.recipe import Recipe
 from nctool.training.augment import augment
-from nctool.training.coding import InputCoding
 from nctool.training.data import LabelledImages
+from nctool.training.stages import Stage
 
 _SMALLEST_BATCH = 2
 """Batch normalisation has no variance to work with in a batch of one: such a last batch is left out."""
@@ -30,27 +29,30 @@ _HINT = "lower training.learning_rate or raise activation.threshold_init"
 
 
 class Optimiser:
-    """SGD with momentum and weight decay on all parameters; the learning rate is a cosine over all batches.
+    """SGD with momentum and weight decay on all parameters; the learning rate is a cosine over the stage's batches.
 
     Args:
         model: on the device where it is trained.
         train: the training images, on the same device.
-        coding: from pixels to the network's input.
+        stage: what is trained for, how long, and the first learning rate.
+        epochs_before: of the stages before this one.
         recipe: `[training]` and the seed.
 
     Raises:
         UsageError: fewer than two training images.
     """
 
-    def __init__(self, model: nn.Module, train: LabelledImages, coding: InputCoding, recipe: Recipe) -> None:
+    def __init__(
+        self, model: nn.Module, train: LabelledImages, stage: Stage, epochs_before: int, recipe: Recipe
+    ) -> None:
         if len(train) < _SMALLEST_BATCH:
             raise UsageError(f"got {len(train)} training image, allowed: {_SMALLEST_BATCH} or more")
-        self._model, self._train, self._coding = model, train, coding
+        self._model, self._train, self._stage, self._epochs_before = model, train, stage, epochs_before
         self._recipe, self._settings = recipe, recipe.training
         self._layers = activations(model)
         self._sgd = torch.optim.SGD(
             model.parameters(),
-            lr=self._settings.learning_rate,
+            lr=stage.learning_rate,
             momentum=self._settings.momentum,
             weight_decay=self._settings.weight_decay,
         )
@@ -58,16 +60,16 @@ class Optimiser:
         self.batches_per_epoch = full + (rest >= _SMALLEST_BATCH)
 
     def learning_rate(self, epoch: int, step: int = 0) -> float:
-        """Return lr/2 · (1 + cos(π · done/total)), counted in batches; epoch from 1, step from 0."""
-        done = (epoch - 1) * self.batches_per_epoch + step
-        total = self._settings.epochs * self.batches_per_epoch
-        return self._settings.learning_rate * 0.5 * (1.0 + math.cos(math.pi * done / total))
+        """Return lr/2 · (1 + cos(π · done/total)), counted in the stage's batches; epoch of the run, step from 0."""
+        done = (epoch - 1 - self._epochs_before) * self.batches_per_epoch + step
+        total = self._stage.epochs * self.batches_per_epoch
+        return self._stage.learning_rate * 0.5 * (1.0 + math.cos(math.pi * done / total))
 
     def run_epoch(self, epoch: int, progress: ProgressCallback) -> float:
         """Show the network every training image once, in random order.
 
         Args:
-            epoch: from 1.
+            epoch: of the run, from 1.
             progress: told of every batch, counted over the whole run.
 
         Returns:
@@ -78,13 +80,14 @@ class Optimiser:
         """
         seed = np.random.SeedSequence([self._recipe.seed, epoch]).generate_state(1, np.uint64)
         torch.manual_seed(int(seed[0]))
-        self._model.train()
+        self._stage.begin_epoch()
         order = torch.randperm(len(self._train)).split(self._settings.batch_size)[: self.batches_per_epoch]
-        total, done = self._settings.epochs * self.batches_per_epoch, (epoch - 1) * self.batches_per_epoch
+        n_epochs = self._recipe.n_epochs
+        total, done = n_epochs * self.batches_per_epoch, (epoch - 1) * self.batches_per_epoch
         losses = []
         for step, chosen in enumerate(order):
             losses.append(self._step(chosen.to(self._train.images.device), epoch, step))
-            message = f"epoch {epoch}/{self._settings.epochs}, loss {losses[-1]:.3f}"
+            message = f"epoch {epoch}/{n_epochs}, loss {losses[-1]:.3f}"
             progress(done + step + 1, total, message)
         return math.fsum(losses) / len(losses)
 
@@ -104,8 +107,7 @@ class Optimiser:
         for group in self._sgd.param_groups:
             group["lr"] = self.learning_rate(epoch, step)
         images = augment(self._train.images[chosen], self._settings)
-        logits = self._model(self._coding(images))
-        loss = functional.cross_entropy(logits, self._train.labels[chosen])
+        loss = self._stage.loss(images, self._train.labels[chosen])
         value = float(loss.detach())
         if not math.isfinite(value):
             raise RangeError(f"training diverged: loss is {value} in epoch {epoch}, batch {step + 1}", _HINT)

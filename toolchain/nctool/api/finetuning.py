@@ -1,0 +1,107 @@
+"""finetune: a trained checkpoint becomes one for the windows and the weight bits that it will be deployed with.
+
+In: a checkpoint and a place. Out: the folder of another training run and its TrainReport.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from torch import nn
+
+from nctool.api.training import RUNS, TrainReport, integer_format, train_report
+from nctool.errors import UsageError
+from nctool.progress import ProgressCallback, no_progress
+from nctool.recipe import FinetuneSettings, Recipe, parse_recipe
+from nctool.training import Checkpoint, Normalisation, TrainingData, fit, load_checkpoint
+from nctool_models import load_dataset, restore_model, training_data
+
+TABLES = ("finetune", "training", "data")
+"""Tables of the recipe that fine-tuning follows; the others made the network."""
+
+
+def finetune(
+    checkpoint: Path | str,
+    output: Path | str | None = None,
+    *,
+    overrides: Sequence[str] = (),
+    device: str = "cpu",
+    data_dir: Path | None = None,
+    resume: bool = False,
+    model: nn.Module | None = None,
+    progress: ProgressCallback = no_progress,
+) -> TrainReport:
+    """Train a checkpoint's network on as the spiking network that it becomes, with weights rounded to integers.
+
+    The recipe is the checkpoint's; what its `[finetune]` does not say has the defaults of `FinetuneSettings`. The same
+    images are held out as in training.
+
+    Args:
+        checkpoint: folder of a training run, or its checkpoint.safetensors; it is left as it is.
+        output: folder of the new run; runs/<name>-finetuned by default.
+        overrides: `table.key=value` each, of the tables `finetune`, `training` and `data`.
+        device: `cpu` or `cuda`.
+        data_dir: where data sets lie.
+        resume: go on where an interrupted run in `output` stopped.
+        model: your own network, where that is what was trained; it is trained in place.
+        progress: called with the batches done and to do.
+
+    Raises:
+        UsageError: there is no checkpoint, an override that may not be, another data set, an unknown device, or a
+            folder that cannot be written or is the checkpoint's.
+        FormatError: the checkpoint, the data or a saved state is bad.
+        RangeError: training diverged.
+    """
+    loaded = load_checkpoint(checkpoint)
+    recipe = _recipe(loaded.recipe, overrides)
+    output = RUNS / f"{recipe.name}-finetuned" if output is None else Path(output)
+    _require_another(Path(checkpoint), output)
+    data = _data(loaded, recipe, data_dir)
+    network = restore_model(loaded, model)
+    result = fit(
+        network,
+        data,
+        recipe,
+        output,
+        device=device,
+        resume=resume,
+        trained=True,
+        form=integer_format(recipe),
+        progress=progress,
+    )
+    return train_report(output, recipe, result)
+
+
+def _recipe(trained: Recipe, overrides: Sequence[str]) -> Recipe:
+    recipe = parse_recipe(trained.to_toml(), overrides, source=trained.name)
+    if recipe.model_copy(update={table: getattr(trained, table) for table in TABLES}) != trained:
+        raise UsageError(
+            f"--set changes what the network was trained as, allowed: keys of {', '.join(TABLES)}",
+            hint="`nctool train` makes another network",
+        )
+    fraction = trained.data.validation_fraction
+    if recipe.data.validation_fraction != fraction:
+        raise UsageError(f"--set changes `data.validation_fraction`, allowed: {fraction:g}, as in training")
+    return recipe if recipe.finetune else recipe.model_copy(update={"finetune": FinetuneSettings()})
+
+
+def _require_another(checkpoint: Path, output: Path) -> None:
+    folder = checkpoint if checkpoint.is_dir() else checkpoint.parent
+    if output.exists() and output.samefile(folder):
+        raise UsageError(f"-o `{output}` holds the checkpoint itself, allowed: another folder")
+
+
+def _data(loaded: Checkpoint, recipe: Recipe, data_dir: Path | None) -> TrainingData:
+    """Load the images, split and normalised as in training."""
+    dataset = load_dataset(recipe.data.name, data_dir)
+    data = training_data(dataset, recipe.data.validation_fraction, recipe.seed)
+    found, trained = (data.input_shape, data.classes), (loaded.input_shape, loaded.classes)
+    if found != trained:
+        raise UsageError(
+            f"data set `{recipe.data.name}` has images {found[0]} of {len(found[1])} classes, allowed: {trained[0]} of "
+            f"{len(trained[1])} classes, those of the checkpoint",
+            hint="name the data set that it was trained on with --set data.name=NAME",
+        )
+    return replace(data, normalisation=Normalisation(loaded.mean, loaded.std))

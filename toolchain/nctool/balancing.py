@@ -1,0 +1,73 @@
+"""Thresholds from data: what an activation seldom exceeds.
+
+In: a network, images. Out: a threshold for each activation. Imports only torch and nctool.errors.
+
+Source: Rueckauer et al., Conversion of continuous-valued deep networks to efficient event-driven networks for image
+classification, Frontiers in Neuroscience 11 (2017), section 2.2.2: the 99.9th percentile in place of the maximum.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from nctool.errors import RangeError, UsageError, first_line
+
+PERCENTILE = 99.9
+"""Of the positive values of an activation: its threshold. What lies above is clipped."""
+
+MOST_VALUES = 1_000_000
+"""Values of one activation that its percentile is taken of."""
+
+
+def balanced_thresholds(
+    model: nn.Module, layers: Mapping[str, nn.Module], images: Tensor, percentile: float
+) -> dict[str, float]:
+    """Run a model with its ReLUs and return a percentile of what each lets through.
+
+    Args:
+        model: its mode is kept.
+        layers: its activations by name; they behave as ReLUs.
+        images: float, as the model takes them.
+        percentile: above 0, up to 100.
+
+    Raises:
+        UsageError: the images do not fit the model.
+        RangeError: an activation is never positive.
+    """
+    found: dict[str, float] = {}
+
+    def note(name: str, module: nn.Module, given: tuple[Any, ...], output: Tensor) -> None:  # noqa: ARG001 - a hook
+        found[name] = _percentile(output, percentile, name)
+
+    hooks = [layer.register_forward_hook(partial(note, name)) for name, layer in layers.items()]
+    was_training = model.training
+    model.eval()
+    try:
+        with torch.no_grad():
+            model(images)
+    except (RuntimeError, ValueError) as error:
+        raise UsageError(
+            f"images: {tuple(images.shape)} do not fit the model ({first_line(error)})",
+            hint="give images of the size that it is trained on; pooling windows must tile them",
+        ) from error
+    finally:
+        for hook in hooks:
+            hook.remove()
+        model.train(was_training)
+    return found
+
+
+def _percentile(output: Tensor, percentile: float, name: str) -> float:
+    positive = output[output > 0].flatten()
+    if len(positive) == 0:
+        raise RangeError(
+            f"activation `{name}`: is 0 on all {len(output)} images, so it has no threshold",
+            hint="give more images, normalised as in training",
+        )
+    stride = -(-len(positive) // MOST_VALUES)
+    return float(torch.quantile(positive[::stride].float(), percentile / 100))

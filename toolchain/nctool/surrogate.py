@@ -1,0 +1,120 @@
+"""The window of an integrate-and-fire neuron as one differentiable function: all its time steps at once.
+
+In: the drive of every step. Out: the spikes of every step, times the threshold; gradients go through time, and through
+each spike by a surrogate. Imports only torch.
+
+Source: Neftci, Mostafa, Zenke, Surrogate gradient learning in spiking neural networks, arXiv 1901.09948.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal, cast
+
+import torch
+from torch import Tensor
+
+Reset = Literal["subtract", "zero"]
+
+
+def integrate_and_fire(drive: Tensor, threshold: Tensor, n_steps: int, reset: Reset) -> Tensor:
+    """Run neurons for one window.
+
+    With z the drive and θ the threshold, for each step t:
+
+        u[t] = v[t−1] + z[t];  s[t] = [u[t] ≥ θ];  out[t] = θ·s[t]
+        reset "subtract": v[0] = θ/2, v[t] = u[t] − θ·s[t]     reset "zero": v[0] = 0, v[t] = u[t]·(1 − s[t])
+
+    In the backward pass a spike has the derivative of a ramp of width θ around the threshold, as a function of u/θ:
+    ds/d(u/θ) = [1/2 ≤ u/θ ≤ 3/2]. With one step and reset by subtraction, that gives the gradients of the quantised
+    activation of one level.
+
+    Args:
+        drive: float (n_steps · N, …), the N samples of the first step, then those of the second, and so on.
+        threshold: θ, a float scalar of shape (), > 0, in units of the drive.
+        n_steps: length of the window, ≥ 1; it divides the first axis.
+        reset: what a spike does to the membrane potential.
+
+    Returns:
+        float of the shape of `drive`: θ where a neuron spikes, else 0.
+    """
+    function = _Subtract if reset == "subtract" else _Zero
+    return cast(Tensor, function.apply(drive, threshold, n_steps))  # type: ignore[no-untyped-call]
+
+
+class _Subtract(torch.autograd.Function):
+    """Reset by subtraction; the potentials before the spike are kept for the backward pass."""
+
+    @staticmethod
+    def forward(ctx: Any, drive: Tensor, threshold: Tensor, n_steps: int) -> Tensor:
+        steps = _by_step(drive, n_steps)
+        potentials, output = torch.empty_like(steps), torch.empty_like(steps)
+        left = (threshold / 2).expand_as(steps[0])
+        for z, u, out in zip(steps, potentials, output, strict=True):
+            torch.add(left, z, out=u)
+            torch.mul(u >= threshold, threshold, out=out)
+            left = u - out
+        ctx.save_for_backward(potentials, threshold)
+        return output.view_as(drive)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None]:
+        """Return the gradients for z and θ.
+
+        With λ the gradient for v: ∂/∂s = θ·(g − λ), ∂/∂u = λ + (g − λ)·[inside], and θ gets (g − λ)·(s − u/θ·[inside])
+        of each step and λ/2 of the start.
+        """
+        potentials, threshold = ctx.saved_tensors
+        by_step = _by_step(grad, len(potentials))
+        grad_drive, grad_threshold = torch.empty_like(potentials), torch.zeros_like(threshold)
+        after = torch.zeros_like(potentials[0])
+        for u, g, out in reversed(list(zip(potentials, by_step, grad_drive, strict=True))):
+            ratio, through = u / threshold, g - after
+            inside = _inside(ratio)
+            grad_threshold += _dot(through, (u >= threshold).to(u.dtype).sub_(ratio.mul_(inside)))
+            after = torch.add(after, through.mul_(inside), out=out)
+        grad_threshold += after.sum() / 2
+        return grad_drive.view_as(grad), grad_threshold, None
+
+
+class _Zero(torch.autograd.Function):
+    """Reset to zero; the potentials before the spike are kept for the backward pass."""
+
+    @staticmethod
+    def forward(ctx: Any, drive: Tensor, threshold: Tensor, n_steps: int) -> Tensor:
+        steps = _by_step(drive, n_steps)
+        potentials, output = torch.empty_like(steps), torch.empty_like(steps)
+        left = torch.zeros_like(steps[0])
+        for z, u, out in zip(steps, potentials, output, strict=True):
+            torch.add(left, z, out=u)
+            spikes = u >= threshold
+            torch.mul(spikes, threshold, out=out)
+            left = u.masked_fill(spikes, 0.0)
+        ctx.save_for_backward(potentials, threshold)
+        return output.view_as(drive)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None]:
+        """Return the gradients for z and θ: with λ that for v, ∂/∂s = θ·g − λ·u, ∂/∂u = λ·(1 − s) + ∂/∂s·[inside]/θ."""
+        potentials, threshold = ctx.saved_tensors
+        by_step = _by_step(grad, len(potentials))
+        grad_drive, grad_threshold = torch.empty_like(potentials), torch.zeros_like(threshold)
+        after = torch.zeros_like(potentials[0])
+        for u, g, out in reversed(list(zip(potentials, by_step, grad_drive, strict=True))):
+            ratio, spikes = u / threshold, u >= threshold
+            through = (g - after * ratio).mul_(_inside(ratio))
+            grad_threshold += _dot(g, spikes.to(u.dtype)) - _dot(through, ratio)
+            after = torch.add(after.masked_fill(spikes, 0.0), through, out=out)
+        return grad_drive.view_as(grad), grad_threshold, None
+
+
+def _by_step(values: Tensor, n_steps: int) -> Tensor:
+    return values.reshape(n_steps, -1, *values.shape[1:])
+
+
+def _inside(ratio: Tensor) -> Tensor:
+    """Return 1.0 where u/θ lies on the ramp, else 0.0: a product with floats is quicker than with bools."""
+    return (ratio - 1.0).abs_().le_(0.5)
+
+
+def _dot(a: Tensor, b: Tensor) -> Tensor:
+    return torch.dot(a.reshape(-1), b.reshape(-1))

@@ -1,0 +1,74 @@
+"""The second stage of a training run: the spiking network itself, at the windows that it will be deployed with.
+
+In: a network, trained or fresh. Out: the loss of a batch, through time and through rounded weights.
+
+One pass over the longest window gives the logits of all shorter ones, so that several windows cost no more than the
+longest. Source of surrogate gradients: Neftci, Mostafa, Zenke, arXiv 1901.09948.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call  # type: ignore[attr-defined] # torch does not list it
+from torch.nn import functional
+
+from nctool.nq import unrolled
+from nctool.recipe import FinetuneSettings
+from nctool.training.spiking import ann_accuracy, snn_accuracy
+from nctool.training.stages import Outcome, Task, snapshot
+from nctool.training.weight_grid import WeightGrid
+
+
+class Finetuning:
+    """Epochs of the float spiking network with weights on the grid of the chip."""
+
+    name = "finetune"
+
+    def __init__(self, task: Task, settings: FinetuneSettings) -> None:
+        self._task, self._settings = task, settings
+        self.epochs, self.learning_rate = settings.epochs, settings.learning_rate
+        self._grid = WeightGrid(task.model, task.coding(task.held_out.images[:1]), settings.weight_bits)
+
+    def begin_epoch(self) -> None:
+        """Fit the grids to the weights as they are now."""
+        self._task.model.train()
+        self._grid.fit()
+
+    def loss(self, images: Tensor, labels: Tensor) -> Tensor:
+        """Return the cross-entropy of the spiking network, averaged over the windows."""
+        steps = torch.stack(list(self._task.coding.steps(images, max(self._settings.steps))))
+        logits = window_logits(self._task.model, self._grid.weights(), steps)
+        return torch.stack([functional.cross_entropy(logits[step - 1], labels) for step in self._settings.steps]).mean()
+
+    def end_epoch(self) -> Outcome:
+        """Measure the spiking network at every window that it is trained for; the score is their mean."""
+        task = self._task
+        with self._grid.applied():
+            ann = ann_accuracy(task.model, task.held_out, task.coding)
+            snn = snn_accuracy(task.model, task.held_out, task.coding, self._settings.steps)
+        return Outcome(ann, snn, "none", (sum(snn.values()) / len(snn), ann))
+
+    def weights(self) -> dict[str, Tensor]:
+        """Return the model's state with rounded weights: those of the network that was measured."""
+        with self._grid.applied():
+            return snapshot(self._task.model)
+
+
+def window_logits(model: nn.Module, weights: Mapping[str, Tensor], steps: Tensor) -> Tensor:
+    """Run a model as a float spiking network for one window, with gradients.
+
+    Args:
+        model: a network with `NoisyQuantReLU` activations; its mode is kept.
+        weights: in place of its own parameters, by name.
+        steps: what it sees at each step, float (T, N, C, H, W).
+
+    Returns:
+        the mean of the logits up to each step, float (T, N, classes).
+    """
+    with unrolled(model, len(steps)):
+        logits: Tensor = functional_call(model, dict(weights), (steps.flatten(0, 1),))
+    so_far: Tensor = logits.unflatten(0, steps.shape[:2]).cumsum(0)
+    return so_far.div_(torch.arange(1, len(steps) + 1, device=steps.device).view(-1, 1, 1))

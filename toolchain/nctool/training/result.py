@@ -1,0 +1,101 @@
+"""What a training run achieved, measured on the test images, and the checkpoint that is made of it.
+
+In: a trained model. Out: a `TrainResult`, a `Checkpoint`. The test images are looked at here, once.
+"""
+
+from __future__ import annotations
+
+import math
+from contextlib import nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+
+from torch import nn
+
+from nctool.nq import activations, rectified
+from nctool.recipe import Recipe
+from nctool.training.checkpoint import Checkpoint
+from nctool.training.coding import input_coding
+from nctool.training.data import TrainingData
+from nctool.training.metrics import count_epochs
+from nctool.training.spiking import ann_accuracy, snn_accuracy
+from nctool.training.state import TrainingState
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """What a training run achieved.
+
+    Attributes:
+        path: of `checkpoint.safetensors`.
+        accuracy_ann: of the noise-free ANN on the test images, 0..1; of the ReLU network where that was trained.
+        accuracy_snn: of the float spiking network on the test images, by time steps "1", "2", "4", "8", "16".
+        theta: threshold by layer, in units of the pre-activation.
+        sigma: noise by layer, same units, measured on the chosen epoch; 0 when the recipe has no noise.
+        best_epoch: the epoch chosen on the held-out images, from 1, among those of the last stage.
+        seconds_per_epoch: mean wall time.
+        ideal_epochs: with noise of a chip, epochs that took it from the float spiking network, because no integers
+            fitted; 0 for other recipes.
+    """
+
+    path: Path
+    accuracy_ann: float
+    accuracy_snn: dict[str, float]
+    theta: dict[str, float]
+    sigma: dict[str, float]
+    best_epoch: int
+    seconds_per_epoch: float
+    ideal_epochs: int
+
+
+def tested(model: nn.Module, data: TrainingData, recipe: Recipe, state: TrainingState, path: Path) -> TrainResult:
+    """Look at the test images, once."""
+    test = data.test.to(next(model.parameters()).device)
+    coding = input_coding(data.normalisation, recipe)
+    is_relu = recipe.activation.function == "relu" and recipe.finetune is None
+    with rectified(model) if is_relu else nullcontext():
+        accuracy_ann = ann_accuracy(model, test, coding)
+    by_steps = snn_accuracy(model, test, coding)
+    return TrainResult(
+        path=path,
+        accuracy_ann=accuracy_ann,
+        accuracy_snn={str(steps): accuracy for steps, accuracy in by_steps.items()},
+        theta=theta_of(model),
+        sigma=sigma_of(model),
+        best_epoch=state.best_epoch,
+        seconds_per_epoch=math.fsum(state.seconds) / len(state.seconds),
+        ideal_epochs=0 if recipe.chip is None else count_epochs(path.parent, "ideal"),
+    )
+
+
+def checkpoint_of(data: TrainingData, recipe: Recipe, state: TrainingState, result: TrainResult) -> Checkpoint:
+    """Gather what is saved: nothing in it depends on the clock."""
+    calibration = data.calibration(recipe.seed)
+    return Checkpoint(
+        recipe=recipe,
+        state=state.best,
+        calibration_images=calibration.images.numpy(),
+        calibration_labels=calibration.labels.numpy(),
+        dataset_name=data.name,
+        input_shape=data.input_shape,
+        classes=data.classes,
+        mean=data.normalisation.mean,
+        std=data.normalisation.std,
+        results={
+            "accuracy_ann": result.accuracy_ann,
+            "accuracy_snn": result.accuracy_snn,
+            "theta": result.theta,
+            "sigma": result.sigma,
+            "best_epoch": result.best_epoch,
+        },
+    )
+
+
+def theta_of(model: nn.Module) -> dict[str, float]:
+    """Return the threshold of every activation by layer name."""
+    return {name: float(layer.threshold.detach()) for name, layer in activations(model).items()}
+
+
+def sigma_of(model: nn.Module) -> dict[str, float]:
+    """Return the noise of every activation by layer name."""
+    return {name: float(layer.sigma) for name, layer in activations(model).items()}

@@ -1,0 +1,166 @@
+"""The first stage of a training run: noisy quantised activations, or ordinary ones whose thresholds are balanced.
+
+In: a network and its data. Out: the loss of a batch, and after each epoch what the held-out images say.
+A stage is what `loop` runs for some epochs with one schedule of the learning rate; the other one is `finetuning`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from torch import Tensor, nn
+from torch.nn import functional
+
+from nctool.balancing import PERCENTILE, balanced_thresholds
+from nctool.nq import activations, rectified
+from nctool.recipe import Recipe
+from nctool.training.chip import Chip
+from nctool.training.coding import InputCoding
+from nctool.training.data import LabelledImages, TrainingData
+from nctool.training.noise import measure_held_out, set_sigma
+from nctool.training.spiking import ann_accuracy, snn_accuracy
+
+
+@dataclass(frozen=True)
+class Task:
+    """What all stages of a run share.
+
+    Attributes:
+        model: on the device where it is trained.
+        data: the three splits.
+        held_out: the held-out split, on that device.
+        coding: from pixels to the network's input.
+        recipe: of the run.
+        chip: what noise is measured on where the recipe asks for it.
+    """
+
+    model: nn.Module
+    data: TrainingData
+    held_out: LabelledImages
+    coding: InputCoding
+    recipe: Recipe
+    chip: Chip | None
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What the held-out images say after an epoch.
+
+    Attributes:
+        accuracy_ann: of the noise-free ANN, 0..1.
+        accuracy_snn: of the spiking network by time steps, 0..1.
+        noise_source: what σ was measured on: "ideal", "chip" or "none".
+        score: the higher, the better the epoch; compared from the first number on.
+    """
+
+    accuracy_ann: float
+    accuracy_snn: dict[int, float]
+    noise_source: str
+    score: tuple[float, float]
+
+
+class Stage(Protocol):
+    """Some epochs of training with one objective.
+
+    Attributes:
+        name: "train" or "finetune".
+        epochs: how many.
+        learning_rate: of its first batch.
+    """
+
+    name: str
+    epochs: int
+    learning_rate: float
+
+    def begin_epoch(self) -> None:
+        """Get the model ready for training."""
+
+    def loss(self, images: Tensor, labels: Tensor) -> Tensor:
+        """Return the mean cross-entropy of a batch in nats: uint8 images (N, C, H, W), int64 labels (N,)."""
+
+    def end_epoch(self) -> Outcome:
+        """Measure the model on the held-out images, and set what is re-estimated after each epoch."""
+
+    def weights(self) -> dict[str, Tensor]:
+        """Return the state dict of the network that was measured, copied to the CPU."""
+
+
+class NoisyTraining:
+    """Epochs of the noisy quantised network; σ is measured anew after each (Huang et al., arXiv 2404.17456)."""
+
+    name = "train"
+
+    def __init__(self, task: Task) -> None:
+        self._task = task
+        self.epochs = task.recipe.training.epochs
+        self.learning_rate = task.recipe.training.learning_rate
+
+    def begin_epoch(self) -> None:
+        """Turn the noise on."""
+        self._task.model.train()
+
+    def loss(self, images: Tensor, labels: Tensor) -> Tensor:
+        """Return the cross-entropy of the noisy network."""
+        return functional.cross_entropy(self._task.model(self._task.coding(images)), labels)
+
+    def end_epoch(self) -> Outcome:
+        """Measure σ; an epoch whose numbers do not fit the chip takes it from the float network, and scores lowest."""
+        task, noise = self._task, self._task.recipe.noise
+        network = None if task.chip is None else task.chip.network(task.model, task.data, task.recipe)
+        report = measure_held_out(task.model, task.held_out, task.coding, noise.steps, network)
+        if noise.source != "none":
+            set_sigma(task.model, report.sigma)
+        source = "ideal" if task.chip is not None and network is None else noise.source
+        score = (report.accuracy_snn if source == noise.source else 0.0, report.accuracy_ann)
+        return Outcome(report.accuracy_ann, {noise.steps: report.accuracy_snn}, source, score)
+
+    def weights(self) -> dict[str, Tensor]:
+        """Return the model's state."""
+        return snapshot(self._task.model)
+
+
+class RectifiedTraining:
+    """Epochs of an ordinary ReLU network; after each its thresholds are balanced on training images."""
+
+    name = "train"
+
+    def __init__(self, task: Task) -> None:
+        self._task = task
+        self.epochs = task.recipe.training.epochs
+        self.learning_rate = task.recipe.training.learning_rate
+
+    def begin_epoch(self) -> None:
+        """Let batch normalisation and dropout learn."""
+        self._task.model.train()
+
+    def loss(self, images: Tensor, labels: Tensor) -> Tensor:
+        """Return the cross-entropy of the ReLU network."""
+        with rectified(self._task.model):
+            return functional.cross_entropy(self._task.model(self._task.coding(images)), labels)
+
+    def end_epoch(self) -> Outcome:
+        """Set each threshold to a high percentile of what its activation lets through."""
+        task, steps = self._task, self._task.recipe.noise.steps
+        images = task.data.calibration(task.recipe.seed).to(task.held_out.images.device).images
+        with rectified(task.model):
+            thresholds = balanced_thresholds(task.model, activations(task.model), task.coding(images), PERCENTILE)
+            ann = ann_accuracy(task.model, task.held_out, task.coding)
+        for name, layer in activations(task.model).items():
+            layer.threshold.data.fill_(thresholds[name])
+        snn = snn_accuracy(task.model, task.held_out, task.coding, (steps,))
+        return Outcome(ann, snn, "none", (ann, snn[steps]))
+
+    def weights(self) -> dict[str, Tensor]:
+        """Return the model's state."""
+        return snapshot(self._task.model)
+
+
+def first_stage(task: Task) -> Stage:
+    """Return the stage that the recipe's `activation.function` asks for."""
+    return RectifiedTraining(task) if task.recipe.activation.function == "relu" else NoisyTraining(task)
+
+
+def snapshot(model: nn.Module) -> dict[str, Tensor]:
+    """Return a copy of the model's state dict on the CPU."""
+    return {name: tensor.detach().cpu().clone() for name, tensor in model.state_dict().items()}
