@@ -5,8 +5,10 @@ from __future__ import annotations
 import platform
 import resource
 import statistics
+import subprocess
 import time
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
@@ -62,6 +64,16 @@ def to_integers(model: nn.Module, calibration: np.ndarray, n_steps: int) -> IntN
         n_steps=n_steps,
         calibration=calibration,
     ).network
+
+
+def commit() -> str | None:
+    """Return the commit of the source tree, `-dirty` where it was changed; None outside a repository."""
+    command = ["git", "describe", "--always", "--dirty"]
+    try:
+        found = subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return found.stdout.strip()
 
 
 def environment() -> dict[str, Any]:

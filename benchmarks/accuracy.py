@@ -4,104 +4,116 @@ Each window T is an export of its own: its bounds, and so its scales, are those 
 from the fast engine, which the tests hold equal to the reference engine bit for bit.
 
     python benchmarks/accuracy.py RUN... [--data-dir DIR] [--dataset NAME] [--input graded|rate] [--weight-bits 8,6,4]
+    python benchmarks/accuracy.py --recipe RECIPE [--methods nq,qcfs,...] [--seeds 1,2,3] [--runs DIR] [--set KEY=VALUE]
 
-RUN is a folder that `nctool train` wrote; without one, `digits-cnn` and `digits-mlp` are trained first, three seeds
-each. With --input, networks are exported for that coding, whatever they were trained for; with --weight-bits at several
-widths; with --dataset, they are run on that one, a name or the path of an .npz file. The last line of stdout is one
-JSON object.
+RUN is a folder that `nctool train` wrote. With --recipe, runs are trained by several methods and seeds into the folder
+--runs, where those that are finished are kept, and compared: mean and spread of the seeds. Without either, that is done
+for `digits-cnn`. With --units 1,2,4 networks are exported with so many neurons for each activation; with --input for
+that coding, whatever they were trained for; with --weight-bits at several widths; with --dataset they are run on that
+one, a name or the path of an .npz file. The last line of stdout is one JSON object.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import statistics
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import nctool
-from nctool.training import load_checkpoint
+from _accuracy import STEPS, Exports, measure
+from _common import commit, environment
+from _methods import METHODS, Experiment
 
-STEPS = (1, 2, 4, 8, 16)
-DEFAULT_RECIPES = ("digits-cnn", "digits-mlp")
-DEFAULT_SEEDS = (1, 2, 3)
-
-
-def measure(run: Path, folder: Path, options: argparse.Namespace) -> dict[str, Any]:
-    """Export `run` once per width of the weights and window, and run every export on the test split."""
-    checkpoint = load_checkpoint(run)
-
-    def accuracy(bits: int, steps: int) -> dict[str, Any]:
-        path = folder / f"{bits}-{steps}.net"
-        exported = nctool.export(run, path, target="lava", steps=steps, weight_bits=bits, input=options.input)
-        report = nctool.run_sim(exported.path, dataset=options.dataset, data_dir=options.data_dir)
-        if report.overflows:
-            raise SystemExit(f"{run}: {report.overflows} overflows at {bits} bits, T={steps}")
-        return {
-            "accuracy": report.accuracy[str(steps)],
-            "samples": report.samples,
-            "input": exported.input,
-            "calibrated": sorted(name for name, kind in exported.bounds.items() if kind == "calibrated"),
-        }
-
-    exports = {str(bits): {str(steps): accuracy(bits, steps) for steps in STEPS} for bits in options.weight_bits}
-    results, any_export = checkpoint.results, exports[str(options.weight_bits[0])][str(STEPS[0])]
-    return {
-        "recipe": checkpoint.recipe.name,
-        "seed": checkpoint.recipe.seed,
-        "trained_for": checkpoint.recipe.input.coding,
-        "input": any_export["input"],
-        "data": f"{checkpoint.dataset_name} test",
-        "samples": any_export["samples"],
-        "ann": results["accuracy_ann"],
-        "snn_float": {str(steps): results["accuracy_snn"][str(steps)] for steps in STEPS},
-        "snn_integer": _each(exports, "accuracy"),
-        "calibrated": _each(exports, "calibrated"),
-    }
+COLUMNS = " | ".join(f"T={steps}" for steps in STEPS)
+LINE = "|---|---|" + "---|" * (1 + len(STEPS))
 
 
-def _each(exports: dict[str, dict[str, dict[str, Any]]], key: str) -> dict[str, dict[str, Any]]:
-    """Return one value of every export, by width and window."""
-    return {bits: {steps: found[key] for steps, found in row.items()} for bits, row in exports.items()}
-
-
-def print_table(rows: list[dict[str, Any]]) -> None:
-    """Print a Markdown table, two lines a run."""
-    print("| recipe, seed | network | ANN | " + " | ".join(f"T={steps}" for steps in STEPS) + " |")
-    print("|---|---|" + "---|" * (1 + len(STEPS)))
+def print_runs(rows: list[dict[str, Any]]) -> None:
+    """Print a Markdown table, a line for each run and network."""
+    print(f"| recipe, seed | network | ANN | {COLUMNS} |\n{LINE}")
     for row in rows:
         name = f"{row['recipe']}, {row['seed']}"
-        print(f"| {name} | float SNN, {row['trained_for']} | {100 * row['ann']:.2f} | {_cells(row['snn_float'])} |")
-        for bits, accuracies in row["snn_integer"].items():
-            print(f"| {name} | integer, {bits} bit, {row['input']} |  | {_cells(accuracies)} |")
+        print(f"| {name} | float SNN, {row['trained_for']} | {100 * row['ann']:.2f} | {_cells([row['snn_float']])} |")
+        for each in row["snn_integer"]:
+            print(f"| {name} | {_network(each)}, {each['input']} |  | {_cells([each['accuracy']])} |")
 
 
-def _cells(accuracies: dict[str, float]) -> str:
-    return " | ".join(f"{100 * accuracies[str(steps)]:.2f}" for steps in STEPS)
+def print_methods(rows: list[dict[str, Any]]) -> None:
+    """Print a Markdown table, a line for each method and network: mean and sample standard deviation of the seeds."""
+    print(f"| trained as | network | ANN | {COLUMNS} |\n{LINE}")
+    for method in dict.fromkeys(row["method"] for row in rows):
+        group, title = [row for row in rows if row["method"] == method], METHODS[method].title
+        ann = _mean_and_spread([row["ann"] for row in group])
+        print(f"| {title} | float SNN | {ann} | {_cells([row['snn_float'] for row in group])} |")
+        for index, each in enumerate(group[0]["snn_integer"]):
+            cells = _cells([row["snn_integer"][index]["accuracy"] for row in group])
+            print(f"| {title} | {_network(each)} |  | {cells} |")
 
 
-def _widths(text: str) -> tuple[int, ...]:
-    return tuple(int(bits) for bits in text.split(","))
+def _network(integer: dict[str, Any]) -> str:
+    units = f", K={integer['units']}" if integer["units"] > 1 else ""
+    return f"integer, {integer['weight_bits']} bit{units}"
 
 
-def main() -> None:
-    """Measure the runs named on the command line."""
+def _cells(accuracies: Sequence[dict[str, float]]) -> str:
+    return " | ".join(_mean_and_spread([each[str(steps)] for each in accuracies]) for steps in STEPS)
+
+
+def _mean_and_spread(fractions: Sequence[float]) -> str:
+    mean = f"{100 * statistics.fmean(fractions):.2f}"
+    return mean if len(fractions) == 1 else f"{mean} ± {100 * statistics.stdev(fractions):.2f}"
+
+
+def _numbers(text: str) -> tuple[int, ...]:
+    return tuple(int(each) for each in text.split(","))
+
+
+def _names(text: str) -> tuple[str, ...]:
+    names = tuple(text.split(","))
+    if not set(names) <= METHODS.keys():
+        raise argparse.ArgumentTypeError(f"allowed: {', '.join(METHODS)}")
+    return names
+
+
+def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("runs", nargs="*", type=Path, metavar="RUN")
+    parser.add_argument("trained", nargs="*", type=Path, metavar="RUN")
+    parser.add_argument("--recipe", default="digits-cnn")
+    parser.add_argument("--methods", type=_names, default=tuple(METHODS), metavar="NAMES", help=", ".join(METHODS))
+    parser.add_argument("--seeds", type=_numbers, default=(1, 2, 3), metavar="1,2,3")
+    parser.add_argument("--runs", type=Path, help="folder of the runs; a temporary one by default")
+    parser.add_argument("--set", action="append", default=[], dest="overrides", metavar="KEY=VALUE")
     parser.add_argument("--data-dir", type=Path)
     parser.add_argument("--dataset", help="what each network was trained on by default")
     parser.add_argument("--input", help="graded or rate; what each network was trained for by default")
-    parser.add_argument("--weight-bits", type=_widths, default=(8,), metavar="8,6,4")
-    arguments = parser.parse_args()
-    with tempfile.TemporaryDirectory() as name:
-        runs = arguments.runs or [
-            nctool.train(recipe, Path(name) / f"{recipe}-{seed}", seed=seed).path
-            for recipe in DEFAULT_RECIPES
-            for seed in DEFAULT_SEEDS
-        ]
-        rows = [measure(run, Path(name), arguments) for run in runs]
-    print_table(rows)
-    print(json.dumps({"accuracy": rows}))
+    parser.add_argument("--weight-bits", type=_numbers, default=(None,), metavar="8,6,4")
+    parser.add_argument("--units", type=_numbers, default=(1,), metavar="1,2,4")
+    return parser.parse_args()
+
+
+def main() -> None:
+    """Measure the runs named on the command line, or those of an experiment."""
+    options = _arguments()
+    exports = Exports(options.weight_bits, options.units, options.input, options.dataset, options.data_dir)
+    if options.trained:
+        rows = [measure(run, exports) for run in options.trained]
+        print_runs(rows)
+    else:
+        with tempfile.TemporaryDirectory() as temporary:
+            experiment = Experiment(
+                options.recipe,
+                options.runs or Path(temporary),
+                options.methods,
+                options.seeds,
+                tuple(options.overrides),
+                options.data_dir,
+            )
+            rows = [{"method": method} | measure(run, exports) for method, run in experiment.runs()]
+        print_methods(rows)
+    print(json.dumps({"accuracy": rows, "commit": commit(), **environment()}))
 
 
 if __name__ == "__main__":

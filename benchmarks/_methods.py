@@ -1,0 +1,88 @@
+"""The ways to train a recipe that are compared with each other, and a folder of runs that is filled with them.
+
+In: a recipe, methods, seeds, a folder. Out: one finished run for each method and seed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import nctool
+from nctool.training.checkpoint import CHECKPOINT_NAME
+from nctool.training.state import STATE_NAME
+from nctool_models import load_recipe
+
+
+@dataclass(frozen=True)
+class Method:
+    """A way to train.
+
+    Attributes:
+        title: of its rows.
+        overrides: of the recipe, or of the fine-tuning.
+        start: the method whose run is fine-tuned; None trains the recipe.
+    """
+
+    title: str
+    overrides: tuple[str, ...]
+    start: str | None = None
+
+
+DIRECT = "direct"
+METHODS = {
+    "relu": Method("ReLU, thresholds balanced", ("activation.function=relu", "noise.source=none")),
+    "qcfs": Method("quantised, no noise (QCFS)", ("noise.source=none",)),
+    "nq": Method("quantised, noise (NQ)", ("noise.source=ideal",)),
+    "chip": Method("quantised, noise of the chip", ("noise.source=chip",)),
+    "finetuned": Method("NQ, fine-tuned at T=1,2,4", (), start="nq"),
+    "finetuned-4bit": Method("the same, 4-bit weights", ("finetune.weight_bits=4",), start="nq"),
+    DIRECT: Method("trained directly at T=1,2,4", ("training.epochs=0",)),
+}
+"""By name, in the order of the table."""
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """Methods on one recipe.
+
+    Attributes:
+        recipe: its name or path.
+        folder: of the runs, one subfolder each: RECIPE-METHOD-SEED.
+        methods: keys of `METHODS`; one that another starts from is trained with it.
+        seeds: of the runs.
+        overrides: of the recipe, for all methods.
+        data_dir: of the data set.
+    """
+
+    recipe: str
+    folder: Path
+    methods: Sequence[str]
+    seeds: Sequence[int]
+    overrides: tuple[str, ...] = ()
+    data_dir: Path | None = None
+
+    def runs(self) -> Iterator[tuple[str, Path]]:
+        """Train what is not there yet; yield the method and the folder of each run."""
+        for method in self.methods:
+            for seed in self.seeds:
+                yield method, self._run(method, seed)
+
+    def _run(self, name: str, seed: int) -> Path:
+        method, folder = METHODS[name], self.folder / f"{Path(self.recipe).stem}-{name}-{seed}"
+        if (folder / CHECKPOINT_NAME).exists():
+            return folder
+        resume = (folder / STATE_NAME).exists()
+        if method.start is not None:
+            start = self._run(method.start, seed)
+            nctool.finetune(start, folder, overrides=method.overrides, data_dir=self.data_dir, resume=resume)
+        else:
+            overrides = (*self.overrides, *method.overrides, *(self._direct() if name == DIRECT else ()))
+            nctool.train(self.recipe, folder, overrides=overrides, seed=seed, data_dir=self.data_dir, resume=resume)
+        return folder
+
+    def _direct(self) -> tuple[str, ...]:
+        """Half the epochs, each of which runs four time steps, at the recipe's learning rate."""
+        training = load_recipe(self.recipe, self.overrides).training
+        return (f"finetune.epochs={-(-training.epochs // 2)}", f"finetune.learning_rate={training.learning_rate}")
