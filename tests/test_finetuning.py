@@ -5,13 +5,14 @@ import json
 import numpy as np
 import pytest
 import torch
+from torch import nn
 from torch.nn import functional
 
 import nctool
 from nctool.errors import UsageError
 from nctool.nq import spiking
 from nctool.recipe import FinetuneSettings
-from nctool.training import load_checkpoint, snn_accuracy
+from nctool.training import fit, load_checkpoint, snn_accuracy
 from nctool.training.finetuning import Finetuning, window_logits
 from nctool.training.stages import Task
 from nctool_deploy.netx import read
@@ -105,6 +106,27 @@ def test_a_network_of_neurons_that_are_reset_to_zero_is_fine_tuned_too(tmp_path)
 def test_rate_coded_input_is_trained_on_its_spikes(tmp_path):
     result = small_fit(tmp_path, [*FINETUNE, "input.coding=rate"])
     assert result.accuracy_snn["4"] > 0.7
+
+
+class Branches(nn.Module):
+    """A network of one's own: a skip around a convolution."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem, self.conv, self.out = nn.Conv2d(1, 6, 3, padding=1), nn.Conv2d(6, 6, 3, padding=1), nn.Linear(96, 2)
+        self.relu = nn.ReLU()
+
+    def forward(self, x):
+        x = self.relu(self.stem(x))
+        return self.out(torch.flatten(self.relu(self.conv(x) + x), 1))
+
+
+def test_a_network_of_your_own_with_a_skip_is_fine_tuned(tmp_path):
+    torch.manual_seed(0)
+    data, recipe = small_data(), small_recipe(*FINETUNE)
+    model = nctool.prepare(Branches(), data.normalisation(data.train.images))
+    result = fit(model, data, recipe, tmp_path)
+    assert result.accuracy_snn["1"] > 0.8
 
 
 # --- a ReLU network, and thresholds balanced on data ------------------------------------------------------------------

@@ -151,6 +151,11 @@ TRAINING = "epochs, batch_size, learning_rate, momentum, weight_decay, schedule,
             'hint: with activation.function = "relu" the network is trained without noise',
         ),
         ("finetune.steps=[1, 2, 1]", "`finetune.steps` is [1, 2, 1], allowed: each window once"),
+        (
+            ("noise.source=chip", "chip.units=2", "finetune.epochs=1"),
+            "`chip.units` is 2, allowed: 1\n"
+            "hint: [finetune] trains one neuron for each activation; more of them come close to the ANN without it",
+        ),
         ("finetune.steps=[0]", "`finetune.steps[0]` is 0, allowed: a list of whole numbers 1..64"),
         ("finetune.weight_bits=9", "`finetune.weight_bits` is 9, allowed: a whole number 2..8"),
         ("training.epochs=10001", "`training.epochs` is 10001, allowed: a whole number 0..10000"),
@@ -201,7 +206,8 @@ TRAINING = "epochs, batch_size, learning_rate, momentum, weight_decay, schedule,
     ],
 )
 def test_refusals_name_key_value_and_what_is_allowed(override, message):
-    assert refusal(override) == f"recipe `small`: {message}"
+    overrides = (override,) if isinstance(override, str) else override
+    assert refusal(*overrides) == f"recipe `small`: {message}"
 
 
 def test_an_unknown_key_is_named_before_the_key_it_leaves_missing():

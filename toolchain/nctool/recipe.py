@@ -156,7 +156,7 @@ def _require_one_window(recipe: Recipe, source: str) -> None:
 
 
 def _require_something_to_train(recipe: Recipe, source: str) -> None:
-    """Epochs of some kind, windows that differ, and no noise for a network that has none."""
+    """Epochs of some kind, windows that differ, noise where there can be some, and one neuron for each activation."""
     if recipe.training.epochs == 0 and recipe.finetune is None:
         raise RecipeError(
             f"recipe `{source}`: `training.epochs` is 0, allowed: 1 or more",
@@ -170,6 +170,11 @@ def _require_something_to_train(recipe: Recipe, source: str) -> None:
     steps = recipe.finetune.steps if recipe.finetune else ()
     if len(set(steps)) != len(steps):
         raise RecipeError(f"recipe `{source}`: `finetune.steps` is {list(steps)}, allowed: each window once")
+    if recipe.finetune is not None and recipe.chip is not None and recipe.chip.units > 1:
+        raise RecipeError(
+            f"recipe `{source}`: `chip.units` is {recipe.chip.units}, allowed: 1",
+            hint="[finetune] trains one neuron for each activation; more of them come close to the ANN without it",
+        )
 
 
 def _with_chip(recipe: Recipe, source: str) -> Recipe:

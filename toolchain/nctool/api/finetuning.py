@@ -14,7 +14,7 @@ from torch import nn
 from nctool.api.training import RUNS, TrainReport, integer_format, train_report
 from nctool.errors import UsageError
 from nctool.progress import ProgressCallback, no_progress
-from nctool.recipe import FinetuneSettings, Recipe, parse_recipe
+from nctool.recipe import FinetuneSettings, Recipe, consistent, parse_recipe
 from nctool.training import Checkpoint, Normalisation, TrainingData, fit, load_checkpoint
 from nctool_models import load_dataset, restore_model, training_data
 
@@ -49,8 +49,9 @@ def finetune(
         progress: called with the batches done and to do.
 
     Raises:
-        UsageError: there is no checkpoint, an override that may not be, another data set, an unknown device, or a
-            folder that cannot be written or is the checkpoint's.
+        RecipeError: an override is not allowed, or the checkpoint was trained for several units.
+        UsageError: there is no checkpoint, an override that would change the network, another data set, an unknown
+            device, or a folder that cannot be written or is the checkpoint's.
         FormatError: the checkpoint, the data or a saved state is bad.
         RangeError: training diverged.
     """
@@ -84,7 +85,9 @@ def _recipe(trained: Recipe, overrides: Sequence[str]) -> Recipe:
     fraction = trained.data.validation_fraction
     if recipe.data.validation_fraction != fraction:
         raise UsageError(f"--set changes `data.validation_fraction`, allowed: {fraction:g}, as in training")
-    return recipe if recipe.finetune else recipe.model_copy(update={"finetune": FinetuneSettings()})
+    if recipe.finetune is None:
+        recipe = recipe.model_copy(update={"finetune": FinetuneSettings()})
+    return consistent(recipe, trained.name)
 
 
 def _require_another(checkpoint: Path, output: Path) -> None:
