@@ -64,6 +64,7 @@ def test_defaults_fill_what_is_left_out():
         "weight_decay": 5e-4,
         "schedule": "cosine",
         "crop_padding": 0,
+        "auto_augment": "none",
         "horizontal_flip": False,
         "cutout": 0,
     }
@@ -120,7 +121,10 @@ def test_an_override_below_a_value_is_refused():
 # --- refusals ---------------------------------------------------------------------------------------------------------
 
 TOP = "name, description, seed, data, input, model, activation, noise, chip, training, finetune"
-TRAINING = "epochs, batch_size, learning_rate, momentum, weight_decay, schedule, crop_padding, horizontal_flip, cutout"
+TRAINING = (
+    "epochs, batch_size, learning_rate, momentum, weight_decay, schedule, "
+    "crop_padding, horizontal_flip, auto_augment, cutout"
+)
 
 
 @pytest.mark.parametrize(
@@ -167,6 +171,7 @@ TRAINING = "epochs, batch_size, learning_rate, momentum, weight_decay, schedule,
         ("training.learning_rate=0", "`training.learning_rate` is 0, allowed: a number above 0"),
         ("training.learning_rate=inf", "`training.learning_rate` is inf, allowed: a number above 0"),
         ("training.horizontal_flip=1", "`training.horizontal_flip` is 1, allowed: true or false"),
+        ("training.auto_augment=svhn", '`training.auto_augment` is "svhn", allowed: none, cifar10, imagenet'),
         ("training.schedule=step", '`training.schedule` is "step", allowed: cosine'),
         ("noise.source=idael", '`noise.source` is "idael", allowed: ideal, none, chip\nhint: did you mean `ideal`?'),
         ("noise.steps=65", "`noise.steps` is 65, allowed: a whole number 1..64"),
@@ -345,6 +350,7 @@ weight_decay = 0.0005
 schedule = "cosine"
 crop_padding = 0
 horizontal_flip = false
+auto_augment = "none"
 cutout = 0
 """
     )

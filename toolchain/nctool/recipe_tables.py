@@ -173,6 +173,7 @@ class TrainingSettings(Table):
         epochs: of the noisy quantised network; 0 only where `[finetune]` trains from the start.
         crop_padding: pixels of black border from which an image-sized window is cut at random; 0 is off.
         horizontal_flip: mirror half of the images.
+        auto_augment: the policy by which each image gets two operations on shape or colour; needs torchvision.
         cutout: side in pixels of a black square at a random place; 0 is off.
     """
 
@@ -184,6 +185,7 @@ class TrainingSettings(Table):
     schedule: Literal["cosine"] = Field(default="cosine", description="cosine")
     crop_padding: int = whole(0, 64, 0)
     horizontal_flip: bool = Field(default=False, description="true or false")
+    auto_augment: Literal["none", "cifar10", "imagenet"] = Field(default="none", description="none, cifar10, imagenet")
     cutout: int = whole(0, 256, 0)
 
 

@@ -1,4 +1,4 @@
-"""Random changes of training images: shifted crops, mirror images, black squares.
+"""Random changes of training images: shifted crops, mirror images, AutoAugment, black squares.
 
 In: a uint8 batch (N, C, H, W) and the recipe's `[training]` table. Out: a batch of the same shape and type.
 Random numbers come from torch's global generator of the CPU, so that a device does not change them.
@@ -11,14 +11,15 @@ from torch import Tensor
 from torch.nn import functional
 
 from nctool.recipe import TrainingSettings
+from nctool.training.auto_augment import auto_augment
 
 
 def augment(images: Tensor, settings: TrainingSettings) -> Tensor:
-    """Apply what the recipe asks for, each image with its own random numbers.
+    """Apply what the recipe asks for, in this order: crop, flip, AutoAugment, cutout. Every image has its own numbers.
 
     Args:
         images: uint8 (N, C, H, W).
-        settings: `crop_padding`, `horizontal_flip`, `cutout`; see `TrainingSettings`.
+        settings: `crop_padding`, `horizontal_flip`, `auto_augment`, `cutout`; see `TrainingSettings`.
 
     Returns:
         uint8 images of the same shape; the same tensor when the recipe asks for nothing.
@@ -27,6 +28,8 @@ def augment(images: Tensor, settings: TrainingSettings) -> Tensor:
         images = _crop(images, settings.crop_padding)
     if settings.horizontal_flip:
         images = _flip(images)
+    if settings.auto_augment != "none":
+        images = auto_augment(images, settings.auto_augment)
     if settings.cutout:
         images = _cut_out(images, settings.cutout)
     return images

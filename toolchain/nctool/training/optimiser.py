@@ -20,6 +20,7 @@ from nctool.nq import activations
 from nctool.progress import ProgressCallback
 from nctool.recipe import Recipe
 from nctool.training.augment import augment
+from nctool.training.auto_augment import require_auto_augment
 from nctool.training.data import LabelledImages
 from nctool.training.stages import Stage
 
@@ -39,7 +40,7 @@ class Optimiser:
         recipe: `[training]` and the seed.
 
     Raises:
-        UsageError: fewer than two training images.
+        UsageError: fewer than two training images, or ones that `training.auto_augment` cannot change.
     """
 
     def __init__(
@@ -47,6 +48,7 @@ class Optimiser:
     ) -> None:
         if len(train) < _SMALLEST_BATCH:
             raise UsageError(f"got {len(train)} training image, allowed: {_SMALLEST_BATCH} or more")
+        require_auto_augment(recipe.training.auto_augment, train.images.shape[1])
         self._model, self._train, self._stage, self._epochs_before = model, train, stage, epochs_before
         self._recipe, self._settings = recipe, recipe.training
         self._layers = activations(model)
