@@ -420,13 +420,35 @@ def test_a_cifar_file_with_another_md5_sum_is_refused_and_never_unpickled(tmp_pa
     assert not (tmp_path / "made").exists()
 
 
+# --- labels -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("changes", "class_and_label"),
+    [
+        ({"y_train": np.array([0, 2, 2, 0, 2, 2])}, "`1` (label 1)"),
+        ({"y_train": np.array([0, 1, 2, 0, 1, 5])}, "`3` (label 3)"),
+        ({"y_test": np.array([2, 3, 0])}, "`3` (label 3)"),
+        ({"classes": np.array(["cat", "dog", "eel", "fox"])}, "`fox` (label 3)"),
+    ],
+)
+def test_a_class_without_a_training_image_is_refused_in_training(write, changes, class_and_label):
+    dataset = load_dataset(str(write(**changes)))
+    with pytest.raises(UsageError) as caught:
+        training_data(dataset, 0.1, seed=1)
+    assert str(caught.value) == (
+        f"data set `{dataset.name}`: class {class_and_label} has no training image\n"
+        "hint: number the classes 0, 1, 2, ... without a gap, each with images in the training split"
+    )
+
+
 # --- names, folders, packages -----------------------------------------------------------------------------------------
 
 
 def test_an_unknown_name_is_refused():
     assert refusal(UsageError, "imagenet") == (
-        "unknown data set `imagenet`, allowed: cifar10, cifar100, digits, fashion-mnist, mnist "
-        "or the path of an .npz file"
+        "unknown data set `imagenet`, allowed: cifar10, cifar100, digits, fashion-mnist, mnist, tiny-imagenet, "
+        "or the path of an .npz file or of a folder of images"
     )
 
 
@@ -436,6 +458,14 @@ def test_the_data_folder_is_in_the_users_cache(monkeypatch, tmp_path):
     monkeypatch.delenv("XDG_CACHE_HOME")
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     assert default_data_dir() == tmp_path / "home" / ".cache" / "nctool" / "data"
+
+
+@pytest.mark.parametrize("name", ["digits", "mnist", "mine.npz"])
+def test_a_size_is_for_folders_of_images_only(name):
+    assert refusal(UsageError, name, image_size=32) == (
+        f"data set `{name}`: got `data.image_size` 32, allowed: none, its images have one size\n"
+        "hint: leave it out: it is for folders of images"
+    )
 
 
 @pytest.mark.parametrize(

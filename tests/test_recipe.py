@@ -185,7 +185,11 @@ TRAINING = (
         ("activation.levels=65", "`activation.levels` is 65, allowed: a whole number 1..64"),
         ("activation.threshold_init=-1", "`activation.threshold_init` is -1, allowed: a number above 0"),
         ("data.validation_fraction=0", "`data.validation_fraction` is 0, allowed: a number 0.01..0.5"),
-        ("data.name=3", "`data.name` is 3, allowed: the name of a data set or the path of an .npz file"),
+        (
+            "data.name=3",
+            "`data.name` is 3, allowed: the name of a data set, or the path of an .npz file or of a folder of images",
+        ),
+        ("data.image_size=7", "`data.image_size` is 7, allowed: a whole number 8..1024"),
         ("seed=-1", "`seed` is -1, allowed: a whole number 0..4294967295"),
         ("name=../up", '`name` is "../up", allowed: lower-case letters, digits and `-_.`'),
         ("model.kernel=4", "`model.kernel` is 4, allowed: 1, 3, 5 or 7"),
@@ -230,7 +234,7 @@ def test_a_missing_key_is_named():
 
 def test_a_missing_table_is_named():
     assert refusal(text=TEXT.replace('[data]\nname = "digits"', "")) == (
-        "recipe `small`: `data` is missing, allowed: a table of name, validation_fraction"
+        "recipe `small`: `data` is missing, allowed: a table of name, image_size, validation_fraction"
     )
 
 

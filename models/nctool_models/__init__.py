@@ -1,7 +1,7 @@
 """The model zoo: recipes, the networks that they name, and the images that they train on.
 
     load_recipe(name_or_path, overrides, seed) -> Recipe        zoo · recipes/*.toml
-    load_dataset(name, data_dir) -> Dataset                     datasets
+    load_dataset(name, data_dir, image_size) -> Dataset         datasets
     training_data(dataset, fraction, seed) -> TrainingData      datasets
     build_model(model, input_shape, n_classes, activation)      architectures
     restore_model(checkpoint)                                   architectures
@@ -10,12 +10,13 @@ May import nctool; nctool imports it from the command line only.
 """
 
 from nctool_models.architectures import build_model, restore_model
-from nctool_models.datasets import Dataset, load_dataset, training_data
+from nctool_models.datasets import Dataset, is_image_folder, load_dataset, training_data
 from nctool_models.zoo import list_recipes, load_recipe, recipe_path
 
 __all__ = [
     "Dataset",
     "build_model",
+    "is_image_folder",
     "list_recipes",
     "load_dataset",
     "load_recipe",

@@ -1,7 +1,8 @@
 """The image data sets of the model zoo, all in one shape.
 
-In: a name or the path of an .npz file, and a folder for downloads. Out: a `Dataset` of uint8 arrays.
-`digits` needs scikit-learn, the MNIST and CIFAR sets need torchvision; each is imported by its loader only.
+In: a name, or the path of an .npz file or of a folder of images, and a folder for downloads. Out: a `Dataset` of uint8
+arrays, all of it in memory. `digits` needs scikit-learn, every other name and folders of images need torchvision; each
+is imported by its loader only.
 """
 
 from __future__ import annotations
@@ -16,16 +17,19 @@ import torch
 
 from nctool.errors import UsageError
 from nctool.training import LabelledImages, Normalisation, TrainingData
+from nctool_models.image_folders import TINY_IMAGENET, read_folder, read_tiny_imagenet
 from nctool_models.npz import read_npz
 from nctool_models.torchvision_files import SOURCES, load_torchvision
 
-NAMES = tuple(sorted(("digits", *SOURCES)))
+NAMES = tuple(sorted(("digits", TINY_IMAGENET, *SOURCES)))
 """The built-in data sets."""
 _DIGITS_LARGEST = 16
 """Pixel values of scikit-learn's digits are 0..16 (its data set description)."""
 _DIGITS_TEST_FRACTION = 0.2
 _DIGITS_SPLIT_SEED = 0
 """The test images of `digits` are the same for every recipe and every seed."""
+_CHUNK = 1024
+"""Images that statistics are taken of at a time."""
 
 
 @dataclass(frozen=True)
@@ -33,7 +37,7 @@ class Dataset:
     """Images and labels, split as published.
 
     Attributes:
-        name: of the data set, or the path of its file.
+        name: of the data set, or the path of its file or folder.
         classes: a name for each label.
         x_train: uint8 (N, C, H, W).
         y_train: int64 (N,), 0..len(classes) − 1.
@@ -53,25 +57,50 @@ class Dataset:
     std: tuple[float, ...]
 
 
-def load_dataset(name: str, data_dir: Path | None = None, *, download: bool = True) -> Dataset:
-    """Load a data set by name, or from an .npz file.
+def load_dataset(
+    name: str, data_dir: Path | None = None, *, image_size: int | None = None, download: bool = True
+) -> Dataset:
+    """Load a data set by name, from an .npz file or from a folder of images.
 
     Args:
-        name: one of `NAMES`, or a path that ends in .npz.
+        name: one of `NAMES`, a path that ends in .npz, or the path of a folder; see `read_npz` and `read_folder`.
         data_dir: folder of downloaded data; $XDG_CACHE_HOME/nctool/data or ~/.cache/nctool/data when None.
-        download: fetch what is missing.
+        image_size: side of the square that the images of a folder are brought to; as they are when None.
+        download: fetch what is missing. `tiny-imagenet` and folders are never fetched.
 
     Raises:
-        UsageError: unknown name, missing file, a package that is not installed, or a download that failed.
+        UsageError: unknown name, missing file or folder, a package that is not installed, a download that failed, or
+            a size for a data set that has one of its own.
         FormatError: a file is there, but bad.
+        RangeError: the images do not fit into memory.
     """
+    if name == TINY_IMAGENET:
+        return _dataset(name, *read_tiny_imagenet(data_dir or default_data_dir(), image_size))
+    if is_image_folder(name):
+        return _dataset(name, *read_folder(Path(name), image_size))
+    if image_size is not None:
+        raise UsageError(
+            f"data set `{name}`: got `data.image_size` {image_size}, allowed: none, its images have one size",
+            hint="leave it out: it is for folders of images",
+        )
     if name.endswith(".npz"):
         return _dataset(name, *read_npz(Path(name)))
     if name == "digits":
         return _digits()
     if name in SOURCES:
         return _dataset(name, *load_torchvision(name, data_dir or default_data_dir(), download))
-    raise UsageError(f"unknown data set `{name}`, allowed: {', '.join(NAMES)} or the path of an .npz file")
+    raise UsageError(
+        f"unknown data set `{name}`, allowed: {', '.join(NAMES)}, or the path of an .npz file or of a folder of images"
+    )
+
+
+def is_image_folder(name: str) -> bool:
+    """Say whether a data set consists of image files, whose size can be chosen; a path is one that is there or has a /.
+
+    Built-in names win over folders of the same name.
+    """
+    is_path = os.sep in name or Path(name).is_dir()
+    return name == TINY_IMAGENET or (name not in NAMES and not name.endswith(".npz") and is_path)
 
 
 def default_data_dir() -> Path:
@@ -89,8 +118,9 @@ def training_data(dataset: Dataset, validation_fraction: float, seed: int) -> Tr
         seed: of the recipe; the same seed gives the same split.
 
     Raises:
-        UsageError: a split would be empty.
+        UsageError: a split would be empty, or a class has no training image.
     """
+    _require_every_class(dataset)
     kept, held_out = stratified_split(dataset.y_train, validation_fraction, seed)
     return TrainingData(
         name=dataset.name,
@@ -100,6 +130,17 @@ def training_data(dataset: Dataset, validation_fraction: float, seed: int) -> Tr
         test=_images(dataset.x_test, dataset.y_test),
         normalisation=Normalisation(dataset.mean, dataset.std),
     )
+
+
+def _require_every_class(dataset: Dataset) -> None:
+    """Refuse a gap in the labels: the network would get an output that no image teaches it."""
+    missing = sorted(set(range(len(dataset.classes))) - set(np.unique(dataset.y_train).tolist()))
+    if missing:
+        raise UsageError(
+            f"data set `{dataset.name}`: class `{dataset.classes[missing[0]]}` (label {missing[0]}) "
+            "has no training image",
+            hint="number the classes 0, 1, 2, ... without a gap, each with images in the training split",
+        )
 
 
 def stratified_split(
@@ -154,7 +195,10 @@ def _statistics(images: npt.NDArray[np.uint8]) -> tuple[tuple[float, ...], tuple
 
     A channel of one single value gets the standard deviation 1: it carries nothing to scale.
     """
-    histograms = [np.bincount(images[:, channel].ravel(), minlength=256) for channel in range(images.shape[1])]
+    histograms = np.zeros((images.shape[1], 256), dtype=np.int64)
+    for start in range(0, len(images), _CHUNK):  # bincount makes 8 bytes of every pixel
+        for channel in range(images.shape[1]):
+            histograms[channel] += np.bincount(images[start : start + _CHUNK, channel].ravel(), minlength=256)
     values = np.arange(256) / 255
     means = [float(histogram @ values / histogram.sum()) for histogram in histograms]
     spreads = [

@@ -1,4 +1,4 @@
-"""MNIST, Fashion-MNIST and CIFAR through torchvision, which is imported here only, and only when asked for.
+"""MNIST, Fashion-MNIST and CIFAR through torchvision, which is imported only when it is asked for.
 
 In: a name, a folder, whether to download. Out: checked uint8 arrays in (N, C, H, W) order. The CIFAR files are
 pickles: torchvision compares each with its published MD5 sum before it opens one.
@@ -79,18 +79,23 @@ def load_torchvision(name: str, data_dir: Path, download: bool) -> Arrays:
         UsageError: torchvision is not installed, or the files are missing and cannot be downloaded.
         FormatError: a file is there, but bad.
     """
-    try:
-        from torchvision import datasets
-    except (ImportError, RuntimeError) as error:  # RuntimeError: its release does not fit that of torch
-        raise UsageError(f"data set `{name}` needs torchvision", hint='pip install "nctool[vision]"') from error
     source = SOURCES[name]
-    loader = getattr(datasets, source.loader)
+    loader = getattr(import_torchvision(name).datasets, source.loader)
     folder = Path(data_dir) / source.folder
     if not all((folder / file).is_file() for file in source.files):
         _download(name, loader, data_dir, folder, download)
     classes, x_train, y_train = _read(name, loader, data_dir, train=True)
     _, x_test, y_test = _read(name, loader, data_dir, train=False)
     return classes, x_train, y_train, x_test, y_test
+
+
+def import_torchvision(name: str) -> Any:
+    """Return the package; a UsageError says that the data set `name` needs it."""
+    try:
+        import torchvision
+    except (ImportError, RuntimeError) as error:  # RuntimeError: its release does not fit that of torch
+        raise UsageError(f"data set `{name}` needs torchvision", hint='pip install "nctool[vision]"') from error
+    return torchvision
 
 
 def _download(name: str, loader: Any, data_dir: Path, folder: Path, download: bool) -> None:

@@ -40,11 +40,15 @@ class DataSettings(Table):
     """`[data]`: which images, and how many of the training images are held out.
 
     Attributes:
-        name: a built-in data set or the path of an .npz file.
+        name: a built-in data set, or the path of an .npz file or of a folder of images.
+        image_size: side in pixels of a square that the images of a folder are brought to; as they are when None.
         validation_fraction: part of the training images held out for model selection and noise.
     """
 
-    name: str = Field(min_length=1, description="the name of a data set or the path of an .npz file")
+    name: str = Field(
+        min_length=1, description="the name of a data set, or the path of an .npz file or of a folder of images"
+    )
+    image_size: int | None = whole(8, 1024, None)
     validation_fraction: float = Field(default=0.1, ge=0.01, le=0.5, description="a number 0.01..0.5")
 
 

@@ -86,7 +86,7 @@ def run_sim(
     Args:
         model: a file that `export` wrote, or a netx file of another tool.
         engine: `fast`, `reference` or `lava`.
-        dataset: name or .npz path; the one that the network was trained on by default.
+        dataset: name, .npz path or folder of images; the one that the network was trained on by default.
         split: `test` or `train`.
         samples: the first so many; all by default.
         data_dir: where data sets lie.

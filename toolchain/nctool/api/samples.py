@@ -17,7 +17,7 @@ from nctool.api.models import Content
 from nctool.errors import RangeError, UsageError
 from nctool.network import IntArray, IntegerInput, Shape
 from nctool_deploy.netx import ForeignFile, NetxFile
-from nctool_models import load_dataset
+from nctool_models import is_image_folder, load_dataset
 
 SPLITS = ("test", "train")
 
@@ -101,7 +101,7 @@ def load_samples(
     """Return pixels, uint8 (samples, *input shape), and labels, int64 (samples,).
 
     Args:
-        dataset: name or .npz path; the one that the network was trained on by default.
+        dataset: name, .npz path or folder of images; the one that the network was trained on by default.
         split: `test` or `train`.
         n_samples: the first so many; all by default.
 
@@ -122,17 +122,24 @@ def dataset_samples(
 ) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
     """Return pixels, uint8 (samples, *shape), and labels, int64 (samples,), of a data set given by name or path.
 
+    The images of a folder are brought to the size that the network takes, if it is a square.
+
     Raises:
         UsageError: no such data set, unknown split, or fewer samples than asked for.
         RangeError: the samples or labels do not fit a network that takes `shape` and has `n_classes`.
     """
     if split not in SPLITS:
         raise UsageError(f"unknown split `{split}`, allowed {', '.join(SPLITS)}")
-    data = load_dataset(name, data_dir)
+    data = load_dataset(name, data_dir, image_size=_side(shape) if is_image_folder(name) else None)
     pixels, labels = (data.x_test, data.y_test) if split == "test" else (data.x_train, data.y_train)
     _require_count(n_samples, len(pixels), f"{name}, {split}")
     _require_fit(name, pixels, labels, shape, n_classes)
     return pixels[:n_samples], labels[:n_samples]
+
+
+def _side(shape: Shape) -> int | None:
+    """Return the side of square images, None for other samples."""
+    return shape[-1] if len(shape) == 3 and shape[1] == shape[2] else None
 
 
 def _require_count(n_samples: int | None, available: int, name: str) -> None:

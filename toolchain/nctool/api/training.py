@@ -89,13 +89,13 @@ def train(
             prepared or does not fit the data.
         FormatError: data or a saved state is bad.
         UnsupportedError: noise is to be that of a chip, and the model cannot be converted.
-        RangeError: training diverged.
+        RangeError: training diverged, or the images do not fit into memory.
     """
     resolved = load_recipe(recipe, overrides, seed)
     if model is not None:
         resolved = _with_own(resolved, model)
     output = RUNS / resolved.name if output is None else Path(output)
-    dataset = load_dataset(resolved.data.name, data_dir)
+    dataset = load_dataset(resolved.data.name, data_dir, image_size=resolved.data.image_size)
     data = training_data(dataset, resolved.data.validation_fraction, resolved.seed)
     n_classes = len(dataset.classes)
     if model is None:

@@ -91,7 +91,7 @@ def verify(
         engines: at least one; the first is the standard that the others are compared with.
         samples: number of samples; the known inputs of the file by default. More than those come from the test
             split of the data set.
-        dataset: name or .npz path; the one that the network was trained on by default.
+        dataset: name, .npz path or folder of images; the one that the network was trained on by default.
         data_dir: where data sets lie.
         input: .npy file of samples instead of a data set, as for `run_sim`; a foreign file needs it.
         options: how a foreign file is read and reset.

@@ -17,7 +17,9 @@ Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on std
 DataDir = Annotated[Path | None, typer.Option(help="Folder of data sets.", show_default="~/.cache/nctool/data")]
 Model = Annotated[Path, typer.Argument(help="File that `nctool export` wrote, or other netx.", metavar="MODEL")]
 Samples = Annotated[int | None, typer.Option(min=1, help="Number of samples.")]
-Dataset = Annotated[str | None, typer.Option(help="Name or .npz path.", show_default="what it was trained on")]
+Dataset = Annotated[
+    str | None, typer.Option(help="Name, .npz path or folder of images.", show_default="what it was trained on")
+]
 Device = Annotated[str, typer.Option(help="cpu or cuda.")]
 Timeout = Annotated[float, typer.Option(min=1.0, help="Seconds that one run of the Lava subprocess may take.")]
 Input = Annotated[Path | None, typer.Option(help="Samples of your own; foreign files need them.", metavar="X.npy")]

@@ -1,0 +1,110 @@
+"""Image files into one array: every image decoded to RGB, and brought to one size if asked to.
+
+In: paths, and perhaps the side of a square. Out: uint8 (N, 3, H, W), or an error that names the first bad file. Pillow
+and torchvision, handed in, do the work. Everything is held in memory: what would not fit is refused before it is read.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from nctool.errors import FormatError, RangeError, UsageError
+
+Size = tuple[int, int]
+"""Height and width in pixels."""
+
+_CHANNELS = 3
+_EIGHT_BITS = frozenset(("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr", "LAB", "HSV"))
+"""Modes of Pillow whose values fit uint8; its conversion cuts off the others without a word."""
+_GIB = 2**30
+
+
+class ImageReader:
+    """Reads image files as RGB of one size.
+
+    Args:
+        torchvision: the package.
+        side: of the square that images are brought to: the shorter side is resized to it, the middle cut out. None
+            takes the images as they are, all of them of one size.
+    """
+
+    def __init__(self, torchvision: Any, side: int | None) -> None:
+        steps = torchvision.transforms
+        self._fit: Callable[[Any], Any] | None = (
+            None if side is None else steps.Compose([steps.Resize(side), steps.CenterCrop(side)])
+        )
+
+    def read(self, *splits: Sequence[Path]) -> list[npt.NDArray[np.uint8]]:
+        """Read several lists of files; the first file of all says the size where none was asked for.
+
+        Returns:
+            an array uint8 (N, 3, H, W) for each list.
+
+        Raises:
+            UsageError: a file cannot be opened.
+            FormatError: a file is no image of 8 bits a channel, is truncated, or has another size than the first.
+            RangeError: the images do not fit into memory.
+        """
+        first = splits[0][0]
+        _, height, width = self._open(first).shape
+        _require_memory(sum(len(split) for split in splits), (height, width))
+        return [self._read_all(split, first, (height, width)) for split in splits]
+
+    def _read_all(self, paths: Sequence[Path], first: Path, size: Size) -> npt.NDArray[np.uint8]:
+        images = np.empty((len(paths), _CHANNELS, *size), dtype=np.uint8)
+        for number, path in enumerate(paths):
+            image = self._open(path)
+            _, height, width = image.shape
+            if (height, width) != size:
+                raise _other_size(path, (height, width), first, size)
+            images[number] = image
+        return images
+
+    def _open(self, path: Path) -> npt.NDArray[np.uint8]:
+        """Return one image as uint8 (3, H, W)."""
+        from PIL import Image
+
+        try:
+            with Image.open(path) as image:
+                if image.mode not in _EIGHT_BITS:
+                    raise FormatError(f"`{path}`: got an image of mode {image.mode}, allowed: 8 bits a channel")
+                colours = image.convert("RGB")
+        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+            raise _cannot_read(path, error) from error
+        fitted = colours if self._fit is None else self._fit(colours)
+        return np.asarray(fitted, dtype=np.uint8).transpose(2, 0, 1)
+
+
+def _cannot_read(path: Path, error: Exception) -> UsageError | FormatError:
+    """Describe a file that the system does not give, or that Pillow does not understand."""
+    reason = getattr(error, "strerror", None)
+    if reason is not None:
+        return UsageError(f"cannot read `{path}`: {reason.lower()}")
+    return FormatError(f"`{path}`: got a file that is truncated or no image", hint="delete it, or fetch it anew")
+
+
+def _other_size(path: Path, got: Size, first: Path, size: Size) -> FormatError:
+    return FormatError(
+        f"`{path}`: got an image of {got[0]}x{got[1]} (height x width), allowed: {size[0]}x{size[1]} as in `{first}`",
+        hint=f"bring all images to one size: data.image_size = {min(size)}, for instance",
+    )
+
+
+def _require_memory(n_images: int, size: Size) -> None:
+    """Refuse more bytes than half of the machine's memory: training splits off what is held out, in a copy."""
+    needed = n_images * _CHANNELS * size[0] * size[1]
+    allowed = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
+    if needed > allowed:
+        side = math.isqrt(allowed // (n_images * _CHANNELS))
+        raise RangeError(
+            f"{n_images:,} images of {size[0]}x{size[1]} take {needed / _GIB:.1f} GiB, "
+            f"allowed: {allowed / _GIB:.1f} GiB, half of the memory of this machine",
+            hint=f"set data.image_size to {side} or less, or use fewer images: all of them are held in memory",
+        )
