@@ -338,3 +338,11 @@ def test_a_folder_trains_tunes_exports_runs_and_verifies(tmp_path):
     assert (run.dataset, run.samples) == (f"{root}/test", 6)
     assert nctool.run_sim(tmp_path / "model.net", dataset=str(root), split="train").samples == 16
     assert nctool.verify(tmp_path / "model.net", engines=("reference", "fast"), dataset=str(root)).equal
+    (root / "train" / "light").rename(root / "train" / "bright")
+    (root / "test" / "light").rename(root / "test" / "bright")
+    with pytest.raises(RangeError) as caught:
+        nctool.run_sim(tmp_path / "model.net")
+    assert str(caught.value) == (
+        f"data set `{root}`: has the classes bright, dark, the network was trained on dark, light\n"
+        "hint: give it a folder for each class that the network was trained on, of the same name"
+    )

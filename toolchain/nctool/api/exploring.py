@@ -144,7 +144,8 @@ def explore(
     loaded = load_checkpoint(checkpoint)
     tried = settings(realisations, steps, units, weight_bits, loaded.recipe.activation.levels)
     name = dataset or loaded.dataset_name
-    pixels, labels = dataset_samples(name, split, samples, data_dir, loaded.input_shape, len(loaded.classes))
+    n_classes = len(loaded.classes)
+    pixels, labels = dataset_samples(name, split, samples, data_dir, loaded.input_shape, n_classes, loaded.classes)
     model = restore_model(loaded, model)
     trial = _Trial(loaded, model, coding, chip, chips, pixels, labels, device, progress, len(tried))
     rows = _marked([trial.row(number, setting) for number, setting in enumerate(tried)])

@@ -20,6 +20,8 @@ from nctool_deploy.netx import ForeignFile, NetxFile
 from nctool_models import is_image_folder, load_dataset
 
 SPLITS = ("test", "train")
+_MOST_NAMES = 5
+"""Class names that a message lists."""
 
 
 @dataclass(frozen=True)
@@ -113,20 +115,29 @@ def load_samples(
     name = dataset or (provenance.dataset if provenance else None)
     if name is None:
         raise UsageError("the file does not say which data set it was trained on", hint="name one with --dataset")
-    network = content.network
-    return dataset_samples(name, split, n_samples, data_dir, network.input.sample_shape, network.readout.shape[0])
+    network, classes = content.network, provenance.classes if provenance else None
+    n_classes = network.readout.shape[0]
+    return dataset_samples(name, split, n_samples, data_dir, network.input.sample_shape, n_classes, classes)
 
 
 def dataset_samples(
-    name: str, split: str, n_samples: int | None, data_dir: Path | None, shape: Shape, n_classes: int
+    name: str,
+    split: str,
+    n_samples: int | None,
+    data_dir: Path | None,
+    shape: Shape,
+    n_classes: int,
+    classes: tuple[str, ...] | None,
 ) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
     """Return pixels, uint8 (samples, *shape), and labels, int64 (samples,), of a data set given by name or path.
 
-    The images of a folder are brought to the size that the network takes, if it is a square.
+    The images of a folder are brought to the size that the network takes, if it is a square. Labels of a folder are
+    positions in the sorted list of its classes, so the classes must be those of the training.
 
     Raises:
         UsageError: no such data set, unknown split, or fewer samples than asked for.
-        RangeError: the samples or labels do not fit a network that takes `shape` and has `n_classes`.
+        RangeError: the samples or labels do not fit a network that takes `shape` and has `n_classes`, or a folder has
+            other classes than `classes`, where they are known.
     """
     if split not in SPLITS:
         raise UsageError(f"unknown split `{split}`, allowed {', '.join(SPLITS)}")
@@ -134,6 +145,8 @@ def dataset_samples(
     pixels, labels = (data.x_test, data.y_test) if split == "test" else (data.x_train, data.y_train)
     _require_count(n_samples, len(pixels), f"{name}, {split}")
     _require_fit(name, pixels, labels, shape, n_classes)
+    if is_image_folder(name) and classes is not None:
+        _require_classes(name, data.classes, classes)
     return pixels[:n_samples], labels[:n_samples]
 
 
@@ -155,3 +168,16 @@ def _require_fit(name: str, pixels: NDArray[np.uint8], labels: NDArray[np.int64]
         )
     if labels.max() >= n_classes:
         raise RangeError(f"data set `{name}`: label {labels.max()}, the network has {n_classes} classes")
+
+
+def _require_classes(name: str, got: tuple[str, ...], trained: tuple[str, ...]) -> None:
+    if got != trained:
+        raise RangeError(
+            f"data set `{name}`: has the classes {_shown(got)}, the network was trained on {_shown(trained)}",
+            hint="give it a folder for each class that the network was trained on, of the same name",
+        )
+
+
+def _shown(names: tuple[str, ...]) -> str:
+    shown = ", ".join(names[:_MOST_NAMES])
+    return shown if len(names) <= _MOST_NAMES else f"{shown}, ... ({len(names)} of them)"
