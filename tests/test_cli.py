@@ -309,7 +309,7 @@ def test_traces_that_are_too_large_are_refused_before_the_run(
 def test_an_unknown_recipe(nctool) -> None:
     ended = nctool("train", "digits-cmn")
     assert ended.code == 2
-    assert ended.err.startswith("error: unknown recipe `digits-cmn`, available: cifar10-resnet8, cifar10-small-vgg, ")
+    assert ended.err.startswith("error: unknown recipe `digits-cmn`, available: cifar10-resnet18, cifar10-resnet20, ")
     assert ended.err.splitlines()[1] == "hint: did you mean `digits-cnn`?"
 
 

@@ -22,14 +22,24 @@ from nctool.toml_text import literal, parse, parse_value
 from nctool_models.zoo import list_recipes, load_recipe, recipe_path
 
 RECIPES = (
+    "cifar10-resnet18",
+    "cifar10-resnet20",
+    "cifar10-resnet34",
     "cifar10-resnet8",
     "cifar10-small-vgg",
+    "cifar10-vgg16",
+    "cifar100-resnet18",
+    "cifar100-resnet20",
+    "cifar100-vgg16",
     "digits-cnn",
     "digits-cnn-rate",
     "digits-cnn-zero-reset",
     "digits-mlp",
+    "fashion-mnist-lenet",
     "mnist-lenet",
     "mnist-mlp",
+    "tiny-imagenet-resnet34",
+    "tiny-imagenet-vgg16",
 )
 TEXT = """
 name = "small"
