@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from nctool.errors import FormatError, UsageError
+from nctool.errors import FormatError, RangeError, UsageError
 from nctool_models import load_dataset, training_data
 from nctool_models.datasets import default_data_dir, stratified_split
 
@@ -163,6 +163,17 @@ def test_a_single_array_is_no_data_set(tmp_path):
 def test_pickled_objects_are_refused(write):
     path = write(y_test=np.array([{}, 1, 2], dtype=object))
     assert refusal(FormatError, path) == f"`{path}` is no readable .npz file{HINT}"
+
+
+def test_arrays_that_do_not_fit_into_memory_are_refused(write, monkeypatch):
+    def full(*_args, **_options):
+        raise MemoryError("unable to allocate 71.1 PiB")
+
+    path = write()
+    monkeypatch.setattr(np, "load", full)
+    assert refusal(RangeError, path) == (
+        f"`{path}` does not fit into memory\nhint: use fewer or smaller images: all of them are held in memory"
+    )
 
 
 IMAGES = "uint8 (N, H, W) or (N, H, W, C), none of them 0"

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from nctool.errors import FormatError, UsageError
+from nctool.errors import FormatError, RangeError, UsageError
 
 Arrays = tuple[
     tuple[str, ...],
@@ -41,6 +41,7 @@ def read_npz(path: Path) -> Arrays:
     Raises:
         UsageError: the file is missing or cannot be read.
         FormatError: the file is no .npz file, misses a key, or holds a wrong type, shape or label.
+        RangeError: the arrays do not fit into memory.
     """
     arrays = _load(path)
     x_train, x_test = (_images(path, key, arrays[key]) for key in ("x_train", "x_test"))
@@ -60,6 +61,9 @@ def _load(path: Path) -> dict[str, npt.NDArray[np.generic]]:
         raise UsageError(f"no data set file `{path}`", hint=_HINT) from error
     except (ValueError, EOFError, KeyError, AttributeError, TypeError, zipfile.BadZipFile, zlib.error) as error:
         raise FormatError(f"`{path}` is no readable .npz file", hint=_HINT) from error
+    except MemoryError as error:
+        message = f"`{path}` does not fit into memory"
+        raise RangeError(message, hint="use fewer or smaller images: all of them are held in memory") from error
     except OSError as error:
         raise UsageError(f"cannot read `{path}`: {(error.strerror or str(error)).lower()}") from error
     missing = [key for key in _KEYS if key not in arrays]

@@ -89,7 +89,7 @@ def train(
             prepared or does not fit the data.
         FormatError: data or a saved state is bad.
         UnsupportedError: noise is to be that of a chip, and the model cannot be converted.
-        RangeError: training diverged, or the images do not fit into memory.
+        RangeError: training diverged, or memory does not suffice for the images or the training.
     """
     resolved = load_recipe(recipe, overrides, seed)
     if model is not None:

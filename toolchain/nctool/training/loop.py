@@ -23,6 +23,7 @@ from nctool.training.chip import Chip
 from nctool.training.coding import input_coding
 from nctool.training.data import TrainingData
 from nctool.training.finetuning import Finetuning
+from nctool.training.memory import explained_out_of_memory
 from nctool.training.metrics import EpochMetrics, append_metrics, start_metrics
 from nctool.training.optimiser import Optimiser
 from nctool.training.result import TrainResult, checkpoint_of, sigma_of, tested, theta_of
@@ -71,7 +72,7 @@ def fit(
             `form` for a recipe with a chip.
         UnsupportedError: noise is to be that of a chip, and the model cannot be converted.
         FormatError: the state to resume from is bad.
-        RangeError: the training diverged.
+        RangeError: the training diverged, or memory ran out.
     """
     device, chip = _device(device), _chip(recipe, form)
     out_dir = make_directory(out_dir)
@@ -82,7 +83,8 @@ def fit(
         _require_fit(model, state, out_dir)
     coding = input_coding(data.normalisation, recipe)
     task = Task(model, data, data.held_out.to(device), coding, recipe, chip)
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+    random_devices = [device] if device.type == "cuda" else []
+    with explained_out_of_memory(device, recipe.training.batch_size), torch.random.fork_rng(devices=random_devices):
         state = _train(task, state, out_dir, progress)
     model.load_state_dict(state.best)
     model.eval()
