@@ -396,10 +396,11 @@ def test_one_training_image_is_too_few(tmp_path):
     assert str(caught.value) == "got 1 training image, allowed: 2 or more"
 
 
-def test_an_unknown_device_is_refused(tmp_path):
+@pytest.mark.parametrize("device", ["abacus", "mps", "meta"])
+def test_an_unknown_device_is_refused(tmp_path, device):
     with pytest.raises(UsageError) as caught:
-        small_fit(tmp_path, device="abacus")
-    assert str(caught.value) == "unknown device `abacus`, allowed: cpu, cuda"
+        small_fit(tmp_path, device=device)
+    assert str(caught.value) == f"unknown device `{device}`, allowed: cpu, cuda"
 
 
 def test_a_missing_accelerator_is_named(tmp_path, monkeypatch):
@@ -407,6 +408,14 @@ def test_a_missing_accelerator_is_named(tmp_path, monkeypatch):
     with pytest.raises(UsageError) as caught:
         small_fit(tmp_path, device="cuda")
     assert str(caught.value) == "device `cuda` is not available here\nhint: use --device cpu"
+
+
+def test_an_accelerator_of_a_number_that_is_not_there_is_named(tmp_path, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    with pytest.raises(UsageError) as caught:
+        small_fit(tmp_path, device="cuda:2")
+    assert str(caught.value) == "device `cuda:2` is not available here\nhint: use --device cpu"
 
 
 def test_a_folder_that_cannot_be_made_is_refused(tmp_path):

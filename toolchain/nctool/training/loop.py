@@ -96,10 +96,12 @@ def fit(
 def _device(device: str | torch.device) -> torch.device:
     try:
         found = torch.device(device)
-    except RuntimeError as error:
-        raise UsageError(f"unknown device `{device}`, allowed: cpu, cuda") from error
-    if found.type == "cuda" and not torch.cuda.is_available():
-        raise UsageError("device `cuda` is not available here", hint="use --device cpu")
+    except RuntimeError:
+        found = torch.device("meta")  # as the other devices that nothing is trained on
+    if found.type not in ("cpu", "cuda"):
+        raise UsageError(f"unknown device `{device}`, allowed: cpu, cuda")
+    if found.type == "cuda" and (not torch.cuda.is_available() or (found.index or 0) >= torch.cuda.device_count()):
+        raise UsageError(f"device `{device}` is not available here", hint="use --device cpu")
     return found
 
 
