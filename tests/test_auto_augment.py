@@ -107,6 +107,12 @@ def test_operations_are_as_frequent_as_the_policy_says(policy):
         assert found == pytest.approx(expected, abs=0.002)
 
 
+def test_a_batch_in_which_no_operation_happens_stays_as_it_is(monkeypatch):
+    images = pictures(3)
+    monkeypatch.setattr(torch, "rand", lambda *shape: torch.full(shape, 2.0))
+    assert torch.equal(auto_augment(images, "cifar10"), images)
+
+
 def test_both_operations_of_a_pair_are_drawn_for_an_image():
     """Only the fourth pair of `cifar10` shears and then translates down: 0.5 · 0.7 of its images get both."""
     torch.manual_seed(0)

@@ -55,8 +55,9 @@ def auto_augment(images: Tensor, policy: str) -> Tensor:
     transform = _transform(policy)
     images = images.clone()
     for groups in _draw(transform, len(images)):
-        for operation, members in groups.items():
-            chosen = torch.tensor(members, device=images.device)
+        members = torch.tensor([number for group in groups.values() for number in group], dtype=torch.int64)
+        sizes = [len(group) for group in groups.values()]
+        for operation, chosen in zip(groups, members.to(images.device).split(sizes), strict=True):  # one transfer
             images[chosen] = _apply(transform, images[chosen], operation)
     return images
 
