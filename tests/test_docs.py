@@ -13,6 +13,8 @@ import pytest
 
 import nctool
 from nctool.api.engines import ENGINES
+from nctool_models import list_recipes
+from nctool_models.datasets import NAMES
 from tests.foreign import Draft, dense_layer
 from tests.runs import run_command
 
@@ -111,3 +113,14 @@ def test_the_example_that_reads_traces(
     (code,) = blocks("TRACES.md", "python")
     exec(code, {})
     assert capsys.readouterr().out == "conv1 fast []\nconv2 fast []\nfc1 fast []\n"
+
+
+def test_the_training_page_lists_every_data_set_and_recipe() -> None:
+    page = (DOCS / "TRAINING.md").read_text(encoding="utf-8")
+    sections = {part.partition("\n")[0]: part for part in page.split("\n## ")}
+    first_cells = {
+        title: re.findall(r"`([^`]+)`", " ".join(re.findall(r"^\|([^|]+)\|", sections[title], re.MULTILINE)))
+        for title in ("Data sets", "The built-in recipes")
+    }
+    assert set(first_cells["Data sets"]) - {".npz"} == set(NAMES)
+    assert sorted(first_cells["The built-in recipes"]) == list(list_recipes())
