@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 import nctool
+from nctool.api.samples import dataset_samples
 from nctool.errors import FormatError, RangeError, UsageError
 from nctool_models import load_dataset
 
@@ -345,4 +346,13 @@ def test_a_folder_trains_tunes_exports_runs_and_verifies(tmp_path):
     assert str(caught.value) == (
         f"data set `{root}`: has the classes bright, dark, the network was trained on dark, light\n"
         "hint: give it a folder for each class that the network was trained on, of the same name"
+    )
+
+
+def test_only_the_first_of_many_classes_are_listed(tree):
+    trained = tuple("abcdefgh")
+    with pytest.raises(RangeError) as caught:
+        dataset_samples(str(tree), "test", None, None, (3, 12, 12), len(trained), trained)
+    assert caught.value.message == (
+        f"data set `{tree}`: has the classes cat, dog, the network was trained on a, b, c, d, e, ... (8 of them)"
     )

@@ -5,8 +5,9 @@ imported here only, and only when a recipe asks for it. Source: Cubuk et al., ar
 operations are those of `torchvision.transforms.v2.AutoAugment`.
 
 torchvision's transform takes one image at a time. Here the images of a batch that drew the same operation go through it
-together, which is several times faster and changes no pixel. Random numbers come from torch's global generator of the
-CPU, so that a device does not change them.
+together, which is several times faster and changes no pixel. For that, private parts of torchvision's class are used;
+the tests hold them to what the class does in public. Random numbers come from torch's global generator of the CPU, so
+that a device does not change them.
 """
 
 from __future__ import annotations
