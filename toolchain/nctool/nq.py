@@ -12,13 +12,13 @@ from __future__ import annotations
 import enum
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import relu
 
 from nctool.errors import RangeError, UsageError
+from nctool.staircase import activate
 from nctool.surrogate import Reset, integrate_and_fire
 
 MAX_LEVELS = 64
@@ -129,10 +129,12 @@ class NoisyQuantReLU(nn.Module):
             float activations of the same shape.
 
         Raises:
-            RangeError: the threshold is not positive.
+            RangeError: the threshold is not positive. On an accelerator it is not looked at here, which would mean to
+                wait for the device in every layer: training looks at all thresholds once a step.
             UsageError: the shape changed within one spiking run.
         """
-        self.positive_threshold()
+        if self._is_on_host:
+            self.positive_threshold()
         mode = self.mode
         if mode is Mode.SPIKING:
             return self._spike(x)
@@ -140,14 +142,23 @@ class NoisyQuantReLU(nn.Module):
             return relu(x)
         if mode is Mode.WINDOW:
             return integrate_and_fire(x, self.threshold, self.window, self.reset_to)
-        sigma = float(self.sigma) if mode is Mode.NOISY else 0.0
-        quantise = _Quantise if self.reset_to == "subtract" else _Staircase
-        return cast(Tensor, quantise.apply(x, self.threshold, self.levels, sigma))  # type: ignore[no-untyped-call]
+        return activate(x, self.threshold, self.levels, self.reset_to, self._noise())
 
     def extra_repr(self) -> str:
         """Show the settings in `print(model)`."""
         numbers = f"levels={self.levels}, threshold={float(self.threshold.detach()):g}, sigma={float(self.sigma):g}"
         return numbers if self.reset_to == "subtract" else f"{numbers}, reset={self.reset_to}"
+
+    @property
+    def _is_on_host(self) -> bool:
+        """Whether a number can be read without making an accelerator stop and be waited for."""
+        return self.threshold.device.type == "cpu"
+
+    def _noise(self) -> Tensor | None:
+        """Return σ if the mode has noise: where reading it costs nothing, only a σ that is not 0."""
+        if self.mode is not Mode.NOISY or (self._is_on_host and not float(self.sigma) > 0.0):
+            return None
+        return self.sigma
 
     def _spike(self, x: Tensor) -> Tensor:
         threshold = self.threshold.detach()
@@ -164,58 +175,6 @@ class NoisyQuantReLU(nn.Module):
         output = fires.to(x.dtype).mul_(threshold)
         self.potential = potential.sub_(output) if self.reset_to == "subtract" else potential.masked_fill_(fires, 0.0)
         return output
-
-
-class _Quantise(torch.autograd.Function):
-    """q(z) + σ·ε in one node of the graph; only z and θ are kept for the backward pass."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, threshold: Tensor, levels: int, sigma: float) -> Tensor:
-        ctx.save_for_backward(x, threshold)
-        ctx.levels = levels
-        output = (x / threshold).clamp_(0.0, 1.0).mul_(levels).add_(0.5).floor_().mul_(threshold / levels)
-        return output.add_(torch.randn_like(output), alpha=sigma) if sigma > 0.0 else output
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None, None]:
-        """Return the gradients for z and θ.
-
-        With straight-through floor ∂q/∂z = [0 ≤ z/θ ≤ 1] and ∂q/∂θ = q/θ − z/θ·[0 ≤ z/θ ≤ 1]: the
-        rounding error inside the range, 0 below, 1 above.
-        """
-        x, threshold = ctx.saved_tensors
-        ratio = x / threshold
-        clipped = ratio.clamp(0.0, 1.0)
-        slope = (clipped * ctx.levels).add_(0.5).floor_().mul_(1.0 / ctx.levels)
-        inside = clipped.eq_(ratio)  # 0 and 1 as floats: products with bool tensors are several times slower
-        slope.sub_(ratio.mul_(inside))
-        return inside.mul_(grad), torch.dot(grad.reshape(-1), slope.reshape(-1)), None, None
-
-
-class _Staircase(torch.autograd.Function):
-    """The staircase of a neuron that is set to zero, plus σ·ε; gradients as `_Quantise`: straight through the steps."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, threshold: Tensor, levels: int, sigma: float) -> Tensor:
-        ctx.save_for_backward(x, threshold)
-        ctx.levels = levels
-        output = _spike_share(x, threshold, levels).mul_(threshold)
-        return output.add_(torch.randn_like(output), alpha=sigma) if sigma > 0.0 else output
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None, None]:
-        x, threshold = ctx.saved_tensors
-        ratio = x / threshold
-        inside = ratio.clamp(0.0, 1.0).eq_(ratio)
-        slope = _spike_share(x, threshold, ctx.levels).sub_(ratio.mul_(inside))
-        return inside.mul_(grad), torch.dot(grad.reshape(-1), slope.reshape(-1)), None, None
-
-
-def _spike_share(x: Tensor, threshold: Tensor, n_steps: int) -> Tensor:
-    """Return the spikes a step, 0..1, of a neuron that needs ceil(θ/x) steps for each; at most one a step."""
-    steps_a_spike = (threshold / x.clamp(min=torch.finfo(x.dtype).tiny)).clamp_(1.0, n_steps + 1.0).ceil_()
-    whole: Tensor = n_steps / steps_a_spike  # a true division: exact where it has no remainder
-    return whole.floor_().mul_(1.0 / n_steps)
 
 
 def activations(model: nn.Module) -> dict[str, NoisyQuantReLU]:

@@ -110,18 +110,19 @@ class Optimiser:
             group["lr"] = self.learning_rate(epoch, step)
         images = augment(self._train.images[chosen], self._settings)
         loss = self._stage.loss(images, self._train.labels[chosen])
-        value = float(loss.detach())
-        if not math.isfinite(value):
-            raise RangeError(f"training diverged: loss is {value} in epoch {epoch}, batch {step + 1}", _HINT)
         self._sgd.zero_grad(set_to_none=True)
         loss.backward()
         self._sgd.step()
-        self._check_thresholds(epoch, step)
-        return value
+        return self._checked(loss.detach(), epoch, step)
 
-    def _check_thresholds(self, epoch: int, step: int) -> None:
-        for name, layer in self._layers.items():
-            value = float(layer.threshold.detach())
-            if not 0.0 < value < math.inf:
-                where = f"in epoch {epoch}, batch {step + 1}"
-                raise RangeError(f"training diverged: threshold of `{name}` is {value:g} {where}", _HINT)
+    def _checked(self, loss: Tensor, epoch: int, step: int) -> float:
+        """Return the loss as a number; it and all thresholds come from the device in one transfer, the only one."""
+        thresholds = [layer.threshold.detach() for layer in self._layers.values()]
+        value, *values = torch.stack([loss, *thresholds]).tolist()
+        where = f"in epoch {epoch}, batch {step + 1}"
+        if not math.isfinite(value):
+            raise RangeError(f"training diverged: loss is {value} {where}", _HINT)
+        for name, threshold in zip(self._layers, values, strict=True):
+            if not 0.0 < threshold < math.inf:
+                raise RangeError(f"training diverged: threshold of `{name}` is {threshold:g} {where}", _HINT)
+        return float(value)
