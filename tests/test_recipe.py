@@ -77,6 +77,8 @@ def test_defaults_fill_what_is_left_out():
         "auto_augment": "none",
         "horizontal_flip": False,
         "cutout": 0,
+        "precision": "float32",
+        "deterministic": False,
     }
 
 
@@ -133,7 +135,7 @@ def test_an_override_below_a_value_is_refused():
 TOP = "name, description, seed, data, input, model, activation, noise, chip, training, finetune"
 TRAINING = (
     "epochs, batch_size, learning_rate, momentum, weight_decay, schedule, "
-    "crop_padding, horizontal_flip, auto_augment, cutout"
+    "crop_padding, horizontal_flip, auto_augment, cutout, precision, deterministic"
 )
 
 
@@ -366,6 +368,8 @@ crop_padding = 0
 horizontal_flip = false
 auto_augment = "none"
 cutout = 0
+precision = "float32"
+deterministic = false
 """
     )
 

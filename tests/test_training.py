@@ -23,6 +23,7 @@ from nctool.training import (
     snn_accuracy,
 )
 from nctool.training.augment import augment
+from nctool.training.noise import affordable_images
 from nctool.training.optimiser import Optimiser
 from nctool.training.stages import NoisyTraining, Task
 from nctool_models import build_model, load_dataset, load_recipe, restore_model, training_data
@@ -46,7 +47,7 @@ def metrics(directory):
 
 
 def without_time(lines):
-    return [{key: value for key, value in line.items() if key != "seconds"} for line in lines]
+    return [{key: value for key, value in line.items() if not key.startswith("seconds")} for line in lines]
 
 
 def interrupt_before(epoch):
@@ -177,6 +178,27 @@ def test_only_so_many_held_out_images_are_used(monkeypatch):
     assert measure_held_out(model, split, PLAIN, n_steps=2) == few
 
 
+@pytest.mark.parametrize(
+    ("n_train", "n_steps", "n_images"),
+    [(45_000, 4, 1080), (54_000, 16, 381), (1400, 4, 256), (1_200_000, 4, 5000)],
+)
+def test_an_estimate_takes_a_small_part_of_an_epoch_and_a_few_hundred_images_at_least(n_train, n_steps, n_images):
+    """45,000 images are 135,000 forward passes of training, and 4 % of them 5,400: five for each held-out image."""
+    assert affordable_images(n_train, n_steps) == n_images
+
+
+def test_a_run_measures_as_many_held_out_images_as_it_can_afford(tmp_path, monkeypatch):
+    seen = []
+    monkeypatch.setattr("nctool.training.stages.affordable_images", lambda n_train, n_steps: n_train // n_steps)
+    monkeypatch.setattr(
+        "nctool.training.stages.measure_held_out",
+        lambda model, split, *rest: seen.append(len(split)) or measure_held_out(model, split, *rest),
+    )
+    small_fit(tmp_path, ["training.epochs=1"])
+    assert seen == [25]
+    assert 0 < metrics(tmp_path)[0]["seconds_noise"] < metrics(tmp_path)[0]["seconds"]
+
+
 def test_spiking_accuracy_by_hand():
     """θ = 1, v(0) = 1/2: after T steps of an input z there were floor(T·z + 1/2) spikes, the logits.
 
@@ -216,7 +238,7 @@ def test_a_run_leaves_its_files_and_numbers(tmp_path):
     assert [line["epoch"] for line in lines] == [1, 2, 3, 4]
     assert list(lines[0]) == [
         "epoch", "stage", "loss", "validation_accuracy_ann", "validation_accuracy_snn",
-        "learning_rate", "sigma", "theta", "seconds", "noise_source",
+        "learning_rate", "sigma", "theta", "seconds", "seconds_noise", "noise_source",
     ]  # fmt: skip
     assert lines[-1]["loss"] < lines[0]["loss"]
     # 100 images in batches of 16: 6 full ones and one of 4, in each of 4 epochs.

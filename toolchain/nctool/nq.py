@@ -135,6 +135,7 @@ class NoisyQuantReLU(nn.Module):
         """
         if self._is_on_host:
             self.positive_threshold()
+        x = x.to(torch.promote_types(x.dtype, self.threshold.dtype))  # mixed precision ends in front of the neurons
         mode = self.mode
         if mode is Mode.SPIKING:
             return self._spike(x)

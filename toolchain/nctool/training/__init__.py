@@ -1,6 +1,7 @@
 """Training: from a recipe's model and images to a checkpoint that conversion can start from.
 
     fit(model, data, recipe, out_dir) -> TrainResult        loop · optimiser · augment
+                                                            execution: precision, determinism, memory format
     input_coding(normalisation, recipe) -> InputCoding      coding
     measure_held_out(...) -> HeldOutReport                  noise · chip: σ of each layer, once for each epoch
     snn_accuracy(...), ann_accuracy(...)                    spiking

@@ -22,6 +22,7 @@ from nctool.training.checkpoint import CHECKPOINT_NAME, save_checkpoint
 from nctool.training.chip import Chip
 from nctool.training.coding import input_coding
 from nctool.training.data import TrainingData
+from nctool.training.execution import execution, require_execution
 from nctool.training.finetuning import Finetuning
 from nctool.training.memory import explained_out_of_memory
 from nctool.training.metrics import EpochMetrics, append_metrics, start_metrics
@@ -68,13 +69,15 @@ def fit(
         the numbers of the chosen epoch.
 
     Raises:
-        UsageError: no such device, the folder cannot be written, nothing to resume, another recipe's state, or no
-            `form` for a recipe with a chip.
+        UsageError: no such device, one that cannot do what `training.precision` and `training.deterministic` ask for,
+            the folder cannot be written, nothing to resume, another recipe's state, or no `form` for a recipe with a
+            chip.
         UnsupportedError: noise is to be that of a chip, and the model cannot be converted.
         FormatError: the state to resume from is bad.
         RangeError: the training diverged, or memory ran out.
     """
     device, chip = _device(device), _chip(recipe, form)
+    require_execution(recipe.training, device)
     out_dir = make_directory(out_dir)
     model.to(device)
     state = _nothing_done(model, recipe.training.epochs if trained else 0)
@@ -83,8 +86,9 @@ def fit(
         _require_fit(model, state, out_dir)
     coding = input_coding(data.normalisation, recipe)
     task = Task(model, data, data.held_out.to(device), coding, recipe, chip)
-    random_devices = [device] if device.type == "cuda" else []
-    with explained_out_of_memory(device, recipe.training.batch_size), torch.random.fork_rng(devices=random_devices):
+    forked = torch.random.fork_rng(devices=[device] if device.type == "cuda" else [])
+    computing = execution(model, data.input_shape[0], recipe.training, device)
+    with explained_out_of_memory(device, recipe.training.batch_size), forked, computing:
         state = _train(task, state, out_dir, progress)
     model.load_state_dict(state.best)
     model.eval()
@@ -143,9 +147,12 @@ def _run(
     for epoch in range(state.epoch + 1, epochs_before + stage.epochs + 1):
         started = time.perf_counter()
         loss = optimiser.run_epoch(epoch, progress)
+        trained = time.perf_counter()
         outcome = stage.end_epoch()
-        seconds = time.perf_counter() - started
-        append_metrics(out_dir, _metrics(stage, optimiser, epoch, loss, outcome, seconds, task.model))
+        ended = time.perf_counter()
+        seconds = ended - started
+        line = _metrics(stage, optimiser, epoch, loss, outcome, task.model)
+        append_metrics(out_dir, replace(line, seconds=seconds, seconds_noise=ended - trained))
         state = _after_epoch(stage, task.model, optimiser, outcome, seconds, state)
         save_state(out_dir, state, task.recipe)
     return state
@@ -163,8 +170,9 @@ def _require_fit(model: nn.Module, state: TrainingState, out_dir: Path) -> None:
 
 
 def _metrics(
-    stage: Stage, optimiser: Optimiser, epoch: int, loss: float, outcome: Outcome, seconds: float, model: nn.Module
+    stage: Stage, optimiser: Optimiser, epoch: int, loss: float, outcome: Outcome, model: nn.Module
 ) -> EpochMetrics:
+    """Return the line of an epoch, its times left at 0."""
     return EpochMetrics(
         epoch=epoch,
         stage=stage.name,
@@ -174,7 +182,8 @@ def _metrics(
         learning_rate=optimiser.learning_rate(epoch),
         sigma=sigma_of(model),
         theta=theta_of(model),
-        seconds=seconds,
+        seconds=0.0,
+        seconds_noise=0.0,
         noise_source=outcome.noise_source,
     )
 

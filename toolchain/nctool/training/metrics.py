@@ -29,6 +29,7 @@ class EpochMetrics:
         sigma: measured after the epoch, by layer; 0 when the recipe has no noise.
         theta: thresholds after the epoch, by layer.
         seconds: wall time of the epoch, measurement included.
+        seconds_noise: the part of it after the last batch, when noise and accuracies are measured on held-out images.
         noise_source: what σ was measured on: "ideal", "chip" or "none"; with a recipe for a chip, "ideal" says that
             the integer network did not fit.
     """
@@ -42,6 +43,7 @@ class EpochMetrics:
     sigma: dict[str, float]
     theta: dict[str, float]
     seconds: float
+    seconds_noise: float
     noise_source: str
 
 

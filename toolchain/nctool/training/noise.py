@@ -21,10 +21,16 @@ from nctool.training.data import LabelledImages
 from nctool.training.spiking import n_correct
 
 MAX_IMAGES = 5000
-"""Most held-out images that one estimate uses: a bound on its time, and σ is known to 1 % far earlier."""
+"""Most held-out images that one estimate uses: σ is known to 1 % far earlier."""
 
 MAX_CHIP_IMAGES = 1000
 """The same where every batch also runs on the integer network."""
+
+_MIN_IMAGES = 256
+_SHARE = 0.04
+"""Of the time of an epoch, for one estimate."""
+_PASSES_OF_TRAINING = 3
+"""A backward pass costs two forward passes."""
 _BATCH_SIZE = 250
 
 
@@ -79,10 +85,19 @@ def measure_held_out(
                 logits, spiked = chip.run(batch.images, quantised)
             correct_snn += n_correct(logits, batch.labels)
             for name, values in spiked.items():
-                variances[name].append((quantised[name] - values).double().var(correction=0))
+                variances[name].append(quantised[name].sub_(values).var(correction=0).double())
     model.train(was_training)
     sigma = {name: float(torch.stack(each).mean().sqrt()) for name, each in variances.items()}
     return HeldOutReport(sigma, correct_ann / len(split), correct_snn / len(split))
+
+
+def affordable_images(n_train: int, n_steps: int) -> int:
+    """Return how many images may be measured in 4 % of the time of an epoch of `n_train`; a few hundred at least.
+
+    Each costs a forward pass of the ANN and one for each time step.
+    """
+    affordable = int(_SHARE * _PASSES_OF_TRAINING * n_train / (1 + n_steps))
+    return min(max(affordable, _MIN_IMAGES), MAX_IMAGES)
 
 
 def set_sigma(model: nn.Module, sigma: dict[str, float]) -> None:

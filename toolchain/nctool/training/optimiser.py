@@ -22,6 +22,7 @@ from nctool.recipe import Recipe
 from nctool.training.augment import augment
 from nctool.training.auto_augment import require_auto_augment
 from nctool.training.data import LabelledImages
+from nctool.training.execution import autocast
 from nctool.training.stages import Stage
 
 _SMALLEST_BATCH = 2
@@ -109,7 +110,8 @@ class Optimiser:
         for group in self._sgd.param_groups:
             group["lr"] = self.learning_rate(epoch, step)
         images = augment(self._train.images[chosen], self._settings)
-        loss = self._stage.loss(images, self._train.labels[chosen])
+        with autocast(self._settings, images.device.type):
+            loss = self._stage.loss(images, self._train.labels[chosen])
         self._sgd.zero_grad(set_to_none=True)
         loss.backward()
         self._sgd.step()

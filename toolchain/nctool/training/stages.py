@@ -18,7 +18,7 @@ from nctool.recipe import Recipe
 from nctool.training.chip import Chip
 from nctool.training.coding import InputCoding
 from nctool.training.data import LabelledImages, TrainingData
-from nctool.training.noise import measure_held_out, set_sigma
+from nctool.training.noise import affordable_images, measure_held_out, set_sigma
 from nctool.training.spiking import ann_accuracy, snn_accuracy
 
 
@@ -108,7 +108,8 @@ class NoisyTraining:
         """Measure σ; an epoch whose numbers do not fit the chip takes it from the float network, and scores lowest."""
         task, noise = self._task, self._task.recipe.noise
         network = None if task.chip is None else task.chip.network(task.model, task.data, task.recipe)
-        report = measure_held_out(task.model, task.held_out, task.coding, noise.steps, network)
+        held_out = task.held_out.first(affordable_images(len(task.data.train), noise.steps))
+        report = measure_held_out(task.model, held_out, task.coding, noise.steps, network)
         if noise.source != "none":
             set_sigma(task.model, report.sigma)
         source = "ideal" if task.chip is not None and network is None else noise.source

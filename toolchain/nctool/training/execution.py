@@ -1,0 +1,68 @@
+"""How a run computes: precision, determinism, and where the numbers of an image lie.
+
+In: the recipe's `[training]` and the device. Out: contexts that a run, or the forward pass of a batch, is wrapped in.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import nn
+
+from nctool.errors import UsageError
+from nctool.recipe import TrainingSettings
+
+_CUBLAS = "CUBLAS_WORKSPACE_CONFIG"
+_REPEATABLE_WORKSPACES = (":4096:8", ":16:8")
+"""Settings with which cuBLAS repeats its sums. Source: `torch.use_deterministic_algorithms`."""
+
+
+def require_execution(settings: TrainingSettings, device: torch.device) -> None:
+    """Check that a device can do what the recipe asks for.
+
+    Raises:
+        UsageError: bfloat16 where it is not supported or slower than float32, or determinism of a GPU whose cuBLAS was
+            not told of it.
+    """
+    if settings.precision == "bfloat16" and not (device.type == "cuda" and torch.cuda.is_bf16_supported()):
+        raise UsageError(
+            f"`training.precision` is bfloat16 on device `{device.type}`, allowed there: float32",
+            hint="set training.precision=float32, or train on a GPU that has bfloat16",
+        )
+    workspace = os.environ.get(_CUBLAS)
+    if settings.deterministic and device.type == "cuda" and workspace not in _REPEATABLE_WORKSPACES:
+        raise UsageError(
+            f"`training.deterministic` is true, but {_CUBLAS} is {workspace or 'not set'}, "
+            f"allowed: {', '.join(_REPEATABLE_WORKSPACES)}",
+            hint=f"start again with {_CUBLAS}={_REPEATABLE_WORKSPACES[0]} in the environment",
+        )
+
+
+@contextmanager
+def execution(model: nn.Module, channels: int, settings: TrainingSettings, device: torch.device) -> Iterator[None]:
+    """Train inside: weights lie as is fastest, algorithms repeat if the recipe says so; afterwards all is as before.
+
+    Images of several channels are convolved on a CPU with the channels of a pixel side by side, which the weights bring
+    about. Images of one channel are slower that way.
+    """
+    before = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
+    try:
+        if device.type == "cpu" and channels > 1:
+            model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        if settings.deterministic:
+            torch.use_deterministic_algorithms(True)
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before[0], warn_only=before[1])
+        model.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
+
+
+def autocast(settings: TrainingSettings, device_type: str) -> torch.autocast:
+    """Return the context of a forward pass: with precision bfloat16, linear layers take that type.
+
+    Weights, thresholds, noise, activations and spiking neurons stay float32.
+    """
+    return torch.autocast(device_type, torch.bfloat16, enabled=settings.precision == "bfloat16")
