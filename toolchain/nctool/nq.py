@@ -172,9 +172,10 @@ class NoisyQuantReLU(nn.Module):
                 hint="enter `spiking(model)` anew for each batch",
             )
         potential = self.potential + x.detach()
-        fires = potential >= threshold
-        output = fires.to(x.dtype).mul_(threshold)
-        self.potential = potential.sub_(output) if self.reset_to == "subtract" else potential.masked_fill_(fires, 0.0)
+        output = potential.clone().ge_(threshold).mul_(threshold)  # as floats: bools are several times slower
+        self.potential = (
+            potential.sub_(output) if self.reset_to == "subtract" else potential.masked_fill_(output > 0.0, 0.0)
+        )
         return output
 
 

@@ -27,8 +27,8 @@ MAX_CHIP_IMAGES = 1000
 """The same where every batch also runs on the integer network."""
 
 _MIN_IMAGES = 256
-_SHARE = 0.04
-"""Of the time of an epoch, for one estimate."""
+_SHARE = 0.03
+"""Of the forward passes that an epoch is worth, for one estimate; measured, up to 4 % of its time."""
 _PASSES_OF_TRAINING = 3
 """A backward pass costs two forward passes."""
 _BATCH_SIZE = 250
@@ -92,7 +92,7 @@ def measure_held_out(
 
 
 def affordable_images(n_train: int, n_steps: int) -> int:
-    """Return how many images may be measured in 4 % of the time of an epoch of `n_train`; a few hundred at least.
+    """Return how many images may be measured in 3 % of the work of an epoch of `n_train`; a few hundred at least.
 
     Each costs a forward pass of the ANN and one for each time step.
     """
