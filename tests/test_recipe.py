@@ -32,6 +32,7 @@ RECIPES = (
     "cifar100-resnet20",
     "cifar100-vgg16",
     "digits-cnn",
+    "digits-cnn-finetuned",
     "digits-cnn-rate",
     "digits-cnn-zero-reset",
     "digits-mlp",

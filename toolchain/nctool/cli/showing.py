@@ -30,7 +30,7 @@ def recipes(json: Json = False) -> None:
     if json:
         output.print_json({"recipes": [recipe.model_dump(mode="json") for recipe in loaded]})
         return
-    rows = [[r.name, r.data.name, r.model.architecture, str(r.training.epochs), r.description] for r in loaded]
+    rows = [[r.name, r.data.name, r.model.architecture, str(r.n_epochs), r.description] for r in loaded]
     output.print_rows("recipes", ["name", "data", "network", "epochs", "description"], rows)
 
 
