@@ -42,7 +42,7 @@ def test_the_loss_is_the_mean_over_the_windows():
     model = small_model(recipe).eval()
     stage = Finetuning(Task(model, data, data.held_out, data.normalisation, recipe, None), recipe.finetune)
     batch = data.train.first(9)
-    found = stage.loss(batch.images, batch.labels)
+    found, _ = stage.loss(batch.images, batch.labels)
     model.load_state_dict(stage.weights())
     with spiking(model):
         logits = torch.stack([model(each) for each in data.normalisation.steps(batch.images, 3)])

@@ -237,13 +237,17 @@ def test_a_run_leaves_its_files_and_numbers(tmp_path):
     lines = metrics(tmp_path)
     assert [line["epoch"] for line in lines] == [1, 2, 3, 4]
     assert list(lines[0]) == [
-        "epoch", "stage", "loss", "validation_accuracy_ann", "validation_accuracy_snn",
+        "epoch", "stage", "loss", "training_accuracy", "validation_accuracy_ann", "validation_accuracy_snn",
         "learning_rate", "sigma", "theta", "seconds", "seconds_noise", "noise_source",
     ]  # fmt: skip
     assert lines[-1]["loss"] < lines[0]["loss"]
+    assert 0.5 < lines[0]["training_accuracy"] < lines[-1]["training_accuracy"] <= 1
     # 100 images in batches of 16: 6 full ones and one of 4, in each of 4 epochs.
     assert [(done, total) for done, total, _ in seen] == [(n, 28) for n in range(1, 29)]
+    ann, snn = lines[0]["validation_accuracy_ann"], lines[0]["validation_accuracy_snn"]["4"]
     assert seen[7][2].startswith("epoch 2/4, loss ")
+    assert seen[7][2].endswith(f"; held out ANN {ann:.2%}, SNN T=4 {snn:.2%}")
+    assert f"training accuracy {lines[-1]['training_accuracy']:.1%};" in seen[-1][2]
 
 
 def test_the_learning_rate_falls_as_a_cosine_over_all_batches():
@@ -367,6 +371,20 @@ def test_another_recipe_or_seed_is_not_resumed(tmp_path):
     )
 
 
+def test_another_name_and_description_are_resumed(tmp_path):
+    small_fit(tmp_path)
+    small_fit(tmp_path, ["name=other", "description=other"], resume=True)
+    assert load_checkpoint(tmp_path).recipe.name == "other"
+
+
+def test_a_state_whose_recipe_is_none_is_not_resumed(tmp_path):
+    small_fit(tmp_path)
+    path = tmp_path / "last.safetensors"
+    path.write_bytes(path.read_bytes().replace(b"mlp", b"mlq"))
+    with pytest.raises(UsageError, match="its recipe or seed is another one"):
+        small_fit(tmp_path, resume=True)
+
+
 def test_a_bad_state_is_not_resumed(tmp_path):
     small_fit(tmp_path)
     path = tmp_path / "last.safetensors"
@@ -400,6 +418,24 @@ def test_a_loss_that_is_not_finite_names_epoch_and_batch(tmp_path):
     with pytest.raises(RangeError) as caught:
         fit(model, small_data(), recipe, tmp_path)
     assert str(caught.value) == "training diverged: loss is nan in epoch 1, batch 1" + HINT
+
+
+def test_an_epoch_whose_last_step_spoils_the_weights_is_not_kept(tmp_path):
+    recipe = small_recipe()
+    model = small_model(recipe)
+
+    def spoil(done, total, message=""):
+        if done == 14:
+            model.fc3.weight.data[0, 0] = float("inf")
+
+    with pytest.raises(RangeError) as caught:
+        fit(model, small_data(), recipe, tmp_path, progress=spoil)
+    assert str(caught.value) == "training diverged: `fc3.weight` is not finite after epoch 2" + HINT
+    assert [line["epoch"] for line in metrics(tmp_path)] == [1]
+    small_fit(tmp_path, resume=True)
+    small_fit(tmp_path / "whole")
+    name = "checkpoint.safetensors"
+    assert (tmp_path / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
 
 
 def test_a_threshold_that_is_no_longer_positive_names_its_layer(tmp_path):

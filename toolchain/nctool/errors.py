@@ -9,7 +9,8 @@
     └── EngineError       exit 5   an engine is missing or failed
 
 Exit 1 is no error: it means that two engines differ. A message says where, what, got and allowed on
-its first line; `hint` says the way out. This module imports nothing of nctool.
+its first line; `hint` says the way out. `Interrupted` is no error either: it is a KeyboardInterrupt, so that a program
+that handles errors does not swallow Ctrl-C. This module imports nothing of nctool.
 """
 
 from __future__ import annotations
@@ -71,6 +72,22 @@ class EngineError(NctoolError):
     """A simulation engine is not installed, timed out or failed."""
 
     exit_code = 5
+
+
+class Interrupted(KeyboardInterrupt):
+    """A signal ended a run in good order.
+
+    Args:
+        message: one line, as that of an error.
+        hint: how to go on, or None where there is nothing to go on from.
+        signal_number: of SIGINT or SIGTERM.
+    """
+
+    def __init__(self, message: str, hint: str | None, signal_number: int) -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+        self.exit_code = 128 + signal_number
 
 
 def first_line(error: Exception) -> str:

@@ -5,6 +5,7 @@ In: a path and a way to fill it. Out: the file, or a UsageError and nothing at a
 
 from __future__ import annotations
 
+import glob
 import os
 import tempfile
 from collections.abc import Iterator
@@ -76,6 +77,12 @@ def require_writable(path: Path, option: str) -> None:
             pass
     except OSError as error:
         raise cannot_write(path, error, option) from error
+
+
+def remove_unfinished(path: Path) -> None:
+    """Delete what a killed process left of its writing of `path`; `path` itself is whole, and stays."""
+    for temporary in path.parent.glob(f".{glob.escape(path.name)}.*"):
+        temporary.unlink(missing_ok=True)
 
 
 def cannot_write(path: Path, error: OSError, option: str = "-o") -> UsageError:

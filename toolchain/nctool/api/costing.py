@@ -9,9 +9,9 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from nctool.api.models import Content
-from nctool.api.sharding import rank_and_size
 from nctool.errors import UnsupportedError, UsageError
 from nctool.inputs import Samples
+from nctool.processes import rank_and_size
 from nctool.sim.trace import Trace
 from nctool_deploy.energy import SplitEnergy, split_energy
 from nctool_deploy.netx import NetxFile

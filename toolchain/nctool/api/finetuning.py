@@ -11,11 +11,20 @@ from pathlib import Path
 
 from torch import nn
 
+from nctool.api.tensorboard import with_events
 from nctool.api.training import RUNS, TrainReport, integer_format, train_report
 from nctool.errors import UsageError
 from nctool.progress import ProgressCallback, no_progress
 from nctool.recipe import FinetuneSettings, Recipe, consistent, parse_recipe
-from nctool.training import Checkpoint, Normalisation, TrainingData, fit, load_checkpoint
+from nctool.training import (
+    Checkpoint,
+    EpochCallback,
+    Normalisation,
+    TrainingData,
+    fit,
+    load_checkpoint,
+    no_report,
+)
 from nctool_models import load_dataset, restore_model, training_data
 
 TABLES = ("finetune", "training", "data")
@@ -31,7 +40,9 @@ def finetune(
     data_dir: Path | None = None,
     resume: bool = False,
     model: nn.Module | None = None,
+    tensorboard: bool = False,
     progress: ProgressCallback = no_progress,
+    on_epoch: EpochCallback = no_report,
 ) -> TrainReport:
     """Train a checkpoint's network on as the spiking network that it becomes, with weights rounded to integers.
 
@@ -46,14 +57,17 @@ def finetune(
         data_dir: where data sets lie.
         resume: go on where an interrupted run in `output` stopped.
         model: your own network, where that is what was trained; it is trained in place.
+        tensorboard: write the numbers of every epoch to the folder `tensorboard` of the run.
         progress: called with the batches done and to do.
+        on_epoch: called with the numbers of every epoch.
 
     Raises:
         RecipeError: an override is not allowed, or the checkpoint was trained for several units.
         UsageError: there is no checkpoint, an override that would change the network, another data set, an unknown
-            device, or a folder that cannot be written or is the checkpoint's.
+            device, a folder that cannot be written or is the checkpoint's, or no tensorboard where it is wanted.
         FormatError: the checkpoint, the data or a saved state is bad.
         RangeError: training diverged.
+        Interrupted: SIGINT or SIGTERM came while it trained; see `nctool.errors`.
     """
     loaded = load_checkpoint(checkpoint)
     recipe = _recipe(loaded.recipe, overrides)
@@ -61,17 +75,19 @@ def finetune(
     _require_another(Path(checkpoint), output)
     data = _data(loaded, recipe, data_dir)
     network = restore_model(loaded, model)
-    result = fit(
-        network,
-        data,
-        recipe,
-        output,
-        device=device,
-        resume=resume,
-        trained=True,
-        form=integer_format(recipe),
-        progress=progress,
-    )
+    with with_events(tensorboard, output, on_epoch) as report:
+        result = fit(
+            network,
+            data,
+            recipe,
+            output,
+            device=device,
+            resume=resume,
+            trained=True,
+            form=integer_format(recipe),
+            progress=progress,
+            on_epoch=report,
+        )
     return train_report(output, recipe, result)
 
 

@@ -5,7 +5,6 @@ In: a job. Out: the summaries of all samples, in order.
 
 from __future__ import annotations
 
-import os
 import pickle
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
@@ -21,6 +20,7 @@ from torch.distributed.rendezvous import rendezvous
 
 from nctool.api.engines import Job, summaries
 from nctool.errors import EngineError, UsageError
+from nctool.processes import rank_and_size
 from nctool.sim.fast import find_device
 from nctool.sim.trace import Summary
 
@@ -29,11 +29,6 @@ CHUNKS_PER_WORKER = 4
 
 LONGEST_RANK = timedelta(days=7)
 """How long a rank waits for the others; torchrun ends all of them when one fails."""
-
-
-def rank_and_size() -> tuple[int, int]:
-    """Return this process's number and the number of processes that torchrun started; (0, 1) without it."""
-    return int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
 
 
 def require_workers(engine: str, workers: int, output: Path | None) -> None:

@@ -13,12 +13,13 @@ from typing import Any
 import torch
 from torch import nn
 
+from nctool.api.tensorboard import with_events
 from nctool.errors import UsageError, first_line
 from nctool.integer_format import IntegerFormat
 from nctool.nq import activations
 from nctool.progress import ProgressCallback, no_progress
 from nctool.recipe import OwnSettings, Recipe, consistent
-from nctool.training import TrainResult, fit
+from nctool.training import EpochCallback, TrainResult, fit, no_report
 from nctool.training.data import TrainingData
 from nctool_deploy.realisations import find_realisation
 from nctool_models import build_model, load_dataset, load_recipe, training_data
@@ -68,7 +69,9 @@ def train(
     data_dir: Path | None = None,
     resume: bool = False,
     model: nn.Module | None = None,
+    tensorboard: bool = False,
     progress: ProgressCallback = no_progress,
+    on_epoch: EpochCallback = no_report,
 ) -> TrainReport:
     """Train a recipe and write checkpoint.safetensors, recipe.toml and metrics.jsonl.
 
@@ -82,14 +85,17 @@ def train(
         resume: go on where an interrupted run in `output` stopped.
         model: a network of your own instead of the recipe's, made trainable by `nctool.prepare`; it is trained in
             place. The recipe's data, noise and training settings hold for it; levels and reset are its activations'.
+        tensorboard: write the numbers of every epoch to the folder `tensorboard` of the run.
         progress: called with the batches done and to do.
+        on_epoch: called with the numbers of every epoch.
 
     Raises:
-        UsageError: unknown recipe, key, device or data set, a folder that cannot be written, or a model that was not
-            prepared or does not fit the data.
+        UsageError: unknown recipe, key, device or data set, a folder that cannot be written, a model that was not
+            prepared or does not fit the data, or no tensorboard where it is wanted.
         FormatError: data or a saved state is bad.
         UnsupportedError: noise is to be that of a chip, and the model cannot be converted.
         RangeError: training diverged, or memory does not suffice for the images or the training.
+        Interrupted: SIGINT or SIGTERM came while it trained; see `nctool.errors`.
     """
     resolved = load_recipe(recipe, overrides, seed)
     if model is not None:
@@ -103,7 +109,10 @@ def train(
     else:
         _require_own(model, data, n_classes)
     form = integer_format(resolved)
-    result = fit(model, data, resolved, output, device=device, resume=resume, form=form, progress=progress)
+    with with_events(tensorboard, output, on_epoch) as report:
+        result = fit(
+            model, data, resolved, output, device=device, resume=resume, form=form, progress=progress, on_epoch=report
+        )
     return train_report(output, resolved, result)
 
 

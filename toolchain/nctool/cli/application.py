@@ -15,6 +15,7 @@ from typer.exceptions import TyperException
 
 from nctool.cli import output
 from nctool.errors import NctoolError
+from nctool.processes import is_first_to_fail, rank_and_size
 from nctool.progress import ProgressCallback, no_progress, progress_bar
 
 EXIT_INTERRUPTED = 130
@@ -32,17 +33,20 @@ app = typer.Typer(
 
 
 def main() -> None:
-    """Run the command line and end the process with the exit code that `nctool.errors` gives each error."""
+    """Run the command line and end the process with the exit code that `nctool.errors` gives each error.
+
+    Of the ranks of torchrun, the first that fails says why.
+    """
     try:
         code = app(standalone_mode=False)
     except NctoolError as error:
-        output.print_error(error.message, error.hint)
+        _print_error(error.message, error.hint)
         sys.exit(error.exit_code)
     except TyperException as error:
-        output.print_error(_lower_first(error.format_message()), "see `nctool --help`, or `nctool COMMAND --help`")
+        _print_error(_lower_first(error.format_message()), "see `nctool --help`, or `nctool COMMAND --help`")
         sys.exit(error.exit_code)
     except (KeyboardInterrupt, typer.Abort):
-        output.print_error("interrupted", None)
+        _print_error("interrupted", None)
         sys.exit(EXIT_INTERRUPTED)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -50,7 +54,7 @@ def main() -> None:
     except Exception as error:  # the last line of defence: a user sees no traceback
         if os.environ.get(DEBUG):
             raise
-        output.print_error(
+        _print_error(
             f"internal error: {type(error).__name__}: {error}",
             f"this is a bug in nctool; run again with {DEBUG}=1 for a traceback and report it",
         )
@@ -70,7 +74,12 @@ def shown_progress(title: str, json: bool) -> Iterator[ProgressCallback]:
 
 def is_first_rank() -> bool:
     """Return True except in a process that torchrun started beside the first."""
-    return os.environ.get("RANK", "0") == "0"
+    return rank_and_size()[0] == 0
+
+
+def _print_error(message: str, hint: str | None) -> None:
+    if is_first_to_fail():
+        output.print_error(message, hint)
 
 
 def _lower_first(text: str) -> str:

@@ -12,9 +12,10 @@ import typer
 
 from nctool.cli import output
 from nctool.cli.application import app, shown_progress
+from nctool.cli.epochs import shown_epochs
 from nctool.cli.exploration import print_explore
 from nctool.cli.lists import parse_names, parse_numbers, parse_units
-from nctool.cli.options import Checkpoint, DataDir, Dataset, Device, Json, Overrides, Resume, Samples
+from nctool.cli.options import Checkpoint, DataDir, Dataset, Device, Json, Overrides, Resume, Samples, TensorBoard
 
 
 @app.command()
@@ -26,12 +27,13 @@ def train(
     device: Device = "cpu",
     data_dir: DataDir = None,
     resume: Resume = False,
+    tensorboard: TensorBoard = False,
     json: Json = False,
 ) -> None:
     """Train a network with noisy quantised activations."""
     from nctool.api import train as run
 
-    with shown_progress("training", json) as progress:
+    with shown_epochs("training", json) as (progress, on_epoch):
         report = run(
             recipe,
             out,
@@ -40,7 +42,9 @@ def train(
             device=device,
             data_dir=data_dir,
             resume=resume,
+            tensorboard=tensorboard,
             progress=progress,
+            on_epoch=on_epoch,
         )
     output.print_json(report.to_json()) if json else output.print_train(report)
 
@@ -55,12 +59,13 @@ def finetune(
     device: Device = "cpu",
     data_dir: DataDir = None,
     resume: Resume = False,
+    tensorboard: TensorBoard = False,
     json: Json = False,
 ) -> None:
     """Train a checkpoint on as the spiking network itself, with rounded weights."""
     from nctool.api import finetune as run
 
-    with shown_progress("fine-tuning", json) as progress:
+    with shown_epochs("fine-tuning", json) as (progress, on_epoch):
         report = run(
             checkpoint,
             out,
@@ -68,7 +73,9 @@ def finetune(
             device=device,
             data_dir=data_dir,
             resume=resume,
+            tensorboard=tensorboard,
             progress=progress,
+            on_epoch=on_epoch,
         )
     output.print_json(report.to_json()) if json else output.print_train(report)
 

@@ -15,7 +15,7 @@ from nctool.training.checkpoint import Checkpoint, load_checkpoint, save_checkpo
 from nctool.training.coding import InputCoding, input_coding
 from nctool.training.data import LabelledImages, Normalisation, TrainingData
 from nctool.training.loop import fit
-from nctool.training.metrics import EpochMetrics
+from nctool.training.metrics import EpochCallback, EpochMetrics, no_report
 from nctool.training.noise import HeldOutReport, measure_held_out
 from nctool.training.result import TrainResult
 from nctool.training.spiking import REPORTED_STEPS, ann_accuracy, snn_accuracy
@@ -23,6 +23,7 @@ from nctool.training.spiking import REPORTED_STEPS, ann_accuracy, snn_accuracy
 __all__ = [
     "REPORTED_STEPS",
     "Checkpoint",
+    "EpochCallback",
     "EpochMetrics",
     "HeldOutReport",
     "InputCoding",
@@ -35,6 +36,7 @@ __all__ = [
     "input_coding",
     "load_checkpoint",
     "measure_held_out",
+    "no_report",
     "save_checkpoint",
     "snn_accuracy",
 ]

@@ -37,18 +37,19 @@ class Finetuning:
         self._task.model.train()
         self._grid.fit()
 
-    def loss(self, images: Tensor, labels: Tensor) -> Tensor:
-        """Return the cross-entropy of the spiking network, averaged over the windows."""
+    def loss(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the cross-entropy of the spiking network, averaged over the windows; logits of the longest."""
         steps = torch.stack(list(self._task.coding.steps(images, max(self._settings.steps))))
         logits = window_logits(self._task.model, self._grid.weights(), steps)
-        return torch.stack([functional.cross_entropy(logits[step - 1], labels) for step in self._settings.steps]).mean()
+        losses = [functional.cross_entropy(logits[step - 1], labels) for step in self._settings.steps]
+        return torch.stack(losses).mean(), logits[-1]
 
     def end_epoch(self) -> Outcome:
         """Measure the spiking network at every window that it is trained for; the score is their mean."""
         task = self._task
         with self._grid.applied():
-            ann = ann_accuracy(task.model, task.held_out, task.coding)
-            snn = snn_accuracy(task.model, task.held_out, task.coding, self._settings.steps)
+            ann = ann_accuracy(task.model, task.held_out, task.coding, task.ranks)
+            snn = snn_accuracy(task.model, task.held_out, task.coding, self._settings.steps, task.ranks)
         return Outcome(ann, snn, "none", (sum(snn.values()) / len(snn), ann))
 
     def weights(self) -> dict[str, Tensor]:

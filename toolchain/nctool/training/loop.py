@@ -6,30 +6,31 @@ numbers. The held-out images choose the epoch; the test images are looked at onc
 
 from __future__ import annotations
 
-import time
-from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import torch
 from torch import nn
 
 from nctool.errors import FormatError, UsageError
-from nctool.files import make_directory
+from nctool.files import make_directory, remove_unfinished
 from nctool.integer_format import IntegerFormat
 from nctool.progress import ProgressCallback, no_progress
 from nctool.recipe import Recipe
-from nctool.training.checkpoint import CHECKPOINT_NAME, save_checkpoint
+from nctool.training.checkpoint import CHECKPOINT_NAME, RECIPE_NAME, save_checkpoint
 from nctool.training.chip import Chip
 from nctool.training.coding import input_coding
 from nctool.training.data import TrainingData
+from nctool.training.epochs import Outside, run_stage
 from nctool.training.execution import execution, require_execution
 from nctool.training.finetuning import Finetuning
+from nctool.training.interruption import Interruption
 from nctool.training.memory import explained_out_of_memory
-from nctool.training.metrics import EpochMetrics, append_metrics, start_metrics
-from nctool.training.optimiser import Optimiser
-from nctool.training.result import TrainResult, checkpoint_of, sigma_of, tested, theta_of
-from nctool.training.stages import Outcome, Stage, Task, first_stage, snapshot
-from nctool.training.state import STATE_NAME, TrainingState, load_state, save_state
+from nctool.training.metrics import METRICS_NAME, EpochCallback, no_report
+from nctool.training.ranks import joined, own_gpu
+from nctool.training.result import TrainResult, checkpoint_of, tested
+from nctool.training.stages import Stage, Task, first_stage, snapshot
+from nctool.training.state import STATE_NAME, TrainingState, load_state
 from nctool.training.tensor_file import first_mismatch
 
 
@@ -44,6 +45,7 @@ def fit(
     trained: bool = False,
     form: IntegerFormat | None = None,
     progress: ProgressCallback = no_progress,
+    on_epoch: EpochCallback = no_report,
 ) -> TrainResult:
     """Train a model and write its checkpoint.
 
@@ -52,7 +54,11 @@ def fit(
     numbers do not fit the chip takes its noise from the float one, and is kept only if no other fits. Fine-tuning
     starts from that epoch; then the one kept is that of the highest mean accuracy over `finetune.steps`. One recipe,
     seed and number of threads gives the same bytes on the CPU. An interruption leaves complete files: `resume` goes on
-    after the last complete epoch.
+    after the last complete epoch. SIGINT and SIGTERM end the run behind the batch in work; in a thread other than the
+    main one, they are left alone.
+
+    Processes that torchrun started share every batch and every measurement; their numbers are those of one process, up
+    to the order of sums. The first of them writes the files and is the one that tells.
 
     Args:
         model: fresh, from the recipe's seed; left on `device` with the chosen weights, in evaluation mode.
@@ -64,6 +70,7 @@ def fit(
         trained: the model has its trained weights; only the recipe's fine-tuning is done.
         form: what the realisation of the recipe's `[chip]` can hold; needed with `noise.source` "chip".
         progress: told of every batch.
+        on_epoch: told of every epoch.
 
     Returns:
         the numbers of the chosen epoch.
@@ -74,26 +81,34 @@ def fit(
             chip.
         UnsupportedError: noise is to be that of a chip, and the model cannot be converted.
         FormatError: the state to resume from is bad.
-        RangeError: the training diverged, or memory ran out.
+        RangeError: the training diverged, or memory ran out; the state of the epoch before is kept.
+        Interrupted: a signal came.
     """
-    device, chip = _device(device), _chip(recipe, form)
+    device, chip = own_gpu(_device(device)), _chip(recipe, form)
     require_execution(recipe.training, device)
-    out_dir = make_directory(out_dir)
-    model.to(device)
-    state = _nothing_done(model, recipe.training.epochs if trained else 0)
-    if resume:
-        state = load_state(out_dir, recipe)
-        _require_fit(model, state, out_dir)
-    coding = input_coding(data.normalisation, recipe)
-    task = Task(model, data, data.held_out.to(device), coding, recipe, chip)
-    forked = torch.random.fork_rng(devices=[device] if device.type == "cuda" else [])
-    computing = execution(model, data.input_shape[0], recipe.training, device)
-    with explained_out_of_memory(device, recipe.training.batch_size), forked, computing:
-        state = _train(task, state, out_dir, progress)
-    model.load_state_dict(state.best)
-    model.eval()
-    result = tested(model, data, recipe, state, out_dir / CHECKPOINT_NAME)
-    save_checkpoint(out_dir, checkpoint_of(data, recipe, state, result))
+    with joined(device) as ranks:
+        model.to(device)
+        ranks.equalise(model)
+        start = _nothing_done(model, recipe.training.epochs if trained else 0)
+        ranks.from_first(partial(_make_ready, out_dir))
+        if resume:
+            start = ranks.from_first(partial(load_state, out_dir, recipe))
+            _require_fit(model, start, out_dir)
+        coding = input_coding(data.normalisation, recipe)
+        task = Task(model, data, data.held_out.to(device), coding, recipe, chip, ranks)
+        random_devices = [device] if device.type == "cuda" else []
+        with (
+            explained_out_of_memory(device, recipe.training.batch_size),
+            torch.random.fork_rng(devices=random_devices),
+            execution(model, data.input_shape[0], recipe.training, device),
+            Interruption() as interruption,
+        ):
+            told = (progress, on_epoch) if ranks.is_first else (no_progress, no_report)
+            state = _train(task, start, Outside(out_dir, *told, interruption))
+        model.load_state_dict(state.best)
+        model.eval()
+        result = tested(model, data, recipe, state, out_dir / CHECKPOINT_NAME, ranks)
+        ranks.from_first(lambda: save_checkpoint(out_dir, checkpoint_of(data, recipe, state, result)))
     return result
 
 
@@ -117,14 +132,13 @@ def _chip(recipe: Recipe, form: IntegerFormat | None) -> Chip | None:
     return Chip(recipe.chip, form)
 
 
-def _train(task: Task, start: TrainingState, out_dir: Path, progress: ProgressCallback) -> TrainingState:
+def _train(task: Task, start: TrainingState, outside: Outside) -> TrainingState:
     """Run the epochs that are not done yet, and return the state after the last."""
     state, epochs_before = start, 0
-    start_metrics(out_dir, len(state.seconds))
     for stage in _stages(task):
         last = epochs_before + stage.epochs
         if state.epoch < last:
-            state = _run(stage, epochs_before, task, state, out_dir, progress)
+            state = run_stage(stage, epochs_before, task, state, outside)
         epochs_before = last
     return state
 
@@ -134,28 +148,11 @@ def _stages(task: Task) -> tuple[Stage, ...]:
     return (first_stage(task),) if settings is None else (first_stage(task), Finetuning(task, settings))
 
 
-def _run(
-    stage: Stage, epochs_before: int, task: Task, state: TrainingState, out_dir: Path, progress: ProgressCallback
-) -> TrainingState:
-    """Run the rest of a stage: from the best weights of the one before it, or from where it stopped."""
-    if state.epoch == epochs_before:
-        state = replace(state, model=state.best, momentum={}, best_score=(0.0, 0.0))
-    task.model.load_state_dict(state.model)
-    train = task.data.train.to(task.held_out.images.device)
-    optimiser = Optimiser(task.model, train, stage, epochs_before, task.recipe)
-    optimiser.set_momentum(state.momentum)
-    for epoch in range(state.epoch + 1, epochs_before + stage.epochs + 1):
-        started = time.perf_counter()
-        loss = optimiser.run_epoch(epoch, progress)
-        trained = time.perf_counter()
-        outcome = stage.end_epoch()
-        ended = time.perf_counter()
-        seconds = ended - started
-        line = _metrics(stage, optimiser, epoch, loss, outcome, task.model)
-        append_metrics(out_dir, replace(line, seconds=seconds, seconds_noise=ended - trained))
-        state = _after_epoch(stage, task.model, optimiser, outcome, seconds, state)
-        save_state(out_dir, state, task.recipe)
-    return state
+def _make_ready(out_dir: Path) -> None:
+    """Make the folder, and clear away what a killed run left half-written."""
+    make_directory(out_dir)
+    for name in (STATE_NAME, METRICS_NAME, RECIPE_NAME, CHECKPOINT_NAME):
+        remove_unfinished(out_dir / name)
 
 
 def _nothing_done(model: nn.Module, epoch: int) -> TrainingState:
@@ -167,33 +164,3 @@ def _require_fit(model: nn.Module, state: TrainingState, out_dir: Path) -> None:
     problem = first_mismatch(model.state_dict(), state.model) or first_mismatch(state.model, state.best)
     if problem is not None:
         raise FormatError(f"`{out_dir / STATE_NAME}` does not fit the recipe's model: {problem}")
-
-
-def _metrics(
-    stage: Stage, optimiser: Optimiser, epoch: int, loss: float, outcome: Outcome, model: nn.Module
-) -> EpochMetrics:
-    """Return the line of an epoch, its times left at 0."""
-    return EpochMetrics(
-        epoch=epoch,
-        stage=stage.name,
-        loss=loss,
-        validation_accuracy_ann=outcome.accuracy_ann,
-        validation_accuracy_snn={str(steps): accuracy for steps, accuracy in outcome.accuracy_snn.items()},
-        learning_rate=optimiser.learning_rate(epoch),
-        sigma=sigma_of(model),
-        theta=theta_of(model),
-        seconds=0.0,
-        seconds_noise=0.0,
-        noise_source=outcome.noise_source,
-    )
-
-
-def _after_epoch(
-    stage: Stage, model: nn.Module, optimiser: Optimiser, outcome: Outcome, seconds: float, before: TrainingState
-) -> TrainingState:
-    """Return the state after one more epoch; that epoch is the best one when none before was better."""
-    epoch, best, best_epoch, best_score = before.epoch + 1, before.best, before.best_epoch, before.best_score
-    if outcome.score >= best_score:
-        best, best_epoch, best_score = stage.weights(), epoch, outcome.score
-    seconds_so_far = (*before.seconds, seconds)
-    return TrainingState(epoch, snapshot(model), optimiser.momentum(), best, best_epoch, best_score, seconds_so_far)

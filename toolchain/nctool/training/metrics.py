@@ -1,6 +1,6 @@
 """`metrics.jsonl`: one JSON object for each epoch, written as soon as the epoch is done.
 
-In: `EpochMetrics`. Out: lines of text that survive an interruption.
+In: `EpochMetrics`. Out: lines of text that survive an interruption, and back.
 """
 
 from __future__ import annotations
@@ -8,10 +8,25 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Protocol
 
+from pydantic import TypeAdapter, ValidationError
+
+from nctool.errors import FormatError, UsageError
 from nctool.files import cannot_write, replace_atomically
 
 METRICS_NAME = "metrics.jsonl"
+
+
+class EpochCallback(Protocol):
+    """Told what each epoch achieved, as soon as it is done."""
+
+    def __call__(self, metrics: EpochMetrics, n_epochs: int) -> None:
+        """Take the numbers of an epoch of a run of `n_epochs`."""
+
+
+def no_report(metrics: EpochMetrics, n_epochs: int) -> None:
+    """Report to nobody: an `EpochCallback` that does nothing."""
 
 
 @dataclass(frozen=True)
@@ -22,6 +37,8 @@ class EpochMetrics:
         epoch: of the run, from 1.
         stage: "train", or "finetune" for an epoch through the spiking network.
         loss: mean cross-entropy of the training batches, in nats.
+        training_accuracy: of the network in training on the batches of the epoch, noise and changes of the images
+            included, 0..1; in fine-tuning after the longest window.
         validation_accuracy_ann: of the noise-free ANN on the held-out images, 0..1.
         validation_accuracy_snn: of the spiking network by time steps, 0..1: after `noise.steps` the float one, or with
             `noise_source` "chip" the integer one; in fine-tuning the float one with rounded weights.
@@ -37,6 +54,7 @@ class EpochMetrics:
     epoch: int
     stage: str
     loss: float
+    training_accuracy: float
     validation_accuracy_ann: float
     validation_accuracy_snn: dict[str, float]
     learning_rate: float
@@ -46,17 +64,13 @@ class EpochMetrics:
     seconds_noise: float
     noise_source: str
 
+    def held_out(self) -> str:
+        """Return the accuracies on the held-out images as a text for people."""
+        by_steps = (f"SNN T={steps} {accuracy:.2%}" for steps, accuracy in self.validation_accuracy_snn.items())
+        return ", ".join([f"ANN {self.validation_accuracy_ann:.2%}", *by_steps])
 
-def start_metrics(directory: Path, n_epochs: int) -> None:
-    """Keep the lines of the first `n_epochs` epochs and drop what follows; 0 starts an empty file.
 
-    Raises:
-        UsageError: the folder cannot be written.
-    """
-    path = directory / METRICS_NAME
-    kept = path.read_text(encoding="utf-8").splitlines(keepends=True)[:n_epochs] if n_epochs and path.exists() else []
-    with replace_atomically(path) as temporary:
-        temporary.write_text("".join(kept), encoding="utf-8")
+_LINE = TypeAdapter(EpochMetrics)
 
 
 def count_epochs(directory: Path, noise_source: str) -> int:
@@ -65,15 +79,47 @@ def count_epochs(directory: Path, noise_source: str) -> int:
     return sum(json.loads(line)["noise_source"] == noise_source for line in lines)
 
 
-def append_metrics(directory: Path, metrics: EpochMetrics) -> None:
-    """Add one line; closing the file hands it to the system.
+def add_metrics(directory: Path, metrics: EpochMetrics, n_before: int) -> None:
+    """Add one line behind the first `n_before`, and drop what else follows them: lines of epochs that are not kept.
+
+    Closing the file hands the line to the system.
 
     Raises:
         UsageError: the file cannot be written.
     """
-    path = directory / METRICS_NAME
+    path, line = directory / METRICS_NAME, json.dumps(asdict(metrics)) + "\n"
+    lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.exists() else []
+    if len(lines) != n_before:
+        with replace_atomically(path) as temporary:
+            temporary.write_text("".join([*lines[:n_before], line]), encoding="utf-8")
+        return
     try:
         with path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(asdict(metrics)) + "\n")
+            file.write(line)
     except OSError as error:
         raise cannot_write(path, error) from error
+
+
+def read_metrics(directory: Path) -> tuple[EpochMetrics, ...]:
+    """Read what a run has measured so far; a line that is still being written is left out.
+
+    Raises:
+        UsageError: there is no such file.
+        FormatError: a line is not what nctool writes.
+    """
+    path = directory / METRICS_NAME
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+    except OSError as error:
+        raise UsageError(f"no `{path}`", hint="`nctool train RECIPE -o DIR` makes one") from error
+    except UnicodeDecodeError as error:
+        raise FormatError(f"`{path}` is no text") from error
+    return tuple(_parsed(path, number, line) for number, line in enumerate(lines, start=1) if line.endswith("\n"))
+
+
+def _parsed(path: Path, number: int, line: str) -> EpochMetrics:
+    try:
+        return _LINE.validate_json(line)
+    except ValidationError as error:
+        where = ".".join(map(str, error.errors()[0]["loc"]))
+        raise FormatError(f"`{path}`, line {number}: {where or 'line'} is not what nctool writes") from error

@@ -18,6 +18,7 @@ from nctool.nq import activations, spiking
 from nctool.training.chip import ChipRun
 from nctool.training.coding import InputCoding
 from nctool.training.data import LabelledImages
+from nctool.training.ranks import ALONE, Ranks
 from nctool.training.spiking import n_correct
 
 MAX_IMAGES = 5000
@@ -50,7 +51,12 @@ class HeldOutReport:
 
 
 def measure_held_out(
-    model: nn.Module, split: LabelledImages, coding: InputCoding, n_steps: int, network: IntNetwork | None = None
+    model: nn.Module,
+    split: LabelledImages,
+    coding: InputCoding,
+    n_steps: int,
+    network: IntNetwork | None = None,
+    ranks: Ranks = ALONE,
 ) -> HeldOutReport:
     """Run ANN and spiking network side by side and measure their gap in each layer.
 
@@ -64,6 +70,7 @@ def measure_held_out(
         coding: from pixels to the network's input.
         n_steps: T_val, ≥ 1.
         network: the integer network converted from `model` for T_val steps, in place of its float spiking network.
+        ranks: the processes that share the batches; each gets the same answer.
 
     Raises:
         UnsupportedError: an activation of `model` is used twice, so that no population of `network` is its own.
@@ -75,7 +82,7 @@ def measure_held_out(
     variances: dict[str, list[Tensor]] = {name: [] for name in activations(model)}
     correct_ann = correct_snn = 0
     with torch.no_grad(), _Recorder(model) as recorder:
-        for batch in split.batches(_BATCH_SIZE):
+        for batch in ranks.own(split.batches(_BATCH_SIZE)):
             correct_ann += n_correct(model(coding(batch.images)), batch.labels)
             quantised = recorder.take()
             if chip is None:
@@ -87,7 +94,9 @@ def measure_held_out(
             for name, values in spiked.items():
                 variances[name].append(quantised[name].sub_(values).var(correction=0).double())
     model.train(was_training)
-    sigma = {name: float(torch.stack(each).mean().sqrt()) for name, each in variances.items()}
+    device, n_batches = split.images.device, -(-len(split) // _BATCH_SIZE)
+    sigma = {name: float(ranks.in_order(each, n_batches, device).mean().sqrt()) for name, each in variances.items()}
+    correct_ann, correct_snn = ranks.counts([correct_ann, correct_snn], device)
     return HeldOutReport(sigma, correct_ann / len(split), correct_snn / len(split))
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -23,11 +24,27 @@ from nctool.training.augment import augment
 from nctool.training.auto_augment import require_auto_augment
 from nctool.training.data import LabelledImages
 from nctool.training.execution import autocast
+from nctool.training.global_batch import global_batch
+from nctool.training.interruption import Interruption
+from nctool.training.ranks import ALONE, Ranks
 from nctool.training.stages import Stage
 
 _SMALLEST_BATCH = 2
 """Batch normalisation has no variance to work with in a batch of one: such a last batch is left out."""
 _HINT = "lower training.learning_rate or raise activation.threshold_init"
+
+
+@dataclass(frozen=True)
+class EpochLoss:
+    """What the batches of an epoch said.
+
+    Attributes:
+        loss: mean of their cross-entropies, in nats.
+        accuracy: of the network in training on their images, 0..1.
+    """
+
+    loss: float
+    accuracy: float
 
 
 class Optimiser:
@@ -39,19 +56,26 @@ class Optimiser:
         stage: what is trained for, how long, and the first learning rate.
         epochs_before: of the stages before this one.
         recipe: `[training]` and the seed.
+        ranks: the processes that share every batch; `training.batch_size` is that of all together.
 
     Raises:
         UsageError: fewer than two training images, or ones that `training.auto_augment` cannot change.
     """
 
     def __init__(
-        self, model: nn.Module, train: LabelledImages, stage: Stage, epochs_before: int, recipe: Recipe
+        self,
+        model: nn.Module,
+        train: LabelledImages,
+        stage: Stage,
+        epochs_before: int,
+        recipe: Recipe,
+        ranks: Ranks = ALONE,
     ) -> None:
         if len(train) < _SMALLEST_BATCH:
             raise UsageError(f"got {len(train)} training image, allowed: {_SMALLEST_BATCH} or more")
         require_auto_augment(recipe.training.auto_augment, train.images.shape[1])
         self._model, self._train, self._stage, self._epochs_before = model, train, stage, epochs_before
-        self._recipe, self._settings = recipe, recipe.training
+        self._recipe, self._settings, self._ranks = recipe, recipe.training, ranks
         self._layers = activations(model)
         self._sgd = torch.optim.SGD(
             model.parameters(),
@@ -68,18 +92,19 @@ class Optimiser:
         total = self._stage.epochs * self.batches_per_epoch
         return self._stage.learning_rate * 0.5 * (1.0 + math.cos(math.pi * done / total))
 
-    def run_epoch(self, epoch: int, progress: ProgressCallback) -> float:
+    def run_epoch(self, epoch: int, progress: ProgressCallback, interruption: Interruption) -> EpochLoss | None:
         """Show the network every training image once, in random order.
 
         Args:
             epoch: of the run, from 1.
             progress: told of every batch, counted over the whole run.
+            interruption: looked at after every batch.
 
         Returns:
-            the mean of the batches' cross-entropy, in nats.
+            what the batches said, or None if a signal came, to any process.
 
         Raises:
-            RangeError: the loss is not finite, or a threshold is no longer positive.
+            RangeError: the loss, a weight or a running mean is not finite, or a threshold is no longer positive.
         """
         seed = np.random.SeedSequence([self._recipe.seed, epoch]).generate_state(1, np.uint64)
         torch.manual_seed(int(seed[0]))
@@ -87,12 +112,18 @@ class Optimiser:
         order = torch.randperm(len(self._train)).split(self._settings.batch_size)[: self.batches_per_epoch]
         n_epochs = self._recipe.n_epochs
         total, done = n_epochs * self.batches_per_epoch, (epoch - 1) * self.batches_per_epoch
-        losses = []
+        losses, seen, correct = [], 0, 0.0
         for step, chosen in enumerate(order):
-            losses.append(self._step(chosen.to(self._train.images.device), epoch, step))
-            message = f"epoch {epoch}/{n_epochs}, loss {losses[-1]:.3f}"
+            chosen_here = chosen.to(self._train.images.device)
+            loss, right, stop = self._step(chosen_here, epoch, step, interruption)
+            losses.append(loss)
+            seen, correct = seen + len(chosen), correct + right
+            message = f"epoch {epoch}/{n_epochs}, loss {loss:.3f}, training accuracy {correct / seen:.1%}"
             progress(done + step + 1, total, message)
-        return math.fsum(losses) / len(losses)
+            if stop:
+                return None
+        self._require_finite(epoch)
+        return EpochLoss(math.fsum(losses) / len(losses), correct / seen)
 
     def momentum(self) -> dict[str, Tensor]:
         """Return SGD's momentum buffers by parameter name; none when the recipe has no momentum."""
@@ -106,25 +137,44 @@ class Optimiser:
             if name in buffers:
                 self._sgd.state[parameter]["momentum_buffer"] = buffers[name].to(parameter.device).clone()
 
-    def _step(self, chosen: Tensor, epoch: int, step: int) -> float:
+    def _step(self, chosen: Tensor, epoch: int, step: int, interruption: Interruption) -> tuple[float, float, float]:
+        """Follow the gradient of one batch.
+
+        Returns:
+            its loss, how many of its images were classified correctly, and in how many processes a signal came.
+        """
         for group in self._sgd.param_groups:
             group["lr"] = self.learning_rate(epoch, step)
-        images = augment(self._train.images[chosen], self._settings)
-        with autocast(self._settings, images.device.type):
-            loss = self._stage.loss(images, self._train.labels[chosen])
+        images, rows = augment(self._train.images[chosen], self._settings), self._ranks.rows(len(chosen))
+        labels = self._train.labels[chosen][rows]
         self._sgd.zero_grad(set_to_none=True)
-        loss.backward()
+        with global_batch(self._model, len(chosen), self._ranks):
+            with autocast(self._settings, images.device.type):
+                loss, logits = self._stage.loss(images[rows], labels)
+            loss.backward()
+        stop = loss.new_tensor(float(interruption.noted is not None))
+        correct = (logits.argmax(dim=1) == labels).sum()
+        numbers = torch.stack([loss.detach(), correct, stop])
+        numbers = self._ranks.add_gradients(self._model, numbers)
         self._sgd.step()
-        return self._checked(loss.detach(), epoch, step)
+        return self._checked(numbers, epoch, step)
 
-    def _checked(self, loss: Tensor, epoch: int, step: int) -> float:
-        """Return the loss as a number; it and all thresholds come from the device in one transfer, the only one."""
+    def _checked(self, numbers: Tensor, epoch: int, step: int) -> tuple[float, float, float]:
+        """Return the numbers; they and all thresholds come from the device in one transfer, the only one."""
         thresholds = [layer.threshold.detach() for layer in self._layers.values()]
-        value, *values = torch.stack([loss, *thresholds]).tolist()
+        loss, correct, stop, *values = torch.cat([numbers, torch.stack(thresholds)]).tolist()
         where = f"in epoch {epoch}, batch {step + 1}"
-        if not math.isfinite(value):
-            raise RangeError(f"training diverged: loss is {value} {where}", _HINT)
-        for name, threshold in zip(self._layers, values, strict=True):
-            if not 0.0 < threshold < math.inf:
-                raise RangeError(f"training diverged: threshold of `{name}` is {threshold:g} {where}", _HINT)
-        return float(value)
+        if not math.isfinite(loss):
+            raise RangeError(f"training diverged: loss is {loss} {where}", _HINT)
+        for name, value in zip(self._layers, values, strict=True):
+            if not 0.0 < value < math.inf:
+                raise RangeError(f"training diverged: threshold of `{name}` is {value:g} {where}", _HINT)
+        return loss, correct, stop
+
+    def _require_finite(self, epoch: int) -> None:
+        """Refuse a state that no epoch could go on from: the last step may have spoilt it after its loss was known."""
+        state = self._model.state_dict()
+        finite = torch.stack([tensor.isfinite().all() for tensor in state.values()]).tolist()
+        for name, is_finite in zip(state, finite, strict=True):
+            if not is_finite:
+                raise RangeError(f"training diverged: `{name}` is not finite after epoch {epoch}", _HINT)

@@ -18,6 +18,7 @@ from nctool.training.checkpoint import Checkpoint
 from nctool.training.coding import input_coding
 from nctool.training.data import TrainingData
 from nctool.training.metrics import count_epochs
+from nctool.training.ranks import Ranks
 from nctool.training.spiking import ann_accuracy, snn_accuracy
 from nctool.training.state import TrainingState
 
@@ -48,14 +49,17 @@ class TrainResult:
     ideal_epochs: int
 
 
-def tested(model: nn.Module, data: TrainingData, recipe: Recipe, state: TrainingState, path: Path) -> TrainResult:
-    """Look at the test images, once."""
+def tested(
+    model: nn.Module, data: TrainingData, recipe: Recipe, state: TrainingState, path: Path, ranks: Ranks
+) -> TrainResult:
+    """Look at the test images, once; `ranks` share them."""
     test = data.test.to(next(model.parameters()).device)
     coding = input_coding(data.normalisation, recipe)
     is_relu = recipe.activation.function == "relu" and recipe.finetune is None
     with rectified(model) if is_relu else nullcontext():
-        accuracy_ann = ann_accuracy(model, test, coding)
-    by_steps = snn_accuracy(model, test, coding)
+        accuracy_ann = ann_accuracy(model, test, coding, ranks)
+    by_steps = snn_accuracy(model, test, coding, ranks=ranks)
+    ideal_epochs = 0 if recipe.chip is None else ranks.from_first(lambda: count_epochs(path.parent, "ideal"))
     return TrainResult(
         path=path,
         accuracy_ann=accuracy_ann,
@@ -64,7 +68,7 @@ def tested(model: nn.Module, data: TrainingData, recipe: Recipe, state: Training
         sigma=sigma_of(model),
         best_epoch=state.best_epoch,
         seconds_per_epoch=math.fsum(state.seconds) / len(state.seconds),
-        ideal_epochs=0 if recipe.chip is None else count_epochs(path.parent, "ideal"),
+        ideal_epochs=ideal_epochs,
     )
 
 

@@ -13,22 +13,26 @@ from torch import Tensor, nn
 from nctool.nq import spiking
 from nctool.training.coding import InputCoding
 from nctool.training.data import LabelledImages
+from nctool.training.ranks import ALONE, Ranks
 
 REPORTED_STEPS = (1, 2, 4, 8, 16)
 """The windows that accuracy is reported for, as in Huang et al., arXiv 2404.17456."""
 _BATCH_SIZE = 500
 
 
-def ann_accuracy(model: nn.Module, split: LabelledImages, coding: InputCoding) -> float:
-    """Return the fraction of `split` that the noise-free ANN classifies correctly; the model's mode is kept."""
+def ann_accuracy(model: nn.Module, split: LabelledImages, coding: InputCoding, ranks: Ranks = ALONE) -> float:
+    """Return the fraction of `split` that the noise-free ANN classifies correctly; the model's mode is kept.
+
+    `ranks` share the work; each gets the same answer.
+    """
     was_training = model.training
     model.eval()
     correct = 0
     with torch.no_grad():
-        for batch in split.batches(_BATCH_SIZE):
+        for batch in ranks.own(split.batches(_BATCH_SIZE)):
             correct += n_correct(model(coding(batch.images)), batch.labels)
     model.train(was_training)
-    return correct / len(split)
+    return ranks.counts([correct], split.images.device)[0] / len(split)
 
 
 def snn_accuracy(
@@ -36,6 +40,7 @@ def snn_accuracy(
     split: LabelledImages,
     coding: InputCoding,
     steps: Sequence[int] = REPORTED_STEPS,
+    ranks: Ranks = ALONE,
 ) -> dict[int, float]:
     """Return the accuracy of the spiking network for several windows.
 
@@ -44,19 +49,21 @@ def snn_accuracy(
         split: the images.
         coding: from pixels to what the network sees at each step.
         steps: windows in time steps, ≥ 1.
+        ranks: the processes that share the work; each gets the same answer.
 
     Returns:
         accuracy 0..1 by number of steps, from the running sum of the logits.
     """
     correct = dict.fromkeys(sorted(steps), 0)
-    for batch in split.batches(_BATCH_SIZE):
+    for batch in ranks.own(split.batches(_BATCH_SIZE)):
         logits = torch.zeros((), device=batch.images.device)
         with spiking(model):
             for step, images in enumerate(coding.steps(batch.images, max(steps)), start=1):
                 logits = logits + model(images)
                 if step in correct:
                     correct[step] += n_correct(logits, batch.labels)
-    return {step: count / len(split) for step, count in correct.items()}
+    counts = ranks.counts(list(correct.values()), split.images.device)
+    return {step: count / len(split) for step, count in zip(correct, counts, strict=True)}
 
 
 def n_correct(logits: Tensor, labels: Tensor) -> int:

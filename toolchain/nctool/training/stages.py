@@ -19,6 +19,7 @@ from nctool.training.chip import Chip
 from nctool.training.coding import InputCoding
 from nctool.training.data import LabelledImages, TrainingData
 from nctool.training.noise import affordable_images, measure_held_out, set_sigma
+from nctool.training.ranks import ALONE, Ranks
 from nctool.training.spiking import ann_accuracy, snn_accuracy
 
 
@@ -33,6 +34,7 @@ class Task:
         coding: from pixels to the network's input.
         recipe: of the run.
         chip: what noise is measured on where the recipe asks for it.
+        ranks: the processes that train together.
     """
 
     model: nn.Module
@@ -41,6 +43,7 @@ class Task:
     coding: InputCoding
     recipe: Recipe
     chip: Chip | None
+    ranks: Ranks = ALONE
 
 
 @dataclass(frozen=True)
@@ -76,8 +79,13 @@ class Stage(Protocol):
     def begin_epoch(self) -> None:
         """Get the model ready for training."""
 
-    def loss(self, images: Tensor, labels: Tensor) -> Tensor:
-        """Return the mean cross-entropy of a batch in nats: uint8 images (N, C, H, W), int64 labels (N,)."""
+    def loss(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the mean cross-entropy of a batch in nats, and its logits (N, classes).
+
+        Args:
+            images: uint8 (N, C, H, W).
+            labels: int64 (N,).
+        """
 
     def end_epoch(self) -> Outcome:
         """Measure the model on the held-out images, and set what is re-estimated after each epoch."""
@@ -100,16 +108,17 @@ class NoisyTraining:
         """Turn the noise on."""
         self._task.model.train()
 
-    def loss(self, images: Tensor, labels: Tensor) -> Tensor:
+    def loss(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """Return the cross-entropy of the noisy network."""
-        return functional.cross_entropy(self._task.model(self._task.coding(images)), labels)
+        logits = self._task.model(self._task.coding(images))
+        return functional.cross_entropy(logits, labels), logits
 
     def end_epoch(self) -> Outcome:
         """Measure σ; an epoch whose numbers do not fit the chip takes it from the float network, and scores lowest."""
         task, noise = self._task, self._task.recipe.noise
         network = None if task.chip is None else task.chip.network(task.model, task.data, task.recipe)
         held_out = task.held_out.first(affordable_images(len(task.data.train), noise.steps))
-        report = measure_held_out(task.model, held_out, task.coding, noise.steps, network)
+        report = measure_held_out(task.model, held_out, task.coding, noise.steps, network, task.ranks)
         if noise.source != "none":
             set_sigma(task.model, report.sigma)
         source = "ideal" if task.chip is not None and network is None else noise.source
@@ -135,10 +144,11 @@ class RectifiedTraining:
         """Let batch normalisation and dropout learn."""
         self._task.model.train()
 
-    def loss(self, images: Tensor, labels: Tensor) -> Tensor:
+    def loss(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """Return the cross-entropy of the ReLU network."""
         with rectified(self._task.model):
-            return functional.cross_entropy(self._task.model(self._task.coding(images)), labels)
+            logits = self._task.model(self._task.coding(images))
+        return functional.cross_entropy(logits, labels), logits
 
     def end_epoch(self) -> Outcome:
         """Set each threshold to a high percentile of what its activation lets through."""
@@ -146,10 +156,10 @@ class RectifiedTraining:
         images = task.data.calibration(task.recipe.seed).to(task.held_out.images.device).images
         with rectified(task.model):
             thresholds = balanced_thresholds(task.model, activations(task.model), task.coding(images), PERCENTILE)
-            ann = ann_accuracy(task.model, task.held_out, task.coding)
+            ann = ann_accuracy(task.model, task.held_out, task.coding, task.ranks)
         for name, layer in activations(task.model).items():
             layer.threshold.data.fill_(thresholds[name])
-        snn = snn_accuracy(task.model, task.held_out, task.coding, (steps,))
+        snn = snn_accuracy(task.model, task.held_out, task.coding, (steps,), task.ranks)
         return Outcome(ann, snn, "none", (ann, snn[steps]))
 
     def weights(self) -> dict[str, Tensor]:

@@ -14,8 +14,8 @@ from typing import Any
 
 from torch import Tensor
 
-from nctool.errors import FormatError, UsageError
-from nctool.recipe import Recipe
+from nctool.errors import FormatError, RecipeError, UsageError
+from nctool.recipe import Recipe, parse_recipe
 from nctool.training.tensor_file import read_tensors, with_prefix, write_tensors
 
 STATE_NAME = "last.safetensors"
@@ -61,7 +61,7 @@ def save_state(directory: Path, state: TrainingState, recipe: Recipe) -> None:
 
 
 def load_state(directory: Path, recipe: Recipe) -> TrainingState:
-    """Read the state of an interrupted run of the same recipe.
+    """Read the state of an interrupted run of the same recipe; its name and description may differ.
 
     Raises:
         UsageError: there is nothing to resume, or it was trained by another recipe.
@@ -71,7 +71,7 @@ def load_state(directory: Path, recipe: Recipe) -> TrainingState:
     if not path.exists():
         raise UsageError(f"nothing to resume: no `{path}`", hint="run without --resume to start from the beginning")
     file = read_tensors(path, _FORMAT)
-    if file.metadata.get("recipe") != recipe.to_toml():
+    if not _trains_the_same(file.metadata.get("recipe", ""), recipe):
         raise UsageError(
             f"cannot resume `{path}`: its recipe or seed is another one",
             hint="repeat the command line of the interrupted run, or choose another folder with -o",
@@ -90,3 +90,12 @@ def load_state(directory: Path, recipe: Recipe) -> TrainingState:
         )
     except (KeyError, ValueError, TypeError) as error:
         raise FormatError(f"`{path}` has bad metadata") from error
+
+
+def _trains_the_same(text: str, recipe: Recipe) -> bool:
+    """Whether a recipe's text determines the same result."""
+    texts = {"name": recipe.name, "description": recipe.description}
+    try:
+        return parse_recipe(text).model_copy(update=texts) == recipe
+    except RecipeError:
+        return False

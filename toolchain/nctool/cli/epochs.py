@@ -1,0 +1,64 @@
+"""What is seen of a training run while it goes on: a bar on a terminal, elsewhere a line for each epoch.
+
+In: the batches and epochs of a run. Out: text on stderr. Must not import torch.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from typing import TYPE_CHECKING
+
+import typer
+
+from nctool.cli.application import is_first_rank
+from nctool.cli.output import print_error
+from nctool.errors import Interrupted
+from nctool.progress import ProgressCallback, no_progress, progress_bar
+
+if TYPE_CHECKING:
+    from nctool.training import EpochCallback, EpochMetrics
+
+
+@contextmanager
+def shown_epochs(title: str, json: bool) -> Iterator[tuple[ProgressCallback, EpochCallback]]:
+    """Show a bar; where stderr is no terminal or stdout is data, a line for each epoch on stderr.
+
+    Of the ranks of torchrun only the first shows anything. A run that a signal ends says how it goes on, and its exit
+    code is 128 and the signal's number.
+    """
+    try:
+        if not is_first_rank():
+            yield no_progress, _nothing
+        elif json or not sys.stderr.isatty():
+            yield no_progress, _Lines()
+        else:
+            with progress_bar(title) as progress:
+                yield progress, _nothing
+    except Interrupted as stop:
+        if is_first_rank():
+            print_error(stop.message, stop.hint)
+        raise typer.Exit(stop.exit_code) from stop
+
+
+def _nothing(metrics: EpochMetrics, n_epochs: int) -> None:
+    """Show nothing of an epoch."""
+
+
+class _Lines:
+    """Writes a line for each epoch; the time left is that of the epochs to come if they last as those seen."""
+
+    def __init__(self) -> None:
+        self._seconds: list[float] = []
+
+    def __call__(self, metrics: EpochMetrics, n_epochs: int) -> None:
+        self._seconds.append(metrics.seconds)
+        left = sum(self._seconds) / len(self._seconds) * (n_epochs - metrics.epoch)
+        sys.stderr.write(
+            f"{metrics.stage}: epoch {metrics.epoch}/{n_epochs}, loss {metrics.loss:.4f}, "
+            f"training accuracy {metrics.training_accuracy:.2%}, held out {metrics.held_out()}, "
+            f"{metrics.seconds:.1f} s, {timedelta(seconds=round(left))} left\n"
+        )
+        sys.stderr.flush()

@@ -1,0 +1,137 @@
+"""The epochs of one stage: train, measure, keep the best, write down how far the run is.
+
+In: a stage and the state before it. Out: the state after it, or `Interrupted`. Whatever ends the run,
+`last.safetensors` holds the last complete epoch.
+"""
+
+from __future__ import annotations
+
+import signal
+import time
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+
+from torch import nn
+
+from nctool.errors import Interrupted
+from nctool.progress import ProgressCallback
+from nctool.recipe import Recipe
+from nctool.training.interruption import Interruption
+from nctool.training.metrics import EpochCallback, EpochMetrics, add_metrics
+from nctool.training.optimiser import EpochLoss, Optimiser
+from nctool.training.result import sigma_of, theta_of
+from nctool.training.stages import Outcome, Stage, Task, snapshot
+from nctool.training.state import STATE_NAME, TrainingState, save_state
+
+
+@dataclass(frozen=True)
+class Outside:
+    """What a run has to do with besides its numbers.
+
+    Attributes:
+        directory: where its files go.
+        progress: told of every batch.
+        on_epoch: told of every epoch.
+        interruption: what may end it.
+    """
+
+    directory: Path
+    progress: ProgressCallback
+    on_epoch: EpochCallback
+    interruption: Interruption
+
+
+def run_stage(stage: Stage, epochs_before: int, task: Task, state: TrainingState, outside: Outside) -> TrainingState:
+    """Run the rest of a stage: from the best weights of the one before it, or from where it stopped.
+
+    Raises:
+        UsageError: a file cannot be written.
+        RangeError: the training diverged.
+        Interrupted: a signal came.
+    """
+    if state.epoch == epochs_before:
+        state = replace(state, model=state.best, momentum={}, best_score=(0.0, 0.0))
+    task.model.load_state_dict(state.model)
+    train = task.data.train.to(task.held_out.images.device)
+    ranks = task.ranks
+    optimiser = Optimiser(task.model, train, stage, epochs_before, task.recipe, ranks)
+    optimiser.set_momentum(state.momentum)
+    progress = outside.progress
+    for epoch in range(state.epoch + 1, epochs_before + stage.epochs + 1):
+        started = time.perf_counter()
+        loss = optimiser.run_epoch(epoch, progress, outside.interruption)
+        if loss is None:
+            raise _interrupted(state, task.recipe, outside)
+        trained = time.perf_counter()
+        outcome = stage.end_epoch()
+        ended = time.perf_counter()
+        seconds = ended - started
+        line = _metrics(stage, optimiser, epoch, loss, outcome, task.model)
+        metrics = replace(line, seconds=seconds, seconds_noise=ended - trained)
+        before, state = state, _after_epoch(stage, task.model, optimiser, outcome, seconds, state)
+        ranks.from_first(partial(_write, outside.directory, metrics, before, state, task.recipe))
+        outside.on_epoch(metrics, task.recipe.n_epochs)
+        progress = _with_held_out(outside.progress, metrics)
+        if ranks.any(outside.interruption.noted is not None, train.images.device):
+            raise _interrupted(state, task.recipe, outside)
+    return state
+
+
+def _write(directory: Path, metrics: EpochMetrics, before: TrainingState, after: TrainingState, recipe: Recipe) -> None:
+    """Write down an epoch; a line without its state is dropped on resuming."""
+    add_metrics(directory, metrics, len(before.seconds))
+    save_state(directory, after, recipe)
+
+
+def _with_held_out(progress: ProgressCallback, metrics: EpochMetrics) -> ProgressCallback:
+    """Return what also tells `progress` the last epoch's accuracies."""
+
+    def report(done: int, total: int, message: str = "") -> None:
+        progress(done, total, f"{message}; held out {metrics.held_out()}")
+
+    return report
+
+
+def _interrupted(state: TrainingState, recipe: Recipe, outside: Outside) -> Interrupted:
+    """Say what of a run is kept, and how it goes on."""
+    number = outside.interruption.noted or signal.SIGTERM
+    if not state.seconds:
+        return Interrupted(f"stopped by {number.name} before an epoch was complete", None, number)
+    return Interrupted(
+        f"stopped by {number.name} after epoch {state.epoch} of {recipe.n_epochs}, "
+        f"which `{outside.directory / STATE_NAME}` holds",
+        hint="repeat the command with --resume to go on",
+        signal_number=number,
+    )
+
+
+def _metrics(
+    stage: Stage, optimiser: Optimiser, epoch: int, loss: EpochLoss, outcome: Outcome, model: nn.Module
+) -> EpochMetrics:
+    """Return the line of an epoch, its times left at 0."""
+    return EpochMetrics(
+        epoch=epoch,
+        stage=stage.name,
+        loss=loss.loss,
+        training_accuracy=loss.accuracy,
+        validation_accuracy_ann=outcome.accuracy_ann,
+        validation_accuracy_snn={str(steps): accuracy for steps, accuracy in outcome.accuracy_snn.items()},
+        learning_rate=optimiser.learning_rate(epoch),
+        sigma=sigma_of(model),
+        theta=theta_of(model),
+        seconds=0.0,
+        seconds_noise=0.0,
+        noise_source=outcome.noise_source,
+    )
+
+
+def _after_epoch(
+    stage: Stage, model: nn.Module, optimiser: Optimiser, outcome: Outcome, seconds: float, before: TrainingState
+) -> TrainingState:
+    """Return the state after one more epoch; that epoch is the best one when none before was better."""
+    epoch, best, best_epoch, best_score = before.epoch + 1, before.best, before.best_epoch, before.best_score
+    if outcome.score >= best_score:
+        best, best_epoch, best_score = stage.weights(), epoch, outcome.score
+    seconds_so_far = (*before.seconds, seconds)
+    return TrainingState(epoch, snapshot(model), optimiser.momentum(), best, best_epoch, best_score, seconds_so_far)
