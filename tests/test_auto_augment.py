@@ -6,9 +6,11 @@ import pytest
 import torch
 
 from nctool.errors import UsageError
+from nctool.progress import no_progress
 from nctool.recipe import TrainingSettings
 from nctool.training.augment import augment
 from nctool.training.auto_augment import _apply, _draw, _Operation, _transform, auto_augment, require_auto_augment
+from nctool.training.interruption import Interruption
 from nctool.training.optimiser import Optimiser
 from nctool.training.stages import NoisyTraining, Task
 from tests.small_run import small_data, small_model, small_recipe
@@ -142,7 +144,7 @@ def test_an_epoch_with_auto_augment_repeats():
     losses = []
     for _ in range(2):
         torch.manual_seed(1)
-        losses.append(optimiser("cifar10").run_epoch(1, lambda done, total, message="": None))
+        losses.append(optimiser("cifar10").run_epoch(1, no_progress, Interruption()))
     assert losses[0] == losses[1]
 
 

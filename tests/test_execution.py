@@ -10,6 +10,7 @@ from nctool.progress import no_progress
 from nctool.recipe import parse_recipe
 from nctool.training import LabelledImages, Normalisation, TrainingData, fit, load_checkpoint
 from nctool.training.execution import execution, require_execution
+from nctool.training.interruption import Interruption
 from nctool.training.optimiser import Optimiser
 from nctool.training.stages import NoisyTraining, Task
 from nctool_models import build_model
@@ -32,7 +33,7 @@ def one_epoch(recipe, types):
     for layer in model:
         layer.register_forward_hook(lambda module, _, output: types.add((type(module).__name__, output.dtype)))
     stage = NoisyTraining(Task(model, data, data.held_out, data.normalisation, recipe, None))
-    Optimiser(model, data.train, stage, 0, recipe).run_epoch(1, no_progress)
+    Optimiser(model, data.train, stage, 0, recipe).run_epoch(1, no_progress, Interruption())
     return model
 
 

@@ -10,6 +10,7 @@ from nctool.nq import activations
 from nctool.progress import no_progress
 from nctool.recipe import TrainingSettings
 from nctool.training import LabelledImages, Normalisation, TrainingData
+from nctool.training.interruption import Interruption
 from nctool.training.optimiser import Optimiser
 from nctool.training.stages import NoisyTraining, Task
 from nctool_models import build_model, list_recipes, load_recipe
@@ -102,6 +103,6 @@ def test_every_recipe_takes_a_step_of_training(name, one_thread):
     stage = NoisyTraining(Task(model, data, two, normalisation, recipe, None))
     before = [each.detach().clone() for each in model.parameters()]
     with torch.random.fork_rng():
-        loss = Optimiser(model, two, stage, 0, recipe).run_epoch(1, no_progress)
-    assert math.isfinite(loss)
+        epoch = Optimiser(model, two, stage, 0, recipe).run_epoch(1, no_progress, Interruption())
+    assert math.isfinite(epoch.loss)
     assert all(not torch.equal(old, new) for old, new in zip(before, model.parameters(), strict=True))
