@@ -3,6 +3,7 @@
 from nctool.api.exploring import ExploreReport, explore
 from nctool.api.exporting import ExportReport, export
 from nctool.api.finetuning import finetune
+from nctool.api.history import HistoryReport, history
 from nctool.api.inspecting import BranchReport, InspectReport, inspect
 from nctool.api.models import ForeignOptions
 from nctool.api.running import RunReport, run_sim
@@ -15,6 +16,7 @@ __all__ = [
     "ExploreReport",
     "ExportReport",
     "ForeignOptions",
+    "HistoryReport",
     "InspectReport",
     "RunReport",
     "TrainReport",
@@ -22,6 +24,7 @@ __all__ = [
     "explore",
     "export",
     "finetune",
+    "history",
     "inspect",
     "prepare",
     "run_sim",

@@ -1,6 +1,6 @@
 """Draw what `explore` found: wrong answers against latency, neurons and synaptic operations, best at the lower left.
 
-In: an ExploreReport. Out: a .png or .svg file. matplotlib is imported here only, and only when asked for.
+In: an ExploreReport. Out: a .png or .svg file. matplotlib is imported only when asked for.
 """
 
 from __future__ import annotations
@@ -11,14 +11,11 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nctool.errors import UsageError
-from nctool.files import replace_atomically, require_writable
+from nctool.api.figure_file import LOOKS, require_figure, save_figure
 
 if TYPE_CHECKING:
     from nctool.api.exploring import ExploreReport, ExploreRow, Measured
 
-SUFFIXES = (".png", ".svg")
-OPTION = "--plot"
 PANELS: dict[str, Callable[[Measured], float]] = {
     "latency, time steps": lambda measured: measured.cost.latency_steps,
     "neurons": lambda measured: measured.neurons,
@@ -34,9 +31,6 @@ COLOURS = {
 STYLES = ("-", "--", ":", "-.")
 """Of weight bits, from many to few; the points of the first are filled."""
 
-LOOKS = {"font.size": 10, "lines.markersize": 4.5, "lines.linewidth": 1.3, "svg.hashsalt": "nctool"}
-"""With a salt of its own, an .svg has the same bytes each time."""
-
 MOST_TICKS = 6
 """Of an axis that names every value that occurs."""
 
@@ -47,13 +41,7 @@ def prepare(path: Path) -> Callable[[ExploreReport], None]:
     Raises:
         UsageError: the suffix is unknown, the file cannot be written, or matplotlib is not installed.
     """
-    if path.suffix not in SUFFIXES:
-        raise UsageError(f"plot `{path}`: ends in `{path.suffix}`, allowed {', '.join(SUFFIXES)}")
-    require_writable(path, OPTION)
-    try:
-        import matplotlib.figure  # noqa: F401  # only whether it is there
-    except ImportError as error:
-        raise UsageError("plots need matplotlib", hint='pip install "nctool[plot]"') from error
+    require_figure(path)
     return partial(_draw, path)
 
 
@@ -69,9 +57,7 @@ def _draw(path: Path, report: ExploreReport) -> None:
         panels[0].set_ylabel("wrong answers, %")
         figure.suptitle(f"{report.checkpoint.name}: {report.dataset}, {report.samples} samples, {report.target}")
         figure.legend(*panels[0].get_legend_handles_labels(), loc="outside right center", frameon=False)
-        with replace_atomically(path, OPTION) as temporary:
-            metadata = {"Date": None} if path.suffix == ".svg" else None
-            figure.savefig(temporary, format=path.suffix[1:], metadata=metadata, dpi=130)
+        save_figure(figure, path)
 
 
 def _panel(axes: Any, label: str, value: Callable[[Measured], float], rows: Sequence[ExploreRow]) -> None:

@@ -1,6 +1,6 @@
-"""What is seen of a training run while it goes on: a bar on a terminal, elsewhere a line for each epoch.
+"""What is seen of a training run: a bar on a terminal, elsewhere a line an epoch; a table of those done.
 
-In: the batches and epochs of a run. Out: text on stderr. Must not import torch.
+In: the batches and epochs of a run. Out: text on stderr; the table on stdout. Must not import torch.
 """
 
 from __future__ import annotations
@@ -14,11 +14,12 @@ from typing import TYPE_CHECKING
 import typer
 
 from nctool.cli.application import is_first_rank
-from nctool.cli.output import print_error
+from nctool.cli.output import print_error, print_rows
 from nctool.errors import Interrupted
 from nctool.progress import ProgressCallback, no_progress, progress_bar
 
 if TYPE_CHECKING:
+    from nctool.api import HistoryReport
     from nctool.training import EpochCallback, EpochMetrics
 
 
@@ -62,3 +63,12 @@ class _Lines:
             f"{metrics.seconds:.1f} s, {timedelta(seconds=round(left))} left\n"
         )
         sys.stderr.flush()
+
+
+def print_history(report: HistoryReport) -> None:
+    """Show a row for each epoch."""
+    rows = [
+        [str(each.epoch), each.stage, f"{each.loss:.4f}", f"{each.training_accuracy:.2%}", each.held_out()]
+        for each in report.epochs
+    ]
+    print_rows(str(report.path), ["epoch", "stage", "loss", "training", "held out"], rows)

@@ -1,4 +1,4 @@
-"""The commands that show what there is: inspect, recipes, targets.
+"""The commands that show what there is: inspect, history, recipes, targets.
 
 Contract: names of commands and options, JSON keys and exit codes.
 """
@@ -6,9 +6,14 @@ Contract: names of commands and options, JSON keys and exit codes.
 from __future__ import annotations
 
 from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
 
 from nctool.cli import output
 from nctool.cli.application import app
+from nctool.cli.epochs import print_history
 from nctool.cli.options import Json, Model
 
 
@@ -19,6 +24,19 @@ def inspect(model: Model, json: Json = False) -> None:
 
     report = run(model)
     output.print_json(report.to_json()) if json else output.print_inspect(report)
+
+
+@app.command()
+def history(
+    run: Annotated[Path, typer.Argument(help="Folder of a training run.", metavar="RUN")],
+    plot: Annotated[Path | None, typer.Option(help="Draw loss, accuracies, θ and σ.", metavar="FILE.png|svg")] = None,
+    json: Json = False,
+) -> None:
+    """Show what a training run measured, epoch by epoch."""
+    from nctool.api import history as read
+
+    report = read(run, plot=plot)
+    output.print_json(report.to_json()) if json else print_history(report)
 
 
 @app.command()

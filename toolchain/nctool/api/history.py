@@ -1,0 +1,48 @@
+"""history: what a training run measured, epoch by epoch.
+
+In: the folder of a run. Out: a HistoryReport, and a figure where one is wanted.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from nctool.api import history_figure
+from nctool.training.metrics import EpochMetrics, read_metrics
+
+
+@dataclass(frozen=True)
+class HistoryReport:
+    """The epochs of a run that are complete so far.
+
+    Args:
+        path: folder of the run.
+        epochs: the lines of its metrics.jsonl.
+    """
+
+    path: Path
+    epochs: tuple[EpochMetrics, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the report as JSON types."""
+        return {"path": str(self.path), "epochs": [asdict(epoch) for epoch in self.epochs]}
+
+
+def history(run: Path | str, *, plot: Path | None = None) -> HistoryReport:
+    """Read what a training run measured; it may still be going on.
+
+    Args:
+        run: folder of a training run.
+        plot: draw loss, accuracies, θ and σ of every layer over the epochs to this .png or .svg file.
+
+    Raises:
+        UsageError: there is no run, or the plot cannot be written.
+        FormatError: metrics.jsonl is not what nctool writes.
+    """
+    draw = None if plot is None else history_figure.prepare(plot)
+    report = HistoryReport(Path(run), read_metrics(Path(run)))
+    if draw is not None:
+        draw(report.epochs)
+    return report
