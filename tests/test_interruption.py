@@ -20,6 +20,16 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 NAME = "checkpoint.safetensors"
 
 
+@pytest.fixture(autouse=True)
+def handled_signals():
+    """Handle signals as a program at a terminal does: a shell's background job starts with SIGINT ignored."""
+    handlers = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_DFL}
+    before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
 def at_batch(number, *signals):
     """Return a progress callback that sends signals to this process."""
 
