@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 
 import torch
 from torch import Tensor, nn
@@ -212,33 +212,28 @@ def spiking(model: nn.Module) -> Iterator[None]:
             module.training = was_training
 
 
-@contextmanager
-def unrolled(model: nn.Module, n_steps: int) -> Iterator[None]:
+def unrolled(model: nn.Module, n_steps: int) -> AbstractContextManager[None]:
     """Run a model as a float spiking network with gradients: each call of `model` is a window of `n_steps`.
 
     The inputs of all steps lie one after the other in the batch, (n_steps · N, …), and so do the outputs. The numbers
     are those of `spiking`, gradients are those of `nctool.surrogate`. The model's mode is kept.
     """
-    layers = activations(model).values()
-    before = [(layer, layer.window) for layer in layers]
-    try:
-        for layer in layers:
-            layer.window = n_steps
-        yield
-    finally:
-        for layer, window in before:
-            layer.window = window
+    return _switched(model, "window", n_steps)
+
+
+def rectified(model: nn.Module) -> AbstractContextManager[None]:
+    """Run a model with ordinary ReLU activations; its mode is kept."""
+    return _switched(model, "is_rectified", True)
 
 
 @contextmanager
-def rectified(model: nn.Module) -> Iterator[None]:
-    """Run a model with ordinary ReLU activations; its mode is kept."""
-    layers = activations(model).values()
-    before = [(layer, layer.is_rectified) for layer in layers]
+def _switched(model: nn.Module, attribute: str, value: int) -> Iterator[None]:
+    """Set an attribute of every activation while the block runs."""
+    before = [(layer, getattr(layer, attribute)) for layer in activations(model).values()]
     try:
-        for layer in layers:
-            layer.is_rectified = True
+        for layer, _ in before:
+            setattr(layer, attribute, value)
         yield
     finally:
-        for layer, was_rectified in before:
-            layer.is_rectified = was_rectified
+        for layer, value_before in before:
+            setattr(layer, attribute, value_before)

@@ -94,8 +94,8 @@ class Stage(Protocol):
         """Return the state dict of the network that was measured, copied to the CPU."""
 
 
-class NoisyTraining:
-    """Epochs of the noisy quantised network; σ is measured anew after each (Huang et al., arXiv 2404.17456)."""
+class _Training:
+    """What the kinds of a first stage share: the schedule of `[training]`, the model as it is."""
 
     name = "train"
 
@@ -105,8 +105,16 @@ class NoisyTraining:
         self.learning_rate = task.recipe.training.learning_rate
 
     def begin_epoch(self) -> None:
-        """Turn the noise on."""
+        """Turn noise and dropout on, and let batch normalisation learn."""
         self._task.model.train()
+
+    def weights(self) -> dict[str, Tensor]:
+        """Return the model's state."""
+        return snapshot(self._task.model)
+
+
+class NoisyTraining(_Training):
+    """Epochs of the noisy quantised network; σ is measured anew after each (Huang et al., arXiv 2404.17456)."""
 
     def loss(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """Return the cross-entropy of the noisy network."""
@@ -125,24 +133,9 @@ class NoisyTraining:
         score = (report.accuracy_snn if source == noise.source else 0.0, report.accuracy_ann)
         return Outcome(report.accuracy_ann, {noise.steps: report.accuracy_snn}, source, score)
 
-    def weights(self) -> dict[str, Tensor]:
-        """Return the model's state."""
-        return snapshot(self._task.model)
 
-
-class RectifiedTraining:
+class RectifiedTraining(_Training):
     """Epochs of an ordinary ReLU network; after each its thresholds are balanced on training images."""
-
-    name = "train"
-
-    def __init__(self, task: Task) -> None:
-        self._task = task
-        self.epochs = task.recipe.training.epochs
-        self.learning_rate = task.recipe.training.learning_rate
-
-    def begin_epoch(self) -> None:
-        """Let batch normalisation and dropout learn."""
-        self._task.model.train()
 
     def loss(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """Return the cross-entropy of the ReLU network."""
@@ -161,10 +154,6 @@ class RectifiedTraining:
             layer.threshold.data.fill_(thresholds[name])
         snn = snn_accuracy(task.model, task.held_out, task.coding, (steps,), task.ranks)
         return Outcome(ann, snn, "none", (ann, snn[steps]))
-
-    def weights(self) -> dict[str, Tensor]:
-        """Return the model's state."""
-        return snapshot(self._task.model)
 
 
 def first_stage(task: Task) -> Stage:
