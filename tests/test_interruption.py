@@ -9,6 +9,7 @@ import time
 
 import numpy as np
 import pytest
+import torch
 
 from nctool.errors import Interrupted
 from nctool.training.metrics import read_metrics
@@ -119,7 +120,7 @@ def test_a_run_that_is_killed_again_and_again_ends_with_the_bytes_of_one_that_wa
     processes = multiprocessing.get_context("forkserver")
     processes.set_forkserver_preload(["nctool.training", "nctool_models"])
     for kill in range(3):
-        run = processes.Process(target=small_fit, args=(folder, many), kwargs={"resume": kill > 0})
+        run = processes.Process(target=fit_on_one_thread, args=(folder, many, kill > 0))
         run.start()
         wait_for_lines(folder / "metrics.jsonl", 3 * kill + 2)  # the state of the epoch before is written
         time.sleep(0.004 * kill)  # another moment of an epoch each time
@@ -131,6 +132,12 @@ def test_a_run_that_is_killed_again_and_again_ends_with_the_bytes_of_one_that_wa
     assert (folder / NAME).read_bytes() == (tmp_path / "whole" / NAME).read_bytes()
     assert [line.epoch for line in read_metrics(folder)] == list(range(1, 17))
     assert [path.name for path in folder.iterdir() if path.name.startswith(".")] == []
+
+
+def fit_on_one_thread(folder, overrides, resume):
+    """Train in a process of its own, with as many threads as this one: the bytes depend on their number."""
+    torch.set_num_threads(1)
+    small_fit(folder, overrides, resume=resume)
 
 
 def wait_for_lines(path, wanted):

@@ -11,6 +11,8 @@ otherwise its time would be that of the main memory.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from itertools import repeat
 from typing import Any, cast
 
 import torch
@@ -85,19 +87,40 @@ def _forward(
     wide = torch.promote_types(output.dtype, torch.float32)
     threshold = threshold.to(wide)
     quantise = _rounded if reset == "subtract" else _spike_share
+    if sigma is not None:
+        _draw(output, sigma)
     for inputs, out, *codes in _blocks(z, output, *(() if code is None else (code,))):
         ratio = inputs.to(wide) / threshold
         clipped = ratio.clamp(0.0, 1.0)
         values = quantise(inputs.to(wide), clipped, threshold, levels)
         if codes:
             codes[0].copy_(_code(ratio, clipped, values, threshold, _scale(levels, reset)))
-        out.copy_(values) if sigma is None else _draw(out, sigma).add_(values)
+        out.copy_(values) if sigma is None else out.add_(values)
     return output
 
 
-def _draw(out: Tensor, sigma: Tensor) -> Tensor:
-    """Fill a block with N(0, σ²); the value of σ is asked for on the CPU only, where nothing waits for it."""
-    return out.normal_(std=float(sigma)) if out.device.type == "cpu" else out.normal_().mul_(sigma)
+def _draw(output: Tensor, sigma: Tensor) -> None:
+    """Fill `output` with N(0, σ²).
+
+    On the CPU torch draws in one thread; here each block has a generator of its own, started from torch's, so that
+    the numbers do not depend on how many threads draw them.
+    """
+    if output.device.type != "cpu":
+        output.normal_().mul_(sigma)
+        return
+    blocks = _flat(output).split(_CPU_BLOCK)
+    seeds = torch.randint(2**63 - 1, (len(blocks),)).tolist()
+    std, n_threads = float(sigma), min(torch.get_num_threads(), len(blocks))
+    if n_threads == 1:
+        for block, seed in zip(blocks, seeds, strict=True):
+            _draw_block(block, seed, std)
+        return
+    with ThreadPoolExecutor(n_threads) as pool:  # not kept: a process that is forked would wait for its threads
+        list(pool.map(_draw_block, blocks, seeds, repeat(std)))
+
+
+def _draw_block(block: Tensor, seed: int, std: float) -> None:
+    block.normal_(std=std, generator=torch.Generator().manual_seed(seed))
 
 
 def _code(ratio: Tensor, clipped: Tensor, values: Tensor, threshold: Tensor, scale: float) -> Tensor:
