@@ -183,7 +183,17 @@ def test_an_export_takes_window_and_bits_of_the_fine_tuning(digits_run, tmp_path
         ),
         (
             ["data.validation_fraction=0.2"],
-            "--set changes `data.validation_fraction`, allowed: 0.1, as in training",
+            "--set changes `data.validation_fraction` to 0.2, allowed: 0.1, as in training",
+        ),
+        (
+            ["training.epochs=2"],
+            "--set changes `training.epochs` to 2, allowed: 3, as in training\n"
+            "hint: fine-tuning lasts `finetune.epochs`",
+        ),
+        (
+            ["training.learning_rate=0.1"],
+            "--set changes `training.learning_rate` to 0.1, allowed: 0.05, as in training\n"
+            "hint: that of fine-tuning is `finetune.learning_rate`",
         ),
     ],
 )

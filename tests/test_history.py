@@ -61,7 +61,7 @@ def test_accuracies_are_by_windows_in_order_and_missing_where_a_stage_has_none(r
 
 def test_many_epochs_of_many_layers_are_drawn(run, tmp_path):
     layers = {f"act{number}": 1.0 + number for number in range(34)}
-    epochs = [replace(read_metrics(run)[0], epoch=epoch, theta=layers, sigma=layers) for epoch in range(1, 101)]
+    epochs = [replace(read_metrics(run)[0], epoch=epoch, theta=layers, gap=layers) for epoch in range(1, 101)]
     history_figure.prepare(tmp_path / "many.svg")(epochs)
     assert (tmp_path / "many.svg").stat().st_size > 10_000
 

@@ -179,7 +179,7 @@ STREAM = """
 
 
 @pytest.mark.lava
-@pytest.mark.skipif(sys.version_info >= (3, 11), reason="without nctool, Lava imports on Python 3.10 only")
+@pytest.mark.bare_lava
 @pytest.mark.parametrize("realisation", ["population", "zero-reset"])
 def test_the_unmodified_network_of_lava_dl_runs_the_file(digits_run, tmp_path, realisation):
     """A process that never imports nctool: stock Network, a new sample every window, one pipeline."""

@@ -36,7 +36,7 @@ def test_every_number_of_every_epoch_is_a_point_of_a_curve(tmp_path):
     found = curves(tmp_path)
     assert set(found) == {
         "loss", "learning rate", "accuracy/training", "accuracy/held out, ANN", "accuracy/held out, SNN T=4",
-        "sigma/act1", "sigma/act2", "theta/act1", "theta/act2",
+        "sigma/act1", "sigma/act2", "gap/act1", "gap/act2", "theta/act1", "theta/act2",
     }  # fmt: skip
     assert found["loss"] == expected(tmp_path, lambda line: line.loss)
     assert found["learning rate"] == expected(tmp_path, lambda line: line.learning_rate)
@@ -44,6 +44,7 @@ def test_every_number_of_every_epoch_is_a_point_of_a_curve(tmp_path):
     assert found["accuracy/held out, ANN"] == expected(tmp_path, lambda line: line.validation_accuracy_ann)
     assert found["accuracy/held out, SNN T=4"] == expected(tmp_path, lambda line: line.validation_accuracy_snn["4"])
     assert found["sigma/act2"] == expected(tmp_path, lambda line: line.sigma["act2"])
+    assert found["gap/act2"] == expected(tmp_path, lambda line: line.gap["act2"])
     assert found["theta/act1"] == expected(tmp_path, lambda line: line.theta["act1"])
 
 

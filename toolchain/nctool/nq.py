@@ -1,7 +1,8 @@
 """The noisy quantised activation, and the spiking neuron that it stands for.
 
 In: real pre-activations. Out: activations on a grid of `levels` steps (plus noise while training), or
-the spikes of an integrate-and-fire neuron. Imports only torch and nctool.errors.
+the spikes of an integrate-and-fire neuron. The arithmetic of the activation is in `staircase`, that of a whole window
+in `surrogate`.
 
 For a tracer `NoisyQuantReLU` is a leaf: its forward pass depends on the mode and on state.
 Source: Huang et al., arXiv 2404.17456.
@@ -46,7 +47,7 @@ class NoisyQuantReLU(nn.Module):
     With z the input, θ = `threshold`, L = `levels`, σ = `sigma`:
 
         q(z) = θ/L · floor(L · clip(z/θ, 0, 1) + 1/2)      quantised: values 0, θ/L, …, θ
-        a(z) = q(z) + σ·ε,  ε ~ N(0, 1) for each element   noisy: drawn from torch's global generator
+        a(z) = q(z) + σ·ε,  ε ~ N(0, 1) for each element   noisy: torch's global generator decides
         v ← v + z;  s = [v ≥ θ];  v ← v − θ·s;  out = θ·s  spiking: v starts at θ/2
 
     With `reset` "zero" it is the staircase of a neuron that a spike sets to zero, over L time steps:
@@ -54,7 +55,8 @@ class NoisyQuantReLU(nn.Module):
         q(z) = θ/L · floor(L / ceil(θ/z)) for z > 0, else 0   no value between θ/2 and θ
         v ← v + z;  s = [v ≥ θ];  v ← v·(1 − s);  out = θ·s   v starts at 0
 
-    The mode follows `training` (noisy or quantised), except inside `spiking(model)` and `unrolled(model, n_steps)`.
+    The mode follows `training` (noisy or quantised), except inside `spiking(model)`, `unrolled(model, n_steps)` and
+    `rectified(model)`.
 
     Attributes:
         levels: L, 1..64; with reset "zero" the time steps of the window.
@@ -64,6 +66,7 @@ class NoisyQuantReLU(nn.Module):
             model, receives no gradient.
         potential: v, the membrane potential, of the input's shape; None before the first step.
         window: time steps that lie one after the other in each input, inside `unrolled`; else 0.
+        is_rectified: inside `rectified`.
 
     Raises:
         RangeError: `levels` outside 1..64, an unknown reset, or a threshold that is not positive and finite.

@@ -30,6 +30,13 @@ from nctool_models import load_dataset, restore_model, training_data
 TABLES = ("finetune", "training", "data")
 """Tables of the recipe that fine-tuning follows; the others made the network."""
 
+FIXED = (
+    ("data", "validation_fraction", None),
+    ("training", "epochs", "fine-tuning lasts `finetune.epochs`"),
+    ("training", "learning_rate", "that of fine-tuning is `finetune.learning_rate`"),
+)
+"""Keys of these tables that are not followed, because they made the network, with what to set instead."""
+
 
 def finetune(
     checkpoint: Path | str,
@@ -98,9 +105,10 @@ def _recipe(trained: Recipe, overrides: Sequence[str]) -> Recipe:
             f"--set changes what the network was trained as, allowed: keys of {', '.join(TABLES)}",
             hint="`nctool train` makes another network",
         )
-    fraction = trained.data.validation_fraction
-    if recipe.data.validation_fraction != fraction:
-        raise UsageError(f"--set changes `data.validation_fraction`, allowed: {fraction:g}, as in training")
+    for table, key, hint in FIXED:
+        got, allowed = (getattr(getattr(each, table), key) for each in (recipe, trained))
+        if got != allowed:
+            raise UsageError(f"--set changes `{table}.{key}` to {got:g}, allowed: {allowed:g}, as in training", hint)
     if recipe.finetune is None:
         recipe = recipe.model_copy(update={"finetune": FinetuneSettings()})
     return consistent(recipe, trained.name)

@@ -1,4 +1,4 @@
-"""Draw a training run over its epochs: loss, accuracies, and threshold and noise of every layer.
+"""Draw a training run over its epochs: loss, accuracies, and threshold and gap of every layer.
 
 In: the numbers of the epochs. Out: a .png or .svg file. matplotlib is imported here only when asked for.
 """
@@ -37,14 +37,14 @@ def _draw(path: Path, epochs: Epochs) -> None:
 
     with mpl.rc_context(LOOKS):
         figure = Figure(figsize=(10, 6.4), layout="constrained")
-        loss, accuracy, theta, sigma = figure.subplots(2, 2, sharex=True).flat
+        loss, accuracy, theta, gap = figure.subplots(2, 2, sharex=True).flat
         _curves(loss, "training loss, nats", epochs, {"loss": [each.loss for each in epochs]})
         _curves(accuracy, "accuracy, %", epochs, _accuracies(epochs))
         layers = list(epochs[0].theta) if epochs else []
         _curves(theta, "threshold θ", epochs, {name: [each.theta[name] for each in epochs] for name in layers})
-        gaps = {name: [each.sigma[name] for each in epochs] for name in layers}
-        _curves(sigma, "noise σ: the gap to the spiking network", epochs, gaps)
-        for axes in (theta, sigma):
+        gaps = {name: [each.gap.get(name) for each in epochs] for name in layers}
+        _curves(gap, "gap to the spiking network: the σ of the noise", epochs, gaps)
+        for axes in (theta, gap):
             axes.set_xlabel("epoch")
         accuracy.legend(frameon=False)
         figure.legend(*theta.get_legend_handles_labels(), loc="outside right lower", frameon=False)

@@ -49,6 +49,7 @@ def scalars(metrics: EpochMetrics) -> dict[str, float]:
         "accuracy/held out, ANN": metrics.validation_accuracy_ann,
         **{f"accuracy/held out, SNN T={steps}": value for steps, value in metrics.validation_accuracy_snn.items()},
         **{f"sigma/{layer}": value for layer, value in metrics.sigma.items()},
+        **{f"gap/{layer}": value for layer, value in metrics.gap.items()},
         **{f"theta/{layer}": value for layer, value in metrics.theta.items()},
     }
 

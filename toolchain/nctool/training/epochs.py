@@ -119,6 +119,7 @@ def _metrics(
         validation_accuracy_snn={str(steps): accuracy for steps, accuracy in outcome.accuracy_snn.items()},
         learning_rate=optimiser.learning_rate(epoch),
         sigma=sigma_of(model),
+        gap=outcome.gap,
         theta=theta_of(model),
         seconds=0.0,
         seconds_noise=0.0,

@@ -50,7 +50,7 @@ class Finetuning:
         with self._grid.applied():
             ann = ann_accuracy(task.model, task.held_out, task.coding, task.ranks)
             snn = snn_accuracy(task.model, task.held_out, task.coding, self._settings.steps, task.ranks)
-        return Outcome(ann, snn, "none", (sum(snn.values()) / len(snn), ann))
+        return Outcome(ann, snn, "none", {}, (sum(snn.values()) / len(snn), ann))
 
     def weights(self) -> dict[str, Tensor]:
         """Return the model's state with rounded weights: those of the network that was measured."""

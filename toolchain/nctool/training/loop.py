@@ -69,7 +69,7 @@ def fit(
         resume: continue from `last.safetensors`.
         trained: the model has its trained weights; only the recipe's fine-tuning is done.
         form: what the realisation of the recipe's `[chip]` can hold; needed with `noise.source` "chip".
-        progress: told of every batch.
+        progress: told of every batch, and then of those of the test images.
         on_epoch: told of every epoch.
 
     Returns:
@@ -86,9 +86,10 @@ def fit(
     """
     device, chip = own_gpu(_device(device)), _chip(recipe, form)
     require_execution(recipe.training, device)
-    with joined(device) as ranks:
+    with explained_out_of_memory(device, recipe.training.batch_size), joined(device) as ranks:
         model.to(device)
         ranks.equalise(model)
+        progress, on_epoch = (progress, on_epoch) if ranks.is_first else (no_progress, no_report)
         start = _nothing_done(model, recipe.training.epochs if trained else 0)
         ranks.from_first(partial(_make_ready, out_dir))
         if resume:
@@ -98,16 +99,14 @@ def fit(
         task = Task(model, data, data.held_out.to(device), coding, recipe, chip, ranks)
         random_devices = [device] if device.type == "cuda" else []
         with (
-            explained_out_of_memory(device, recipe.training.batch_size),
             torch.random.fork_rng(devices=random_devices),
             execution(model, data.input_shape[0], recipe.training, device),
             Interruption() as interruption,
         ):
-            told = (progress, on_epoch) if ranks.is_first else (no_progress, no_report)
-            state = _train(task, start, Outside(out_dir, *told, interruption))
+            state = _train(task, start, Outside(out_dir, progress, on_epoch, interruption))
         model.load_state_dict(state.best)
         model.eval()
-        result = tested(model, data, recipe, state, out_dir / CHECKPOINT_NAME, ranks)
+        result = tested(model, data, recipe, state, out_dir / CHECKPOINT_NAME, ranks, progress)
         ranks.from_first(lambda: save_checkpoint(out_dir, checkpoint_of(data, recipe, state, result)))
     return result
 

@@ -43,7 +43,9 @@ class EpochMetrics:
         validation_accuracy_snn: of the spiking network by time steps, 0..1: after `noise.steps` the float one, or with
             `noise_source` "chip" the integer one; in fine-tuning the float one with rounded weights.
         learning_rate: of the epoch's first batch.
-        sigma: measured after the epoch, by layer; 0 when the recipe has no noise.
+        sigma: of the noise from here on, by layer; 0 when the recipe has none, and in fine-tuning what it was before.
+        gap: standard deviation of the gap between ANN and spiking network after the epoch, by layer, also when the
+            recipe has no noise; empty where it is not measured: in fine-tuning, and of an ordinary ReLU network.
         theta: thresholds after the epoch, by layer.
         seconds: wall time of the epoch, measurement included.
         seconds_noise: the part of it after the last batch, when noise and accuracies are measured on held-out images.
@@ -59,6 +61,7 @@ class EpochMetrics:
     validation_accuracy_snn: dict[str, float]
     learning_rate: float
     sigma: dict[str, float]
+    gap: dict[str, float]
     theta: dict[str, float]
     seconds: float
     seconds_noise: float
@@ -75,8 +78,7 @@ _LINE = TypeAdapter(EpochMetrics)
 
 def count_epochs(directory: Path, noise_source: str) -> int:
     """Return how many epochs took their noise from `noise_source`."""
-    lines = (directory / METRICS_NAME).read_text(encoding="utf-8").splitlines()
-    return sum(json.loads(line)["noise_source"] == noise_source for line in lines)
+    return sum(epoch.noise_source == noise_source for epoch in read_metrics(directory))
 
 
 def add_metrics(directory: Path, metrics: EpochMetrics, n_before: int) -> None:

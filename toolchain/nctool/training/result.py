@@ -13,6 +13,7 @@ from pathlib import Path
 from torch import nn
 
 from nctool.nq import activations, rectified
+from nctool.progress import ProgressCallback
 from nctool.recipe import Recipe
 from nctool.training.checkpoint import Checkpoint
 from nctool.training.coding import input_coding
@@ -50,7 +51,13 @@ class TrainResult:
 
 
 def tested(
-    model: nn.Module, data: TrainingData, recipe: Recipe, state: TrainingState, path: Path, ranks: Ranks
+    model: nn.Module,
+    data: TrainingData,
+    recipe: Recipe,
+    state: TrainingState,
+    path: Path,
+    ranks: Ranks,
+    progress: ProgressCallback,
 ) -> TrainResult:
     """Look at the test images, once; `ranks` share them."""
     test = data.test.to(next(model.parameters()).device)
@@ -58,7 +65,7 @@ def tested(
     is_relu = recipe.activation.function == "relu" and recipe.finetune is None
     with rectified(model) if is_relu else nullcontext():
         accuracy_ann = ann_accuracy(model, test, coding, ranks)
-    by_steps = snn_accuracy(model, test, coding, ranks=ranks)
+    by_steps = snn_accuracy(model, test, coding, ranks=ranks, progress=progress)
     ideal_epochs = 0 if recipe.chip is None else ranks.from_first(lambda: count_epochs(path.parent, "ideal"))
     return TrainResult(
         path=path,

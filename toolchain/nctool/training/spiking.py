@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from nctool.nq import spiking
+from nctool.progress import ProgressCallback, no_progress
 from nctool.training.coding import InputCoding
 from nctool.training.data import LabelledImages
 from nctool.training.ranks import ALONE, Ranks
@@ -41,6 +42,7 @@ def snn_accuracy(
     coding: InputCoding,
     steps: Sequence[int] = REPORTED_STEPS,
     ranks: Ranks = ALONE,
+    progress: ProgressCallback = no_progress,
 ) -> dict[int, float]:
     """Return the accuracy of the spiking network for several windows.
 
@@ -50,18 +52,21 @@ def snn_accuracy(
         coding: from pixels to what the network sees at each step.
         steps: windows in time steps, ≥ 1.
         ranks: the processes that share the work; each gets the same answer.
+        progress: told of every batch of this process.
 
     Returns:
         accuracy 0..1 by number of steps, from the running sum of the logits.
     """
     correct = dict.fromkeys(sorted(steps), 0)
-    for batch in ranks.own(split.batches(_BATCH_SIZE)):
+    batches = list(ranks.own(split.batches(_BATCH_SIZE)))
+    for number, batch in enumerate(batches, start=1):
         logits = torch.zeros((), device=batch.images.device)
         with spiking(model):
             for step, images in enumerate(coding.steps(batch.images, max(steps)), start=1):
                 logits = logits + model(images)
                 if step in correct:
                     correct[step] += n_correct(logits, batch.labels)
+        progress(number, len(batches), f"measuring {len(split):,} images")
     counts = ranks.counts(list(correct.values()), split.images.device)
     return {step: count / len(split) for step, count in zip(correct, counts, strict=True)}
 

@@ -54,12 +54,14 @@ class Outcome:
         accuracy_ann: of the noise-free ANN, 0..1.
         accuracy_snn: of the spiking network by time steps, 0..1.
         noise_source: what σ was measured on: "ideal", "chip" or "none".
+        gap: standard deviation of the gap to the spiking network by layer; empty where it is not measured.
         score: the higher, the better the epoch; compared from the first number on.
     """
 
     accuracy_ann: float
     accuracy_snn: dict[int, float]
     noise_source: str
+    gap: dict[str, float]
     score: tuple[float, float]
 
 
@@ -112,6 +114,10 @@ class _Training:
         """Return the model's state."""
         return snapshot(self._task.model)
 
+    def _held_out(self) -> LabelledImages:
+        """Return as many held-out images as may be measured after each epoch."""
+        return self._task.held_out.first(affordable_images(len(self._task.data.train), self._task.recipe.noise.steps))
+
 
 class NoisyTraining(_Training):
     """Epochs of the noisy quantised network; σ is measured anew after each (Huang et al., arXiv 2404.17456)."""
@@ -125,13 +131,12 @@ class NoisyTraining(_Training):
         """Measure σ; an epoch whose numbers do not fit the chip takes it from the float network, and scores lowest."""
         task, noise = self._task, self._task.recipe.noise
         network = None if task.chip is None else task.chip.network(task.model, task.data, task.recipe)
-        held_out = task.held_out.first(affordable_images(len(task.data.train), noise.steps))
-        report = measure_held_out(task.model, held_out, task.coding, noise.steps, network, task.ranks)
+        report = measure_held_out(task.model, self._held_out(), task.coding, noise.steps, network, task.ranks)
         if noise.source != "none":
             set_sigma(task.model, report.sigma)
         source = "ideal" if task.chip is not None and network is None else noise.source
         score = (report.accuracy_snn if source == noise.source else 0.0, report.accuracy_ann)
-        return Outcome(report.accuracy_ann, {noise.steps: report.accuracy_snn}, source, score)
+        return Outcome(report.accuracy_ann, {noise.steps: report.accuracy_snn}, source, report.sigma, score)
 
 
 class RectifiedTraining(_Training):
@@ -145,15 +150,15 @@ class RectifiedTraining(_Training):
 
     def end_epoch(self) -> Outcome:
         """Set each threshold to a high percentile of what its activation lets through."""
-        task, steps = self._task, self._task.recipe.noise.steps
+        task, steps, held_out = self._task, self._task.recipe.noise.steps, self._held_out()
         images = task.data.calibration(task.recipe.seed).to(task.held_out.images.device).images
         with rectified(task.model):
             thresholds = balanced_thresholds(task.model, activations(task.model), task.coding(images), PERCENTILE)
-            ann = ann_accuracy(task.model, task.held_out, task.coding, task.ranks)
+            ann = ann_accuracy(task.model, held_out, task.coding, task.ranks)
         for name, layer in activations(task.model).items():
             layer.threshold.data.fill_(thresholds[name])
-        snn = snn_accuracy(task.model, task.held_out, task.coding, (steps,), task.ranks)
-        return Outcome(ann, snn, "none", (ann, snn[steps]))
+        snn = snn_accuracy(task.model, held_out, task.coding, (steps,), task.ranks)
+        return Outcome(ann, snn, "none", {}, (ann, snn[steps]))
 
 
 def first_stage(task: Task) -> Stage:
