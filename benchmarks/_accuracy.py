@@ -47,6 +47,7 @@ def measure(run: Path, exports: Exports) -> dict[str, Any]:
         "seed": checkpoint.recipe.seed,
         "trained_for": checkpoint.recipe.input.coding,
         "data": f"{checkpoint.dataset_name} test",
+        "finetuned_at": list(checkpoint.recipe.finetune.steps) if checkpoint.recipe.finetune else [],
         "training_seconds": round(_training_seconds(run)),
         "ann": results["accuracy_ann"],
         "snn_float": {str(steps): results["accuracy_snn"][str(steps)] for steps in STEPS},

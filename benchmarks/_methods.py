@@ -20,7 +20,7 @@ class Method:
     """A way to train.
 
     Attributes:
-        title: of its rows.
+        title: of its rows; followed by the windows where there is a stage of fine-tuning.
         overrides: of the recipe, or of the fine-tuning.
         start: the method whose run is fine-tuned; None trains the recipe.
     """
@@ -36,9 +36,9 @@ METHODS = {
     "qcfs": Method("quantised, no noise (QCFS)", ("noise.source=none",)),
     "nq": Method("quantised, noise (NQ)", ("noise.source=ideal",)),
     "chip": Method("quantised, noise of the chip", ("noise.source=chip",)),
-    "finetuned": Method("NQ, fine-tuned at T=1,2,4", (), start="nq"),
-    "finetuned-4bit": Method("the same, 4-bit weights", ("finetune.weight_bits=4",), start="nq"),
-    DIRECT: Method("trained directly at T=1,2,4", ("training.epochs=0",)),
+    "finetuned": Method("NQ, fine-tuned", (), start="nq"),
+    "finetuned-4bit": Method("NQ, fine-tuned with 4-bit weights", ("finetune.weight_bits=4",), start="nq"),
+    DIRECT: Method("trained directly", ("training.epochs=0",)),
 }
 """By name, in the order of the table."""
 
@@ -52,7 +52,7 @@ class Experiment:
         folder: of the runs, one subfolder each: RECIPE-METHOD-SEED.
         methods: keys of `METHODS`; one that another starts from is trained with it.
         seeds: of the runs.
-        overrides: of the recipe, for all methods.
+        overrides: of the recipe, for all methods; those of its table `finetune` for those with fine-tuning.
         data_dir: of the data set.
     """
 
@@ -75,14 +75,22 @@ class Experiment:
             return folder
         resume = (folder / STATE_NAME).exists()
         if method.start is not None:
-            start = self._run(method.start, seed)
-            nctool.finetune(start, folder, overrides=method.overrides, data_dir=self.data_dir, resume=resume)
+            start, overrides = self._run(method.start, seed), (*self._overrides(finetune=True), *method.overrides)
+            nctool.finetune(start, folder, overrides=overrides, data_dir=self.data_dir, resume=resume)
         else:
-            overrides = (*self.overrides, *method.overrides, *(self._direct() if name == DIRECT else ()))
+            direct = self._direct() if name == DIRECT else ()
+            overrides = (*self._overrides(finetune=False), *method.overrides, *direct)
             nctool.train(self.recipe, folder, overrides=overrides, seed=seed, data_dir=self.data_dir, resume=resume)
         return folder
 
+    def _overrides(self, finetune: bool) -> tuple[str, ...]:
+        return tuple(each for each in self.overrides if each.startswith("finetune.") is finetune)
+
     def _direct(self) -> tuple[str, ...]:
-        """Half the epochs, each of which runs four time steps, at the recipe's learning rate."""
-        training = load_recipe(self.recipe, self.overrides).training
-        return (f"finetune.epochs={-(-training.epochs // 2)}", f"finetune.learning_rate={training.learning_rate}")
+        """Half the epochs, each of which runs several time steps, at the recipe's learning rate."""
+        training = load_recipe(self.recipe, self._overrides(finetune=False)).training
+        return (
+            *self._overrides(finetune=True),
+            f"finetune.epochs={-(-training.epochs // 2)}",
+            f"finetune.learning_rate={training.learning_rate}",
+        )

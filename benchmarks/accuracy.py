@@ -7,10 +7,11 @@ from the fast engine, which the tests hold equal to the reference engine bit for
     python benchmarks/accuracy.py --recipe RECIPE [--methods nq,qcfs,...] [--seeds 1,2,3] [--runs DIR] [--set KEY=VALUE]
 
 RUN is a folder that `nctool train` wrote. With --recipe, runs are trained by several methods and seeds into the folder
---runs, where those that are finished are kept, and compared: mean and spread of the seeds. Without either, that is done
-for `digits-cnn`. With --units 1,2,4 networks are exported with so many neurons for each activation; with --input for
-that coding, whatever they were trained for; with --weight-bits at several widths; with --dataset they are run on that
-one, a name or the path of an .npz file. The last line of stdout is one JSON object.
+--runs, where those that are finished are kept, and compared: mean and spread of the seeds; `--set finetune.KEY=VALUE`
+is for the methods with fine-tuning only. Without either, that is done for `digits-cnn`. With --units 1,2,4 networks are
+exported with so many neurons for each activation; with --input for that coding, whatever they were trained for; with
+--weight-bits at several widths; with --dataset they are run on that one, a name or the path of an .npz file. The last
+line of stdout is one JSON object.
 """
 
 from __future__ import annotations
@@ -45,12 +46,17 @@ def print_methods(rows: list[dict[str, Any]]) -> None:
     """Print a Markdown table, a line for each method and network: mean and sample standard deviation of the seeds."""
     print(f"| trained as | network | ANN | {COLUMNS} |\n{LINE}")
     for method in dict.fromkeys(row["method"] for row in rows):
-        group, title = [row for row in rows if row["method"] == method], METHODS[method].title
+        group = [row for row in rows if row["method"] == method]
+        title = METHODS[method].title + _windows(group[0]["finetuned_at"])
         ann = _mean_and_spread([row["ann"] for row in group])
         print(f"| {title} | float SNN | {ann} | {_cells([row['snn_float'] for row in group])} |")
         for index, each in enumerate(group[0]["snn_integer"]):
             cells = _cells([row["snn_integer"][index]["accuracy"] for row in group])
             print(f"| {title} | {_network(each)} |  | {cells} |")
+
+
+def _windows(steps: Sequence[int]) -> str:
+    return f" at T={','.join(map(str, steps))}" if steps else ""
 
 
 def _network(integer: dict[str, Any]) -> str:
