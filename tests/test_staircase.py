@@ -142,23 +142,11 @@ def test_an_accelerator_is_not_waited_for():
     assert layer.threshold.grad.shape == ()
 
 
-def test_noise_does_not_depend_on_how_many_threads_draw_it(monkeypatch):
-    monkeypatch.setattr(staircase, "_CPU_BLOCK", 64)
-    z, theta, found = inputs(5, 3, 4, 7), torch.tensor(1.3), []
-    for n_threads in (1, 3):
-        monkeypatch.setattr(torch, "get_num_threads", lambda n=n_threads: n)
-        torch.manual_seed(5)
-        found.append(activate(z, theta, 4, "subtract", SIGMA))
-    assert torch.equal(*found)
-    torch.manual_seed(6)
-    assert not torch.equal(activate(z, theta, 4, "subtract", SIGMA), found[0])
-
-
 def test_blocks_draw_different_noise_of_the_standard_deviation_asked_for(monkeypatch):
     monkeypatch.setattr(staircase, "_CPU_BLOCK", 1000)
     torch.manual_seed(7)
     z = torch.full((40_000,), -1.0)
     noise = activate(z, torch.tensor(1.0), 4, "subtract", SIGMA)
-    assert len(torch.unique(noise)) > 39_000
+    assert len(torch.unique(noise.view(40, 1000), dim=0)) == 40
     assert abs(float(noise.mean())) < 5 * 0.25 / 200
     assert abs(float(noise.std()) / 0.25 - 1) < 0.02

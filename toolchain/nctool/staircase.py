@@ -1,7 +1,7 @@
 """The arithmetic of the noisy quantised activation: its values, its noise and its gradients.
 
-In: pre-activations, θ, the levels L, σ. Out: activations, differentiable in the pre-activations and θ. Imports torch
-only; `nctool.nq` holds the module that is trained.
+In: pre-activations, θ, the levels L, σ. Out: activations, differentiable in the pre-activations and θ. Imports torch,
+`nctool.gaussian` and a name of `nctool.surrogate`; `nctool.nq` holds the module that is trained.
 
 Beside its output, one byte an element is kept for the backward pass: its *code* says whether the pre-activation lay
 below 0, inside, or above θ, and inside how far it was rounded. The work is done in blocks that stay in the cache:
@@ -11,14 +11,13 @@ otherwise its time would be that of the main memory.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
-from itertools import repeat
 from typing import Any, cast
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from nctool.gaussian import gaussian_noise
 from nctool.surrogate import Reset
 
 _CPU_BLOCK = 1 << 18
@@ -87,40 +86,19 @@ def _forward(
     wide = torch.promote_types(output.dtype, torch.float32)
     threshold = threshold.to(wide)
     quantise = _rounded if reset == "subtract" else _spike_share
-    if sigma is not None:
-        _draw(output, sigma)
+    fill_with_noise = None if sigma is None else gaussian_noise(sigma)
     for inputs, out, *codes in _blocks(z, output, *(() if code is None else (code,))):
         ratio = inputs.to(wide) / threshold
         clipped = ratio.clamp(0.0, 1.0)
         values = quantise(inputs.to(wide), clipped, threshold, levels)
         if codes:
             codes[0].copy_(_code(ratio, clipped, values, threshold, _scale(levels, reset)))
-        out.copy_(values) if sigma is None else out.add_(values)
+        if fill_with_noise is None:
+            out.copy_(values)
+        else:
+            fill_with_noise(out)
+            out.add_(values)
     return output
-
-
-def _draw(output: Tensor, sigma: Tensor) -> None:
-    """Fill `output` with N(0, σ²).
-
-    On the CPU torch draws in one thread; here each block has a generator of its own, started from torch's, so that
-    the numbers do not depend on how many threads draw them.
-    """
-    if output.device.type != "cpu":
-        output.normal_().mul_(sigma)
-        return
-    blocks = _flat(output).split(_CPU_BLOCK)
-    seeds = torch.randint(2**63 - 1, (len(blocks),)).tolist()
-    std, n_threads = float(sigma), min(torch.get_num_threads(), len(blocks))
-    if n_threads == 1:
-        for block, seed in zip(blocks, seeds, strict=True):
-            _draw_block(block, seed, std)
-        return
-    with ThreadPoolExecutor(n_threads) as pool:  # not kept: a process that is forked would wait for its threads
-        list(pool.map(_draw_block, blocks, seeds, repeat(std)))
-
-
-def _draw_block(block: Tensor, seed: int, std: float) -> None:
-    block.normal_(std=std, generator=torch.Generator().manual_seed(seed))
 
 
 def _code(ratio: Tensor, clipped: Tensor, values: Tensor, threshold: Tensor, scale: float) -> Tensor:
