@@ -14,6 +14,7 @@ import pytest
 import torch
 from torch import nn
 
+from nctool_models import load_recipe
 from tests.runs import Finished, run_command
 
 TARGET_HINT = "see `nctool targets`; a target of your own is given by the path of its .toml file"
@@ -110,6 +111,16 @@ def test_per_layer_gives_a_layer_one_threshold(nctool, digits_run: Path, tmp_pat
 
     assert all(low == high for low, high in thresholds("--per-layer"))
     assert any(low < high for low, high in thresholds())
+
+
+def test_a_recipe_is_written_out_so_that_it_reads_back(nctool, tmp_path: Path) -> None:
+    (tmp_path / "mine.toml").write_text(nctool("recipes", "digits-cnn").out, encoding="utf-8")
+    assert load_recipe(tmp_path / "mine.toml") == load_recipe("digits-cnn")
+    (as_json,) = nctool("recipes", tmp_path / "mine.toml", "--json").json["recipes"]
+    assert as_json["name"] == "digits-cnn"
+    refused = nctool("recipes", "digit-cnn")
+    assert refused.code == 2
+    assert "unknown recipe `digit-cnn`" in refused.err
 
 
 def test_lists_as_json(nctool) -> None:

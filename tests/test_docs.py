@@ -10,9 +10,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+from pydantic.fields import FieldInfo
 
 import nctool
 from nctool.api.engines import ENGINES
+from nctool.recipe import Recipe, parse_recipe
+from nctool.toml_schema import _tables_of, _tags
+from nctool.toml_text import literal
 from nctool_models import list_recipes
 from nctool_models.datasets import NAMES
 from tests.foreign import Draft, dense_layer
@@ -24,6 +28,25 @@ DOCS = Path(__file__).parent.parent / "docs"
 def blocks(name: str, language: str) -> list[str]:
     """Return the fenced blocks of a page."""
     return re.findall(rf"```{language}\n(.*?)```", (DOCS / name).read_text(encoding="utf-8"), re.DOTALL)
+
+
+def sections(name: str) -> dict[str, str]:
+    """Return the text of a page under each of its headings."""
+    parts = re.split(r"^#+ ", (DOCS / name).read_text(encoding="utf-8"), flags=re.MULTILINE)[1:]
+    return {part.partition("\n")[0]: part for part in parts}
+
+
+def rows(text: str) -> list[tuple[str, ...]]:
+    """Return the cells of the tables in a text, without their heads."""
+    lines = re.findall(r"^\| (?!key |architecture )(.*) ?\|$", text, re.MULTILINE)
+    return [tuple(cell.strip() for cell in line.split("|")) for line in lines]
+
+
+def key_row(key: str, field: FieldInfo) -> tuple[str, str, str]:
+    """Return a key as the page shows it: its name, what it allows, its default."""
+    default = None if field.is_required() else field.default
+    shown = "" if default is None else default if isinstance(default, str) else literal(default)
+    return f"`{key}`", field.description or "", shown
 
 
 def commands(yaml: str) -> Iterator[list[str]]:
@@ -115,11 +138,56 @@ def test_the_example_that_reads_traces(
     assert capsys.readouterr().out == "conv1 fast []\nconv2 fast []\nfc1 fast []\n"
 
 
+def test_the_page_of_recipes_says_of_every_key_what_it_allows_and_its_default() -> None:
+    documented = {title: rows(text) for title, text in sections("RECIPES.md").items()}
+    top = [row[:3] for row in documented["Recipes"]]
+    assert top == [key_row(name, Recipe.model_fields[name]) for name in ("name", "description", "seed")]
+    tables = {name: field for name, field in Recipe.model_fields.items() if f"`[{name}]`" in documented}
+    assert len(tables) == len(Recipe.model_fields) - 3 == len(documented) - 1
+    for name, field in tables.items():
+        if name != "model":
+            (table,) = _tables_of(field)
+            expected = [key_row(key, each) for key, each in table.model_fields.items()]
+            assert [row[:3] for row in documented[f"`[{name}]`"]] == expected, name
+
+
+def test_the_page_of_recipes_says_of_every_network_what_its_keys_allow() -> None:
+    found: list[tuple[str, ...]] = []
+    for first, *others in rows(sections("RECIPES.md")["`[model]`"]):
+        network = re.findall(r"`([^`]+)`", first) or [found[-1][0]]
+        found.append((network[0], *others))
+    expected = [
+        (tag, *key_row(key, field))
+        for table in _tables_of(Recipe.model_fields["model"])
+        for tag in _tags(table)
+        for key, field in table.model_fields.items()
+        if key != "architecture"
+    ]
+    assert found == expected
+
+
+def test_the_recipe_of_the_page_is_one(tmp_path: Path) -> None:
+    (text,) = blocks("RECIPES.md", "toml")
+    assert parse_recipe(text).training.epochs == 10
+
+
+@pytest.mark.parametrize("page", [DOCS.parent / "README.md", *sorted(DOCS.glob("*.md"))], ids=lambda page: page.name)
+def test_every_link_within_the_repository_leads_somewhere(page: Path) -> None:
+    for target in re.findall(r"\]\(([^)\s]+)\)", page.read_text(encoding="utf-8")):
+        path, _, anchor = target.partition("#")
+        if "://" in target:
+            continue
+        linked = page if not path else page.parent / path
+        assert linked.exists(), target
+        if anchor:
+            titles = re.findall(r"^#+ (.+)$", linked.read_text(encoding="utf-8"), re.MULTILINE)
+            assert anchor in {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}, target
+
+
 def test_the_training_page_lists_every_data_set_and_recipe() -> None:
-    page = (DOCS / "TRAINING.md").read_text(encoding="utf-8")
-    sections = {part.partition("\n")[0]: part for part in page.split("\n## ")}
+    parts = sections("TRAINING.md")
     first_cells = {
-        title: re.findall(r"`([^`]+)`", " ".join(re.findall(r"^\|([^|]+)\|", sections[title], re.MULTILINE)))
+        title: re.findall(r"`([^`]+)`", " ".join(row[0] for row in rows(parts[title])))
         for title in ("Data sets", "The built-in recipes")
     }
     assert set(first_cells["Data sets"]) - {".npz"} == set(NAMES)

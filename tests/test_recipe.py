@@ -65,7 +65,7 @@ def test_defaults_fill_what_is_left_out():
     assert (recipe.seed, recipe.description) == (1, "")
     assert recipe.data.validation_fraction == 0.1
     assert recipe.model == CnnSettings(architecture="cnn", channels=(16, 32), kernel=3, hidden=64)
-    assert (recipe.activation.levels, recipe.activation.threshold_init) == (4, 8.0)
+    assert (recipe.activation.levels, recipe.activation.threshold_init) == (4, "data")
     assert (recipe.noise.source, recipe.noise.steps) == ("ideal", 4)
     assert recipe.training.model_dump() == {
         "epochs": 3,
@@ -196,7 +196,11 @@ TRAINING = (
             '`chip.realisation` is "autaps", allowed: autapse, zero-reset, population\nhint: did you mean `autapse`?',
         ),
         ("activation.levels=65", "`activation.levels` is 65, allowed: a whole number 1..64"),
-        ("activation.threshold_init=-1", "`activation.threshold_init` is -1, allowed: a number above 0"),
+        ("activation.threshold_init=-1", "`activation.threshold_init` is -1, allowed: data, a number above 0"),
+        (
+            "activation.threshold_init=date",
+            '`activation.threshold_init` is "date", allowed: data, a number above 0\nhint: did you mean `data`?',
+        ),
         ("data.validation_fraction=0", "`data.validation_fraction` is 0, allowed: a number 0.01..0.5"),
         (
             "data.name=3",
@@ -351,7 +355,7 @@ dropout = 0.0
 [activation]
 function = "quantised"
 levels = 4
-threshold_init = 8.0
+threshold_init = "data"
 reset = "subtract"
 
 [noise]

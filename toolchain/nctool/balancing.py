@@ -20,6 +20,9 @@ from nctool.errors import RangeError, UsageError, first_line
 PERCENTILE = 99.9
 """Of the positive values of an activation: its threshold. What lies above is clipped."""
 
+FIRST_PERCENTILE = 99.0
+"""The same before thresholds are trained: what lies above is clipped until they have learned."""
+
 MOST_VALUES = 1_000_000
 """Values of one activation that its percentile is taken of."""
 
@@ -30,7 +33,7 @@ def balanced_thresholds(
     """Run a model with its ReLUs and return a percentile of what each lets through.
 
     Args:
-        model: its mode is kept.
+        model: in the mode to measure it in.
         layers: its activations by name; they behave as ReLUs.
         images: float, as the model takes them.
         percentile: above 0, up to 100.
@@ -45,8 +48,6 @@ def balanced_thresholds(
         found[name] = _percentile(output, percentile, name)
 
     hooks = [layer.register_forward_hook(partial(note, name)) for name, layer in layers.items()]
-    was_training = model.training
-    model.eval()
     try:
         with torch.no_grad():
             model(images)
@@ -58,7 +59,6 @@ def balanced_thresholds(
     finally:
         for hook in hooks:
             hook.remove()
-        model.train(was_training)
     return found
 
 

@@ -118,6 +118,9 @@ ModelSettings = Annotated[
 class ActivationSettings(Table):
     """`[activation]`: `levels` is L; `threshold_init` the first value of every θ, in units of the pre-activation.
 
+    `threshold_init`: with `data` that of each layer is what one in a hundred of its positive pre-activations exceeds,
+    on 256 training images, before the first epoch.
+
     `function`: what is trained before any fine-tuning. With `relu` an ordinary network, without noise; its thresholds
     are then balanced on data.
 
@@ -127,7 +130,9 @@ class ActivationSettings(Table):
 
     function: Literal["quantised", "relu"] = Field(default="quantised", description="quantised, relu")
     levels: int = whole(1, 64, 4)
-    threshold_init: float = _positive(8.0)
+    threshold_init: Annotated[float, Field(gt=0.0)] | Literal["data"] = Field(
+        default="data", description="data, a number above 0"
+    )
     reset: Literal["subtract", "zero"] = Field(default="subtract", description="subtract, zero")
 
 

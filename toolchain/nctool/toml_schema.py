@@ -127,6 +127,8 @@ def _locate(
         field = next((table.model_fields[part] for table in tables if part in table.model_fields), None)
         if rest and field is not None:
             tables = _tables_of(field)
+            if not tables:
+                break  # what follows is pydantic's name of one of several types of a value
             if len(tables) > 1:
                 tag = rest.pop(0)
                 tables = [table for table in tables if tag in _tags(table)]

@@ -74,7 +74,8 @@ class Stack:
         return self._add("drop", nn.Dropout(probability)) if probability > 0.0 else self
 
     def _new_activation(self) -> NoisyQuantReLU:
-        return NoisyQuantReLU(self._settings.levels, self._settings.threshold_init, self._settings.reset)
+        first = self._settings.threshold_init
+        return NoisyQuantReLU(self._settings.levels, 1.0 if first == "data" else first, self._settings.reset)
 
     def _add(self, kind: str, layer: nn.Module) -> Stack:
         self._counts[kind] += 1

@@ -40,13 +40,21 @@ def history(
 
 
 @app.command()
-def recipes(json: Json = False) -> None:
-    """List the built-in recipes."""
+def recipes(
+    recipe: Annotated[
+        str | None, typer.Argument(help="Write out this one, a name or a .toml path.", metavar="RECIPE")
+    ] = None,
+    json: Json = False,
+) -> None:
+    """List the built-in recipes, or write one out as TOML with all its keys."""
     from nctool_models import list_recipes, load_recipe
 
-    loaded = [load_recipe(name) for name in list_recipes()]
+    loaded = [load_recipe(name) for name in (list_recipes() if recipe is None else [recipe])]
     if json:
-        output.print_json({"recipes": [recipe.model_dump(mode="json") for recipe in loaded]})
+        output.print_json({"recipes": [each.model_dump(mode="json") for each in loaded]})
+        return
+    if recipe is not None:
+        typer.echo(loaded[0].to_toml(), nl=False)
         return
     rows = [[r.name, r.data.name, r.model.architecture, str(r.n_epochs), r.description] for r in loaded]
     output.print_rows("recipes", ["name", "data", "network", "epochs", "description"], rows)

@@ -7,15 +7,12 @@ from __future__ import annotations
 
 from torch import Tensor, fx, nn
 
-from nctool.balancing import balanced_thresholds
+from nctool.balancing import FIRST_PERCENTILE, balanced_thresholds
 from nctool.conversion.tracing import trace
 from nctool.errors import UsageError
 from nctool.nq import NoisyQuantReLU
 from nctool.preparation.rewriting import replace_activations, rewrite
 from nctool.surrogate import Reset
-
-PERCENTILE = 99.0
-"""Of the positive values before an activation: its first threshold. What lies above is clipped until θ has learned."""
 
 
 def prepare(
@@ -24,7 +21,7 @@ def prepare(
     *,
     levels: int = 4,
     reset: Reset = "subtract",
-    percentile: float = PERCENTILE,
+    percentile: float = FIRST_PERCENTILE,
 ) -> fx.GraphModule:
     """Turn a network of ReLU activations into one that trains and converts; its weights are kept.
 
@@ -52,7 +49,8 @@ def prepare(
         raise UsageError(f"percentile: {percentile} is out of range, allowed 0 < percentile <= 100")
     prepared, names = rewrite(model)
     layers = {name: prepared.get_submodule(name) for name in names}
-    thresholds = balanced_thresholds(prepared, layers, images, percentile)
+    thresholds = balanced_thresholds(prepared.eval(), layers, images, percentile)
+    prepared.train(model.training)
     replace_activations(prepared, thresholds, lambda theta: NoisyQuantReLU(levels, theta, reset))
     trace(prepared, tuple(images.shape[1:]))
     return prepared

@@ -24,6 +24,7 @@ from nctool.training.data import TrainingData
 from nctool.training.epochs import Outside, run_stage
 from nctool.training.execution import execution, require_execution
 from nctool.training.finetuning import Finetuning
+from nctool.training.first_thresholds import start_thresholds
 from nctool.training.interruption import Interruption
 from nctool.training.memory import explained_out_of_memory
 from nctool.training.metrics import METRICS_NAME, EpochCallback, no_report
@@ -63,7 +64,8 @@ def fit(
     Args:
         model: fresh, from the recipe's seed; left on `device` with the chosen weights, in evaluation mode.
         data: the three splits.
-        recipe: `[activation]` and `[model]` are already in the model; the rest is followed here.
+        recipe: `[model]` and, but for thresholds from data, `[activation]` are already in the model; the rest is
+            followed here.
         out_dir: gets `checkpoint.safetensors`, `recipe.toml`, `metrics.jsonl`, `last.safetensors`.
         device: `cpu` or `cuda`.
         resume: continue from `last.safetensors`.
@@ -81,13 +83,17 @@ def fit(
             chip.
         UnsupportedError: noise is to be that of a chip, and the model cannot be converted.
         FormatError: the state to resume from is bad.
-        RangeError: the training diverged, or memory ran out; the state of the epoch before is kept.
+        RangeError: the training diverged, or memory ran out; the state of the epoch before is kept. Or an activation is
+            never positive before training, so that there is no threshold in the data.
         Interrupted: a signal came.
     """
     device, chip = own_gpu(_device(device)), _chip(recipe, form)
     require_execution(recipe.training, device)
     with explained_out_of_memory(device, recipe.training.batch_size), joined(device) as ranks:
         model.to(device)
+        coding = input_coding(data.normalisation, recipe)
+        if not (trained or resume):
+            start_thresholds(model, data, coding, recipe)
         ranks.equalise(model)
         progress, on_epoch = (progress, on_epoch) if ranks.is_first else (no_progress, no_report)
         start = _nothing_done(model, recipe.training.epochs if trained else 0)
@@ -95,7 +101,6 @@ def fit(
         if resume:
             start = ranks.from_first(partial(load_state, out_dir, recipe))
             _require_fit(model, start, out_dir)
-        coding = input_coding(data.normalisation, recipe)
         task = Task(model, data, data.held_out.to(device), coding, recipe, chip, ranks)
         random_devices = [device] if device.type == "cuda" else []
         with (

@@ -152,7 +152,7 @@ class RectifiedTraining(_Training):
         """Set each threshold to a high percentile of what its activation lets through."""
         task, steps, held_out = self._task, self._task.recipe.noise.steps, self._held_out()
         images = task.data.calibration(task.recipe.seed).to(task.held_out.images.device).images
-        with rectified(task.model):
+        with rectified(task.model.eval()):
             thresholds = balanced_thresholds(task.model, activations(task.model), task.coding(images), PERCENTILE)
             ann = ann_accuracy(task.model, held_out, task.coding, task.ranks)
         for name, layer in activations(task.model).items():

@@ -1,0 +1,49 @@
+"""The first thresholds of a network that is trained from the start: from data, or those that its recipe gives.
+
+In: a model with fresh weights, training images. Out: its thresholds, set.
+"""
+
+from __future__ import annotations
+
+from copy import deepcopy
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from nctool.balancing import FIRST_PERCENTILE, balanced_thresholds
+from nctool.errors import RangeError
+from nctool.nq import activations, rectified
+from nctool.recipe import Recipe
+from nctool.training.coding import InputCoding
+from nctool.training.data import TrainingData
+
+
+def start_thresholds(model: nn.Module, data: TrainingData, coding: InputCoding, recipe: Recipe) -> None:
+    """Set every threshold to what one in a hundred positive pre-activations exceeds, if the recipe asks for that.
+
+    A network of your own has thresholds already: `nctool.prepare` measured them, or they were trained.
+
+    Raises:
+        RangeError: an activation is never positive.
+    """
+    if recipe.activation.threshold_init != "data" or recipe.model.architecture == "own":
+        return
+    images = coding(data.calibration(recipe.seed).images.to(next(model.parameters()).device))
+    try:
+        measured = _measured_on(model, images)
+    except RangeError as error:
+        raise RangeError(error.message, hint="set activation.threshold_init to a number") from error
+    with torch.no_grad():
+        for name, layer in activations(model).items():
+            layer.threshold.fill_(measured[name])
+
+
+def _measured_on(model: nn.Module, images: Tensor) -> dict[str, float]:
+    """Batch normalisation takes its statistics from these images: it has seen no others."""
+    copy = deepcopy(model).eval()
+    for module in copy.modules():
+        if isinstance(module, _BatchNorm):
+            module.train()
+    with rectified(copy):
+        return balanced_thresholds(copy, activations(copy), images, FIRST_PERCENTILE)
