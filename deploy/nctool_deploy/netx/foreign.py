@@ -20,8 +20,9 @@ from nctool.equality import StructuralEquality
 from nctool.errors import FormatError, RangeError, UsageError
 from nctool.inputs import INPUT_LIMIT
 from nctool.network import INPUT_NAME, CurrentBased, IntegerInput, IntNetwork, Population, Shape
-from nctool_deploy.netx.foreign_layers import Layers, Source, Transform
+from nctool_deploy.netx.foreign_layers import Layers, Source
 from nctool_deploy.netx.foreign_node import ForeignNode
+from nctool_deploy.netx.foreign_values import Transform
 from nctool_deploy.netx.node import Node, opened
 
 MAX_LAYERS = 1024

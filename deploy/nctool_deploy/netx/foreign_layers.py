@@ -12,24 +12,17 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
-from nctool.errors import FormatError, RangeError, UnsupportedError
-from nctool.network import LARGEST_DELAY, ConvGeometry, CurrentBased, IntArray, Pair, Population, Shape, Synapse
+from nctool.errors import FormatError, UnsupportedError
+from nctool.network import LARGEST_DELAY, CurrentBased, IntArray, Population, Shape, Synapse
 from nctool_deploy.lava_weights import as_lava_runs
 from nctool_deploy.netx.foreign_node import ForeignNode, listed
+from nctool_deploy.netx.foreign_values import Transform, read_bias, read_geometry
 from nctool_deploy.netx.node import MAX_SIZE
 
 CURRENT_BASED = ("LOIHI", "CUBA")
 DEFAULT_NEURON = {"iDecay": 0, "vDecay": 4096, "vThMant": 1 << 17}
 """Of a dense layer that names no neuron: it integrates and never fires. Source: `create_dense`."""
-
-INT8_MAX = 127
-"""Geometry of a convolution is kept in 8 bits; beyond, Lava computes zeros. Source: lava-nc 0.10.0,
-`lava/proc/conv/models.py`."""
-
-BIAS_LIMIT = 2**15
-"""Lava keeps bias mantissas in 16 bits, beyond them they wrap. Source: lava-nc 0.10.0, `lava/proc/lif/models.py`."""
 
 SIMULATED = "only files of current-based neurons (LOIHI, CUBA) are simulated"
 
@@ -46,26 +39,6 @@ class Source:
     name: str
     shape: Shape | None
     is_stated: bool = True
-
-
-@dataclass(frozen=True)
-class Transform:
-    """How an input block turns a real number x, usually -1 .. 1, into a bias: weight * x + bias, towards zero."""
-
-    weight: int
-    bias: int
-
-    def apply(self, values: NDArray[np.generic]) -> IntArray:
-        """Return the bias mantissas of real samples, which must be finite.
-
-        Raises:
-            RangeError: a bias does not fit.
-        """
-        real = self.weight * values.astype(np.float64) + self.bias
-        largest = np.abs(real).max()
-        if largest >= BIAS_LIMIT:
-            raise RangeError(f"input: a bias of {largest:g}, allowed below {BIAS_LIMIT}")
-        return real.astype(np.int64)
 
 
 class Layers:
@@ -130,7 +103,7 @@ class Layers:
             raise FormatError(
                 f"{where}: a convolution with {weight.ndim} axes on a source of {len(source)}, allowed 4 on 3"
             )
-        conv = _geometry(node, weight, where)
+        conv = read_geometry(node, weight, where)
         synapse = Synapse(self.source.name, weight, conv=conv)
         if source[0] != weight.shape[1] * conv.groups or min(synapse.output_shape(source)) < 1:
             raise FormatError(f"{where}: weight {listed(weight.shape)} does not fit a source {listed(source)}")
@@ -182,7 +155,7 @@ class Layers:
             self.input_shape = self.source.shape
         self._hops += 1
         kind = "dense" if synapse.conv is None else "conv"
-        bias = _bias(node, shape, f"layer {number}")
+        bias = read_bias(node, shape, f"layer {number}")
         self._add(Population(f"{kind}{number}", shape, self._neuron(number, neuron), bias, (synapse,)))
 
     def _add(self, population: Population) -> None:
@@ -232,32 +205,3 @@ class Layers:
         if delay.shape not in ((), (weight.shape[0], 1), (weight.shape[1],), weight.shape):
             raise FormatError(f"{where}: delay {listed(delay.shape)} does not fit weight {listed(weight.shape)}")
         return np.broadcast_to(delay, weight.shape).copy()
-
-
-def _geometry(node: ForeignNode, weight: IntArray, where: str) -> ConvGeometry:
-    stride, padding, dilation = (_pair(node.few(key, (1, 2))) for key in ("stride", "padding", "dilation"))
-    groups = node.number("groups")
-    kernel = weight.shape[2:]
-    sizes = {"stride": stride, "padding": padding, "dilation": dilation, "groups": (groups,), "kernel": kernel}
-    for key, size in sizes.items():
-        lowest = 0 if key == "padding" else 1
-        if min(size) < lowest or max(size) > INT8_MAX:
-            raise FormatError(f"{where}: {key} {size}, allowed {lowest}..{INT8_MAX}, what Lava holds in 8 bits")
-    if len(weight) % groups:
-        raise FormatError(f"{where}: {len(weight)} channels in {groups} groups")
-    return ConvGeometry(stride, padding, dilation, groups)
-
-
-def _pair(values: tuple[int, ...]) -> Pair:
-    return values[0], values[-1]
-
-
-def _bias(node: ForeignNode, shape: Shape, where: str) -> IntArray:
-    if "bias" not in node:
-        return np.zeros(shape[0], np.int64)
-    bias = node.numbers("bias")
-    if bias.shape != (shape[0],):
-        raise FormatError(f"{where}: bias {listed(bias.shape)}, allowed one for each of {shape[0]} channels")
-    if np.abs(bias).max() >= BIAS_LIMIT:
-        raise FormatError(f"{where}: bias {bias[np.abs(bias).argmax()]}, allowed below {BIAS_LIMIT}")
-    return bias

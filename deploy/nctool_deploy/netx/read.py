@@ -6,7 +6,6 @@ torch or Lava.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -14,20 +13,7 @@ from pydantic import ValidationError
 
 from nctool.errors import FormatError
 from nctool.inputs import PixelEncoding
-from nctool.network import (
-    INPUT_NAME,
-    Bound,
-    ConvGeometry,
-    InputEncoding,
-    IntegrateFire,
-    IntNetwork,
-    Pair,
-    Population,
-    RateEncoding,
-    Readout,
-    Shape,
-    Synapse,
-)
+from nctool.network import INPUT_NAME, InputEncoding, IntNetwork, Population, RateEncoding, Shape
 from nctool.sim.trace import Trace
 from nctool_deploy.netx.metadata import (
     CHAIN_VERSION,
@@ -36,21 +22,13 @@ from nctool_deploy.netx.metadata import (
     KnownAnswers,
     Metadata,
     NetxFile,
-    PopulationRecord,
     digest,
     input_digest,
 )
-from nctool_deploy.netx.node import MAX_SIZE, Node, opened
-from nctool_deploy.netx.write import (
-    NEURON_IF,
-    NEURON_READOUT,
-    NEURON_STOCK,
-    STOCK_WEIGHT,
-    fixed_registers,
-    layers,
-)
-from nctool_deploy.number_formats import THRESHOLD
-from nctool_deploy.realisations import Realisation, find_realisation
+from nctool_deploy.netx.node import Node, opened
+from nctool_deploy.netx.populations import read_population, read_shape
+from nctool_deploy.netx.write import layers
+from nctool_deploy.realisations import find_realisation
 
 VERSIONS = range(CHAIN_VERSION, FORMAT_VERSION + 1)
 EXPORT_HINT = "export the checkpoint again with `nctool export`"
@@ -80,12 +58,12 @@ def read(path: Path, *, check_digests: bool = True) -> NetxFile:
 def _read(file: Node) -> NetxFile:
     metadata = _read_metadata(file)
     extra, layer = file.child("nctool"), file.child("layer")
-    encoding = _read_encoding(extra, _shape(layer.child("0"), (1, 3)), metadata)
+    encoding = _read_encoding(extra, read_shape(layer.child("0"), (1, 3)), metadata)
     realisation = find_realisation(metadata.realisation)
     populations: list[Population] = []
     for record in metadata.populations:
         sources = record.sources or (populations[-1].name if populations else INPUT_NAME,)
-        populations.append(_read_population(layer.child(str(record.layer)), record, sources, realisation))
+        populations.append(read_population(layer.child(str(record.layer)), record, sources, realisation))
     network = IntNetwork(encoding, tuple(populations), metadata.n_steps)
     _require_layers(layer, network, metadata)
     return NetxFile(
@@ -148,102 +126,6 @@ def _read_metadata(file: Node) -> Metadata:
     if version != metadata.version:
         raise FormatError(f"`/nctool/version` is {version}, allowed {metadata.version} for such synapses")
     return metadata
-
-
-def _read_population(
-    layer: Node, record: PopulationRecord, sources: tuple[str, ...], realisation: Realisation
-) -> Population:
-    first, *others = sources
-    bound = None if record.bound is None else Bound(**record.bound.model_dump())
-    synapse = _read_synapse(layer, first, realisation)
-    return Population(
-        name=record.name,
-        shape=_shape(layer, (1,) if synapse.conv is None else (3,)),
-        neuron=_read_neuron(layer, record, realisation),
-        bias=layer.array("bias", np.int32, 1).astype(np.int64),
-        synapses=(synapse, *_read_branches(layer, others, realisation)),
-        bound=bound,
-    )
-
-
-def _read_branches(layer: Node, sources: Sequence[str], realisation: Realisation) -> list[Synapse]:
-    """Return the synapses beside the first one: as many as there are sources, no more and no fewer."""
-    if not sources:
-        if "synapse" in layer:
-            raise FormatError(f"`{layer.name}/synapse` is there, allowed with several sources only")
-        return []
-    group = layer.child("synapse")
-    synapses = [
-        _read_synapse(group.child(str(number)), source, realisation) for number, source in enumerate(sources, start=1)
-    ]
-    if len(group) != len(synapses):
-        raise FormatError(
-            f"`{group.name}` holds {len(group)} synapses, allowed {len(synapses)}, one for each source but the first"
-        )
-    return synapses
-
-
-def _read_synapse(node: Node, source: str, realisation: Realisation) -> Synapse:
-    kind = node.text("type")
-    if kind not in ("conv", "dense"):
-        raise FormatError(f"`{node.name}/type` is `{kind}`, allowed conv, dense")
-    stored = STOCK_WEIGHT if realisation.is_stock else np.int8
-    weight = node.array("weight", stored, 4 if kind == "conv" else 2).astype(np.int32)
-    exponent = 0 if realisation.is_stock else node.integer("wgtExp")
-    return Synapse(source, weight, exponent, _geometry(node) if kind == "conv" else None)
-
-
-def _read_neuron(layer: Node, record: PopulationRecord, realisation: Realisation) -> IntegrateFire | Readout:
-    node = layer.child("neuron")
-    _require_registers(node, fixed_registers(realisation))
-    return _read_stock_neuron(layer, node, record) if realisation.is_stock else _read_own_neuron(node, record)
-
-
-def _require_registers(node: Node, registers: Mapping[str, int]) -> None:
-    for key, expected in registers.items():
-        if node.integer(key) != expected:
-            raise FormatError(f"`{node.name}/{key}` is {node.integer(key)}, allowed {expected}")
-
-
-def _read_stock_neuron(layer: Node, node: Node, record: PopulationRecord) -> IntegrateFire | Readout:
-    kind, channels = node.text("type"), layer.array("bias", np.int32, 1).shape
-    if kind != NEURON_STOCK:
-        raise FormatError(f"`{node.name}/type` is `{kind}`, allowed {NEURON_STOCK}")
-    if record.scale is not None:
-        _require_registers(node, {"vThMant": THRESHOLD.high})
-        return Readout(record.scale)
-    threshold = np.full(channels, node.integer("vThMant") + 1, np.int64)
-    return IntegrateFire(threshold, np.zeros(channels, np.int64), reset="zero")
-
-
-def _read_own_neuron(node: Node, record: PopulationRecord) -> IntegrateFire | Readout:
-    kind = node.text("type")
-    if kind == NEURON_READOUT and record.scale is not None:
-        return Readout(record.scale)
-    if kind != NEURON_IF or record.scale is not None:
-        raise FormatError(f"`{node.name}/type` is `{kind}`, allowed {NEURON_IF}, or {NEURON_READOUT} with a scale")
-    threshold, initial = (node.array(key, np.int32, 1).astype(np.int64) for key in ("vThMant", "vInit"))
-    return IntegrateFire(threshold, initial)
-
-
-def _geometry(layer: Node) -> ConvGeometry:
-    stride, padding, dilation = (_pair(layer, key) for key in ("stride", "padding", "dilation"))
-    return ConvGeometry(stride, padding, dilation, layer.integer("groups"))
-
-
-def _pair(layer: Node, key: str) -> Pair:
-    values = layer.array(key, np.int64, 1).tolist()
-    if len(values) != 2 or not all(0 <= value < 2**16 for value in values):
-        raise FormatError(f"`{layer.name}/{key}` is {values}, allowed two numbers 0..65535")
-    return values[0], values[1]
-
-
-def _shape(layer: Node, n_axes: Sequence[int]) -> Shape:
-    shape = tuple(layer.array("shape", np.int64, 1).tolist())
-    if len(shape) not in n_axes or not all(1 <= size <= MAX_SIZE for size in shape):
-        axes = " or ".join(map(str, n_axes))
-        raise FormatError(f"`{layer.name}/shape` is {shape}, allowed {axes} sizes 1..{MAX_SIZE}")
-    return shape
 
 
 def _read_answers(node: Node, network: IntNetwork) -> KnownAnswers:
