@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import nctool
+from nctool.training import load_checkpoint
 from nctool.training.checkpoint import CHECKPOINT_NAME
 from nctool.training.state import STATE_NAME
 from nctool_models import load_recipe
@@ -70,27 +71,44 @@ class Experiment:
                 yield method, self._run(method, seed)
 
     def _run(self, name: str, seed: int) -> Path:
-        method, folder = METHODS[name], self.folder / f"{Path(self.recipe).stem}-{name}-{seed}"
+        folder = self.folder / f"{Path(self.recipe).name.removesuffix('.toml')}-{name}-{seed}"
+        start, resume = METHODS[name].start, (folder / STATE_NAME).exists()
+        trained = None if start is None else self._run(start, seed)
         if (folder / CHECKPOINT_NAME).exists():
-            return folder
-        resume = (folder / STATE_NAME).exists()
-        if method.start is not None:
-            start, overrides = self._run(method.start, seed), (*self._overrides(finetune=True), *method.overrides)
-            nctool.finetune(start, folder, overrides=overrides, data_dir=self.data_dir, resume=resume)
+            self._require_same(folder, name, seed)
+        elif trained is not None:
+            overrides = self._settings(name)
+            nctool.finetune(trained, folder, overrides=overrides, data_dir=self.data_dir, resume=resume)
         else:
-            direct = self._direct() if name == DIRECT else ()
-            overrides = (*self._overrides(finetune=False), *method.overrides, *direct)
+            overrides = self._settings(name)
             nctool.train(self.recipe, folder, overrides=overrides, seed=seed, data_dir=self.data_dir, resume=resume)
         return folder
+
+    def _require_same(self, folder: Path, name: str, seed: int) -> None:
+        """Refuse a run that is there already but was trained by another recipe."""
+        start = METHODS[name].start
+        before = () if start is None else (*self._settings(start), "finetune={}")
+        wanted = load_recipe(self.recipe, (*before, *self._settings(name)), seed)
+        found = load_checkpoint(folder).recipe
+        if found.model_copy(update={"name": wanted.name, "description": wanted.description}) != wanted:
+            raise SystemExit(f"{folder}: was trained by another recipe than `{name}` is here; give another --runs")
+
+    def _settings(self, name: str) -> tuple[str, ...]:
+        """Return what a method's own run changes in its recipe, or in its fine-tuning."""
+        method = METHODS[name]
+        if method.start is not None:
+            return (*self._overrides(finetune=True), *method.overrides)
+        direct = self._direct() if name == DIRECT else ()
+        return (*self._overrides(finetune=False), *method.overrides, *direct)
 
     def _overrides(self, finetune: bool) -> tuple[str, ...]:
         return tuple(each for each in self.overrides if each.startswith("finetune.") is finetune)
 
     def _direct(self) -> tuple[str, ...]:
-        """Half the epochs, each of which runs several time steps, at the recipe's learning rate."""
+        """Half the epochs, each of which runs several time steps, at the recipe's rate; or what `--set` says."""
         training = load_recipe(self.recipe, self._overrides(finetune=False)).training
         return (
-            *self._overrides(finetune=True),
             f"finetune.epochs={-(-training.epochs // 2)}",
             f"finetune.learning_rate={training.learning_rate}",
+            *self._overrides(finetune=True),
         )

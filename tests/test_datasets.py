@@ -5,6 +5,7 @@ import os
 import pickle
 import struct
 import sys
+from dataclasses import replace
 from pathlib import Path
 from urllib.error import URLError
 
@@ -51,6 +52,17 @@ def test_the_test_images_of_digits_never_change():
 
 
 # --- splits -----------------------------------------------------------------------------------------------------------
+
+
+def test_a_few_held_out_images_are_of_all_classes_though_the_data_are_sorted_by_class():
+    labels = np.repeat(np.arange(20), 100)
+    images = np.zeros((2000, 1, 4, 4), np.uint8)
+    sorted_by_class = replace(
+        load_dataset("digits"), x_train=images, y_train=labels, classes=tuple("abcdefghijklmnopqrst")
+    )
+    held_out = training_data(sorted_by_class, 0.5, seed=1).held_out
+    assert len(held_out) == 1000
+    assert len(torch.unique(held_out.first(100).labels)) == 20
 
 
 def test_a_split_takes_the_same_part_of_every_class():

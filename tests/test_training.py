@@ -163,12 +163,14 @@ def test_the_gap_is_that_of_separate_runs_and_hides_neither_mode_nor_hooks():
     assert report.accuracy_snn == snn_accuracy(model, data.held_out, data.normalisation, [3])[3]
 
 
-def test_the_gap_is_averaged_as_variance_over_batches(monkeypatch):
-    monkeypatch.setattr("nctool.training.noise._BATCH_SIZE", 1)
-    model = nn.Sequential(nn.Flatten(), NoisyQuantReLU(4, 2.0))
-    images = torch.tensor([[255, 0], [0, 0]], dtype=torch.uint8).reshape(2, 1, 1, 2)  # variances 1/4 and 0
-    report = measure_held_out(model, LabelledImages(images, torch.tensor([0, 0])), PLAIN, n_steps=1)
-    assert report.sigma == {"1": pytest.approx(0.125**0.5)}
+@pytest.mark.parametrize("batch_size", [1, 7, 59, 60])
+def test_batches_make_no_difference_to_the_gap_whatever_is_left_for_the_last(monkeypatch, batch_size):
+    model, split = small_model(small_recipe()), small_data().held_out
+    whole = measure_held_out(model, split, PLAIN, n_steps=3)
+    monkeypatch.setattr("nctool.training.noise._BATCH_SIZE", batch_size)
+    parts = measure_held_out(model, split, PLAIN, n_steps=3)
+    assert parts.sigma == pytest.approx(whole.sigma, rel=1e-5)
+    assert (parts.accuracy_ann, parts.accuracy_snn) == (whole.accuracy_ann, whole.accuracy_snn)
 
 
 def test_only_so_many_held_out_images_are_used(monkeypatch):

@@ -117,11 +117,15 @@ def training_data(dataset: Dataset, validation_fraction: float, seed: int) -> Tr
         validation_fraction: part of the training images to hold out, between 0 and 1.
         seed: of the recipe; the same seed gives the same split.
 
+    Returns:
+        the splits; the held-out images in an order drawn by `seed`, so that the first of them are a fair sample.
+
     Raises:
         UsageError: a split would be empty, or a class has no training image.
     """
     _require_every_class(dataset)
     kept, held_out = stratified_split(dataset.y_train, validation_fraction, seed)
+    held_out = np.random.default_rng(seed).permutation(held_out)  # so that a part of it holds every class
     return TrainingData(
         name=dataset.name,
         classes=dataset.classes,

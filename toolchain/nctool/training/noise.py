@@ -61,8 +61,7 @@ def measure_held_out(
     """Run ANN and spiking network side by side and measure their gap in each layer.
 
     gap_l = q_l − θ_l·r_l with r_l the spikes of an activation divided by T_val, and by its units; every layer sees
-    the spiking network's own upstream errors. σ_l = sqrt(mean over batches of Var(gap_l)), Var over all elements of a
-    batch.
+    the spiking network's own upstream errors. σ_l = sqrt(Var(gap_l)), over all elements of all images.
 
     Args:
         model: a network with `NoisyQuantReLU` activations; its mode is kept.
@@ -79,7 +78,7 @@ def measure_held_out(
     chip = None if network is None else ChipRun.prepare(network, model)
     was_training = model.training
     model.eval()
-    variances: dict[str, list[Tensor]] = {name: [] for name in activations(model)}
+    moments: dict[str, list[Tensor]] = {name: [] for name in activations(model)}
     correct_ann = correct_snn = 0
     with torch.no_grad(), _Recorder(model) as recorder:
         for batch in ranks.own(split.batches(_BATCH_SIZE)):
@@ -92,12 +91,20 @@ def measure_held_out(
                 logits, spiked = chip.run(batch.images, quantised)
             correct_snn += n_correct(logits, batch.labels)
             for name, values in spiked.items():
-                variances[name].append(quantised[name].sub_(values).var(correction=0).double())
+                moments[name].append(torch.stack(torch.var_mean(quantised[name].sub_(values), correction=0)))
     model.train(was_training)
-    device, n_batches = split.images.device, -(-len(split) // _BATCH_SIZE)
-    sigma = {name: float(ranks.in_order(each, n_batches, device).mean().sqrt()) for name, each in variances.items()}
+    device = split.images.device
+    sizes = torch.tensor([len(labels) for labels in split.labels.split(_BATCH_SIZE)], device=device)
+    sigma = {name: _deviation(ranks.in_order(each, (len(sizes), 2), device), sizes) for name, each in moments.items()}
     correct_ann, correct_snn = ranks.counts([correct_ann, correct_snn], device)
     return HeldOutReport(sigma, correct_ann / len(split), correct_snn / len(split))
+
+
+def _deviation(moments: Tensor, sizes: Tensor) -> float:
+    """Return the standard deviation over all batches from variance and mean of each, (batches, 2), and its images."""
+    variances, means = moments.unbind(1)
+    shares = sizes.double() / sizes.sum()
+    return float((shares * (variances + (means - (shares * means).sum()).square())).sum().sqrt())
 
 
 def affordable_images(n_train: int, n_steps: int) -> int:

@@ -60,10 +60,10 @@ class Ranks:
         distributed.all_gather(parts, values)
         return torch.stack(parts)
 
-    def in_order(self, own: Sequence[Tensor], n_batches: int, device: torch.device) -> Tensor:
-        """Return a number for each batch, float64 (n_batches,), from those that each process has of its `own` ones."""
-        values = torch.zeros(n_batches, dtype=torch.float64, device=device)
-        for number, value in zip(range(self.rank, n_batches, self.size), own, strict=True):
+    def in_order(self, own: Sequence[Tensor], shape: tuple[int, int], device: torch.device) -> Tensor:
+        """Return the numbers of all batches, float64 of `shape` (batches, numbers); each process has its `own`."""
+        values = torch.zeros(shape, dtype=torch.float64, device=device)
+        for number, value in zip(range(self.rank, shape[0], self.size), own, strict=True):
             values[number] = value
         return self.total(values)
 
