@@ -4,7 +4,7 @@
 
 The zoo's small VGG on 32x32x3, random pixels, batch 128: forward with σ > 0, cross-entropy, backward, SGD with
 momentum. The other network has `nn.ReLU` wherever this one has `NoisyQuantReLU`. Both are measured in the memory format
-that training takes (`channels_last`) and in torch's own (`contiguous`).
+that training takes on a CPU (`channels_last`) and in torch's own (`contiguous`), which it takes on a GPU in float32.
 
 Memory is what torch has allocated at most during a step, above what it held before: on CUDA `max_memory_allocated`, on
 the CPU the running sum of the profiler's memory events. Neither counts what oneDNN and cuDNN take elsewhere.
@@ -73,7 +73,8 @@ def peak_bytes(step: Callable[[], None], device: str) -> int:
         step()
     memory = [event for event in recorded.profiler.kineto_results.events() if event.name() == "[memory]"]
     held = peak = 0
-    for event in sorted(memory, key=lambda event: event.start_us()):
+    # Newer releases of torch count in nanoseconds.
+    for event in sorted(memory, key=lambda event: event.start_ns() if hasattr(event, "start_ns") else event.start_us()):
         held += event.nbytes()
         peak = max(peak, held)
     return peak
@@ -110,7 +111,7 @@ def main() -> None:
     rows = {n: measure(form, arguments.device, arguments.batch, arguments.repeat) for n, form in FORMATS.items()}
     for name, row in rows.items():
         print(name, "  ".join(f"{key} {value:,.2f}" for key, value in row.items()))
-    taken = rows["channels_last"]
+    taken = rows["channels_last" if arguments.device == "cpu" else "contiguous"]
     ratios = {key: taken[key] for key in ("time_ratio", "memory_ratio")}
     print(json.dumps({**ratios, "device": arguments.device, "formats": rows, **environment()}))
 

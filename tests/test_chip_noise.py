@@ -17,10 +17,10 @@ from nctool.errors import RangeError, UnsupportedError, UsageError
 from nctool.nq import NoisyQuantReLU, activations
 from nctool.recipe import ChipSettings
 from nctool.sim.reference import simulate
-from nctool.training import LabelledImages, Normalisation, chip, measure_held_out
+from nctool.training import LabelledImages, Normalisation, chip, input_coding, load_checkpoint, measure_held_out
 from nctool_deploy.netx import read
 from nctool_deploy.realisations import RealisationName, find_realisation
-from nctool_models import load_recipe
+from nctool_models import load_recipe, restore_model
 from tests.runs import run_command
 from tests.small_run import small_data, small_fit, small_recipe
 
@@ -151,7 +151,7 @@ def test_only_so_many_held_out_images_run_on_the_integer_network(monkeypatch):
     ],
 )
 def test_noise_is_that_of_the_network_that_is_exported(tmp_path, realisation, overrides):
-    """The last epoch's σ is measured again on what `export` makes of the checkpoint without an option."""
+    """σ of the epoch that is kept is measured again on what `export` makes of the checkpoint without an option."""
     recipe = small_recipe(*CHIP, *overrides)
     form = replace(find_realisation(realisation).form, weight_bits=recipe.chip.weight_bits)
     result = small_fit(tmp_path, (*CHIP, *overrides), form=form)
@@ -167,6 +167,9 @@ def test_noise_is_that_of_the_network_that_is_exported(tmp_path, realisation, ov
     assert metrics(tmp_path)[result.best_epoch - 1]["validation_accuracy_snn"] == {
         str(recipe.noise.steps): correct.mean()
     }
+    restored, coding = restore_model(load_checkpoint(tmp_path)), input_coding(small_data().normalisation, recipe)
+    again = measure_held_out(restored, held_out, coding, recipe.noise.steps, network, batch_size=16)
+    assert again.sigma == pytest.approx(result.sigma, rel=1e-6)
 
 
 def test_options_go_before_the_chip_of_the_recipe(tmp_path):

@@ -56,11 +56,10 @@ def test_the_test_images_of_digits_never_change():
 
 def test_a_few_held_out_images_are_of_all_classes_though_the_data_are_sorted_by_class():
     labels = np.repeat(np.arange(20), 100)
-    images = np.zeros((2000, 1, 4, 4), np.uint8)
-    sorted_by_class = replace(
-        load_dataset("digits"), x_train=images, y_train=labels, classes=tuple("abcdefghijklmnopqrst")
-    )
-    held_out = training_data(sorted_by_class, 0.5, seed=1).held_out
+    classes = tuple(f"class {label}" for label in range(20))
+    digits = load_dataset("digits")
+    data = replace(digits, x_train=np.zeros((2000, 1, 8, 8), np.uint8), y_train=labels, classes=classes)
+    held_out = training_data(data, 0.5, seed=1).held_out
     assert len(held_out) == 1000
     assert len(torch.unique(held_out.first(100).labels)) == 20
 

@@ -72,6 +72,10 @@ def test_a_network_of_your_own_keeps_its_thresholds():
     assert thresholds(model) == pytest.approx([0.7, 0.7])
 
 
+def test_a_network_that_is_trained_with_relus_is_not_measured_before():
+    assert thresholds(started("activation.function=relu", "noise.source=none")) == [1.0, 1.0]
+
+
 def test_an_activation_that_is_never_positive_is_named():
     data = small_data()
     recipe = small_recipe(DATA, "model.batch_norm=false")

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from nctool.errors import Interrupted
+from nctool.errors import Interrupted, UsageError
 from nctool.training.metrics import read_metrics
 from nctool.training.state import load_state
 from tests.runs import run_command
@@ -111,6 +111,38 @@ def test_an_old_run_is_kept_until_the_new_one_in_its_folder_has_an_epoch(tmp_pat
     with pytest.raises(Interrupted):
         small_fit(tmp_path, progress=at_batch(3, signal.SIGINT))
     assert (load_state(tmp_path, small_recipe()).epoch, len(read_metrics(tmp_path))) == (4, 4)
+
+
+def test_what_the_first_epoch_of_a_new_run_leaves_of_an_old_one_is_nothing(tmp_path):
+    """Else the old network would be exported in place of the new one."""
+    small_fit(tmp_path)
+    with pytest.raises(Interrupted):
+        small_fit(tmp_path, ["activation.levels=8"], progress=at_batch(8, signal.SIGINT))
+    assert {path.name for path in tmp_path.iterdir()} == {"last.safetensors", "metrics.jsonl"}
+    assert load_state(tmp_path, small_recipe("activation.levels=8")).epoch == 1
+
+
+def test_an_unfinished_run_is_gone_on_with_but_not_overwritten(tmp_path):
+    with pytest.raises(Interrupted):
+        small_fit(tmp_path, progress=at_batch(16, signal.SIGINT))
+    with pytest.raises(UsageError) as caught:
+        small_fit(tmp_path)
+    assert str(caught.value) == (
+        f"`{tmp_path}` holds a run that is not finished\n"
+        "hint: go on with it by --resume, take another folder by -o, or delete its last.safetensors"
+    )
+    assert load_state(tmp_path, small_recipe()).epoch == 2
+    (tmp_path / "last.safetensors").unlink()
+    assert small_fit(tmp_path).path == tmp_path / NAME
+
+
+def test_a_line_that_a_power_cut_left_half_written_is_dropped(tmp_path):
+    with pytest.raises(Interrupted):
+        small_fit(tmp_path, progress=at_batch(16, signal.SIGINT))
+    path = tmp_path / "metrics.jsonl"
+    path.write_bytes(path.read_bytes()[:-30])
+    small_fit(tmp_path, resume=True)
+    assert [line.epoch for line in read_metrics(tmp_path)] == [1, 3, 4]
 
 
 def test_a_run_that_is_killed_again_and_again_ends_with_the_bytes_of_one_that_was_not(tmp_path):

@@ -164,11 +164,10 @@ def test_the_gap_is_that_of_separate_runs_and_hides_neither_mode_nor_hooks():
 
 
 @pytest.mark.parametrize("batch_size", [1, 7, 59, 60])
-def test_batches_make_no_difference_to_the_gap_whatever_is_left_for_the_last(monkeypatch, batch_size):
+def test_batches_make_no_difference_to_the_gap_whatever_is_left_for_the_last(batch_size):
     model, split = small_model(small_recipe()), small_data().held_out
     whole = measure_held_out(model, split, PLAIN, n_steps=3)
-    monkeypatch.setattr("nctool.training.noise._BATCH_SIZE", batch_size)
-    parts = measure_held_out(model, split, PLAIN, n_steps=3)
+    parts = measure_held_out(model, split, PLAIN, n_steps=3, batch_size=batch_size)
     assert parts.sigma == pytest.approx(whole.sigma, rel=1e-5)
     assert (parts.accuracy_ann, parts.accuracy_snn) == (whole.accuracy_ann, whole.accuracy_snn)
 
@@ -194,7 +193,9 @@ def test_a_run_measures_as_many_held_out_images_as_it_can_afford(tmp_path, monke
     monkeypatch.setattr("nctool.training.stages.affordable_images", lambda n_train, n_steps: n_train // n_steps)
     monkeypatch.setattr(
         "nctool.training.stages.measure_held_out",
-        lambda model, split, *rest: seen.append(len(split)) or measure_held_out(model, split, *rest),
+        lambda model, split, *rest, **options: (
+            seen.append(len(split)) or measure_held_out(model, split, *rest, **options)
+        ),
     )
     small_fit(tmp_path, ["training.epochs=1"])
     assert seen == [25]
@@ -212,10 +213,9 @@ def test_spiking_accuracy_by_hand():
     assert snn_accuracy(model, split, PLAIN) == {1: 0.25, 2: 0.25, 4: 0.25, 8: 0.75, 16: 0.75}
 
 
-def test_one_pass_gives_the_accuracy_of_every_window(monkeypatch):
-    monkeypatch.setattr("nctool.training.spiking._BATCH_SIZE", 7)
+def test_one_pass_gives_the_accuracy_of_every_window():
     data, model = small_data(), small_model(small_recipe())
-    one_pass = snn_accuracy(model, data.test, data.normalisation)
+    one_pass = snn_accuracy(model, data.test, data.normalisation, batch_size=7)
     images = data.normalisation(data.test.images)
     for steps, accuracy in one_pass.items():
         with spiking(model):
@@ -245,8 +245,9 @@ def test_a_run_leaves_its_files_and_numbers(tmp_path):
     assert lines[-1]["loss"] < lines[0]["loss"]
     assert 0.5 < lines[0]["training_accuracy"] < lines[-1]["training_accuracy"] <= 1
     # 100 images in batches of 16: 6 full ones and one of 4, in each of 4 epochs.
-    # Then the test images are measured, in one batch.
-    assert seen.pop() == (1, 1, f"measuring {len(small_data().test)} images")
+    # Then the test images are measured, no more at once than are trained.
+    assert seen[28:] == [(n, 4, "measuring 60 images") for n in (1, 2, 3, 4)]
+    del seen[28:]
     assert [(done, total) for done, total, _ in seen] == [(n, 28) for n in range(1, 29)]
     ann, snn = lines[0]["validation_accuracy_ann"], lines[0]["validation_accuracy_snn"]["4"]
     assert seen[7][2].startswith("epoch 2/4, loss ")
@@ -268,7 +269,8 @@ def test_a_last_batch_of_one_image_is_left_out(tmp_path):
     data = replace(small_data(), train=halves(97, 0))
     seen = []
     small_fit(tmp_path, ["training.epochs=1"], data=data, progress=lambda done, total, message="": seen.append(done))
-    assert seen[:-1] == [1, 2, 3, 4, 5, 6]
+    assert seen[:6] == [1, 2, 3, 4, 5, 6]
+    assert seen[6] == 1
 
 
 def test_noise_comes_from_the_first_epoch_on_unless_the_recipe_has_none(tmp_path):

@@ -25,6 +25,7 @@ from nctool.training import (
     load_checkpoint,
     no_report,
 )
+from nctool.training.execution import usable_device
 from nctool_models import load_dataset, restore_model, training_data
 
 TABLES = ("finetune", "training", "data")
@@ -80,6 +81,7 @@ def finetune(
     recipe = _recipe(loaded.recipe, overrides)
     output = RUNS / f"{recipe.name}-finetuned" if output is None else Path(output)
     _require_another(Path(checkpoint), output)
+    usable_device(device, recipe.training)
     data = _data(loaded, recipe, data_dir)
     network = restore_model(loaded, model)
     with with_events(tensorboard, output, on_epoch) as report:

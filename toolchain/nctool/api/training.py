@@ -21,6 +21,7 @@ from nctool.progress import ProgressCallback, no_progress
 from nctool.recipe import OwnSettings, Recipe, consistent
 from nctool.training import EpochCallback, TrainResult, fit, no_report
 from nctool.training.data import TrainingData
+from nctool.training.execution import usable_device
 from nctool_deploy.realisations import find_realisation
 from nctool_models import build_model, load_dataset, load_recipe, training_data
 
@@ -101,6 +102,7 @@ def train(
     if model is not None:
         resolved = _with_own(resolved, model)
     output = RUNS / resolved.name if output is None else Path(output)
+    usable_device(device, resolved.training)
     dataset = load_dataset(resolved.data.name, data_dir, image_size=resolved.data.image_size)
     data = training_data(dataset, resolved.data.validation_fraction, resolved.seed)
     n_classes = len(dataset.classes)

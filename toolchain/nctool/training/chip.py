@@ -7,6 +7,7 @@ realisation by name: `nctool_deploy` does.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 import numpy as np
@@ -75,7 +76,8 @@ class ChipRun:
         """Prepare `network`, converted from `model`."""
         thresholds = {name: layer.threshold.detach() for name, layer in activations(model).items()}
         device = next(iter(thresholds.values())).device
-        return cls(FastEngine(network, device=device.type), thresholds)
+        with _chosen(device):
+            return cls(FastEngine(network, device=device.type), thresholds)
 
     def run(self, images: Tensor, activated: Mapping[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
         """Run a batch for one window.
@@ -92,14 +94,20 @@ class ChipRun:
             UnsupportedError: there are more populations that spike than activations, or fewer.
         """
         logits, rates = [], []
-        for trace in self.engine.traces(images.cpu().numpy()):
-            _require_one_each(trace, activated)
-            logits.append(torch.from_numpy(trace.logits[:, -1]))
-            pairs = zip(trace.spikes.values(), activated.values(), strict=True)
-            rates.append([_rate(spikes, values.shape[1:]) for spikes, values in pairs])
+        with _chosen(images.device):
+            for trace in self.engine.traces(images.cpu().numpy()):
+                _require_one_each(trace, activated)
+                logits.append(torch.from_numpy(trace.logits[:, -1]))
+                pairs = zip(trace.spikes.values(), activated.values(), strict=True)
+                rates.append([_rate(spikes, values.shape[1:]) for spikes, values in pairs])
         whole = [torch.cat(parts).to(images.device) for parts in zip(*rates, strict=True)]
         spiked = {name: self.thresholds[name] * rate for name, rate in zip(activated, whole, strict=True)}
         return torch.cat(logits).to(images.device), spiked
+
+
+def _chosen(device: torch.device) -> AbstractContextManager[None]:
+    """Make `cuda` that of `device`, where the engine then works."""
+    return torch.cuda.device(device) if device.type == "cuda" else nullcontext()
 
 
 def _require_one_each(trace: Trace, activated: Mapping[str, Tensor]) -> None:

@@ -17,6 +17,7 @@ from torch import nn
 from nctool.errors import Interrupted
 from nctool.progress import ProgressCallback
 from nctool.recipe import Recipe
+from nctool.training.checkpoint import CHECKPOINT_NAME, RECIPE_NAME
 from nctool.training.interruption import Interruption
 from nctool.training.metrics import EpochCallback, EpochMetrics, add_metrics
 from nctool.training.optimiser import EpochLoss, Optimiser
@@ -79,7 +80,10 @@ def run_stage(stage: Stage, epochs_before: int, task: Task, state: TrainingState
 
 
 def _write(directory: Path, metrics: EpochMetrics, before: TrainingState, after: TrainingState, recipe: Recipe) -> None:
-    """Write down an epoch; a line without its state is dropped on resuming."""
+    """Write down an epoch; a line without its state is dropped on resuming. The first takes the place of an old run."""
+    if not before.seconds:
+        for name in (CHECKPOINT_NAME, RECIPE_NAME):
+            (directory / name).unlink(missing_ok=True)
     add_metrics(directory, metrics, len(before.seconds))
     save_state(directory, after, recipe)
 

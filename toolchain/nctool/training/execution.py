@@ -20,13 +20,32 @@ _REPEATABLE_WORKSPACES = (":4096:8", ":16:8")
 """Settings with which cuBLAS repeats its sums. Source: `torch.use_deterministic_algorithms`."""
 
 
-def require_execution(settings: TrainingSettings, device: torch.device) -> None:
-    """Check that a device can do what the recipe asks for.
+def usable_device(device: str | torch.device, settings: TrainingSettings) -> torch.device:
+    """Return a device that is there and can do what the recipe asks for.
 
     Raises:
-        UsageError: bfloat16 where it is not supported or slower than float32, or determinism of a GPU whose cuBLAS was
-            not told of it.
+        UsageError: no such device here, bfloat16 where it is not supported or slower than float32, or determinism of a
+            GPU whose cuBLAS was not told of it.
     """
+    found = _device(device)
+    require_execution(settings, found)
+    return found
+
+
+def _device(device: str | torch.device) -> torch.device:
+    try:
+        found = torch.device(device)
+    except RuntimeError:
+        found = torch.device("meta")  # as the other devices that nothing is trained on
+    if found.type not in ("cpu", "cuda"):
+        raise UsageError(f"unknown device `{device}`, allowed: cpu, cuda")
+    if found.type == "cuda" and (not torch.cuda.is_available() or (found.index or 0) >= torch.cuda.device_count()):
+        raise UsageError(f"device `{device}` is not available here", hint="use --device cpu")
+    return found
+
+
+def require_execution(settings: TrainingSettings, device: torch.device) -> None:
+    """Check that a device can do what the recipe asks for; a UsageError says what it cannot."""
     if settings.precision == "bfloat16" and not (device.type == "cuda" and torch.cuda.is_bf16_supported()):
         raise UsageError(
             f"`training.precision` is bfloat16 on device `{device.type}`, allowed there: float32",
@@ -45,12 +64,12 @@ def require_execution(settings: TrainingSettings, device: torch.device) -> None:
 def execution(model: nn.Module, channels: int, settings: TrainingSettings, device: torch.device) -> Iterator[None]:
     """Train inside: weights lie as is fastest, algorithms repeat if the recipe says so; afterwards all is as before.
 
-    Images of several channels are convolved on a CPU with the channels of a pixel side by side, which the weights bring
-    about. Images of one channel are slower that way.
+    Images of several channels are convolved with the channels of a pixel side by side on a CPU, and on a GPU in
+    bfloat16, whose tensor cores take them so; the weights bring it about. Images of one channel are slower that way.
     """
     before = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
     try:
-        if device.type == "cpu" and channels > 1:
+        if channels > 1 and (device.type == "cpu" or settings.precision == "bfloat16"):
             model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         if settings.deterministic:
             torch.use_deterministic_algorithms(True)

@@ -9,6 +9,7 @@ longest. Source of surrogate gradients: Neftci, Mostafa, Zenke, arXiv 1901.09948
 from __future__ import annotations
 
 from collections.abc import Mapping
+from itertools import accumulate
 
 import torch
 from torch import Tensor, nn
@@ -48,8 +49,15 @@ class Finetuning:
         """Measure the spiking network at every window that it is trained for; the score is their mean."""
         task = self._task
         with self._grid.applied():
-            ann = ann_accuracy(task.model, task.held_out, task.coding, task.ranks)
-            snn = snn_accuracy(task.model, task.held_out, task.coding, self._settings.steps, task.ranks)
+            ann = ann_accuracy(task.model, task.held_out, task.coding, task.ranks, batch_size=task.measured_at_once)
+            snn = snn_accuracy(
+                task.model,
+                task.held_out,
+                task.coding,
+                self._settings.steps,
+                task.ranks,
+                batch_size=task.measured_at_once,
+            )
         return Outcome(ann, snn, "none", {}, (sum(snn.values()) / len(snn), ann))
 
     def weights(self) -> dict[str, Tensor]:
@@ -71,5 +79,5 @@ def window_logits(model: nn.Module, weights: Mapping[str, Tensor], steps: Tensor
     """
     with unrolled(model, len(steps)):
         logits: Tensor = functional_call(model, dict(weights), (steps.flatten(0, 1),))
-    so_far: Tensor = logits.unflatten(0, steps.shape[:2]).cumsum(0)
-    return so_far.div_(torch.arange(1, len(steps) + 1, device=steps.device).view(-1, 1, 1))
+    sums = accumulate(logits.unflatten(0, steps.shape[:2]))  # a GPU's cumsum does not repeat its result
+    return torch.stack([total / step for step, total in enumerate(sums, start=1)])

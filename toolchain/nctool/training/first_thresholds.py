@@ -22,12 +22,14 @@ from nctool.training.data import TrainingData
 def start_thresholds(model: nn.Module, data: TrainingData, coding: InputCoding, recipe: Recipe) -> None:
     """Set every threshold to what one in a hundred positive pre-activations exceeds, if the recipe asks for that.
 
-    A network of your own has thresholds already: `nctool.prepare` measured them, or they were trained.
+    A network of your own has thresholds already: `nctool.prepare` measured them, or they were trained. One that is
+    trained with ReLUs gets its own after each epoch.
 
     Raises:
         RangeError: an activation is never positive.
     """
-    if recipe.activation.threshold_init != "data" or recipe.model.architecture == "own":
+    rectified_first = recipe.activation.function == "relu" and recipe.training.epochs > 0
+    if recipe.activation.threshold_init != "data" or recipe.model.architecture == "own" or rectified_first:
         return
     images = coding(data.calibration(recipe.seed).images.to(next(model.parameters()).device))
     try:

@@ -22,7 +22,7 @@ from nctool.training.chip import Chip
 from nctool.training.coding import input_coding
 from nctool.training.data import TrainingData
 from nctool.training.epochs import Outside, run_stage
-from nctool.training.execution import execution, require_execution
+from nctool.training.execution import execution, usable_device
 from nctool.training.finetuning import Finetuning
 from nctool.training.first_thresholds import start_thresholds
 from nctool.training.interruption import Interruption
@@ -50,13 +50,13 @@ def fit(
 ) -> TrainResult:
     """Train a model and write its checkpoint.
 
-    The epoch kept is the one with the highest held-out accuracy of the spiking network after `noise.steps`
-    steps, then of the ANN; of equals the last. With noise of a chip that is the integer network; an epoch whose
-    numbers do not fit the chip takes its noise from the float one, and is kept only if no other fits. Fine-tuning
-    starts from that epoch; then the one kept is that of the highest mean accuracy over `finetune.steps`. One recipe,
-    seed and number of threads gives the same bytes on the CPU. An interruption leaves complete files: `resume` goes on
-    after the last complete epoch. SIGINT and SIGTERM end the run behind the batch in work; in a thread other than the
-    main one, they are left alone.
+    The epoch kept is the one with the highest held-out accuracy of the spiking network after `noise.steps` steps, then
+    of the ANN; of equals the last. With ReLU activations the ANN goes first. With noise of a chip that is the integer
+    network; an epoch whose numbers do not fit the chip takes its noise from the float one, and is kept only if no other
+    fits. Fine-tuning starts from that epoch; then the one kept is that of the highest mean accuracy over
+    `finetune.steps`. One recipe, seed and number of threads gives the same bytes on the CPU. An interruption leaves
+    complete files: `resume` goes on after the last complete epoch. SIGINT and SIGTERM end the run behind the batch in
+    work; in a thread other than the main one, they are left alone.
 
     Processes that torchrun started share every batch and every measurement; their numbers are those of one process, up
     to the order of sums. The first of them writes the files and is the one that tells.
@@ -79,16 +79,15 @@ def fit(
 
     Raises:
         UsageError: no such device, one that cannot do what `training.precision` and `training.deterministic` ask for,
-            the folder cannot be written, nothing to resume, another recipe's state, or no `form` for a recipe with a
-            chip.
+            the folder cannot be written or holds a run that is not finished, nothing to resume, another recipe's
+            state, or no `form` for a recipe with a chip.
         UnsupportedError: noise is to be that of a chip, and the model cannot be converted.
         FormatError: the state to resume from is bad.
         RangeError: the training diverged, or memory ran out; the state of the epoch before is kept. Or an activation is
             never positive before training, so that there is no threshold in the data.
         Interrupted: a signal came.
     """
-    device, chip = own_gpu(_device(device)), _chip(recipe, form)
-    require_execution(recipe.training, device)
+    device, chip = own_gpu(usable_device(device, recipe.training)), _chip(recipe, form)
     with explained_out_of_memory(device, recipe.training.batch_size), joined(device) as ranks:
         model.to(device)
         coding = input_coding(data.normalisation, recipe)
@@ -97,7 +96,7 @@ def fit(
         ranks.equalise(model)
         progress, on_epoch = (progress, on_epoch) if ranks.is_first else (no_progress, no_report)
         start = _nothing_done(model, recipe.training.epochs if trained else 0)
-        ranks.from_first(partial(_make_ready, out_dir))
+        ranks.from_first(partial(_make_ready, out_dir, resume))
         if resume:
             start = ranks.from_first(partial(load_state, out_dir, recipe))
             _require_fit(model, start, out_dir)
@@ -111,21 +110,9 @@ def fit(
             state = _train(task, start, Outside(out_dir, progress, on_epoch, interruption))
         model.load_state_dict(state.best)
         model.eval()
-        result = tested(model, data, recipe, state, out_dir / CHECKPOINT_NAME, ranks, progress)
+        result = tested(task, state, out_dir / CHECKPOINT_NAME, progress)
         ranks.from_first(lambda: save_checkpoint(out_dir, checkpoint_of(data, recipe, state, result)))
     return result
-
-
-def _device(device: str | torch.device) -> torch.device:
-    try:
-        found = torch.device(device)
-    except RuntimeError:
-        found = torch.device("meta")  # as the other devices that nothing is trained on
-    if found.type not in ("cpu", "cuda"):
-        raise UsageError(f"unknown device `{device}`, allowed: cpu, cuda")
-    if found.type == "cuda" and (not torch.cuda.is_available() or (found.index or 0) >= torch.cuda.device_count()):
-        raise UsageError(f"device `{device}` is not available here", hint="use --device cpu")
-    return found
 
 
 def _chip(recipe: Recipe, form: IntegerFormat | None) -> Chip | None:
@@ -152,9 +139,14 @@ def _stages(task: Task) -> tuple[Stage, ...]:
     return (first_stage(task),) if settings is None else (first_stage(task), Finetuning(task, settings))
 
 
-def _make_ready(out_dir: Path) -> None:
-    """Make the folder, and clear away what a killed run left half-written."""
+def _make_ready(out_dir: Path, resume: bool) -> None:
+    """Make the folder, and clear away what a killed run left half-written; an unfinished run is not for taking."""
     make_directory(out_dir)
+    if not resume and (out_dir / STATE_NAME).exists() and not (out_dir / CHECKPOINT_NAME).exists():
+        raise UsageError(
+            f"`{out_dir}` holds a run that is not finished",
+            hint=f"go on with it by --resume, take another folder by -o, or delete its {STATE_NAME}",
+        )
     for name in (STATE_NAME, METRICS_NAME, RECIPE_NAME, CHECKPOINT_NAME):
         remove_unfinished(out_dir / name)
 

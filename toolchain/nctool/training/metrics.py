@@ -6,6 +6,7 @@ In: `EpochMetrics`. Out: lines of text that survive an interruption, and back.
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Protocol
@@ -84,20 +85,23 @@ def count_epochs(directory: Path, noise_source: str) -> int:
 def add_metrics(directory: Path, metrics: EpochMetrics, n_before: int) -> None:
     """Add one line behind the first `n_before`, and drop what else follows them: lines of epochs that are not kept.
 
-    Closing the file hands the line to the system.
+    The line is on disk before the state of its epoch is; one that a power cut left half-written is dropped.
 
     Raises:
         UsageError: the file cannot be written.
     """
     path, line = directory / METRICS_NAME, json.dumps(asdict(metrics)) + "\n"
     lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.exists() else []
-    if len(lines) != n_before:
+    if len(lines) != n_before or not all(each.endswith("\n") for each in lines):
+        lines = [each for each in lines if each.endswith("\n")]
         with replace_atomically(path) as temporary:
             temporary.write_text("".join([*lines[:n_before], line]), encoding="utf-8")
         return
     try:
         with path.open("a", encoding="utf-8") as file:
             file.write(line)
+            file.flush()
+            os.fsync(file.fileno())
     except OSError as error:
         raise cannot_write(path, error) from error
 

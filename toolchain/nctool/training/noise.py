@@ -19,7 +19,7 @@ from nctool.training.chip import ChipRun
 from nctool.training.coding import InputCoding
 from nctool.training.data import LabelledImages
 from nctool.training.ranks import ALONE, Ranks
-from nctool.training.spiking import n_correct
+from nctool.training.spiking import MEASURED_AT_ONCE, n_correct
 
 MAX_IMAGES = 5000
 """Most held-out images that one estimate uses: σ is known to 1 % far earlier."""
@@ -32,7 +32,6 @@ _SHARE = 0.03
 """Of the forward passes that an epoch is worth, for one estimate; measured, up to 4 % of its time."""
 _PASSES_OF_TRAINING = 3
 """A backward pass costs two forward passes."""
-_BATCH_SIZE = 250
 
 
 @dataclass(frozen=True)
@@ -57,6 +56,8 @@ def measure_held_out(
     n_steps: int,
     network: IntNetwork | None = None,
     ranks: Ranks = ALONE,
+    *,
+    batch_size: int = MEASURED_AT_ONCE,
 ) -> HeldOutReport:
     """Run ANN and spiking network side by side and measure their gap in each layer.
 
@@ -70,6 +71,7 @@ def measure_held_out(
         n_steps: T_val, ≥ 1.
         network: the integer network converted from `model` for T_val steps, in place of its float spiking network.
         ranks: the processes that share the batches; each gets the same answer.
+        batch_size: images that are run at once.
 
     Raises:
         UnsupportedError: an activation of `model` is used twice, so that no population of `network` is its own.
@@ -81,7 +83,7 @@ def measure_held_out(
     moments: dict[str, list[Tensor]] = {name: [] for name in activations(model)}
     correct_ann = correct_snn = 0
     with torch.no_grad(), _Recorder(model) as recorder:
-        for batch in ranks.own(split.batches(_BATCH_SIZE)):
+        for batch in ranks.own(split.batches(batch_size)):
             correct_ann += n_correct(model(coding(batch.images)), batch.labels)
             quantised = recorder.take()
             if chip is None:
@@ -94,7 +96,7 @@ def measure_held_out(
                 moments[name].append(torch.stack(torch.var_mean(quantised[name].sub_(values), correction=0)))
     model.train(was_training)
     device = split.images.device
-    sizes = torch.tensor([len(labels) for labels in split.labels.split(_BATCH_SIZE)], device=device)
+    sizes = torch.tensor([len(labels) for labels in split.labels.split(batch_size)], device=device)
     sigma = {name: _deviation(ranks.in_order(each, (len(sizes), 2), device), sizes) for name, each in moments.items()}
     correct_ann, correct_snn = ranks.counts([correct_ann, correct_snn], device)
     return HeldOutReport(sigma, correct_ann / len(split), correct_snn / len(split))

@@ -16,11 +16,10 @@ from nctool.nq import activations, rectified
 from nctool.progress import ProgressCallback
 from nctool.recipe import Recipe
 from nctool.training.checkpoint import Checkpoint
-from nctool.training.coding import input_coding
 from nctool.training.data import TrainingData
 from nctool.training.metrics import count_epochs
-from nctool.training.ranks import Ranks
 from nctool.training.spiking import ann_accuracy, snn_accuracy
+from nctool.training.stages import Task
 from nctool.training.state import TrainingState
 
 
@@ -50,22 +49,14 @@ class TrainResult:
     ideal_epochs: int
 
 
-def tested(
-    model: nn.Module,
-    data: TrainingData,
-    recipe: Recipe,
-    state: TrainingState,
-    path: Path,
-    ranks: Ranks,
-    progress: ProgressCallback,
-) -> TrainResult:
-    """Look at the test images, once; `ranks` share them."""
-    test = data.test.to(next(model.parameters()).device)
-    coding = input_coding(data.normalisation, recipe)
+def tested(task: Task, state: TrainingState, path: Path, progress: ProgressCallback) -> TrainResult:
+    """Look at the test images, once; the processes of `task` share them."""
+    model, recipe, coding, ranks, at_once = task.model, task.recipe, task.coding, task.ranks, task.measured_at_once
+    test = task.data.test.to(task.held_out.images.device)
     is_relu = recipe.activation.function == "relu" and recipe.finetune is None
     with rectified(model) if is_relu else nullcontext():
-        accuracy_ann = ann_accuracy(model, test, coding, ranks)
-    by_steps = snn_accuracy(model, test, coding, ranks=ranks, progress=progress)
+        accuracy_ann = ann_accuracy(model, test, coding, ranks, batch_size=at_once)
+    by_steps = snn_accuracy(model, test, coding, ranks=ranks, progress=progress, batch_size=at_once)
     ideal_epochs = 0 if recipe.chip is None else ranks.from_first(lambda: count_epochs(path.parent, "ideal"))
     return TrainResult(
         path=path,

@@ -18,10 +18,18 @@ from nctool.training.ranks import ALONE, Ranks
 
 REPORTED_STEPS = (1, 2, 4, 8, 16)
 """The windows that accuracy is reported for, as in Huang et al., arXiv 2404.17456."""
-_BATCH_SIZE = 500
+MEASURED_AT_ONCE = 250
+"""Most images of a batch that is measured."""
 
 
-def ann_accuracy(model: nn.Module, split: LabelledImages, coding: InputCoding, ranks: Ranks = ALONE) -> float:
+def ann_accuracy(
+    model: nn.Module,
+    split: LabelledImages,
+    coding: InputCoding,
+    ranks: Ranks = ALONE,
+    *,
+    batch_size: int = MEASURED_AT_ONCE,
+) -> float:
     """Return the fraction of `split` that the noise-free ANN classifies correctly; the model's mode is kept.
 
     `ranks` share the work; each gets the same answer.
@@ -30,7 +38,7 @@ def ann_accuracy(model: nn.Module, split: LabelledImages, coding: InputCoding, r
     model.eval()
     correct = 0
     with torch.no_grad():
-        for batch in ranks.own(split.batches(_BATCH_SIZE)):
+        for batch in ranks.own(split.batches(batch_size)):
             correct += n_correct(model(coding(batch.images)), batch.labels)
     model.train(was_training)
     return ranks.counts([correct], split.images.device)[0] / len(split)
@@ -43,6 +51,8 @@ def snn_accuracy(
     steps: Sequence[int] = REPORTED_STEPS,
     ranks: Ranks = ALONE,
     progress: ProgressCallback = no_progress,
+    *,
+    batch_size: int = MEASURED_AT_ONCE,
 ) -> dict[int, float]:
     """Return the accuracy of the spiking network for several windows.
 
@@ -53,12 +63,13 @@ def snn_accuracy(
         steps: windows in time steps, ≥ 1.
         ranks: the processes that share the work; each gets the same answer.
         progress: told of every batch of this process.
+        batch_size: images that are run at once.
 
     Returns:
         accuracy 0..1 by number of steps, from the running sum of the logits.
     """
     correct = dict.fromkeys(sorted(steps), 0)
-    batches = list(ranks.own(split.batches(_BATCH_SIZE)))
+    batches = list(ranks.own(split.batches(batch_size)))
     for number, batch in enumerate(batches, start=1):
         logits = torch.zeros((), device=batch.images.device)
         with spiking(model):

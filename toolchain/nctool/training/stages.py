@@ -20,7 +20,7 @@ from nctool.training.coding import InputCoding
 from nctool.training.data import LabelledImages, TrainingData
 from nctool.training.noise import affordable_images, measure_held_out, set_sigma
 from nctool.training.ranks import ALONE, Ranks
-from nctool.training.spiking import ann_accuracy, snn_accuracy
+from nctool.training.spiking import MEASURED_AT_ONCE, ann_accuracy, snn_accuracy
 
 
 @dataclass(frozen=True)
@@ -44,6 +44,11 @@ class Task:
     recipe: Recipe
     chip: Chip | None
     ranks: Ranks = ALONE
+
+    @property
+    def measured_at_once(self) -> int:
+        """Images of a batch that is measured: no more than are trained at once, so that memory suffices."""
+        return min(self.recipe.training.batch_size, MEASURED_AT_ONCE)
 
 
 @dataclass(frozen=True)
@@ -131,7 +136,15 @@ class NoisyTraining(_Training):
         """Measure σ; an epoch whose numbers do not fit the chip takes it from the float network, and scores lowest."""
         task, noise = self._task, self._task.recipe.noise
         network = None if task.chip is None else task.chip.network(task.model, task.data, task.recipe)
-        report = measure_held_out(task.model, self._held_out(), task.coding, noise.steps, network, task.ranks)
+        report = measure_held_out(
+            task.model,
+            self._held_out(),
+            task.coding,
+            noise.steps,
+            network,
+            task.ranks,
+            batch_size=task.measured_at_once,
+        )
         if noise.source != "none":
             set_sigma(task.model, report.sigma)
         source = "ideal" if task.chip is not None and network is None else noise.source
@@ -154,10 +167,10 @@ class RectifiedTraining(_Training):
         images = task.data.calibration(task.recipe.seed).to(task.held_out.images.device).images
         with rectified(task.model.eval()):
             thresholds = balanced_thresholds(task.model, activations(task.model), task.coding(images), PERCENTILE)
-            ann = ann_accuracy(task.model, held_out, task.coding, task.ranks)
+            ann = ann_accuracy(task.model, held_out, task.coding, task.ranks, batch_size=task.measured_at_once)
         for name, layer in activations(task.model).items():
             layer.threshold.data.fill_(thresholds[name])
-        snn = snn_accuracy(task.model, held_out, task.coding, (steps,), task.ranks)
+        snn = snn_accuracy(task.model, held_out, task.coding, (steps,), task.ranks, batch_size=task.measured_at_once)
         return Outcome(ann, snn, "none", {}, (ann, snn[steps]))
 
 

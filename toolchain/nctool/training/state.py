@@ -33,7 +33,7 @@ class TrainingState:
         momentum: SGD's buffer by parameter name.
         best: state dict of the best epoch so far.
         best_epoch: its number, from 1.
-        best_score: its (spiking, ANN) accuracies on the held-out images.
+        best_score: what the stage compares epochs by, on the held-out images.
         seconds: wall time of each epoch.
     """
 
