@@ -136,9 +136,11 @@ def test_a_folder_without_checkpoint_is_a_usage_error(tmp_path):
         load_checkpoint(tmp_path)
     assert (caught.value.exit_code, str(caught.value)) == (
         2,
-        f"no checkpoint.safetensors in `{tmp_path}`\n"
-        "hint: finish the training run, with --resume when it was interrupted",
+        f"no checkpoint.safetensors in `{tmp_path}`\nhint: `nctool train RECIPE -o DIR` makes one",
     )
+    (tmp_path / "last.safetensors").touch()
+    with pytest.raises(UsageError, match="hint: the run is not finished: repeat its command with --resume"):
+        load_checkpoint(tmp_path)
 
 
 def test_a_path_that_cannot_be_read_is_a_usage_error(tmp_path):

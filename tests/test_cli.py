@@ -6,6 +6,7 @@ import re
 import shutil
 import subprocess
 import sys
+from importlib.metadata import version
 from pathlib import Path
 
 import h5py
@@ -14,7 +15,7 @@ import pytest
 import torch
 from torch import nn
 
-from nctool_models import load_recipe
+from nctool_models import load_dataset, load_recipe
 from tests.runs import Finished, run_command
 
 TARGET_HINT = "see `nctool targets`; a target of your own is given by the path of its .toml file"
@@ -121,6 +122,53 @@ def test_a_recipe_is_written_out_so_that_it_reads_back(nctool, tmp_path: Path) -
     refused = nctool("recipes", "digit-cnn")
     assert refused.code == 2
     assert "unknown recipe `digit-cnn`" in refused.err
+
+
+def test_the_version_is_that_of_the_package(nctool) -> None:
+    shown = nctool("--version")
+    assert (shown.code, shown.out) == (0, f"nctool {version('nctool')}\n")
+
+
+def test_samples_of_your_own_without_labels_get_answers(nctool, digits_model: Path, tmp_path: Path) -> None:
+    digits = load_dataset("digits")
+    np.save(tmp_path / "x.npy", digits.x_test[:25])
+    asked = nctool("run-sim", digits_model, "--input", tmp_path / "x.npy", "-o", tmp_path / "out.npz")
+    with np.load(tmp_path / "out.npz") as traces:
+        expected = traces["logits"][:, -1].argmax(axis=1).tolist()
+    shown = ", ".join(map(str, expected[:20]))
+    assert f"answers, a class for each sample: {shown}, … (25 in --json)\n" in asked.out
+    assert asked.out.endswith(f"wrote {tmp_path / 'out.npz'}\n")
+    assert nctool("run-sim", digits_model, "--input", tmp_path / "x.npy", "--json").json["answers"] == expected
+    np.save(tmp_path / "y.npy", digits.y_test[:25])
+    labelled = nctool("run-sim", digits_model, "--input", tmp_path / "x.npy", "--labels", tmp_path / "y.npy", "--json")
+    assert labelled.json["answers"] == []
+
+
+def test_no_number_of_a_table_is_torn_in_a_narrow_terminal(nctool, digits_model: Path, monkeypatch) -> None:
+    monkeypatch.setattr("nctool.cli.output.WIDTH", 60)
+    lines = nctool("inspect", digits_model).out.splitlines()
+    (row,) = [line.split() for line in lines if line.startswith("conv2 ")]
+    assert row[:5] == ["conv2", "conv", "32x8x8", "2,048", "294,912"]
+    costs = nctool("run-sim", digits_model, "--samples", 2, "--cost").out
+    assert re.search(r"^ +bias +synaptic +of +of +active +idle *$", costs, re.MULTILINE)
+
+
+def test_the_least_head_room_is_that_of_the_layer_named(nctool, digits_run: Path, tmp_path: Path) -> None:
+    exported = nctool("export", digits_run, "-o", tmp_path / "m.net", "--json").json
+    rooms = {
+        layer["name"]: layer["head_room_bits"]
+        for layer in nctool("inspect", tmp_path / "m.net", "--json").json["layers"]
+        if layer["head_room_bits"] is not None
+    }
+    assert rooms[exported["tightest_layer"]] == min(rooms.values()) == exported["head_room_bits"]
+    said = nctool("export", digits_run, "-o", tmp_path / "m.net").out
+    assert f"least head-room {min(rooms.values()):.2f} bits, in {exported['tightest_layer']}; bounds: " in said
+
+
+def test_a_folder_in_place_of_a_file_is_named(nctool, tmp_path: Path) -> None:
+    hint = f"hint: name a file in it, `{tmp_path}/model.net` perhaps"
+    text = f"error: `{tmp_path}` is a folder, allowed: a netx file\n{hint}\n"
+    assert_error(nctool("inspect", tmp_path), 2, text)
 
 
 def test_lists_as_json(nctool) -> None:

@@ -226,9 +226,11 @@ def test_the_table_and_the_json(
     shown = run_command(capsys, monkeypatch, *command)
     assert (shown.code, shown.err) == (0, "")
     title, header, row, refusal, *notes = shown.out.splitlines()
-    assert title == f"{digits_run}: digits/test, 20 samples, target small-chip"
-    assert header.split()[:6] == ["realisation", "K", "T", "bits", "accuracy", "latency"]
-    assert row.split()[:5] == ["*", "autapse", "1", "1", "8"]
+    assert title == f"{digits_run}: digits/test, 20 samples, target small-chip, realisation autapse, cores 3"
+    assert header.split() == [
+        "K", "T", "bits", "accuracy", "latency", "every", "neurons", "spikes", "operations", "active", "idle",
+    ]  # fmt: skip
+    assert row.split()[:4] == ["*", "1", "1", "8"]
     assert refusal == (
         "not possible: autapse, K=2, T=1, 8 bits: network: needs 6 cores, 2 chips of `small-chip` with 3 cores each, "
         "allowed 1"

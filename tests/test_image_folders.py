@@ -54,13 +54,29 @@ def refusal(kind, name, data_dir=None, **options) -> str:
 # --- trees ------------------------------------------------------------------------------------------------------------
 
 
+def test_the_first_few_test_images_of_a_tree_are_of_all_classes(tmp_path):
+    for split, n_images in (("train", 1), ("test", 30)):
+        for label in range(3):
+            for number in range(n_images):
+                save(tmp_path / "sorted" / split / f"class{label}" / f"{number}.png", picture(30 * label + number))
+    dataset = load_dataset(str(tmp_path / "sorted"))
+    assert set(dataset.y_test[:12].tolist()) == {0, 1, 2}
+    kept = {(label, image.tobytes()) for label, image in zip(dataset.y_test.tolist(), dataset.x_test, strict=True)}
+    assert kept == {
+        (label, picture(30 * label + number).transpose(2, 0, 1).tobytes()) for label in range(3) for number in range(30)
+    }
+    again = load_dataset(str(tmp_path / "sorted"))
+    np.testing.assert_array_equal(again.y_test, dataset.y_test)
+
+
 def test_a_tree_is_read_in_the_order_of_its_names(tree):
     dataset = load_dataset(str(tree))
     assert (dataset.name, dataset.classes) == (str(tree), ("cat", "dog"))
     assert (dataset.x_train.dtype, dataset.y_train.dtype) == (np.uint8, np.int64)
     np.testing.assert_array_equal(dataset.x_train, [picture(number).transpose(2, 0, 1) for number in range(6)])
-    np.testing.assert_array_equal(dataset.x_test, [picture(number).transpose(2, 0, 1) for number in (6, 7)])
-    assert (dataset.y_train.tolist(), dataset.y_test.tolist()) == ([0, 0, 0, 1, 1, 1], [0, 1])
+    test_images = [picture(number).transpose(2, 0, 1) for number in (6, 7)]
+    np.testing.assert_array_equal(dataset.x_test, [test_images[label] for label in dataset.y_test])
+    assert (dataset.y_train.tolist(), sorted(dataset.y_test.tolist())) == ([0, 0, 0, 1, 1, 1], [0, 1])
     assert dataset.x_train.flags.c_contiguous
     assert dataset.mean == pytest.approx(dataset.x_train.mean(axis=(0, 2, 3)) / 255)
     assert dataset.std == pytest.approx(dataset.x_train.std(axis=(0, 2, 3)) / 255)

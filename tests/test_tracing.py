@@ -473,5 +473,5 @@ def test_a_threshold_that_is_not_positive_is_refused():
         trace(model, (4,))
     assert str(caught.value) == (
         "activation `threshold` is -1, allowed: a positive number\n"
-        "hint: lower training.learning_rate or raise activation.threshold_init"
+        "hint: lower training.learning_rate, or set a larger activation.threshold_init"
     )

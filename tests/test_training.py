@@ -367,12 +367,22 @@ def test_there_is_nothing_to_resume_before_the_first_epoch_is_done(tmp_path):
     )
 
 
-def test_another_recipe_or_seed_is_not_resumed(tmp_path):
+@pytest.mark.parametrize(
+    ("override", "difference"),
+    [
+        ("seed=4", "its `seed` is 3, now 4"),
+        ("training.epochs=5", "its `training.epochs` is 4, now 5"),
+        ("data.image_size=8", "its `data.image_size` is not there, now 8"),
+        ("finetune.epochs=1", "its `finetune` is not there, now a table"),
+        ("activation.threshold_init=data", 'its `activation.threshold_init` is 2.0, now "data"'),
+    ],
+)
+def test_another_recipe_or_seed_is_not_resumed(tmp_path, override, difference):
     small_fit(tmp_path)
     with pytest.raises(UsageError) as caught:
-        small_fit(tmp_path, ["seed=4"], resume=True)
+        small_fit(tmp_path, [override], resume=True)
     assert str(caught.value) == (
-        f"cannot resume `{tmp_path}/last.safetensors`: its recipe or seed is another one\n"
+        f"cannot resume `{tmp_path}/last.safetensors`: {difference}\n"
         "hint: repeat the command line of the interrupted run, or choose another folder with -o"
     )
 
@@ -387,7 +397,7 @@ def test_a_state_whose_recipe_is_none_is_not_resumed(tmp_path):
     small_fit(tmp_path)
     path = tmp_path / "last.safetensors"
     path.write_bytes(path.read_bytes().replace(b"mlp", b"mlq"))
-    with pytest.raises(UsageError, match="its recipe or seed is another one"):
+    with pytest.raises(UsageError, match="its recipe is none of this version"):
         small_fit(tmp_path, resume=True)
 
 
@@ -414,7 +424,7 @@ def test_a_state_of_another_model_is_not_resumed(tmp_path):
 
 # --- failure ----------------------------------------------------------------------------------------------------------
 
-HINT = "\nhint: lower training.learning_rate or raise activation.threshold_init"
+HINT = "\nhint: lower training.learning_rate, or set a larger activation.threshold_init"
 
 
 def test_a_loss_that_is_not_finite_names_epoch_and_batch(tmp_path):

@@ -6,7 +6,7 @@ In: a folder. Out: the paths and labels of its images, or an error that says wha
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +38,7 @@ Splits = tuple[tuple[str, ...], Split, Split]
 
 
 def list_tree(folder: Path, torchvision: Any) -> Splits:
-    """Return the images of train/ and of test/, or of val/ where there is no test/.
+    """Return the images of train/ by name, and of test/, or of val/ where there is no test/, in a mixed order.
 
     Raises:
         UsageError: a folder cannot be read.
@@ -58,7 +58,13 @@ def list_tree(folder: Path, torchvision: Any) -> Splits:
         alone = sorted(set(one.classes) - set(other.classes))
         if alone:
             raise FormatError(f"`{folder}`: class folder `{alone[0]}` is in `{name}` only", hint=TREE_HINT)
-    return train.classes, train, test
+    return train.classes, train, _mixed(test)
+
+
+def _mixed(split: Split) -> Split:
+    """Return a split in an order that is always the same, the first few of which are of all classes."""
+    order = np.random.default_rng(0).permutation(len(split.paths))
+    return replace(split, paths=[split.paths[number] for number in order], labels=split.labels[order])
 
 
 def _is_image(path: Path, extensions: tuple[str, ...]) -> bool:

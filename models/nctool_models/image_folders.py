@@ -27,7 +27,8 @@ def read_folder(folder: Path, image_size: int | None) -> Arrays:
         image_size: side of the square that images are brought to; None takes them as they are.
 
     Returns:
-        classes, x_train uint8 (N, 3, H, W), y_train int64 (N,), x_test, y_test.
+        classes, x_train uint8 (N, 3, H, W), y_train int64 (N,), x_test, y_test; the first few test images are of all
+        classes.
 
     Raises:
         UsageError: there is no such folder, a file cannot be opened, or torchvision is not installed.

@@ -41,6 +41,10 @@ def opened(path: Path, hint: str) -> Iterator[Node]:
         UsageError: there is no file at `path`, or it may not be read.
         FormatError: the file is not sound.
     """
+    if path.is_dir():
+        raise UsageError(
+            f"`{path}` is a folder, allowed: a netx file", hint=f"name a file in it, `{path}/model.net` perhaps"
+        )
     if not path.is_file():
         raise UsageError(f"no such file: `{path}`", hint="export one with `nctool export CHECKPOINT --target loihi`")
     try:

@@ -45,6 +45,7 @@ class ExportReport:
         cores, chips: that the mapping uses; 0 where the target does not limit a core.
         utilisation: of every core.
         head_room_bits: of the population with the least: how often its bound could double.
+        tightest_layer: that population.
         bounds: `proved` or `calibrated` per population.
         changes: what the conversion did, step by step.
     """
@@ -63,6 +64,7 @@ class ExportReport:
     chips: int
     utilisation: Utilisation
     head_room_bits: float
+    tightest_layer: str
     bounds: dict[str, str]
     changes: tuple[Change, ...]
 
@@ -171,6 +173,7 @@ def _report(path: Path, lowered: Lowered, conversion: Conversion, per_layer: boo
         chips=lowered.mapping.chips,
         utilisation=utilisation(lowered.mapping),
         head_room_bits=head_room_bits(network),
+        tightest_layer=min((p.bound.head_room_bits, p.name) for p in network.populations if p.bound is not None)[1],
         bounds={p.name: p.bound.kind for p in network.populations if p.bound is not None},
         changes=conversion.changes,
     )

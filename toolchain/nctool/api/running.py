@@ -37,6 +37,7 @@ class RunReport:
         steps: time steps of one sample.
         accuracy: fraction of correct answers after 1, 2, 4, ... steps and after the whole window; empty without
             labels.
+        answers: without labels, the class of each sample after the whole window; of equals the first.
         images_per_second: samples by wall time, start of the engine included.
         steps_per_second: time steps of all samples by the same time.
         spikes_per_layer: mean number of spikes of a population in one window.
@@ -51,6 +52,7 @@ class RunReport:
     samples: int
     steps: int
     accuracy: dict[str, float]
+    answers: tuple[int, ...]
     images_per_second: float
     steps_per_second: float
     spikes_per_layer: dict[str, float]
@@ -125,6 +127,7 @@ def run_sim(
         samples=n_samples,
         steps=n_steps,
         accuracy=tally.accuracy(),
+        answers=tuple(tally.answers),
         images_per_second=n_samples / seconds,
         steps_per_second=n_samples * n_steps / seconds,
         spikes_per_layer=tally.spikes_per_layer(),
@@ -151,7 +154,7 @@ def reported_steps(n_steps: int) -> list[int]:
 
 
 class _Tally:
-    """Count correct answers, spikes and overflows over batches, and keep no trace.
+    """Count correct answers, spikes and overflows over batches, and keep no trace; without labels, keep the answers.
 
     Args:
         labels: int64 (samples,), or None.
@@ -161,13 +164,16 @@ class _Tally:
     def __init__(self, labels: NDArray[np.int64] | None, n_steps: int) -> None:
         self.labels, self.done = labels, 0
         self.correct = dict.fromkeys(reported_steps(n_steps) if labels is not None else (), 0)
+        self.answers: list[int] = []
         self.spikes: dict[str, int] = {}
         self.overflows: int | None = 0
 
     def add(self, summary: Summary) -> None:
         """Count one batch."""
         n_samples = len(summary.logits)
-        if self.labels is not None:
+        if self.labels is None:
+            self.answers += summary.logits[:, -1].reshape(n_samples, -1).argmax(axis=1).tolist()
+        else:
             labels = self.labels[self.done : self.done + n_samples]
             for step in self.correct:
                 self.correct[step] += int((summary.logits[:, step - 1].argmax(axis=1) == labels).sum())

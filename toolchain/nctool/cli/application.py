@@ -9,6 +9,8 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.metadata import version as distribution_version
+from typing import Annotated
 
 import typer
 from typer.exceptions import TyperException
@@ -24,12 +26,26 @@ DEBUG = "NCTOOL_DEBUG"
 
 app = typer.Typer(
     name="nctool",
-    help="Take a vision network to a spiking chip, and prove bit for bit what runs there.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"nctool {distribution_version('nctool')}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+) -> None:
+    """Take a vision network to a spiking chip, and prove bit for bit what runs there."""
 
 
 def main() -> None:

@@ -18,6 +18,8 @@ COLUMNS = [
     *("", "realisation", "K", "T", "bits", "accuracy", "latency", "every", "neurons", "cores", "spikes"),
     *("operations", "active", "idle"),
 ]
+OPTIONAL = ("realisation", "cores")
+"""Columns that are left out where they say the same in every row; the title says it once."""
 CAUSES = ["energy in nJ", "synaptic operations", "active updates", "idle updates", "spikes", "together"]
 LEGEND = (
     "* no other is at least as good in accuracy, latency, neurons and operations, and better in one",
@@ -30,7 +32,12 @@ def print_explore(report: ExploreReport) -> None:
     """Show the rows, the reasons, what the columns mean, and energies where the target has figures."""
     found = [(row, row.measured) for row in report.rows if row.measured is not None]
     title = f"{report.checkpoint}: {report.dataset}, {report.samples} samples, target {report.target}"
-    print_rows(title, COLUMNS, [_cells(row, measured) for row, measured in found])
+    rows = [dict(zip(COLUMNS, _cells(row, measured), strict=True)) for row, measured in found]
+    columns = [name for name in COLUMNS if name not in OPTIONAL or len({row[name] for row in rows}) > 1]
+    for name in OPTIONAL:
+        if name not in columns and rows and rows[0][name]:
+            title += f", {name} {rows[0][name]}"
+    print_rows(title, columns, [[row[name] for name in columns] for row in rows])
     for row in report.rows:
         if row.refusal is not None:
             print_line(f"not possible: {row.setting}: {row.refusal}")

@@ -85,7 +85,9 @@ def export(
     checkpoint: Checkpoint,
     out: Annotated[Path, typer.Option("-o", "--output", help="File to write.", metavar="MODEL.net")],
     target: Annotated[str, typer.Option(help="Name from `nctool targets`, or a .toml path.")] = "loihi",
-    steps: Annotated[int | None, typer.Option(help="Time steps.", show_default="the recipe's")] = None,
+    steps: Annotated[
+        int | None, typer.Option(help="Time steps T of the window.", show_default="that of the training")
+    ] = None,
     realisation: Annotated[
         str | None, typer.Option(help="autapse, or in stock netx population or zero-reset.", show_default="as trained")
     ] = None,

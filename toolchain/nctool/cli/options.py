@@ -17,7 +17,7 @@ TensorBoard = Annotated[bool, typer.Option("--tensorboard", help="Write every ep
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")]
 DataDir = Annotated[Path | None, typer.Option(help="Folder of data sets.", show_default="~/.cache/nctool/data")]
 Model = Annotated[Path, typer.Argument(help="File that `nctool export` wrote, or other netx.", metavar="MODEL")]
-Samples = Annotated[int | None, typer.Option(min=1, help="Number of samples.")]
+Samples = Annotated[int | None, typer.Option(min=1, help="The first N samples.", metavar="N", show_default="all")]
 Dataset = Annotated[
     str | None, typer.Option(help="Name, .npz path or folder of images.", show_default="what it was trained on")
 ]

@@ -11,7 +11,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
+from rich.cells import cell_len
 from rich.console import Console
+from rich.measure import Measurement
 from rich.table import Table
 
 if TYPE_CHECKING:
@@ -22,6 +24,12 @@ if TYPE_CHECKING:
 
 WIDTH = 120
 """Columns of a table that goes to a file or a pipe."""
+
+SHOWN_ANSWERS = 20
+"""Answers to samples of your own that are shown."""
+
+WRAPPED = ("what", "description")
+"""Headers of columns whose text may go on in the next line; others would be torn within a number."""
 
 
 def print_json(content: Mapping[str, Any]) -> None:
@@ -61,10 +69,15 @@ def print_export(report: ExportReport) -> None:
     print_line(f"{report.layers} layers, {report.neurons:,} neurons, {report.synapses:,} synapses")
     if report.cores:
         print_line(_cores(report.cores, report.chips, report.utilisation))
-    calibrated = [name for name, kind in report.bounds.items() if kind == "calibrated"]
-    proof = f"measured on calibration data for {', '.join(calibrated)}" if calibrated else "proved for every input"
-    print_line(f"least head-room {report.head_room_bits:.2f} bits, {proof}")
+    print_line(_head_room(report))
     print_line(f"wrote {report.path}")
+
+
+def _head_room(report: ExportReport) -> str:
+    """Return a line about the layer whose sums come nearest to the accumulator's limit, and which sums are proved."""
+    calibrated = [name for name, kind in report.bounds.items() if kind == "calibrated"]
+    proof = f"measured on training images for {', '.join(calibrated)}" if calibrated else "proved for every input"
+    return f"least head-room {report.head_room_bits:.2f} bits, in {report.tightest_layer}; bounds: {proof}"
 
 
 def print_changes(title: str, changes: Sequence[Mapping[str, Any]]) -> None:
@@ -75,6 +88,7 @@ def print_changes(title: str, changes: Sequence[Mapping[str, Any]]) -> None:
         output = "" if change["output_error"] is None else f"{change['output_error']:.2%}"
         table.add_row(change["step"], change["detail"], largest, output)
     print_table(title, table)
+    print_line("largest: of the errors of single numbers; output: error of the layer's input sum, root mean square")
 
 
 def print_run(report: RunReport) -> None:
@@ -84,12 +98,20 @@ def print_run(report: RunReport) -> None:
     for step, accuracy in report.accuracy.items():
         table.add_row(step, _percent(accuracy))
     print_table(title, table) if report.accuracy else print_line(title)
-    spikes = ", ".join(f"{name} {count:,.1f}" for name, count in report.spikes_per_layer.items())
+    if report.answers:
+        more = f", … ({len(report.answers):,} in --json)" if len(report.answers) > SHOWN_ANSWERS else ""
+        print_line(f"answers, a class for each sample: {', '.join(map(str, report.answers[:SHOWN_ANSWERS]))}{more}")
+    spikes = ", ".join(f"{_named(name)} {count:,.1f}" for name, count in report.spikes_per_layer.items())
     print_line(f"{report.images_per_second:,.1f} images/s; spikes per image: {spikes or 'no spiking layer'}")
     for note in report.notes:
         print_line(f"NOTE: {note}")
     if report.overflows:
         print_line(f"WARNING: {report.overflows} sums left their register: see rules O1 and O2 in docs/SEMANTICS.md")
+
+
+def _named(layer: str) -> str:
+    """Return the name of a layer; one of an unnamed `nn.Sequential` is a number."""
+    return f"layer {layer}:" if layer.isdecimal() else layer
 
 
 def print_inspect(report: InspectReport) -> None:
@@ -161,14 +183,28 @@ def make_table(columns: Sequence[str]) -> Table:
     """Return an empty table."""
     table = Table(box=None, header_style="bold", pad_edge=False)
     for column in columns:
-        table.add_column(column, overflow="fold")
+        table.add_column(column, overflow="fold", no_wrap=column not in WRAPPED)
     return table
 
 
 def print_table(title: str, table: Table) -> None:
-    """Show a table under its title."""
+    """Show a table under its title; where it is too wide, with headers of several lines, or wider than the terminal."""
     print_line(title)
-    _console().print(table)
+    console = _console()
+    if _width(table, console) > console.width:
+        for column in table.columns:
+            column.header = str(column.header).replace(" ", "\n")
+    console.width = max(console.width, _width(table, console))
+    console.print(table)
+
+
+def _width(table: Table, console: Console) -> int:
+    """Return the columns that a table needs if only the text of `WRAPPED` goes on in the next line."""
+    for column in table.columns:
+        if column.no_wrap:
+            cells = (str(cell) for cell in (column.header, *column.cells))
+            column.min_width = max(cell_len(line) for cell in cells for line in cell.split("\n"))
+    return Measurement.get(console, console.options.update(max_width=10 * WIDTH), table).minimum
 
 
 def print_line(text: str) -> None:

@@ -80,13 +80,20 @@ def run_sim(
         )
     if is_first_rank():
         output.print_json(report.to_json()) if json else print_run(report)
+        if out is not None and not json:
+            output.print_line(f"wrote {out}")
 
 
 @app.command()
 def verify(
     model: Model,
     engines: Annotated[str, typer.Option(help="Comma-separated; the first is the standard.")] = "reference,fast,lava",
-    samples: Samples = None,
+    samples: Annotated[
+        int | None,
+        typer.Option(
+            min=1, help="The first N samples of the data set.", metavar="N", show_default="the file's known answers"
+        ),
+    ] = None,
     dataset: Dataset = None,
     data_dir: DataDir = None,
     input: Input = None,  # noqa: A002  # contract
@@ -123,5 +130,8 @@ def verify(
             progress=progress,
         )
     output.print_json(report.to_json()) if json else print_verify(report)
+    for written in (layers, junit):
+        if written is not None and not json:
+            output.print_line(f"wrote {written}")
     if not report.equal:
         raise typer.Exit(EXIT_DIFFERENT)

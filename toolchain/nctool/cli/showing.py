@@ -37,6 +37,8 @@ def history(
 
     report = read(run, plot=plot)
     output.print_json(report.to_json()) if json else print_history(report)
+    if plot is not None and not json:
+        output.print_line(f"wrote {plot}")
 
 
 @app.command()

@@ -22,6 +22,7 @@ from torch import Tensor
 from nctool.errors import FormatError, RecipeError, UsageError
 from nctool.files import make_directory, replace_atomically
 from nctool.recipe import Recipe, parse_recipe
+from nctool.training.state import STATE_NAME
 from nctool.training.tensor_file import TensorFile, read_tensors, with_prefix, write_tensors
 
 FORMAT = "nctool-checkpoint"
@@ -123,9 +124,9 @@ def _checkpoint_path(path: Path) -> Path:
     if not path.is_dir():
         return path
     if not (path / CHECKPOINT_NAME).exists():
-        raise UsageError(
-            f"no {CHECKPOINT_NAME} in `{path}`", hint="finish the training run, with --resume when it was interrupted"
-        )
+        unfinished = "the run is not finished: repeat its command with --resume"
+        hint = unfinished if (path / STATE_NAME).exists() else "`nctool train RECIPE -o DIR` makes one"
+        raise UsageError(f"no {CHECKPOINT_NAME} in `{path}`", hint=hint)
     return path / CHECKPOINT_NAME
 
 

@@ -31,7 +31,7 @@ from nctool.training.stages import Stage
 
 _SMALLEST_BATCH = 2
 """Batch normalisation has no variance to work with in a batch of one: such a last batch is left out."""
-_HINT = "lower training.learning_rate or raise activation.threshold_init"
+_HINT = "lower training.learning_rate, or set a larger activation.threshold_init"
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from nctool.errors import FormatError, RecipeError, UsageError
 from nctool.recipe import Recipe, parse_recipe
+from nctool.toml_text import literal
 from nctool.training.tensor_file import read_tensors, with_prefix, write_tensors
 
 STATE_NAME = "last.safetensors"
@@ -71,9 +72,10 @@ def load_state(directory: Path, recipe: Recipe) -> TrainingState:
     if not path.exists():
         raise UsageError(f"nothing to resume: no `{path}`", hint="run without --resume to start from the beginning")
     file = read_tensors(path, _FORMAT)
-    if not _trains_the_same(file.metadata.get("recipe", ""), recipe):
+    difference = _difference(file.metadata.get("recipe", ""), recipe)
+    if difference is not None:
         raise UsageError(
-            f"cannot resume `{path}`: its recipe or seed is another one",
+            f"cannot resume `{path}`: {difference}",
             hint="repeat the command line of the interrupted run, or choose another folder with -o",
         )
     try:
@@ -92,10 +94,21 @@ def load_state(directory: Path, recipe: Recipe) -> TrainingState:
         raise FormatError(f"`{path}` has bad metadata") from error
 
 
-def _trains_the_same(text: str, recipe: Recipe) -> bool:
-    """Whether a recipe's text determines the same result."""
-    texts = {"name": recipe.name, "description": recipe.description}
+def _difference(text: str, recipe: Recipe) -> str | None:
+    """Say what sets a recipe's text apart from `recipe`, if it would train to another result."""
     try:
-        return parse_recipe(text).model_copy(update=texts) == recipe
+        before = parse_recipe(text).model_dump()
     except RecipeError:
-        return False
+        return "its recipe is none of this version"
+    for table, now in recipe.model_dump().items():
+        if table in ("name", "description") or before[table] == now:
+            continue
+        if not (isinstance(now, dict) and isinstance(before[table], dict)):
+            return f"its `{table}` is {_shown(before[table])}, now {_shown(now)}"
+        key = next(key for key in {**now, **before[table]} if now.get(key) != before[table].get(key))
+        return f"its `{table}.{key}` is {_shown(before[table].get(key))}, now {_shown(now.get(key))}"
+    return None
+
+
+def _shown(value: Any) -> str:
+    return "not there" if value is None else "a table" if isinstance(value, dict) else literal(value)
