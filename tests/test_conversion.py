@@ -437,7 +437,7 @@ def test_what_tracing_refuses_is_refused():
     with pytest.raises(UnsupportedError) as caught:
         converted(nn.Sequential(nn.Linear(2, 2), nn.ReLU(), nn.Linear(2, 1)), (2,))
     assert str(caught.value) == (
-        "module `1` (ReLU) cannot be converted\nhint: use nctool.nq.NoisyQuantReLU and train again"
+        "module `1` (ReLU) cannot be converted\nhint: nctool.prepare puts a NoisyQuantReLU there: train it"
     )
 
 

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
 import nctool
-from nctool.errors import FormatError, NctoolError, RecipeError, UsageError
+from nctool.errors import NctoolError, RecipeError, UsageError
 from nctool.nq import NoisyQuantReLU
+from nctool.recipe import read_recipe
 from nctool.training import load_checkpoint
 from tests.runs import run_command
 
@@ -34,9 +36,9 @@ class Own(nn.Module):
         return self.fc(x.view(x.shape[0], -1))
 
 
-def own(classes: int = 10, seed: int = 0) -> nn.Module:
+def own(classes: int = 10, seed: int = 0, **options: Any) -> nn.Module:
     torch.manual_seed(seed)
-    return nctool.prepare(Own(classes), torch.randn(32, 1, 8, 8))
+    return nctool.prepare(Own(classes), torch.randn(32, 1, 8, 8), **options)
 
 
 @pytest.fixture(scope="module")
@@ -64,12 +66,29 @@ def test_its_file_is_what_was_trained(run, tmp_path):
 
 def test_the_recipe_says_the_levels_and_the_reset_of_its_activations(tmp_path):
     """What is exported by default is what was trained."""
-    torch.manual_seed(0)
     for name, options in {"finer": {"levels": 8}, "zero": {"reset": "zero"}}.items():
-        model = nctool.prepare(Own(), torch.randn(32, 1, 8, 8), **options)
-        nctool.train(RECIPE, tmp_path / name, overrides=["training.epochs=1"], model=model)
+        nctool.train(RECIPE, tmp_path / name, overrides=["training.epochs=1"], model=own(**options))
         activation = load_checkpoint(tmp_path / name).recipe.activation
         assert (activation.levels, activation.reset) == (options.get("levels", 4), options.get("reset", "subtract"))
+
+
+def test_the_run_is_not_recorded_as_that_of_the_borrowed_recipe(run):
+    """Its description and its first thresholds are those of another network."""
+    recipe = read_recipe(run / "recipe.toml")
+    assert (recipe.description, recipe.activation.threshold_init) == ("", "data")
+
+
+def test_a_recipe_of_your_own_network_trains_it(tmp_path):
+    recipe = tmp_path / "mine.toml"
+    recipe.write_text(
+        'name = "mine"\ndescription = "kept"\n[data]\nname = "digits"\n'
+        '[model]\narchitecture = "own"\n[training]\nepochs = 1\n'
+    )
+    report = nctool.train(recipe, tmp_path / "run", model=own())
+    assert report.recipe == "mine"
+    found = read_recipe(tmp_path / "run" / "recipe.toml")
+    assert (found.name, found.description, found.model.architecture) == ("mine", "kept", "own")
+    assert nctool.export(tmp_path / "run", tmp_path / "m.net", target="lava", model=own()).layers == 3
 
 
 def test_a_staircase_that_the_noise_is_not_measured_for_is_refused(tmp_path):
@@ -97,7 +116,8 @@ def refusal(kind: type[NctoolError], function, *arguments, **options) -> str:
     return str(caught.value)
 
 
-FROM_PYTHON = "hint: give it from Python: nctool.train(recipe, model=net), nctool.export(run, path, model=net)"
+FROM_PYTHON = "hint: give it from Python: nctool.train, finetune, explore and export take it as model=net"
+AS_TRAINED = "hint: give the network that was trained, made by nctool.prepare with the same options"
 
 
 def test_a_network_of_your_own_must_be_given_again(run, tmp_path):
@@ -106,8 +126,10 @@ def test_a_network_of_your_own_must_be_given_again(run, tmp_path):
     )
 
 
-def test_the_command_says_where_to_give_it(run, tmp_path, capsys, monkeypatch):
-    ended = run_command(capsys, monkeypatch, "export", run, "-o", tmp_path / "m.net")
+@pytest.mark.parametrize("command", [["export", "-o", "m.net"], ["finetune", "-o", "tuned"], ["explore"]])
+def test_the_commands_say_where_to_give_it(run, tmp_path, capsys, monkeypatch, command):
+    monkeypatch.chdir(tmp_path)
+    ended = run_command(capsys, monkeypatch, command[0], run, *command[1:])
     assert ended.code == 2
     assert ended.err.endswith(f"{FROM_PYTHON}\n")
 
@@ -117,9 +139,24 @@ def test_a_recipe_of_your_own_network_needs_it(tmp_path):
     assert text == f'`model.architecture` is "own": no network was given\n{FROM_PYTHON}'
 
 
-def test_another_network_does_not_fit_the_checkpoint(run, tmp_path):
-    text = refusal(FormatError, nctool.export, run, tmp_path / "m.net", model=own(classes=7))
-    assert text.startswith("checkpoint does not fit its recipe `digits-mlp`: ")
+@pytest.mark.parametrize(
+    ("model", "text"),
+    [
+        (own(classes=7), "the given model does not fit, its tensor `fc.bias` has shape (7,), allowed: (10,)"),
+        (Own(), "the given model does not fit, its tensor `relu.sigma` is missing"),
+        (
+            own(levels=8),
+            "activation `relu` of the given model has (levels, reset) (8, 'subtract'), allowed: (4, 'subtract')",
+        ),
+        (
+            own(reset="zero"),
+            "activation `relu` of the given model has (levels, reset) (4, 'zero'), allowed: (4, 'subtract')",
+        ),
+    ],
+)
+def test_another_network_than_was_trained_is_refused(run, tmp_path, model, text):
+    refused = refusal(UsageError, nctool.export, run, tmp_path / "m.net", model=model)
+    assert refused == f"checkpoint of recipe `digits-mlp`: {text}\n{AS_TRAINED}"
 
 
 def test_a_network_for_a_built_in_recipe_is_refused(digits_run, tmp_path):

@@ -208,30 +208,45 @@ def refusal(net: nn.Module, images: Tensor = IMAGES, **options) -> NctoolError:
     return caught.value
 
 
+RELU = "hint: replace it by nn.ReLU, then nctool.prepare, and train again"
+TILES = "hint: use windows as large as the stride, without padding"
+
+
 @pytest.mark.parametrize(
     ("function", "module", "text"),
     [
-        (lambda x, a: torch.flatten(a(x), 1), nn.GELU(), "module `parts.0` (GELU) cannot be converted"),
-        (lambda x: torch.flatten(torch.sigmoid(x), 1), None, "function `sigmoid` cannot be converted"),
-        (lambda x: torch.flatten(F.log_softmax(F.relu(x), 1), 1), None, "function `log_softmax` cannot be converted"),
+        (lambda x, a: torch.flatten(a(x), 1), nn.GELU(), f"module `parts.0` (GELU) cannot be converted\n{RELU}"),
+        (lambda x: torch.flatten(F.leaky_relu(x), 1), None, f"function `leaky_relu` cannot be converted\n{RELU}"),
+        (
+            lambda x: torch.flatten(F.log_softmax(F.relu(x), 1), 1),
+            None,
+            "function `log_softmax` cannot be converted\n"
+            "hint: return the logits, and let the loss take them: functional.cross_entropy",
+        ),
+        (
+            lambda x, a: torch.flatten(a(F.max_pool2d(F.relu(x), 8)), 1),
+            nn.AdaptiveAvgPool2d(7),
+            "module `parts.0` (AdaptiveAvgPool2d of 1x1 to 7x7) cannot be converted\n"
+            "hint: use nn.AdaptiveAvgPool2d(1), and 4 inputs for the nn.Linear behind it",
+        ),
         (
             lambda x, a: torch.flatten(a(F.relu(x)), 1),
             nn.MaxPool2d(2, ceil_mode=True),
             "pooling `parts.0` (kernel (2, 2), stride (2, 2), padding (0, 0), dilation (1, 1), ceil_mode True) has no "
-            "average pooling of the same shape",
+            f"average pooling of the same shape\n{TILES}",
         ),
         (
             lambda x, a: torch.flatten(a(F.relu(x)), 1),
             nn.MaxPool2d(4, stride=2),
             "pooling `parts.0` (kernel (4, 4), stride (2, 2), padding (0, 0), dilation (1, 1), ceil_mode False) has no "
-            "average pooling of the same shape",
+            f"average pooling of the same shape\n{TILES}",
         ),
     ],
 )
 def test_what_has_no_form_is_named(function, module, text):
     error = refusal(run(function, *([module] if module else [])))
     assert isinstance(error, UnsupportedError)
-    assert error.message == text
+    assert str(error) == text
 
 
 def test_a_branch_on_data_is_refused():
@@ -250,7 +265,14 @@ def test_a_branch_on_data_is_refused():
         (
             IMAGES.byte(),
             {},
-            "images: got torch.uint8 (16, 2, 8, 8), allowed float (N, channels, height, width)",
+            "images: got torch.uint8 (16, 2, 8, 8), allowed float (N, channels, height, width)\n"
+            "hint: normalise them as in training: (pixels / 255 - mean) / std",
+        ),
+        (
+            IMAGES.numpy(),
+            {},
+            "images: got ndarray, allowed a float tensor (N, channels, height, width)\n"
+            "hint: torch.from_numpy(images).float() makes one of an array",
         ),
         (IMAGES[:0], {}, "images: got torch.float32 (0, 2, 8, 8), allowed float (N, channels, height, width)"),
         (IMAGES, {"percentile": 0.0}, "percentile: 0.0 is out of range, allowed 0 < percentile <= 100"),
@@ -259,7 +281,17 @@ def test_a_branch_on_data_is_refused():
 def test_bad_images(images, options, text):
     error = refusal(model(), images, **options)
     assert isinstance(error, UsageError)
-    assert error.message == text
+    assert str(error) == text
+
+
+@pytest.mark.parametrize(("given", "kind"), [("model.pt", "str"), ({}, "dict")])
+def test_what_is_no_network(given, kind):
+    error = refusal(given)
+    assert isinstance(error, UsageError)
+    assert str(error) == (
+        f"model: got {kind}, allowed a torch.nn.Module\n"
+        "hint: build the network, then load its weights: model.load_state_dict(torch.load(path))"
+    )
 
 
 def test_images_of_another_size():

@@ -154,7 +154,17 @@ TRAINING = (
             "unknown key `model.kernal`, allowed: architecture, channels, kernel, hidden\n"
             "hint: did you mean `model.kernel`?",
         ),
-        ("model.dropout=0.5", "unknown key `model.dropout`, allowed: architecture, channels, kernel, hidden"),
+        (
+            "model.dropout=0.5",
+            "unknown key `model.dropout`, allowed: architecture, channels, kernel, hidden\n"
+            "hint: it is a key of architecture mlp, small-vgg, vgg: leave it out",
+        ),
+        ("model.width=0.5", "unknown key `model.width`, allowed: architecture, channels, kernel, hidden"),
+        (
+            ("model.batch_norm=true", "model.architecture=cnn"),
+            "unknown key `model.batch_norm`, allowed: architecture, channels, kernel, hidden\n"
+            "hint: it is a key of architecture mlp: leave it out",
+        ),
         ("input.coding=latency", '`input.coding` is "latency", allowed: graded, rate'),
         ("training.epochs=-1", "`training.epochs` is -1, allowed: a whole number 0..10000"),
         (

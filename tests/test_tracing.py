@@ -216,6 +216,8 @@ def test_normalisation_is_gain_and_shift():
 # --- what is refused ----------------------------------------------------
 
 
+RELU = "hint: replace it by nn.ReLU, then nctool.prepare, and train again"
+GATE = "hint: behind a hidden layer use nn.ReLU, behind the last one return the logits; leave out gates"
 BEHIND = "hint: put it right behind the linear layer"
 BAD_PLACE = "follows spikes of `0`, allowed behind Conv2d, Linear or their BatchNorm\n" + BEHIND
 
@@ -235,23 +237,31 @@ BAD_PLACE = "follows spikes of `0`, allowed behind Conv2d, Linear or their Batch
         ),
         (
             nn.Sequential(nn.Conv2d(2, 3, 3), nn.ReLU()),
-            "module `1` (ReLU) cannot be converted\nhint: use nctool.nq.NoisyQuantReLU and train again",
+            "module `1` (ReLU) cannot be converted\nhint: nctool.prepare puts a NoisyQuantReLU there: train it",
         ),
-        (conv_then(nn.Sigmoid()), f"module `2` (Sigmoid) cannot be converted\n{SUPPORTED}"),
+        (conv_then(nn.Upsample(2)), f"module `2` (Upsample) cannot be converted\n{SUPPORTED}"),
+        (nn.Sequential(nn.Conv2d(2, 3, 3), nn.GELU()), f"module `1` (GELU) cannot be converted\n{RELU}"),
+        (nn.Sequential(nn.Conv2d(2, 3, 3), nn.LeakyReLU()), f"module `1` (LeakyReLU) cannot be converted\n{RELU}"),
+        (conv_then(nn.Sigmoid()), f"module `2` (Sigmoid) cannot be converted\n{GATE}"),
+        (
+            nn.Sequential(nn.Conv2d(2, 3, 3), nn.GroupNorm(1, 3)),
+            "module `1` (GroupNorm) cannot be converted\n"
+            "hint: use nn.BatchNorm2d and train again: what is normalised by its own statistics has no fixed weights",
+        ),
         (
             conv_then(nn.Conv2d(3, 3, 1), nn.Conv2d(3, 3, 1)),
             "module `3`: follows `2` with no NoisyQuantReLU between them\n"
-            "hint: put a NoisyQuantReLU between `2` and `3` and train again",
+            "hint: put nn.ReLU between `2` and `3`, then nctool.prepare, and train again",
         ),
         (
             nn.Sequential(nn.Conv2d(2, 3, 3), nn.AvgPool2d(2), act()),
             "module `1`: follows `0` with no NoisyQuantReLU between them\n"
-            "hint: put a NoisyQuantReLU between `0` and `1` and train again",
+            "hint: put nn.ReLU between `0` and `1`, then nctool.prepare, and train again",
         ),
         (
             nn.Sequential(nn.Conv2d(2, 3, 3), nn.Flatten()),
             "module `1`: follows `0` with no NoisyQuantReLU between them\n"
-            "hint: put a NoisyQuantReLU between `0` and `1` and train again",
+            "hint: put nn.ReLU between `0` and `1`, then nctool.prepare, and train again",
         ),
         (conv_then(nn.BatchNorm2d(3)), f"module `2`: {BAD_PLACE}"),
         (conv_then(act()), f"module `2`: {BAD_PLACE}"),
@@ -302,7 +312,7 @@ BAD_PLACE = "follows spikes of `0`, allowed behind Conv2d, Linear or their Batch
         (
             conv_then(nn.AdaptiveAvgPool2d((None, 8))),
             "module `2` (AdaptiveAvgPool2d of 4x4 to 4x8) cannot be converted\n"
-            "hint: use sizes that divide those of the image, or nn.AvgPool2d",
+            "hint: use nn.AdaptiveAvgPool2d(1), and 3 inputs for the nn.Linear behind it",
         ),
         (
             conv_then(nn.Flatten(), nn.AvgPool2d(2)),
@@ -342,6 +352,12 @@ CONSTANT = "hint: put a constant into the bias of a linear layer"
 ALPHA = "hint: scale the weights of the branch instead"
 
 
+def refuse(x: torch.Tensor) -> torch.Tensor:
+    """Check the shape as torch._assert does."""
+    torch._assert(isinstance(x, int), "expected four features")
+    return x
+
+
 def read_after(y: torch.Tensor, change) -> torch.Tensor:
     """Change `y` in place, then read it again."""
     changed = change(y)
@@ -353,29 +369,34 @@ def read_after(y: torch.Tensor, change) -> torch.Tensor:
     [
         (
             lambda m, x: m.two(F.relu(m.one(x))),
-            "function `relu` cannot be converted\n"
-            "hint: use the module nctool.nq.NoisyQuantReLU instead of the function and train again",
+            "function `relu` cannot be converted\nhint: nctool.prepare puts a NoisyQuantReLU there: train it",
         ),
         (
             lambda m, x: m.two(m.one(x).relu()),
-            "function `relu` cannot be converted\n"
-            "hint: use the module nctool.nq.NoisyQuantReLU instead of the function and train again",
+            "function `relu` cannot be converted\nhint: nctool.prepare puts a NoisyQuantReLU there: train it",
         ),
         (
             lambda m, x: m.two(F.max_pool2d(m.act(m.one(x)), 2)),
             "function `max_pool2d` cannot be converted\n"
             "hint: spikes cannot represent a maximum: use the module nn.AvgPool2d and train again",
         ),
-        (lambda m, x: F.sigmoid(m.one(x)), f"function `sigmoid` cannot be converted\n{SUPPORTED}"),
+        (lambda m, x: m.one(x).sin(), f"function `sin` cannot be converted\n{SUPPORTED}"),
+        (lambda m, x: m.two(F.silu(m.one(x))), f"function `silu` cannot be converted\n{RELU}"),
+        (lambda m, x: F.sigmoid(m.one(x)), f"function `sigmoid` cannot be converted\n{GATE}"),
+        (
+            lambda m, x: m.two(m.act(m.one(x)) * x),
+            "function `mul` cannot be converted\n"
+            "hint: neurons add, they do not multiply: leave out gates, and put a constant into the weights behind it",
+        ),
         (
             lambda m, x: m.two(m.act(m.one(x)) + x),
             "module `two`: follows `add` with no NoisyQuantReLU between them\n"
-            "hint: put a NoisyQuantReLU between `add` and `two` and train again",
+            "hint: put nn.ReLU between `add` and `two`, then nctool.prepare, and train again",
         ),
         (
             lambda m, x: m.two(x + m.one(x)),
             "module `two`: follows `one` with no NoisyQuantReLU between them\n"
-            "hint: put a NoisyQuantReLU between `one` and `two` and train again",
+            "hint: put nn.ReLU between `one` and `two`, then nctool.prepare, and train again",
         ),
         (lambda m, x: m.one(x) + 1.5, f"function `add` (of 1.5) cannot be converted\n{CONSTANT}"),
         (lambda m, x: 2 + m.one(x), f"function `add` (of 2) cannot be converted\n{CONSTANT}"),
@@ -412,6 +433,11 @@ def read_after(y: torch.Tensor, change) -> torch.Tensor:
             lambda m, x: m.one(x) if len(x) > 1 else m.two(x),
             "model `Model`: its forward method depends on data ('len' is not supported in symbolic tracing by default. "
             "If you want this call to be recorded, please call torch.fx.wrap('len') at module scope)\n"
+            "hint: write the network as modules in a fixed order, for example nn.Sequential",
+        ),
+        (
+            lambda m, x: refuse(x),
+            "model `Model`: its forward method depends on data (expected four features)\n"
             "hint: write the network as modules in a fixed order, for example nn.Sequential",
         ),
         (

@@ -73,11 +73,11 @@ def _describe(error: ValidationError, schema: type[BaseModel], kind: DocumentKin
     """Describe the first finding; an unknown key goes before what it may have caused."""
     findings: list[Any] = list(error.errors(include_url=False))
     finding = min(findings, key=lambda each: each["type"] != "extra_forbidden")
-    keys, tables, field = _locate(schema, finding["loc"])
+    keys, tables, field, union = _locate(schema, finding["loc"])
     indices = [part for part in finding["loc"] if isinstance(part, int)]
     path = ".".join(keys) + "".join(f"[{index}]" for index in indices)
     if finding["type"] == "extra_forbidden":
-        message, hint = _unknown_key(keys, tables)
+        message, hint = _unknown_key(keys, tables, union)
     elif finding["type"].startswith("union_tag") and field is not None:
         message, hint = _bad_tag(path, field, finding)
     elif finding["type"] == "missing":
@@ -95,10 +95,19 @@ def closest(got: str, known: Iterable[str], prefix: str = "") -> str | None:
     return f"did you mean `{prefix}{near[0]}`?" if near else None
 
 
-def _unknown_key(keys: list[str], tables: list[type[BaseModel]]) -> tuple[str, str | None]:
+def _unknown_key(keys: list[str], tables: list[type[BaseModel]], union: FieldInfo | None) -> tuple[str, str | None]:
     known = list(dict.fromkeys(name for table in tables for name in table.model_fields))
     prefix = "".join(f"{key}." for key in keys[:-1])
-    return f"unknown key `{'.'.join(keys)}`, allowed: {', '.join(known)}", closest(keys[-1], known, prefix)
+    hint = _key_of_others(keys[-1], union) or closest(keys[-1], known, prefix)
+    return f"unknown key `{'.'.join(keys)}`, allowed: {', '.join(known)}", hint
+
+
+def _key_of_others(key: str, union: FieldInfo | None) -> str | None:
+    """Return the hint that other variants of a discriminated union have the key, or None where none has."""
+    if union is None:
+        return None
+    others = [tag for table in _tables_of(union) if key in table.model_fields for tag in _tags(table)]
+    return f"it is a key of {union.discriminator} {', '.join(others)}: leave it out" if others else None
 
 
 def _bad_tag(path: str, field: FieldInfo, finding: dict[str, Any]) -> tuple[str, str | None]:
@@ -112,27 +121,29 @@ def _bad_tag(path: str, field: FieldInfo, finding: dict[str, Any]) -> tuple[str,
 
 def _locate(
     schema: type[BaseModel], location: tuple[int | str, ...]
-) -> tuple[list[str], list[type[BaseModel]], FieldInfo | None]:
-    """Follow a pydantic location to the key path, the tables that may hold the last key, and its field.
+) -> tuple[list[str], list[type[BaseModel]], FieldInfo | None, FieldInfo | None]:
+    """Follow a pydantic location to the key path, the tables that may hold the last key, its field, and their union.
 
-    A discriminated union puts the chosen variant's tag in the location: it is no key of the file.
+    A discriminated union puts the chosen variant's tag in the location: it is no key of the file. The last value is
+    the field of the union that the tables are a variant of, or None.
     """
     keys: list[str] = []
     tables = [schema]
     field: FieldInfo | None = None
+    union: FieldInfo | None = None
     rest = [part for part in location if isinstance(part, str)]
     while rest:
         part = rest.pop(0)
         keys.append(part)
         field = next((table.model_fields[part] for table in tables if part in table.model_fields), None)
         if rest and field is not None:
-            tables = _tables_of(field)
+            tables, union = _tables_of(field), None
             if not tables:
                 break  # what follows is pydantic's name of one of several types of a value
             if len(tables) > 1:
-                tag = rest.pop(0)
+                tag, union = rest.pop(0), field
                 tables = [table for table in tables if tag in _tags(table)]
-    return keys, tables, field
+    return keys, tables, field, union
 
 
 def _tables_of(field: FieldInfo) -> list[type[BaseModel]]:

@@ -20,7 +20,6 @@ from nctool.recipe import (
     LenetSettings,
     MlpSettings,
     OwnSettings,
-    Recipe,
     ResnetSettings,
     SmallVggSettings,
     VggSettings,
@@ -33,7 +32,8 @@ from nctool_models.architectures.stack import Stack
 
 __all__ = ["Settings", "build_model", "restore_model"]
 
-FROM_PYTHON = "give it from Python: nctool.train(recipe, model=net), nctool.export(run, path, model=net)"
+FROM_PYTHON = "give it from Python: nctool.train, finetune, explore and export take it as model=net"
+AS_TRAINED = "give the network that was trained, made by nctool.prepare with the same options"
 
 BuiltIn = MlpSettings | CnnSettings | LenetSettings | SmallVggSettings | VggSettings | ResnetSettings
 Settings = BuiltIn | OwnSettings
@@ -94,16 +94,11 @@ def restore_model(checkpoint: Checkpoint, model: nn.Module | None = None) -> nn.
         model: your own network, where that is what was trained; it gets the weights of the checkpoint.
 
     Raises:
-        UsageError: a network of your own is missing, or given for a checkpoint of another one.
+        UsageError: a network of your own is missing, given for a built-in recipe, or another one than was trained.
         FormatError: the tensors in the checkpoint do not fit the recipe in it, or a threshold is not positive.
     """
     recipe = checkpoint.recipe
-    model = _own_model(recipe, model) or build_model(
-        recipe.model, checkpoint.input_shape, len(checkpoint.classes), recipe.activation
-    )
-    problem = first_mismatch(model.state_dict(), checkpoint.state)
-    if problem is not None:
-        raise FormatError(f"checkpoint does not fit its recipe `{recipe.name}`: {problem}")
+    model = _built_in(checkpoint) if model is None else _own(checkpoint, model)
     model.load_state_dict(checkpoint.state)
     for name, layer in activations(model).items():
         if float(layer.threshold.detach()) <= 0.0:
@@ -111,13 +106,38 @@ def restore_model(checkpoint: Checkpoint, model: nn.Module | None = None) -> nn.
     return model.eval()
 
 
-def _own_model(recipe: Recipe, model: nn.Module | None) -> nn.Module | None:
-    is_own = isinstance(recipe.model, OwnSettings)
-    if is_own and model is None:
+def _built_in(checkpoint: Checkpoint) -> nn.Module:
+    """Return the network of a built-in recipe, of the same tensors as the checkpoint."""
+    recipe = checkpoint.recipe
+    if isinstance(recipe.model, OwnSettings):
         raise UsageError(f"checkpoint of recipe `{recipe.name}`: its network is your own", hint=FROM_PYTHON)
-    if model is not None and not is_own:
+    model = build_model(recipe.model, checkpoint.input_shape, len(checkpoint.classes), recipe.activation)
+    problem = first_mismatch(model.state_dict(), checkpoint.state)
+    if problem is not None:
+        raise FormatError(f"checkpoint does not fit its recipe `{recipe.name}`: {problem}")
+    return model
+
+
+def _own(checkpoint: Checkpoint, model: nn.Module) -> nn.Module:
+    """Return the network that was given, if it is the one that was trained.
+
+    Levels and reset are checked too: no tensor holds them, and fine-tuning with others would train another network.
+    """
+    recipe = checkpoint.recipe
+    where = f"checkpoint of recipe `{recipe.name}`"
+    if not isinstance(recipe.model, OwnSettings):
         raise UsageError(
-            f"checkpoint of recipe `{recipe.name}`: its network is `{recipe.model.architecture}`, got a model too",
-            hint="leave out model=",
+            f"{where}: its network is `{recipe.model.architecture}`, got a model too", hint="leave out model="
         )
+    problem = first_mismatch(checkpoint.state, model.state_dict())
+    if problem is not None:
+        raise UsageError(f"{where}: the given model does not fit, its {problem}", hint=AS_TRAINED)
+    trained = (recipe.activation.levels, recipe.activation.reset)
+    for name, layer in activations(model).items():
+        if (layer.levels, layer.reset_to) != trained:
+            raise UsageError(
+                f"{where}: activation `{name}` of the given model has (levels, reset) "
+                f"{(layer.levels, layer.reset_to)}, allowed: {trained}",
+                hint=AS_TRAINED,
+            )
     return model

@@ -85,7 +85,8 @@ def train(
         data_dir: where data sets lie.
         resume: go on where an interrupted run in `output` stopped.
         model: a network of your own instead of the recipe's, made trainable by `nctool.prepare`; it is trained in
-            place. The recipe's data, noise and training settings hold for it; levels and reset are its activations'.
+            place. The recipe's data, noise and training settings hold for it; levels, reset and first thresholds are
+            its activations'.
         tensorboard: write the numbers of every epoch to the folder `tensorboard` of the run.
         progress: called with the batches done and to do.
         on_epoch: called with the numbers of every epoch.
@@ -142,15 +143,22 @@ def integer_format(recipe: Recipe) -> IntegerFormat | None:
 
 
 def _with_own(recipe: Recipe, model: nn.Module) -> Recipe:
-    """Return the recipe of a network of your own: it says the levels and the reset of the network's activations."""
+    """Return the recipe of a network of your own: it says of the activations what `nctool.prepare` gave them.
+
+    The description of a recipe with another network is not of this one.
+    """
     kinds = {(layer.levels, layer.reset_to) for layer in activations(model).values()}
     if not kinds:
         raise UsageError("model: has no NoisyQuantReLU", hint="make it trainable with nctool.prepare(model, images)")
     if len(kinds) > 1:
         raise UsageError(f"model: activations of (levels, reset) {sorted(kinds)}, allowed one for all")
     ((levels, reset),) = kinds
-    activation = recipe.activation.model_copy(update={"levels": levels, "reset": reset})
-    own = {"model": OwnSettings(architecture="own"), "activation": activation}
+    prepared = {"levels": levels, "reset": reset, "threshold_init": "data"}
+    own = {
+        "description": recipe.description if isinstance(recipe.model, OwnSettings) else "",
+        "model": OwnSettings(architecture="own"),
+        "activation": recipe.activation.model_copy(update=prepared),
+    }
     return consistent(recipe.model_copy(update=own), recipe.name)
 
 

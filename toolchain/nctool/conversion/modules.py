@@ -112,9 +112,12 @@ def _adaptive_pool(module: nn.AdaptiveAvgPool2d, value: Value, name: str) -> Val
     wanted = module.output_size if isinstance(module.output_size, tuple) else (module.output_size,) * 2
     tiles = [size if tiles is None else tiles for size, tiles in zip((high, wide), wanted, strict=True)]
     if high % tiles[0] or wide % tiles[1]:
+        enlarges = tiles[0] > high or tiles[1] > wide
         raise unsupported(
             f"module `{name}` (AdaptiveAvgPool2d of {high}x{wide} to {tiles[0]}x{tiles[1]})",
-            "use sizes that divide those of the image, or nn.AvgPool2d",
+            f"use nn.AdaptiveAvgPool2d(1), and {signal.shape[0]} inputs for the nn.Linear behind it"
+            if enlarges
+            else "use sizes that divide those of the image, or nn.AvgPool2d",
         )
     window = (high // tiles[0], wide // tiles[1])
     pool = Pool(name, window, window, (0, 0), window[0] * window[1], source)

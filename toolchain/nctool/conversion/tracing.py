@@ -59,7 +59,7 @@ def read_graph(model: nn.Module) -> fx.Graph:
     """
     try:
         graph: fx.Graph = _Tracer().trace(model)
-    except (fx.proxy.TraceError, TypeError, RuntimeError, NameError) as error:
+    except (fx.proxy.TraceError, TypeError, RuntimeError, NameError, AssertionError) as error:
         reason = str(error).splitlines()[0]
         raise UnsupportedError(
             f"model `{type(model).__name__}`: its forward method depends on data ({reason})",

@@ -16,23 +16,36 @@ SUPPORTED = (
     "Conv2d, Linear, BatchNorm, AvgPool2d, AdaptiveAvgPool2d, Flatten, Dropout, NoisyQuantReLU, sums of branches, "
     "torch.cat of channels"
 )
+_RELU = "replace it by nn.ReLU, then nctool.prepare, and train again"
+_GATE = "behind a hidden layer use nn.ReLU, behind the last one return the logits; leave out gates"
+_NORM = "use nn.BatchNorm2d and train again: what is normalised by its own statistics has no fixed weights"
+_TRAINED = "nctool.prepare puts a NoisyQuantReLU there: train it"
 HINTS: dict[str, str] = {
+    **dict.fromkeys(("GELU", "LeakyReLU", "PReLU", "RReLU", "SiLU", "Mish", "Hardswish", "Hardtanh"), _RELU),
+    **dict.fromkeys(("gelu", "leaky_relu", "rrelu", "silu", "mish", "hardswish", "hardtanh", "clamp"), _RELU),
+    **dict.fromkeys(("ELU", "CELU", "SELU", "Softplus", "Softsign"), _RELU),
+    **dict.fromkeys(("elu", "celu", "selu", "softplus", "softsign"), _RELU),
+    **dict.fromkeys(("Sigmoid", "Hardsigmoid", "Tanh", "sigmoid", "hardsigmoid", "tanh"), _GATE),
+    **dict.fromkeys(("LayerNorm", "GroupNorm", "InstanceNorm2d", "layer_norm", "group_norm", "instance_norm"), _NORM),
+    **dict.fromkeys(("ReLU", "ReLU6", "relu", "relu_", "relu6"), _TRAINED),
     "MaxPool2d": "spikes cannot represent a maximum: use nn.AvgPool2d and train again",
     "AdaptiveMaxPool2d": "spikes cannot represent a maximum: use nn.AdaptiveAvgPool2d(1) and train again",
-    "ReLU": "use nctool.nq.NoisyQuantReLU and train again",
-    "relu": "use the module nctool.nq.NoisyQuantReLU instead of the function and train again",
     "max_pool2d": "spikes cannot represent a maximum: use the module nn.AvgPool2d and train again",
     "avg_pool2d": "use the module nn.AvgPool2d",
     "adaptive_avg_pool2d": "use the module nn.AdaptiveAvgPool2d(1)",
     "mean": "use the module nn.AdaptiveAvgPool2d(1)",
+    "mul": "neurons add, they do not multiply: leave out gates, and put a constant into the weights behind it",
     "log_softmax": "return the logits, and let the loss take them: functional.cross_entropy",
     "softmax": "return the logits, and let the loss take them: functional.cross_entropy",
     "LogSoftmax": "return the logits, and let the loss take them: nn.CrossEntropyLoss",
     "Softmax": "return the logits, and let the loss take them: nn.CrossEntropyLoss",
     "dropout": "use the module nn.Dropout",
+    "Dropout2d": "use nn.Dropout",
+    "dropout2d": "use the module nn.Dropout",
     "view": "use the module nn.Flatten",
     "reshape": "use the module nn.Flatten",
     "size": "use the module nn.Flatten instead of a view",
+    "getattr": "use the module nn.Flatten instead of a view by x.shape",
 }
 
 
@@ -110,5 +123,5 @@ def require_spikes(value: Value, name: str) -> Spikes:
         return value
     raise UnsupportedError(
         f"module `{name}`: follows `{value.name}` with no NoisyQuantReLU between them",
-        hint=f"put a NoisyQuantReLU between `{value.name}` and `{name}` and train again",
+        hint=f"put nn.ReLU between `{value.name}` and `{name}`, then nctool.prepare, and train again",
     )

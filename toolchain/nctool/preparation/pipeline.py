@@ -37,14 +37,13 @@ def prepare(
         percentile: 0..100, of the positive values before an activation: its first threshold.
 
     Raises:
-        UsageError: the images are not float (N, ...), or the percentile is out of range.
+        UsageError: the model is no module, the images are no float tensor (N, ...) or do not fit the model, or the
+            percentile is out of range.
         UnsupportedError: something has no integrate-and-fire form; it is named.
         RangeError: an activation is never positive, or a parameter is not finite.
     """
-    if not images.is_floating_point() or images.ndim < 2 or len(images) == 0:
-        raise UsageError(
-            f"images: got {images.dtype} {tuple(images.shape)}, allowed float (N, channels, height, width)"
-        )
+    _require_module(model)
+    _require_images(images)
     if not 0.0 < percentile <= 100.0:
         raise UsageError(f"percentile: {percentile} is out of range, allowed 0 < percentile <= 100")
     prepared, names = rewrite(model)
@@ -54,3 +53,24 @@ def prepare(
     replace_activations(prepared, thresholds, lambda theta: NoisyQuantReLU(levels, theta, reset))
     trace(prepared, tuple(images.shape[1:]))
     return prepared
+
+
+def _require_module(model: object) -> None:
+    if not isinstance(model, nn.Module):
+        raise UsageError(
+            f"model: got {type(model).__name__}, allowed a torch.nn.Module",
+            hint="build the network, then load its weights: model.load_state_dict(torch.load(path))",
+        )
+
+
+def _require_images(images: object) -> None:
+    if not isinstance(images, Tensor):
+        raise UsageError(
+            f"images: got {type(images).__name__}, allowed a float tensor (N, channels, height, width)",
+            hint="torch.from_numpy(images).float() makes one of an array",
+        )
+    if not images.is_floating_point() or images.ndim < 2 or len(images) == 0:
+        raise UsageError(
+            f"images: got {images.dtype} {tuple(images.shape)}, allowed float (N, channels, height, width)",
+            hint=None if images.is_floating_point() else "normalise them as in training: (pixels / 255 - mean) / std",
+        )
