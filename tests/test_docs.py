@@ -4,20 +4,25 @@ from __future__ import annotations
 
 import re
 import shlex
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from pydantic.fields import FieldInfo
+from torch import nn
 
 import nctool
 from nctool.api.engines import ENGINES
+from nctool.nq import activations
 from nctool.recipe import Recipe, parse_recipe
 from nctool.toml_schema import _tables_of, _tags
 from nctool.toml_text import literal
-from nctool_models import list_recipes
+from nctool_models import list_recipes, load_dataset
 from nctool_models.datasets import NAMES
 from tests.foreign import Draft, dense_layer
 from tests.runs import run_command
@@ -136,6 +141,47 @@ def test_the_example_that_reads_traces(
     (code,) = blocks("TRACES.md", "python")
     exec(code, {})
     assert capsys.readouterr().out == "conv1 fast []\nconv2 fast []\nfc1 fast []\n"
+
+
+def test_the_page_of_a_network_of_ones_own_works_from_data_to_verification(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """On digits, every script in a process of its own: that is what the page promises of the second and third."""
+    monkeypatch.chdir(tmp_path)
+    digits = load_dataset("digits")
+    train, test = (images.transpose(0, 2, 3, 1) for images in (digits.x_train, digits.x_test))
+    np.savez("mine.npz", x_train=train, y_train=digits.y_train, x_test=test, y_test=digits.y_test)
+    (recipe,) = blocks("OWN_MODEL.md", "toml")
+    module, *scripts = blocks("OWN_MODEL.md", "python")[:4]
+    Path("mine.toml").write_text(recipe)
+    Path("mine.py").write_text(module)
+    for script in scripts:
+        subprocess.run([sys.executable, "-W", "error", "-c", script], check=True, stdout=subprocess.DEVNULL)
+    (session,) = blocks("OWN_MODEL.md", "console")
+    for line in session.splitlines():
+        ended = run_command(capsys, monkeypatch, *shlex.split(line.removeprefix("$ "))[1:])
+        assert (ended.code, ended.err) == (0, ""), line
+    for name, steps in {"mine": 2, "longer": 4, "looped": 4}.items():
+        assert nctool.run_sim(f"{name}.net", dataset="mine.npz").accuracy[str(steps)] > 0.8, name
+        assert nctool.verify(f"{name}.net", engines=["reference", "fast"]).equal
+
+
+def test_the_page_of_a_network_of_ones_own_replaces_activations() -> None:
+    code = blocks("OWN_MODEL.md", "python")[4]
+    given: dict[str, Any] = {}
+    exec(code, given)
+    net = nn.Sequential(nn.Sequential(nn.Linear(4, 4), nn.GELU()), nn.LeakyReLU(), nn.Linear(4, 2))
+    kinds = [type(module) for module in given["with_relu"](net).modules()]
+    assert kinds == [nn.Sequential, nn.Sequential, nn.Linear, nn.ReLU, nn.ReLU, nn.Linear]
+
+
+@pytest.mark.vision
+def test_the_page_of_a_network_of_ones_own_fits_the_head_of_a_vgg() -> None:
+    code = blocks("OWN_MODEL.md", "python")[5]
+    given: dict[str, Any] = {}
+    exec(code, given)
+    prepared = nctool.prepare(given["net"], torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0)))
+    assert len(activations(prepared)) == 10
 
 
 def test_the_page_of_recipes_says_of_every_key_what_it_allows_and_its_default() -> None:

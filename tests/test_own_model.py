@@ -78,17 +78,39 @@ def test_the_run_is_not_recorded_as_that_of_the_borrowed_recipe(run):
     assert (recipe.description, recipe.activation.threshold_init) == ("", "data")
 
 
-def test_a_recipe_of_your_own_network_trains_it(tmp_path):
-    recipe = tmp_path / "mine.toml"
-    recipe.write_text(
+@pytest.fixture
+def recipe(tmp_path: Path) -> Path:
+    """A recipe of a network of one's own."""
+    path = tmp_path / "mine.toml"
+    path.write_text(
         'name = "mine"\ndescription = "kept"\n[data]\nname = "digits"\n'
         '[model]\narchitecture = "own"\n[training]\nepochs = 1\n'
     )
+    return path
+
+
+def test_a_recipe_of_your_own_network_trains_it(recipe, tmp_path):
     report = nctool.train(recipe, tmp_path / "run", model=own())
     assert report.recipe == "mine"
     found = read_recipe(tmp_path / "run" / "recipe.toml")
     assert (found.name, found.description, found.model.architecture) == ("mine", "kept", "own")
     assert nctool.export(tmp_path / "run", tmp_path / "m.net", target="lava", model=own()).layers == 3
+
+
+@pytest.mark.parametrize(
+    ("override", "text"),
+    [
+        ("activation.levels=8", "`activation.levels` is 8, allowed: 4"),
+        ("activation.reset=zero", '`activation.reset` is "zero", allowed: subtract'),
+        ("activation.threshold_init=2.0", "`activation.threshold_init` is 2.0, allowed: data"),
+    ],
+)
+def test_a_recipe_of_your_own_network_that_says_something_else_of_it_is_refused(recipe, tmp_path, override, text):
+    assert refusal(RecipeError, nctool.train, recipe, tmp_path / "run", overrides=[override], model=own()) == (
+        f"recipe `mine`: {text}, as the model was prepared\n"
+        "hint: leave it out: nctool.prepare gives a network of your own its levels, reset and first thresholds"
+    )
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_staircase_that_the_noise_is_not_measured_for_is_refused(tmp_path):

@@ -249,6 +249,18 @@ def test_what_has_no_form_is_named(function, module, text):
     assert str(error) == text
 
 
+def test_a_pooling_that_conversion_cannot_fold_is_refused_before_training():
+    def padded(x: Tensor, conv: nn.Module) -> Tensor:
+        return torch.flatten(F.relu(conv(F.max_pool2d(F.relu(x), 3))), 1)
+
+    error = refusal(run(padded, nn.Conv2d(4, 4, 3, padding=1)))
+    assert str(error) == (
+        "module `max_pool2d`: pooling (3, 3) stride (3, 3) of (8, 8) has no exact form before the padded convolution "
+        "`parts.0`\n"
+        "hint: let the pooling windows tile the image without remainder or overlap, or use padding=0 behind it"
+    )
+
+
 def test_a_branch_on_data_is_refused():
     class Branch(nn.Module):
         def forward(self, x: Tensor) -> Tensor:

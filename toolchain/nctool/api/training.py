@@ -5,7 +5,7 @@ In: a recipe and a place. Out: the folder of a training run and a TrainReport.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -14,11 +14,12 @@ import torch
 from torch import nn
 
 from nctool.api.tensorboard import with_events
-from nctool.errors import UsageError, first_line
+from nctool.errors import RecipeError, UsageError, first_line
 from nctool.integer_format import IntegerFormat
 from nctool.nq import activations
 from nctool.progress import ProgressCallback, no_progress
 from nctool.recipe import OwnSettings, Recipe, consistent
+from nctool.toml_text import literal
 from nctool.training import EpochCallback, TrainResult, fit, no_report
 from nctool.training.data import TrainingData
 from nctool.training.execution import usable_device
@@ -93,7 +94,7 @@ def train(
 
     Raises:
         UsageError: unknown recipe, key, device or data set, a folder that cannot be written, a model that was not
-            prepared or does not fit the data, or no tensorboard where it is wanted.
+            prepared or does not fit the data or the recipe, or no tensorboard where it is wanted.
         FormatError: data or a saved state is bad.
         UnsupportedError: noise is to be that of a chip, and the model cannot be converted.
         RangeError: training diverged, or memory does not suffice for the images or the training.
@@ -154,12 +155,27 @@ def _with_own(recipe: Recipe, model: nn.Module) -> Recipe:
         raise UsageError(f"model: activations of (levels, reset) {sorted(kinds)}, allowed one for all")
     ((levels, reset),) = kinds
     prepared = {"levels": levels, "reset": reset, "threshold_init": "data"}
+    is_own = isinstance(recipe.model, OwnSettings)
+    if is_own:
+        _require_as_prepared(recipe, prepared)
     own = {
-        "description": recipe.description if isinstance(recipe.model, OwnSettings) else "",
+        "description": recipe.description if is_own else "",
         "model": OwnSettings(architecture="own"),
         "activation": recipe.activation.model_copy(update=prepared),
     }
     return consistent(recipe.model_copy(update=own), recipe.name)
+
+
+def _require_as_prepared(recipe: Recipe, prepared: Mapping[str, Any]) -> None:
+    """Refuse what the recipe of a network of your own says of its activations, if they are others."""
+    for key in sorted(recipe.activation.model_fields_set & prepared.keys()):
+        got, allowed = getattr(recipe.activation, key), prepared[key]
+        if got != allowed:
+            raise RecipeError(
+                f"recipe `{recipe.name}`: `activation.{key}` is {literal(got)}, allowed: {allowed}, as the model was "
+                "prepared",
+                hint="leave it out: nctool.prepare gives a network of your own its levels, reset and first thresholds",
+            )
 
 
 def _require_own(model: nn.Module, data: TrainingData, n_classes: int) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from torch import Tensor, fx, nn
 
 from nctool.balancing import FIRST_PERCENTILE, balanced_thresholds
+from nctool.conversion.folding import each, fold_pooling
 from nctool.conversion.tracing import trace
 from nctool.errors import UsageError
 from nctool.nq import NoisyQuantReLU
@@ -51,7 +52,7 @@ def prepare(
     thresholds = balanced_thresholds(prepared.eval(), layers, images, percentile)
     prepared.train(model.training)
     replace_activations(prepared, thresholds, lambda theta: NoisyQuantReLU(levels, theta, reset))
-    trace(prepared, tuple(images.shape[1:]))
+    each(trace(prepared, tuple(images.shape[1:])), fold_pooling)  # what export would refuse is refused before training
     return prepared
 
 
