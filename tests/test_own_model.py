@@ -139,6 +139,10 @@ def refusal(kind: type[NctoolError], function, *arguments, **options) -> str:
 
 
 FROM_PYTHON = "hint: give it from Python: nctool.train, finetune, explore and export take it as model=net"
+NO_MODULE = (
+    "model: got str, allowed a torch.nn.Module\n"
+    "hint: build the network, then load its weights: model.load_state_dict(torch.load(path))"
+)
 AS_TRAINED = "hint: give the network that was trained, made by nctool.prepare with the same options"
 
 
@@ -187,9 +191,15 @@ def test_a_network_for_a_built_in_recipe_is_refused(digits_run, tmp_path):
     )
 
 
+@pytest.mark.parametrize("function", [nctool.finetune, nctool.export])
+def test_a_path_for_a_network_is_refused(run, tmp_path, function):
+    assert refusal(UsageError, function, run, tmp_path / "new", model="model.pt") == NO_MODULE
+
+
 @pytest.mark.parametrize(
     ("model", "text"),
     [
+        ("model.pt", NO_MODULE),
         (
             nn.Sequential(nn.Flatten(), nn.Linear(64, 10)),
             "model: has no NoisyQuantReLU\nhint: make it trainable with nctool.prepare(model, images)",

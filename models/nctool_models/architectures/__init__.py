@@ -14,6 +14,7 @@ from torch import nn
 
 from nctool.errors import FormatError, RecipeError, UsageError
 from nctool.nq import activations
+from nctool.preparation import require_module
 from nctool.recipe import (
     ActivationSettings,
     CnnSettings,
@@ -129,6 +130,7 @@ def _own(checkpoint: Checkpoint, model: nn.Module) -> nn.Module:
         raise UsageError(
             f"{where}: its network is `{recipe.model.architecture}`, got a model too", hint="leave out model="
         )
+    require_module(model)
     problem = first_mismatch(checkpoint.state, model.state_dict())
     if problem is not None:
         raise UsageError(f"{where}: the given model does not fit, its {problem}", hint=AS_TRAINED)

@@ -17,6 +17,7 @@ from nctool.api.tensorboard import with_events
 from nctool.errors import RecipeError, UsageError, first_line
 from nctool.integer_format import IntegerFormat
 from nctool.nq import activations
+from nctool.preparation import require_module
 from nctool.progress import ProgressCallback, no_progress
 from nctool.recipe import OwnSettings, Recipe, consistent
 from nctool.toml_text import literal
@@ -148,6 +149,7 @@ def _with_own(recipe: Recipe, model: nn.Module) -> Recipe:
 
     The description of a recipe with another network is not of this one.
     """
+    require_module(model)
     kinds = {(layer.levels, layer.reset_to) for layer in activations(model).values()}
     if not kinds:
         raise UsageError("model: has no NoisyQuantReLU", hint="make it trainable with nctool.prepare(model, images)")

@@ -43,7 +43,7 @@ def prepare(
         UnsupportedError: something has no integrate-and-fire form; it is named.
         RangeError: an activation is never positive, or a parameter is not finite.
     """
-    _require_module(model)
+    require_module(model)
     _require_images(images)
     if not 0.0 < percentile <= 100.0:
         raise UsageError(f"percentile: {percentile} is out of range, allowed 0 < percentile <= 100")
@@ -56,7 +56,8 @@ def prepare(
     return prepared
 
 
-def _require_module(model: object) -> None:
+def require_module(model: object) -> None:
+    """Refuse with a UsageError what is no torch module: a path, or a state dict."""
     if not isinstance(model, nn.Module):
         raise UsageError(
             f"model: got {type(model).__name__}, allowed a torch.nn.Module",
