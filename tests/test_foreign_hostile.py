@@ -113,10 +113,13 @@ def test_a_file_of_another_kind(tmp_path, content):
 
 
 def test_a_file_that_is_not_there_or_a_folder(tmp_path):
-    for path in (tmp_path / "none.net", tmp_path):
+    for path, message in (
+        (tmp_path / "none.net", f"no such file: `{tmp_path / 'none.net'}`"),
+        (tmp_path, f"`{tmp_path}` is a folder, allowed: a netx file"),
+    ):
         with pytest.raises(UsageError) as caught:
             is_foreign(path)
-        assert caught.value.message == f"no such file: `{path}`"
+        assert caught.value.message == message
 
 
 def test_a_truncated_file(path, sound):

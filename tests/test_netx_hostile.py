@@ -111,7 +111,7 @@ def test_a_file_that_is_not_there(tmp_path):
 def test_a_folder(tmp_path):
     with pytest.raises(UsageError) as caught:
         read(tmp_path)
-    assert caught.value.message == f"no such file: `{tmp_path}`"
+    assert caught.value.message == f"`{tmp_path}` is a folder, allowed: a netx file"
 
 
 @pytest.mark.parametrize(
