@@ -2,6 +2,7 @@
 
     fit(model, data, recipe, out_dir) -> TrainResult        loop · optimiser · augment
                                                             execution: precision, determinism, memory format
+                                                            first_thresholds: θ from data, before the first epoch
     input_coding(normalisation, recipe) -> InputCoding      coding
     measure_held_out(...) -> HeldOutReport                  noise · chip: σ of each layer, once for each epoch
     snn_accuracy(...), ann_accuracy(...)                    spiking
