@@ -37,7 +37,8 @@ class RunReport:
         steps: time steps of one sample.
         accuracy: fraction of correct answers after 1, 2, 4, ... steps and after the whole window; empty without
             labels.
-        answers: without labels, the class of each sample after the whole window; of equals the first.
+        answers: without labels, the class of each sample after the whole window; of equals the first. Empty for a netx
+            file of another tool, whose output need not be classes.
         images_per_second: samples by wall time, start of the engine included.
         steps_per_second: time steps of all samples by the same time.
         spikes_per_layer: mean number of spikes of a population in one window.
@@ -127,7 +128,7 @@ def run_sim(
         samples=n_samples,
         steps=n_steps,
         accuracy=tally.accuracy(),
-        answers=tuple(tally.answers),
+        answers=() if isinstance(chosen.content, ForeignFile) else tuple(tally.answers),
         images_per_second=n_samples / seconds,
         steps_per_second=n_samples * n_steps / seconds,
         spikes_per_layer=tally.spikes_per_layer(),
