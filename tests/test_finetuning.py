@@ -186,6 +186,11 @@ def test_an_export_takes_window_and_bits_of_the_fine_tuning(digits_run, tmp_path
             "--set changes `data.validation_fraction` to 0.2, allowed: 0.1, as in training",
         ),
         (
+            ["data.mean=[0.5]", "data.std=[0.25]"],
+            "--set changes `data.mean` to [0.5], allowed: none, as in training\n"
+            "hint: images are normalised as in training",
+        ),
+        (
             ["training.epochs=2"],
             "--set changes `training.epochs` to 2, allowed: 3, as in training\n"
             "hint: fine-tuning lasts `finetune.epochs`",

@@ -97,6 +97,27 @@ def test_a_recipe_of_your_own_network_trains_it(recipe, tmp_path):
     assert nctool.export(tmp_path / "run", tmp_path / "m.net", target="lava", model=own()).layers == 3
 
 
+def test_images_are_normalised_as_pretrained_weights_want_them(recipe, tmp_path):
+    """In training, in fine-tuning and in the exported file."""
+    overrides = ["data.mean=[0.5]", "data.std=[0.25]"]
+    nctool.train(recipe, tmp_path / "run", overrides=overrides, model=own())
+    nctool.finetune(tmp_path / "run", tmp_path / "tuned", overrides=["finetune.epochs=1"], model=own())
+    for name in ("run", "tuned"):
+        checkpoint = load_checkpoint(tmp_path / name)
+        assert (checkpoint.mean, checkpoint.std) == ((0.5,), (0.25,))
+    nctool.export(tmp_path / "tuned", tmp_path / "m.net", target="lava", model=own())
+    found = nctool.run_sim(tmp_path / "m.net").accuracy["4"]
+    assert found == pytest.approx(load_checkpoint(tmp_path / "tuned").results["accuracy_snn"]["4"], abs=0.05)
+
+
+def test_a_normalisation_for_other_channels_is_refused(recipe, tmp_path):
+    overrides = ["data.mean=[0.5, 0.4, 0.3]", "data.std=[0.2, 0.2, 0.2]"]
+    assert refusal(UsageError, nctool.train, recipe, tmp_path / "run", overrides=overrides, model=own()) == (
+        "data set `digits`: `data.mean` and `data.std` have 3 numbers, allowed: 1, one for each channel"
+    )
+    assert not (tmp_path / "run").exists()
+
+
 @pytest.mark.parametrize(
     ("override", "text"),
     [

@@ -217,6 +217,18 @@ TRAINING = (
             "`data.name` is 3, allowed: the name of a data set, or the path of an .npz file or of a folder of images",
         ),
         ("data.image_size=7", "`data.image_size` is 7, allowed: a whole number 8..1024"),
+        ("data.mean=0.5", "`data.mean` is 0.5, allowed: a list of numbers, one a channel"),
+        ("data.std=[0.5, 0]", "`data.std[1]` is 0, allowed: a list of numbers above 0, one a channel"),
+        (
+            ["data.mean=[0.5]", "data.std=[0.2, 0.3]"],
+            "`data.mean` has 1 numbers and `data.std` 2, allowed: as many, one for each channel\n"
+            "hint: without both, those of the training images are taken",
+        ),
+        (
+            "data.mean=[0.5]",
+            "`data.mean` has 1 numbers and `data.std` 0, allowed: as many, one for each channel\n"
+            "hint: without both, those of the training images are taken",
+        ),
         ("seed=-1", "`seed` is -1, allowed: a whole number 0..4294967295"),
         ("name=../up", '`name` is "../up", allowed: lower-case letters, digits and `-_.`'),
         ("model.kernel=4", "`model.kernel` is 4, allowed: 1, 3, 5 or 7"),
@@ -261,7 +273,7 @@ def test_a_missing_key_is_named():
 
 def test_a_missing_table_is_named():
     assert refusal(text=TEXT.replace('[data]\nname = "digits"', "")) == (
-        "recipe `small`: `data` is missing, allowed: a table of name, image_size, validation_fraction"
+        "recipe `small`: `data` is missing, allowed: a table of name, image_size, validation_fraction, mean, std"
     )
 
 

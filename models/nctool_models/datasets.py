@@ -109,21 +109,27 @@ def default_data_dir() -> Path:
     return (Path(cache) if cache else Path.home() / ".cache") / "nctool" / "data"
 
 
-def training_data(dataset: Dataset, validation_fraction: float, seed: int) -> TrainingData:
+def training_data(
+    dataset: Dataset, validation_fraction: float, seed: int, normalisation: Normalisation | None = None
+) -> TrainingData:
     """Hold out a part of the training images and turn all into tensors.
 
     Args:
         dataset: what `load_dataset` returned.
         validation_fraction: part of the training images to hold out, between 0 and 1.
         seed: of the recipe; the same seed gives the same split.
+        normalisation: from pixels to the network's input; by the data set's mean and standard deviation when None.
 
     Returns:
         the splits; the held-out images in an order drawn by `seed`, so that the first of them are a fair sample.
 
     Raises:
-        UsageError: a split would be empty, or a class has no training image.
+        UsageError: a split would be empty, a class has no training image, or the normalisation is for another number
+            of channels.
     """
     _require_every_class(dataset)
+    normalisation = normalisation or Normalisation(dataset.mean, dataset.std)
+    _require_every_channel(dataset, normalisation)
     kept, held_out = stratified_split(dataset.y_train, validation_fraction, seed)
     held_out = np.random.default_rng(seed).permutation(held_out)  # so that a part of it holds every class
     return TrainingData(
@@ -132,7 +138,7 @@ def training_data(dataset: Dataset, validation_fraction: float, seed: int) -> Tr
         train=_images(dataset.x_train[kept], dataset.y_train[kept]),
         held_out=_images(dataset.x_train[held_out], dataset.y_train[held_out]),
         test=_images(dataset.x_test, dataset.y_test),
-        normalisation=Normalisation(dataset.mean, dataset.std),
+        normalisation=normalisation,
     )
 
 
@@ -144,6 +150,15 @@ def _require_every_class(dataset: Dataset) -> None:
             f"data set `{dataset.name}`: class `{dataset.classes[missing[0]]}` (label {missing[0]}) "
             "has no training image",
             hint="number the classes 0, 1, 2, ... without a gap, each with images in the training split",
+        )
+
+
+def _require_every_channel(dataset: Dataset, normalisation: Normalisation) -> None:
+    got, allowed = len(normalisation.mean), dataset.x_train.shape[1]
+    if got != allowed:
+        raise UsageError(
+            f"data set `{dataset.name}`: `data.mean` and `data.std` have {got} numbers, allowed: {allowed}, one for "
+            "each channel"
         )
 
 

@@ -140,9 +140,21 @@ def parse_recipe(
 
 def consistent(recipe: Recipe, source: str) -> Recipe:
     """Return `recipe` with `[chip]` filled in, if its tables go together; a RecipeError says which do not."""
+    _require_one_normalisation(recipe, source)
     _require_one_window(recipe, source)
     _require_something_to_train(recipe, source)
     return _with_chip(recipe, source)
+
+
+def _require_one_normalisation(recipe: Recipe, source: str) -> None:
+    """Mean and standard deviation of each channel are both given, or both measured."""
+    counts = {key: len(getattr(recipe.data, key) or ()) for key in ("mean", "std")}
+    if counts["mean"] != counts["std"]:
+        raise RecipeError(
+            f"recipe `{source}`: `data.mean` has {counts['mean']} numbers and `data.std` {counts['std']}, "
+            "allowed: as many, one for each channel",
+            hint="without both, those of the training images are taken",
+        )
 
 
 def _require_one_window(recipe: Recipe, source: str) -> None:

@@ -16,6 +16,7 @@ from nctool.api.training import RUNS, TrainReport, integer_format, train_report
 from nctool.errors import UsageError
 from nctool.progress import ProgressCallback, no_progress
 from nctool.recipe import FinetuneSettings, Recipe, consistent, parse_recipe
+from nctool.toml_text import literal
 from nctool.training import (
     Checkpoint,
     EpochCallback,
@@ -33,6 +34,8 @@ TABLES = ("finetune", "training", "data")
 
 FIXED = (
     ("data", "validation_fraction", None),
+    ("data", "mean", "images are normalised as in training"),
+    ("data", "std", "images are normalised as in training"),
     ("training", "epochs", "fine-tuning lasts `finetune.epochs`"),
     ("training", "learning_rate", "that of fine-tuning is `finetune.learning_rate`"),
 )
@@ -110,7 +113,8 @@ def _recipe(trained: Recipe, overrides: Sequence[str]) -> Recipe:
     for table, key, hint in FIXED:
         got, allowed = (getattr(getattr(each, table), key) for each in (recipe, trained))
         if got != allowed:
-            raise UsageError(f"--set changes `{table}.{key}` to {got:g}, allowed: {allowed:g}, as in training", hint)
+            shown = "none" if allowed is None else literal(allowed)
+            raise UsageError(f"--set changes `{table}.{key}` to {literal(got)}, allowed: {shown}, as in training", hint)
     if recipe.finetune is None:
         recipe = recipe.model_copy(update={"finetune": FinetuneSettings()})
     return consistent(recipe, trained.name)

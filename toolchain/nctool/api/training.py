@@ -22,7 +22,7 @@ from nctool.progress import ProgressCallback, no_progress
 from nctool.recipe import OwnSettings, Recipe, consistent
 from nctool.toml_text import literal
 from nctool.training import EpochCallback, TrainResult, fit, no_report
-from nctool.training.data import TrainingData
+from nctool.training.data import Normalisation, TrainingData
 from nctool.training.execution import usable_device
 from nctool_deploy.realisations import find_realisation
 from nctool_models import build_model, load_dataset, load_recipe, training_data
@@ -106,9 +106,8 @@ def train(
         resolved = _with_own(resolved, model)
     output = RUNS / resolved.name if output is None else Path(output)
     usable_device(device, resolved.training)
-    dataset = load_dataset(resolved.data.name, data_dir, image_size=resolved.data.image_size)
-    data = training_data(dataset, resolved.data.validation_fraction, resolved.seed)
-    n_classes = len(dataset.classes)
+    data = _data(resolved, data_dir)
+    n_classes = len(data.classes)
     if model is None:
         model = build_model(resolved.model, data.input_shape, n_classes, resolved.activation, seed=resolved.seed)
     else:
@@ -119,6 +118,14 @@ def train(
             model, data, resolved, output, device=device, resume=resume, form=form, progress=progress, on_epoch=report
         )
     return train_report(output, resolved, result)
+
+
+def _data(recipe: Recipe, data_dir: Path | None) -> TrainingData:
+    """Load the images, split and normalised as the recipe says."""
+    settings = recipe.data
+    dataset = load_dataset(settings.name, data_dir, image_size=settings.image_size)
+    given = None if settings.mean is None or settings.std is None else Normalisation(settings.mean, settings.std)
+    return training_data(dataset, settings.validation_fraction, recipe.seed, given)
 
 
 def train_report(output: Path, recipe: Recipe, result: TrainResult) -> TrainReport:
