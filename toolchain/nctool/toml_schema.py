@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar, get_args
 
@@ -38,6 +38,23 @@ class DocumentKind:
     noun: str
     error: type[UsageError]
     hint: str
+
+
+@dataclass(frozen=True)
+class _Place:
+    """Where a finding is.
+
+    Args:
+        keys: the path of the key in the document.
+        tables: those that may hold the last key.
+        field: of the last key, None where no table has it.
+        union: the field of the discriminated union that the tables are a variant of, or None.
+    """
+
+    keys: list[str]
+    tables: list[type[BaseModel]]
+    field: FieldInfo | None = None
+    union: FieldInfo | None = None
 
 
 def read_document(path: Path, kind: DocumentKind) -> str:
@@ -73,17 +90,17 @@ def _describe(error: ValidationError, schema: type[BaseModel], kind: DocumentKin
     """Describe the first finding; an unknown key goes before what it may have caused."""
     findings: list[Any] = list(error.errors(include_url=False))
     finding = min(findings, key=lambda each: each["type"] != "extra_forbidden")
-    keys, tables, field, union = _locate(schema, finding["loc"])
+    place = _locate(schema, finding["loc"])
     indices = [part for part in finding["loc"] if isinstance(part, int)]
-    path = ".".join(keys) + "".join(f"[{index}]" for index in indices)
+    path = ".".join(place.keys) + "".join(f"[{index}]" for index in indices)
     if finding["type"] == "extra_forbidden":
-        message, hint = _unknown_key(keys, tables, union)
-    elif finding["type"].startswith("union_tag") and field is not None:
-        message, hint = _bad_tag(path, field, finding)
+        message, hint = _unknown_key(place)
+    elif finding["type"].startswith("union_tag") and place.field is not None:
+        message, hint = _bad_tag(path, place.field, finding)
     elif finding["type"] == "missing":
-        message, hint = f"`{path}` is missing, allowed: {_allowed(field)}", None
+        message, hint = f"`{path}` is missing, allowed: {_allowed(place.field)}", None
     else:
-        allowed = _allowed(field)
+        allowed = _allowed(place.field)
         message = f"`{path}` is {_shown(finding['input'])}, allowed: {allowed}"
         hint = closest(str(finding["input"]), allowed.split(", "))
     return kind.error(f"{where}: {message}", hint)
@@ -95,11 +112,11 @@ def closest(got: str, known: Iterable[str], prefix: str = "") -> str | None:
     return f"did you mean `{prefix}{near[0]}`?" if near else None
 
 
-def _unknown_key(keys: list[str], tables: list[type[BaseModel]], union: FieldInfo | None) -> tuple[str, str | None]:
-    known = list(dict.fromkeys(name for table in tables for name in table.model_fields))
-    prefix = "".join(f"{key}." for key in keys[:-1])
-    hint = _key_of_others(keys[-1], union) or closest(keys[-1], known, prefix)
-    return f"unknown key `{'.'.join(keys)}`, allowed: {', '.join(known)}", hint
+def _unknown_key(place: _Place) -> tuple[str, str | None]:
+    *parents, key = place.keys
+    known = list(dict.fromkeys(name for table in place.tables for name in table.model_fields))
+    hint = _key_of_others(key, place.union) or closest(key, known, "".join(f"{parent}." for parent in parents))
+    return f"unknown key `{'.'.join(place.keys)}`, allowed: {', '.join(known)}", hint
 
 
 def _key_of_others(key: str, union: FieldInfo | None) -> str | None:
@@ -119,31 +136,22 @@ def _bad_tag(path: str, field: FieldInfo, finding: dict[str, Any]) -> tuple[str,
     return f"`{key}` is {_shown(context['tag'])}, allowed: {', '.join(known)}", closest(context["tag"], known)
 
 
-def _locate(
-    schema: type[BaseModel], location: tuple[int | str, ...]
-) -> tuple[list[str], list[type[BaseModel]], FieldInfo | None, FieldInfo | None]:
-    """Follow a pydantic location to the key path, the tables that may hold the last key, its field, and their union.
-
-    A discriminated union puts the chosen variant's tag in the location: it is no key of the file. The last value is
-    the field of the union that the tables are a variant of, or None.
-    """
-    keys: list[str] = []
-    tables = [schema]
-    field: FieldInfo | None = None
-    union: FieldInfo | None = None
+def _locate(schema: type[BaseModel], location: tuple[int | str, ...]) -> _Place:
+    """Follow a pydantic location; the tag of a discriminated union, which is in it, is no key of the file."""
+    place = _Place([], [schema])
     rest = [part for part in location if isinstance(part, str)]
     while rest:
         part = rest.pop(0)
-        keys.append(part)
-        field = next((table.model_fields[part] for table in tables if part in table.model_fields), None)
+        field = next((table.model_fields[part] for table in place.tables if part in table.model_fields), None)
+        place = replace(place, keys=[*place.keys, part], field=field)
         if rest and field is not None:
-            tables, union = _tables_of(field), None
+            tables = _tables_of(field)
             if not tables:
                 break  # what follows is pydantic's name of one of several types of a value
-            if len(tables) > 1:
-                tag, union = rest.pop(0), field
-                tables = [table for table in tables if tag in _tags(table)]
-    return keys, tables, field, union
+            tag = rest.pop(0) if len(tables) > 1 else None
+            tables = [table for table in tables if tag is None or tag in _tags(table)]
+            place = replace(place, tables=tables, union=None if tag is None else field)
+    return place
 
 
 def _tables_of(field: FieldInfo) -> list[type[BaseModel]]:
