@@ -16,8 +16,10 @@ from hypothesis import strategies as st
 from nctool.api import ForeignOptions, run_sim, verify
 from nctool.api.arrays import load_array, load_labels
 from nctool.api.engines import ENGINES
+from nctool.api.samples import channels_first
 from nctool.errors import FormatError, NctoolError, RangeError, UsageError
 from nctool.sim.trace import Trace
+from nctool_models import load_dataset
 from tests.foreign import Draft, dense_layer, input_block
 
 SAVE = "save an array of numbers with `numpy.save`"
@@ -236,6 +238,51 @@ def test_options_of_foreign_files_on_our_own(digits_model, tmp_path):
     text = f"`{digits_model}` was exported by nctool: steps, resets and layers are fixed in it\nhint: {FIXED}"
     path = saved(tmp_path, np.zeros((1, 1, 8, 8), np.uint8))
     assert refusal(UsageError, digits_model, path, options=ForeignOptions(reset_interval=4)) == text
+
+
+# --- images for a network of our own ----
+
+
+@pytest.mark.parametrize(
+    ("shape", "given", "axes"),
+    [
+        ((1, 2, 3), (5, 2, 3), (0, 1, 2)),  # no axis of channels
+        ((1, 2, 3), (5, 2, 3, 1), (0, 3, 1, 2)),
+        ((3, 2, 4), (5, 2, 4, 3), (0, 3, 1, 2)),
+        ((3, 2, 4), (5, 3, 2, 4), (0, 1, 2, 3)),
+        ((3, 3, 3), (5, 3, 3, 3), (0, 1, 2, 3)),  # could be either: as written
+        ((4,), (5, 4), (0, 1)),
+    ],
+)
+def test_images_in_the_order_of_image_files_are_taken(shape, given, axes):
+    values = np.arange(np.prod(given), dtype=np.uint8).reshape(given)
+    np.testing.assert_array_equal(channels_first(values, shape), values.transpose(axes).reshape(5, *shape))
+
+
+def test_images_without_an_axis_of_channels_answer_as_with_it(digits_model, tmp_path):
+    images = load_dataset("digits").x_test[:4]
+    answers = [
+        run_sim(digits_model, input=saved(tmp_path, each)).answers
+        for each in (images, images[:, 0], images.transpose(0, 2, 3, 1))
+    ]
+    assert answers[0] == answers[1] == answers[2]
+
+
+@pytest.mark.parametrize(
+    ("values", "hint"),
+    [
+        (np.zeros((2, 1, 8, 8), np.float32), "give pixels 0..255 of the size that the network was trained on, "),
+        (np.zeros((2, 1, 9, 8), np.uint8), "give pixels 0..255 of the size that the network was trained on, "),
+        (np.zeros((1, 8, 8), np.uint8).T, "give pixels 0..255 of the size that the network was trained on, "),
+        (np.zeros((8, 8), np.uint8), "a single sample needs an axis of samples in front: `numpy.save(path, x[None])`"),
+    ],
+)
+def test_images_of_another_kind_are_refused(digits_model, tmp_path, values, hint):
+    path = saved(tmp_path, values)
+    hint += "before any normalisation" if hint.endswith(", ") else ""
+    assert refusal(RangeError, digits_model, path) == (
+        f"`{path}`: holds {values.dtype} {values.shape}, allowed uint8 (samples, 1, 8, 8)\nhint: {hint}"
+    )
 
 
 # --- labels --------------------------------------------------------------

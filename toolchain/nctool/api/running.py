@@ -93,8 +93,9 @@ def run_sim(
         split: `test` or `train`.
         samples: the first so many; all by default.
         data_dir: where data sets lie.
-        input: .npy file of samples instead of a data set: uint8 pixels (samples, *shape), or for a foreign file
-            integers (samples, steps, *shape) or (samples, *shape), or real numbers for its input block.
+        input: .npy file of samples instead of a data set: uint8 pixels (samples, channels, height, width), the channels
+            also last, or left out where there is one; or for a foreign file integers (samples, steps, *shape) or
+            (samples, *shape), or real numbers for its input block.
         labels: .npy file of class numbers for `input`.
         output: .npz file that receives every spike and all logits.
         options: how a foreign file is read and reset.

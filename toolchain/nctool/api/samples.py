@@ -76,10 +76,40 @@ def choose_samples(
     if isinstance(content, ForeignFile):
         values = content.samples(values)
         content = fitted_to(content, values)
+    else:
+        values = channels_first(values, content.network.input.sample_shape)
+        _require_pixels(values, content.network.input.sample_shape, array_file)
     if answers is not None and answers.max() >= np.prod(content.network.readout.shape):
         classes = np.prod(content.network.readout.shape)
         raise RangeError(f"`{label_file}`: label {answers.max()}, the network has {classes} classes")
     return Chosen(content, str(array_file), values, answers)
+
+
+def channels_first(values: NDArray[Any], shape: Shape) -> NDArray[Any]:
+    """Return images with the axis of channels where a network that takes `shape` has it.
+
+    Args:
+        values: (samples, *shape); with the channels last, as image files have them; or, of a network of one channel,
+            without that axis. Anything else is returned as it is.
+        shape: (channels, height, width), or of other inputs (channels,).
+    """
+    channels, *sides = shape
+    if channels == 1 and sides and values.shape[1:] == tuple(sides):
+        return values[:, np.newaxis]
+    if values.shape[1:] == (*sides, channels):
+        return values if values.shape[1:] == shape else np.moveaxis(values, -1, 1)
+    return values
+
+
+def _require_pixels(values: NDArray[Any], shape: Shape, path: Path) -> None:
+    if values.dtype == np.uint8 and values.shape[1:] == shape:
+        return
+    hint = "give pixels 0..255 of the size that the network was trained on, before any normalisation"
+    if values.shape in (shape, shape[1:]):
+        hint = "a single sample needs an axis of samples in front: `numpy.save(path, x[None])`"
+    raise RangeError(
+        f"`{path}`: holds {values.dtype} {values.shape}, allowed uint8 (samples, {', '.join(map(str, shape))})", hint
+    )
 
 
 def fitted_to(content: ForeignFile, values: NDArray[Any]) -> ForeignFile:
