@@ -11,8 +11,12 @@ from torch import Tensor, nn
 from nctool import prepare
 from nctool.conversion import convert
 from nctool.errors import NctoolError, RangeError, UnsupportedError, UsageError
-from nctool.nq import NoisyQuantReLU, activations, spiking
+from nctool.nq import NoisyQuantReLU, activations, rectified, spiking
 from nctool.sim.reference import simulate
+from nctool.training import Normalisation
+from nctool.training.data import LabelledImages
+from nctool.training.finetuning import window_logits
+from nctool.training.noise import measure_held_out
 from nctool_deploy.realisations import find_realisation
 
 IMAGES = torch.randn(16, 2, 8, 8, generator=torch.Generator().manual_seed(0))
@@ -168,6 +172,84 @@ def test_an_activation_in_place_is_seen_by_all_that_read_later(in_place):
     assert float((found - wanted).abs().mean()) < 0.05 * float(wanted.std())
 
 
+def statement(y: Tensor, x: Tensor) -> Tensor:
+    y.add_(x)
+    return y
+
+
+def into_itself(y: Tensor, x: Tensor) -> Tensor:
+    torch.add(y, x, out=y)
+    return y
+
+
+def augmented(y: Tensor, x: Tensor) -> Tensor:
+    y += x
+    return y
+
+
+def alias(y: Tensor, x: Tensor) -> Tensor:
+    before = y
+    y.add_(x)
+    return before
+
+
+class Skip(nn.Module):
+    """A sum that changes one of its terms, `where` that stands before an activation, or behind another."""
+
+    def __init__(self, add, where: str) -> None:
+        super().__init__()
+        self.stem, self.branch = nn.Conv2d(2, 4, 3, padding=1), nn.Conv2d(4, 4, 3, padding=1)
+        self.fc, self.add, self.where = nn.Linear(4 * 64, 3), add, where
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.relu(self.stem(x))
+        branch = self.branch(x) if self.where == "before" else F.relu(self.branch(x))
+        return self.fc(torch.flatten(F.relu(self.add(branch, x)), 1))
+
+
+@pytest.mark.parametrize("add", [statement, into_itself, augmented, alias, lambda y, x: y.add_(x), lambda y, x: y + x])
+@pytest.mark.parametrize("where", ["before", "behind"])
+def test_a_sum_in_place_is_a_sum(add, where):
+    """Its result need not be read, and what is changed may be what an activation gave."""
+    torch.manual_seed(0)
+    own = Skip(add, where).eval()
+    prepared = prepare(own, IMAGES)
+    with torch.no_grad(), rectified(prepared):
+        assert torch.equal(prepared.eval()(IMAGES), own(IMAGES))
+    torch.manual_seed(0)
+    plain = prepare(Skip(lambda y, x: y + x, where).eval(), IMAGES)
+    assert sigma(prepared) == sigma(plain)
+
+
+def sigma(net: nn.Module) -> list[float]:
+    """Return σ of every layer, in order."""
+    images = (IMAGES * 40 + 128).clamp(0, 255).to(torch.uint8)
+    held_out = LabelledImages(images, torch.zeros(len(images), dtype=torch.int64))
+    return list(measure_held_out(net, held_out, Normalisation((0.5,) * 2, (0.25,) * 2), 2).sigma.values())
+
+
+def test_dropout_in_place_trains_as_a_spiking_network():
+    own = run(lambda x, drop: torch.flatten(drop(F.relu(x)), 1), nn.Dropout(0.5, inplace=True)).train()
+    prepared = prepare(own, IMAGES)
+    window_logits(prepared, {}, IMAGES.expand(2, *IMAGES.shape)).sum().backward()
+    assert all(parameter.grad is not None for parameter in prepared.parameters())
+
+
+def test_an_activation_that_nothing_reads_is_left_out():
+    class Auxiliary(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv, self.fc, self.aux = nn.Conv2d(2, 4, 3), nn.Linear(4 * 36, 3), nn.Linear(4 * 36, 3)
+            self.relu = nn.ReLU()
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = torch.flatten(self.relu(self.conv(x)), 1)
+            self.relu(self.aux(x))
+            return self.fc(x)
+
+    assert list(activations(prepare(model(Auxiliary), IMAGES))) == ["relu"]
+
+
 def test_functional_dropout_becomes_a_module():
     own = run(lambda x: torch.flatten(F.dropout(F.relu(x), 0.25, training=False), 1))
     (dropout,) = (m for m in prepare(own, IMAGES).modules() if isinstance(m, nn.Dropout))
@@ -208,7 +290,18 @@ def refusal(net: nn.Module, images: Tensor = IMAGES, **options) -> NctoolError:
     return caught.value
 
 
+def changed(x: Tensor, method, *arguments) -> Tensor:
+    """Return a tensor that a statement has changed."""
+    method(*arguments)
+    return x
+
+
 RELU = "hint: replace it by nn.ReLU, then nctool.prepare, and train again"
+SUPPORTED = (
+    "cannot be converted\n"
+    "hint: supported are Conv2d, Linear, BatchNorm, AvgPool2d, AdaptiveAvgPool2d, Flatten, Dropout, NoisyQuantReLU, "
+    "sums of branches, torch.cat of channels"
+)
 TILES = "hint: use windows as large as the stride, without padding"
 
 
@@ -216,6 +309,21 @@ TILES = "hint: use windows as large as the stride, without padding"
     ("function", "module", "text"),
     [
         (lambda x, a: torch.flatten(a(x), 1), nn.GELU(), f"module `parts.0` (GELU) cannot be converted\n{RELU}"),
+        (
+            lambda x: torch.flatten(F.relu(changed(x, x.mul_, 0.5)), 1),
+            None,
+            f"function `mul_` {SUPPORTED}",
+        ),
+        (
+            lambda x: torch.flatten(F.relu(changed(x, x.clamp_, -1)), 1),
+            None,
+            f"function `clamp_` {SUPPORTED}",
+        ),
+        (
+            lambda x: torch.flatten(F.relu(changed(x, torch.flatten(x, 1).add_, 1)), 1),
+            None,
+            "function `add_` (in place, of a tensor with views) cannot be converted\nhint: write y = y + x instead",
+        ),
         (lambda x: torch.flatten(F.leaky_relu(x), 1), None, f"function `leaky_relu` cannot be converted\n{RELU}"),
         (
             lambda x: torch.flatten(F.log_softmax(F.relu(x), 1), 1),
@@ -231,15 +339,21 @@ TILES = "hint: use windows as large as the stride, without padding"
         ),
         (
             lambda x, a: torch.flatten(a(F.relu(x)), 1),
-            nn.MaxPool2d(2, ceil_mode=True),
-            "pooling `parts.0` (kernel (2, 2), stride (2, 2), padding (0, 0), dilation (1, 1), ceil_mode True) has no "
-            f"average pooling of the same shape\n{TILES}",
+            nn.MaxPool2d(3, ceil_mode=True),
+            "pooling `parts.0` (kernel (3, 3), stride (3, 3), padding (0, 0)) of 8x8 gives 3x3, but the average over "
+            f"its stride 2x2\n{TILES}",
+        ),
+        (
+            lambda x: torch.flatten(F.max_pool2d(F.relu(x), 2, stride=1), 1),
+            None,
+            "pooling `max_pool2d` (kernel (2, 2), stride (1, 1), padding (0, 0)) of 8x8 gives 7x7, but the average "
+            f"over its stride 8x8\n{TILES}",
         ),
         (
             lambda x, a: torch.flatten(a(F.relu(x)), 1),
             nn.MaxPool2d(4, stride=2),
-            "pooling `parts.0` (kernel (4, 4), stride (2, 2), padding (0, 0), dilation (1, 1), ceil_mode False) has no "
-            f"average pooling of the same shape\n{TILES}",
+            "pooling `parts.0` (kernel (4, 4), stride (2, 2), padding (0, 0)) of 8x8 gives 3x3, but the average over "
+            f"its stride 4x4\n{TILES}",
         ),
     ],
 )

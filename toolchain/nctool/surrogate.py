@@ -46,15 +46,15 @@ class _Subtract(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, drive: Tensor, threshold: Tensor, n_steps: int) -> Tensor:
-        steps = _by_step(drive, n_steps)
-        potentials, output = torch.empty_like(steps), torch.empty_like(steps)
+        steps, spikes = _by_step(drive, n_steps), torch.empty_like(drive)
+        potentials, output = torch.empty_like(steps), spikes.unflatten(0, (n_steps, -1))
         left = (threshold / 2).expand_as(steps[0])
         for z, u, out in zip(steps, potentials, output, strict=True):
             torch.add(left, z, out=u)
             torch.mul(u >= threshold, threshold, out=out)
             left = u - out
         ctx.save_for_backward(potentials, threshold)
-        return output.view_as(drive)
+        return spikes  # no view: what comes next may change it in place
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None]:
@@ -81,16 +81,16 @@ class _Zero(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, drive: Tensor, threshold: Tensor, n_steps: int) -> Tensor:
-        steps = _by_step(drive, n_steps)
-        potentials, output = torch.empty_like(steps), torch.empty_like(steps)
+        steps, spikes = _by_step(drive, n_steps), torch.empty_like(drive)
+        potentials, output = torch.empty_like(steps), spikes.unflatten(0, (n_steps, -1))
         left = torch.zeros_like(steps[0])
         for z, u, out in zip(steps, potentials, output, strict=True):
             torch.add(left, z, out=u)
-            spikes = u >= threshold
-            torch.mul(spikes, threshold, out=out)
-            left = u.masked_fill(spikes, 0.0)
+            fired = u >= threshold
+            torch.mul(fired, threshold, out=out)
+            left = u.masked_fill(fired, 0.0)
         ctx.save_for_backward(potentials, threshold)
-        return output.view_as(drive)
+        return spikes  # no view: what comes next may change it in place
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None]:

@@ -12,6 +12,7 @@ from nctool.conversion.folding import each, fold_pooling
 from nctool.conversion.tracing import trace
 from nctool.errors import UsageError
 from nctool.nq import NoisyQuantReLU
+from nctool.preparation.poolings import same_shapes
 from nctool.preparation.rewriting import replace_activations, rewrite
 from nctool.surrogate import Reset
 
@@ -47,11 +48,13 @@ def prepare(
     _require_images(images)
     if not 0.0 < percentile <= 100.0:
         raise UsageError(f"percentile: {percentile} is out of range, allowed 0 < percentile <= 100")
-    prepared, names = rewrite(model)
-    layers = {name: prepared.get_submodule(name) for name in names}
-    thresholds = balanced_thresholds(prepared.eval(), layers, images, percentile)
+    rewritten = rewrite(model)
+    prepared = rewritten.module
+    layers = {name: prepared.get_submodule(name) for name in rewritten.activations}
+    with same_shapes(prepared, rewritten.maxima):
+        thresholds = balanced_thresholds(prepared.eval(), layers, images, percentile)
     prepared.train(model.training)
-    replace_activations(prepared, thresholds, lambda theta: NoisyQuantReLU(levels, theta, reset))
+    replace_activations(prepared, thresholds, lambda theta: NoisyQuantReLU(levels, theta, reset).to(images.device))
     each(trace(prepared, tuple(images.shape[1:])), fold_pooling)  # what export would refuse is refused before training
     return prepared
 

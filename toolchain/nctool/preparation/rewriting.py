@@ -3,22 +3,25 @@
 An activation becomes an `nn.ReLU` for each of its uses, maximum pooling becomes average pooling, and functions become
 the modules that convert. What is not known here stays as it is: the conversion refuses it by name.
 
-In: a torch module. Out: an fx.GraphModule with the same parameters, and the names of its activations.
+In: a torch module. Out: an fx.GraphModule with the same parameters, the names of its activations, and the poolings
+that were replaced.
 """
 
 from __future__ import annotations
 
 import operator
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import fx, nn
 from torch.nn import functional
 
+from nctool.conversion.modules import pair
 from nctool.conversion.tracing import read_graph
-from nctool.errors import UnsupportedError
 from nctool.nq import NoisyQuantReLU
+from nctool.preparation.in_place import take_out_changes
 
 RELU_MODULES = (nn.ReLU, nn.ReLU6)
 RELU_FUNCTIONS = (functional.relu, functional.relu_, functional.relu6, torch.relu, torch.relu_)
@@ -26,11 +29,26 @@ RELU_METHODS = ("relu", "relu_")
 VIEWS = ("view", "reshape")
 
 
-def rewrite(model: nn.Module) -> tuple[fx.GraphModule, tuple[str, ...]]:
-    """Return the rewritten model, which shares its parameters with `model`, and the names of its activations.
+@dataclass(frozen=True)
+class Rewritten:
+    """A network in which every activation and pooling is a module of its own.
+
+    Args:
+        module: shares its parameters with the original.
+        activations: names of its ReLUs.
+        maxima: the maximum pooling that each average pooling replaces, by name.
+    """
+
+    module: fx.GraphModule
+    activations: tuple[str, ...]
+    maxima: dict[str, nn.MaxPool2d]
+
+
+def rewrite(model: nn.Module) -> Rewritten:
+    """Return the rewritten model.
 
     Raises:
-        UnsupportedError: the forward method depends on data, or a pooling has no average of the same shape.
+        UnsupportedError: the forward method depends on data or changes a tensor behind the back of its readers.
     """
     return _Rewriter(model, read_graph(model)).run()
 
@@ -47,8 +65,10 @@ class _Rewriter:
         self.graph = graph
         self.module = fx.GraphModule(model, graph, type(model).__name__)
         self.activations: list[str] = []
+        self.maxima: dict[str, nn.MaxPool2d] = {}
 
-    def run(self) -> tuple[fx.GraphModule, tuple[str, ...]]:
+    def run(self) -> Rewritten:
+        take_out_changes(self.graph, self.module)
         for node in list(self.graph.nodes):
             if node.op == "call_module":
                 self._rewrite_module(node)
@@ -58,22 +78,24 @@ class _Rewriter:
         self.graph.lint()
         self.module.recompile()
         self.module.delete_all_unused_submodules()
-        return self.module, tuple(self.activations)
+        called = {str(node.target) for node in self.graph.nodes if node.op == "call_module"}
+        return Rewritten(self.module, tuple(name for name in self.activations if name in called), self.maxima)
 
     def _rewrite_module(self, node: fx.Node) -> None:
         name = str(node.target)
         module = self.module.get_submodule(name)
         if isinstance(module, RELU_MODULES):
-            self._activate(node, name, in_place=module.inplace)
+            self._activate(node, name)
         elif isinstance(module, nn.MaxPool2d):
-            sizes = (module.kernel_size, module.stride, module.padding, module.dilation, module.ceil_mode)
-            self._put(node, self._unused(name), _average(name, *sizes))
+            self._average(node, name, module)
+        elif isinstance(module, nn.Dropout) and module.inplace:
+            self._put(node, name, nn.Dropout(module.p))
 
     def _rewrite_function(self, node: fx.Node) -> None:
         if node.target in (*RELU_FUNCTIONS, *RELU_METHODS):
-            self._activate(node, node.name, in_place=_is_in_place(node))
+            self._activate(node, node.name)
         elif node.target is functional.max_pool2d or node.target is torch.max_pool2d:
-            self._put(node, self._unused(node.name), _average(node.name, *_pool_sizes(node)))
+            self._average(node, node.name, _max_pool(node))
         elif node.target is functional.avg_pool2d:
             self._put(node, self._unused(node.name), _pool(node))
         elif node.target is functional.adaptive_avg_pool2d:
@@ -85,14 +107,16 @@ class _Rewriter:
         elif node.target in VIEWS and _keeps_batch(node):
             self._put(node, self._unused(node.name), nn.Flatten())
 
-    def _activate(self, node: fx.Node, name: str, *, in_place: bool) -> None:
-        """Put an activation; what reads its argument after a change in place reads the activation."""
-        name, source = self._unused(name), node.all_input_nodes[0]
+    def _activate(self, node: fx.Node, name: str) -> None:
+        name = self._unused(name)
         self._put(node, name, nn.ReLU())
         self.activations.append(name)
-        if in_place:
-            order = {each: number for number, each in enumerate(self.graph.nodes)}
-            source.replace_all_uses_with(node, delete_user_cb=lambda user: order[user] > order[node])
+
+    def _average(self, node: fx.Node, name: str, pool: nn.MaxPool2d) -> None:
+        """Put the average over windows as large as the stride; `same_shapes` sees whether they are as many."""
+        name = self._unused(name)
+        self._put(node, name, nn.AvgPool2d(pair(pool.stride)))
+        self.maxima[name] = pool
 
     def _put(self, node: fx.Node, name: str, module: nn.Module) -> None:
         """Let `node` call `module`, which gets `name`, with the tensor that it had."""
@@ -129,41 +153,21 @@ def _has(module: nn.Module, name: str) -> bool:
     return any(found == name for found, _ in module.named_modules())
 
 
-def _is_in_place(node: fx.Node) -> bool:
-    names = (getattr(node.target, "__name__", ""), node.target)
-    return any(str(name).endswith("_") for name in names) or bool(_argument(node, 1, "inplace", False))
-
-
-def _average(name: str, kernel: Any, stride: Any, padding: Any, dilation: Any, ceil_mode: bool) -> nn.AvgPool2d:
-    """Return the average pooling with windows that tile the image, of the same output shape on images of even sides."""
-    kernel, padding, dilation = _pair(kernel), _pair(padding), _pair(dilation)
-    stride = _pair(stride) if stride else kernel
-    same = all(2 * p in (k - s, k - s - 1, k - s + 1) for k, s, p in zip(kernel, stride, padding, strict=True))
-    if dilation != (1, 1) or ceil_mode or not same:
-        raise UnsupportedError(
-            f"pooling `{name}` (kernel {kernel}, stride {stride}, padding {padding}, dilation {dilation}, ceil_mode "
-            f"{ceil_mode}) has no average pooling of the same shape",
-            hint="use windows as large as the stride, without padding",
-        )
-    return nn.AvgPool2d(stride)
-
-
-def _pool_sizes(node: fx.Node) -> tuple[Any, ...]:
+def _max_pool(node: fx.Node) -> nn.MaxPool2d:
     names = (("kernel_size", None), ("stride", None), ("padding", 0), ("dilation", 1), ("ceil_mode", False))
-    return tuple(_argument(node, position, name, default) for position, (name, default) in enumerate(names, start=1))
+    given = {name: _argument(node, position, name, default) for position, (name, default) in enumerate(names, start=1)}
+    return nn.MaxPool2d(**given)
 
 
 def _pool(node: fx.Node) -> nn.AvgPool2d:
-    names = (("kernel_size", None), ("stride", None), ("padding", 0), ("ceil_mode", False), ("count_include_pad", True))
-    return nn.AvgPool2d(*(_argument(node, k, name, default) for k, (name, default) in enumerate(names, start=1)))
+    names = ("kernel_size", "stride", "padding", "ceil_mode", "count_include_pad", "divisor_override")
+    defaults = (None, None, 0, False, True, None)
+    given = (_argument(node, k, name, defaults[k - 1]) for k, name in enumerate(names, start=1))
+    return nn.AvgPool2d(*given)
 
 
 def _argument(node: fx.Node, position: int, name: str, default: Any) -> Any:
     return node.args[position] if len(node.args) > position else node.kwargs.get(name, default)
-
-
-def _pair(size: Any) -> tuple[int, int]:
-    return (int(size), int(size)) if isinstance(size, int) else (int(size[0]), int(size[1]))
 
 
 def _is_image_mean(node: fx.Node) -> bool:

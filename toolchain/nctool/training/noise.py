@@ -134,7 +134,7 @@ def _spiking_logits(model: nn.Module, steps: Iterator[Tensor]) -> Tensor:
 
 
 class _Recorder:
-    """Sums what each activation puts out, call by call, until the sums are taken."""
+    """Sums what each activation puts out, call by call, until the sums are taken; the network may change it behind."""
 
     def __init__(self, model: nn.Module) -> None:
         self._sums: dict[str, Tensor] = {}
@@ -154,6 +154,6 @@ class _Recorder:
 
     def _hook(self, name: str) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], None]:
         def add(_layer: nn.Module, _inputs: tuple[Tensor, ...], output: Tensor) -> None:
-            self._sums[name] = self._sums[name] + output if name in self._sums else output
+            self._sums[name] = self._sums[name] + output if name in self._sums else output.clone()
 
         return add
