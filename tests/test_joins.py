@@ -26,7 +26,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 IMAGE = (2, 6, 5)
 ALONG = "cannot be converted\nhint: join along the channels, dim=1"
-ACTIVATION = "put nn.ReLU between `{0}` and `cat`, then nctool.prepare, and train again"
+ACTIVATION = "put nn.ReLU right before `cat`, then nctool.prepare, and train again"
 
 
 def act(threshold: float = 1.0) -> NoisyQuantReLU:

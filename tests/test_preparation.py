@@ -134,6 +134,8 @@ def test_it_trains_and_converts(reset):
         lambda x: torch.flatten(F.max_pool2d(F.relu(x), kernel_size=2, stride=2), 1),
         lambda x: torch.flatten(F.avg_pool2d(F.relu(x), 4), 1),
         lambda x: torch.flatten(F.adaptive_avg_pool2d(F.relu(x), 1), 1),
+        lambda x: F.relu(x).view(-1, 256),
+        lambda x: F.relu(x).reshape((x.shape[0], 256)),
         lambda x: F.relu(x).mean([2, 3]),
         lambda x: torch.mean(F.relu(x), dim=(-1, -2)),
         lambda x: F.relu(x).mean((2, 3), keepdim=True).flatten(1),
@@ -250,10 +252,33 @@ def test_an_activation_that_nothing_reads_is_left_out():
     assert list(activations(prepare(model(Auxiliary), IMAGES))) == ["relu"]
 
 
-def test_functional_dropout_becomes_a_module():
-    own = run(lambda x: torch.flatten(F.dropout(F.relu(x), 0.25, training=False), 1))
-    (dropout,) = (m for m in prepare(own, IMAGES).modules() if isinstance(m, nn.Dropout))
+@pytest.mark.parametrize(("function", "kind"), [(F.dropout, nn.Dropout), (F.dropout2d, nn.Dropout2d)])
+def test_functional_dropout_becomes_a_module(function, kind):
+    own = run(lambda x: torch.flatten(F.relu(function(x, 0.25, training=False)), 1))
+    (dropout,) = (m for m in prepare(own, IMAGES).modules() if isinstance(m, kind))
     assert dropout.p == 0.25
+
+
+@pytest.mark.parametrize("module", [nn.Dropout(0.25, inplace=True), nn.Dropout2d(0.25, inplace=True)])
+def test_dropout_in_place_is_no_longer_so(module):
+    prepared = prepare(run(lambda x, drop: torch.flatten(drop(F.relu(x)), 1), module), IMAGES)
+    (dropout,) = (m for m in prepared.modules() if type(m) is type(module))
+    assert (dropout.p, dropout.inplace, module.inplace) == (0.25, False, True)
+
+
+def test_an_activation_behind_maximum_pooling_comes_before_it():
+    """As in many tutorials. Thresholds are then those of the pixels before they are pooled."""
+    prepared = [
+        prepare(run(function), IMAGES)
+        for function in (
+            lambda x: torch.flatten(F.relu(F.max_pool2d(x, 2)), 1),
+            lambda x: torch.flatten(F.max_pool2d(F.relu(x), 2), 1),
+        )
+    ]
+    with torch.no_grad():
+        assert torch.equal(*(net(IMAGES) for net in prepared))
+    behind = run(lambda x: torch.flatten(F.max_pool2d(x, 2), 1))  # but not where there is none
+    assert "put nn.ReLU right before `max_pool2d`, and take away one behind it" in str(refusal(behind))
 
 
 def test_a_pooling_that_overlaps_gets_windows_that_tile():
@@ -300,7 +325,7 @@ RELU = "hint: replace it by nn.ReLU, then nctool.prepare, and train again"
 SUPPORTED = (
     "cannot be converted\n"
     "hint: supported are Conv2d, Linear, BatchNorm, AvgPool2d, AdaptiveAvgPool2d, Flatten, Dropout, NoisyQuantReLU, "
-    "sums of branches, torch.cat of channels"
+    "sums of branches, torch.cat of channels; through nctool.prepare also ReLU and maximum pooling"
 )
 TILES = "hint: use windows as large as the stride, without padding"
 
@@ -401,6 +426,11 @@ def test_a_branch_on_data_is_refused():
             "hint: torch.from_numpy(images).float() makes one of an array",
         ),
         (IMAGES[:0], {}, "images: got torch.float32 (0, 2, 8, 8), allowed float (N, channels, height, width)"),
+        (
+            IMAGES.index_fill(1, torch.tensor([1]), float("nan")),
+            {},
+            "images: hold nan, allowed finite numbers\nhint: a standard deviation of 0 divides by 0",
+        ),
         (IMAGES, {"percentile": 0.0}, "percentile: 0.0 is out of range, allowed 0 < percentile <= 100"),
     ],
 )
@@ -418,6 +448,18 @@ def test_what_is_no_network(given, kind):
         f"model: got {kind}, allowed a torch.nn.Module\n"
         "hint: build the network, then load its weights: model.load_state_dict(torch.load(path))"
     )
+
+
+def test_a_network_in_compiled_code_is_refused():
+    assert str(refusal(torch.jit.trace(model(), IMAGES))) == (
+        "model: got TopLevelTracedModule, allowed a torch.nn.Module in Python\n"
+        "hint: give the module that was scripted or traced: its forward method is read"
+    )
+
+
+def test_images_of_numpys_float_type_are_taken():
+    wanted, found = (activations(prepare(model(), images)) for images in (IMAGES, IMAGES.double()))
+    assert [layer.threshold for layer in found.values()] == [layer.threshold for layer in wanted.values()]
 
 
 def test_images_of_another_size():

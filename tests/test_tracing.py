@@ -18,7 +18,7 @@ from nctool.nq import NoisyQuantReLU
 
 SUPPORTED = (
     "hint: supported are Conv2d, Linear, BatchNorm, AvgPool2d, AdaptiveAvgPool2d, Flatten, Dropout, NoisyQuantReLU, "
-    "sums of branches, torch.cat of channels"
+    "sums of branches, torch.cat of channels; through nctool.prepare also ReLU and maximum pooling"
 )
 IMAGE = (2, 6, 6)
 
@@ -251,17 +251,17 @@ BAD_PLACE = "follows spikes of `0`, allowed behind Conv2d, Linear or their Batch
         (
             conv_then(nn.Conv2d(3, 3, 1), nn.Conv2d(3, 3, 1)),
             "module `3`: follows `2` with no NoisyQuantReLU between them\n"
-            "hint: put nn.ReLU between `2` and `3`, then nctool.prepare, and train again",
+            "hint: put nn.ReLU right before `3`, then nctool.prepare, and train again",
         ),
         (
             nn.Sequential(nn.Conv2d(2, 3, 3), nn.AvgPool2d(2), act()),
             "module `1`: follows `0` with no NoisyQuantReLU between them\n"
-            "hint: put nn.ReLU between `0` and `1`, then nctool.prepare, and train again",
+            "hint: put nn.ReLU right before `1`, and take away one behind it, then nctool.prepare, and train again",
         ),
         (
             nn.Sequential(nn.Conv2d(2, 3, 3), nn.Flatten()),
             "module `1`: follows `0` with no NoisyQuantReLU between them\n"
-            "hint: put nn.ReLU between `0` and `1`, then nctool.prepare, and train again",
+            "hint: put nn.ReLU right before `1`, then nctool.prepare, and train again",
         ),
         (conv_then(nn.BatchNorm2d(3)), f"module `2`: {BAD_PLACE}"),
         (conv_then(act()), f"module `2`: {BAD_PLACE}"),
@@ -391,12 +391,12 @@ def read_after(y: torch.Tensor, change) -> torch.Tensor:
         (
             lambda m, x: m.two(m.act(m.one(x)) + x),
             "module `two`: follows `add` with no NoisyQuantReLU between them\n"
-            "hint: put nn.ReLU between `add` and `two`, then nctool.prepare, and train again",
+            "hint: put nn.ReLU right before `two`, then nctool.prepare, and train again",
         ),
         (
             lambda m, x: m.two(x + m.one(x)),
             "module `two`: follows `one` with no NoisyQuantReLU between them\n"
-            "hint: put nn.ReLU between `one` and `two`, then nctool.prepare, and train again",
+            "hint: put nn.ReLU right before `two`, then nctool.prepare, and train again",
         ),
         (lambda m, x: m.one(x) + 1.5, f"function `add` (of 1.5) cannot be converted\n{CONSTANT}"),
         (lambda m, x: 2 + m.one(x), f"function `add` (of 2) cannot be converted\n{CONSTANT}"),

@@ -44,7 +44,7 @@ def _require_activated(value: Value, name: str) -> Spikes:
         return value
     raise UnsupportedError(
         f"function `{name}`: joins `{value.name}` with no NoisyQuantReLU between them",
-        hint=f"put nn.ReLU between `{value.name}` and `{name}`, then nctool.prepare, and train again",
+        hint=f"put nn.ReLU right before `{name}`, then nctool.prepare, and train again",
     )
 
 

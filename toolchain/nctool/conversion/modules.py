@@ -21,6 +21,8 @@ from nctool.conversion.values import Signal, Spikes, Value, each_part, require_d
 from nctool.errors import RangeError, UnsupportedError
 from nctool.network import ConvGeometry, Pair, Shape
 
+_POOLED = ", and take away one behind it"
+
 
 def _linear(module: nn.Linear, value: Value, name: str) -> Value:
     signal = require_spikes(value, name)
@@ -92,7 +94,7 @@ def _normalise(synapse: FloatSynapse, gain: FloatArray, shift: FloatArray) -> Fl
 
 
 def _average_pool(module: nn.AvgPool2d, value: Value, name: str) -> Value:
-    signal = require_spikes(value, name)
+    signal = require_spikes(value, name, _POOLED)
     kernel, padding, stride = pair(module.kernel_size), pair(module.padding), pair(module.stride)
     if any(padding) and not module.count_include_pad:
         raise unsupported(f"module `{name}` (AvgPool2d with count_include_pad=False)", "use padding=0")
@@ -107,7 +109,7 @@ def _average_pool(module: nn.AvgPool2d, value: Value, name: str) -> Value:
 
 def _adaptive_pool(module: nn.AdaptiveAvgPool2d, value: Value, name: str) -> Value:
     """Pool with windows that tile the image; where there are as many as pixels, nothing is to do."""
-    signal = require_spikes(value, name)
+    signal = require_spikes(value, name, _POOLED)
     _, high, wide = source = _image(signal, name)
     wanted = module.output_size if isinstance(module.output_size, tuple) else (module.output_size,) * 2
     tiles = [size if tiles is None else tiles for size, tiles in zip((high, wide), wanted, strict=True)]
@@ -165,6 +167,7 @@ HANDLERS: dict[type[nn.Module], Callable[[Any, Value, str], Value]] = {
     nn.AdaptiveAvgPool2d: _adaptive_pool,
     nn.Flatten: lambda module, value, name: flatten(value, name, (module.start_dim, module.end_dim)),
     nn.Dropout: _pass,
+    nn.Dropout2d: _pass,
     nn.Identity: _pass,
 }
 

@@ -14,11 +14,13 @@ from nctool.network import Shape
 
 SUPPORTED = (
     "Conv2d, Linear, BatchNorm, AvgPool2d, AdaptiveAvgPool2d, Flatten, Dropout, NoisyQuantReLU, sums of branches, "
-    "torch.cat of channels"
+    "torch.cat of channels; through nctool.prepare also ReLU and maximum pooling"
 )
 _RELU = "replace it by nn.ReLU, then nctool.prepare, and train again"
 _GATE = "behind a hidden layer use nn.ReLU, behind the last one return the logits; leave out gates"
 _NORM = "use nn.BatchNorm2d and train again: what is normalised by its own statistics has no fixed weights"
+_PARAMETRIZED = "make it permanent: torch.nn.utils.parametrize.remove_parametrizations(module, 'weight')"
+_ENTERS = "let normalisation, and the weights of the layer behind it, take constants"
 _TRAINED = "nctool.prepare puts a NoisyQuantReLU there: train it"
 HINTS: dict[str, str] = {
     **dict.fromkeys(("GELU", "LeakyReLU", "PReLU", "RReLU", "SiLU", "Mish", "Hardswish", "Hardtanh"), _RELU),
@@ -39,9 +41,11 @@ HINTS: dict[str, str] = {
     "softmax": "return the logits, and let the loss take them: functional.cross_entropy",
     "LogSoftmax": "return the logits, and let the loss take them: nn.CrossEntropyLoss",
     "Softmax": "return the logits, and let the loss take them: nn.CrossEntropyLoss",
+    **dict.fromkeys(("ParametrizedConv2d", "ParametrizedLinear"), _PARAMETRIZED),
+    **dict.fromkeys(("truediv", "div", "sub"), _ENTERS),
+    **dict.fromkeys(("ZeroPad2d", "pad"), "use padding= of the convolution behind it"),
     "dropout": "use the module nn.Dropout",
-    "Dropout2d": "use nn.Dropout",
-    "dropout2d": "use the module nn.Dropout",
+    "dropout2d": "use the module nn.Dropout2d",
     "view": "use the module nn.Flatten",
     "reshape": "use the module nn.Flatten",
     "size": "use the module nn.Flatten instead of a view",
@@ -117,11 +121,11 @@ def require_drive(value: Value, name: str) -> FloatPopulation:
     )
 
 
-def require_spikes(value: Value, name: str) -> Spikes:
-    """Return `value` if it is spikes or the input; else say that an activation is missing."""
+def require_spikes(value: Value, name: str, else_do: str = "") -> Spikes:
+    """Return `value` if it is spikes or the input; else say that an activation is missing, and what `else_do` says."""
     if not isinstance(value, FloatPopulation):
         return value
     raise UnsupportedError(
         f"module `{name}`: follows `{value.name}` with no NoisyQuantReLU between them",
-        hint=f"put nn.ReLU between `{value.name}` and `{name}`, then nctool.prepare, and train again",
+        hint=f"put nn.ReLU right before `{name}`{else_do}, then nctool.prepare, and train again",
     )

@@ -23,7 +23,7 @@ _OPERATORS = {
 }
 """What changes its first argument, and what does not but gives the same."""
 
-_INPLACE_POSITIONS = {"relu": 1, "relu6": 1, "dropout": 3}
+_INPLACE_POSITIONS = {"relu": 1, "relu6": 1, "dropout": 3, "dropout2d": 3}
 """Where the argument `inplace` of a function stands."""
 
 _RESHAPES = ("view", "view_as", "reshape", "flatten", "unflatten", "squeeze", "unsqueeze")

@@ -5,6 +5,7 @@ In: a torch module, pretrained or not, and some of its input. Out: an fx.GraphMo
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, fx, nn
 
 from nctool.balancing import FIRST_PERCENTILE, balanced_thresholds
@@ -48,6 +49,7 @@ def prepare(
     _require_images(images)
     if not 0.0 < percentile <= 100.0:
         raise UsageError(f"percentile: {percentile} is out of range, allowed 0 < percentile <= 100")
+    images = images.to(torch.float32)
     rewritten = rewrite(model)
     prepared = rewritten.module
     layers = {name: prepared.get_submodule(name) for name in rewritten.activations}
@@ -60,11 +62,16 @@ def prepare(
 
 
 def require_module(model: object) -> None:
-    """Refuse with a UsageError what is no torch module: a path, or a state dict."""
+    """Refuse with a UsageError what is no torch module: a path, a state dict, or a module whose code is compiled."""
     if not isinstance(model, nn.Module):
         raise UsageError(
             f"model: got {type(model).__name__}, allowed a torch.nn.Module",
             hint="build the network, then load its weights: model.load_state_dict(torch.load(path))",
+        )
+    if isinstance(model, torch.jit.ScriptModule):
+        raise UsageError(
+            f"model: got {type(model).__name__}, allowed a torch.nn.Module in Python",
+            hint="give the module that was scripted or traced: its forward method is read",
         )
 
 
@@ -79,3 +86,6 @@ def _require_images(images: object) -> None:
             f"images: got {images.dtype} {tuple(images.shape)}, allowed float (N, channels, height, width)",
             hint=None if images.is_floating_point() else "normalise them as in training: (pixels / 255 - mean) / std",
         )
+    if not images.isfinite().all():
+        bad = float(images[~images.isfinite()][0])
+        raise UsageError(f"images: hold {bad}, allowed finite numbers", hint="a standard deviation of 0 divides by 0")

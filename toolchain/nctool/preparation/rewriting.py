@@ -26,6 +26,7 @@ from nctool.preparation.in_place import take_out_changes
 RELU_MODULES = (nn.ReLU, nn.ReLU6)
 RELU_FUNCTIONS = (functional.relu, functional.relu_, functional.relu6, torch.relu, torch.relu_)
 RELU_METHODS = ("relu", "relu_")
+DROPOUTS = {functional.dropout: nn.Dropout, functional.dropout2d: nn.Dropout2d}
 VIEWS = ("view", "reshape")
 
 
@@ -74,6 +75,7 @@ class _Rewriter:
                 self._rewrite_module(node)
             elif node.op in ("call_function", "call_method"):
                 self._rewrite_function(node)
+        self._activate_before_pooling()
         self.graph.eliminate_dead_code()
         self.graph.lint()
         self.module.recompile()
@@ -88,8 +90,8 @@ class _Rewriter:
             self._activate(node, name)
         elif isinstance(module, nn.MaxPool2d):
             self._average(node, name, module)
-        elif isinstance(module, nn.Dropout) and module.inplace:
-            self._put(node, name, nn.Dropout(module.p))
+        elif isinstance(module, (nn.Dropout, nn.Dropout2d)) and module.inplace:
+            self._put(node, name, type(module)(module.p))
 
     def _rewrite_function(self, node: fx.Node) -> None:
         if node.target in (*RELU_FUNCTIONS, *RELU_METHODS):
@@ -100,8 +102,8 @@ class _Rewriter:
             self._put(node, self._unused(node.name), _pool(node))
         elif node.target is functional.adaptive_avg_pool2d:
             self._put(node, self._unused(node.name), nn.AdaptiveAvgPool2d(_argument(node, 1, "output_size", None)))
-        elif node.target is functional.dropout:
-            self._put(node, self._unused(node.name), nn.Dropout(_argument(node, 1, "p", 0.5)))
+        elif node.target in DROPOUTS:
+            self._put(node, self._unused(node.name), DROPOUTS[node.target](_argument(node, 1, "p", 0.5)))
         elif _is_image_mean(node):
             self._mean(node)
         elif node.target in VIEWS and _keeps_batch(node):
@@ -117,6 +119,16 @@ class _Rewriter:
         name = self._unused(name)
         self._put(node, name, nn.AvgPool2d(pair(pool.stride)))
         self.maxima[name] = pool
+
+    def _activate_before_pooling(self) -> None:
+        """Let an activation that follows maximum pooling come before it, where spikes can be averaged.
+
+        The maximum of what an activation lets through is what it lets through of the maximum.
+        """
+        for node in reversed(self.graph.nodes):
+            after = next(iter(node.users)) if len(node.users) == 1 else node
+            if node.target in self.maxima and after.target in self.activations:
+                node.target, after.target = after.target, node.target
 
     def _put(self, node: fx.Node, name: str, module: nn.Module) -> None:
         """Let `node` call `module`, which gets `name`, with the tensor that it had."""
@@ -178,12 +190,17 @@ def _is_image_mean(node: fx.Node) -> bool:
 
 
 def _keeps_batch(node: fx.Node) -> bool:
-    """Return True for x.view(x.size(0), -1) and its kin: what flattens each sample."""
+    """Return True for x.view(x.size(0), -1), x.view(-1, 320) and their kin: what flattens each sample.
+
+    A number of features that is not that of a sample would be refused by the linear layer behind it.
+    """
     shape: list[Any] = list(node.args[1:])
     if len(shape) == 1 and isinstance(shape[0], (list, tuple)):
         shape = list(shape[0])
     size, rest = shape if len(shape) == 2 else (None, None)
-    return isinstance(size, fx.Node) and _is_batch_size(size) and isinstance(rest, int) and rest == -1
+    if size == -1:
+        return isinstance(rest, int) and rest > 0
+    return isinstance(size, fx.Node) and _is_batch_size(size) and isinstance(rest, int)
 
 
 def _is_batch_size(size: fx.Node) -> bool:
