@@ -62,7 +62,7 @@ def test_bfloat16_on_a_cpu_is_refused(tmp_path):
 
 @pytest.mark.parametrize("has_bfloat16", [False, True])
 def test_bfloat16_needs_a_gpu_that_has_it(monkeypatch, has_bfloat16):
-    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda: has_bfloat16)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (8, 0) if has_bfloat16 else (7, 5))
     settings = small_recipe("training.precision=bfloat16").training
     if has_bfloat16:
         require_execution(settings, CUDA)

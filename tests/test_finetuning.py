@@ -10,11 +10,12 @@ from torch.nn import functional
 
 import nctool
 from nctool.errors import UsageError
-from nctool.nq import spiking
+from nctool.nq import NoisyQuantReLU, spiking
 from nctool.recipe import FinetuneSettings
 from nctool.training import fit, load_checkpoint, snn_accuracy
 from nctool.training.finetuning import Finetuning, window_logits
 from nctool.training.stages import Task
+from nctool.training.weight_grid import WeightGrid
 from nctool_deploy.netx import read
 from nctool_models import restore_model
 from tests.runs import run_command
@@ -171,6 +172,27 @@ def test_an_export_takes_window_and_bits_of_the_fine_tuning(digits_run, tmp_path
     state = load_checkpoint(tmp_path).state["fc2.weight"]
     largest = float(state.abs().max())
     np.testing.assert_array_equal(network.readout.synapses[0].weight, np.rint(state.double().numpy() * 7 / largest))
+
+
+def test_layers_that_share_a_weight_are_fine_tuned():
+    """The shared weight has one grid, that of the layer where it is used last."""
+
+    class Tied(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.flatten = nn.Flatten()
+            self.one, self.two, self.out = nn.Linear(64, 64), nn.Linear(64, 64), nn.Linear(64, 10)
+            self.two.weight = self.one.weight
+            self.first, self.second = NoisyQuantReLU(4, 1.0), NoisyQuantReLU(4, 1.0)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.out(self.second(self.two(self.first(self.one(self.flatten(x))))))
+
+    net, images = Tied(), torch.rand(6, 1, 8, 8)
+    weights = WeightGrid(net, images, 4).weights()
+    assert list(weights) == ["two.weight", "out.weight"]
+    window_logits(net, weights, images.expand(2, *images.shape)).sum().backward()
+    assert net.one.weight.grad is not None
 
 
 @pytest.mark.parametrize(

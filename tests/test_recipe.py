@@ -470,6 +470,14 @@ def test_a_staircase_is_trained_for_its_own_window():
 ON_A_CHIP = "noise.source=chip"
 
 
+@pytest.mark.parametrize(("overrides", "bits"), [((), 4), (("finetune.weight_bits=8",), 8)])
+def test_fine_tuning_is_for_the_weights_of_the_chip_unless_it_says_others(overrides, bits):
+    found = parse_recipe(TEXT, [ON_A_CHIP, "chip.weight_bits=4", "finetune.epochs=1", *overrides])
+    assert found.finetune is not None
+    assert found.finetune.weight_bits == bits
+    assert parse_recipe(found.to_toml()) == found
+
+
 def test_a_chip_is_there_where_noise_is_measured_on_it_and_reads_back():
     assert parse_recipe(TEXT).chip is None
     assert "chip" not in parse_recipe(TEXT).to_toml()

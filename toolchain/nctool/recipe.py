@@ -139,11 +139,11 @@ def parse_recipe(
 
 
 def consistent(recipe: Recipe, source: str) -> Recipe:
-    """Return `recipe` with `[chip]` filled in, if its tables go together; a RecipeError says which do not."""
+    """Return `recipe` with what its tables say of each other, if they go together; a RecipeError says which do not."""
     _require_one_normalisation(recipe, source)
     _require_one_window(recipe, source)
     _require_something_to_train(recipe, source)
-    return _with_chip(recipe, source)
+    return _with_weight_bits(_with_chip(recipe, source))
 
 
 def _require_one_normalisation(recipe: Recipe, source: str) -> None:
@@ -201,6 +201,14 @@ def _with_chip(recipe: Recipe, source: str) -> Recipe:
             hint='set noise.source = "chip", or leave out [chip]',
         )
     return recipe
+
+
+def _with_weight_bits(recipe: Recipe) -> Recipe:
+    """Fine-tune for the weights of the chip that the noise was measured on, unless `[finetune]` says others."""
+    if recipe.chip is None or recipe.finetune is None or "weight_bits" in recipe.finetune.model_fields_set:
+        return recipe
+    finetune = recipe.finetune.model_copy(update={"weight_bits": recipe.chip.weight_bits})
+    return recipe.model_copy(update={"finetune": finetune})
 
 
 def _require_one_chip(recipe: Recipe, chip: ChipSettings, source: str) -> None:

@@ -222,7 +222,8 @@ class FinetuneSettings(Table):
     Attributes:
         epochs: of fine-tuning.
         steps: windows T that are trained for at once, each with the same share of the loss.
-        weight_bits: signed width of the weights, rounded in the forward pass; `export` takes it by default.
+        weight_bits: signed width of the weights, rounded in the forward pass; that of `[chip]` where there is one and
+            this is not said. `export` takes it by default.
     """
 
     epochs: int = whole(1, 10000, 4)

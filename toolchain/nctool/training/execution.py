@@ -19,6 +19,9 @@ _CUBLAS = "CUBLAS_WORKSPACE_CONFIG"
 _REPEATABLE_WORKSPACES = (":4096:8", ":16:8")
 """Settings with which cuBLAS repeats its sums. Source: `torch.use_deterministic_algorithms`."""
 
+_AMPERE = (8, 0)
+"""The first compute capability with bfloat16. Source: CUDA C++ programming guide, arithmetic instructions."""
+
 
 def usable_device(device: str | torch.device, settings: TrainingSettings) -> torch.device:
     """Return a device that is there and can do what the recipe asks for.
@@ -46,7 +49,7 @@ def _device(device: str | torch.device) -> torch.device:
 
 def require_execution(settings: TrainingSettings, device: torch.device) -> None:
     """Check that a device can do what the recipe asks for; a UsageError says what it cannot."""
-    if settings.precision == "bfloat16" and not (device.type == "cuda" and torch.cuda.is_bf16_supported()):
+    if settings.precision == "bfloat16" and not _has_bfloat16(device):
         raise UsageError(
             f"`training.precision` is bfloat16 on device `{device.type}`, allowed there: float32",
             hint="set training.precision=float32, or train on a GPU that has bfloat16",
@@ -58,6 +61,13 @@ def require_execution(settings: TrainingSettings, device: torch.device) -> None:
             f"allowed: {', '.join(_REPEATABLE_WORKSPACES)}",
             hint=f"start again with {_CUBLAS}={_REPEATABLE_WORKSPACES[0]} in the environment",
         )
+
+
+def _has_bfloat16(device: torch.device) -> bool:
+    """Return True for GPUs that compute in bfloat16; torch's own question is also answered by those that emulate it."""
+    if device.type != "cuda":
+        return False
+    return torch.version.hip is not None or torch.cuda.get_device_capability(device) >= _AMPERE
 
 
 @contextmanager

@@ -79,5 +79,5 @@ def window_logits(model: nn.Module, weights: Mapping[str, Tensor], steps: Tensor
     """
     with unrolled(model, len(steps)):
         logits: Tensor = functional_call(model, dict(weights), (steps.flatten(0, 1),))
-    sums = accumulate(logits.unflatten(0, steps.shape[:2]))  # a GPU's cumsum does not repeat its result
+    sums = accumulate(logits.float().unflatten(0, steps.shape[:2]))  # a GPU's cumsum does not repeat its result
     return torch.stack([total / step for step, total in enumerate(sums, start=1)])
