@@ -90,7 +90,7 @@ def _best_step(rows: Tensor, largest: int) -> Tensor:
 
 
 def _weights_in_order(model: nn.Module, images: Tensor) -> list[str]:
-    """Return the names of the weights of linear layers in order of execution; one that layers share, where it is last."""
+    """Return the names of the weights of linear layers in order of execution; a shared one where it is last."""
     names = _uses_in_order(model, images)
     last = {id(model.get_parameter(name)): position for position, name in enumerate(names)}
     return [names[position] for position in sorted(last.values())]
