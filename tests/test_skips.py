@@ -7,6 +7,8 @@ import pytest
 import torch
 from torch import nn
 
+from nctool.conversion.tracing import trace
+from nctool.errors import UnsupportedError
 from nctool.network import ConvGeometry
 from nctool.nq import NoisyQuantReLU
 from nctool.recipe import ActivationSettings, ResnetSettings
@@ -143,6 +145,78 @@ def test_the_input_itself_may_skip():
     pixels = np.array([[0, 255], [100, 200]], np.uint8)
     np.testing.assert_array_equal(
         on_both_engines(network, pixels).spikes["one"], float_run(model, real_input(pixels), 4)[0]["act"]
+    )
+
+
+class Added(nn.Module):
+    """x + act(conv(x)), twice, with no activation behind the sums; the input may come into the first."""
+
+    def __init__(self, seed: int, *, from_input: bool) -> None:
+        super().__init__()
+        rng = np.random.default_rng(seed)
+        self.first, self.second, self.third = (self._conv(rng, each) for each in (True, from_input, False))
+        self.acts = nn.ModuleList(NoisyQuantReLU(4, threshold) for threshold in (1.0, 2.0, 1.0))
+        self.pool, self.flatten = nn.AvgPool2d(2), nn.Flatten()
+        self.head, self.from_input = linear(rng.integers(-1, 2, (3, 8))), from_input
+
+    @staticmethod
+    def _conv(rng: np.random.Generator, reads_input: bool) -> nn.Conv2d:
+        """Return a convolution of one value; of pixels, one weight a channel: more would not fit without rounding."""
+        conv = nn.Conv2d(2, 2, 3, padding=1, bias=False).double()
+        weight = np.zeros((2, 2, 3, 3)) if reads_input else rng.integers(-1, 2, (2, 2, 3, 3))
+        if reads_input:
+            weight[(0, 1), rng.permutation(2), 1, 1] = 1
+        conv.weight = nn.Parameter(torch.from_numpy(weight / 2))
+        return conv
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        spikes = self.acts[0](self.first(x))
+        x = x + spikes if self.from_input else spikes
+        x = x + self.acts[1](self.second(x))
+        x += self.acts[2](self.third(x))
+        return self.head(self.flatten(self.pool(x)))
+
+
+@pytest.mark.parametrize("from_input", [False, True])
+@pytest.mark.parametrize("seed", range(4))
+def test_added_spikes_drive_every_layer_that_reads_them(seed, from_input):
+    """As in the float network, which adds them: weights of one value and thresholds of powers of two are exact."""
+    model = Added(seed, from_input=from_input).eval()
+    conversion = converted(model, (2, 4, 4))
+    sources = [[synapse.source for synapse in each.synapses] for each in conversion.network.populations]
+    start = ["input"] if from_input else []
+    assert sources == [["input"], [*start, "first"], [*start, "first", "second"], [*start, "first", "second", "third"]]
+    pixels = binary_pixels(seed, (2, 4, 4))
+    spikes, logits = float_run(model, real_input(pixels), 4)
+    found = on_both_engines(conversion.network, pixels)
+    exact = ("first", "second") if from_input else ("first", "second", "third")  # what sums up pixels is rounded
+    for name, act in zip(exact, spikes, strict=False):
+        np.testing.assert_array_equal(found.spikes[name], spikes[act])
+        assert found.spikes[name].any()
+    if not from_input:
+        mean = found.logits * conversion.network.readout.neuron.scale  # over the window
+        np.testing.assert_allclose(mean, logits / 4, rtol=1e-12, atol=1e-9)
+
+
+def test_added_spikes_may_be_normalised_but_not_joined():
+    class Behind(nn.Module):
+        def __init__(self, behind: str) -> None:
+            super().__init__()
+            self.one, self.two = linear(np.eye(2)), linear(np.eye(2))
+            self.act, self.norm, self.last = NoisyQuantReLU(4, 1.0), nn.BatchNorm1d(2).double(), NoisyQuantReLU(4, 1.0)
+            self.out, self.behind = linear(np.ones((2, 4 if behind == "cat" else 2))), behind
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            x = x + self.act(self.one(x))
+            return self.out(self.last(self.norm(x)) if self.behind == "norm" else torch.cat([x, x], 1))
+
+    network = converted(Behind("norm").eval(), (2,)).network
+    assert [(each.name, len(each.synapses)) for each in network.populations] == [("one", 1), ("add", 2), ("out", 1)]
+    with pytest.raises(UnsupportedError) as caught:
+        trace(Behind("cat"), (2,))
+    assert str(caught.value) == (
+        "function `cat`: joins `add` with no NoisyQuantReLU between them\n"
+        "hint: put nn.ReLU right before `cat`, then nctool.prepare, and train again"
     )
 
 

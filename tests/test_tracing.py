@@ -389,11 +389,6 @@ def read_after(y: torch.Tensor, change) -> torch.Tensor:
             "hint: neurons add, they do not multiply: leave out gates, and put a constant into the weights behind it",
         ),
         (
-            lambda m, x: m.two(m.act(m.one(x)) + x),
-            "module `two`: follows `add` with no NoisyQuantReLU between them\n"
-            "hint: put nn.ReLU right before `two`, then nctool.prepare, and train again",
-        ),
-        (
             lambda m, x: m.two(x + m.one(x)),
             "module `two`: follows `one` with no NoisyQuantReLU between them\n"
             "hint: put nn.ReLU right before `two`, then nctool.prepare, and train again",

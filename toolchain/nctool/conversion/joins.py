@@ -9,8 +9,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from nctool.conversion.float_network import FloatArray, FloatPopulation, FloatSynapse
-from nctool.conversion.values import Joined, Signal, Spikes, Value, parts_of, unsupported
+from nctool.conversion.float_network import FloatArray, FloatSynapse
+from nctool.conversion.values import Joined, Signal, Spikes, Summed, Value, unsupported
 from nctool.errors import UnsupportedError
 from nctool.network import ConvGeometry
 
@@ -26,7 +26,7 @@ def join(values: Sequence[Value], axis: int, name: str) -> Spikes:
     Raises:
         UnsupportedError: it is not along the channels, the shapes do not fit, or an activation is missing.
     """
-    parts = tuple(part for value in values for part in parts_of(_require_activated(value, name)))
+    parts = tuple(part for value in values for part in _parts_of(value, name))
     n_axes = len(parts[0].shape) + 1
     if axis not in (1, 1 - n_axes):
         raise unsupported(f"function `{name}` (along axis {axis} of {n_axes})", "join along the channels, dim=1")
@@ -39,9 +39,12 @@ def join(values: Sequence[Value], axis: int, name: str) -> Spikes:
     return Joined(parts) if len(parts) > 1 else parts[0]
 
 
-def _require_activated(value: Value, name: str) -> Spikes:
-    if not isinstance(value, FloatPopulation):
-        return value
+def _parts_of(value: Value, name: str) -> tuple[Signal, ...]:
+    """Return the signals of `value`, one behind the other."""
+    if isinstance(value, Signal):
+        return (value,)
+    if isinstance(value, Joined):
+        return value.parts
     raise UnsupportedError(
         f"function `{name}`: joins `{value.name}` with no NoisyQuantReLU between them",
         hint=f"put nn.ReLU right before `{name}`, then nctool.prepare, and train again",
@@ -51,7 +54,7 @@ def _require_activated(value: Value, name: str) -> Spikes:
 def synapses(
     value: Spikes, name: str, weight: FloatArray, bias: FloatArray, conv: ConvGeometry | None
 ) -> tuple[FloatSynapse, ...]:
-    """Return the synapses of a linear layer: one for each part that it reads, with its slice of the weights.
+    """Return the synapses of a linear layer: one for each part that it reads, with the weights for it.
 
     Args:
         value: what the layer reads.
@@ -62,14 +65,25 @@ def synapses(
     """
     if isinstance(value, Signal):
         return (FloatSynapse(name, value.source, value.source_shape, weight, bias, conv, pools=value.pools),)
+    biases = [bias, *[np.zeros_like(bias)] * (len(value.parts) - 1)]
+    if isinstance(value, Summed):
+        weights = [weight] * len(value.parts)
+    else:
+        weights, conv = _sliced(value, weight, conv)
+    return tuple(
+        FloatSynapse(name, part.source, part.source_shape, its_weight, its_bias, conv, pools=part.pools)
+        for part, its_weight, its_bias in zip(value.parts, weights, biases, strict=True)
+    )
+
+
+def _sliced(
+    value: Joined, weight: FloatArray, conv: ConvGeometry | None
+) -> tuple[list[FloatArray], ConvGeometry | None]:
+    """Return the weights for the channels of each part, without groups, and their geometry."""
     if conv is not None and conv.groups > 1:
         weight, conv = _ungrouped(weight, conv.groups), ConvGeometry(conv.stride, conv.padding, conv.dilation)
     stops = np.cumsum([part.shape[0] for part in value.parts])
-    biases = [bias, *[np.zeros_like(bias)] * (len(value.parts) - 1)]
-    return tuple(
-        FloatSynapse(name, part.source, part.source_shape, its_weight, its_bias, conv, pools=part.pools)
-        for part, its_weight, its_bias in zip(value.parts, np.split(weight, stops[:-1], axis=1), biases, strict=True)
-    )
+    return np.split(weight, stops[:-1], axis=1), conv
 
 
 def _ungrouped(weight: FloatArray, groups: int) -> FloatArray:

@@ -17,7 +17,8 @@ from torch import nn
 
 from nctool.conversion.float_network import FloatArray, FloatPopulation, FloatSynapse, Norm, Pool
 from nctool.conversion.joins import synapses
-from nctool.conversion.values import Signal, Spikes, Value, each_part, require_drive, require_spikes, unsupported
+from nctool.conversion.sums import require_drive
+from nctool.conversion.values import Signal, Spikes, Value, each_part, require_spikes, unsupported
 from nctool.errors import RangeError, UnsupportedError
 from nctool.network import ConvGeometry, Pair, Shape
 

@@ -19,7 +19,7 @@ from torch import fx, nn
 from nctool.conversion import joins, sums
 from nctool.conversion.float_network import FloatNetwork, FloatPopulation
 from nctool.conversion.modules import HANDLERS, flatten
-from nctool.conversion.values import HINTS, Signal, Value, require_drive, unsupported
+from nctool.conversion.values import HINTS, Signal, Value, unsupported
 from nctool.errors import UnsupportedError
 from nctool.network import INPUT_NAME, Shape
 from nctool.nq import NoisyQuantReLU
@@ -126,14 +126,14 @@ class _Builder:
             raise unsupported(f"module `{name}` ({kind})", HINTS.get(kind))
         return handler(module, value, name)
 
-    def _add(self, node: fx.Node) -> FloatPopulation:
+    def _add(self, node: fx.Node) -> Value:
         one, other = _terms(node)
         if node.target in IN_PLACE and any(user not in self.values for user in one.users if user is not node):
             raise unsupported(f"function `{node.name}` (in place, of what is read later)", "write y = x + branch")
         return sums.add(self._value(one), self._value(other), node.name)
 
     def _activate(self, module: NoisyQuantReLU, value: Value, name: str) -> Signal:
-        drive = require_drive(value, name)
+        drive = sums.require_drive(value, name)
         population = replace(drive, name=self._unique(drive.name), threshold=module.positive_threshold())
         self.populations.append(population)
         return Signal(population.name, population.shape, population.shape)

@@ -1,4 +1,4 @@
-"""What flows through a torch module while it is traced: signals, joined signals, weighted sums.
+"""What flows through a torch module while it is traced: signals, joined or added signals, weighted sums.
 
 In: parts of a FloatNetwork. Out: frozen dataclasses, or an UnsupportedError with a hint. Must not import torch.
 """
@@ -6,7 +6,7 @@ In: parts of a FloatNetwork. Out: frozen dataclasses, or an UnsupportedError wit
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from nctool.conversion.float_network import FloatPopulation, Pool
 from nctool.errors import UnsupportedError
@@ -91,34 +91,42 @@ class Joined:
         return "`, `".join(part.source for part in self.parts)
 
 
-Spikes = Signal | Joined
+@dataclass(frozen=True)
+class Summed:
+    """Signals that are added: an activation behind them, or every linear layer that reads them, takes each.
+
+    Args:
+        name: of the sum.
+        parts: at least two, of one shape.
+    """
+
+    name: str
+    parts: tuple[Signal, ...]
+
+    @property
+    def shape(self) -> Shape:
+        """Return the shape of each part, which is that of the sum."""
+        return self.parts[0].shape
+
+    @property
+    def source(self) -> str:
+        """Return the populations that send, as a message names them."""
+        return "`, `".join(part.source for part in self.parts)
+
+
+Spikes = Signal | Joined | Summed
 Value = Spikes | FloatPopulation
 """A FloatPopulation as a value is a weighted sum, of one or several branches, whose activation has not been met yet."""
 
 
-def parts_of(value: Spikes) -> tuple[Signal, ...]:
-    """Return the signals of `value`, one behind the other."""
-    return value.parts if isinstance(value, Joined) else (value,)
-
-
 def each_part(value: Spikes, change: Callable[[Signal], Signal]) -> Spikes:
     """Apply `change` to every part."""
-    return Joined(tuple(map(change, value.parts))) if isinstance(value, Joined) else change(value)
+    return change(value) if isinstance(value, Signal) else replace(value, parts=tuple(map(change, value.parts)))
 
 
 def unsupported(what: str, hint: str | None) -> UnsupportedError:
     """Say that `what` cannot be converted, and what to do instead."""
     return UnsupportedError(f"{what} cannot be converted", hint=hint or f"supported are {SUPPORTED}")
-
-
-def require_drive(value: Value, name: str) -> FloatPopulation:
-    """Return `value` if it is a weighted sum; else say that module `name` stands at the wrong place."""
-    if isinstance(value, FloatPopulation):
-        return value
-    raise UnsupportedError(
-        f"module `{name}`: follows spikes of `{value.source}`, allowed behind Conv2d, Linear or their BatchNorm",
-        hint="put it right behind the linear layer",
-    )
 
 
 def require_spikes(value: Value, name: str, else_do: str = "") -> Spikes:
