@@ -17,7 +17,7 @@ peers: ## make .venv-peers (Python 3.11), with the simulators that benchmarks/pe
 	@scripts/setup.sh peers
 
 demo: setup ## train a small network, export it, run it in three engines and verify it bit for bit
-	$(NCTOOL) train digits-cnn -o $(DEMO) $$(test -e $(DEMO)/checkpoint.safetensors -o ! -e $(DEMO)/last.safetensors || echo --resume)
+	$(NCTOOL) train digits-cnn -o $(DEMO) $$(test -e $(DEMO)/checkpoint.safetensors && echo --overwrite || test ! -e $(DEMO)/last.safetensors || echo --resume)
 	$(NCTOOL) export $(DEMO) --target loihi --steps 4 -o $(DEMO)/model.net
 	$(NCTOOL) inspect $(DEMO)/model.net
 	$(NCTOOL) run-sim $(DEMO)/model.net --engine reference

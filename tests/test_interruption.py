@@ -209,7 +209,7 @@ def test_the_command_writes_a_line_for_each_epoch_and_says_how_to_go_on(tmp_path
         signal.raise_signal(signal.SIGTERM)
 
     monkeypatch.setattr("nctool.cli.epochs._Lines.__call__", stop)
-    ended = run_command(capsys, monkeypatch, *command)
+    ended = run_command(capsys, monkeypatch, *command, "--overwrite")
     assert (ended.code, ended.out) == (143, "")
     assert ended.err == (
         f"error: stopped by SIGTERM after epoch 1 of 2, which `{run}/last.safetensors` holds\n"

@@ -58,7 +58,7 @@ class Dataset:
 
 
 def load_dataset(
-    name: str, data_dir: Path | None = None, *, image_size: int | None = None, download: bool = True
+    name: Path | str, data_dir: Path | str | None = None, *, image_size: int | None = None, download: bool = True
 ) -> Dataset:
     """Load a data set by name, from an .npz file or from a folder of images.
 
@@ -74,8 +74,9 @@ def load_dataset(
         FormatError: a file is there, but bad.
         RangeError: the images do not fit into memory.
     """
+    name, folder = str(name), default_data_dir() if data_dir is None else Path(data_dir)
     if name == TINY_IMAGENET:
-        return _dataset(name, *read_tiny_imagenet(data_dir or default_data_dir(), image_size))
+        return _dataset(name, *read_tiny_imagenet(folder, image_size))
     if is_image_folder(name):
         return _dataset(name, *read_folder(Path(name), image_size))
     if image_size is not None:
@@ -88,7 +89,7 @@ def load_dataset(
     if name == "digits":
         return _digits()
     if name in SOURCES:
-        return _dataset(name, *load_torchvision(name, data_dir or default_data_dir(), download))
+        return _dataset(name, *load_torchvision(name, folder, download))
     raise UsageError(
         f"unknown data set `{name}`, allowed: {', '.join(NAMES)}, or the path of an .npz file or of a folder of images"
     )

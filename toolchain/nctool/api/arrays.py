@@ -1,6 +1,6 @@
-"""Read samples and labels from .npy files, and write what a run gave to an .npz.
+"""Read samples and labels, from .npy files or arrays, and write what a run gave to an .npz.
 
-In: paths. Out: arrays, or errors that name the file. Nothing is unpickled.
+In: paths or arrays. Out: arrays, or errors that name the file. Nothing is unpickled.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from nctool.errors import FormatError, UsageError, first_line
 from nctool.files import replace_atomically
@@ -19,15 +19,50 @@ from nctool.sim.trace import Trace, join
 
 SAVE_HINT = "save an array of numbers with `numpy.save`"
 LARGEST_LABEL = 2**31 - 1
+LABELS = "labels"
+
+Source = Path | ArrayLike
+"""The path of a .npy file, also as text, or what NumPy makes an array of."""
 
 
-def load_array(path: Path) -> NDArray[Any]:
-    """Return the array of a .npy file, mapped and not read.
+def path_of(source: Source | None) -> Path | None:
+    """Return the path of a file, None for an array."""
+    return Path(source) if isinstance(source, (str, Path)) else None
+
+
+def name_of(source: Source | None, argument: str) -> str:
+    """Return what messages call a source: its path, or the argument that an array was given as."""
+    path = path_of(source)
+    return argument if path is None else str(path)
+
+
+def load_array(source: Source, argument: str = "input") -> NDArray[Any]:
+    """Return an array of numbers; that of a .npy file is mapped and not read.
+
+    Args:
+        source: path or array.
+        argument: what messages call an array.
 
     Raises:
         UsageError: there is no such file.
-        FormatError: it is no .npy file of numbers.
+        FormatError: it is no .npy file or array of numbers.
     """
+    path = path_of(source)
+    values = _as_array(source, argument) if path is None else _map(path)
+    if values.dtype.kind not in "biuf" or values.ndim == 0 or values.size == 0:
+        name, hint = name_of(source, argument), None if path is None else SAVE_HINT
+        raise FormatError(f"`{name}`: holds {values.dtype} {values.shape}, allowed an array of numbers", hint)
+    return values
+
+
+def _as_array(source: Any, argument: str) -> NDArray[Any]:
+    try:
+        return np.asarray(source)
+    except Exception as error:  # of a list, or of a tensor on an accelerator, in that library's own way
+        raise FormatError(f"`{argument}`: no array ({first_line(error)})", hint="give a NumPy array") from error
+
+
+def _map(path: Path) -> NDArray[Any]:
     if not path.is_file():
         raise UsageError(f"no such file: `{path}`", hint=SAVE_HINT)
     try:
@@ -36,26 +71,24 @@ def load_array(path: Path) -> NDArray[Any]:
             values: NDArray[Any] = np.lib.format.open_memmap(path, mode="r")  # type: ignore[no-untyped-call]  # NumPy's own
     except Exception as error:  # NumPy reads the header with Python's tokeniser and parser
         raise FormatError(f"`{path}`: no sound .npy file ({first_line(error)})", hint=SAVE_HINT) from error
-    if values.dtype.kind not in "biuf" or values.ndim == 0 or values.size == 0:
-        raise FormatError(f"`{path}`: holds {values.dtype} {values.shape}, allowed an array of numbers", hint=SAVE_HINT)
     return values
 
 
-def load_labels(path: Path, n_samples: int) -> NDArray[np.int64]:
-    """Return the labels of a .npy file, int64 (samples,), the first `n_samples` of them.
+def load_labels(source: Source, n_samples: int) -> NDArray[np.int64]:
+    """Return the labels of a .npy file or array, int64 (samples,), the first `n_samples` of them.
 
     Raises:
         UsageError: there is no such file.
         FormatError: it does not hold one class number for each sample.
     """
-    values = load_array(path)
+    values, name = load_array(source, LABELS), name_of(source, LABELS)
     if values.ndim != 1 or values.dtype.kind not in "iu" or len(values) < n_samples:
         raise FormatError(
-            f"`{path}`: labels are {values.dtype} {values.shape}, allowed class numbers for {n_samples} samples"
+            f"`{name}`: labels are {values.dtype} {values.shape}, allowed class numbers for {n_samples} samples"
         )
     labels = values[:n_samples]
     if labels.min() < 0 or labels.max() > LARGEST_LABEL:
-        raise FormatError(f"`{path}`: labels reach from {labels.min()} to {labels.max()}, allowed 0..{LARGEST_LABEL}")
+        raise FormatError(f"`{name}`: labels reach from {labels.min()} to {labels.max()}, allowed 0..{LARGEST_LABEL}")
     return labels.astype(np.int64)
 
 

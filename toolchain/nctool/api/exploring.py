@@ -16,6 +16,9 @@ from torch import nn
 
 from nctool.api.converting import converted, design
 from nctool.api.costing import CostMeter, CostReport
+from nctool.api.figure_file import OPTION
+from nctool.api.names import split_names
+from nctool.api.outputs import dataset_path, require_outputs, run_files
 from nctool.api.pareto import best
 from nctool.api.samples import dataset_samples
 from nctool.api.settings import Setting, settings
@@ -100,17 +103,17 @@ class ExploreReport:
 def explore(
     checkpoint: Path | str,
     *,
-    realisations: Sequence[str] = ALL,
+    realisations: Sequence[str] | str = ALL,
     steps: Sequence[int] | None = None,
     units: Sequence[int] | None = None,
     weight_bits: Sequence[int] = WEIGHT_BITS,
     input: str | None = None,  # noqa: A002  # the option's name is a contract
     target: Path | str = "loihi",
     chips: int = 1,
-    dataset: str | None = None,
+    dataset: Path | str | None = None,
     split: str = "test",
     samples: int | None = None,
-    data_dir: Path | None = None,
+    data_dir: Path | str | None = None,
     device: str = "cpu",
     plot: Path | str | None = None,
     model: nn.Module | None = None,
@@ -120,7 +123,8 @@ def explore(
 
     Args:
         checkpoint: folder of a training run, or its checkpoint.safetensors.
-        realisations: names; `population` is tried with its one step and the levels of the network only.
+        realisations: names, a list or a text with commas; `population` is tried with its one step and the levels of the
+            network only.
         steps: windows of the others; by default 1, 2, 4, 8, of `zero-reset` 4, 8.
         units: neurons for each activation, of `autapse`; by default 1, 2, 4.
         weight_bits: 2..8 each.
@@ -142,8 +146,9 @@ def explore(
         raise UsageError(f"chips: {chips} is out of range, allowed >= 1", hint="give 1 or more chips with --chips")
     coding = None if input is None else find_coding(input)
     loaded = load_checkpoint(checkpoint)
-    tried = settings(realisations, steps, units, weight_bits, loaded.recipe.activation.levels)
-    name = dataset or loaded.dataset_name
+    name = loaded.dataset_name if dataset is None else str(dataset)
+    require_outputs({"the data set": dataset_path(name), **run_files(checkpoint)}, {OPTION: plot})
+    tried = settings(split_names(realisations), steps, units, weight_bits, loaded.recipe.activation.levels)
     n_classes = len(loaded.classes)
     pixels, labels = dataset_samples(name, split, samples, data_dir, loaded.input_shape, n_classes, loaded.classes)
     model = restore_model(loaded, model)

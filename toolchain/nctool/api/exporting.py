@@ -12,6 +12,7 @@ from typing import Any, Literal
 from torch import nn
 
 from nctool.api.converting import converted, default_realisation, design
+from nctool.api.outputs import require_outputs, run_files
 from nctool.api.unit_search import Budget, search_units
 from nctool.api.utilisation import Utilisation, utilisation
 from nctool.conversion import Change, Conversion, Units
@@ -124,6 +125,8 @@ def export(
     if units != AUTO and not (max_neurons is None and max_cores is None):
         raise UsageError("--max-neurons and --max-cores: allowed with --units auto only")
     loaded = load_checkpoint(checkpoint)
+    own_target = target if str(target).endswith(".toml") else None
+    require_outputs({**run_files(checkpoint), "the target": own_target}, {"-o": output})
     model = restore_model(loaded, model)
     budget = Budget(max_neurons, max_cores) if units == AUTO else None
     built = find_realisation(realisation or default_realisation(loaded))

@@ -11,8 +11,9 @@ from pathlib import Path
 
 from torch import nn
 
+from nctool.api.names import Overrides, override_texts
 from nctool.api.tensorboard import with_events
-from nctool.api.training import RUNS, TrainReport, integer_format, train_report
+from nctool.api.training import RUNS, TrainReport, integer_format, require_vacant, train_report
 from nctool.errors import UsageError
 from nctool.progress import ProgressCallback, no_progress
 from nctool.recipe import FinetuneSettings, Recipe, consistent, parse_recipe
@@ -46,10 +47,11 @@ def finetune(
     checkpoint: Path | str,
     output: Path | str | None = None,
     *,
-    overrides: Sequence[str] = (),
+    overrides: Overrides | str = (),
     device: str = "cpu",
-    data_dir: Path | None = None,
+    data_dir: Path | str | None = None,
     resume: bool = False,
+    overwrite: bool = False,
     model: nn.Module | None = None,
     tensorboard: bool = False,
     progress: ProgressCallback = no_progress,
@@ -63,10 +65,11 @@ def finetune(
     Args:
         checkpoint: folder of a training run, or its checkpoint.safetensors; it is left as it is.
         output: folder of the new run; runs/<name>-finetuned by default.
-        overrides: `table.key=value` each, of the tables `finetune`, `training` and `data`.
+        overrides: `table.key=value` each, or values by `table.key`, of the tables `finetune`, `training` and `data`.
         device: `cpu` or `cuda`.
         data_dir: where data sets lie.
         resume: go on where an interrupted run in `output` stopped.
+        overwrite: replace the finished run in `output`, from the first epoch on.
         model: your own network, where that is what was trained; it is trained in place.
         tensorboard: write the numbers of every epoch to the folder `tensorboard` of the run.
         progress: called with the batches done and to do.
@@ -75,15 +78,17 @@ def finetune(
     Raises:
         RecipeError: an override is not allowed, or the checkpoint was trained for several units.
         UsageError: there is no checkpoint, an override that would change the network, another data set, an unknown
-            device, a folder that cannot be written or is the checkpoint's, or no tensorboard where it is wanted.
+            device, a folder that cannot be written, is the checkpoint's or holds another run, or no tensorboard where
+            it is wanted.
         FormatError: the checkpoint, the data or a saved state is bad.
         RangeError: training diverged.
         Interrupted: SIGINT or SIGTERM came while it trained; see `nctool.errors`.
     """
     loaded = load_checkpoint(checkpoint)
-    recipe = _recipe(loaded.recipe, overrides)
+    recipe = _recipe(loaded.recipe, override_texts(overrides))
     output = RUNS / f"{recipe.name}-finetuned" if output is None else Path(output)
     _require_another(Path(checkpoint), output)
+    require_vacant(output, resume=resume, overwrite=overwrite)
     usable_device(device, recipe.training)
     data = _data(loaded, recipe, data_dir)
     network = restore_model(loaded, model)
@@ -126,7 +131,7 @@ def _require_another(checkpoint: Path, output: Path) -> None:
         raise UsageError(f"-o `{output}` holds the checkpoint itself, allowed: another folder")
 
 
-def _data(loaded: Checkpoint, recipe: Recipe, data_dir: Path | None) -> TrainingData:
+def _data(loaded: Checkpoint, recipe: Recipe, data_dir: Path | str | None) -> TrainingData:
     """Load the images, split and normalised as in training."""
     dataset = load_dataset(recipe.data.name, data_dir, image_size=recipe.data.image_size)
     data = training_data(dataset, recipe.data.validation_fraction, recipe.seed)

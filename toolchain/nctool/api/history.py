@@ -30,7 +30,7 @@ class HistoryReport:
         return {"path": str(self.path), "epochs": [asdict(epoch) for epoch in self.epochs]}
 
 
-def history(run: Path | str, *, plot: Path | None = None) -> HistoryReport:
+def history(run: Path | str, *, plot: Path | str | None = None) -> HistoryReport:
     """Read what a training run measured; it may still be going on.
 
     Args:
@@ -41,7 +41,7 @@ def history(run: Path | str, *, plot: Path | None = None) -> HistoryReport:
         UsageError: there is no run, or the plot cannot be written.
         FormatError: metrics.jsonl is not what nctool writes.
     """
-    draw = None if plot is None else history_figure.prepare(plot)
+    draw = None if plot is None else history_figure.prepare(Path(plot))
     report = HistoryReport(Path(run), read_metrics(Path(run)))
     if draw is not None:
         draw(report.epochs)

@@ -14,11 +14,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from nctool.api.arrays import load_array, record
+from nctool.api.arrays import Source, load_array, path_of, record
 from nctool.api.costing import CostMeter, CostReport, meter_for
 from nctool.api.engines import Job, require_engine, traces
 from nctool.api.models import ForeignOptions, open_model
-from nctool.api.samples import choose_samples
+from nctool.api.outputs import dataset_path, require_outputs
+from nctool.api.samples import choose_samples, trained_on
 from nctool.api.sharding import require_workers, shared_summaries
 from nctool.progress import ProgressCallback, no_progress
 from nctool.sim.trace import Summary
@@ -70,13 +71,13 @@ def run_sim(
     model: Path | str,
     *,
     engine: str = "fast",
-    dataset: str | None = None,
+    dataset: Path | str | None = None,
     split: str = "test",
     samples: int | None = None,
-    data_dir: Path | None = None,
-    input: Path | None = None,  # noqa: A002  # the option's name is a contract
-    labels: Path | None = None,
-    output: Path | None = None,
+    data_dir: Path | str | None = None,
+    input: Source | None = None,  # noqa: A002  # the option's name is a contract
+    labels: Source | None = None,
+    output: Path | str | None = None,
     options: ForeignOptions | None = None,
     device: str = "cpu",
     workers: int = 1,
@@ -93,10 +94,10 @@ def run_sim(
         split: `test` or `train`.
         samples: the first so many; all by default.
         data_dir: where data sets lie.
-        input: .npy file of samples instead of a data set: uint8 pixels (samples, channels, height, width), the channels
-            also last, or left out where there is one; or for a foreign file integers (samples, steps, *shape) or
-            (samples, *shape), or real numbers for its input block.
-        labels: .npy file of class numbers for `input`.
+        input: samples instead of a data set, a .npy file or an array: uint8 pixels (samples, channels, height, width),
+            the channels also last, or left out where there is one; or for a foreign file integers
+            (samples, steps, *shape) or (samples, *shape), or real numbers for its input block.
+        labels: class numbers for `input`, a .npy file or an array.
         output: .npz file that receives every spike and all logits.
         options: how a foreign file is read and reset.
         device: `cpu` or `cuda`, for the fast engine.
@@ -109,10 +110,13 @@ def run_sim(
         UsageError, FormatError, UnsupportedError, RangeError, EngineError: see `nctool.errors`.
     """
     require_engine(engine, device)
+    output, dataset = None if output is None else Path(output), None if dataset is None else str(dataset)
     require_workers(engine, workers, output)
     path, options = Path(model), options or ForeignOptions()
-    shape = None if input is None else load_array(Path(input)).shape[-3:]
+    shape = None if input is None else load_array(input).shape[-3:]
     content = open_model(path, options, input_shape=shape)
+    inputs = {"the data set": dataset_path(dataset or trained_on(content)), "the model": path}
+    require_outputs({**inputs, "the samples": path_of(input), "the labels": path_of(labels)}, {"-o": output})
     meter = meter_for(content, workers) if cost else None
     chosen = choose_samples(content, dataset, split, samples, data_dir, input, labels)
     n_samples, n_steps = len(chosen.samples), chosen.content.network.n_steps
@@ -146,7 +150,7 @@ def _summaries(engine: str, job: Job, output: Path | None, workers: int, meter: 
     if meter is not None:
         found = meter.watch(found, job.pixels)
     if output is not None:
-        found = record(found, Path(output))
+        found = record(found, output)
     return (trace.summary() for trace in found)
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from nctool.api.arrays import load_array, load_labels
+from nctool.api.arrays import LABELS, Source, load_array, load_labels, name_of
 from nctool.api.models import Content
 from nctool.errors import RangeError, UsageError
 from nctool.network import IntArray, IntegerInput, Shape
@@ -46,43 +46,49 @@ def choose_samples(
     dataset: str | None,
     split: str,
     n_samples: int | None,
-    data_dir: Path | None,
-    array_file: Path | None,
-    label_file: Path | None,
+    data_dir: Path | str | None,
+    array: Source | None,
+    label_array: Source | None,
 ) -> Chosen:
-    """Return the samples of a data set, or those of `array_file`.
+    """Return the samples of a data set, or those of `array`.
 
     Raises:
         UsageError: the choice is ambiguous or empty, or a file or data set is not there.
         FormatError: a file is bad.
         RangeError: the samples or labels do not fit the network.
     """
-    if array_file is None:
-        if label_file is not None:
+    if array is None:
+        if label_array is not None:
             raise UsageError("labels without samples", hint="give the samples with --input")
         if isinstance(content, ForeignFile):
             raise UsageError(
                 "a netx file of another tool does not say what data it is for", hint="give samples with --input X.npy"
             )
         pixels, labels = load_samples(content, dataset, split, n_samples, data_dir)
-        provenance = content.metadata.provenance
-        return Chosen(content, f"{dataset or (provenance.dataset if provenance else '')}/{split}", pixels, labels)
+        return Chosen(content, f"{dataset or trained_on(content)}/{split}", pixels, labels)
+    name = name_of(array, "input")
     if dataset is not None:
-        raise UsageError(f"two sources of samples: `{array_file}` and data set `{dataset}`")
-    array = load_array(array_file)
-    _require_count(n_samples, len(array), str(array_file))
-    values: Any = np.asarray(array[:n_samples])
-    answers = None if label_file is None else load_labels(label_file, len(values))
+        raise UsageError(f"two sources of samples: `{name}` and data set `{dataset}`")
+    found = load_array(array)
+    _require_count(n_samples, len(found), name)
+    values: Any = np.asarray(found[:n_samples])
+    answers = None if label_array is None else load_labels(label_array, len(values))
     if isinstance(content, ForeignFile):
         values = content.samples(values)
         content = fitted_to(content, values)
     else:
         values = channels_first(values, content.network.input.sample_shape)
-        _require_pixels(values, content.network.input.sample_shape, array_file)
+        _require_pixels(values, content.network.input.sample_shape, name)
     if answers is not None and answers.max() >= np.prod(content.network.readout.shape):
         classes = np.prod(content.network.readout.shape)
-        raise RangeError(f"`{label_file}`: label {answers.max()}, the network has {classes} classes")
-    return Chosen(content, str(array_file), values, answers)
+        raise RangeError(f"`{name_of(label_array, LABELS)}`: label {answers.max()}, the network has {classes} classes")
+    return Chosen(content, name, values, answers)
+
+
+def trained_on(content: Content) -> str | None:
+    """Return the name or path of the data set that a network was trained on, if its file says so."""
+    provenance = None if isinstance(content, ForeignFile) else content.metadata.provenance
+    return None if provenance is None else provenance.dataset
 
 
 def channels_first(values: NDArray[Any], shape: Shape) -> NDArray[Any]:
@@ -101,14 +107,14 @@ def channels_first(values: NDArray[Any], shape: Shape) -> NDArray[Any]:
     return values
 
 
-def _require_pixels(values: NDArray[Any], shape: Shape, path: Path) -> None:
+def _require_pixels(values: NDArray[Any], shape: Shape, name: str) -> None:
     if values.dtype == np.uint8 and values.shape[1:] == shape:
         return
     hint = "give pixels 0..255 of the size that the network was trained on, before any normalisation"
     if values.shape in (shape, shape[1:]):
         hint = "a single sample needs an axis of samples in front: `numpy.save(path, x[None])`"
     raise RangeError(
-        f"`{path}`: holds {values.dtype} {values.shape}, allowed uint8 (samples, {', '.join(map(str, shape))})", hint
+        f"`{name}`: holds {values.dtype} {values.shape}, allowed uint8 (samples, {', '.join(map(str, shape))})", hint
     )
 
 
@@ -128,7 +134,7 @@ def fitted_to(content: ForeignFile, values: NDArray[Any]) -> ForeignFile:
 
 
 def load_samples(
-    content: NetxFile, dataset: str | None, split: str, n_samples: int | None, data_dir: Path | None
+    content: NetxFile, dataset: str | None, split: str, n_samples: int | None, data_dir: Path | str | None
 ) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
     """Return pixels, uint8 (samples, *input shape), and labels, int64 (samples,).
 
@@ -154,7 +160,7 @@ def dataset_samples(
     name: str,
     split: str,
     n_samples: int | None,
-    data_dir: Path | None,
+    data_dir: Path | str | None,
     shape: Shape,
     n_classes: int,
     classes: tuple[str, ...] | None,

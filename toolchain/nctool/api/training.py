@@ -5,7 +5,7 @@ In: a recipe and a place. Out: the folder of a training run and a TrainReport.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from nctool.api.names import Overrides, override_texts
 from nctool.api.tensorboard import with_events
 from nctool.errors import RecipeError, UsageError, first_line
 from nctool.integer_format import IntegerFormat
@@ -22,6 +23,7 @@ from nctool.progress import ProgressCallback, no_progress
 from nctool.recipe import OwnSettings, Recipe, consistent
 from nctool.toml_text import literal
 from nctool.training import EpochCallback, TrainResult, fit, no_report
+from nctool.training.checkpoint import CHECKPOINT_NAME
 from nctool.training.data import Normalisation, TrainingData
 from nctool.training.execution import usable_device
 from nctool_deploy.realisations import find_realisation
@@ -66,11 +68,12 @@ def train(
     recipe: Path | str,
     output: Path | str | None = None,
     *,
-    overrides: Sequence[str] = (),
+    overrides: Overrides | str = (),
     seed: int | None = None,
     device: str = "cpu",
-    data_dir: Path | None = None,
+    data_dir: Path | str | None = None,
     resume: bool = False,
+    overwrite: bool = False,
     model: nn.Module | None = None,
     tensorboard: bool = False,
     progress: ProgressCallback = no_progress,
@@ -81,11 +84,12 @@ def train(
     Args:
         recipe: name of a built-in recipe, or the path of a .toml file.
         output: folder of the run; runs/<name> by default.
-        overrides: `table.key=value` each, applied in order.
+        overrides: `table.key=value` each, applied in order; or values by `table.key`.
         seed: in place of the recipe's.
         device: `cpu` or `cuda`.
         data_dir: where data sets lie.
         resume: go on where an interrupted run in `output` stopped.
+        overwrite: replace the finished run in `output`, from the first epoch on.
         model: a network of your own instead of the recipe's, made trainable by `nctool.prepare`; it is trained in
             place. The recipe's data, noise and training settings hold for it; levels, reset and first thresholds are
             its activations'.
@@ -94,17 +98,18 @@ def train(
         on_epoch: called with the numbers of every epoch.
 
     Raises:
-        UsageError: unknown recipe, key, device or data set, a folder that cannot be written, a model that was not
-            prepared or does not fit the data or the recipe, or no tensorboard where it is wanted.
+        UsageError: unknown recipe, key, device or data set, a folder that cannot be written or holds another run, a
+            model that was not prepared or does not fit the data or the recipe, or no tensorboard where it is wanted.
         FormatError: data or a saved state is bad.
         UnsupportedError: noise is to be that of a chip, and the model cannot be converted.
         RangeError: training diverged, or memory does not suffice for the images or the training.
         Interrupted: SIGINT or SIGTERM came while it trained; see `nctool.errors`.
     """
-    resolved = load_recipe(recipe, overrides, seed)
+    resolved = load_recipe(recipe, override_texts(overrides), seed)
     if model is not None:
         resolved = _with_own(resolved, model)
     output = RUNS / resolved.name if output is None else Path(output)
+    require_vacant(output, resume=resume, overwrite=overwrite)
     usable_device(device, resolved.training)
     data = _data(resolved, data_dir)
     n_classes = len(data.classes)
@@ -120,7 +125,17 @@ def train(
     return train_report(output, resolved, result)
 
 
-def _data(recipe: Recipe, data_dir: Path | None) -> TrainingData:
+def require_vacant(output: Path, *, resume: bool, overwrite: bool) -> None:
+    """Refuse a folder whose finished run a new one would take the place of, unless that is wanted."""
+    if resume and overwrite:
+        raise UsageError(
+            "--resume and --overwrite: allowed one of them", hint="--resume goes on, --overwrite begins anew"
+        )
+    if not (resume or overwrite) and (output / CHECKPOINT_NAME).exists():
+        raise UsageError(f"`{output}` holds a finished run", hint="choose another folder with -o, or --overwrite")
+
+
+def _data(recipe: Recipe, data_dir: Path | str | None) -> TrainingData:
     """Load the images, split and normalised as the recipe says."""
     settings = recipe.data
     dataset = load_dataset(settings.name, data_dir, image_size=settings.image_size)

@@ -16,16 +16,17 @@ from typing import Any
 
 from nctool.api import junit as junit_file
 from nctool.api import trace_file
-from nctool.api.arrays import load_array
+from nctool.api.arrays import Source, load_array, path_of
 from nctool.api.checks import Check, all_checks, changed_layers
 from nctool.api.comparing import FILE, Comparison, compare_engines, compare_known_answers
 from nctool.api.engines import Job, require_engine
 from nctool.api.models import Content, ForeignOptions, open_model
-from nctool.api.samples import choose_samples
+from nctool.api.names import split_names
+from nctool.api.outputs import dataset_path, require_outputs
+from nctool.api.samples import choose_samples, trained_on
 from nctool.differences import PairDifferences
 from nctool.equivalence import Divergence
 from nctool.errors import UsageError
-from nctool.files import require_writable
 from nctool.inputs import Samples
 from nctool.progress import ProgressCallback, no_progress
 from nctool_deploy import engine as lava
@@ -69,11 +70,11 @@ class VerifyReport:
 def verify(
     model: Path | str,
     *,
-    engines: Sequence[str] = ("reference", "fast", "lava"),
+    engines: Sequence[str] | str = ("reference", "fast", "lava"),
     samples: int | None = None,
-    dataset: str | None = None,
-    data_dir: Path | None = None,
-    input: Path | None = None,  # noqa: A002  # the option's name is a contract
+    dataset: Path | str | None = None,
+    data_dir: Path | str | None = None,
+    input: Source | None = None,  # noqa: A002  # the option's name is a contract
     options: ForeignOptions | None = None,
     all_differences: bool = False,
     layers: Path | str | None = None,
@@ -88,12 +89,13 @@ def verify(
 
     Args:
         model: a file that `export` wrote, or a netx file of another tool.
-        engines: at least one; the first is the standard that the others are compared with.
+        engines: at least one, a text with commas between them or a list; the first is the standard that the others are
+            compared with.
         samples: number of samples; the known inputs of the file by default. More than those come from the test
             split of the data set.
         dataset: name, .npz path or folder of images; the one that the network was trained on by default.
         data_dir: where data sets lie.
-        input: .npy file of samples instead of a data set, as for `run_sim`; a foreign file needs it.
+        input: samples instead of a data set, a .npy file or an array, as for `run_sim`; a foreign file needs it.
         options: how a foreign file is read and reset.
         all_differences: compare all samples even after a difference, so that the statistics cover them. By default the
             chunk of at most 500 samples that holds the first difference is the last one.
@@ -105,15 +107,23 @@ def verify(
     Raises:
         UsageError, FormatError, UnsupportedError, RangeError, EngineError: see `nctool.errors`.
     """
-    path, names = Path(model), tuple(dict.fromkeys(engines))
+    path, names = Path(model), tuple(dict.fromkeys(split_names(engines)))
+    dataset = None if dataset is None else str(dataset)
     if not names:
         raise UsageError("no engine to verify", hint="name them with --engines reference,lava")
     for name in names:
         require_engine(name)
-    _require_outputs(path, dataset, {trace_file.OPTION: layers, junit_file.OPTION: junit})
-    shape = None if input is None else load_array(Path(input)).shape[-3:]
+    shape = None if input is None else load_array(input).shape[-3:]
     options = options or ForeignOptions()
     content = open_model(path, options, input_shape=shape, check_digests=False)
+    require_outputs(
+        {
+            "the data set": dataset_path(dataset or trained_on(content)),
+            "the samples": path_of(input),
+            "the model": path,
+        },
+        {trace_file.OPTION: layers, junit_file.OPTION: junit},
+    )
     content, pixels = _samples(content, samples, dataset, data_dir, input)
     options.require_steps(content.network.n_steps)
     keep = layers is not None
@@ -140,30 +150,17 @@ def _known_traces(content: Content, known: Comparison | None) -> tuple[Compariso
     return known, content.known_answers.pixels
 
 
-def _require_outputs(model: Path, dataset: str | None, outputs: dict[str, Path | str | None]) -> None:
-    """Refuse output files that could not be written, or that would overwrite an input or each other."""
-    taken = {Path(dataset or model).resolve(): "the data set", model.resolve(): "the model"}
-    for option, name in outputs.items():
-        if name is None:
-            continue
-        path = Path(name)
-        require_writable(path, option)
-        if path.resolve() in taken:
-            raise UsageError(f"{option}: `{path}` is {taken[path.resolve()]}", hint="give it a file of its own")
-        taken[path.resolve()] = f"the file of {option}"
-
-
 def _samples(
-    content: Content, samples: int | None, dataset: str | None, data_dir: Path | None, array_file: Path | None
+    content: Content, samples: int | None, dataset: str | None, data_dir: Path | str | None, array: Source | None
 ) -> tuple[Content, Samples]:
     """Return what to run, and the model set up for it: the known inputs where they are enough."""
     if samples is not None and samples < 1:
         raise UsageError(f"samples: {samples} is out of range, allowed >= 1")
-    if isinstance(content, NetxFile) and dataset is None and array_file is None:
+    if isinstance(content, NetxFile) and dataset is None and array is None:
         known = content.known_answers.pixels
         if samples is None or samples <= len(known):
             return content, known[:samples]
-    chosen = choose_samples(content, dataset, "test", samples, data_dir, array_file, None)
+    chosen = choose_samples(content, dataset, "test", samples, data_dir, array, None)
     return chosen.content, chosen.samples
 
 

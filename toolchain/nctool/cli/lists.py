@@ -22,15 +22,10 @@ def parse_numbers(text: str | None, what: str) -> list[int] | None:
     """
     if text is None:
         return None
-    parts = parse_names(text)
+    parts = [part.strip() for part in text.split(",") if part.strip()]
     if not parts or not all(_NUMBER.fullmatch(part) for part in parts):
         raise UsageError(f"{what}: got `{text}`, allowed whole numbers with commas between them")
     return [int(part) for part in parts]
-
-
-def parse_names(text: str) -> list[str]:
-    """Turn `autapse,population` into names."""
-    return [part.strip() for part in text.split(",") if part.strip()]
 
 
 def parse_units(text: str | None) -> int | dict[str, int] | Literal["auto"] | None:

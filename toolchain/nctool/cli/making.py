@@ -14,8 +14,19 @@ from nctool.cli import output
 from nctool.cli.application import app, shown_progress
 from nctool.cli.epochs import shown_epochs
 from nctool.cli.exploration import print_explore
-from nctool.cli.lists import parse_names, parse_numbers, parse_units
-from nctool.cli.options import Checkpoint, DataDir, Dataset, Device, Json, Overrides, Resume, Samples, TensorBoard
+from nctool.cli.lists import parse_numbers, parse_units
+from nctool.cli.options import (
+    Checkpoint,
+    DataDir,
+    Dataset,
+    Device,
+    Json,
+    Overrides,
+    Overwrite,
+    Resume,
+    Samples,
+    TensorBoard,
+)
 
 
 @app.command()
@@ -27,6 +38,7 @@ def train(
     device: Device = "cpu",
     data_dir: DataDir = None,
     resume: Resume = False,
+    overwrite: Overwrite = False,
     tensorboard: TensorBoard = False,
     json: Json = False,
 ) -> None:
@@ -42,6 +54,7 @@ def train(
             device=device,
             data_dir=data_dir,
             resume=resume,
+            overwrite=overwrite,
             tensorboard=tensorboard,
             progress=progress,
             on_epoch=on_epoch,
@@ -59,6 +72,7 @@ def finetune(
     device: Device = "cpu",
     data_dir: DataDir = None,
     resume: Resume = False,
+    overwrite: Overwrite = False,
     tensorboard: TensorBoard = False,
     json: Json = False,
 ) -> None:
@@ -73,6 +87,7 @@ def finetune(
             device=device,
             data_dir=data_dir,
             resume=resume,
+            overwrite=overwrite,
             tensorboard=tensorboard,
             progress=progress,
             on_epoch=on_epoch,
@@ -159,7 +174,7 @@ def explore(
     with shown_progress("exploring", json) as progress:
         report = run(
             checkpoint,
-            realisations=parse_names(realisations),
+            realisations=realisations,
             steps=parse_numbers(steps, "steps"),
             units=parse_numbers(units, "units"),
             weight_bits=parse_numbers(weight_bits, "weight bits") or (),

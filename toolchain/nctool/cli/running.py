@@ -113,11 +113,10 @@ def verify(
     from nctool.api import ForeignOptions
     from nctool.api import verify as run
 
-    names = [name.strip() for name in engines.split(",") if name.strip()]
     with shown_progress("verifying", json) as progress:
         report = run(
             model,
-            engines=names,
+            engines=engines,
             samples=samples,
             dataset=dataset,
             data_dir=data_dir,

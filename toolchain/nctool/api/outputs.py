@@ -1,0 +1,61 @@
+"""Output files: refused where they would take the place of what is read, or of each other.
+
+In: what a command reads and what it is to write. Out: nothing, or a UsageError before any work is done.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from nctool.errors import UsageError
+from nctool.files import require_writable
+from nctool.training.checkpoint import CHECKPOINT_NAME, RECIPE_NAME
+from nctool.training.metrics import METRICS_NAME
+from nctool.training.state import STATE_NAME
+from nctool_models.datasets import NAMES
+
+Given = Path | str | None
+
+
+def require_outputs(inputs: Mapping[str, Given], outputs: Mapping[str, Given]) -> None:
+    """Refuse output files that could not be written, or that would overwrite an input or each other.
+
+    Args:
+        inputs: what is read, by what messages call it; a folder stands for all that lies in it.
+        outputs: what is to be written, by its option.
+
+    Raises:
+        UsageError: an output cannot be written, or its place is taken.
+    """
+    taken = {Path(path).resolve(): what for what, path in inputs.items() if path is not None}
+    for option, given in outputs.items():
+        if given is None:
+            continue
+        path = Path(given)
+        require_writable(path, option)
+        place = path.resolve()
+        for each in (place, *place.parents):
+            if each in taken:
+                verb = "is" if each == place else "lies in"
+                raise UsageError(f"{option}: `{path}` {verb} {taken[each]}", hint="give it a file of its own")
+        taken[place] = f"the file of {option}"
+
+
+def run_files(checkpoint: Path | str) -> dict[str, Given]:
+    """Return the files of a training run that nothing else may overwrite, by what messages call them.
+
+    Args:
+        checkpoint: folder of the run, or its checkpoint.safetensors.
+    """
+    path = Path(checkpoint)
+    folder = path if path.is_dir() else path.parent
+    files: dict[str, Given] = {
+        f"the run's {name}": folder / name for name in (CHECKPOINT_NAME, STATE_NAME, RECIPE_NAME, METRICS_NAME)
+    }
+    return files if path.is_dir() else {**files, "the checkpoint": path}
+
+
+def dataset_path(name: str | None) -> str | None:
+    """Return where the files of a data set lie; None for a built-in one, which has its own folder."""
+    return None if name in NAMES else name
