@@ -511,6 +511,29 @@ def test_a_missing_data_set(nctool, digits_model: Path, tmp_path: Path) -> None:
     assert len(ended.err.splitlines()) <= 2
 
 
+def test_training_data_that_is_elsewhere_is_named(nctool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pixels, labels = np.zeros((20, 8, 8), np.uint8), np.arange(20) % 2
+    here, elsewhere = tmp_path / "here", tmp_path / "elsewhere"
+    here.mkdir()
+    elsewhere.mkdir()
+    np.savez(here / "good.npz", x_train=pixels, y_train=labels, x_test=pixels, y_test=labels)
+    monkeypatch.chdir(here)
+    options = ["--set", "training.epochs=1", "--set", "data.name=good.npz", "--set", "activation.threshold_init=1.0"]
+    assert nctool("train", "digits-mlp", "-o", "run", *options).code == 0
+    assert nctool("export", "run", "-o", "m.net").code == 0
+    assert nctool("run-sim", "m.net", "--json").json["dataset"] == "good.npz/test"
+    monkeypatch.chdir(elsewhere)
+    text = "error: the network was trained on `good.npz`, which is not here\nhint: name the data with --dataset PATH\n"
+    for command in (
+        ["run-sim", here / "m.net"],
+        ["verify", here / "m.net", "--samples", 20],
+        ["explore", here / "run"],
+    ):
+        assert_error(nctool(*command), 2, text)
+    missing = nctool("run-sim", here / "m.net", "--dataset", "good.npz").err
+    assert missing.startswith("error: no data set file `good.npz`\n")
+
+
 def test_a_bug_shows_no_traceback(nctool, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     def broken(*_: object, **__: object) -> None:
         raise ZeroDivisionError("boom")

@@ -187,20 +187,19 @@ def test_arrays_that_do_not_fit_into_memory_are_refused(write, monkeypatch):
     )
 
 
-IMAGES = "uint8 (N, H, W) or (N, H, W, C), none of them 0"
+IMAGES = "uint8 (N, H, W) or (N, H, W, C), no axis of length 0"
 
 
 @pytest.mark.parametrize(
     ("key", "array", "got", "allowed"),
     [
-        ("x_train", np.zeros((6, 4, 5, 3)), "float64 (6, 4, 5, 3)", IMAGES),
+        ("x_train", np.zeros((6, 4, 5, 3), dtype=np.int64), "int64 (6, 4, 5, 3)", IMAGES),
+        ("x_train", np.zeros((0, 4, 5, 3)), "float64 (0, 4, 5, 3)", IMAGES),
         ("x_train", np.zeros((6, 4), dtype=np.uint8), "uint8 (6, 4)", IMAGES),
         ("x_train", np.zeros((0, 4, 5, 3), dtype=np.uint8), "uint8 (0, 4, 5, 3)", IMAGES),
         ("x_test", np.zeros((3, 4, 5, 0), dtype=np.uint8), "uint8 (3, 4, 5, 0)", IMAGES),
         ("x_test", np.zeros((3, 5, 4, 3), dtype=np.uint8), "images of shape (3, 5, 4)", "(3, 4, 5) as in `x_train`"),
         ("y_train", np.zeros(5, dtype=np.int64), "int64 (5,)", "whole numbers (6,)"),
-        ("y_train", np.zeros((6, 1), dtype=np.int64), "int64 (6, 1)", "whole numbers (6,)"),
-        ("y_test", np.zeros(3), "float64 (3,)", "whole numbers (3,)"),
         ("y_test", np.array([0, -1, 2]), "labels -1..2", "0..65535"),
         ("y_test", np.array([0, 65536, 2]), "labels 0..65536", "0..65535"),
         ("classes", np.array(["cat", "dog"]), "<U3 (2,)", "3 or more names"),
@@ -210,6 +209,79 @@ IMAGES = "uint8 (N, H, W) or (N, H, W, C), none of them 0"
 def test_wrong_arrays_are_refused(write, key, array, got, allowed):
     path = write(**{key: array})
     assert refusal(FormatError, path) == f"`{path}`, key `{key}`: got {got}, allowed: {allowed}{HINT}"
+
+
+@pytest.mark.parametrize(
+    ("key", "array", "got", "allowed", "hint"),
+    [
+        (
+            "x_train",
+            np.zeros((6, 3, 4, 5), np.uint8),
+            "uint8 (6, 3, 4, 5)",
+            IMAGES,
+            "channels come last: save x_train.transpose(0, 2, 3, 1)",
+        ),
+        (
+            "x_test",
+            np.zeros((3, 1, 28, 28), np.uint8),
+            "uint8 (3, 1, 28, 28)",
+            IMAGES,
+            "channels come last: save x_test.transpose(0, 2, 3, 1)",
+        ),
+        (
+            "x_train",
+            np.linspace(0, 1, 6 * 4 * 5).reshape(6, 4, 5),
+            "float64 (6, 4, 5)",
+            IMAGES,
+            "pixels are 0..255: save (255 * x_train).round().astype('uint8')",
+        ),
+        (
+            "x_train",
+            np.full((6, 4, 5), 255, np.float32),
+            "float32 (6, 4, 5)",
+            IMAGES,
+            "pixels are 0..255: save x_train.round().astype('uint8')",
+        ),
+        (
+            "x_train",
+            np.full((6, 4, 5), -0.5, np.float32),
+            "float32 (6, 4, 5)",
+            IMAGES,
+            "pixels are 0..255, before any normalisation",
+        ),
+        (
+            "y_train",
+            np.eye(6),
+            "float64 (6, 6)",
+            "whole numbers (6,)",
+            "labels are class numbers: save y_train.argmax(1)",
+        ),
+        (
+            "y_train",
+            np.zeros((6, 1), dtype=np.int64),
+            "int64 (6, 1)",
+            "whole numbers (6,)",
+            "labels have one axis: save y_train[:, 0]",
+        ),
+        (
+            "y_test",
+            np.zeros(3),
+            "float64 (3,)",
+            "whole numbers (3,)",
+            "labels are class numbers: save y_test.astype(int)",
+        ),
+    ],
+)
+def test_arrays_of_the_wrong_kind_are_refused_with_the_way_out(write, key, array, got, allowed, hint):
+    path = write(**{key: array})
+    assert refusal(FormatError, path) == f"`{path}`, key `{key}`: got {got}, allowed: {allowed}\nhint: {hint}"
+
+
+@pytest.mark.parametrize("shape", [(3, 4, 4), (3, 4, 1), (2, 8, 8), (5, 3, 8), (28, 28, 1)])
+def test_images_that_may_have_their_channels_last_are_taken_so(write, shape):
+    images = np.random.default_rng(0).integers(0, 256, (6, *shape), dtype=np.uint8)
+    found = load_dataset(str(write(x_train=images, x_test=images[:3]))).x_train
+    np.testing.assert_array_equal(found, images.transpose(0, 3, 1, 2))
 
 
 # --- MNIST and Fashion-MNIST ------------------------------------------------------------------------------------------

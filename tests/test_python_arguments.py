@@ -30,8 +30,8 @@ def test_paths_may_be_texts(digits_run, digits_model, tmp_path, pixels, labels):
     given = {name: str(tmp_path / name) for name in ("x.npy", "y.npy", "out.npz", "traces.npz", "j.xml", "h.svg")}
     np.save(given["x.npy"], pixels)
     np.save(given["y.npy"], labels)
-    options = {"engine": ENGINE, "input": given["x.npy"], "data_dir": str(tmp_path)}
-    report = nctool.run_sim(str(digits_model), **options, labels=given["y.npy"], output=given["out.npz"])
+    options = {"engine": ENGINE, "labels": given["y.npy"], "output": given["out.npz"]}
+    report = nctool.run_sim(str(digits_model), input=given["x.npy"], **options)
     assert (report.dataset, report.samples) == (given["x.npy"], 6)
     verified = nctool.verify(
         str(digits_model), engines=ENGINE, input=given["x.npy"], layers=given["traces.npz"], junit=given["j.xml"]
@@ -96,6 +96,16 @@ def test_samples_and_labels_may_be_arrays(digits_model, tmp_path, pixels, labels
             UsageError,
             {"input": np.zeros((2, 8, 8), np.uint8), "dataset": "digits"},
             "two sources of samples: `input` and data set `digits`",
+        ),
+        (
+            UsageError,
+            {"input": np.zeros((2, 8, 8), np.uint8), "split": "train"},
+            "--split: allowed with a data set only, got the samples `input`\nhint: leave it out",
+        ),
+        (
+            UsageError,
+            {"input": np.zeros((2, 8, 8), np.uint8), "data_dir": "data"},
+            "--data-dir: allowed with a data set only, got the samples `input`\nhint: leave it out",
         ),
         (UsageError, {"labels": np.zeros(2, int)}, "labels without samples\nhint: give the samples with --input"),
     ],

@@ -114,6 +114,23 @@ def test_a_file_that_is_no_array(tmp_path, content):
     assert caught.value.hint == SAVE
 
 
+def test_a_folder_and_an_image_are_named_with_the_way_out(tmp_path):
+    with pytest.raises(UsageError) as caught:
+        load_array(tmp_path)
+    assert str(caught.value) == (
+        f"`{tmp_path}` is a folder, allowed: a .npy file\n"
+        f"hint: a folder with train/ and test/ of class folders is a --dataset; for other images, {SAVE}"
+    )
+    image = tmp_path / "one.PNG"
+    image.write_bytes(b"\x89PNG\r\n")
+    with pytest.raises(FormatError) as refused:
+        load_array(image)
+    assert str(refused.value) == (
+        f"`{image}` is an image, allowed: a .npy file\n"
+        "hint: save its pixels: `numpy.save('x.npy', numpy.asarray(image)[None])`, image being what Pillow opened"
+    )
+
+
 @pytest.mark.parametrize(
     ("values", "text"),
     [
@@ -133,10 +150,10 @@ def test_an_array_of_no_numbers(tmp_path, values, text):
 
 
 def test_a_file_that_is_not_there(tmp_path):
-    for path in (tmp_path / "none.npy", tmp_path):
-        with pytest.raises(UsageError) as caught:
-            load_array(path)
-        assert str(caught.value) == f"no such file: `{path}`\nhint: {SAVE}"
+    path = tmp_path / "none.npy"
+    with pytest.raises(UsageError) as caught:
+        load_array(path)
+    assert str(caught.value) == f"no such file: `{path}`\nhint: {SAVE}"
 
 
 @settings(max_examples=500)

@@ -25,6 +25,8 @@ Arrays = tuple[
 _KEYS = ("x_train", "y_train", "x_test", "y_test")
 _MOST_CLASSES = 65536
 """A larger label is taken for damage: every class costs an output neuron."""
+_LAYOUTS = "uint8 (N, H, W) or (N, H, W, C), no axis of length 0"
+_CHANNELS = (1, 3, 4)
 _HINT = "the file holds x_train, y_train, x_test, y_test: uint8 images (N, H, W) or (N, H, W, C), whole labels (N,)"
 
 
@@ -40,7 +42,8 @@ def read_npz(path: Path) -> Arrays:
 
     Raises:
         UsageError: the file is missing or cannot be read.
-        FormatError: the file is no .npz file, misses a key, or holds a wrong type, shape or label.
+        FormatError: the file is no .npz file, misses a key, or holds a wrong type, shape or label; or images with the
+            channels first.
         RangeError: the arrays do not fit into memory.
     """
     arrays = _load(path)
@@ -74,18 +77,41 @@ def _load(path: Path) -> dict[str, npt.NDArray[np.generic]]:
 
 def _images(path: Path, key: str, array: npt.NDArray[np.generic]) -> npt.NDArray[np.uint8]:
     if array.dtype != np.uint8 or array.ndim not in (3, 4) or 0 in array.shape:
-        raise _bad(path, key, f"{array.dtype} {array.shape}", "uint8 (N, H, W) or (N, H, W, C), none of them 0")
+        raise _bad(path, key, f"{array.dtype} {array.shape}", _LAYOUTS, _as_pixels(key, array))
+    if array.ndim == 4 and array.shape[1] in _CHANNELS and array.shape[3] > max(_CHANNELS):
+        hint = f"channels come last: save {key}.transpose(0, 2, 3, 1)"
+        raise _bad(path, key, f"{array.dtype} {array.shape}", _LAYOUTS, hint)
     with_channels = array.astype(np.uint8, copy=False).reshape(*array.shape[:3], -1)
     return np.ascontiguousarray(with_channels.transpose(0, 3, 1, 2))
 
 
 def _labels(path: Path, key: str, array: npt.NDArray[np.generic], n_images: int) -> npt.NDArray[np.int64]:
     if not np.issubdtype(array.dtype, np.integer) or array.shape != (n_images,):
-        raise _bad(path, key, f"{array.dtype} {array.shape}", f"whole numbers ({n_images},)")
+        got = f"{array.dtype} {array.shape}"
+        raise _bad(path, key, got, f"whole numbers ({n_images},)", _as_class_numbers(key, array, n_images))
     smallest, largest = int(array.min()), int(array.max())
     if smallest < 0 or largest >= _MOST_CLASSES:
         raise _bad(path, key, f"labels {smallest}..{largest}", f"0..{_MOST_CLASSES - 1}")
     return array.astype(np.int64)
+
+
+def _as_pixels(key: str, array: npt.NDArray[np.generic]) -> str:
+    """Say how images of real numbers become uint8, by their range."""
+    if array.dtype.kind != "f" or array.size == 0:
+        return _HINT
+    smallest, largest = float(array.min()), float(array.max())
+    if smallest < 0:
+        return "pixels are 0..255, before any normalisation"
+    return f"pixels are 0..255: save {f'(255 * {key})' if largest <= 1 else key}.round().astype('uint8')"
+
+
+def _as_class_numbers(key: str, array: npt.NDArray[np.generic], n_images: int) -> str:
+    """Say how one-hot vectors, a column or real numbers become class numbers."""
+    if array.shape == (n_images, 1):
+        return f"labels have one axis: save {key}[:, 0]"
+    if array.ndim == 2 and len(array) == n_images:
+        return f"labels are class numbers: save {key}.argmax(1)"
+    return f"labels are class numbers: save {key}.astype(int)" if array.dtype.kind == "f" else _HINT
 
 
 def _classes(path: Path, array: npt.NDArray[np.generic] | None, n_labels: int) -> tuple[str, ...]:
@@ -96,5 +122,5 @@ def _classes(path: Path, array: npt.NDArray[np.generic] | None, n_labels: int) -
     return tuple(str(name) for name in array)
 
 
-def _bad(path: Path, key: str, got: str, allowed: str) -> FormatError:
-    return FormatError(f"`{path}`, key `{key}`: got {got}, allowed: {allowed}", hint=_HINT)
+def _bad(path: Path, key: str, got: str, allowed: str, hint: str = _HINT) -> FormatError:
+    return FormatError(f"`{path}`, key `{key}`: got {got}, allowed: {allowed}", hint)

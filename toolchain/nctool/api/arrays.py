@@ -18,6 +18,9 @@ from nctool.files import replace_atomically
 from nctool.sim.trace import Trace, join
 
 SAVE_HINT = "save an array of numbers with `numpy.save`"
+FOLDER_HINT = "a folder with train/ and test/ of class folders is a --dataset; for other images, " + SAVE_HINT
+IMAGE_HINT = "save its pixels: `numpy.save('x.npy', numpy.asarray(image)[None])`, image being what Pillow opened"
+IMAGE_SUFFIXES = frozenset((".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"))
 LARGEST_LABEL = 2**31 - 1
 LABELS = "labels"
 
@@ -44,7 +47,7 @@ def load_array(source: Source, argument: str = "input") -> NDArray[Any]:
         argument: what messages call an array.
 
     Raises:
-        UsageError: there is no such file.
+        UsageError: there is no such file, or it is a folder.
         FormatError: it is no .npy file or array of numbers.
     """
     path = path_of(source)
@@ -63,8 +66,12 @@ def _as_array(source: Any, argument: str) -> NDArray[Any]:
 
 
 def _map(path: Path) -> NDArray[Any]:
+    if path.is_dir():
+        raise UsageError(f"`{path}` is a folder, allowed: a .npy file", hint=FOLDER_HINT)
     if not path.is_file():
         raise UsageError(f"no such file: `{path}`", hint=SAVE_HINT)
+    if path.suffix.lower() in IMAGE_SUFFIXES:
+        raise FormatError(f"`{path}` is an image, allowed: a .npy file", hint=IMAGE_HINT)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error")  # a shape whose product overflows is no more than a warning to NumPy

@@ -18,9 +18,9 @@ from nctool.api.converting import converted, design
 from nctool.api.costing import CostMeter, CostReport
 from nctool.api.figure_file import OPTION
 from nctool.api.names import split_names
-from nctool.api.outputs import dataset_path, require_outputs, run_files
+from nctool.api.outputs import require_outputs, run_files
 from nctool.api.pareto import best
-from nctool.api.samples import dataset_samples
+from nctool.api.samples import dataset_path, dataset_samples, require_here
 from nctool.api.settings import Setting, settings
 from nctool.errors import RangeError, UnsupportedError, UsageError
 from nctool.inputs import Coding, find_coding
@@ -147,6 +147,8 @@ def explore(
     coding = None if input is None else find_coding(input)
     loaded = load_checkpoint(checkpoint)
     name = loaded.dataset_name if dataset is None else str(dataset)
+    if dataset is None:
+        require_here(name)
     require_outputs({"the data set": dataset_path(name), **run_files(checkpoint)}, {OPTION: plot})
     tried = settings(split_names(realisations), steps, units, weight_bits, loaded.recipe.activation.levels)
     n_classes = len(loaded.classes)

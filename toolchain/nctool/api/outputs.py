@@ -13,7 +13,6 @@ from nctool.files import require_writable
 from nctool.training.checkpoint import CHECKPOINT_NAME, RECIPE_NAME
 from nctool.training.metrics import METRICS_NAME
 from nctool.training.state import STATE_NAME
-from nctool_models.datasets import NAMES
 
 Given = Path | str | None
 
@@ -54,8 +53,3 @@ def run_files(checkpoint: Path | str) -> dict[str, Given]:
         f"the run's {name}": folder / name for name in (CHECKPOINT_NAME, STATE_NAME, RECIPE_NAME, METRICS_NAME)
     }
     return files if path.is_dir() else {**files, "the checkpoint": path}
-
-
-def dataset_path(name: str | None) -> str | None:
-    """Return where the files of a data set lie; None for a built-in one, which has its own folder."""
-    return None if name in NAMES else name

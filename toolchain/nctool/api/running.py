@@ -18,8 +18,8 @@ from nctool.api.arrays import Source, load_array, path_of, record
 from nctool.api.costing import CostMeter, CostReport, meter_for
 from nctool.api.engines import Job, require_engine, traces
 from nctool.api.models import ForeignOptions, open_model
-from nctool.api.outputs import dataset_path, require_outputs
-from nctool.api.samples import choose_samples, trained_on
+from nctool.api.outputs import require_outputs
+from nctool.api.samples import choose_samples, dataset_path, trained_on
 from nctool.api.sharding import require_workers, shared_summaries
 from nctool.progress import ProgressCallback, no_progress
 from nctool.sim.trace import Summary

@@ -18,6 +18,7 @@ from nctool.errors import RangeError, UsageError
 from nctool.network import IntArray, IntegerInput, Shape
 from nctool_deploy.netx import ForeignFile, NetxFile
 from nctool_models import is_image_folder, load_dataset
+from nctool_models.datasets import NAMES
 
 SPLITS = ("test", "train")
 _MOST_NAMES = 5
@@ -69,6 +70,7 @@ def choose_samples(
     name = name_of(array, "input")
     if dataset is not None:
         raise UsageError(f"two sources of samples: `{name}` and data set `{dataset}`")
+    _require_no_data_set_options(name, split, data_dir)
     found = load_array(array)
     _require_count(n_samples, len(found), name)
     values: Any = np.asarray(found[:n_samples])
@@ -83,6 +85,12 @@ def choose_samples(
         classes = np.prod(content.network.readout.shape)
         raise RangeError(f"`{name_of(label_array, LABELS)}`: label {answers.max()}, the network has {classes} classes")
     return Chosen(content, name, values, answers)
+
+
+def _require_no_data_set_options(name: str, split: str, data_dir: Path | str | None) -> None:
+    for option, is_given in (("--split", split != SPLITS[0]), ("--data-dir", data_dir is not None)):
+        if is_given:
+            raise UsageError(f"{option}: allowed with a data set only, got the samples `{name}`", hint="leave it out")
 
 
 def trained_on(content: Content) -> str | None:
@@ -105,6 +113,19 @@ def channels_first(values: NDArray[Any], shape: Shape) -> NDArray[Any]:
     if values.shape[1:] == (*sides, channels):
         return values if values.shape[1:] == shape else np.moveaxis(values, -1, 1)
     return values
+
+
+def dataset_path(name: str | None) -> str | None:
+    """Return where the files of a data set lie; None for a built-in one, which has its own folder."""
+    return None if name in NAMES else name
+
+
+def require_here(trained: str) -> None:
+    """Refuse the data set that a network was trained on, where that is a path and nothing is there."""
+    if trained not in NAMES and not Path(trained).exists():
+        raise UsageError(
+            f"the network was trained on `{trained}`, which is not here", hint="name the data with --dataset PATH"
+        )
 
 
 def _require_pixels(values: NDArray[Any], shape: Shape, name: str) -> None:
@@ -147,10 +168,11 @@ def load_samples(
         UsageError: no data set, unknown split, or fewer samples than asked for.
         RangeError: the samples or labels do not fit the network.
     """
-    provenance = content.metadata.provenance
-    name = dataset or (provenance.dataset if provenance else None)
+    provenance, name = content.metadata.provenance, dataset or trained_on(content)
     if name is None:
         raise UsageError("the file does not say which data set it was trained on", hint="name one with --dataset")
+    if dataset is None:
+        require_here(name)
     network, classes = content.network, provenance.classes if provenance else None
     n_classes = network.readout.shape[0]
     return dataset_samples(name, split, n_samples, data_dir, network.input.sample_shape, n_classes, classes)

@@ -22,8 +22,8 @@ from nctool.api.comparing import FILE, Comparison, compare_engines, compare_know
 from nctool.api.engines import Job, require_engine
 from nctool.api.models import Content, ForeignOptions, open_model
 from nctool.api.names import split_names
-from nctool.api.outputs import dataset_path, require_outputs
-from nctool.api.samples import choose_samples, trained_on
+from nctool.api.outputs import require_outputs
+from nctool.api.samples import choose_samples, dataset_path, trained_on
 from nctool.differences import PairDifferences
 from nctool.equivalence import Divergence
 from nctool.errors import UsageError
