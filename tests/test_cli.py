@@ -141,7 +141,64 @@ def test_samples_of_your_own_without_labels_get_answers(nctool, digits_model: Pa
     assert nctool("run-sim", digits_model, "--input", tmp_path / "x.npy", "--json").json["answers"] == expected
     np.save(tmp_path / "y.npy", digits.y_test[:25])
     labelled = nctool("run-sim", digits_model, "--input", tmp_path / "x.npy", "--labels", tmp_path / "y.npy", "--json")
-    assert labelled.json["answers"] == []
+    assert (labelled.json["answers"], labelled.json["answer_names"]) == ([], [])
+
+
+def test_answers_go_by_the_names_of_the_classes(nctool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pixels, labels = np.zeros((20, 8, 8), np.uint8), np.arange(20) % 2
+    pixels[labels == 1] = 255
+    data, classes = tmp_path / "two.npz", np.array(["dark", "light"])
+    np.savez(data, x_train=pixels, y_train=labels, x_test=pixels, y_test=labels, classes=classes)
+    options = ["--set", "training.epochs=20", "--set", f"data.name={data}", "--set", "training.batch_size=4"]
+    assert nctool("train", "digits-mlp", "-o", tmp_path / "run", *options).code == 0
+    assert nctool("export", tmp_path / "run", "-o", tmp_path / "m.net", "--steps", 1).code == 0
+    np.save(tmp_path / "x.npy", pixels[:3])
+    asked = nctool("run-sim", tmp_path / "m.net", "--input", tmp_path / "x.npy")
+    assert asked.out.splitlines()[:2] == [
+        f"{tmp_path / 'x.npy'}, 3 samples of 1 time step, engine fast",
+        "answers, a class for each sample: 0 dark, 1 light, 0 dark",
+    ]
+    found = nctool("run-sim", tmp_path / "m.net", "--input", tmp_path / "x.npy", "--json").json
+    assert (found["answers"], found["answer_names"]) == ([0, 1, 0], ["dark", "light", "dark"])
+
+
+def test_one_is_singular(nctool, digits_run: Path, tmp_path: Path) -> None:
+    model = tmp_path / "m.net"
+    exported = nctool("export", digits_run, "-o", model, "--realisation", "population", "--target", "lava")
+    assert exported.out.endswith(f"wrote {model}\nnext: nctool run-sim {model}\n")
+    ran = nctool("run-sim", model, "--samples", 1, "--cost").out
+    assert ran.splitlines()[0] == "digits/test, 1 sample of 1 time step, engine fast"
+    assert "\n1 window step, one sample every 1; the answer stands after 5 steps" in ran
+    assert nctool("verify", model, "--samples", 1, "--engines", "fast").out.splitlines()[1].startswith("1 sample, ")
+
+
+def test_files_that_are_no_checkpoint_are_called_by_their_names(nctool, digits_run: Path, digits_model: Path) -> None:
+    run, folder = "allowed: a checkpoint\nhint: give the folder of the run\n", digits_run
+    for path, what in (
+        (digits_model, "an exported network"),
+        (folder / "recipe.toml", "a recipe"),
+        (folder / "last.safetensors", "the state of a run"),
+    ):
+        for command in (["export", path, "-o", folder / "new.net"], ["explore", path], ["finetune", path]):
+            assert_error(nctool(*command), 2, f"error: `{path}` is {what}, {run}")
+
+
+def test_the_state_of_an_unfinished_run_is_for_resume(nctool, digits_run: Path, tmp_path: Path) -> None:
+    state = Path(shutil.copy(digits_run / "last.safetensors", tmp_path))
+    text = f"error: `{state}` is the state of a run, allowed: a checkpoint\n"
+    hint = "hint: the run is not finished: repeat its command with --resume\n"
+    assert_error(nctool("export", state, "-o", tmp_path / "new.net"), 2, text + hint)
+
+
+def test_a_checkpoint_is_no_exported_network(nctool, digits_run: Path) -> None:
+    for path, what in (
+        (digits_run, "the folder of a training run"),
+        (digits_run / "checkpoint.safetensors", "a checkpoint"),
+    ):
+        text = f"error: `{path}` is {what}, allowed: an exported network\n"
+        hint = f"hint: export it first: nctool export {path} -o MODEL.net\n"
+        for command in ("inspect", "run-sim", "verify"):
+            assert_error(nctool(command, path), 2, text + hint)
 
 
 def test_no_number_of_a_table_is_torn_in_a_narrow_terminal(nctool, digits_model: Path, monkeypatch) -> None:

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import nn
 
+from nctool.api.checkpoints import open_checkpoint
 from nctool.api.converting import converted, design
 from nctool.api.costing import CostMeter, CostReport
 from nctool.api.figure_file import OPTION
@@ -26,7 +27,7 @@ from nctool.errors import RangeError, UnsupportedError, UsageError
 from nctool.inputs import Coding, find_coding
 from nctool.progress import ProgressCallback, no_progress
 from nctool.sim.fast import FastEngine, find_device
-from nctool.training.checkpoint import Checkpoint, load_checkpoint
+from nctool.training.checkpoint import Checkpoint
 from nctool_deploy.lowering import Lowered, lower
 from nctool_deploy.operations import OperationCounter
 from nctool_deploy.realisations import REALISATIONS, find_realisation
@@ -145,7 +146,7 @@ def explore(
     if chips < 1:
         raise UsageError(f"chips: {chips} is out of range, allowed >= 1", hint="give 1 or more chips with --chips")
     coding = None if input is None else find_coding(input)
-    loaded = load_checkpoint(checkpoint)
+    loaded = open_checkpoint(checkpoint)
     name = loaded.dataset_name if dataset is None else str(dataset)
     if dataset is None:
         require_here(name)

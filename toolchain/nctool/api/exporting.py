@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 from torch import nn
 
+from nctool.api.checkpoints import open_checkpoint
 from nctool.api.converting import converted, default_realisation, design
 from nctool.api.outputs import require_outputs, run_files
 from nctool.api.unit_search import Budget, search_units
@@ -21,7 +22,7 @@ from nctool.inputs import find_coding
 from nctool.network import IntNetwork
 from nctool.progress import ProgressCallback, no_progress
 from nctool.sim.reference import simulate
-from nctool.training.checkpoint import Checkpoint, load_checkpoint
+from nctool.training.checkpoint import Checkpoint
 from nctool_deploy.lowering import Lowered, lower
 from nctool_deploy.netx import ChangeRecord, KnownAnswers, Provenance, write
 from nctool_deploy.realisations import find_realisation
@@ -124,7 +125,7 @@ def export(
         raise UsageError(f"chips: {chips} is out of range, allowed >= 1", hint="give 1 or more chips with --chips")
     if units != AUTO and not (max_neurons is None and max_cores is None):
         raise UsageError("--max-neurons and --max-cores: allowed with --units auto only")
-    loaded = load_checkpoint(checkpoint)
+    loaded = open_checkpoint(checkpoint)
     own_target = target if str(target).endswith(".toml") else None
     require_outputs({**run_files(checkpoint), "the target": own_target}, {"-o": output})
     model = restore_model(loaded, model)

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from torch import nn
 
+from nctool.api.checkpoints import open_checkpoint
 from nctool.api.names import Overrides, override_texts
 from nctool.api.tensorboard import with_events
 from nctool.api.training import RUNS, TrainReport, integer_format, require_vacant, train_report
@@ -24,7 +25,6 @@ from nctool.training import (
     Normalisation,
     TrainingData,
     fit,
-    load_checkpoint,
     no_report,
 )
 from nctool.training.execution import usable_device
@@ -84,7 +84,7 @@ def finetune(
         RangeError: training diverged.
         Interrupted: SIGINT or SIGTERM came while it trained; see `nctool.errors`.
     """
-    loaded = load_checkpoint(checkpoint)
+    loaded = open_checkpoint(checkpoint)
     recipe = _recipe(loaded.recipe, override_texts(overrides))
     output = RUNS / f"{recipe.name}-finetuned" if output is None else Path(output)
     _require_another(Path(checkpoint), output)

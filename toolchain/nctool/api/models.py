@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from nctool.api.checkpoints import require_no_checkpoint
 from nctool.errors import UsageError
 from nctool.network import Shape
 from nctool_deploy.netx import ForeignFile, NetxFile, is_foreign, read, read_foreign
@@ -53,10 +54,11 @@ def open_model(
         check_digests: refuse an exported file whose layers changed.
 
     Raises:
-        UsageError: there is no such file, or an option is for foreign files only.
+        UsageError: there is no such file, it is a checkpoint, or an option is for foreign files only.
         FormatError, UnsupportedError: the file cannot be read.
     """
     options.require_plausible()
+    require_no_checkpoint(path)
     if not is_foreign(path):
         if options != ForeignOptions():
             raise UsageError(

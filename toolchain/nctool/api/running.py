@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from nctool.api.arrays import Source, load_array, path_of, record
 from nctool.api.costing import CostMeter, CostReport, meter_for
 from nctool.api.engines import Job, require_engine, traces
-from nctool.api.models import ForeignOptions, open_model
+from nctool.api.models import Content, ForeignOptions, open_model
 from nctool.api.outputs import require_outputs
 from nctool.api.samples import choose_samples, dataset_path, trained_on
 from nctool.api.sharding import require_workers, shared_summaries
@@ -40,6 +40,7 @@ class RunReport:
             labels.
         answers: without labels, the class of each sample after the whole window; of equals the first. Empty for a netx
             file of another tool, whose output need not be classes.
+        answer_names: the names of these classes, where the file knows them.
         images_per_second: samples by wall time, start of the engine included.
         steps_per_second: time steps of all samples by the same time.
         spikes_per_layer: mean number of spikes of a population in one window.
@@ -55,6 +56,7 @@ class RunReport:
     steps: int
     accuracy: dict[str, float]
     answers: tuple[int, ...]
+    answer_names: tuple[str, ...]
     images_per_second: float
     steps_per_second: float
     spikes_per_layer: dict[str, float]
@@ -127,13 +129,15 @@ def run_sim(
     for summary in _reported(_summaries(engine, job, output, workers, meter), n_samples, progress):
         tally.add(summary)
     seconds = time.perf_counter() - start
+    answers = () if isinstance(chosen.content, ForeignFile) else tuple(tally.answers)
     return RunReport(
         engine=engine,
         dataset=chosen.name,
         samples=n_samples,
         steps=n_steps,
         accuracy=tally.accuracy(),
-        answers=() if isinstance(chosen.content, ForeignFile) else tuple(tally.answers),
+        answers=answers,
+        answer_names=_named(answers, chosen.content),
         images_per_second=n_samples / seconds,
         steps_per_second=n_samples * n_steps / seconds,
         spikes_per_layer=tally.spikes_per_layer(),
@@ -141,6 +145,13 @@ def run_sim(
         notes=chosen.content.notes if isinstance(chosen.content, ForeignFile) else (),
         cost=None if meter is None else meter.report(),
     )
+
+
+def _named(answers: tuple[int, ...], content: Content) -> tuple[str, ...]:
+    provenance = None if isinstance(content, ForeignFile) else content.metadata.provenance
+    if provenance is None or len(provenance.classes) != content.network.readout.n_neurons:
+        return ()
+    return tuple(provenance.classes[answer] for answer in answers)
 
 
 def _summaries(engine: str, job: Job, output: Path | None, workers: int, meter: CostMeter | None) -> Iterator[Summary]:

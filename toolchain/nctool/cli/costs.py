@@ -29,12 +29,16 @@ def print_run(report: RunReport) -> None:
 
 def _print_cost(cost: CostReport) -> None:
     rows = [_row(name, each) for name, each in cost.populations.items()]
-    title = f"cost of a sample for {cost.target}, {cost.realisation}: means over {cost.samples} samples"
+    title = (
+        f"cost of a sample for {cost.target}, {cost.realisation}: means over {output.counted(cost.samples, 'sample')}"
+    )
     output.print_rows(title, COLUMNS, [*rows, _row("total", cost.total)])
-    flush = f" and {cost.flush_steps} flush" if cost.flush_steps else ""
+    window = output.counted(cost.window_steps, "window step")
+    if cost.flush_steps:
+        window = f"{cost.window_steps} window and {cost.flush_steps} flush steps"
     output.print_line(
-        f"{cost.window_steps} window{flush} steps, one sample every {cost.period_steps}; "
-        f"the answer stands after {cost.latency_steps} steps{_time(cost.latency_ns)}"
+        f"{window}, one sample every {cost.period_steps}; "
+        f"the answer stands after {output.counted(cost.latency_steps, 'step')}{_time(cost.latency_ns)}"
     )
     if cost.energy is None:
         output.print_line(f"energy: target {cost.target} has no published figures, so operations only")

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from nctool.cli.output import print_line, print_rows
+from nctool.cli.output import counted, print_line, print_rows
 
 if TYPE_CHECKING:
     from nctool.api import ExploreReport
@@ -31,7 +31,7 @@ LEGEND = (
 def print_explore(report: ExploreReport) -> None:
     """Show the rows, the reasons, what the columns mean, and energies where the target has figures."""
     found = [(row, row.measured) for row in report.rows if row.measured is not None]
-    title = f"{report.checkpoint}: {report.dataset}, {report.samples} samples, target {report.target}"
+    title = f"{report.checkpoint}: {report.dataset}, {counted(report.samples, 'sample')}, target {report.target}"
     rows = [dict(zip(COLUMNS, _cells(row, measured), strict=True)) for row, measured in found]
     columns = [name for name in COLUMNS if name not in OPTIONAL or len({row[name] for row in rows}) > 1]
     for name in OPTIONAL:

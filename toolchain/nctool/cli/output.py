@@ -66,11 +66,13 @@ def print_export(report: ExportReport) -> None:
     """Show what the conversion changed and how big the network is."""
     title = f"conversion for {report.target}, {report.realisation}, {report.input} input, T={report.steps}"
     print_changes(title, [asdict(change) for change in report.changes])
-    print_line(f"{report.layers} layers, {report.neurons:,} neurons, {report.synapses:,} synapses")
+    sizes = ((report.layers, "layer"), (report.neurons, "neuron"), (report.synapses, "synapse"))
+    print_line(", ".join(counted(*size) for size in sizes))
     if report.cores:
         print_line(_cores(report.cores, report.chips, report.utilisation))
     print_line(_head_room(report))
     print_line(f"wrote {report.path}")
+    print_line(f"next: nctool run-sim {report.path}")
 
 
 def _head_room(report: ExportReport) -> str:
@@ -94,19 +96,27 @@ def print_changes(title: str, changes: Sequence[Mapping[str, Any]]) -> None:
 def print_run(report: RunReport) -> None:
     """Show accuracy by time step, speed and spikes."""
     table = make_table(["time steps", "accuracy"])
-    title = f"{report.dataset}, {report.samples} samples of {report.steps} time steps, engine {report.engine}"
+    sizes = f"{counted(report.samples, 'sample')} of {counted(report.steps, 'time step')}"
+    title = f"{report.dataset}, {sizes}, engine {report.engine}"
     for step, accuracy in report.accuracy.items():
         table.add_row(step, _percent(accuracy))
     print_table(title, table) if report.accuracy else print_line(title)
     if report.answers:
         more = f", … ({len(report.answers):,} in --json)" if len(report.answers) > SHOWN_ANSWERS else ""
-        print_line(f"answers, a class for each sample: {', '.join(map(str, report.answers[:SHOWN_ANSWERS]))}{more}")
+        print_line(f"answers, a class for each sample: {', '.join(_answers(report)[:SHOWN_ANSWERS])}{more}")
     spikes = ", ".join(f"{_named(name)} {count:,.1f}" for name, count in report.spikes_per_layer.items())
     print_line(f"{report.images_per_second:,.1f} images/s; spikes per image: {spikes or 'no spiking layer'}")
     for note in report.notes:
         print_line(f"NOTE: {note}")
     if report.overflows:
         print_line(f"WARNING: {report.overflows} sums left their register: see rules O1 and O2 in docs/SEMANTICS.md")
+
+
+def _answers(report: RunReport) -> list[str]:
+    """Return the class of each sample, by number, and by name where that says more."""
+    numbers = [str(answer) for answer in report.answers]
+    names = report.answer_names or numbers
+    return [number if name == number else f"{number} {name}" for number, name in zip(numbers, names, strict=True)]
 
 
 def _named(layer: str) -> str:
@@ -207,6 +217,11 @@ def _width(table: Table, console: Console) -> int:
     return Measurement.get(console, console.options.update(max_width=10 * WIDTH), table).minimum
 
 
+def counted(number: int, noun: str) -> str:
+    """Return a number and what it counts, in the plural where it is not 1."""
+    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
+
+
 def print_line(text: str) -> None:
     """Show one line, however long."""
     _console().print(text, markup=False, soft_wrap=True)
@@ -226,7 +241,7 @@ def _branch_row(branch: BranchReport) -> tuple[str, ...]:
 def _cores(cores: int, chips: int, utilisation: Utilisation) -> str:
     """Return a line about how many cores are used, and how full the fullest is of each resource."""
     full = ", ".join(f"{name.replace('_', ' ')} {part:.0%}" for name, part in utilisation.fullest.items())
-    return f"{cores:,} core{'s' * (cores > 1)} on {chips} chip{'s' * (chips > 1)}; the most that a core uses: {full}"
+    return f"{counted(cores, 'core')} on {counted(chips, 'chip')}; the most that a core uses: {full}"
 
 
 def _limit(limit: Limit | None) -> str:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from nctool.cli.output import make_table, print_line, print_table
+from nctool.cli.output import counted, make_table, print_line, print_table
 from nctool.differences import Histogram, LogitDifferences, PairDifferences, SpikeDifferences
 
 if TYPE_CHECKING:
@@ -22,8 +22,8 @@ def print_verify(report: VerifyReport) -> None:
     """Show the verdict, what was compared, and what differs."""
     print_line(_verdict(report))
     print_line(
-        f"{report.samples} samples, {report.compared_spikes:,} spike values and {report.compared_logits:,} logits "
-        f"compared; {report.known_answers} known answers"
+        f"{counted(report.samples, 'sample')}, {report.compared_spikes:,} spike values and "
+        f"{report.compared_logits:,} logits compared; {counted(report.known_answers, 'known answer')}"
     )
     for check in report.checks:
         if check.outcome == "failed" and check.group in ("file", "overflow"):
