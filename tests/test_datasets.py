@@ -540,10 +540,14 @@ def test_a_class_without_a_training_image_is_refused_in_training(write, changes,
 
 
 def test_an_unknown_name_is_refused():
-    assert refusal(UsageError, "imagenet") == (
-        "unknown data set `imagenet`, allowed: cifar10, cifar100, digits, fashion-mnist, mnist, tiny-imagenet, "
+    assert refusal(UsageError, "flowers") == (
+        "unknown data set `flowers`, allowed: cifar10, cifar100, digits, fashion-mnist, mnist, tiny-imagenet, "
         "or the path of an .npz file or of a folder of images"
     )
+
+
+def test_a_name_that_is_nearly_one_is_mended():
+    assert refusal(UsageError, "mnst").endswith("\nhint: did you mean `mnist`?")
 
 
 def test_the_data_folder_is_in_the_users_cache(monkeypatch, tmp_path):

@@ -204,8 +204,8 @@ def test_plots_that_are_refused_before_the_work(
     digits_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with pytest.raises(UsageError) as caught:
-        nctool.explore(digits_run, plot=tmp_path / "plot.pdf")
-    assert str(caught.value) == f"plot `{tmp_path / 'plot.pdf'}`: ends in `.pdf`, allowed .png, .svg"
+        nctool.explore(digits_run, plot=tmp_path / "plot.gif")
+    assert str(caught.value) == f"plot `{tmp_path / 'plot.gif'}`: ends in `.gif`, allowed .png, .svg, .pdf"
     with pytest.raises(UsageError) as caught:
         nctool.explore(digits_run, plot=tmp_path / "no" / "plot.png")
     assert str(caught.value).startswith(f"cannot write `{tmp_path / 'no' / 'plot.png'}`: no such file or directory")

@@ -43,13 +43,13 @@ def test_a_line_that_is_being_written_is_left_out(run, tmp_path):
     assert [each.epoch for each in nctool.history(tmp_path).epochs] == [1, 2, 3]
 
 
-@pytest.mark.parametrize("suffix", ["png", "svg"])
-def test_a_figure_has_the_same_bytes_each_time(run, tmp_path, suffix):
+@pytest.mark.parametrize(("suffix", "start"), [("png", b"\x89PNG"), ("svg", b"<?xml"), ("pdf", b"%PDF")])
+def test_a_figure_has_the_same_bytes_each_time(run, tmp_path, suffix, start):
     for name in "ab":
         nctool.history(run, plot=tmp_path / f"{name}.{suffix}")
     first, second = ((tmp_path / f"{name}.{suffix}").read_bytes() for name in "ab")
     assert first == second
-    assert first.startswith(b"\x89PNG" if suffix == "png" else b"<?xml")
+    assert first.startswith(start)
 
 
 def test_accuracies_are_by_windows_in_order_and_missing_where_a_stage_has_none(run):
@@ -72,7 +72,7 @@ def test_what_is_refused(run, tmp_path):
     assert str(missing.value) == (f"no `{tmp_path}/metrics.jsonl`\nhint: `nctool train RECIPE -o DIR` makes one")
     with pytest.raises(UsageError) as suffix:
         nctool.history(run, plot=tmp_path / "h.gif")
-    assert str(suffix.value) == f"plot `{tmp_path}/h.gif`: ends in `.gif`, allowed .png, .svg"
+    assert str(suffix.value) == f"plot `{tmp_path}/h.gif`: ends in `.gif`, allowed .png, .svg, .pdf"
     (tmp_path / "metrics.jsonl").write_text('{"epoch": "x"}\n')
     with pytest.raises(FormatError) as bad:
         nctool.history(tmp_path)

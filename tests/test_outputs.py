@@ -100,7 +100,9 @@ def test_plots_leave_the_files_of_the_run(run: Path, tmp_path: Path) -> None:
     before = contents(run)
     for plot in (nctool.explore, nctool.history):
         for path in before:
-            assert refusal(plot, run, plot=path) == (f"plot `{path}`: ends in `{path.suffix}`, allowed .png, .svg")
+            assert refusal(plot, run, plot=path) == (
+                f"plot `{path}`: ends in `{path.suffix}`, allowed .png, .svg, .pdf"
+            )
     assert contents(run) == before
     renamed = tmp_path / "checkpoint.png"
     shutil.copy(run / "checkpoint.safetensors", renamed)

@@ -157,13 +157,15 @@ TRAINING = (
         (
             "model.dropout=0.5",
             "unknown key `model.dropout`, allowed: architecture, channels, kernel, hidden\n"
-            "hint: it is a key of architecture mlp, small-vgg, vgg: leave it out",
+            "hint: it is a key of architecture mlp, small-vgg, vgg: leave it out, or replace the table: "
+            "--set 'model={architecture = \"cnn\"}'",
         ),
         ("model.width=0.5", "unknown key `model.width`, allowed: architecture, channels, kernel, hidden"),
         (
             ("model.batch_norm=true", "model.architecture=cnn"),
             "unknown key `model.batch_norm`, allowed: architecture, channels, kernel, hidden\n"
-            "hint: it is a key of architecture mlp: leave it out",
+            "hint: it is a key of architecture mlp: leave it out, or replace the table: "
+            "--set 'model={architecture = \"cnn\"}'",
         ),
         ("input.coding=latency", '`input.coding` is "latency", allowed: graded, rate'),
         ("training.epochs=-1", "`training.epochs` is -1, allowed: a whole number 0..10000"),
@@ -217,7 +219,25 @@ TRAINING = (
             "`data.name` is 3, allowed: the name of a data set, or the path of an .npz file or of a folder of images",
         ),
         ("data.image_size=7", "`data.image_size` is 7, allowed: a whole number 8..1024"),
-        ("data.mean=0.5", "`data.mean` is 0.5, allowed: a list of numbers, one a channel"),
+        (
+            "data.mean=0.5",
+            "`data.mean` is 0.5, allowed: a list of numbers, one a channel\n"
+            "hint: a list has brackets: 'data.mean=[0.5]'",
+        ),
+        (
+            "finetune.steps=1,2",
+            '`finetune.steps` is "1,2", allowed: a list of whole numbers 1..64\n'
+            "hint: a list has brackets: 'finetune.steps=[1,2]'",
+        ),
+        (
+            "epochs=2",
+            f"unknown key `epochs`, allowed: {TOP}\nhint: did you mean `training.epochs` or `finetune.epochs`?",
+        ),
+        ("levels=2", f"unknown key `levels`, allowed: {TOP}\nhint: did you mean `activation.levels`?"),
+        (
+            "training.levels=2",
+            f"unknown key `training.levels`, allowed: {TRAINING}\nhint: did you mean `activation.levels`?",
+        ),
         ("data.std=[0.5, 0]", "`data.std[1]` is 0, allowed: a list of numbers above 0, one a channel"),
         (
             ["data.mean=[0.5]", "data.std=[0.2, 0.3]"],
@@ -256,6 +276,10 @@ TRAINING = (
 def test_refusals_name_key_value_and_what_is_allowed(override, message):
     overrides = (override,) if isinstance(override, str) else override
     assert refusal(*overrides) == f"recipe `small`: {message}"
+
+
+def test_the_table_of_another_architecture_is_replaced_as_the_hint_says():
+    assert parse_recipe(TEXT, ['model={architecture = "lenet"}']).model.architecture == "lenet"
 
 
 def test_an_unknown_key_is_named_before_the_key_it_leaves_missing():

@@ -16,6 +16,7 @@ import numpy.typing as npt
 import torch
 
 from nctool.errors import UsageError
+from nctool.toml_schema import closest
 from nctool.training import LabelledImages, Normalisation, TrainingData
 from nctool_models.image_folders import TINY_IMAGENET, read_folder, read_tiny_imagenet
 from nctool_models.npz import read_npz
@@ -91,7 +92,8 @@ def load_dataset(
     if name in SOURCES:
         return _dataset(name, *load_torchvision(name, folder, download))
     raise UsageError(
-        f"unknown data set `{name}`, allowed: {', '.join(NAMES)}, or the path of an .npz file or of a folder of images"
+        f"unknown data set `{name}`, allowed: {', '.join(NAMES)}, or the path of an .npz file or of a folder of images",
+        hint=closest(name, NAMES),
     )
 
 

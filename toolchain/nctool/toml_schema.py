@@ -94,7 +94,7 @@ def _describe(error: ValidationError, schema: type[BaseModel], kind: DocumentKin
     indices = [part for part in finding["loc"] if isinstance(part, int)]
     path = ".".join(place.keys) + "".join(f"[{index}]" for index in indices)
     if finding["type"] == "extra_forbidden":
-        message, hint = _unknown_key(place)
+        message, hint = _unknown_key(place, schema)
     elif finding["type"].startswith("union_tag") and place.field is not None:
         message, hint = _bad_tag(path, place.field, finding)
     elif finding["type"] == "missing":
@@ -102,7 +102,7 @@ def _describe(error: ValidationError, schema: type[BaseModel], kind: DocumentKin
     else:
         allowed = _allowed(place.field)
         message = f"`{path}` is {_shown(finding['input'])}, allowed: {allowed}"
-        hint = closest(str(finding["input"]), allowed.split(", "))
+        hint = _as_list(path, finding["input"], place.field) or closest(str(finding["input"]), allowed.split(", "))
     return kind.error(f"{where}: {message}", hint)
 
 
@@ -112,19 +112,41 @@ def closest(got: str, known: Iterable[str], prefix: str = "") -> str | None:
     return f"did you mean `{prefix}{near[0]}`?" if near else None
 
 
-def _unknown_key(place: _Place) -> tuple[str, str | None]:
+def _as_list(path: str, value: Any, field: FieldInfo | None) -> str | None:
+    """Return how a value is written where a list is allowed, or None where that is not what is wrong."""
+    if path.endswith("]") or isinstance(value, (tuple, Mapping)) or not _allowed(field).startswith("a list "):
+        return None
+    return f"a list has brackets: '{path}=[{value}]'"
+
+
+def _unknown_key(place: _Place, schema: type[BaseModel]) -> tuple[str, str | None]:
     *parents, key = place.keys
     known = list(dict.fromkeys(name for table in place.tables for name in table.model_fields))
-    hint = _key_of_others(key, place.union) or closest(key, known, "".join(f"{parent}." for parent in parents))
+    near = closest(key, known, "".join(f"{parent}." for parent in parents))
+    hint = _key_of_others(place, key) or _elsewhere(key, schema) or near
     return f"unknown key `{'.'.join(place.keys)}`, allowed: {', '.join(known)}", hint
 
 
-def _key_of_others(key: str, union: FieldInfo | None) -> str | None:
+def _elsewhere(key: str, schema: type[BaseModel]) -> str | None:
+    """Return the hint that other tables have the key, or None where none has."""
+    fields = schema.model_fields.items()
+    tables = [name for name, field in fields if any(key in table.model_fields for table in _tables_of(field))]
+    return f"did you mean {' or '.join(f'`{table}.{key}`' for table in tables)}?" if tables else None
+
+
+def _key_of_others(place: _Place, key: str) -> str | None:
     """Return the hint that other variants of a discriminated union have the key, or None where none has."""
+    union = place.union
     if union is None:
         return None
     others = [tag for table in _tables_of(union) if key in table.model_fields for tag in _tags(table)]
-    return f"it is a key of {union.discriminator} {', '.join(others)}: leave it out" if others else None
+    if not others:
+        return None
+    (tag,) = _tags(place.tables[0])
+    whole = f"'{'.'.join(place.keys[:-1])}={{{union.discriminator} = \"{tag}\"}}'"
+    return (
+        f"it is a key of {union.discriminator} {', '.join(others)}: leave it out, or replace the table: --set {whole}"
+    )
 
 
 def _bad_tag(path: str, field: FieldInfo, finding: dict[str, Any]) -> tuple[str, str | None]:

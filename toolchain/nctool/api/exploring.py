@@ -132,7 +132,7 @@ def explore(
         input, target, chips: as for `export`.
         dataset, split, samples, data_dir: as for `run_sim`.
         device: `cpu` or `cuda`, for the fast engine.
-        plot: .png or .svg file of the trade-offs; needs matplotlib.
+        plot: .png, .svg or .pdf file of the trade-offs; needs matplotlib.
         model: the network of the checkpoint, where it is your own; it gets the trained weights.
         progress: called with the samples done and to do, and the setting.
 

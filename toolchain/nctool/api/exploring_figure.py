@@ -1,6 +1,6 @@
 """Draw what `explore` found: wrong answers against latency, neurons and synaptic operations, best at the lower left.
 
-In: an ExploreReport. Out: a .png or .svg file. matplotlib is imported only when asked for.
+In: an ExploreReport. Out: a .png, .svg or .pdf file. matplotlib is imported only when asked for.
 """
 
 from __future__ import annotations

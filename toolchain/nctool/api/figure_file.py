@@ -1,6 +1,6 @@
 """Files that figures are drawn to: checked before the work, written whole.
 
-In: a path. Out: a .png or .svg file, or a UsageError. matplotlib is imported only when asked for.
+In: a path. Out: a .png, .svg or .pdf file, or a UsageError. matplotlib is imported only when asked for.
 """
 
 from __future__ import annotations
@@ -11,7 +11,9 @@ from typing import Any
 from nctool.errors import UsageError
 from nctool.files import replace_atomically, require_writable
 
-SUFFIXES = (".png", ".svg")
+SUFFIXES = (".png", ".svg", ".pdf")
+DATES = {".svg": "Date", ".pdf": "CreationDate"}
+"""What the formats call the time of writing, which is left out."""
 OPTION = "--plot"
 LOOKS = {"font.size": 10, "lines.markersize": 4.5, "lines.linewidth": 1.3, "svg.hashsalt": "nctool"}
 """With a salt of its own, an .svg has the same bytes each time."""
@@ -33,7 +35,7 @@ def require_figure(path: Path) -> None:
 
 
 def save_figure(figure: Any, path: Path) -> None:
-    """Write a figure atomically, without the date in an .svg."""
+    """Write a figure atomically, without its date."""
     with replace_atomically(path, OPTION) as temporary:
-        metadata = {"Date": None} if path.suffix == ".svg" else None
+        metadata = {DATES[path.suffix]: None} if path.suffix in DATES else None
         figure.savefig(temporary, format=path.suffix[1:], metadata=metadata, dpi=130)

@@ -35,7 +35,7 @@ def history(run: Path | str, *, plot: Path | str | None = None) -> HistoryReport
 
     Args:
         run: folder of a training run.
-        plot: draw loss, accuracies, θ and the gap (σ) of every layer over the epochs to this .png or .svg file.
+        plot: draw loss, accuracies, θ and the gap (σ) of every layer over the epochs to this .png, .svg or .pdf file.
 
     Raises:
         UsageError: there is no run, or the plot cannot be written.

@@ -1,6 +1,6 @@
 """Draw a training run over its epochs: loss, accuracies, and threshold and gap of every layer.
 
-In: the numbers of the epochs. Out: a .png or .svg file. matplotlib is imported here only when asked for.
+In: the numbers of the epochs. Out: a .png, .svg or .pdf file. matplotlib is imported here only when asked for.
 """
 
 from __future__ import annotations

@@ -165,7 +165,7 @@ def explore(
     samples: Samples = None,
     data_dir: DataDir = None,
     device: Device = "cpu",
-    plot: Annotated[Path | None, typer.Option(help="Draw the trade-offs.", metavar="FILE.png|svg")] = None,
+    plot: Annotated[Path | None, typer.Option(help="Draw the trade-offs.", metavar="FILE.png|svg|pdf")] = None,
     json: Json = False,
 ) -> None:
     """Try many ways to export a checkpoint: what each gives, and what it costs."""

@@ -29,7 +29,9 @@ def inspect(model: Model, json: Json = False) -> None:
 @app.command()
 def history(
     run: Annotated[Path, typer.Argument(help="Folder of a training run.", metavar="RUN")],
-    plot: Annotated[Path | None, typer.Option(help="Draw loss, accuracies, θ and σ.", metavar="FILE.png|svg")] = None,
+    plot: Annotated[
+        Path | None, typer.Option(help="Draw loss, accuracies, θ and σ.", metavar="FILE.png|svg|pdf")
+    ] = None,
     json: Json = False,
 ) -> None:
     """Show what a training run measured, epoch by epoch."""
