@@ -559,9 +559,10 @@ def test_the_data_folder_is_in_the_users_cache(monkeypatch, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["digits", "mnist", "mine.npz"])
-def test_a_size_is_for_folders_of_images_only(name):
-    assert refusal(UsageError, name, image_size=32) == (
-        f"data set `{name}`: got `data.image_size` 32, allowed: none, its images have one size\n"
+@pytest.mark.parametrize(("key", "value"), [("image_size", 32), ("channels", 1)])
+def test_size_and_channels_are_for_folders_of_images_only(name, key, value):
+    assert refusal(UsageError, name, **{key: value}) == (
+        f"data set `{name}`: got `data.{key}` {value}, allowed: none, its images are taken as they are\n"
         "hint: leave it out: it is for folders of images"
     )
 

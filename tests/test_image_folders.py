@@ -365,6 +365,36 @@ def test_a_folder_trains_tunes_exports_runs_and_verifies(tmp_path):
     )
 
 
+def test_grey_images_are_read_as_they_are_and_others_by_their_luma(tree):
+    path = tree / "train" / "cat" / "0.png"
+    grey = save(path, picture(9), "L")[:1]
+    found = load_dataset(str(tree), channels=1).x_train
+    assert found.shape == (6, 1, 12, 12)
+    np.testing.assert_array_equal(found[0], grey)
+    red, green, blue = load_dataset(str(tree)).x_train[1].astype(np.int64)
+    luma = (19595 * red + 38470 * green + 7471 * blue + 2**15) >> 16
+    np.testing.assert_array_equal(found[1, 0], luma)
+    assert load_dataset(str(tree), channels=3, image_size=8).x_train.shape == (6, 3, 8, 8)
+    assert load_dataset(str(tree), channels=1, image_size=8).x_train.shape == (6, 1, 8, 8)
+
+
+def test_a_network_for_grey_images_gets_a_folder_in_grey(tmp_path):
+    root = tmp_path / "pets"
+    for split in ("train", "test"):
+        for label, name in enumerate(("dark", "light")):
+            for number in range(6):
+                save(root / split / name / f"{number}.png", (picture(number) // 3 + 160 * label).astype(np.uint8))
+    overrides = {"data.name": str(root), "data.image_size": 8, "data.channels": 1, "training.epochs": 1}
+    report = nctool.train("digits-mlp", tmp_path / "run", overrides={**overrides, "training.batch_size": 4})
+    nctool.finetune(report.path, tmp_path / "tuned", overrides={"finetune.epochs": 1})
+    nctool.export(tmp_path / "tuned", tmp_path / "model.net", target="lava", steps=2)
+    assert nctool.inspect(tmp_path / "model.net").input_shape == (1, 8, 8)
+    assert nctool.run_sim(tmp_path / "model.net").samples == 12
+    assert nctool.verify(tmp_path / "model.net", engines="reference,fast", dataset=root, samples=12).equal
+    options = {"realisations": "autapse", "steps": [1], "units": [1], "weight_bits": [8], "target": "lava"}
+    assert nctool.explore(tmp_path / "run", **options).samples == 12
+
+
 def test_only_the_first_of_many_classes_are_listed(tree):
     trained = tuple("abcdefgh")
     with pytest.raises(RangeError) as caught:

@@ -218,6 +218,7 @@ TRAINING = (
             "data.name=3",
             "`data.name` is 3, allowed: the name of a data set, or the path of an .npz file or of a folder of images",
         ),
+        ("data.channels=2", "`data.channels` is 2, allowed: 1 or 3"),
         ("data.image_size=7", "`data.image_size` is 7, allowed: a whole number 8..1024"),
         (
             "data.mean=0.5",
@@ -297,7 +298,8 @@ def test_a_missing_key_is_named():
 
 def test_a_missing_table_is_named():
     assert refusal(text=TEXT.replace('[data]\nname = "digits"', "")) == (
-        "recipe `small`: `data` is missing, allowed: a table of name, image_size, validation_fraction, mean, std"
+        "recipe `small`: `data` is missing, allowed: a table of name, image_size, channels, validation_fraction, mean, "
+        "std"
     )
 
 

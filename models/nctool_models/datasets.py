@@ -18,6 +18,7 @@ import torch
 from nctool.errors import UsageError
 from nctool.toml_schema import closest
 from nctool.training import LabelledImages, Normalisation, TrainingData
+from nctool_models.image_files import RGB
 from nctool_models.image_folders import TINY_IMAGENET, read_folder, read_tiny_imagenet
 from nctool_models.npz import read_npz
 from nctool_models.torchvision_files import SOURCES, load_torchvision
@@ -59,7 +60,12 @@ class Dataset:
 
 
 def load_dataset(
-    name: Path | str, data_dir: Path | str | None = None, *, image_size: int | None = None, download: bool = True
+    name: Path | str,
+    data_dir: Path | str | None = None,
+    *,
+    image_size: int | None = None,
+    channels: int | None = None,
+    download: bool = True,
 ) -> Dataset:
     """Load a data set by name, from an .npz file or from a folder of images.
 
@@ -67,24 +73,26 @@ def load_dataset(
         name: one of `NAMES`, a path that ends in .npz, or the path of a folder; see `read_npz` and `read_folder`.
         data_dir: folder of downloaded data; $XDG_CACHE_HOME/nctool/data or ~/.cache/nctool/data when None.
         image_size: side of the square that the images of a folder are brought to; as they are when None.
+        channels: of the images of a folder: 1 is grey, 3, or None, RGB.
         download: fetch what is missing. `tiny-imagenet` and folders are never fetched.
 
     Raises:
         UsageError: unknown name, missing file or folder, a package that is not installed, a download that failed, or
-            a size for a data set that has one of its own.
+            a size or channels for a data set that has its own.
         FormatError: a file is there, but bad.
         RangeError: the images do not fit into memory.
     """
     name, folder = str(name), default_data_dir() if data_dir is None else Path(data_dir)
     if name == TINY_IMAGENET:
-        return _dataset(name, *read_tiny_imagenet(folder, image_size))
+        return _dataset(name, *read_tiny_imagenet(folder, image_size, channels or RGB))
     if is_image_folder(name):
-        return _dataset(name, *read_folder(Path(name), image_size))
-    if image_size is not None:
-        raise UsageError(
-            f"data set `{name}`: got `data.image_size` {image_size}, allowed: none, its images have one size",
-            hint="leave it out: it is for folders of images",
-        )
+        return _dataset(name, *read_folder(Path(name), image_size, channels or RGB))
+    for key, value in (("image_size", image_size), ("channels", channels)):
+        if value is not None:
+            raise UsageError(
+                f"data set `{name}`: got `data.{key}` {value}, allowed: none, its images are taken as they are",
+                hint="leave it out: it is for folders of images",
+            )
     if name.endswith(".npz"):
         return _dataset(name, *read_npz(Path(name)))
     if name == "digits":

@@ -1,7 +1,8 @@
-"""Image files into one array: every image decoded to RGB, and brought to one size if asked to.
+"""Image files into one array: every image decoded to RGB or grey, and brought to one size if asked to.
 
-In: paths, and perhaps the side of a square. Out: uint8 (N, 3, H, W), or an error that names the first bad file. Pillow
-and torchvision, handed in, do the work. Everything is held in memory: what would not fit is refused before it is read.
+In: paths, and perhaps the side of a square. Out: uint8 (N, channels, H, W), or an error that names the first bad file.
+Pillow and torchvision, handed in, do the work. Everything is held in memory: what would not fit is refused before it
+is read.
 """
 
 from __future__ import annotations
@@ -20,22 +21,26 @@ from nctool.errors import FormatError, RangeError, UsageError
 Size = tuple[int, int]
 """Height and width in pixels."""
 
-_CHANNELS = 3
+RGB = 3
+"""Channels of an image in colour; a grey one has 1."""
+
 _EIGHT_BITS = frozenset(("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr", "LAB", "HSV"))
 """Modes of Pillow whose values fit uint8; its conversion cuts off the others without a word."""
 _GIB = 2**30
 
 
 class ImageReader:
-    """Reads image files as RGB of one size.
+    """Reads image files as RGB or grey, all of one size.
 
     Args:
         torchvision: the package.
         side: of the square that images are brought to: the shorter side is resized to it, the middle cut out. None
             takes the images as they are, all of them of one size.
+        channels: 3, or 1 for the luma of ITU-R BT.601, by which what is grey stays as it is. Source: `Image.convert`.
     """
 
-    def __init__(self, torchvision: Any, side: int | None) -> None:
+    def __init__(self, torchvision: Any, side: int | None, channels: int = RGB) -> None:
+        self._channels = channels
         steps = torchvision.transforms
         self._fit: Callable[[Any], Any] | None = (
             None if side is None else steps.Compose([steps.Resize(side), steps.CenterCrop(side)])
@@ -45,7 +50,7 @@ class ImageReader:
         """Read several lists of files; the first file of all says the size where none was asked for.
 
         Returns:
-            an array uint8 (N, 3, H, W) for each list.
+            an array uint8 (N, channels, H, W) for each list.
 
         Raises:
             UsageError: a file cannot be opened.
@@ -54,11 +59,11 @@ class ImageReader:
         """
         first = splits[0][0]
         _, height, width = self._open(first).shape
-        _require_memory(sum(len(split) for split in splits), (height, width))
+        _require_memory(sum(len(split) for split in splits), (self._channels, height, width))
         return [self._read_all(split, first, (height, width)) for split in splits]
 
     def _read_all(self, paths: Sequence[Path], first: Path, size: Size) -> npt.NDArray[np.uint8]:
-        images = np.empty((len(paths), _CHANNELS, *size), dtype=np.uint8)
+        images = np.empty((len(paths), self._channels, *size), dtype=np.uint8)
         for number, path in enumerate(paths):
             image = self._open(path)
             _, height, width = image.shape
@@ -68,7 +73,7 @@ class ImageReader:
         return images
 
     def _open(self, path: Path) -> npt.NDArray[np.uint8]:
-        """Return one image as uint8 (3, H, W)."""
+        """Return one image as uint8 (channels, H, W)."""
         from PIL import Image
 
         try:
@@ -78,8 +83,10 @@ class ImageReader:
                 colours = image.convert("RGB")
         except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
             raise _cannot_read(path, error) from error
-        fitted = colours if self._fit is None else self._fit(colours)
-        return np.asarray(fitted, dtype=np.uint8).transpose(2, 0, 1)
+        converted = colours if self._channels == RGB else colours.convert("L")
+        fitted = converted if self._fit is None else self._fit(converted)
+        pixels = np.asarray(fitted, dtype=np.uint8)
+        return pixels.reshape(*pixels.shape[:2], self._channels).transpose(2, 0, 1)
 
 
 def _cannot_read(path: Path, error: Exception) -> UsageError | FormatError:
@@ -97,14 +104,15 @@ def _other_size(path: Path, got: Size, first: Path, size: Size) -> FormatError:
     )
 
 
-def _require_memory(n_images: int, size: Size) -> None:
+def _require_memory(n_images: int, shape: tuple[int, int, int]) -> None:
     """Refuse more bytes than half of the machine's memory: training splits off what is held out, in a copy."""
-    needed = n_images * _CHANNELS * size[0] * size[1]
+    channels, height, width = shape
+    needed = n_images * channels * height * width
     allowed = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
     if needed > allowed:
-        side = math.isqrt(allowed // (n_images * _CHANNELS))
+        side = math.isqrt(allowed // (n_images * channels))
         raise RangeError(
-            f"{n_images:,} images of {size[0]}x{size[1]} take {needed / _GIB:.1f} GiB, "
+            f"{n_images:,} images of {height}x{width} take {needed / _GIB:.1f} GiB, "
             f"allowed: {allowed / _GIB:.1f} GiB, half of the memory of this machine",
             hint=f"set data.image_size to {side} or less, or use fewer images: all of them are held in memory",
         )

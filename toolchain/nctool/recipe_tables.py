@@ -42,6 +42,7 @@ class DataSettings(Table):
     Attributes:
         name: a built-in data set, or the path of an .npz file or of a folder of images.
         image_size: side in pixels of a square that the images of a folder are brought to; as they are when None.
+        channels: 1 makes the images of a folder grey, 3 makes them RGB; RGB when None.
         validation_fraction: part of the training images held out for model selection and noise.
         mean, std: the network's input is (pixel/255 − mean) / std for each channel; those of the training images when
             None. Both or neither.
@@ -51,6 +52,7 @@ class DataSettings(Table):
         min_length=1, description="the name of a data set, or the path of an .npz file or of a folder of images"
     )
     image_size: int | None = whole(8, 1024, None)
+    channels: Literal[1, 3] | None = Field(default=None, description="1 or 3")
     validation_fraction: float = Field(default=0.1, ge=0.01, le=0.5, description="a number 0.01..0.5")
     mean: tuple[float, ...] | None = Field(default=None, min_length=1, description="a list of numbers, one a channel")
     std: tuple[Annotated[float, Field(gt=0.0)], ...] | None = Field(

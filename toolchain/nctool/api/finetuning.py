@@ -133,7 +133,8 @@ def _require_another(checkpoint: Path, output: Path) -> None:
 
 def _data(loaded: Checkpoint, recipe: Recipe, data_dir: Path | str | None) -> TrainingData:
     """Load the images, split and normalised as in training."""
-    dataset = load_dataset(recipe.data.name, data_dir, image_size=recipe.data.image_size)
+    settings = recipe.data
+    dataset = load_dataset(settings.name, data_dir, image_size=settings.image_size, channels=settings.channels)
     data = training_data(dataset, recipe.data.validation_fraction, recipe.seed)
     found, trained = (data.input_shape, data.classes), (loaded.input_shape, loaded.classes)
     if found != trained:

@@ -189,8 +189,8 @@ def dataset_samples(
 ) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
     """Return pixels, uint8 (samples, *shape), and labels, int64 (samples,), of a data set given by name or path.
 
-    The images of a folder are brought to the size that the network takes, if it is a square. Labels of a folder are
-    positions in the sorted list of its classes, so the classes must be those of the training.
+    The images of a folder are brought to the size that the network takes, if it is a square, and made grey or RGB.
+    Their labels are positions in the sorted list of its classes, so the classes must be those of the training.
 
     Raises:
         UsageError: no such data set, unknown split, or fewer samples than asked for.
@@ -199,7 +199,8 @@ def dataset_samples(
     """
     if split not in SPLITS:
         raise UsageError(f"unknown split `{split}`, allowed {', '.join(SPLITS)}")
-    data = load_dataset(name, data_dir, image_size=_side(shape) if is_image_folder(name) else None)
+    size, channels = (_side(shape), _channels(shape)) if is_image_folder(name) else (None, None)
+    data = load_dataset(name, data_dir, image_size=size, channels=channels)
     pixels, labels = (data.x_test, data.y_test) if split == "test" else (data.x_train, data.y_train)
     _require_count(n_samples, len(pixels), f"{name}, {split}")
     _require_fit(name, pixels, labels, shape, n_classes)
@@ -211,6 +212,11 @@ def dataset_samples(
 def _side(shape: Shape) -> int | None:
     """Return the side of square images, None for other samples."""
     return shape[-1] if len(shape) == 3 and shape[1] == shape[2] else None
+
+
+def _channels(shape: Shape) -> int | None:
+    """Return the channels of images that are grey or RGB, None for other samples."""
+    return shape[0] if len(shape) == 3 and shape[0] in (1, 3) else None
 
 
 def _require_count(n_samples: int | None, available: int, name: str) -> None:

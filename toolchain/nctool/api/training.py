@@ -138,7 +138,7 @@ def require_vacant(output: Path, *, resume: bool, overwrite: bool) -> None:
 def _data(recipe: Recipe, data_dir: Path | str | None) -> TrainingData:
     """Load the images, split and normalised as the recipe says."""
     settings = recipe.data
-    dataset = load_dataset(settings.name, data_dir, image_size=settings.image_size)
+    dataset = load_dataset(settings.name, data_dir, image_size=settings.image_size, channels=settings.channels)
     given = None if settings.mean is None or settings.std is None else Normalisation(settings.mean, settings.std)
     return training_data(dataset, settings.validation_fraction, recipe.seed, given)
 
