@@ -190,15 +190,24 @@ def test_the_state_of_an_unfinished_run_is_for_resume(nctool, digits_run: Path, 
     assert_error(nctool("export", state, "-o", tmp_path / "new.net"), 2, text + hint)
 
 
-def test_a_checkpoint_is_no_exported_network(nctool, digits_run: Path) -> None:
-    for path, what in (
-        (digits_run, "the folder of a training run"),
-        (digits_run / "checkpoint.safetensors", "a checkpoint"),
-    ):
+def test_a_checkpoint_is_no_exported_network(nctool, digits_run: Path, tmp_path: Path) -> None:
+    run, checkpoint = tmp_path, tmp_path / "checkpoint.safetensors"
+    shutil.copy(digits_run / checkpoint.name, checkpoint)
+    for path, what in ((run, "the folder of a training run"), (checkpoint, "a checkpoint")):
         text = f"error: `{path}` is {what}, allowed: an exported network\n"
         hint = f"hint: export it first: nctool export {path} -o MODEL.net\n"
         for command in ("inspect", "run-sim", "verify"):
             assert_error(nctool(command, path), 2, text + hint)
+    (run / "model.net").touch()
+    text = f"error: `{run}` is the folder of a training run, allowed: an exported network\n"
+    assert_error(nctool("inspect", run), 2, f"{text}hint: name the network in it: {run / 'model.net'}\n")
+
+
+def test_explore_says_which_file_it_wrote(nctool, digits_run: Path, tmp_path: Path) -> None:
+    plot = tmp_path / "plot.pdf"
+    options = ["--realisations", "autapse", "--steps", 1, "--units", 1, "--weight-bits", 8, "--samples", 2]
+    assert nctool("explore", digits_run, *options, "--plot", plot).out.endswith(f"\nwrote {plot}\n")
+    assert plot.read_bytes().startswith(b"%PDF")
 
 
 def test_no_number_of_a_table_is_torn_in_a_narrow_terminal(nctool, digits_model: Path, monkeypatch) -> None:

@@ -48,7 +48,7 @@ def require_no_checkpoint(path: Path) -> None:
     """Refuse, where an exported network is wanted, a checkpoint or the folder of a run."""
     if path.name == CHECKPOINT_NAME or (path / CHECKPOINT_NAME).exists():
         what = "the folder of a training run" if path.is_dir() else "a checkpoint"
-        raise UsageError(
-            f"`{path}` is {what}, allowed: an exported network",
-            hint=f"export it first: nctool export {path} -o MODEL.net",
-        )
+        hint, exported = f"export it first: nctool export {path} -o MODEL.net", sorted(path.glob("*.net"))
+        if exported:
+            hint = f"name the network in it: {exported[0]}"
+        raise UsageError(f"`{path}` is {what}, allowed: an exported network", hint)

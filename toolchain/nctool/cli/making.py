@@ -190,3 +190,5 @@ def explore(
             progress=progress,
         )
     output.print_json(report.to_json()) if json else print_explore(report)
+    if plot is not None and not json:
+        output.print_line(f"wrote {plot}")
