@@ -219,6 +219,17 @@ def test_no_number_of_a_table_is_torn_in_a_narrow_terminal(nctool, digits_model:
     assert re.search(r"^ +bias +synaptic +of +of +active +idle *$", costs, re.MULTILINE)
 
 
+def test_a_reset_that_was_not_trained_for_is_noted(nctool, digits_run: Path, tmp_path: Path) -> None:
+    asked = ("export", digits_run, "-o", tmp_path / "m.net", "--realisation")
+    note = (
+        'trained with activation.reset = "subtract", but a spike of `zero-reset` sets to zero: expect to lose '
+        "accuracy; train for it, or export with --realisation autapse"
+    )
+    assert nctool(*asked, "zero-reset", "--json").json["notes"] == [note]
+    assert f"note: {note}\n" in nctool(*asked, "zero-reset").out
+    assert nctool(*asked, "population", "--json").json["notes"] == []
+
+
 def test_the_least_head_room_is_that_of_the_layer_named(nctool, digits_run: Path, tmp_path: Path) -> None:
     exported = nctool("export", digits_run, "-o", tmp_path / "m.net", "--json").json
     rooms = {

@@ -130,6 +130,21 @@ def test_a_finished_run_is_replaced_only_if_that_is_wanted(run: Path, digits_run
     assert nctool.history(run).epochs[-1].stage == "finetune"
 
 
+def test_a_recipe_of_your_own_is_not_taken_for_that_of_a_run(tmp_path: Path) -> None:
+    folder = tmp_path / "mine"
+    folder.mkdir()
+    recipe = folder / "recipe.toml"
+    recipe.write_text(
+        '# by hand\nname = "x"\n[data]\nname = "digits"\n[model]\narchitecture = "cnn"\n[training]\nepochs = 1\n'
+    )
+    before = recipe.read_bytes()
+    assert refusal(nctool.train, recipe, folder) == (
+        f"-o `{folder}` holds the recipe itself, as `recipe.toml`, which a run writes anew\n"
+        "hint: choose another folder with -o, or move the recipe"
+    )
+    assert recipe.read_bytes() == before
+
+
 def test_a_finished_run_is_told_again_by_resume(run: Path) -> None:
     checkpoint = (run / "checkpoint.safetensors").read_bytes()
     assert nctool.train("digits-cnn", run, overrides=SHORT, resume=True).best_epoch in (1, 2, 3)

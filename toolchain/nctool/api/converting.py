@@ -101,6 +101,18 @@ def default_realisation(loaded: Checkpoint) -> str:
     return RESETS[recipe.activation.reset] if recipe.chip is None else recipe.chip.realisation
 
 
+def notes_of(loaded: Checkpoint, realisation: Realisation) -> tuple[str, ...]:
+    """Return what of a realisation is likely to cost accuracy: a reset that the network was not trained for."""
+    trained, zero = loaded.recipe.activation.reset, RESETS["zero"]
+    if (realisation.name == zero) == (trained == "zero"):
+        return ()
+    return (
+        f'trained with activation.reset = "{trained}", but a spike of `{realisation.name}` '
+        f"{'sets to zero' if realisation.name == zero else 'subtracts'}: expect to lose accuracy; train for it, or "
+        f"export with --realisation {RESETS[trained]}",
+    )
+
+
 def _weight_bits(loaded: Checkpoint) -> int:
     recipe = loaded.recipe
     trained_for = recipe.finetune or recipe.chip

@@ -12,7 +12,7 @@ from typing import Any, Literal
 from torch import nn
 
 from nctool.api.checkpoints import open_checkpoint
-from nctool.api.converting import converted, default_realisation, design
+from nctool.api.converting import converted, default_realisation, design, notes_of
 from nctool.api.outputs import require_outputs, run_files
 from nctool.api.unit_search import Budget, search_units
 from nctool.api.utilisation import Utilisation, utilisation
@@ -49,6 +49,7 @@ class ExportReport:
         head_room_bits: of the population with the least: how often its bound could double.
         tightest_layer: that population.
         bounds: `proved` or `calibrated` per population.
+        notes: what is likely to cost accuracy, and what to do about it.
         changes: what the conversion did, step by step.
     """
 
@@ -68,6 +69,7 @@ class ExportReport:
     head_room_bits: float
     tightest_layer: str
     bounds: dict[str, str]
+    notes: tuple[str, ...]
     changes: tuple[Change, ...]
 
     def to_json(self) -> dict[str, Any]:
@@ -145,7 +147,7 @@ def export(
         changes=tuple(ChangeRecord(**asdict(change)) for change in conversion.changes),
         weight_bits=chosen.weight_bits,
     )
-    return _report(output, lowered, conversion, chosen.form.one_threshold)
+    return _report(output, lowered, conversion, chosen.form.one_threshold, notes_of(loaded, chosen.realisation))
 
 
 def _provenance(checkpoint: Checkpoint) -> Provenance:
@@ -160,7 +162,9 @@ def _provenance(checkpoint: Checkpoint) -> Provenance:
     )
 
 
-def _report(path: Path, lowered: Lowered, conversion: Conversion, per_layer: bool) -> ExportReport:
+def _report(
+    path: Path, lowered: Lowered, conversion: Conversion, per_layer: bool, notes: tuple[str, ...]
+) -> ExportReport:
     network = lowered.network
     return ExportReport(
         path=path,
@@ -179,6 +183,7 @@ def _report(path: Path, lowered: Lowered, conversion: Conversion, per_layer: boo
         head_room_bits=head_room_bits(network),
         tightest_layer=min((p.bound.head_room_bits, p.name) for p in network.populations if p.bound is not None)[1],
         bounds={p.name: p.bound.kind for p in network.populations if p.bound is not None},
+        notes=notes,
         changes=conversion.changes,
     )
 

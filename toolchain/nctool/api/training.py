@@ -23,7 +23,7 @@ from nctool.progress import ProgressCallback, no_progress
 from nctool.recipe import OwnSettings, Recipe, consistent
 from nctool.toml_text import literal
 from nctool.training import EpochCallback, TrainResult, fit, no_report
-from nctool.training.checkpoint import CHECKPOINT_NAME
+from nctool.training.checkpoint import CHECKPOINT_NAME, RECIPE_NAME
 from nctool.training.data import Normalisation, TrainingData
 from nctool.training.execution import usable_device
 from nctool_deploy.realisations import find_realisation
@@ -110,6 +110,8 @@ def train(
         resolved = _with_own(resolved, model)
     output = RUNS / resolved.name if output is None else Path(output)
     require_vacant(output, resume=resume, overwrite=overwrite)
+    if not resume:
+        _require_recipe_elsewhere(recipe, output)
     usable_device(device, resolved.training)
     data = _data(resolved, data_dir)
     n_classes = len(data.classes)
@@ -133,6 +135,16 @@ def require_vacant(output: Path, *, resume: bool, overwrite: bool) -> None:
         )
     if not (resume or overwrite) and (output / CHECKPOINT_NAME).exists():
         raise UsageError(f"`{output}` holds a finished run", hint="choose another folder with -o, or --overwrite")
+
+
+def _require_recipe_elsewhere(recipe: Path | str, output: Path) -> None:
+    """Refuse a recipe in the place of the one that a run writes: with its comments it would be gone."""
+    written = output / RECIPE_NAME
+    if written.exists() and Path(recipe).exists() and written.samefile(recipe):
+        raise UsageError(
+            f"-o `{output}` holds the recipe itself, as `{RECIPE_NAME}`, which a run writes anew",
+            hint="choose another folder with -o, or move the recipe",
+        )
 
 
 def _data(recipe: Recipe, data_dir: Path | str | None) -> TrainingData:

@@ -71,6 +71,8 @@ def print_export(report: ExportReport) -> None:
     if report.cores:
         print_line(_cores(report.cores, report.chips, report.utilisation))
     print_line(_head_room(report))
+    for note in report.notes:
+        print_line(f"note: {note}")
     print_line(f"wrote {report.path}")
     print_line(f"next: nctool run-sim {report.path}")
 
