@@ -74,6 +74,28 @@ def image_branches() -> IntNetwork:
     )
 
 
+def wide_skip(channels: int = 150) -> IntNetwork:
+    """Return a depthwise convolution and a skip that passes it by, both of more groups than fit in 8 bits."""
+    return bounded(
+        layer(
+            "a",
+            conv("input", weights(channels, 1, 1, 1) // 5, groups=channels),
+            threshold=64 << 4,
+            shape=(channels, 2, 2),
+        ),
+        layer("b", conv("a", weights(channels, 1, 3, 3), padding=(1, 1), groups=channels), shape=(channels, 2, 2)),
+        layer(
+            "c",
+            conv("b", weights(channels, 1, 1, 1), groups=channels),
+            conv("a", np.full((channels, 1, 1, 1), 100), groups=channels),
+            shape=(channels, 2, 2),
+        ),
+        read_out(dense("c", weights(4, 4 * channels))),
+        shape=(channels, 2, 2),
+        n_steps=2,
+    )
+
+
 GRAPHS = {
     "skips of several lengths, from the input too, with exponents": bounded(
         first(4),
@@ -89,6 +111,7 @@ GRAPHS = {
         n_steps=1,
     ),
     "branches of images": image_branches(),
+    "depthwise layers and a skip of more channels than Conv has groups": wide_skip(),
     "a channel of zeros in every branch, and a layer that never fires": bounded(
         fire("a", dense("input", weights(4, 2) * [[1], [0], [1], [1]]), threshold=64 << 5, initial=64 << 4),
         layer("silent", dense("a", np.zeros((4, 4))), bias=-3),

@@ -68,6 +68,30 @@ def test_a_big_convolution_runs_as_a_lava_conv(tmp_path: Path) -> None:
 
 
 @pytest.mark.lava
+def test_what_conv_cannot_hold_runs_as_a_sparse_matrix() -> None:
+    """However large it is: groups, exponent and delay, and a sum that Conv would clamp."""
+    script = textwrap.dedent("""
+        import nctool_deploy.lava_runner  # makes Lava importable
+        import numpy as np
+        from nctool.network import ConvGeometry, Synapse
+        from nctool_deploy.lava_runner import branch
+
+        branch.MAX_UNROLLED = 0
+
+        def process(groups=1, channels=1, exponent=0, delay=0):
+            weight = np.full((groups, channels, 1, 1), 127, np.int32)
+            synapse = Synapse("input", weight, exponent, ConvGeometry(groups=groups))
+            source = (groups * channels, 1, 1)
+            return type(branch.Branch(synapse, source, delay, branch.GRADED_BITS, 128).process()).__name__
+
+        print(process(127), process(channels=516), process(128), process(channels=517))
+        print(process(exponent=1), process(delay=1))
+    """)
+    ended = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=120, check=False)
+    assert ended.stdout.split() == ["Conv", "Conv", "Sparse", "Sparse", "Sparse", "DelaySparse"], ended.stderr
+
+
+@pytest.mark.lava
 def test_samples_do_not_leak_into_each_other(tmp_path: Path) -> None:
     network = random_network(4)
     pixels = random_pixels(network, 5)

@@ -62,9 +62,9 @@ def summing(n_weights: int, last: int) -> IntNetwork:
     return image(conv("input", weight), (n_weights + 1, 1, 1))
 
 
-def refusal(network: IntNetwork, target: str = "lava") -> str:
+def refusal(network: IntNetwork, target: str = "lava", realisation: str = "autapse") -> str:
     with pytest.raises(NctoolError) as caught:
-        lower(network, find_target(target))
+        lower(network, find_target(target), realisation)
     assert caught.value.exit_code == 3
     return str(caught.value)
 
@@ -89,12 +89,6 @@ AT_THE_LIMIT = {
     "initial": hidden(threshold=4, initial=3),
     "threshold": hidden(threshold=127 * 128, initial=127 * 64),
     "bias": hidden(bias=[16320, -16320]),
-    "groups": grouped(127),
-    "kernel": kernel(127),
-    "padding": geometry(padding=(127, 0)),
-    "stride": geometry(stride=(1, 127)),
-    "dilation": geometry(dilation=(127, 127)),
-    "sum": summing(516, 3),  # 128 · (516 · 127 + 3) = 8388480
 }
 
 
@@ -104,11 +98,8 @@ def test_a_number_at_its_limit_fits(network):
 
 
 BITS = "export with --weight-bits 8"
-FEWER = "export with fewer --weight-bits"
 STATE = "export with fewer --steps or fewer --weight-bits"
-SMALLER = "use fewer groups or a smaller kernel"
 ROUNDED = "convert with nctool, which rounds weights to that form"
-EIGHT_BITS = "or geometry exceed what Lava holds in 8 bits, allowed up to 127"
 BEYOND = {
     "weight": (
         with_weight(0, 128),
@@ -158,6 +149,28 @@ BEYOND = {
         "population `a`: bias 16321 does not fit two always-on sources, allowed -16320..16320\n"
         "hint: export with fewer --weight-bits, which lowers the biases",
     ),
+}
+
+
+@pytest.mark.parametrize(("network", "text"), BEYOND.values(), ids=BEYOND)
+def test_a_number_beyond_its_limit_is_refused(network, text):
+    assert refusal(network) == text
+
+
+# --- convolutions -------------------------------------------------------
+
+
+FITS_CONV = {
+    "groups": grouped(127),
+    "kernel": kernel(127),
+    "padding": geometry(padding=(127, 0)),
+    "stride": geometry(stride=(1, 127)),
+    "dilation": geometry(dilation=(127, 127)),
+    "sum": summing(516, 3),  # 128 · (516 · 127 + 3) = 8388480
+}
+EIGHT_BITS = "or geometry exceed what Lava's Conv holds in 8 bits, allowed up to 127"
+SMALLER = "use fewer groups or a smaller kernel, or export with --realisation autapse"
+BEYOND_CONV = {
     "groups": (grouped(128), f"population `c`: groups 128, kernel (1, 1) {EIGHT_BITS}\nhint: {SMALLER}"),
     "kernel": (kernel(128), f"population `c`: groups 1, kernel (1, 128) {EIGHT_BITS}\nhint: {SMALLER}"),
     "padding": (geometry(padding=(128, 0)), f"population `c`: groups 1, kernel (1, 1) {EIGHT_BITS}\nhint: {SMALLER}"),
@@ -168,21 +181,28 @@ BEYOND = {
     ),
     "sum": (
         summing(516, 4),  # 128 · (516 · 127 + 4)
-        f"population `c`: a convolution may sum to 8388608, Lava clamps at 8388607\nhint: {FEWER}",
+        "population `c`: a convolution may sum to 8388608, Lava's Conv clamps at 8388607\n"
+        "hint: export with fewer --weight-bits, or with --realisation autapse",
     ),
 }
 
 
-@pytest.mark.parametrize(("network", "text"), BEYOND.values(), ids=BEYOND)
-def test_a_number_beyond_its_limit_is_refused(network, text):
-    assert refusal(network) == text
+@pytest.mark.parametrize("network", FITS_CONV.values(), ids=FITS_CONV)
+def test_a_convolution_at_the_limits_of_conv_fits_stock_netx(network):
+    assert lower(network, LAVA, "population").realisation == "population"
+
+
+@pytest.mark.parametrize(("network", "text"), BEYOND_CONV.values(), ids=BEYOND_CONV)
+def test_a_convolution_beyond_conv_is_refused_in_stock_netx_only(network, text):
+    assert refusal(network, realisation="population") == text
+    assert lower(network, LAVA, "autapse").network is network
 
 
 def test_a_convolution_of_spikes_is_not_multiplied_by_the_input():
     synapse = conv("a", np.full((1, 600, 1, 1), 127))
     first = fire("a", conv("input", np.ones((600, 1, 1, 1))), shape=(600, 1, 1))
     network = chain(first, fire("c", synapse, shape=(1, 1, 1)), read_out(dense("c", [[1]])), shape=(1, 1, 1))
-    assert lower(network, LAVA).network is network
+    assert lower(network, LAVA, "population").realisation == "population"
 
 
 # --- several violations -------------------------------------------------
@@ -286,20 +306,8 @@ def test_every_branch_is_checked_and_named():
         "population `b`, branch 2 from `a`: weight 200 does not fit signed 8 bit, allowed -128..127\n"
         "population `b`, branch 3 from `input`: weight -129 does not fit signed 8 bit, allowed -128..127\n"
         "population `b`, branch 4 from `a`: weight exponent is 16, allowed 0..7\n"
-        "population `b`, branch 4 from `a`: a convolution may sum to 66584576, Lava clamps at 8388607\n"
         "population `b`: bias 16321 does not fit two always-on sources, allowed -16320..16320\n"
-        f"hint: {ROUNDED}; {BITS}; {FEWER}; export with fewer --weight-bits, which lowers the biases"
-    )
-
-
-def test_an_exponent_counts_in_the_sum_of_a_convolution():
-    def summing_to(n_weights: int, exponent: int) -> IntNetwork:
-        synapse = replace(conv("input", np.full((1, n_weights, 1, 1), 64)), exponent=exponent)
-        return image(synapse, (n_weights, 1, 1))
-
-    assert lower(summing_to(15, 6), LAVA).network == summing_to(15, 6)  # 128 · 15 · 64 · 2⁶ = 7864320
-    assert refusal(summing_to(16, 6)) == (
-        f"population `c`: a convolution may sum to 8388608, Lava clamps at 8388607\nhint: {FEWER}"
+        f"hint: {ROUNDED}; {BITS}; export with fewer --weight-bits, which lowers the biases"
     )
 
 
@@ -372,7 +380,7 @@ def test_a_large_input_table_does_not_count():
 def test_spikes_of_one_bit_sum_to_no_more_than_the_weights():
     graded = summing(516, 4)
     encoding = RateEncoding(graded.input.shape, np.ones((graded.input.shape[0], 256), np.int16), 1)
-    assert lower(replace(graded, input=encoding), LAVA).network.has_binary_input
+    assert lower(replace(graded, input=encoding), LAVA, "population").network.has_binary_input
 
 
 def test_a_number_out_of_range_is_a_range_error():

@@ -3,9 +3,13 @@
 import itertools
 import math
 
+import numpy as np
 import pytest
 import torch
 
+from nctool.bounds import prove, with_bounds
+from nctool.conversion.tracing import trace
+from nctool.network import IntNetwork
 from nctool.nq import activations
 from nctool.progress import no_progress
 from nctool.recipe import TrainingSettings
@@ -13,7 +17,11 @@ from nctool.training import LabelledImages, Normalisation, TrainingData
 from nctool.training.interruption import Interruption
 from nctool.training.optimiser import Optimiser
 from nctool.training.stages import NoisyTraining, Task
+from nctool_deploy.lowering import lower
+from nctool_deploy.targets import find_target
 from nctool_models import build_model, list_recipes, load_recipe
+from tests.networks import conv, fire, read_out, signed_input
+from tests.networks import dense as fully_connected
 
 CLASSES_AND_SHAPE = {
     "digits": (10, (1, 8, 8)),
@@ -66,6 +74,29 @@ def build(name: str) -> torch.nn.Sequential:
 def test_the_number_of_parameters_is_the_known_one(name, parameters):
     model = build(name)
     assert sum(each.numel() for each in model.parameters()) == parameters + len(activations(model))
+
+
+@pytest.mark.parametrize("name", [name for name in list_recipes() if "resnet" in name])
+def test_the_widest_skip_of_a_residual_network_can_be_lowered(name):
+    _, shape = CLASSES_AND_SHAPE[load_recipe(name).data.name]
+    synapses = [s for p in trace(build(name).eval(), shape).populations for s in p.synapses]
+    widest = max(s.conv.groups for s in synapses if s.conv is not None)
+    assert widest == {"resnet8": 16, "resnet20": 64, "resnet18": 512, "resnet34": 512}[name.rpartition("-")[2]]
+    network = with_skip(widest)
+    assert lower(network, find_target("loihi2")).network is network
+
+
+def with_skip(channels: int) -> IntNetwork:
+    """Return a convolution of one pixel with a skip that passes it by, as conversion writes it."""
+    shape = (channels, 1, 1)
+    first = fire("a", conv("input", np.ones((channels, 1, 1, 1))), shape=shape)
+    branches = conv("a", np.eye(channels)[:, :, None, None]), conv("a", np.ones((channels, 1, 1, 1)), groups=channels)
+    network = IntNetwork(
+        signed_input(1, 1, 1),
+        (first, fire("b", *branches, threshold=2, shape=shape), read_out(fully_connected("b", np.ones((2, channels))))),
+        n_steps=1,
+    )
+    return with_bounds(network, {name: found.bound("proved") for name, found in prove(network).items()})
 
 
 @pytest.mark.parametrize("name", PUBLISHED)

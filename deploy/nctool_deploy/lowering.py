@@ -9,25 +9,21 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-import numpy as np
-
 from nctool.errors import RangeError, UnsupportedError
 from nctool.network import (
     FOREIGN_HINT,
     INPUT_NAME,
     LARGEST_DELAY,
     Bound,
-    ConvGeometry,
     CurrentBased,
     IntNetwork,
     Population,
     Synapse,
 )
+from nctool_deploy.lava_convolution import convolution_violations, largest_message
 from nctool_deploy.listing import raise_all
 from nctool_deploy.mapping import Mapping
 from nctool_deploy.number_formats import (
-    CONVOLUTION_GEOMETRY,
-    CONVOLUTION_SUM,
     STATE,
     SYNAPSE_EXPONENT,
     SYNAPSE_MANTISSA,
@@ -144,8 +140,10 @@ def _violations(
     for synapse, delay, branch in zip(
         population.synapses, delays(population, depth), _branch_names(population), strict=True
     ):
-        yield from _synapse_violations(network, synapse, branch)
+        yield from _synapse_violations(synapse, branch)
         yield from _delay_violations(delay, branch)
+        if realisation.is_stock:  # a synapse of the autapse that Conv cannot hold runs as a sparse matrix
+            yield from convolution_violations(synapse, largest_message(network, synapse.source), branch)
     yield from _bound_violations(population.bound, where)
     yield from realisation.violations(population)
 
@@ -158,7 +156,7 @@ def _branch_names(population: Population) -> list[str]:
     return [f"{where}, branch {number} from `{synapse.source}`" for number, synapse in enumerate(synapses, start=1)]
 
 
-def _synapse_violations(network: IntNetwork, synapse: Synapse, where: str) -> Iterator[RangeError]:
+def _synapse_violations(synapse: Synapse, where: str) -> Iterator[RangeError]:
     low, high = SYNAPSE_MANTISSA.low, SYNAPSE_MANTISSA.high
     for extreme in sorted({int(synapse.weight.min()), int(synapse.weight.max())}):
         if not low <= extreme <= high:
@@ -170,27 +168,6 @@ def _synapse_violations(network: IntNetwork, synapse: Synapse, where: str) -> It
         yield RangeError(
             f"{where}: weight exponent is {synapse.exponent}, allowed {SYNAPSE_EXPONENT.low}..{SYNAPSE_EXPONENT.high}",
             hint="convert with nctool, which rounds weights to that form",
-        )
-    if synapse.conv is not None:
-        yield from _convolution_violations(network, synapse, synapse.conv, where)
-
-
-def _convolution_violations(
-    network: IntNetwork, synapse: Synapse, conv: ConvGeometry, where: str
-) -> Iterator[RangeError]:
-    small = max(conv.groups, *conv.padding, *conv.stride, *conv.dilation)
-    if max(small, *synapse.weight.shape[2:]) > CONVOLUTION_GEOMETRY.high:
-        yield RangeError(
-            f"{where}: groups {conv.groups}, kernel {synapse.weight.shape[2:]} or geometry exceed what Lava "
-            f"holds in 8 bits, allowed up to {CONVOLUTION_GEOMETRY.high}",
-            hint="use fewer groups or a smaller kernel",
-        )
-    biggest = max(map(abs, network.input_range)) if synapse.source == INPUT_NAME else 1
-    total = biggest * int(np.abs(synapse.weight.astype(np.int64)).sum(axis=(1, 2, 3)).max()) << synapse.exponent
-    if total > CONVOLUTION_SUM.high:
-        yield RangeError(
-            f"{where}: a convolution may sum to {total}, Lava clamps at {CONVOLUTION_SUM.high}",
-            hint="export with fewer --weight-bits",
         )
 
 

@@ -8,7 +8,7 @@ The stock LIF clears its voltage v at a spike. Its current holds the input of th
   thresholds of a population; what a neuron's own distance differs from it lies in its bias.
 * `zero-reset`: v integrates, and a spike sets it to zero. It is cleared when a new sample arrives, so it starts at 0.
 
-See docs/SEMANTICS.md, rules P1 to P3.
+See docs/SEMANTICS.md, rules P1 to P5.
 
 In: an IntNetwork. Out: an equal one in the form that the registers hold, registers, or every reason why there are none.
 Must not import torch or Lava.

@@ -18,6 +18,7 @@ from lava.utils.weightutils import SignMode
 from scipy.sparse import csr_matrix
 
 from nctool.network import ConvGeometry, IntArray, Shape, Synapse
+from nctool_deploy.lava_convolution import convolution_violations
 from nctool_deploy.unrolling import unroll
 
 GRADED_BITS = 8
@@ -54,12 +55,14 @@ class Branch:
         source_shape: (channel, height, width) of what drives it.
         delay: how many time steps it waits for the longest path (rule R7).
         message_bits: of what it carries, 0 for spikes.
+        largest_message: the largest magnitude of what it carries.
     """
 
     synapse: Synapse
     source_shape: Shape
     delay: int
     message_bits: int
+    largest_message: int
 
     @property
     def is_large(self) -> bool:
@@ -67,10 +70,16 @@ class Branch:
         neurons = math.prod(self.synapse.output_shape(self.source_shape))
         return neurons * math.prod(self.synapse.weight.shape[1:]) > MAX_UNROLLED
 
+    @property
+    def fits_convolution(self) -> bool:
+        """Return whether Lava's Conv, which has neither an exponent nor delays, computes it."""
+        beyond = convolution_violations(self.synapse, self.largest_message, self.synapse.source)
+        return self.synapse.exponent == self.delay == 0 and not any(beyond)
+
     def process(self) -> AbstractProcess:
-        """Return the stock process that computes it; Lava's Conv has neither an exponent nor delays."""
+        """Return the stock process that computes it; Conv only where it must, for it is slow."""
         synapse = self.synapse
-        if synapse.conv is not None and self.is_large and synapse.exponent == self.delay == 0:
+        if synapse.conv is not None and self.is_large and self.fits_convolution:
             return self._convolution(synapse.conv)
         if synapse.conv is None and self.delay == 0:
             return Dense(num_message_bits=self.message_bits, **mixed(self._matrix(), synapse.exponent))

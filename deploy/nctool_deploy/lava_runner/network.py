@@ -28,6 +28,7 @@ from scipy.sparse import diags
 from nctool.errors import UnsupportedError
 from nctool.network import INPUT_NAME, IntArray, Population, Synapse
 from nctool_deploy.autapse import FLUSH_STEPS, AutapseRegisters, BiasSource
+from nctool_deploy.lava_convolution import largest_message
 from nctool_deploy.lava_runner.branch import GRADED_BITS, Branch, mixed, to_lava
 from nctool_deploy.lowering import lower
 from nctool_deploy.netx import NetxFile, read
@@ -150,8 +151,9 @@ class Network(hdf5.Network):
         return list(blocks.values())
 
     def _branch(self, synapse: Synapse, delay: int) -> Branch:
-        bits = self.input_message_bits if synapse.source == INPUT_NAME else 0
-        return Branch(synapse, self.lowered.network.shapes[synapse.source], delay, bits)
+        network, source = self.lowered.network, synapse.source
+        bits = self.input_message_bits if source == INPUT_NAME else 0
+        return Branch(synapse, network.shapes[source], delay, bits, largest_message(network, source))
 
     def _input_ports(self) -> Iterator[InPort]:
         """Yield the ports that take the input of the network."""
