@@ -91,6 +91,7 @@ def folded(model: nn.Module, shape: tuple[int, ...]) -> FloatNetwork:
 @given(seeds)
 def test_the_drive_of_every_population_is_that_of_torch(seed):
     model, x = Dense(seed).double().eval(), torch.randn(2, 2, 6, 6, dtype=torch.float64)
+    populations = folded(model, (2, 6, 6)).populations
     drives, outputs = {}, {}
     for name, layer in activations(model).items():
         layer.register_forward_hook(lambda m, i, o, name=name: drives.update({name: i[0]}))
@@ -99,7 +100,7 @@ def test_the_drive_of_every_population_is_that_of_torch(seed):
     names = dict(zip(("a", "b", "c", "d"), activations(model), strict=True))
     signals = {INPUT_NAME: x} | {population: outputs[name] for population, name in names.items()}
     expected = {population: drives[name] for population, name in names.items()} | {"head": logits}
-    for population in folded(model, (2, 6, 6)).populations:
+    for population in populations:
         found = sum(pre_activation(synapse, signals[synapse.source]) for synapse in population.synapses)
         np.testing.assert_allclose(found.detach(), expected[population.name].detach(), rtol=0, atol=1e-12)
 

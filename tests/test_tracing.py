@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import operator
+from collections.abc import Callable
 
 import numpy as np
 import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F
+from torch.nn.utils import prune
 
 from nctool.conversion.float_network import Pool
 from nctool.conversion.tracing import trace
@@ -345,6 +347,49 @@ def test_a_module_without_a_form_is_named(model, text):
     with pytest.raises(UnsupportedError) as caught:
         trace(model, IMAGE)
     assert str(caught.value) == text
+
+
+def add_nothing(*_: object) -> None:
+    """Hook that changes nothing."""
+
+
+def hooked(take: Callable[[nn.Module], object], module: nn.Module) -> nn.Module:
+    take(module)
+    return module
+
+
+HOOKS = {
+    "prune": (lambda m: prune.l1_unstructured(m, "weight", amount=0.5), "L1Unstructured"),
+    "spectral_norm": (nn.utils.spectral_norm, "SpectralNorm"),
+    "of the user, before and behind": (
+        lambda m: (m.register_forward_hook(add_nothing), m.register_forward_pre_hook(add_nothing)),
+        "add_nothing, add_nothing",
+    ),
+}
+HOOK_HINT = (
+    "hint: let torch.nn.utils.prune.remove, remove_weight_norm or remove_spectral_norm put it into the weights, or "
+    "remove it"
+)
+
+
+@pytest.mark.parametrize(("take", "name"), HOOKS.values(), ids=HOOKS)
+def test_a_hook_that_torch_calls_beside_the_forward_method_is_refused(take, name):
+    with pytest.raises(UnsupportedError) as caught:
+        trace(nn.Sequential(hooked(take, nn.Linear(4, 2))), (4,))
+    assert str(caught.value) == f"module `0` (Linear with the forward hook {name}) cannot be converted\n{HOOK_HINT}"
+    with pytest.raises(UnsupportedError) as caught:
+        trace(hooked(lambda m: m.register_forward_hook(add_nothing), nn.Sequential(nn.Linear(4, 2))), (4,))
+    assert str(caught.value) == (
+        f"model (Sequential with the forward hook add_nothing) cannot be converted\n{HOOK_HINT}"
+    )
+
+
+def test_weights_whose_pruning_was_made_permanent_are_read():
+    layer = nn.Linear(4, 2)
+    prune.l1_unstructured(layer, "weight", amount=0.5)
+    pruned = layer.weight.detach().double().numpy()
+    prune.remove(layer, "weight")
+    np.testing.assert_array_equal(trace(nn.Sequential(layer), (4,)).populations[0].synapses[0].weight, pruned)
 
 
 FLAT = "use the module nn.Flatten"

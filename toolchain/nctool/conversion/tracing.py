@@ -30,6 +30,10 @@ ADDS = (operator.add, operator.iadd, torch.add, "add", "add_")
 JOINS = (torch.cat, torch.concat, torch.concatenate)
 """How fx writes a concatenation."""
 
+HOOK_HINT = (
+    "let torch.nn.utils.prune.remove, remove_weight_norm or remove_spectral_norm put it into the weights, or remove it"
+)
+
 IN_PLACE = (operator.iadd, "add_")
 
 
@@ -55,8 +59,9 @@ def read_graph(model: nn.Module) -> fx.Graph:
     """Return what the forward method of `model` calls, in order; an activation of ours is one call.
 
     Raises:
-        UnsupportedError: the forward method depends on data.
+        UnsupportedError: the forward method depends on data, or `model` has a forward hook.
     """
+    _require_no_hooks(model, "model")
     try:
         graph: fx.Graph = _Tracer().trace(model)
     except (fx.proxy.TraceError, TypeError, RuntimeError, NameError, AssertionError) as error:
@@ -118,6 +123,7 @@ class _Builder:
     def _call_module(self, node: fx.Node) -> Value:
         name = str(node.target)
         module, value = self.model.get_submodule(name), self._argument(node)
+        _require_no_hooks(module, f"module `{name}`")
         if isinstance(module, NoisyQuantReLU):
             return self._activate(module, value, name)
         handler = HANDLERS.get(type(module))
@@ -155,6 +161,14 @@ class _Builder:
         taken = {population.name for population in self.populations} | {INPUT_NAME}
         candidates = (name if k == 1 else f"{name}_{k}" for k in range(1, len(taken) + 2))
         return next(candidate for candidate in candidates if candidate not in taken)
+
+
+def _require_no_hooks(module: nn.Module, where: str) -> None:
+    """Refuse what torch calls beside the forward method, and tracing does not see: it may compute the weights."""
+    hooks = (*module._forward_pre_hooks.values(), *module._forward_hooks.values())
+    if hooks:
+        listed = ", ".join(getattr(hook, "__name__", type(hook).__name__) for hook in hooks)
+        raise unsupported(f"{where} ({type(module).__name__} with the forward hook {listed})", HOOK_HINT)
 
 
 def _is_add(node: fx.Node) -> bool:
