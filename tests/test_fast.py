@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from nctool.errors import RangeError, UsageError
@@ -24,8 +24,9 @@ from nctool.network import (
 from nctool.sim.fast import FastEngine, exact_arithmetic
 from nctool.sim.fast_layer import FLOAT32_EXACT
 from nctool.sim.reference import simulate
+from nctool.sim.synapses import synaptic_input
 from nctool.sim.trace import join
-from tests.networks import random_network, random_pixels, seeds
+from tests.networks import conv, dense, fire, random_network, random_pixels, read_out, seeds, signed_input
 
 
 def fast(network: IntNetwork, pixels: np.ndarray, batch: int = 3, n_steps: int | None = None):
@@ -94,12 +95,12 @@ def pooled_network(seed: int) -> tuple[IntNetwork, tuple[int, int]]:
     rest = [int(rng.integers(0, b)) if p == 0 else 0 for b, p in zip(block, padding, strict=True)]
     source = (2, *(b * int(rng.integers(2, 5)) + r for b, r in zip(block, rest, strict=True)))
     small = rng.integers(-128, 128, (4, 2 // groups, *kernel)).astype(np.int32)
-    conv = ConvGeometry(
+    geometry = ConvGeometry(
         stride=tuple(s * b for s, b in zip(stride, block, strict=True)),
         padding=tuple(p * b for p, b in zip(padding, block, strict=True)),
         groups=groups,
     )
-    synapse = Synapse(INPUT_NAME, small.repeat(block[0], axis=2).repeat(block[1], axis=3), conv=conv)
+    synapse = Synapse(INPUT_NAME, small.repeat(block[0], axis=2).repeat(block[1], axis=3), conv=geometry)
     shape = synapse.output_shape(source)
     threshold = rng.integers(1, 128, 4) << 6
     weight = rng.integers(-99, 100, (3, 4)).repeat(int(np.prod(shape[1:])), axis=1).astype(np.int32)
@@ -116,9 +117,38 @@ def test_folded_pooling_is_taken_apart_again(seed: int) -> None:
     network, block = pooled_network(seed)
     pixels = random_pixels(network, 4, seed)
     assert fast(network, pixels) == simulate(network, pixels)
-    found, dense = (layer.kernels[0] for layer in FastEngine(network).layers)
+    found, last = (layer.kernels[0] for layer in FastEngine(network).layers)
     assert all(f % b == 0 for f, b in zip(found.block, block, strict=True))
-    assert dense.weight.shape == (3, 4)
+    assert last.weight.shape == (3, 4)
+
+
+@pytest.mark.parametrize("bias", [0, 40])
+def test_a_convolution_that_sees_padding_only_gives_the_bias(bias: int) -> None:
+    """By hand: columns 0 and 2 of a padded image of one column hold zeros. Ends in a fault in oneDNN of torch 2.3."""
+    synapse = conv(INPUT_NAME, np.ones((12, 2, 2, 1)), stride=(2, 2), padding=(0, 1), groups=2)
+    assert synapse.output_shape((4, 3, 1)) == (12, 1, 2)
+    network = IntNetwork(
+        signed_input(4, 3, 1),
+        (
+            fire("c", synapse, threshold=100, initial=50, bias=bias, shape=(12, 1, 2)),
+            read_out(dense("c", np.ones((1, 24)))),
+        ),
+        n_steps=4,
+    )
+    found = fast(network, random_pixels(network, 32), batch=16)
+    assert found.spikes["c"][0, :, 0, 0, 0].tolist() == ([False, True, False, True] if bias else [False] * 4)
+    assert found == simulate(network, random_pixels(network, 32))
+
+
+@given(seeds)
+def test_what_a_convolution_reaches(seed: int) -> None:
+    """A kernel of ones on an image of ones sums to 0 everywhere, or somewhere to more."""
+    rng = np.random.default_rng(seed)
+    pairs = (tuple(rng.integers(low, high, 2).tolist()) for low, high in ((1, 4), (1, 4), (1, 5), (0, 5), (1, 4)))
+    size, kernel, stride, padding, dilation = pairs
+    synapse = conv(INPUT_NAME, np.ones((1, 1, *kernel)), stride=stride, padding=padding, dilation=dilation)
+    assume(min(synapse.output_shape((1, *size))) > 0)
+    assert synapse.conv.reaches((1, *size), kernel) == synaptic_input(synapse, np.ones((1, 1, 1, *size)), 1).any()
 
 
 def wide_network(weight: int, fan_in: int = 2**12) -> IntNetwork:

@@ -55,6 +55,21 @@ class ConvGeometry:
         )
         return height, width
 
+    def reaches(self, source: Shape, kernel: Pair) -> bool:
+        """Return False where every weight of a kernel falls on padding, wherever it is put: the sums are all 0."""
+        return all(
+            any(0 <= step * place + dil * k - pad < size for place in range(places) for k in range(taps))
+            for size, places, taps, pad, dil, step in zip(
+                source[1:],
+                self.output_size(source, kernel),
+                kernel,
+                self.padding,
+                self.dilation,
+                self.stride,
+                strict=True,
+            )
+        )
+
 
 @dataclass(frozen=True, eq=False)
 class Synapse(StructuralEquality):

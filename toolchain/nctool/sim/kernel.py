@@ -38,6 +38,7 @@ class Kernel:
             2**exponent is in it.
         conv: geometry on the summed blocks, None for a dense synapse.
         bias: (out,), added to the weighted sum in the same pass; None for none.
+        reaches: False where every weight of a convolution falls on padding.
     """
 
     source: str
@@ -45,6 +46,7 @@ class Kernel:
     weight: Tensor
     conv: ConvGeometry | None
     bias: Tensor | None = None
+    reaches: bool = True
 
     def __call__(self, signal: Tensor) -> Tensor:
         """Weigh (batch, *source shape) to (batch, *driven shape) (rules W1 to W3)."""
@@ -53,6 +55,8 @@ class Kernel:
             if self.block != (1, 1):
                 signal = functional.avg_pool2d(signal, self.block, divisor_override=1)
         conv = self.conv
+        if conv is not None and not self.reaches:
+            return self._nothing(signal, conv)
         if conv is not None:
             geometry = (conv.stride, conv.padding, conv.dilation, conv.groups)
             return functional.conv2d(signal, self.weight, self.bias, *geometry)
@@ -60,19 +64,26 @@ class Kernel:
             signal = signal.permute(0, 2, 3, 1)
         return functional.linear(signal.flatten(1), self.weight, self.bias)
 
+    def _nothing(self, signal: Tensor, conv: ConvGeometry) -> Tensor:
+        """Return what a convolution of padding alone gives, on which torch 2.3's oneDNN can end in a fault."""
+        kernel = (self.weight.shape[2], self.weight.shape[3])
+        empty = signal.new_zeros(len(signal), len(self.weight), *conv.output_size(signal.shape[1:], kernel))
+        return empty if self.bias is None else empty + self.bias[:, None, None]
+
 
 def make_kernel(synapse: Synapse, source: Shape, device: torch.device, dtype: torch.dtype) -> Kernel:
     """Return the kernel of `synapse` on a source of shape `source`."""
-    weight, conv, block = synapse.weight, synapse.conv, (1, 1)
+    weight, conv, block, reaches = synapse.weight, synapse.conv, (1, 1), True
     if conv is None and len(source) > 1:
         weight, block = split_dense(weight.reshape(-1, *source))
         weight = weight.transpose(0, 2, 3, 1).reshape(len(weight), -1)
     elif conv is not None:
+        reaches = conv.reaches(source, (weight.shape[2], weight.shape[3]))
         weight, conv, block = split_convolution(weight, conv, source)
     tensor = torch.from_numpy(np.ascontiguousarray(weight).astype(np.int64) << synapse.exponent).to(device, dtype)
     if conv is not None:
         tensor = tensor.contiguous(memory_format=torch.channels_last)
-    return Kernel(synapse.source, block, tensor, conv)
+    return Kernel(synapse.source, block, tensor, conv, reaches=reaches)
 
 
 def split_convolution(weight: Weight, conv: ConvGeometry, source: Shape) -> tuple[Weight, ConvGeometry, Pair]:
