@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import tracemalloc
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 import torch
 from hypothesis import given
+from hypothesis import strategies as st
 
 from nctool.errors import RangeError
-from nctool.network import InputEncoding, IntNetwork, Population
+from nctool.network import ConvGeometry, InputEncoding, IntNetwork, Population
+from nctool.sim import synapses
 from nctool.sim.reference import run_population, simulate, stream
 from nctool.sim.signal import input_signal
 from nctool.sim.synapses import convolve, synaptic_input
@@ -111,6 +116,45 @@ def test_W2_is_conv2d_of_torch(seed):
     found = convolve(signal, weight, conv("input", weight, **geometry).conv)
     assert found.dtype == np.int64
     np.testing.assert_array_equal(found, expected.numpy().astype(np.int64))
+
+
+def peak_bytes(compute: Callable[[], object]) -> int:
+    """Return how much memory `compute` takes at most."""
+    tracemalloc.start()
+    try:
+        compute()
+        return tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+
+
+def test_W2_padding_takes_no_memory():
+    """By hand: of nine places, the one in the middle sees the only pixel."""
+    synapse = conv("input", [[[[7]]]], stride=(30000, 30000), padding=(30000, 30000))
+    found = []
+    assert peak_bytes(lambda: found.extend(weigh(synapse, [[[3]]]))) < 2**20
+    assert found == [[[0, 0, 0], [0, 21, 0], [0, 0, 0]]]
+
+
+@given(seeds, st.sampled_from([1, 50, 999]))
+def test_W2_piece_by_piece_is_the_whole(seed, patches):
+    rng = np.random.default_rng(seed)
+    signal = rng.integers(-128, 128, (3, 4, *rng.integers(3, 7, 2)))
+    groups, stride, padding = (int(rng.choice(of)) for of in ([1, 2, 4], [1, 2, 3], [0, 1, 4]))
+    weight = rng.integers(-128, 128, (4, 4 // groups, 2, 3))
+    geometry = ConvGeometry((stride, 1), (padding, padding), groups=groups)
+    whole = convolve(signal, weight, geometry)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(synapses, "PATCHES", patches)
+        np.testing.assert_array_equal(convolve(signal, weight, geometry), whole)
+
+
+@pytest.mark.parametrize("shape", [(64, 8, 16, 16), (1, 8, 128, 128)])
+def test_W2_memory_does_not_grow_with_images_and_rows(shape, monkeypatch):
+    monkeypatch.setattr(synapses, "PATCHES", 2**12)
+    signal, weight = np.ones(shape, np.int64), np.ones((1, 8, 3, 3), np.int64)
+    answer = 8 * shape[0] * shape[2] * shape[3]
+    assert peak_bytes(lambda: convolve(signal, weight, ConvGeometry(padding=(1, 1)))) < answer + 6 * 8 * 2**12
 
 
 @pytest.mark.parametrize(("exponent", "expected"), [(0, -3), (1, -6), (3, -24), (16, -196608)])

@@ -5,16 +5,20 @@ In: signals and synapses. Out: weighted sums. Must not import torch, nor an engi
 
 from __future__ import annotations
 
+import math
 from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from nctool.network import ConvGeometry, IntArray, Synapse
+from nctool.network import ConvGeometry, IntArray, Pair, Synapse
 
 Int64 = NDArray[np.int64]
 Numbers = TypeVar("Numbers", NDArray[np.int64], NDArray[np.float64])
 """The engine computes in int64; calibration weighs real numbers by the same two functions."""
+
+PATCHES = 2**22
+"""Numbers that a convolution lays out at once, unless one row of one image takes more: 32 MiB, twice."""
 
 
 def synaptic_input(synapse: Synapse, signal: IntArray, n_steps: int) -> Int64:
@@ -67,15 +71,22 @@ def convolve(signal: Numbers, weight: Numbers, conv: ConvGeometry) -> Numbers:
     Returns:
         int64 (batch, out, height, width).
     """
-    (pad_y, pad_x), (step_y, step_x), (gap_y, gap_x) = conv.padding, conv.stride, conv.dilation
-    high, wide = conv.output_size(signal.shape[1:], (weight.shape[2], weight.shape[3]))
-    padded = np.pad(signal, ((0, 0), (0, 0), (pad_y, pad_y), (pad_x, pad_x)))
-    taps = [
-        padded[:, :, gap_y * y :, gap_x * x :][:, :, : step_y * high : step_y, : step_x * wide : step_x]
-        for y in range(weight.shape[2])
-        for x in range(weight.shape[3])
-    ]
-    patches = np.stack(taps, axis=2)  # (batch, channel, tap, height, width)
+    kernel = (weight.shape[2], weight.shape[3])
+    high, wide = conv.output_size(signal.shape[1:], kernel)
+    row = signal.shape[1] * math.prod(kernel) * wide
+    rows = min(max(PATCHES // row, 1), high)
+    images = max(PATCHES // (row * high), 1)
+    out: Numbers = np.empty((len(signal), len(weight), high, wide), signal.dtype)
+    for first in range(0, len(signal), images):
+        for top in range(0, high, rows):
+            part = signal[first : first + images], weight, conv, range(top, min(top + rows, high))
+            out[first : first + images, :, top : top + rows] = _convolve_rows(*part)
+    return out
+
+
+def _convolve_rows(signal: Numbers, weight: Numbers, conv: ConvGeometry, rows: range) -> Numbers:
+    """Return some rows of a convolution, (batch, out, rows, width)."""
+    patches = _patches(signal, (weight.shape[2], weight.shape[3]), conv, rows)
     outputs = [
         dense(np.moveaxis(block, (1, 2), (3, 4)).reshape(-1, block.shape[1] * block.shape[2]), kernel)
         for block, kernel in zip(
@@ -84,4 +95,23 @@ def convolve(signal: Numbers, weight: Numbers, conv: ConvGeometry) -> Numbers:
             strict=True,
         )
     ]
-    return np.moveaxis(np.concatenate(outputs, axis=1).reshape(len(signal), high, wide, -1), 3, 1)
+    return np.moveaxis(np.concatenate(outputs, axis=1).reshape(len(signal), *patches.shape[3:], -1), 3, 1)
+
+
+def _patches(signal: Numbers, kernel: Pair, conv: ConvGeometry, rows: range) -> Numbers:
+    """Return what each weight of a kernel sees, (batch, channel, weight, rows, width): 0 where that is padding."""
+    _, wide = conv.output_size(signal.shape[1:], kernel)
+    patches: Numbers = np.zeros((*signal.shape[:2], math.prod(kernel), len(rows), wide), signal.dtype)
+    for number, (y, x) in enumerate(np.ndindex(kernel)):
+        places_y, seen_y = _seen(signal.shape[2], rows, conv.stride[0], y * conv.dilation[0] - conv.padding[0])
+        places_x, seen_x = _seen(signal.shape[3], range(wide), conv.stride[1], x * conv.dilation[1] - conv.padding[1])
+        patches[:, :, number, places_y, places_x] = signal[:, :, seen_y, seen_x]
+    return patches
+
+
+def _seen(size: int, places: range, step: int, offset: int) -> tuple[slice, slice]:
+    """Return which of `places` look at a neuron of an axis, and at which: place p looks at step * p + offset."""
+    first = max(places.start, -(offset // step))
+    last = max(min(places.stop, (size - 1 - offset) // step + 1), first)
+    seen = range(step * first + offset, step * last + offset, step)
+    return slice(first - places.start, last - places.start), slice(seen.start, max(seen.stop, seen.start), step)
