@@ -81,6 +81,11 @@ def test_a_budget_that_is_too_small(budget, text):
     [
         ({"units": "auto"}, "units: `auto` needs a budget\nhint: give --max-cores N or --max-neurons N"),
         ({"units": "auto", "max_cores": 0}, "--max-cores: 0 is out of range, allowed >= 1"),
+        (
+            {"units": "auto", "max_cores": 3, "max_neurons": 5000, "target": "lava"},
+            "--max-cores: target `lava` does not limit a core, so no network takes any\n"
+            "hint: give --max-neurons N, or --target loihi2",
+        ),
         ({"units": 2, "max_cores": 3}, "--max-neurons and --max-cores: allowed with --units auto only"),
     ],
 )

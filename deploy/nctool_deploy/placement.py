@@ -28,6 +28,11 @@ from nctool_deploy.wiring import AutapseWiring, Destinations, SynapseWiring, Wir
 AddedWirings = Callable[[Population], tuple[Wiring, ...]]
 
 
+def is_mapped(target: Target) -> bool:
+    """Return whether `target` limits a core: else all of a network fits anywhere, and is not placed."""
+    return any(capacity(target).values())
+
+
 def map_network(
     network: IntNetwork, target: Target, added_wirings: AddedWirings = autapse.wirings
 ) -> tuple[Mapping, list[RangeError]]:
@@ -40,7 +45,7 @@ def map_network(
         The mapping, and an error for every population of which a core cannot hold even one neuron; the mapping is
         complete when there are none.
     """
-    if not any(capacity(target).values()):
+    if not is_mapped(target):
         return Mapping(target, ()), []
     order = {population.name: number for number, population in enumerate(network.populations)}
     cores, errors = _Placement(network, target, added_wirings).run()

@@ -27,7 +27,7 @@ from nctool.sim.fast import FastEngine
 from nctool.training.checkpoint import Checkpoint
 from nctool.training.coding import input_coding
 from nctool.training.data import Normalisation
-from nctool_deploy.placement import map_network
+from nctool_deploy.placement import is_mapped, map_network
 from nctool_deploy.targets import Target
 
 FloatArray = NDArray[np.float64]
@@ -89,6 +89,15 @@ class Trial:
         return max(limited, key=lambda pair: pair[0] / pair[1])
 
 
+def _require_cores(target: Target, budget: Budget) -> None:
+    """Refuse with a UsageError a budget of cores where every network takes none."""
+    if budget.max_cores is not None and not is_mapped(target):
+        raise UsageError(
+            f"--max-cores: target `{target.name}` does not limit a core, so no network takes any",
+            hint="give --max-neurons N, or --target loihi2",
+        )
+
+
 def search_units(
     loaded: Checkpoint,
     model: nn.Module,
@@ -101,8 +110,10 @@ def search_units(
 
     Raises:
         RangeError: one unit for each activation is beyond the budget.
+        UsageError: the budget is of cores, and nothing is mapped to cores on `target`.
         UsageError, UnsupportedError: as `nctool.conversion.convert`.
     """
+    _require_cores(target, budget)
     images = loaded.calibration_images[:IMAGES]
     wanted = _ann_logits(loaded, model, images)
 
