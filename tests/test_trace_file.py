@@ -11,10 +11,11 @@ import pytest
 
 import nctool
 from nctool.api import trace_file
+from nctool.api.arrays import record
 from nctool.api.samples import load_samples
 from nctool.errors import UnsupportedError, UsageError
 from nctool.network import IntNetwork
-from nctool.sim.reference import simulate
+from nctool.sim.reference import simulate, stream
 from nctool_deploy.netx import read
 from tests.networks import dense, fire, random_pixels, read_out, signed_input
 
@@ -87,6 +88,18 @@ def test_traces_up_to_the_bound_are_kept_and_larger_ones_refused(monkeypatch: py
     monkeypatch.setattr(trace_file, "MAX_BYTES", per_sample - 1)
     with pytest.raises(UsageError, match=r"hint: one sample is too large to keep: give fewer engines$"):
         trace_file.require_fit(network, engines, 1)
+
+
+@pytest.mark.parametrize("name", ["a/b", "..", "n" * 201])
+def test_run_sim_refuses_such_a_name_too(name: str, tmp_path: Path) -> None:
+    network = two_layers(name)
+    with pytest.raises(UnsupportedError) as caught:
+        list(record(stream(network, random_pixels(network, 1)), tmp_path / "out.npz"))
+    assert str(caught.value) == (
+        f"--output: layer {name!r} cannot name an array, allowed up to 200 characters without `/`, `\\` and control "
+        "characters"
+    )
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("name", ["a/b", "a\\b", "a\0b", "..", "n" * 201])

@@ -5,6 +5,7 @@ In: paths or arrays. Out: arrays, or errors that name the file. Nothing is unpic
 
 from __future__ import annotations
 
+import re
 import warnings
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -13,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from nctool.errors import FormatError, UsageError, first_line
+from nctool.errors import FormatError, UnsupportedError, UsageError, first_line
 from nctool.files import replace_atomically
 from nctool.sim.trace import Trace, join
 
@@ -26,6 +27,8 @@ LABELS = "labels"
 
 Source = Path | ArrayLike
 """The path of a .npy file, also as text, or what NumPy makes an array of."""
+UNFIT_NAME = re.compile(r"[/\\\x00-\x1f\x7f]|^\.\.?$|.{201}")
+"""Layer names that the members of an archive cannot have, or that would leave the folder it is unpacked in."""
 
 
 def path_of(source: Source | None) -> Path | None:
@@ -99,14 +102,28 @@ def load_labels(source: Source, n_samples: int) -> NDArray[np.int64]:
     return labels.astype(np.int64)
 
 
+def require_array_names(layers: Iterable[str], option: str) -> None:
+    """Refuse with an UnsupportedError a layer whose name cannot name an array of the file that `option` asks for."""
+    for layer in layers:
+        if UNFIT_NAME.search(layer):
+            raise UnsupportedError(
+                f"{option}: layer {layer!r} cannot name an array, allowed up to 200 characters without `/`, `\\` and "
+                "control characters"
+            )
+
+
 def record(traces: Iterable[Trace], path: Path) -> Iterator[Trace]:
     """Yield traces as they come; write them all to an .npz at the end.
 
     The file holds `logits`, int64 (samples, steps, neurons), and `spikes/NAME`, bool (samples, steps, *shape).
+
+    Raises:
+        UnsupportedError: the name of a layer cannot name an array.
     """
     with replace_atomically(path) as temporary:
-        kept = []
+        kept: list[Trace] = []
         for trace in traces:
+            require_array_names(trace.spikes, "--output")
             kept.append(trace)
             yield trace
         whole = join(kept)

@@ -6,7 +6,6 @@ needs no pickle.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,8 +13,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from nctool.api.arrays import require_array_names
 from nctool.api.comparing import REFERENCE
-from nctool.errors import UnsupportedError, UsageError
+from nctool.errors import UsageError
 from nctool.files import replace_atomically
 from nctool.inputs import Samples
 from nctool.network import IntegerInput, IntNetwork, Readout
@@ -25,9 +25,6 @@ OPTION = "--layers"
 MAX_BYTES = 2**30
 """Largest file: all of it is held in memory before it is written."""
 
-UNFIT_NAME = re.compile(r"[/\\\x00-\x1f\x7f]|^\.\.?$|.{201}")
-"""Layer names that the members of an archive cannot have, or that would leave the folder it is unpacked in."""
-
 
 def require_fit(network: IntNetwork, engines: Sequence[str], n_samples: int) -> None:
     """Refuse traces that are too large to keep, or layers whose names cannot be kept, before they are made.
@@ -36,12 +33,7 @@ def require_fit(network: IntNetwork, engines: Sequence[str], n_samples: int) -> 
         UsageError: the file would be larger than MAX_BYTES.
         UnsupportedError: the name of a layer cannot name an array.
     """
-    for population in network.populations:
-        if UNFIT_NAME.search(population.name):
-            raise UnsupportedError(
-                f"{OPTION}: layer {population.name!r} cannot name an array, allowed up to 200 characters without `/`, "
-                "`\\` and control characters"
-            )
+    require_array_names((population.name for population in network.populations), OPTION)
     per_sample = bytes_per_sample(network, engines)
     if n_samples * per_sample > MAX_BYTES:
         way_out = f"give --samples {MAX_BYTES // per_sample}, or fewer engines"
