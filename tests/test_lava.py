@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from nctool.api.engines import Job, traces
 from nctool.bounds import prove, with_bounds
 from nctool.errors import EngineError, RangeError
 from nctool.network import (
@@ -196,6 +197,21 @@ def test_no_sample_and_no_step_are_refused(tmp_path: Path, monkeypatch: pytest.M
     with pytest.raises(RangeError) as caught:
         engine.stream(tmp_path / "n.net", network, random_pixels(network, 1)[:0])
     assert str(caught.value) == f"simulation: 0 samples and {network.n_steps} steps, allowed >= 1 of both"
+
+
+@pytest.mark.parametrize("kind", [np.int16, np.float32])
+def test_samples_are_not_cast_to_pixels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: type) -> None:
+    monkeypatch.setattr(engine, "require_lava", lambda: None)
+    network = random_network(1)
+    pixels = random_pixels(network, 2)
+    content = read(write_network(network, tmp_path / "n.net", pixels))
+    job = Job(tmp_path / "n.net", content, pixels.astype(kind) + 256)
+    with pytest.raises(RangeError) as caught:
+        list(traces("lava", job))
+    assert str(caught.value) == (
+        f"input: got {np.dtype(kind)} {network.input.shape} per sample, allowed uint8 {network.input.shape}\n"
+        "hint: give the data set that the network was trained on, as pixels 0..255"
+    )
 
 
 def test_long_jobs_are_split(digits_model: Path) -> None:

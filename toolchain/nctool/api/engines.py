@@ -8,8 +8,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-import numpy as np
+from numpy.typing import NDArray
 
 from nctool.api.models import Content
 from nctool.errors import UsageError
@@ -60,7 +61,8 @@ def _fast(job: Job) -> Iterator[Trace]:
 def _lava(job: Job) -> Iterator[Trace]:
     if isinstance(job.content, ForeignFile):
         return lava.stream_foreign(job.path, job.content, job.pixels, timeout_s=job.timeout_s)
-    return lava.stream(job.path, job.network, job.pixels.astype(np.uint8, copy=False), timeout_s=job.timeout_s)
+    pixels: NDArray[Any] = job.pixels  # the input checks what they are
+    return lava.stream(job.path, job.network, pixels, timeout_s=job.timeout_s)
 
 
 ENGINES: dict[str, Callable[[Job], Iterator[Trace]]] = {"reference": _reference, "fast": _fast, "lava": _lava}
