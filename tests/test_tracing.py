@@ -215,6 +215,18 @@ def test_normalisation_is_gain_and_shift():
     np.testing.assert_array_equal(found.shift, [-1.5, 2.0])
 
 
+@pytest.mark.parametrize(("variance", "eps", "found"), [(0.0, 0.0, "0"), (-0.5, 1e-5, "-0.49999")])
+def test_a_variance_without_an_inverse_is_named(variance, eps, found):
+    norm = nn.BatchNorm1d(2, eps=eps)
+    norm.running_var = torch.tensor([1.0, variance])
+    with pytest.raises(RangeError) as caught:
+        trace(nn.Sequential(nn.Linear(4, 2), norm), (4,))
+    assert str(caught.value) == (
+        f"module `1` (BatchNorm): running_var + eps is {found} in channel 1, allowed above 0\n"
+        "hint: give the norm an eps, for example 1e-5, or leave out a channel that never changes"
+    )
+
+
 # --- what is refused ----------------------------------------------------
 
 
@@ -395,6 +407,40 @@ def test_weights_whose_pruning_was_made_permanent_are_read():
 FLAT = "use the module nn.Flatten"
 CONSTANT = "hint: put a constant into the bias of a linear layer"
 ALPHA = "hint: scale the weights of the branch instead"
+
+
+class Aliased(nn.Module):
+    """A sum in place, and a reader of the changed tensor under another name."""
+
+    def __init__(self, alias: nn.Module, *, change_alias: bool) -> None:
+        super().__init__()
+        self.one, self.two, self.alias, self.change_alias = nn.Linear(4, 4), nn.Linear(4, 4), alias, change_alias
+        self.left, self.right, self.act1, self.act2 = nn.Linear(4, 2), nn.Linear(4, 2), act(), act()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        changed = self.one(x)
+        other = self.alias(changed)
+        if self.change_alias:
+            changed, other = other, changed
+        changed += self.two(x)
+        return self.left(self.act1(changed)) + self.right(self.act2(other))
+
+
+@pytest.mark.parametrize("change_alias", [False, True])
+@pytest.mark.parametrize("alias", [nn.Identity(), nn.Dropout(), nn.Sequential(nn.Identity(), nn.Dropout())])
+def test_a_sum_in_place_of_what_is_read_later_under_another_name_is_refused(alias, change_alias):
+    with pytest.raises(UnsupportedError) as caught:
+        trace(Aliased(alias, change_alias=change_alias), (4,))
+    assert str(caught.value) == (
+        "function `add` (in place, of what is read later) cannot be converted\nhint: write y = x + branch"
+    )
+
+
+def test_a_sum_in_place_behind_dropout_is_a_sum_where_nothing_reads_what_was_before():
+    model = Model(lambda m, x: m.two(m.act(m.wide_drop(m.one(x)).add_(x))))
+    model.wide_drop = nn.Dropout()
+    (first, _) = trace(model, (4,)).populations
+    assert [synapse.source for synapse in first.synapses] == ["input", "input"]
 
 
 def refuse(x: torch.Tensor) -> torch.Tensor:

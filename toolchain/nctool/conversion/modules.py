@@ -77,7 +77,7 @@ def _batch_norm(module: nn.BatchNorm1d | nn.BatchNorm2d, value: Value, name: str
         raise UnsupportedError(
             f"module `{name}` (BatchNorm): gets {drive.shape[0]} channels, allowed {module.num_features}"
         )
-    gain = 1.0 / np.sqrt(to_array(module.running_var, f"{name}.running_var") + module.eps)
+    gain = 1.0 / np.sqrt(_variance(module.running_var, module.eps, name))
     shift = np.zeros_like(gain)
     if module.affine:
         gain, shift = gain * to_array(module.weight, f"{name}.weight"), to_array(module.bias, f"{name}.bias")
@@ -85,6 +85,18 @@ def _batch_norm(module: nn.BatchNorm1d | nn.BatchNorm2d, value: Value, name: str
     first, *others = drive.synapses
     branches = (_normalise(first, gain, shift), *(_normalise(other, gain, np.zeros_like(shift)) for other in others))
     return replace(drive, synapses=branches)
+
+
+def _variance(running_var: torch.Tensor, eps: float, name: str) -> FloatArray:
+    """Return what a norm divides by the root of; 0 has no inverse, and torch's own answer is not a number."""
+    variance = to_array(running_var, f"{name}.running_var") + eps
+    if variance.min() <= 0.0:
+        raise RangeError(
+            f"module `{name}` (BatchNorm): running_var + eps is {variance.min():g} in channel {variance.argmin()}, "
+            "allowed above 0",
+            hint="give the norm an eps, for example 1e-5, or leave out a channel that never changes",
+        )
+    return variance
 
 
 def _normalise(synapse: FloatSynapse, gain: FloatArray, shift: FloatArray) -> FloatSynapse:

@@ -36,8 +36,21 @@ HOOK_HINT = (
 
 IN_PLACE = (operator.iadd, "add_")
 
+ALIASES = (nn.Identity, nn.Dropout, nn.Flatten)
+"""Modules that at inference give the tensor that they got, or a view of it."""
+
+
+class _Proxy(fx.Proxy):
+    """What stands for a tensor while its module is traced: it sees `y += x` as what it is, not as `y = y + x`."""
+
+    def __iadd__(self, other: Any) -> Any:
+        return self.tracer.create_proxy("call_function", operator.iadd, (self, other), {}, name="add")
+
 
 class _Tracer(fx.Tracer):
+    def proxy(self, node: fx.Node) -> fx.Proxy:
+        return _Proxy(node, self)  # type: ignore[no-any-return]  # torch.fx is untyped
+
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         return isinstance(m, NoisyQuantReLU) or super().is_leaf_module(m, module_qualified_name)
 
@@ -134,9 +147,24 @@ class _Builder:
 
     def _add(self, node: fx.Node) -> Value:
         one, other = _terms(node)
-        if node.target in IN_PLACE and any(user not in self.values for user in one.users if user is not node):
+        if node.target in IN_PLACE and self._is_read_behind(one, node):
             raise unsupported(f"function `{node.name}` (in place, of what is read later)", "write y = x + branch")
         return sums.add(self._value(one), self._value(other), node.name)
+
+    def _is_read_behind(self, changed: fx.Node, node: fx.Node) -> bool:
+        """Return whether anything behind `node` reads the tensor `changed`, under this name or that of an alias."""
+        while self._is_alias(changed):
+            changed = changed.all_input_nodes[0]
+        aliases = [changed]
+        for alias in aliases:
+            aliases += [user for user in alias.users if self._is_alias(user)]
+        return any(user not in self.values for alias in aliases for user in alias.users if user is not node)
+
+    def _is_alias(self, node: fx.Node) -> bool:
+        """Return whether a node gives its argument itself, or a view of it."""
+        if node.op == "call_module":
+            return isinstance(self.model.get_submodule(str(node.target)), ALIASES)
+        return _is_flatten(node)
 
     def _activate(self, module: NoisyQuantReLU, value: Value, name: str) -> Signal:
         drive = sums.require_drive(value, name)
