@@ -349,6 +349,11 @@ TILES = "hint: use windows as large as the stride, without padding"
             None,
             "function `add_` (in place, of a tensor with views) cannot be converted\nhint: write y = y + x instead",
         ),
+        (
+            lambda x, same: torch.flatten(F.relu(same(x) + changed(x, x.add_, x)), 1),
+            nn.Identity(),
+            "function `add_` (in place, of a tensor with views) cannot be converted\nhint: write y = y + x instead",
+        ),
         (lambda x: torch.flatten(F.leaky_relu(x), 1), None, f"function `leaky_relu` cannot be converted\n{RELU}"),
         (
             lambda x: torch.flatten(F.log_softmax(F.relu(x), 1), 1),

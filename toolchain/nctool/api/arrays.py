@@ -23,12 +23,12 @@ FOLDER_HINT = "a folder with train/ and test/ of class folders is a --dataset; f
 IMAGE_HINT = "save its pixels: `numpy.save('x.npy', numpy.asarray(image)[None])`, image being what Pillow opened"
 IMAGE_SUFFIXES = frozenset((".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"))
 LARGEST_LABEL = 2**31 - 1
+UNFIT_NAME = re.compile(r"[/\\\x00-\x1f\x7f]|^\.\.?$|.{201}")
+"""Layer names that the members of an archive cannot have, or that would leave the folder it is unpacked in."""
 LABELS = "labels"
 
 Source = Path | ArrayLike
 """The path of a .npy file, also as text, or what NumPy makes an array of."""
-UNFIT_NAME = re.compile(r"[/\\\x00-\x1f\x7f]|^\.\.?$|.{201}")
-"""Layer names that the members of an archive cannot have, or that would leave the folder it is unpacked in."""
 
 
 def path_of(source: Source | None) -> Path | None:

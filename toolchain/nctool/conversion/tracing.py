@@ -36,7 +36,7 @@ HOOK_HINT = (
 
 IN_PLACE = (operator.iadd, "add_")
 
-ALIASES = (nn.Identity, nn.Dropout, nn.Flatten)
+ALIASES = (nn.Identity, nn.Dropout, nn.Dropout2d, nn.Flatten)
 """Modules that at inference give the tensor that they got, or a view of it."""
 
 

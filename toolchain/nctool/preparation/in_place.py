@@ -12,6 +12,7 @@ from typing import Any
 
 from torch import fx, nn
 
+from nctool.conversion.tracing import ALIASES
 from nctool.conversion.values import unsupported
 
 _OPERATORS = {
@@ -45,7 +46,7 @@ def take_out_changes(graph: fx.Graph, model: nn.Module) -> None:
         changed = _changed(node, model)
         if changed is None:
             continue
-        _refuse_views(node, changed, order)
+        _refuse_views(node, changed, model, order)
         for reader in [user for user in changed.users if order[user] > order[node]]:
             reader.replace_input_with(changed, node)
         _make_plain(node)
@@ -80,13 +81,19 @@ def _make_plain(node: fx.Node) -> None:
         node.op, node.target = "call_function", _OPERATORS[node.target]
 
 
-def _refuse_views(node: fx.Node, changed: fx.Node, order: dict[fx.Node, int]) -> None:
+def _refuse_views(node: fx.Node, changed: fx.Node, model: nn.Module, order: dict[fx.Node, int]) -> None:
     """Refuse a change that a later node sees without having the changed tensor as an argument."""
-    sources = changed.all_input_nodes[:1] if _name(changed) in _VIEWS else []
-    views = [user for user in changed.users if _name(user) in _VIEWS and order[user] < order[node]]
+    sources = changed.all_input_nodes[:1] if _is_view(changed, model) else []
+    views = [user for user in changed.users if _is_view(user, model) and order[user] < order[node]]
     readers = (user for shared in (*sources, *views) for user in shared.users if _name(user) not in _SIZES)
     if any(order[user] > order[node] for user in readers):
         raise unsupported(f"function `{node.name}` (in place, of a tensor with views)", "write y = y + x instead")
+
+
+def _is_view(node: fx.Node, model: nn.Module) -> bool:
+    if node.op == "call_module":
+        return isinstance(model.get_submodule(str(node.target)), ALIASES)
+    return _name(node) in _VIEWS
 
 
 def _name(node: fx.Node) -> str:
