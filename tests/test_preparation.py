@@ -230,6 +230,79 @@ def sigma(net: nn.Module) -> list[float]:
     return list(measure_held_out(net, held_out, Normalisation((0.5,) * 2, (0.25,) * 2), 2).sigma.values())
 
 
+def times(y: Tensor) -> None:
+    y *= 0.5
+
+
+def minus(y: Tensor) -> None:
+    y -= 0.5
+
+
+def by(y: Tensor) -> None:
+    y /= 2.0
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda net, y: net.same2(net.same(y)).add_(y),
+        lambda net, y: (net.same(y), net.same2(y).add_(1.0)),
+        lambda net, y: torch.flatten(net.drop(y), 1).add_(1.0),
+        lambda net, y: F.dropout(y, 0.3, net.training).add_(1.0),
+        lambda net, y: y[:, 0][:, 0].zero_(),
+        lambda net, y: y.narrow(1, 0, 2).zero_(),
+        lambda net, y: y.select(1, 0).add_(1.0),
+        lambda net, y: y.swapaxes(2, 3).add_(1.0),
+        lambda net, y: y.detach().add_(y),
+        lambda net, y: y.data.add_(y),
+        lambda net, y: y.contiguous().mul_(0.5),
+        lambda net, y: times(y),
+        lambda net, y: minus(y),
+        lambda net, y: by(y),
+        lambda net, y: F.relu(y, inplace=True),
+        lambda net, y: net.relu(net.same(y)),
+    ],
+)
+def test_no_change_in_place_is_lost(change):
+    """Whatever is changed, through whichever name: the prepared network computes it, or it is refused."""
+
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv, self.fc, self.drop = nn.Conv2d(2, 4, 3, padding=1), nn.Linear(4 * 64, 3), nn.Dropout(0.5)
+            self.same, self.same2, self.relu = nn.Identity(), nn.Identity(), nn.ReLU(inplace=True)
+
+        def forward(self, x: Tensor) -> Tensor:
+            y = self.conv(x)
+            change(self, y)
+            return self.fc(torch.flatten(F.relu(y), 1))
+
+    own = model(Net)
+    try:
+        prepared = prepare(own, IMAGES)
+    except UnsupportedError:
+        return
+    with torch.no_grad(), rectified(prepared):
+        assert torch.equal(prepared.eval()(IMAGES), own(IMAGES))
+
+
+@pytest.mark.parametrize("replaced", [nn.ReLU(), nn.MaxPool2d(2), nn.Dropout(0.5, inplace=True)])
+def test_a_hook_on_what_is_replaced_is_refused(replaced):
+    own = run(lambda x, module: torch.flatten(F.relu(module(x)), 1), replaced)
+    with_hook = own.parts[0].register_forward_hook(lambda module, given, output: output * 0.5)
+    assert str(refusal(own)).startswith(f"module `parts.0` ({type(replaced).__name__} with the forward hook <lambda>)")
+    with_hook.remove()
+
+
+def test_a_pooling_that_nothing_reads_is_left_out():
+    def unread(x: Tensor, pool: nn.Module) -> Tensor:
+        x = F.relu(x)
+        pool(x)
+        return torch.flatten(x, 1)
+
+    assert not any(isinstance(m, nn.AvgPool2d) for m in prepare(run(unread, nn.MaxPool2d(2)), IMAGES).modules())
+
+
 def test_dropout_in_place_trains_as_a_spiking_network():
     own = run(lambda x, drop: torch.flatten(drop(F.relu(x)), 1), nn.Dropout(0.5, inplace=True)).train()
     prepared = prepare(own, IMAGES)
@@ -327,6 +400,7 @@ SUPPORTED = (
     "hint: supported are Conv2d, Linear, BatchNorm, AvgPool2d, AdaptiveAvgPool2d, Flatten, Dropout, NoisyQuantReLU, "
     "sums of branches, torch.cat of channels; through nctool.prepare also ReLU and maximum pooling"
 )
+VIEWS = "hint: use what changes nothing: y = y + x instead of y += x, relu instead of relu_"
 TILES = "hint: use windows as large as the stride, without padding"
 
 
@@ -347,12 +421,18 @@ TILES = "hint: use windows as large as the stride, without padding"
         (
             lambda x: torch.flatten(F.relu(changed(x, torch.flatten(x, 1).add_, 1)), 1),
             None,
-            "function `add_` (in place, of a tensor with views) cannot be converted\nhint: write y = y + x instead",
+            f"function `add_` (in place, of a tensor with views) cannot be converted\n{VIEWS}",
         ),
         (
             lambda x, same: torch.flatten(F.relu(same(x) + changed(x, x.add_, x)), 1),
             nn.Identity(),
-            "function `add_` (in place, of a tensor with views) cannot be converted\nhint: write y = y + x instead",
+            f"function `add_` (in place, of a tensor with views) cannot be converted\n{VIEWS}",
+        ),
+        (
+            lambda x: torch.flatten(F.max_pool2d(F.relu(x), x.size(2)), 1),
+            None,
+            "function `max_pool2d` (of windows that depend on the image) cannot be converted\n"
+            "hint: use nn.AdaptiveAvgPool2d(1)",
         ),
         (lambda x: torch.flatten(F.leaky_relu(x), 1), None, f"function `leaky_relu` cannot be converted\n{RELU}"),
         (

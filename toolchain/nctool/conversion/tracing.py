@@ -10,6 +10,7 @@ In: a torch module. Out: a FloatNetwork, or an UnsupportedError that names the m
 from __future__ import annotations
 
 import operator
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -17,6 +18,7 @@ import torch
 from torch import fx, nn
 
 from nctool.conversion import joins, sums
+from nctool.conversion.aliases import IN_PLACE_OPERATORS, aliases, changed_by, later_readers
 from nctool.conversion.float_network import FloatNetwork, FloatPopulation
 from nctool.conversion.modules import HANDLERS, flatten
 from nctool.conversion.values import HINTS, Signal, Value, unsupported
@@ -33,18 +35,23 @@ JOINS = (torch.cat, torch.concat, torch.concatenate)
 HOOK_HINT = (
     "let torch.nn.utils.prune.remove, remove_weight_norm or remove_spectral_norm put it into the weights, or remove it"
 )
-
-IN_PLACE = (operator.iadd, "add_")
-
-ALIASES = (nn.Identity, nn.Dropout, nn.Dropout2d, nn.Flatten)
-"""Modules that at inference give the tensor that they got, or a view of it."""
+"""The way out of hooks."""
 
 
 class _Proxy(fx.Proxy):
     """What stands for a tensor while its module is traced: it sees `y += x` as what it is, not as `y = y + x`."""
 
-    def __iadd__(self, other: Any) -> Any:
-        return self.tracer.create_proxy("call_function", operator.iadd, (self, other), {}, name="add")
+
+def _recorded(function: Callable[[Any, Any], Any]) -> Callable[[fx.Proxy, Any], Any]:
+    def record(self: fx.Proxy, other: Any) -> Any:
+        name = function.__name__.removeprefix("i")
+        return self.tracer.create_proxy("call_function", function, (self, other), {}, name=name)
+
+    return record
+
+
+for _operator in IN_PLACE_OPERATORS:
+    setattr(_Proxy, f"__{_operator.__name__}__", _recorded(_operator))
 
 
 class _Tracer(fx.Tracer):
@@ -74,7 +81,7 @@ def read_graph(model: nn.Module) -> fx.Graph:
     Raises:
         UnsupportedError: the forward method depends on data, or `model` has a forward hook.
     """
-    _require_no_hooks(model, "model")
+    require_no_hooks(model, "model")
     try:
         graph: fx.Graph = _Tracer().trace(model)
     except (fx.proxy.TraceError, TypeError, RuntimeError, NameError, AssertionError) as error:
@@ -136,7 +143,7 @@ class _Builder:
     def _call_module(self, node: fx.Node) -> Value:
         name = str(node.target)
         module, value = self.model.get_submodule(name), self._argument(node)
-        _require_no_hooks(module, f"module `{name}`")
+        require_no_hooks(module, f"module `{name}`")
         if isinstance(module, NoisyQuantReLU):
             return self._activate(module, value, name)
         handler = HANDLERS.get(type(module))
@@ -147,24 +154,10 @@ class _Builder:
 
     def _add(self, node: fx.Node) -> Value:
         one, other = _terms(node)
-        if node.target in IN_PLACE and self._is_read_behind(one, node):
+        changed = changed_by(node, self.model)
+        if changed is not None and any(later_readers(each, node) for each in aliases(changed, node, self.model)):
             raise unsupported(f"function `{node.name}` (in place, of what is read later)", "write y = x + branch")
         return sums.add(self._value(one), self._value(other), node.name)
-
-    def _is_read_behind(self, changed: fx.Node, node: fx.Node) -> bool:
-        """Return whether anything behind `node` reads the tensor `changed`, under this name or that of an alias."""
-        while self._is_alias(changed):
-            changed = changed.all_input_nodes[0]
-        aliases = [changed]
-        for alias in aliases:
-            aliases += [user for user in alias.users if self._is_alias(user)]
-        return any(user not in self.values for alias in aliases for user in alias.users if user is not node)
-
-    def _is_alias(self, node: fx.Node) -> bool:
-        """Return whether a node gives its argument itself, or a view of it."""
-        if node.op == "call_module":
-            return isinstance(self.model.get_submodule(str(node.target)), ALIASES)
-        return _is_flatten(node)
 
     def _activate(self, module: NoisyQuantReLU, value: Value, name: str) -> Signal:
         drive = sums.require_drive(value, name)
@@ -191,7 +184,7 @@ class _Builder:
         return next(candidate for candidate in candidates if candidate not in taken)
 
 
-def _require_no_hooks(module: nn.Module, where: str) -> None:
+def require_no_hooks(module: nn.Module, where: str) -> None:
     """Refuse what torch calls beside the forward method, and tracing does not see: it may compute the weights."""
     hooks = (*module._forward_pre_hooks.values(), *module._forward_hooks.values())
     if hooks:

@@ -19,7 +19,8 @@ from torch import fx, nn
 from torch.nn import functional
 
 from nctool.conversion.modules import pair
-from nctool.conversion.tracing import read_graph
+from nctool.conversion.tracing import read_graph, require_no_hooks
+from nctool.conversion.values import unsupported
 from nctool.nq import NoisyQuantReLU
 from nctool.preparation.in_place import take_out_changes
 
@@ -27,6 +28,7 @@ RELU_MODULES = (nn.ReLU, nn.ReLU6)
 RELU_FUNCTIONS = (functional.relu, functional.relu_, functional.relu6, torch.relu, torch.relu_)
 RELU_METHODS = ("relu", "relu_")
 DROPOUTS = {functional.dropout: nn.Dropout, functional.dropout2d: nn.Dropout2d}
+POOLINGS = (functional.max_pool2d, torch.max_pool2d, functional.avg_pool2d)
 VIEWS = ("view", "reshape")
 
 
@@ -81,11 +83,14 @@ class _Rewriter:
         self.module.recompile()
         self.module.delete_all_unused_submodules()
         called = {str(node.target) for node in self.graph.nodes if node.op == "call_module"}
-        return Rewritten(self.module, tuple(name for name in self.activations if name in called), self.maxima)
+        activations = tuple(name for name in self.activations if name in called)
+        maxima = {name: pool for name, pool in self.maxima.items() if name in called}
+        return Rewritten(self.module, activations, maxima)
 
     def _rewrite_module(self, node: fx.Node) -> None:
         name = str(node.target)
         module = self.module.get_submodule(name)
+        require_no_hooks(module, f"module `{name}`")  # one on what is replaced here would be lost
         if isinstance(module, RELU_MODULES):
             self._activate(node, name)
         elif isinstance(module, nn.MaxPool2d):
@@ -96,6 +101,10 @@ class _Rewriter:
     def _rewrite_function(self, node: fx.Node) -> None:
         if node.target in (*RELU_FUNCTIONS, *RELU_METHODS):
             self._activate(node, node.name)
+        elif node.target in POOLINGS and len(node.all_input_nodes) > 1:
+            raise unsupported(
+                f"function `{node.name}` (of windows that depend on the image)", "use nn.AdaptiveAvgPool2d(1)"
+            )
         elif node.target is functional.max_pool2d or node.target is torch.max_pool2d:
             self._average(node, node.name, _max_pool(node))
         elif node.target is functional.avg_pool2d:
@@ -192,7 +201,7 @@ def _is_image_mean(node: fx.Node) -> bool:
 def _keeps_batch(node: fx.Node) -> bool:
     """Return True for x.view(x.size(0), -1), x.view(-1, 320) and their kin: what flattens each sample.
 
-    A number of features that is not that of a sample would be refused by the linear layer behind it.
+    With a number of features that is not that of a sample, the linear layer behind it does not fit.
     """
     shape: list[Any] = list(node.args[1:])
     if len(shape) == 1 and isinstance(shape[0], (list, tuple)):
