@@ -198,6 +198,11 @@ def test_a_checkpoint_is_no_exported_network(nctool, digits_run: Path, tmp_path:
         hint = f"hint: export it first: nctool export {path} -o MODEL.net\n"
         for command in ("inspect", "run-sim", "verify"):
             assert_error(nctool(command, path), 2, text + hint)
+    state = Path(shutil.copy(digits_run / "last.safetensors", tmp_path))
+    recipe = Path(shutil.copy(digits_run / "recipe.toml", tmp_path))
+    for path, what in ((state, "the state of a training run"), (recipe, "a recipe")):
+        text = f"error: `{path}` is {what}, allowed: an exported network\nhint: give a file of `nctool export`\n"
+        assert_error(nctool("inspect", path), 2, text)
     (run / "model.net").touch()
     text = f"error: `{run}` is the folder of a training run, allowed: an exported network\n"
     assert_error(nctool("inspect", run), 2, f"{text}hint: name the network in it: {run / 'model.net'}\n")

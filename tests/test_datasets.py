@@ -216,8 +216,8 @@ def test_wrong_arrays_are_refused(write, key, array, got, allowed):
     [
         (
             "x_train",
-            np.zeros((6, 3, 4, 5), np.uint8),
-            "uint8 (6, 3, 4, 5)",
+            np.zeros((6, 3, 5, 6), np.uint8),
+            "uint8 (6, 3, 5, 6)",
             IMAGES,
             "channels come last: save x_train.transpose(0, 2, 3, 1)",
         ),

@@ -70,7 +70,12 @@ def test_run_sim_leaves_model_samples_labels_and_data_set(digits_model: Path, tm
     np.save(labels, answers)
     np.savez(data, x_train=pixels, y_train=answers, x_test=pixels, y_test=answers)
     before = contents(tmp_path)
-    for path, what in ((model, "model"), (samples, "samples"), (labels, "labels")):
+    for path, what in (
+        (model, "model"),
+        (samples, "samples"),
+        (labels, "labels"),
+        (tmp_path / "checkpoint.safetensors", "run's checkpoint.safetensors"),
+    ):
         found = refusal(nctool.run_sim, model, input=samples, labels=labels, output=path)
         assert found == f"-o: `{path}` is the {what}\n{OWN}"
     assert refusal(nctool.run_sim, model, dataset=data, output=data) == f"-o: `{data}` is the data set\n{OWN}"

@@ -578,3 +578,16 @@ def test_resnet18_of_torchvision():
     assert names[:4] == ["relu", "layer1.0.relu", "layer1.0.relu_2", "layer1.1.relu"]
     assert isinstance(prepared.get_submodule("maxpool"), nn.AvgPool2d)
     assert all(isinstance(layer, NoisyQuantReLU) for layer in activations(prepared).values())
+
+
+@pytest.mark.vision
+@pytest.mark.parametrize(
+    ("name", "size", "options"),
+    [("googlenet", 64, {"aux_logits": False, "init_weights": False}), ("regnet_x_400mf", 32, {})],
+)
+def test_other_networks_of_torchvision_are_taken_as_they_are(name, size, options):
+    import torchvision
+
+    torch.manual_seed(0)
+    own = getattr(torchvision.models, name)(num_classes=10, **options).eval()
+    assert len(activations(prepare(own, torch.randn(2, 3, size, size)))) > 40

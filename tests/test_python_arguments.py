@@ -134,6 +134,16 @@ def test_overrides_may_be_a_mapping():
         "finetune.steps=[1, 2]",
         "training.deterministic=true",
     )
+    assert override_texts({"training.epochs": np.int64(3), "finetune.steps": np.arange(1, 3)}) == (
+        "training.epochs=3",
+        "finetune.steps=[1, 2]",
+    )
+    with pytest.raises(RecipeError) as caught:
+        override_texts({"training.epochs": None})
+    assert str(caught.value) == (
+        "overrides: `training.epochs` is a NoneType, allowed: a text, a number, a list or a mapping\n"
+        "hint: leave a key out to keep what the recipe says"
+    )
     assert override_texts("seed=3") == ("seed=3",)
     assert override_texts(["seed=3"]) == ("seed=3",)
 

@@ -157,15 +157,15 @@ TRAINING = (
         (
             "model.dropout=0.5",
             "unknown key `model.dropout`, allowed: architecture, channels, kernel, hidden\n"
-            "hint: it is a key of architecture mlp, small-vgg, vgg: leave it out, or replace the table: "
-            "--set 'model={architecture = \"cnn\"}'",
+            "hint: it is a key of architecture mlp, small-vgg, vgg: leave it out, or replace the whole table: "
+            "--set 'model={architecture = \"NAME\"}'",
         ),
         ("model.width=0.5", "unknown key `model.width`, allowed: architecture, channels, kernel, hidden"),
         (
             ("model.batch_norm=true", "model.architecture=cnn"),
             "unknown key `model.batch_norm`, allowed: architecture, channels, kernel, hidden\n"
-            "hint: it is a key of architecture mlp: leave it out, or replace the table: "
-            "--set 'model={architecture = \"cnn\"}'",
+            "hint: it is a key of architecture mlp: leave it out, or replace the whole table: "
+            "--set 'model={architecture = \"NAME\"}'",
         ),
         ("input.coding=latency", '`input.coding` is "latency", allowed: graded, rate'),
         ("training.epochs=-1", "`training.epochs` is -1, allowed: a whole number 0..10000"),
@@ -242,14 +242,16 @@ TRAINING = (
         ("data.std=[0.5, 0]", "`data.std[1]` is 0, allowed: a list of numbers above 0, one a channel"),
         (
             ["data.mean=[0.5]", "data.std=[0.2, 0.3]"],
-            "`data.mean` has 1 numbers and `data.std` 2, allowed: as many, one for each channel\n"
+            "`data.mean` and `data.std` have lengths 1 and 2, allowed: equal ones, a number for each channel\n"
             "hint: without both, those of the training images are taken",
         ),
         (
             "data.mean=[0.5]",
-            "`data.mean` has 1 numbers and `data.std` 0, allowed: as many, one for each channel\n"
+            "`data.mean` and `data.std` have lengths 1 and 0, allowed: equal ones, a number for each channel\n"
             "hint: without both, those of the training images are taken",
         ),
+        ("data.mean=true", "`data.mean` is true, allowed: a list of numbers, one a channel"),
+        ("finetune.steps=abc", '`finetune.steps` is "abc", allowed: a list of whole numbers 1..64'),
         ("seed=-1", "`seed` is -1, allowed: a whole number 0..4294967295"),
         ("name=../up", '`name` is "../up", allowed: lower-case letters, digits and `-_.`'),
         ("model.kernel=4", "`model.kernel` is 4, allowed: 1, 3, 5 or 7"),

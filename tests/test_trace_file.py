@@ -11,11 +11,10 @@ import pytest
 
 import nctool
 from nctool.api import trace_file
-from nctool.api.arrays import record
 from nctool.api.samples import load_samples
 from nctool.errors import UnsupportedError, UsageError
 from nctool.network import IntNetwork
-from nctool.sim.reference import simulate, stream
+from nctool.sim.reference import simulate
 from nctool_deploy.netx import read
 from tests.networks import dense, fire, random_pixels, read_out, signed_input
 
@@ -91,12 +90,15 @@ def test_traces_up_to_the_bound_are_kept_and_larger_ones_refused(monkeypatch: py
 
 
 @pytest.mark.parametrize("name", ["a/b", "..", "n" * 201])
-def test_run_sim_refuses_such_a_name_too(name: str, tmp_path: Path) -> None:
-    network = two_layers(name)
+def test_run_sim_refuses_such_a_name_too(name, digits_model, tmp_path, monkeypatch) -> None:
+    """Before anything runs."""
+    content = replace(read(digits_model), network=two_layers(name))
+    monkeypatch.setattr("nctool.api.running.open_model", lambda *_, **__: content)
+    monkeypatch.setattr("nctool.api.running.choose_samples", lambda *_: pytest.fail("it went on"))
     with pytest.raises(UnsupportedError) as caught:
-        list(record(stream(network, random_pixels(network, 1)), tmp_path / "out.npz"))
+        nctool.run_sim(digits_model, samples=1, output=tmp_path / "out.npz")
     assert str(caught.value) == (
-        f"--output: layer {name!r} cannot name an array, allowed up to 200 characters without `/`, `\\` and control "
+        f"-o: layer {name!r} cannot name an array, allowed up to 200 characters without `/`, `\\` and control "
         "characters"
     )
     assert not list(tmp_path.iterdir())

@@ -78,7 +78,7 @@ def _load(path: Path) -> dict[str, npt.NDArray[np.generic]]:
 def _images(path: Path, key: str, array: npt.NDArray[np.generic]) -> npt.NDArray[np.uint8]:
     if array.dtype != np.uint8 or array.ndim not in (3, 4) or 0 in array.shape:
         raise _bad(path, key, f"{array.dtype} {array.shape}", _LAYOUTS, _as_pixels(key, array))
-    if array.ndim == 4 and array.shape[1] in _CHANNELS and array.shape[3] > max(_CHANNELS):
+    if array.ndim == 4 and array.shape[1] in _CHANNELS and min(array.shape[2:]) > max(_CHANNELS):
         hint = f"channels come last: save {key}.transpose(0, 2, 3, 1)"
         raise _bad(path, key, f"{array.dtype} {array.shape}", _LAYOUTS, hint)
     with_channels = array.astype(np.uint8, copy=False).reshape(*array.shape[:3], -1)

@@ -58,7 +58,7 @@ class ConvGeometry:
     def reaches(self, source: Shape, kernel: Pair) -> bool:
         """Return False where every weight of a kernel falls on padding, wherever it is put: the sums are all 0."""
         return all(
-            any(0 <= step * place + dil * k - pad < size for place in range(places) for k in range(taps))
+            any(_is_seen(size, places, step, dil * tap - pad) for tap in range(taps))
             for size, places, taps, pad, dil, step in zip(
                 source[1:],
                 self.output_size(source, kernel),
@@ -69,6 +69,12 @@ class ConvGeometry:
                 strict=True,
             )
         )
+
+
+def _is_seen(size: int, places: int, step: int, offset: int) -> bool:
+    """Return whether one of `places` looks at a neuron of an axis: place p looks at step * p + offset."""
+    first = max(0, -(offset // step))
+    return first < places and step * first + offset < size
 
 
 @dataclass(frozen=True, eq=False)

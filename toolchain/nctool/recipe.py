@@ -151,8 +151,8 @@ def _require_one_normalisation(recipe: Recipe, source: str) -> None:
     counts = {key: len(getattr(recipe.data, key) or ()) for key in ("mean", "std")}
     if counts["mean"] != counts["std"]:
         raise RecipeError(
-            f"recipe `{source}`: `data.mean` has {counts['mean']} numbers and `data.std` {counts['std']}, "
-            "allowed: as many, one for each channel",
+            f"recipe `{source}`: `data.mean` and `data.std` have lengths {counts['mean']} and {counts['std']}, "
+            "allowed: equal ones, a number for each channel",
             hint="without both, those of the training images are taken",
         )
 

@@ -8,6 +8,7 @@ nctool only errors and toml_text.
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -23,6 +24,10 @@ Model = TypeVar("Model", bound=BaseModel)
 
 _LONGEST_VALUE = 60
 """Characters of a value that a message shows."""
+
+
+_NUMBERS = re.compile(r"[\d.,\s-]+")
+"""Numbers with commas between them."""
 
 
 @dataclass(frozen=True)
@@ -114,7 +119,8 @@ def closest(got: str, known: Iterable[str], prefix: str = "") -> str | None:
 
 def _as_list(path: str, value: Any, field: FieldInfo | None) -> str | None:
     """Return how a value is written where a list is allowed, or None where that is not what is wrong."""
-    if path.endswith("]") or isinstance(value, (tuple, Mapping)) or not _allowed(field).startswith("a list "):
+    is_numbers = type(value) in (int, float) or (isinstance(value, str) and _NUMBERS.fullmatch(value))
+    if path.endswith("]") or not is_numbers or not _allowed(field).startswith("a list "):
         return None
     return f"a list has brackets: '{path}=[{value}]'"
 
@@ -142,11 +148,8 @@ def _key_of_others(place: _Place, key: str) -> str | None:
     others = [tag for table in _tables_of(union) if key in table.model_fields for tag in _tags(table)]
     if not others:
         return None
-    (tag,) = _tags(place.tables[0])
-    whole = f"'{'.'.join(place.keys[:-1])}={{{union.discriminator} = \"{tag}\"}}'"
-    return (
-        f"it is a key of {union.discriminator} {', '.join(others)}: leave it out, or replace the table: --set {whole}"
-    )
+    what = f"it is a key of {union.discriminator} {', '.join(others)}: leave it out, or replace the whole table"
+    return f"{what}: --set '{'.'.join(place.keys[:-1])}={{{union.discriminator} = \"NAME\"}}'"
 
 
 def _bad_tag(path: str, field: FieldInfo, finding: dict[str, Any]) -> tuple[str, str | None]:

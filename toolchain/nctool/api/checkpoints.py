@@ -45,7 +45,10 @@ def _require_checkpoint(path: Path) -> None:
 
 
 def require_no_checkpoint(path: Path) -> None:
-    """Refuse, where an exported network is wanted, a checkpoint or the folder of a run."""
+    """Refuse, where an exported network is wanted, a file or the folder of a training run."""
+    if path.is_file() and (path.name == STATE_NAME or path.suffix == ".toml"):
+        what = "a recipe" if path.suffix == ".toml" else "the state of a training run"
+        raise UsageError(f"`{path}` is {what}, allowed: an exported network", hint="give a file of `nctool export`")
     if path.name == CHECKPOINT_NAME or (path / CHECKPOINT_NAME).exists():
         what = "the folder of a training run" if path.is_dir() else "a checkpoint"
         hint, exported = f"export it first: nctool export {path} -o MODEL.net", sorted(path.glob("*.net"))

@@ -48,8 +48,15 @@ def run_files(checkpoint: Path | str) -> dict[str, Given]:
         checkpoint: folder of the run, or its checkpoint.safetensors.
     """
     path = Path(checkpoint)
-    folder = path if path.is_dir() else path.parent
-    files: dict[str, Given] = {
-        f"the run's {name}": folder / name for name in (CHECKPOINT_NAME, STATE_NAME, RECIPE_NAME, METRICS_NAME)
-    }
+    files = _named_files(path if path.is_dir() else path.parent)
     return files if path.is_dir() else {**files, "the checkpoint": path}
+
+
+def model_files(model: Path) -> dict[str, Given]:
+    """Return an exported network, and the files of a run that may lie in its folder, by what messages call them."""
+    return {**_named_files(model.parent), "the model": model}
+
+
+def _named_files(folder: Path) -> dict[str, Given]:
+    names = (CHECKPOINT_NAME, STATE_NAME, RECIPE_NAME, METRICS_NAME)
+    return {f"the run's {name}": folder / name for name in names}

@@ -14,11 +14,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from nctool.api.arrays import Source, load_array, path_of, record
+from nctool.api.arrays import Source, load_array, path_of, record, require_array_names
 from nctool.api.costing import CostMeter, CostReport, meter_for
 from nctool.api.engines import Job, require_engine, traces
 from nctool.api.models import Content, ForeignOptions, open_model
-from nctool.api.outputs import require_outputs
+from nctool.api.outputs import model_files, require_outputs
 from nctool.api.samples import choose_samples, dataset_path, trained_on
 from nctool.api.sharding import require_workers, shared_summaries
 from nctool.progress import ProgressCallback, no_progress
@@ -117,8 +117,12 @@ def run_sim(
     path, options = Path(model), options or ForeignOptions()
     shape = None if input is None else load_array(input).shape[-3:]
     content = open_model(path, options, input_shape=shape)
-    inputs = {"the data set": dataset_path(dataset or trained_on(content)), "the model": path}
-    require_outputs({**inputs, "the samples": path_of(input), "the labels": path_of(labels)}, {"-o": output})
+    given = {"the samples": path_of(input), "the labels": path_of(labels)}
+    if input is None:
+        given["the data set"] = dataset_path(dataset or trained_on(content))
+    require_outputs({**given, **model_files(path)}, {"-o": output})
+    if output is not None:
+        require_array_names((population.name for population in content.network.populations), "-o")
     meter = meter_for(content, workers) if cost else None
     chosen = choose_samples(content, dataset, split, samples, data_dir, input, labels)
     n_samples, n_steps = len(chosen.samples), chosen.content.network.n_steps

@@ -115,9 +115,9 @@ def channels_first(values: NDArray[Any], shape: Shape) -> NDArray[Any]:
     return values
 
 
-def dataset_path(name: str | None) -> str | None:
+def dataset_path(name: str | None) -> Path | None:
     """Return where the files of a data set lie; None for a built-in one, which has its own folder."""
-    return None if name in NAMES else name
+    return None if name is None or name in NAMES else Path(name)
 
 
 def require_here(trained: str) -> None:

@@ -22,7 +22,7 @@ from nctool.api.comparing import FILE, Comparison, compare_engines, compare_know
 from nctool.api.engines import Job, require_engine
 from nctool.api.models import Content, ForeignOptions, open_model
 from nctool.api.names import split_names
-from nctool.api.outputs import require_outputs
+from nctool.api.outputs import model_files, require_outputs
 from nctool.api.samples import choose_samples, dataset_path, trained_on
 from nctool.differences import PairDifferences
 from nctool.equivalence import Divergence
@@ -116,14 +116,10 @@ def verify(
     shape = None if input is None else load_array(input).shape[-3:]
     options = options or ForeignOptions()
     content = open_model(path, options, input_shape=shape, check_digests=False)
-    require_outputs(
-        {
-            "the data set": dataset_path(dataset or trained_on(content)),
-            "the samples": path_of(input),
-            "the model": path,
-        },
-        {trace_file.OPTION: layers, junit_file.OPTION: junit},
-    )
+    given = {"the samples": path_of(input)}
+    if input is None:
+        given["the data set"] = dataset_path(dataset or trained_on(content))
+    require_outputs({**given, **model_files(path)}, {trace_file.OPTION: layers, junit_file.OPTION: junit})
     content, pixels = _samples(content, samples, dataset, data_dir, input)
     options.require_steps(content.network.n_steps)
     keep = layers is not None
