@@ -535,6 +535,7 @@ def test_what_is_no_network(given, kind):
     )
 
 
+@pytest.mark.filterwarnings("ignore:`torch.jit.trace.* is deprecated:DeprecationWarning")
 def test_a_network_in_compiled_code_is_refused():
     assert str(refusal(torch.jit.trace(model(), IMAGES))) == (
         "model: got TopLevelTracedModule, allowed a torch.nn.Module in Python\n"
