@@ -216,7 +216,7 @@ def test_explore_says_which_file_it_wrote(nctool, digits_run: Path, tmp_path: Pa
 
 
 def test_no_number_of_a_table_is_torn_in_a_narrow_terminal(nctool, digits_model: Path, monkeypatch) -> None:
-    monkeypatch.setattr("nctool.cli.output.WIDTH", 60)
+    monkeypatch.setattr("nctool.cli.tables.WIDTH", 60)
     lines = nctool("inspect", digits_model).out.splitlines()
     (row,) = [line.split() for line in lines if line.startswith("conv2 ")]
     assert row[:5] == ["conv2", "conv", "32x8x8", "2,048", "294,912"]

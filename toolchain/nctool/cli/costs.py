@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from nctool.cli import output
+from nctool.cli.tables import counted, print_line, print_rows
 
 if TYPE_CHECKING:
     from nctool.api import RunReport
@@ -29,19 +30,17 @@ def print_run(report: RunReport) -> None:
 
 def _print_cost(cost: CostReport) -> None:
     rows = [_row(name, each) for name, each in cost.populations.items()]
-    title = (
-        f"cost of a sample for {cost.target}, {cost.realisation}: means over {output.counted(cost.samples, 'sample')}"
-    )
-    output.print_rows(title, COLUMNS, [*rows, _row("total", cost.total)])
-    window = output.counted(cost.window_steps, "window step")
+    title = f"cost of a sample for {cost.target}, {cost.realisation}: means over {counted(cost.samples, 'sample')}"
+    print_rows(title, COLUMNS, [*rows, _row("total", cost.total)])
+    window = counted(cost.window_steps, "window step")
     if cost.flush_steps:
         window = f"{cost.window_steps} window and {cost.flush_steps} flush steps"
-    output.print_line(
+    print_line(
         f"{window}, one sample every {cost.period_steps}; "
-        f"the answer stands after {output.counted(cost.latency_steps, 'step')}{_time(cost.latency_ns)}"
+        f"the answer stands after {counted(cost.latency_steps, 'step')}{_time(cost.latency_ns)}"
     )
     if cost.energy is None:
-        output.print_line(f"energy: target {cost.target} has no published figures, so operations only")
+        print_line(f"energy: target {cost.target} has no published figures, so operations only")
     else:
         _print_energy(cost.energy)
 
@@ -71,5 +70,5 @@ def _print_energy(energy: SplitEnergy) -> None:
         "spikes": energy.spikes_pj,
     }
     parts = ", ".join(f"{name} {pj / 1000:,.1f}" for name, pj in causes.items())
-    output.print_line(f"energy in nJ: {parts}; together {energy.total_pj / 1000:,.1f}")
-    output.print_line(f"these figures: {energy.basis}")
+    print_line(f"energy in nJ: {parts}; together {energy.total_pj / 1000:,.1f}")
+    print_line(f"these figures: {energy.basis}")

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING
 import typer
 
 from nctool.cli.application import is_first_rank
-from nctool.cli.output import print_error, print_rows
+from nctool.cli.output import print_error
+from nctool.cli.tables import print_rows
 from nctool.errors import Interrupted
 from nctool.progress import ProgressCallback, no_progress, progress_bar
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from nctool.cli.output import counted, print_line, print_rows
+from nctool.cli.tables import counted, print_line, print_rows
 
 if TYPE_CHECKING:
     from nctool.api import ExploreReport

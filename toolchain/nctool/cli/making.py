@@ -27,6 +27,7 @@ from nctool.cli.options import (
     Samples,
     TensorBoard,
 )
+from nctool.cli.tables import print_line
 
 
 @app.command()
@@ -191,4 +192,4 @@ def explore(
         )
     output.print_json(report.to_json()) if json else print_explore(report)
     if plot is not None and not json:
-        output.print_line(f"wrote {plot}")
+        print_line(f"wrote {plot}")

@@ -15,6 +15,7 @@ from nctool.cli import output
 from nctool.cli.application import app
 from nctool.cli.epochs import print_history
 from nctool.cli.options import Json, Model
+from nctool.cli.tables import print_line, print_rows
 
 
 @app.command()
@@ -40,7 +41,7 @@ def history(
     report = read(run, plot=plot)
     output.print_json(report.to_json()) if json else print_history(report)
     if plot is not None and not json:
-        output.print_line(f"wrote {plot}")
+        print_line(f"wrote {plot}")
 
 
 @app.command()
@@ -61,7 +62,7 @@ def recipes(
         typer.echo(loaded[0].to_toml(), nl=False)
         return
     rows = [[r.name, r.data.name, r.model.architecture, str(r.n_epochs), r.description] for r in loaded]
-    output.print_rows("recipes", ["name", "data", "network", "epochs", "description"], rows)
+    print_rows("recipes", ["name", "data", "network", "epochs", "description"], rows)
 
 
 @app.command()

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from nctool.cli.output import counted, make_table, print_line, print_table
+from nctool.cli.tables import counted, make_table, print_line, print_table
 from nctool.differences import Histogram, LogitDifferences, PairDifferences, SpikeDifferences
 
 if TYPE_CHECKING:
