@@ -25,7 +25,6 @@ Model = TypeVar("Model", bound=BaseModel)
 _LONGEST_VALUE = 60
 """Characters of a value that a message shows."""
 
-
 _NUMBERS = re.compile(r"[\d.,\s-]+")
 """Numbers with commas between them."""
 

@@ -26,6 +26,7 @@ LARGEST_LABEL = 2**31 - 1
 UNFIT_NAME = re.compile(r"[/\\\x00-\x1f\x7f]|^\.\.?$|.{201}")
 """Layer names that the members of an archive cannot have, or that would leave the folder it is unpacked in."""
 LABELS = "labels"
+"""What messages call an array of class numbers."""
 
 Source = Path | ArrayLike
 """The path of a .npy file, also as text, or what NumPy makes an array of."""
