@@ -10,8 +10,9 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from nctool.errors import UsageError
+from nctool.errors import EngineError, UsageError
 from nctool.nq import NoisyQuantReLU, unrolled
+from nctool.processes import rank_and_size
 from nctool.training.global_batch import global_batch
 from nctool.training.global_batch_norm import global_batch_norm
 from nctool.training.metrics import read_metrics
@@ -55,7 +56,6 @@ def torchrun(tmp_path, n_processes, *arguments):
         [*command, str(script), *map(str, arguments)],
         capture_output=True,
         text=True,
-        timeout=120,
         check=False,
         env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": path},
     )
@@ -88,9 +88,48 @@ def test_a_run_that_one_process_began_goes_on_in_three_with_the_same_numbers(tmp
 def test_an_error_in_one_process_ends_all_with_its_message(tmp_path):
     ended = torchrun(tmp_path, 2, tmp_path / "run", "new", "fail")
     assert ended.returncode == 1
-    errors = [line for line in ended.stderr.splitlines() if line.startswith(("error:", "hint:"))]
-    assert errors == ["error: rank 1 has had enough", "hint: ask it why"]
+    errors = [line for line in ended.stderr.splitlines() if line.startswith("error:")]
+    assert "error: rank 1 has had enough\nhint: ask it why\n" in ended.stderr
+    exchange = "error: the exchange with the other processes of torchrun failed: "
+    assert all(line.startswith(exchange) for line in errors if line != "error: rank 1 has had enough")
     assert not (tmp_path / "run" / "checkpoint.safetensors").exists()
+
+
+@pytest.mark.parametrize("rank", ["0", "1"])
+def test_an_error_is_told_without_the_other_processes(tmp_path, rank):
+    """With nobody there who would answer."""
+    environment = {"RANK": rank, "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "1"}
+    ended = subprocess.run(
+        [sys.executable, "-m", "nctool", "export", "nope", "-o", "m.net"],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=tmp_path,
+        env=os.environ | environment,
+    )
+    assert (ended.returncode, ended.stdout) == (2, "")
+    assert ended.stderr == "error: no checkpoint at `nope`\nhint: `nctool train RECIPE -o DIR` makes one\n"
+
+
+def test_an_exchange_without_a_meeting_place_is_no_bug(monkeypatch, tmp_path):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.delenv("MASTER_ADDR", raising=False)
+    monkeypatch.setenv("RANK", "0")
+    with pytest.raises(EngineError) as caught:
+        small_fit(tmp_path)
+    assert str(caught.value) == (
+        "the exchange with the other processes of torchrun failed: error initializing torch.distributed using env:// "
+        "rendezvous: environment variable master_addr expected, but not set\n"
+        "hint: the error of the process that ended first says why; without torchrun, unset RANK and WORLD_SIZE"
+    )
+
+
+@pytest.mark.parametrize("text", ["", "first", "-1", "1.0"])
+def test_a_rank_that_is_no_number_is_refused(monkeypatch, text):
+    monkeypatch.setenv("RANK", text)
+    with pytest.raises(UsageError) as caught:
+        rank_and_size()
+    assert str(caught.value) == f"`RANK` in the environment is `{text}`, allowed: a number\nhint: torchrun sets it"
 
 
 # --- the parts, in one process ----------------------------------------------------------------------------------------

@@ -1,35 +1,49 @@
 """Which of the processes that torchrun started this is; one process alone is the first of one.
 
-In: the environment that torchrun sets. Out: numbers. torch is loaded only to ask the others who failed first.
+In: the environment that torchrun sets. Out: numbers. Must not import torch.
 """
 
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from nctool.errors import EngineError, UsageError, first_line
 
 
 def rank_and_size() -> tuple[int, int]:
-    """Return this process's number and the number of processes that torchrun started; (0, 1) without it."""
-    return int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
+    """Return this process's number and the number of processes that torchrun started; (0, 1) without it.
+
+    Raises:
+        UsageError: the environment holds something else than numbers.
+    """
+    return _number("RANK", 0), _number("WORLD_SIZE", 1)
 
 
 def local_rank() -> int:
-    """Return this process's number among those of its machine."""
-    return int(os.environ.get("LOCAL_RANK", "0"))
+    """Return this process's number among those of its machine; a UsageError where the environment holds none."""
+    return _number("LOCAL_RANK", 0)
 
 
-def is_first_to_fail() -> bool:
-    """Say whether this process is to report its error: the first one that fails speaks for all.
+@contextmanager
+def exchange() -> Iterator[None]:
+    """Say of an exchange with the other processes that it failed: what torch says of it sounds like a bug.
 
-    The others fail too, of the same error or because it is gone. Where the first to fail held what they share, they
-    cannot ask any more, and are silent.
+    Raises:
+        EngineError: the others are not there, or not there any more.
     """
-    if rank_and_size()[1] == 1:
-        return True
-    from torch.distributed.rendezvous import rendezvous
-
     try:
-        store, _, _ = next(rendezvous("env://"))
-        return int(store.add("failed", 1)) == 1
-    except RuntimeError:
-        return False
+        yield
+    except (RuntimeError, ValueError) as error:
+        raise EngineError(
+            f"the exchange with the other processes of torchrun failed: {first_line(error)}",
+            hint="the error of the process that ended first says why; without torchrun, unset RANK and WORLD_SIZE",
+        ) from error
+
+
+def _number(name: str, otherwise: int) -> int:
+    text = os.environ.get(name, str(otherwise))
+    if not text.isdecimal():
+        raise UsageError(f"`{name}` in the environment is `{text}`, allowed: a number", hint="torchrun sets it")
+    return int(text)

@@ -6,29 +6,30 @@ In: a job. Out: the summaries of all samples, in order.
 from __future__ import annotations
 
 import pickle
+import time
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import replace
-from datetime import timedelta
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 
 import torch
+from torch.distributed import Store
 from torch.distributed.rendezvous import rendezvous
 
 from nctool.api.engines import Job, summaries
 from nctool.errors import EngineError, UsageError
-from nctool.processes import rank_and_size
+from nctool.processes import exchange, rank_and_size
 from nctool.sim.fast import find_device
 from nctool.sim.trace import Summary
 
 CHUNKS_PER_WORKER = 4
 """Parts that each worker gets: enough for progress and for even shares, few enough to prepare the network seldom."""
 
-LONGEST_RANK = timedelta(days=7)
-"""How long a rank waits for the others; torchrun ends all of them when one fails."""
+POLL_S = 0.05
+"""How often a rank asks for the others' summaries; torchrun ends all of them when one fails."""
 
 
 def require_workers(engine: str, workers: int, output: Path | None) -> None:
@@ -82,16 +83,26 @@ def _compute(engine: str, workers: int, numbered: tuple[int, Job]) -> list[Summa
 
 def _among_ranks(engine: str, job: Job, rank: int, size: int) -> Iterator[Summary]:
     """Compute this rank's share and exchange summaries through the store of torchrun: no process group is needed."""
-    store, _, _ = next(rendezvous("env://"))
-    store.set_timeout(LONGEST_RANK)
+    with exchange():
+        store, _, _ = next(rendezvous("env://"))
     parts = _split(job, size)
     own = _compute(engine, size, (rank, parts[rank])) if rank < len(parts) else []
-    store.set(f"summaries/{rank}", pickle.dumps(own))
+    with exchange():
+        store.set(f"summaries/{rank}", pickle.dumps(own))
     for number in range(size):
-        yield from pickle.loads(store.get(f"summaries/{number}"))
-    store.set(f"done/{rank}", "")
-    if rank == 0:  # the store may live in this process: it must outlast the others' last requests
-        store.wait([f"done/{number}" for number in range(size)])
+        yield from pickle.loads(_received(store, f"summaries/{number}"))
+    with exchange():
+        store.set(f"done/{rank}", "")
+    for number in range(size if rank == 0 else 0):  # the store may live here: it must outlast the last requests
+        _received(store, f"done/{number}")
+
+
+def _received(store: Store, key: str) -> bytes:
+    """Wait for what another rank says; torch's own wait has an end, and lets no signal through."""
+    with exchange():
+        while not store.check([key]):
+            time.sleep(POLL_S)
+        return bytes(store.get(key))
 
 
 def _split(job: Job, n_parts: int) -> list[Job]:

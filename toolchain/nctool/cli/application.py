@@ -17,7 +17,7 @@ from typer.exceptions import TyperException
 
 from nctool.cli import output
 from nctool.errors import NctoolError
-from nctool.processes import is_first_to_fail, rank_and_size
+from nctool.processes import rank_and_size
 from nctool.progress import ProgressCallback, no_progress, progress_bar
 
 EXIT_INTERRUPTED = 130
@@ -49,20 +49,17 @@ def options(
 
 
 def main() -> None:
-    """Run the command line and end the process with the exit code that `nctool.errors` gives each error.
-
-    Of the ranks of torchrun, the first that fails says why.
-    """
+    """Run the command line and end the process with the exit code that `nctool.errors` gives each error."""
     try:
         code = app(standalone_mode=False)
     except NctoolError as error:
-        _print_error(error.message, error.hint)
+        output.print_error(error.message, error.hint)
         sys.exit(error.exit_code)
     except TyperException as error:
-        _print_error(_lower_first(error.format_message()), "see `nctool --help`, or `nctool COMMAND --help`")
+        output.print_error(_lower_first(error.format_message()), "see `nctool --help`, or `nctool COMMAND --help`")
         sys.exit(error.exit_code)
     except (KeyboardInterrupt, typer.Abort):
-        _print_error("interrupted", None)
+        output.print_error("interrupted", None)
         sys.exit(EXIT_INTERRUPTED)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -70,7 +67,7 @@ def main() -> None:
     except Exception as error:  # the last line of defence: a user sees no traceback
         if os.environ.get(DEBUG):
             raise
-        _print_error(
+        output.print_error(
             f"internal error: {type(error).__name__}: {error}",
             f"this is a bug in nctool; run again with {DEBUG}=1 for a traceback and report it",
         )
@@ -91,11 +88,6 @@ def shown_progress(title: str, json: bool) -> Iterator[ProgressCallback]:
 def is_first_rank() -> bool:
     """Return True except in a process that torchrun started beside the first."""
     return rank_and_size()[0] == 0
-
-
-def _print_error(message: str, hint: str | None) -> None:
-    if is_first_to_fail():
-        output.print_error(message, hint)
 
 
 def _lower_first(text: str) -> str:

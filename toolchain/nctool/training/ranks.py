@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, distributed, nn
 
 from nctool.errors import NctoolError, UsageError
-from nctool.processes import local_rank, rank_and_size
+from nctool.processes import exchange, local_rank, rank_and_size
 
 T = TypeVar("T")
 
@@ -49,7 +49,8 @@ class Ranks:
     def total(self, values: Tensor) -> Tensor:
         """Add up tensors of one shape, in place; every process gets the same bits."""
         if self.size > 1:
-            distributed.all_reduce(values)
+            with exchange():
+                distributed.all_reduce(values)
         return values
 
     def gathered(self, values: Tensor) -> Tensor:
@@ -57,7 +58,8 @@ class Ranks:
         if self.size == 1:
             return values.unsqueeze(0)
         parts = [torch.empty_like(values) for _ in range(self.size)]
-        distributed.all_gather(parts, values)
+        with exchange():
+            distributed.all_gather(parts, values)
         return torch.stack(parts)
 
     def in_order(self, own: Sequence[Tensor], shape: tuple[int, int], device: torch.device) -> Tensor:
@@ -93,8 +95,9 @@ class Ranks:
     def equalise(self, model: nn.Module) -> None:
         """Give the model of every process the weights of the first."""
         if self.size > 1:
-            for tensor in model.state_dict().values():
-                distributed.broadcast(tensor, src=0)
+            with exchange():
+                for tensor in model.state_dict().values():
+                    distributed.broadcast(tensor, src=0)
 
     def from_first(self, make: Callable[[], T]) -> T:
         """Let the first process alone do something, and return what it got, or raise its NctoolError, in all."""
@@ -106,7 +109,8 @@ class Ranks:
                 outcome = [(make(), None)]
             except NctoolError as error:
                 outcome = [(None, error)]
-        distributed.broadcast_object_list(outcome, src=0)
+        with exchange():
+            distributed.broadcast_object_list(outcome, src=0)
         value, failure = outcome[0]
         if failure is not None:
             raise failure
@@ -130,7 +134,8 @@ def joined(device: torch.device) -> Iterator[Ranks]:
     backend = "nccl" if device.type == "cuda" else "gloo"
     is_own = not distributed.is_initialized()
     if is_own:
-        distributed.init_process_group(backend)
+        with exchange():
+            distributed.init_process_group(backend)
     yield Ranks(distributed.get_rank(), distributed.get_world_size())
     if is_own and backend == "nccl":
         distributed.destroy_process_group()
