@@ -8,21 +8,16 @@ from __future__ import annotations
 import pickle
 import time
 from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
 from dataclasses import replace
-from functools import partial
-from multiprocessing import get_context
 from pathlib import Path
+from typing import Any
 
-import torch
-from torch.distributed import Store
 from torch.distributed.rendezvous import rendezvous
 
 from nctool.api.engines import Job, summaries
-from nctool.errors import EngineError, UsageError
+from nctool.api.workers import summaries_of_workers, use_gpu
+from nctool.errors import UsageError
 from nctool.processes import exchange, rank_and_size
-from nctool.sim.fast import find_device
 from nctool.sim.trace import Summary
 
 CHUNKS_PER_WORKER = 4
@@ -57,28 +52,9 @@ def shared_summaries(engine: str, job: Job, workers: int) -> Iterator[Summary]:
     rank, size = rank_and_size()
     if size > 1:
         return _among_ranks(engine, job, rank, size)
-    return _among_workers(engine, job, workers) if workers > 1 else summaries(engine, job)
-
-
-def _among_workers(engine: str, job: Job, workers: int) -> Iterator[Summary]:
-    parts = _split(job, workers * CHUNKS_PER_WORKER)
-    threads = max(1, torch.get_num_threads() // workers)
-    context = get_context("spawn")
-    with ProcessPoolExecutor(workers, context, torch.set_num_threads, (threads,)) as pool:
-        try:
-            for part in pool.map(partial(_compute, engine, workers), enumerate(parts)):
-                yield from part
-        except BrokenProcessPool as error:
-            raise EngineError(
-                f"engine `{engine}`: a worker ended before its time", hint="use fewer --workers: memory may be short"
-            ) from error
-
-
-def _compute(engine: str, workers: int, numbered: tuple[int, Job]) -> list[Summary]:
-    number, job = numbered
-    if find_device(job.device).type == "cuda":
-        torch.cuda.set_device(number % workers % torch.cuda.device_count())
-    return list(summaries(engine, job))
+    if workers > 1:
+        return summaries_of_workers(engine, _split(job, workers * CHUNKS_PER_WORKER), workers)
+    return summaries(engine, job)
 
 
 def _among_ranks(engine: str, job: Job, rank: int, size: int) -> Iterator[Summary]:
@@ -86,7 +62,8 @@ def _among_ranks(engine: str, job: Job, rank: int, size: int) -> Iterator[Summar
     with exchange():
         store, _, _ = next(rendezvous("env://"))
     parts = _split(job, size)
-    own = _compute(engine, size, (rank, parts[rank])) if rank < len(parts) else []
+    use_gpu(job.device, rank)
+    own = list(summaries(engine, parts[rank])) if rank < len(parts) else []
     with exchange():
         store.set(f"summaries/{rank}", pickle.dumps(own))
     for number in range(size):
@@ -97,7 +74,7 @@ def _among_ranks(engine: str, job: Job, rank: int, size: int) -> Iterator[Summar
         _received(store, f"done/{number}")
 
 
-def _received(store: Store, key: str) -> bytes:
+def _received(store: Any, key: str) -> bytes:
     """Wait for what another rank says; torch's own wait has an end, and lets no signal through."""
     with exchange():
         while not store.check([key]):
