@@ -193,17 +193,18 @@ IMAGES = "uint8 (N, H, W) or (N, H, W, C), no axis of length 0"
 @pytest.mark.parametrize(
     ("key", "array", "got", "allowed"),
     [
-        ("x_train", np.zeros((6, 4, 5, 3), dtype=np.int64), "int64 (6, 4, 5, 3)", IMAGES),
         ("x_train", np.zeros((0, 4, 5, 3)), "float64 (0, 4, 5, 3)", IMAGES),
         ("x_train", np.zeros((6, 4), dtype=np.uint8), "uint8 (6, 4)", IMAGES),
         ("x_train", np.zeros((0, 4, 5, 3), dtype=np.uint8), "uint8 (0, 4, 5, 3)", IMAGES),
         ("x_test", np.zeros((3, 4, 5, 0), dtype=np.uint8), "uint8 (3, 4, 5, 0)", IMAGES),
         ("x_test", np.zeros((3, 5, 4, 3), dtype=np.uint8), "images of shape (3, 5, 4)", "(3, 4, 5) as in `x_train`"),
-        ("y_train", np.zeros(5, dtype=np.int64), "int64 (5,)", "whole numbers (6,)"),
         ("y_test", np.array([0, -1, 2]), "labels -1..2", "0..65535"),
         ("y_test", np.array([0, 65536, 2]), "labels 0..65536", "0..65535"),
         ("classes", np.array(["cat", "dog"]), "<U3 (2,)", "3 or more names"),
         ("classes", np.arange(3), "int64 (3,)", "3 or more names"),
+        ("layout", np.array("CHW"), "'CHW'", "'NCHW' or 'NHWC'"),
+        ("layout", np.array(["NCHW"]), "<U4 (1,)", "'NCHW' or 'NHWC'"),
+        ("layout", np.array(3), "'3'", "'NCHW' or 'NHWC'"),
     ],
 )
 def test_wrong_arrays_are_refused(write, key, array, got, allowed):
@@ -214,20 +215,6 @@ def test_wrong_arrays_are_refused(write, key, array, got, allowed):
 @pytest.mark.parametrize(
     ("key", "array", "got", "allowed", "hint"),
     [
-        (
-            "x_train",
-            np.zeros((6, 3, 5, 6), np.uint8),
-            "uint8 (6, 3, 5, 6)",
-            IMAGES,
-            "channels come last: save x_train.transpose(0, 2, 3, 1)",
-        ),
-        (
-            "x_test",
-            np.zeros((3, 1, 28, 28), np.uint8),
-            "uint8 (3, 1, 28, 28)",
-            IMAGES,
-            "channels come last: save x_test.transpose(0, 2, 3, 1)",
-        ),
         (
             "x_train",
             np.linspace(0, 1, 6 * 4 * 5).reshape(6, 4, 5),
@@ -247,7 +234,49 @@ def test_wrong_arrays_are_refused(write, key, array, got, allowed):
             np.full((6, 4, 5), -0.5, np.float32),
             "float32 (6, 4, 5)",
             IMAGES,
-            "pixels are 0..255, before any normalisation",
+            "pixels are 0..255, before any normalisation; these reach from -0.5 to -0.5",
+        ),
+        (
+            "x_train",
+            np.full((6, 4, 5), 65535, np.uint16),
+            "uint16 (6, 4, 5)",
+            IMAGES,
+            "pixels are 0..255, before any normalisation; these reach from 65535 to 65535",
+        ),
+        (
+            "x_train",
+            np.zeros((6, 4, 5, 3), dtype=np.int64),
+            "int64 (6, 4, 5, 3)",
+            IMAGES,
+            "save x_train.astype('uint8')",
+        ),
+        (
+            "x_test",
+            np.full((3, 4, 5, 3), np.nan),
+            "float64 (3, 4, 5, 3)",
+            IMAGES,
+            "the array holds values that are not finite: replace them first, no pixel stands for them",
+        ),
+        (
+            "y_train",
+            np.zeros(5, dtype=np.int64),
+            "int64 (5,)",
+            "whole numbers (6,)",
+            "labels are class numbers 0, 1, 2, ..., one for each of the 6 images",
+        ),
+        (
+            "y_train",
+            np.array([[1, 1, 0]] * 6),
+            "int64 (6, 3)",
+            "whole numbers (6,)",
+            "every image has one class: there is no number for several classes, or for shares of them",
+        ),
+        (
+            "y_test",
+            np.array([0.5, 2, 3]),
+            "float64 (3,)",
+            "whole numbers (3,)",
+            "labels are class numbers: these are values to be predicted, which nctool does not train for",
         ),
         (
             "y_train",
@@ -277,8 +306,28 @@ def test_arrays_of_the_wrong_kind_are_refused_with_the_way_out(write, key, array
     assert refusal(FormatError, path) == f"`{path}`, key `{key}`: got {got}, allowed: {allowed}\nhint: {hint}"
 
 
-@pytest.mark.parametrize("shape", [(3, 4, 4), (3, 4, 1), (2, 8, 8), (5, 3, 8), (28, 28, 1)])
-def test_images_that_may_have_their_channels_last_are_taken_so(write, shape):
+ORDER = (
+    "channels fewer than rows and columns come last; in any other order, an .npz data set says which it is: "
+    "layout='NCHW' in the file, for channels that come first, or layout='NHWC', for last"
+)
+
+
+@pytest.mark.parametrize("shape", [(1, 34, 34), (2, 34, 34), (3, 32, 32), (2, 8, 8), (8, 8, 8), (5, 3, 8), (3, 4, 4)])
+@pytest.mark.parametrize(("layout", "axes"), [("NCHW", (0, 1, 2, 3)), ("NHWC", (0, 3, 1, 2))])
+def test_images_whose_order_the_shape_does_not_tell_are_read_as_the_file_says(write, shape, layout, axes):
+    images = np.random.default_rng(0).integers(0, 256, (6, *shape), dtype=np.uint8)
+    path = write(x_train=images, x_test=images[:3])
+    assert refusal(FormatError, path) == (
+        f"`{path}`, key `x_train`: got images {images.shape}, allowed: a shape that tells which axis the channels are\n"
+        f"hint: {ORDER}"
+    )
+    found = load_dataset(str(write(x_train=images, x_test=images[:3], layout=layout)))
+    np.testing.assert_array_equal(found.x_train, images.transpose(axes))
+    np.testing.assert_array_equal(found.x_test, images[:3].transpose(axes))
+
+
+@pytest.mark.parametrize("shape", [(34, 34, 2), (28, 28, 1), (3, 4, 1), (3, 5, 2), (2, 2, 1)])
+def test_channels_fewer_than_rows_and_columns_come_last(write, shape):
     images = np.random.default_rng(0).integers(0, 256, (6, *shape), dtype=np.uint8)
     found = load_dataset(str(write(x_train=images, x_test=images[:3]))).x_train
     np.testing.assert_array_equal(found, images.transpose(0, 3, 1, 2))
@@ -397,7 +446,7 @@ def test_corrupt_files_are_refused(tmp_path, changed, part, got):
     raw = put(tmp_path, mnist_files() | changed)
     assert refusal(FormatError, "mnist", tmp_path) == (
         f"data set `mnist`, `{raw}/{part}-*`: got {got}, allowed: images of 28x28 with labels 0..9\n"
-        "hint: delete the files, they are then downloaded again"
+        "hint: move the files away, they are then downloaded again"
     )
 
 
@@ -509,7 +558,7 @@ def test_a_cifar_file_with_another_md5_sum_is_refused_and_never_unpickled(tmp_pa
     folder = put_cifar("cifar10", cifar_files("cifar10") | {file: Attack(tmp_path / "made")}, unknown=[file])
     assert refusal(FormatError, "cifar10", tmp_path) == (
         f"data set `cifar10`, `{folder}/*`: got a file that is not the published one, "
-        "allowed: images of 32x32x3 with labels 0..9\nhint: delete the files, they are then downloaded again"
+        "allowed: images of 32x32x3 with labels 0..9\nhint: move the files away, they are then downloaded again"
     )
     assert not (tmp_path / "made").exists()
 

@@ -197,7 +197,7 @@ def test_a_truncated_file_is_named(tree, file, kept):
     content = path.read_bytes()
     path.write_bytes(content[: int(kept * len(content))])
     assert refusal(FormatError, tree) == (
-        f"`{path}`: got a file that is truncated or no image\nhint: delete it, or fetch it anew"
+        f"`{path}`: got a file that is truncated or no image\nhint: move it out of there, or fetch it anew"
     )
 
 
@@ -206,7 +206,7 @@ def test_a_file_of_other_bytes_is_named(tree, content):
     path = tree / "train" / "cat" / "1.png"
     path.write_bytes(content)
     assert refusal(FormatError, tree) == (
-        f"`{path}`: got a file that is truncated or no image\nhint: delete it, or fetch it anew"
+        f"`{path}`: got a file that is truncated or no image\nhint: move it out of there, or fetch it anew"
     )
 
 

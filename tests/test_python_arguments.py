@@ -68,7 +68,7 @@ def test_samples_and_labels_may_be_arrays(digits_model, tmp_path, pixels, labels
             RangeError,
             {"input": np.zeros((2, 1, 8, 8))},
             "`input`: holds float64 (2, 1, 8, 8), allowed uint8 (samples, 1, 8, 8)\n"
-            "hint: give pixels 0..255 of the size that the network was trained on, before any normalisation",
+            "hint: pixels are 0..255: save (255 * x).round().astype('uint8')",
         ),
         (
             FormatError,
@@ -85,7 +85,8 @@ def test_samples_and_labels_may_be_arrays(digits_model, tmp_path, pixels, labels
         (
             FormatError,
             {"input": np.zeros((2, 8, 8), np.uint8), "labels": np.zeros(1, int)},
-            "`labels`: labels are int64 (1,), allowed class numbers for 2 samples",
+            "`labels`: labels are int64 (1,), allowed class numbers for 2 samples\n"
+            "hint: labels are class numbers 0, 1, 2, ..., one for each of the 2 images",
         ),
         (
             RangeError,

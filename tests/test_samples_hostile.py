@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 from nctool.api import ForeignOptions, run_sim, verify
 from nctool.api.arrays import load_array, load_labels
 from nctool.api.engines import ENGINES
-from nctool.api.samples import channels_first
 from nctool.errors import FormatError, NctoolError, RangeError, UsageError
+from nctool.image_arrays import channels_first
 from nctool.sim.trace import Trace
 from nctool_models import load_dataset
 from tests.foreign import Draft, dense_layer, input_block
@@ -30,6 +30,7 @@ STREAM = (
     "input: the samples last 2 steps, allowed one value for all steps: it is a bias (rule I3)\n"
     "hint: run from the next layer on with --skip-layers 1 to feed spikes"
 )
+NUMBERS = "labels are class numbers 0, 1, 2, ..., one for each of the 2 images"
 TRANSFORM = "only a file with an input block says how real numbers become integers"
 
 
@@ -267,13 +268,25 @@ def test_options_of_foreign_files_on_our_own(digits_model, tmp_path):
         ((1, 2, 3), (5, 2, 3, 1), (0, 3, 1, 2)),
         ((3, 2, 4), (5, 2, 4, 3), (0, 3, 1, 2)),
         ((3, 2, 4), (5, 3, 2, 4), (0, 1, 2, 3)),
-        ((3, 3, 3), (5, 3, 3, 3), (0, 1, 2, 3)),  # could be either: as written
+        ((1, 1, 1), (5, 1, 1, 1), (0, 1, 2, 3)),  # either order is the same
+        ((2, 2, 3), (5, 2, 3, 2), (0, 3, 1, 2)),
+        ((2, 2, 3), (5, 2, 2, 3), (0, 1, 2, 3)),
         ((4,), (5, 4), (0, 1)),
     ],
 )
 def test_images_in_the_order_of_image_files_are_taken(shape, given, axes):
     values = np.arange(np.prod(given), dtype=np.uint8).reshape(given)
-    np.testing.assert_array_equal(channels_first(values, shape), values.transpose(axes).reshape(5, *shape))
+    np.testing.assert_array_equal(channels_first(values, "`x`", shape=shape), values.transpose(axes).reshape(5, *shape))
+
+
+def test_images_that_could_have_their_channels_first_or_last_are_refused():
+    with pytest.raises(FormatError) as caught:
+        channels_first(np.zeros((5, 3, 3, 3), np.uint8), "`x.npy`", shape=(3, 3, 3))
+    assert str(caught.value) == (
+        "`x.npy`: got images (5, 3, 3, 3), allowed: a shape that tells which axis the channels are\n"
+        "hint: channels fewer than rows and columns come last; in any other order, an .npz data set says which it is: "
+        "layout='NCHW' in the file, for channels that come first, or layout='NHWC', for last"
+    )
 
 
 def test_images_without_an_axis_of_channels_answer_as_with_it(digits_model, tmp_path):
@@ -288,7 +301,11 @@ def test_images_without_an_axis_of_channels_answer_as_with_it(digits_model, tmp_
 @pytest.mark.parametrize(
     ("values", "hint"),
     [
-        (np.zeros((2, 1, 8, 8), np.float32), "give pixels 0..255 of the size that the network was trained on, "),
+        (np.ones((2, 1, 8, 8), np.float32), "pixels are 0..255: save (255 * x).round().astype('uint8')"),
+        (
+            np.full((2, 1, 8, 8), np.nan),
+            "the array holds values that are not finite: replace them first, no pixel stands for them",
+        ),
         (np.zeros((2, 1, 9, 8), np.uint8), "give pixels 0..255 of the size that the network was trained on, "),
         (np.zeros((1, 8, 8), np.uint8).T, "give pixels 0..255 of the size that the network was trained on, "),
         (np.zeros((8, 8), np.uint8), "a single sample needs an axis of samples in front: `numpy.save(path, x[None])`"),
@@ -308,10 +325,22 @@ def test_images_of_another_kind_are_refused(digits_model, tmp_path, values, hint
 @pytest.mark.parametrize(
     ("values", "text"),
     [
-        (np.zeros(1, np.int64), "labels are int64 (1,), allowed class numbers for 2 samples"),
-        (np.zeros((2, 1), np.int64), "labels are int64 (2, 1), allowed class numbers for 2 samples"),
-        (np.zeros(2), "labels are float64 (2,), allowed class numbers for 2 samples"),
-        (np.zeros(2, bool), "labels are bool (2,), allowed class numbers for 2 samples"),
+        (np.zeros(1, np.int64), f"labels are int64 (1,), allowed class numbers for 2 samples\nhint: {NUMBERS}"),
+        (
+            np.zeros((2, 1), np.int64),
+            "labels are int64 (2, 1), allowed class numbers for 2 samples\nhint: labels have one axis: save y[:, 0]",
+        ),
+        (
+            np.zeros(3),
+            "labels are float64 (3,), allowed class numbers for 2 samples\n"
+            "hint: labels are class numbers: save y.astype(int)",
+        ),
+        (
+            np.eye(2),
+            "labels are float64 (2, 2), allowed class numbers for 2 samples\n"
+            "hint: labels are class numbers: save y.argmax(1)",
+        ),
+        (np.zeros(2, bool), f"labels are bool (2,), allowed class numbers for 2 samples\nhint: {NUMBERS}"),
         (np.array([0, -1]), "labels reach from -1 to 0, allowed 0..2147483647"),
         (np.array([0, 2**64 - 1], np.uint64), "labels reach from 0 to 18446744073709551615, allowed 0..2147483647"),
     ],

@@ -94,7 +94,9 @@ def _cannot_read(path: Path, error: Exception) -> UsageError | FormatError:
     reason = getattr(error, "strerror", None)
     if reason is not None:
         return UsageError(f"cannot read `{path}`: {reason.lower()}")
-    return FormatError(f"`{path}`: got a file that is truncated or no image", hint="delete it, or fetch it anew")
+    return FormatError(
+        f"`{path}`: got a file that is truncated or no image", hint="move it out of there, or fetch it anew"
+    )
 
 
 def _other_size(path: Path, got: Size, first: Path, size: Size) -> FormatError:

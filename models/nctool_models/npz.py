@@ -1,6 +1,6 @@
 """Image data sets in NumPy's .npz format.
 
-In: the path of a file with `x_train`, `y_train`, `x_test`, `y_test` and, if it likes, `classes`.
+In: the path of a file with `x_train`, `y_train`, `x_test`, `y_test` and, if it likes, `classes` and `layout`.
 Out: checked uint8 arrays in (N, C, H, W) order. Pickled objects are refused.
 """
 
@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from nctool.errors import FormatError, RangeError, UsageError
+from nctool.image_arrays import CHANNEL_AXES, channels_first, how_to_class_numbers, how_to_pixels
 
 Arrays = tuple[
     tuple[str, ...],
@@ -23,10 +24,10 @@ Arrays = tuple[
     npt.NDArray[np.int64],
 ]
 _KEYS = ("x_train", "y_train", "x_test", "y_test")
+_OPTIONAL = ("classes", "layout")
 _MOST_CLASSES = 65536
 """A larger label is taken for damage: every class costs an output neuron."""
-_LAYOUTS = "uint8 (N, H, W) or (N, H, W, C), no axis of length 0"
-_CHANNELS = (1, 3, 4)
+_IMAGES = "uint8 (N, H, W) or (N, H, W, C), no axis of length 0"
 _HINT = "the file holds x_train, y_train, x_test, y_test: uint8 images (N, H, W) or (N, H, W, C), whole labels (N,)"
 
 
@@ -35,19 +36,21 @@ def read_npz(path: Path) -> Arrays:
 
     Args:
         path: the .npz file; images uint8 (N, H, W) or (N, H, W, C), labels integers 0 and up. `classes`, if
-            there, is an array of names; else the names are "0", "1", … up to the largest label.
+            there, is an array of names; else the names are "0", "1", … up to the largest label. `layout`, if there,
+            says the order of axes, "NCHW" or "NHWC"; without it, see `channels_first`.
 
     Returns:
         classes, x_train uint8 (N, C, H, W), y_train int64 (N,), x_test, y_test.
 
     Raises:
         UsageError: the file is missing or cannot be read.
-        FormatError: the file is no .npz file, misses a key, or holds a wrong type, shape or label; or images with the
-            channels first.
+        FormatError: the file is no .npz file, misses a key, or holds a wrong type, shape or label; or images whose
+            order of axes cannot be told.
         RangeError: the arrays do not fit into memory.
     """
     arrays = _load(path)
-    x_train, x_test = (_images(path, key, arrays[key]) for key in ("x_train", "x_test"))
+    layout = _layout(path, arrays.get("layout"))
+    x_train, x_test = (_images(path, key, arrays[key], layout) for key in ("x_train", "x_test"))
     y_train = _labels(path, "y_train", arrays["y_train"], len(x_train))
     y_test = _labels(path, "y_test", arrays["y_test"], len(x_test))
     if x_train.shape[1:] != x_test.shape[1:]:
@@ -59,7 +62,7 @@ def read_npz(path: Path) -> Arrays:
 def _load(path: Path) -> dict[str, npt.NDArray[np.generic]]:
     try:
         with path.open("rb") as raw, np.load(raw, allow_pickle=False) as file:
-            arrays = {key: file[key] for key in (*_KEYS, "classes") if key in file}
+            arrays = {key: file[key] for key in (*_KEYS, *_OPTIONAL) if key in file}
     except FileNotFoundError as error:
         raise UsageError(f"no data set file `{path}`", hint=_HINT) from error
     except (ValueError, EOFError, KeyError, AttributeError, TypeError, zipfile.BadZipFile, zlib.error) as error:
@@ -75,43 +78,33 @@ def _load(path: Path) -> dict[str, npt.NDArray[np.generic]]:
     return arrays
 
 
-def _images(path: Path, key: str, array: npt.NDArray[np.generic]) -> npt.NDArray[np.uint8]:
-    if array.dtype != np.uint8 or array.ndim not in (3, 4) or 0 in array.shape:
-        raise _bad(path, key, f"{array.dtype} {array.shape}", _LAYOUTS, _as_pixels(key, array))
-    if array.ndim == 4 and array.shape[1] in _CHANNELS and min(array.shape[2:]) > max(_CHANNELS):
-        hint = f"channels come last: save {key}.transpose(0, 2, 3, 1)"
-        raise _bad(path, key, f"{array.dtype} {array.shape}", _LAYOUTS, hint)
-    with_channels = array.astype(np.uint8, copy=False).reshape(*array.shape[:3], -1)
-    return np.ascontiguousarray(with_channels.transpose(0, 3, 1, 2))
+def _layout(path: Path, array: npt.NDArray[np.generic] | None) -> str | None:
+    """Return the order of axes that the file says."""
+    if array is None:
+        return None
+    if array.shape != () or str(array) not in CHANNEL_AXES:
+        got = repr(str(array)) if array.shape == () else f"{array.dtype} {array.shape}"
+        raise _bad(path, "layout", got, " or ".join(map(repr, CHANNEL_AXES)))
+    return str(array)
+
+
+def _images(path: Path, key: str, array: npt.NDArray[np.generic], layout: str | None) -> npt.NDArray[np.uint8]:
+    if array.ndim not in (3, 4) or 0 in array.shape:
+        raise _bad(path, key, f"{array.dtype} {array.shape}", _IMAGES)
+    if array.dtype != np.uint8:
+        raise _bad(path, key, f"{array.dtype} {array.shape}", _IMAGES, how_to_pixels(key, array))
+    pixels: npt.NDArray[np.uint8] = channels_first(array, _where(path, key), layout=layout)
+    return np.ascontiguousarray(pixels)
 
 
 def _labels(path: Path, key: str, array: npt.NDArray[np.generic], n_images: int) -> npt.NDArray[np.int64]:
     if not np.issubdtype(array.dtype, np.integer) or array.shape != (n_images,):
         got = f"{array.dtype} {array.shape}"
-        raise _bad(path, key, got, f"whole numbers ({n_images},)", _as_class_numbers(key, array, n_images))
+        raise _bad(path, key, got, f"whole numbers ({n_images},)", how_to_class_numbers(key, array, n_images))
     smallest, largest = int(array.min()), int(array.max())
     if smallest < 0 or largest >= _MOST_CLASSES:
         raise _bad(path, key, f"labels {smallest}..{largest}", f"0..{_MOST_CLASSES - 1}")
     return array.astype(np.int64)
-
-
-def _as_pixels(key: str, array: npt.NDArray[np.generic]) -> str:
-    """Say how images of real numbers become uint8, by their range."""
-    if array.dtype.kind != "f" or array.size == 0:
-        return _HINT
-    smallest, largest = float(array.min()), float(array.max())
-    if smallest < 0:
-        return "pixels are 0..255, before any normalisation"
-    return f"pixels are 0..255: save {f'(255 * {key})' if largest <= 1 else key}.round().astype('uint8')"
-
-
-def _as_class_numbers(key: str, array: npt.NDArray[np.generic], n_images: int) -> str:
-    """Say how one-hot vectors, a column or real numbers become class numbers."""
-    if array.shape == (n_images, 1):
-        return f"labels have one axis: save {key}[:, 0]"
-    if array.ndim == 2 and len(array) == n_images:
-        return f"labels are class numbers: save {key}.argmax(1)"
-    return f"labels are class numbers: save {key}.astype(int)" if array.dtype.kind == "f" else _HINT
 
 
 def _classes(path: Path, array: npt.NDArray[np.generic] | None, n_labels: int) -> tuple[str, ...]:
@@ -122,5 +115,9 @@ def _classes(path: Path, array: npt.NDArray[np.generic] | None, n_labels: int) -
     return tuple(str(name) for name in array)
 
 
+def _where(path: Path, key: str) -> str:
+    return f"`{path}`, key `{key}`"
+
+
 def _bad(path: Path, key: str, got: str, allowed: str, hint: str = _HINT) -> FormatError:
-    return FormatError(f"`{path}`, key `{key}`: got {got}, allowed: {allowed}", hint)
+    return FormatError(f"{_where(path, key)}: got {got}, allowed: {allowed}", hint)

@@ -133,5 +133,5 @@ def _bad(source: _Source, where: str, got: str) -> FormatError:
     shape = "x".join(str(length) for length in source.image)
     return FormatError(
         f"{where}: got {got}, allowed: images of {shape} with labels 0..{source.n_classes - 1}",
-        hint="delete the files, they are then downloaded again",
+        hint="move the files away, they are then downloaded again",
     )

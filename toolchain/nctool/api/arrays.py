@@ -16,6 +16,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from nctool.errors import FormatError, UnsupportedError, UsageError, first_line
 from nctool.files import replace_atomically
+from nctool.image_arrays import how_to_class_numbers
 from nctool.sim.trace import Trace, join
 
 SAVE_HINT = "save an array of numbers with `numpy.save`"
@@ -95,7 +96,8 @@ def load_labels(source: Source, n_samples: int) -> NDArray[np.int64]:
     values, name = load_array(source, LABELS), name_of(source, LABELS)
     if values.ndim != 1 or values.dtype.kind not in "iu" or len(values) < n_samples:
         raise FormatError(
-            f"`{name}`: labels are {values.dtype} {values.shape}, allowed class numbers for {n_samples} samples"
+            f"`{name}`: labels are {values.dtype} {values.shape}, allowed class numbers for {n_samples} samples",
+            how_to_class_numbers("y", values[:n_samples], n_samples),
         )
     labels = values[:n_samples]
     if labels.min() < 0 or labels.max() > LARGEST_LABEL:

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from nctool.api.arrays import LABELS, Source, load_array, load_labels, name_of
 from nctool.api.models import Content
 from nctool.errors import RangeError, UsageError
+from nctool.image_arrays import channels_first, how_to_pixels
 from nctool.network import IntArray, IntegerInput, Shape
 from nctool_deploy.netx import ForeignFile, NetxFile
 from nctool_models import is_image_folder, load_dataset
@@ -79,8 +80,9 @@ def choose_samples(
         values = content.samples(values)
         content = fitted_to(content, values)
     else:
-        values = channels_first(values, content.network.input.sample_shape)
-        _require_pixels(values, content.network.input.sample_shape, name)
+        shape = content.network.input.sample_shape
+        values = channels_first(values, f"`{name}`", shape=shape)
+        _require_pixels(values, shape, name)
     if answers is not None and answers.max() >= np.prod(content.network.readout.shape):
         classes = np.prod(content.network.readout.shape)
         raise RangeError(f"`{name_of(label_array, LABELS)}`: label {answers.max()}, the network has {classes} classes")
@@ -97,22 +99,6 @@ def trained_on(content: Content) -> str | None:
     """Return the name or path of the data set that a network was trained on, if its file says so."""
     provenance = None if isinstance(content, ForeignFile) else content.metadata.provenance
     return None if provenance is None else provenance.dataset
-
-
-def channels_first(values: NDArray[Any], shape: Shape) -> NDArray[Any]:
-    """Return images with the axis of channels where a network that takes `shape` has it.
-
-    Args:
-        values: (samples, *shape); with the channels last, as image files have them; or, of a network of one channel,
-            without that axis. Anything else is returned as it is.
-        shape: (channels, height, width), or of other inputs (channels,).
-    """
-    channels, *sides = shape
-    if channels == 1 and sides and values.shape[1:] == tuple(sides):
-        return values[:, np.newaxis]
-    if values.shape[1:] == (*sides, channels):
-        return values if values.shape[1:] == shape else np.moveaxis(values, -1, 1)
-    return values
 
 
 def dataset_path(name: str | None) -> Path | None:
@@ -132,7 +118,9 @@ def _require_pixels(values: NDArray[Any], shape: Shape, name: str) -> None:
     if values.dtype == np.uint8 and values.shape[1:] == shape:
         return
     hint = "give pixels 0..255 of the size that the network was trained on, before any normalisation"
-    if values.shape in (shape, shape[1:]):
+    if values.shape[1:] == shape:
+        hint = how_to_pixels("x", values)
+    elif values.shape in (shape, shape[1:]):
         hint = "a single sample needs an axis of samples in front: `numpy.save(path, x[None])`"
     raise RangeError(
         f"`{name}`: holds {values.dtype} {values.shape}, allowed uint8 (samples, {', '.join(map(str, shape))})", hint
