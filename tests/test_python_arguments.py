@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import nctool
-from nctool.api.names import override_texts, split_names
+from nctool.api.names import split_names
 from nctool.errors import FormatError, NctoolError, RangeError, RecipeError, UsageError
 from nctool_models import load_dataset
 
@@ -125,28 +125,6 @@ def test_engines_and_realisations_may_be_a_text(digits_run, digits_model):
     assert nctool.verify(digits_model, engines="fast,reference", samples=2).engines == ("fast", "reference")
     report = nctool.explore(digits_run, realisations="autapse", steps=[1], units=[1], weight_bits=[8], samples=2)
     assert [row.setting.realisation for row in report.rows] == ["autapse"]
-
-
-def test_overrides_may_be_a_mapping():
-    changes = {"training.epochs": 1, "data.name": "a\\b.npz", "finetune.steps": (1, 2), "training.deterministic": True}
-    assert override_texts(changes) == (
-        "training.epochs=1",
-        'data.name="a\\\\b.npz"',
-        "finetune.steps=[1, 2]",
-        "training.deterministic=true",
-    )
-    assert override_texts({"training.epochs": np.int64(3), "finetune.steps": np.arange(1, 3)}) == (
-        "training.epochs=3",
-        "finetune.steps=[1, 2]",
-    )
-    with pytest.raises(RecipeError) as caught:
-        override_texts({"training.epochs": None})
-    assert str(caught.value) == (
-        "overrides: `training.epochs` is a NoneType, allowed: a text, a number, a list or a mapping\n"
-        "hint: leave a key out to keep what the recipe says"
-    )
-    assert override_texts("seed=3") == ("seed=3",)
-    assert override_texts(["seed=3"]) == ("seed=3",)
 
 
 def test_training_takes_a_mapping(digits_run, tmp_path):

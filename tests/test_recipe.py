@@ -1,9 +1,14 @@
 """Recipes: what is allowed, what a refusal says, and that a resolved recipe reads back equal."""
 
+from pathlib import Path
+from typing import Any, get_args
+
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
+from pydantic.fields import FieldInfo
 
 from nctool.errors import RecipeError
 from nctool.recipe import (
@@ -53,9 +58,11 @@ epochs = 3
 """
 
 
-def refusal(*overrides: str, text: str = TEXT) -> str:
+def refusal(*overrides: str | dict[str, Any], text: str = TEXT) -> str:
+    """Return what is said of texts, or of one mapping."""
+    changes: Any = overrides[0] if overrides and isinstance(overrides[0], dict) else overrides
     with pytest.raises(RecipeError) as caught:
-        parse_recipe(text, overrides, source="small")
+        parse_recipe(text, changes, source="small")
     assert caught.value.exit_code == 2
     return str(caught.value)
 
@@ -120,15 +127,46 @@ def test_the_last_override_wins_and_the_seed_argument_wins_over_all():
     assert (recipe.training.epochs, recipe.seed) == (5, 7)
 
 
-@pytest.mark.parametrize("override", ["epochs", "=3", "training.=3", ".epochs=3", ""])
-def test_an_override_without_key_or_value_is_refused(override):
+@pytest.mark.parametrize("override", ["epochs", ""])
+def test_an_override_without_value_is_refused(override):
     assert refusal(override) == (
         f"--set got `{override}`, allowed: KEY=VALUE\nhint: for instance --set training.epochs=3"
     )
 
 
+@pytest.mark.parametrize("key", ["", "training.", ".epochs"])
+def test_an_override_without_key_is_refused(key):
+    text = f"--set got the key `{key}`, allowed: KEY or TABLE.KEY\nhint: for instance training.epochs"
+    assert refusal(f"{key}=3") == text
+    assert refusal({key: 3}) == text
+
+
+def test_the_values_of_a_mapping_are_never_read_as_text():
+    name = 'a\\b "c" = 3\nseed = 4\x7f'
+    changes = {
+        "description": name,
+        "data.name": Path("d") / "x.npz",
+        "training.epochs": np.int64(5),
+        "training.learning_rate": np.float32(0.5),
+        "finetune.steps": np.arange(1, 3),
+        "model": {"architecture": "mlp", "hidden": [np.int64(3), 4]},
+    }
+    found = parse_recipe(TEXT, changes)
+    assert (found.description, found.data.name, found.training.epochs) == (name, "d/x.npz", 5)
+    assert (found.training.learning_rate, found.finetune.steps, found.model.hidden) == (0.5, (1, 2), (3, 4))
+    assert parse_recipe(TEXT, {"training.epochs": 5}) == parse_recipe(TEXT, ["training.epochs=5"])
+    assert parse_recipe(TEXT, "training.epochs=5") == parse_recipe(TEXT, ["training.epochs=5"])
+
+
+def test_a_value_of_a_mapping_is_of_its_own_type():
+    assert refusal({"training.epochs": "5"}).startswith('recipe `small`: `training.epochs` is "5", allowed: a whole')
+    assert refusal({"a=b": 5}).startswith("recipe `small`: unknown key `a=b`, allowed: name, ")
+    for value in (None, b"x", [1, None], {"a": {1}}):
+        assert "allowed: a text, a number, a list or a mapping" in refusal({"training.epochs": value})
+
+
 def test_an_override_below_a_value_is_refused():
-    assert refusal("training.epochs.x=1") == "--set got `training.epochs.x=1`, but `training.epochs` is no table"
+    assert refusal("training.epochs.x=1") == "--set got the key `training.epochs.x`, but `training.epochs` is no table"
 
 
 # --- refusals ---------------------------------------------------------------------------------------------------------
@@ -399,8 +437,8 @@ coding = "graded"
 [model]
 architecture = "mlp"
 hidden = [20, 10]
-batch_norm = true
-dropout = 0.0
+# batch_norm = true
+# dropout = 0.0
 
 [activation]
 function = "quantised"
@@ -504,6 +542,64 @@ def test_fine_tuning_is_for_the_weights_of_the_chip_unless_it_says_others(overri
     assert found.finetune is not None
     assert found.finetune.weight_bits == bits
     assert parse_recipe(found.to_toml()) == found
+
+
+LAWS = {name: recipe_path(name).read_text(encoding="utf-8") for name in ("digits-cnn-finetuned", "cifar10-resnet8")}
+LAWS |= {
+    "nothing said": TEXT,
+    "chip": TEXT + '[noise]\nsource = "chip"\n',
+    "chip and finetune": TEXT + '[noise]\nsource = "chip"\n[chip]\nweight_bits = 4\n[finetune]\n',
+    "all said": TEXT + '[noise]\nsource = "chip"\n[chip]\nweight_bits = 4\n[finetune]\nweight_bits = 4\n',
+    "empty chip": TEXT + '[noise]\nsource = "chip"\n[chip]\n',
+}
+VALUES: tuple[Any, ...] = (0, 1, 2, 4, 6, 0.5, True, "none", "chip", "zero", "population", [1], [3, 5], {})
+
+
+FIELD = FieldInfo()
+
+
+def every_override() -> list[dict[str, Any]]:
+    """Return changes of each key of a recipe, and of each table."""
+    tables = [(name, each) for name, field in Recipe.model_fields.items() for each in tables_of(field.annotation)]
+    keys = dict.fromkeys(
+        [*Recipe.model_fields, *(f"{name}.{key}" for name, each in tables for key in each.model_fields)]
+    )
+    changes = [{key: value} for key in keys for value in VALUES]
+    tags = [tag for _, each in tables for tag in get_args(each.model_fields.get("architecture", FIELD).annotation)]
+    changes += [change for tag in tags for change in ({"model.architecture": tag}, {"model": {"architecture": tag}})]
+    pairs = ({"noise.source": "chip", "chip.weight_bits": 6}, {"chip.weight_bits": 6, "finetune.epochs": 2})
+    return [*changes, *pairs, {"model.architecture": "resnet", "model.depth": 8}]
+
+
+def tables_of(annotation: Any) -> list[Any]:
+    return [each for each in (annotation, *get_args(annotation)) if hasattr(each, "model_fields")]
+
+
+def outcome(text: str, change: dict[str, Any]) -> Any:
+    try:
+        return parse_recipe(text, change)
+    except RecipeError as error:
+        return str(error)
+
+
+@pytest.mark.parametrize("name", LAWS)
+def test_resolving_and_then_overriding_is_overriding_and_then_resolving(name):
+    resolved = parse_recipe(LAWS[name])
+    text = resolved.to_toml()
+    assert parse_recipe(text) == resolved
+    assert parse_recipe(text).to_toml() == text
+    for change in every_override():
+        assert outcome(text, change) == outcome(LAWS[name], change), change
+
+
+def test_what_follows_from_another_key_is_written_behind_a_mark():
+    text = parse_recipe(LAWS["chip and finetune"]).to_toml()
+    assert '[chip]\nrealisation = "autapse"\nunits = 1\nweight_bits = 4\n' in text
+    assert "steps = [1, 2, 4]\n# weight_bits = 4\nlearning_rate" in text
+    assert (
+        '# [chip]\n# realisation = "autapse"\n# units = 1\n# weight_bits = 8\n' in parse_recipe(LAWS["chip"]).to_toml()
+    )
+    assert "\nsteps = [1, 2, 4]\nweight_bits = 4\n" in parse_recipe(LAWS["all said"]).to_toml()
 
 
 def test_a_chip_is_there_where_noise_is_measured_on_it_and_reads_back():

@@ -6,11 +6,10 @@ In: a recipe's name or the path of a recipe file. Out: its path, or the resolved
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
 from pathlib import Path
 
 from nctool.errors import RecipeError
-from nctool.recipe import Recipe, read_recipe
+from nctool.recipe import Overrides, Recipe, read_recipe
 from nctool.toml_schema import closest
 
 _FOLDER = Path(__file__).parent / "recipes"
@@ -35,12 +34,13 @@ def recipe_path(name: str) -> Path:
     return _FOLDER / f"{name}{_SUFFIX}"
 
 
-def load_recipe(name_or_path: str | Path, overrides: Sequence[str] = (), seed: int | None = None) -> Recipe:
+def load_recipe(name_or_path: str | Path, overrides: Overrides = (), seed: int | None = None) -> Recipe:
     """Resolve a recipe given by name or path.
 
     Args:
         name_or_path: a built-in name, or the path of a file: what ends in .toml or holds a separator.
-        overrides: `table.key=value`, applied in order; values are TOML literals or else plain text.
+        overrides: `table.key=value`, applied in order; values are TOML literals or else plain text. Or values by
+            `table.key`.
         seed: replaces the recipe's seed, after the overrides.
 
     Raises:

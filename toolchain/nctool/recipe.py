@@ -1,19 +1,19 @@
 """The recipe of an experiment: a checked, frozen value that reads and writes as TOML.
 
-In: TOML text or a file, overrides `table.key=value`, a seed. Out: `Recipe`, or a RecipeError that names
-the key, the value got and what is allowed. Imports of nctool only errors, its tables and the TOML helpers; where the
-built-in recipes lie is known to `nctool_models.zoo` only.
+In: TOML text or a file, overrides, a seed. Out: `Recipe`, or a RecipeError that names the key, the value got and what
+is allowed. Imports of nctool only errors, its tables, its overrides and the TOML helpers; where the built-in recipes
+lie is known to `nctool_models.zoo` only.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from pydantic import Field
 
 from nctool.errors import RecipeError
+from nctool.recipe_overrides import Overrides, override
 from nctool.recipe_tables import (
     ActivationSettings,
     ChipSettings,
@@ -34,9 +34,10 @@ from nctool.recipe_tables import (
     whole,
 )
 from nctool.toml_schema import DocumentKind, parse_document, read_document, validate_document
-from nctool.toml_text import literal, parse_value
+from nctool.toml_text import literal
 
 __all__ = [
+    "FOLLOWING",
     "ActivationSettings",
     "ChipSettings",
     "CnnSettings",
@@ -47,6 +48,7 @@ __all__ = [
     "MlpSettings",
     "ModelSettings",
     "NoiseSettings",
+    "Overrides",
     "OwnSettings",
     "Recipe",
     "ResnetSettings",
@@ -56,6 +58,11 @@ __all__ = [
     "parse_recipe",
     "read_recipe",
 ]
+
+FOLLOWING = {"chip": "noise.source", "finetune.weight_bits": "chip.weight_bits", "model": "model.architecture"}
+"""What has its default from another key, and from which: a table, or a key, or a table's keys besides that one."""
+
+AnyTable = TypeVar("AnyTable", bound=Table)
 
 _KIND = DocumentKind("recipe", RecipeError, "`nctool recipes` lists the built-in recipes")
 
@@ -89,36 +96,48 @@ class Recipe(Table):
         return self.training.epochs + (self.finetune.epochs if self.finetune else 0)
 
     def to_toml(self) -> str:
-        """Write the resolved recipe as TOML that `parse_recipe` reads back to an equal value."""
+        """Write the resolved recipe as TOML that `parse_recipe` reads back to an equal value.
+
+        What follows from another key, and was not said, stands behind a `#`: it goes on following it.
+        """
         content = self.model_dump(exclude_none=True)
         tables = {key: value for key, value in content.items() if isinstance(value, dict)}
         lines = [f"{key} = {literal(value)}" for key, value in content.items() if key not in tables]
-        for table, values in tables.items():
-            lines += ["", f"[{table}]", *(f"{key} = {literal(value)}" for key, value in values.items())]
+        for name, values in tables.items():
+            said = getattr(self, name).model_fields_set
+            table_mark = "# " if name in FOLLOWING and name not in self.model_fields_set else ""
+            lines += ["", f"{table_mark}[{name}]"]
+            for key, value in values.items():
+                mark = table_mark or ("# " if _is_following(name, key) and key not in said else "")
+                lines.append(f"{mark}{key} = {literal(value)}")
         return "\n".join(lines) + "\n"
 
 
-def read_recipe(
-    path: Path, overrides: Sequence[str] = (), seed: int | None = None, *, source: str | None = None
-) -> Recipe:
+def _is_following(table: str, key: str) -> bool:
+    """Say whether the default of a key depends on another one."""
+    leader = FOLLOWING.get(table)
+    in_table = leader is not None and leader.startswith(f"{table}.") and leader != f"{table}.{key}"
+    return in_table or f"{table}.{key}" in FOLLOWING
+
+
+def read_recipe(path: Path, overrides: Overrides = (), seed: int | None = None, *, source: str | None = None) -> Recipe:
     """Read a recipe file.
 
     Args:
         path: a UTF-8 TOML file.
-        overrides: `table.key=value` or `key=value`, applied in order; a value is a TOML literal, else plain text.
+        overrides: `table.key=value` or `key=value`, applied in order; a value is a TOML literal, else plain text. Or
+            values by `table.key`.
         seed: replaces the recipe's seed, after the overrides.
         source: what messages call the recipe; its path when None.
 
     Raises:
-        RecipeError: the file is missing or not TOML, an override has no `=`, or the recipe is not allowed.
+        RecipeError: the file is missing or not TOML, an override has no key or value, or the recipe is not allowed.
     """
     text = read_document(path, _KIND)
     return parse_recipe(text, overrides, seed, source=source or str(path))
 
 
-def parse_recipe(
-    text: str, overrides: Sequence[str] = (), seed: int | None = None, *, source: str = "recipe"
-) -> Recipe:
+def parse_recipe(text: str, overrides: Overrides = (), seed: int | None = None, *, source: str = "recipe") -> Recipe:
     """Check TOML text and make a `Recipe` of it.
 
     Args:
@@ -131,8 +150,7 @@ def parse_recipe(
         RecipeError: the text is not TOML, an override has no `=`, or a key or value is not allowed.
     """
     content = parse_document(text, _KIND, source)
-    for override in overrides:
-        _apply_override(content, override)
+    override(content, overrides)
     if seed is not None:
         content["seed"] = seed
     return consistent(validate_document(content, Recipe, _KIND, source), source)
@@ -194,7 +212,7 @@ def _with_chip(recipe: Recipe, source: str) -> Recipe:
     if recipe.noise.source == "chip":
         chip = recipe.chip or ChipSettings()
         _require_one_chip(recipe, chip, source)
-        return recipe.model_copy(update={"chip": chip})
+        return _following(recipe, chip=chip)
     if recipe.chip is not None:
         raise RecipeError(
             f'recipe `{source}`: has a table `chip`, but `noise.source` is "{recipe.noise.source}"',
@@ -207,8 +225,15 @@ def _with_weight_bits(recipe: Recipe) -> Recipe:
     """Fine-tune for the weights of the chip that the noise was measured on, unless `[finetune]` says others."""
     if recipe.chip is None or recipe.finetune is None or "weight_bits" in recipe.finetune.model_fields_set:
         return recipe
-    finetune = recipe.finetune.model_copy(update={"weight_bits": recipe.chip.weight_bits})
+    finetune = _following(recipe.finetune, weight_bits=recipe.chip.weight_bits)
     return recipe.model_copy(update={"finetune": finetune})
+
+
+def _following(table: AnyTable, **values: Any) -> AnyTable:
+    """Return a table with values that follow from other keys; what was not said before is not said by it."""
+    filled = table.model_copy(update=values)
+    filled.model_fields_set.intersection_update(table.model_fields_set)
+    return filled
 
 
 def _require_one_chip(recipe: Recipe, chip: ChipSettings, source: str) -> None:
@@ -228,18 +253,3 @@ def _require_one_chip(recipe: Recipe, chip: ChipSettings, source: str) -> None:
             f"recipe `{source}`: `chip.units` is {chip.units}, allowed: 1",
             hint="zero-reset starts every neuron at 0, units differ in where they start",
         )
-
-
-def _apply_override(content: dict[str, Any], override: str) -> None:
-    key, separator, text = override.partition("=")
-    parts = [part.strip() for part in key.split(".")]
-    if not separator or not all(parts):
-        raise RecipeError(f"--set got `{override}`, allowed: KEY=VALUE", hint="for instance --set training.epochs=3")
-    table = content
-    for depth, part in enumerate(parts[:-1], start=1):
-        inner = table.setdefault(part, {})
-        if not isinstance(inner, dict):
-            whole = ".".join(parts[:depth])
-            raise RecipeError(f"--set got `{override}`, but `{whole}` is no table")
-        table = inner
-    table[parts[-1]] = parse_value(text.strip())

@@ -5,19 +5,17 @@ In: a checkpoint and a place. Out: the folder of another training run and its Tr
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from torch import nn
 
 from nctool.api.checkpoints import open_checkpoint
-from nctool.api.names import Overrides, override_texts
 from nctool.api.tensorboard import with_events
 from nctool.api.training import RUNS, TrainReport, integer_format, require_vacant, train_report
 from nctool.errors import UsageError
 from nctool.progress import ProgressCallback, no_progress
-from nctool.recipe import FinetuneSettings, Recipe, consistent, parse_recipe
+from nctool.recipe import FinetuneSettings, Overrides, Recipe, consistent, parse_recipe
 from nctool.toml_text import literal
 from nctool.training import (
     Checkpoint,
@@ -47,7 +45,7 @@ def finetune(
     checkpoint: Path | str,
     output: Path | str | None = None,
     *,
-    overrides: Overrides | str = (),
+    overrides: Overrides = (),
     device: str = "cpu",
     data_dir: Path | str | None = None,
     resume: bool = False,
@@ -85,7 +83,7 @@ def finetune(
         Interrupted: SIGINT or SIGTERM came while it trained; see `nctool.errors`.
     """
     loaded = open_checkpoint(checkpoint)
-    recipe = _recipe(loaded.recipe, override_texts(overrides))
+    recipe = _recipe(loaded.recipe, overrides)
     output = RUNS / f"{recipe.name}-finetuned" if output is None else Path(output)
     _require_another(Path(checkpoint), output)
     require_vacant(output, resume=resume, overwrite=overwrite)
@@ -108,7 +106,7 @@ def finetune(
     return train_report(output, recipe, result)
 
 
-def _recipe(trained: Recipe, overrides: Sequence[str]) -> Recipe:
+def _recipe(trained: Recipe, overrides: Overrides) -> Recipe:
     recipe = parse_recipe(trained.to_toml(), overrides, source=trained.name)
     if recipe.model_copy(update={table: getattr(trained, table) for table in TABLES}) != trained:
         raise UsageError(

@@ -13,14 +13,13 @@ from typing import Any
 import torch
 from torch import nn
 
-from nctool.api.names import Overrides, override_texts
 from nctool.api.tensorboard import with_events
 from nctool.errors import RecipeError, UsageError, first_line
 from nctool.integer_format import IntegerFormat
 from nctool.nq import activations
 from nctool.preparation import require_module
 from nctool.progress import ProgressCallback, no_progress
-from nctool.recipe import OwnSettings, Recipe, consistent
+from nctool.recipe import Overrides, OwnSettings, Recipe, consistent
 from nctool.toml_text import literal
 from nctool.training import EpochCallback, TrainResult, fit, no_report
 from nctool.training.checkpoint import CHECKPOINT_NAME, RECIPE_NAME
@@ -68,7 +67,7 @@ def train(
     recipe: Path | str,
     output: Path | str | None = None,
     *,
-    overrides: Overrides | str = (),
+    overrides: Overrides = (),
     seed: int | None = None,
     device: str = "cpu",
     data_dir: Path | str | None = None,
@@ -105,7 +104,7 @@ def train(
         RangeError: training diverged, or memory does not suffice for the images or the training.
         Interrupted: SIGINT or SIGTERM came while it trained; see `nctool.errors`.
     """
-    resolved = load_recipe(recipe, override_texts(overrides), seed)
+    resolved = load_recipe(recipe, overrides, seed)
     if model is not None:
         resolved = _with_own(resolved, model)
     output = RUNS / resolved.name if output is None else Path(output)
