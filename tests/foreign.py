@@ -10,9 +10,8 @@ from typing import Any
 import h5py
 import numpy as np
 
+from nctool.inputs import INPUT_LIMIT
 from nctool.network import ConvGeometry, Shape
-
-STEPS = 12
 
 
 def shipped(name: str) -> Path:
@@ -47,6 +46,7 @@ class Case:
 
     path: Path
     samples: np.ndarray
+    n_steps: int
     reset_interval: int | None
 
 
@@ -83,9 +83,13 @@ def conv_layer(weight: object, source: Shape, **more: Any) -> dict[str, Any]:
     return {"type": "conv", "shape": shape, "weight": values, **geometry, "neuron": neuron(), **more}
 
 
-def random_case(path: Path, seed: int, *, steps: int = STEPS, n_samples: int = 1) -> Case:
-    """Write a random file: input block or spikes, convolutions, dense layers, delays, decays, resets."""
+def random_case(path: Path, seed: int, *, n_samples: int = 1) -> Case:
+    """Write a random file: input block or spikes, convolutions, dense layers, delays, decays, resets.
+
+    The window is shorter than the pipeline and its delays now and then, and the samples are as large as they may be.
+    """
     rng = np.random.default_rng(seed)
+    steps = int(rng.choice([1, 2, 3, 12, 12, 12]))
     draft, interval = Draft(), int(rng.integers(1, steps + 1)) if rng.integers(2) else None
     on_image, as_bias = bool(rng.integers(2)), bool(rng.integers(2))
     shape: Shape = tuple(rng.integers(3, 7, 3).tolist()) if on_image else (int(rng.integers(1, 9)),)
@@ -95,8 +99,8 @@ def random_case(path: Path, seed: int, *, steps: int = STEPS, n_samples: int = 1
     else:
         if on_image:
             draft.layers.append({"type": "input", "shape": shape})
-        high, axis = (2, [steps]) if rng.integers(2) else (100, [steps])
-        samples = rng.integers(0 if high == 2 else -100, high, (n_samples, *axis, *shape))
+        high = int(rng.choice([2, 2, 100, INPUT_LIMIT + 1]))
+        samples = rng.integers(0 if high == 2 else 1 - high, high, (n_samples, steps, *shape))
     for _ in range(int(rng.integers(0, 3)) if on_image else 0):
         draft.layers.append(_random_conv(rng, shape))
         shape = draft.layers[-1]["shape"]
@@ -106,7 +110,7 @@ def random_case(path: Path, seed: int, *, steps: int = STEPS, n_samples: int = 1
     for last in [False] * int(rng.integers(0, 3)) + [True]:
         draft.layers.append(_random_dense(rng, fan_in, last=last))
         fan_in = draft.layers[-1]["shape"][0]
-    return Case(draft.write(path), samples, interval)
+    return Case(draft.write(path), samples, steps, interval)
 
 
 def _random_conv(rng: np.random.Generator, source: Shape) -> dict[str, Any]:
@@ -130,7 +134,7 @@ def _random_dense(rng: np.random.Generator, fan_in: int, *, last: bool) -> dict[
         more["bias"] = rng.integers(-30, 60, out).astype(np.float32)
     if rng.integers(2):
         shape = [(out,), (out, fan_in), ()][int(rng.integers(3))]
-        more["delay"] = rng.integers(0, 8, shape).astype(np.float32)
+        more["delay"] = rng.integers(0, rng.choice([3, 8, 63]), shape).astype(np.float32)
     return dense_layer(weight, **more)
 
 

@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 from hypothesis import given
 
+from nctool.api.models import with_steps
+from nctool.api.samples import fitted_to
 from nctool.errors import RangeError
 from nctool.network import IntNetwork
 from nctool.sim import reference
@@ -47,15 +49,9 @@ def from_lava_axes(values: np.ndarray, n_spatial: int = 3) -> np.ndarray:
 
 
 def opened(case: Case) -> tuple[ForeignFile, np.ndarray]:
-    from nctool.api.samples import fitted_to
-
     content = read_foreign(case.path, reset_interval=case.reset_interval)
-    if case.samples.ndim == len(content.network.input.shape) + 1:
-        from nctool.api.models import with_steps
-
-        content = with_steps(content, 12)
     samples = content.samples(case.samples)
-    return fitted_to(content, samples), samples
+    return fitted_to(with_steps(content, case.n_steps), samples), samples
 
 
 # --- files that the lava-dl wheel ships ----------------------------------
@@ -202,6 +198,17 @@ def test_C4_a_layer_runs_with_its_bias_before_its_input_arrives(tmp_path):
     assert [p.neuron.lead for p in content.network.populations] == [1, 2]
     trace = reference.simulate(content.network, np.zeros((1, 2, 1), int), n_steps=2)
     assert trace.logits[0, :, 0].tolist() == [192, 256]  # two steps before the first
+
+
+@pytest.mark.parametrize(("delay", "fired"), [(1, [1, 1]), (2, [0, 1]), (3, [0, 0])])
+def test_C4_W4_a_spike_from_before_the_first_step_arrives_after_a_delay_of_the_window(tmp_path, delay, fired):
+    """The source fires in every step that it runs, the first of them step 0; the window has two steps."""
+    source = dense_layer([[1]], bias=[100], neuron=neuron(60, 4096, 4096))
+    layers = [source, dense_layer([[100]], delay=np.float32(delay), neuron=neuron(60, 4096, 4096))]
+    network = with_steps(read_foreign(Draft(layers).write(tmp_path / "x.net")), 2).network
+    trace = assert_engines_agree(network, np.zeros((1, 2, 1), int))
+    assert trace.spikes["dense0"][0, :, 0].tolist() == [1, 1]
+    assert trace.spikes["dense1"][0, :, 0].tolist() == fired
 
 
 def test_C5_a_reset_clears_what_came_before_the_first_step(tmp_path):

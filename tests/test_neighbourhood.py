@@ -16,7 +16,7 @@ from nctool.sim.reference import input_signal, run_population, simulate
 from nctool.sim.synapses import synaptic_input
 from nctool.sim.trace import Trace
 from nctool_deploy.netx import read_foreign
-from tests.foreign import STEPS, random_case
+from tests.foreign import random_case
 from tests.networks import as_pixels, conv, dense, fire, random_network, random_pixels, read_out, seeds, signed_input
 
 NAMES = ("reference", "lava")
@@ -129,10 +129,10 @@ def test_it_explains_current_based_neurons_with_delays_and_a_lead(tmp_path_facto
     case = random_case(tmp_path_factory.mktemp("netx") / "foreign.net", seed)
     content = read_foreign(case.path, reset_interval=case.reset_interval)
     samples = content.samples(case.samples)
-    network = replace(content.network, n_steps=STEPS, input=IntegerInput(content.network.input.shape))
+    network = replace(content.network, n_steps=case.n_steps, input=IntegerInput(content.network.input.shape))
     rng = np.random.default_rng(seed)
     population = network.populations[int(rng.integers(len(network.populations)))]
-    neuron, step = int(rng.integers(population.n_neurons)), int(rng.integers(1, STEPS + 1))
+    neuron, step = int(rng.integers(population.n_neurons)), int(rng.integers(1, case.n_steps + 1))
     index = tuple(int(axis) for axis in np.unravel_index(neuron, population.shape))
     trace = simulate(network, samples, potentials=True)
     drive = drives(network, samples)[population.name]

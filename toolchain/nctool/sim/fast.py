@@ -104,7 +104,8 @@ class FastEngine:
         return runs
 
     def _batch_size(self) -> int:
-        largest = max(population.n_neurons for population in self.network.populations) * self.n_steps
+        steps = self.network.lead + self.n_steps
+        largest = max(population.n_neurons for population in self.network.populations) * steps
         budget = CPU_BATCH_BYTES if self.device.type == "cpu" else GPU_BATCH_BYTES
         return max(1, min(4096, budget // (4 * largest)))
 

@@ -79,7 +79,7 @@ class CurrentBasedLayer:
             part
             for synapse in population.synapses
             for part in split_by_delay(synapse, network.shapes[synapse.source], device, dtype)
-            if part.delay < n_steps
+            if part.delay < network.lead + n_steps
         ]
         bias = torch.from_numpy(population.bias.astype(np.int64) * UNITS).to(device, torch.float64)
         column = bias.reshape(-1, *[1] * (len(population.shape) - 1))
