@@ -154,6 +154,63 @@ def test_random_files_run_as_in_lava(tmp_path, one_thread):
         np.testing.assert_array_equal(other.logits, one.logits, err_msg=f"seed {seed}")
 
 
+NO_MEMORY = {"current_decay": 4096, "voltage_decay": 4096}
+AFFINE = 2**18 - 1
+"""The threshold that slayer writes for a layer that never fires."""
+
+
+def bias_and_delay(delay: int) -> list[dict[str, Any]]:
+    source = dense_layer([[1]], bias=[100], neuron=neuron(60, **NO_MEMORY))
+    return [source, dense_layer([[100]], delay=np.float32(delay), neuron=neuron(60, **NO_MEMORY))]
+
+
+def pair_of_pixels(threshold: int) -> list[dict[str, Any]]:
+    image = {"type": "input", "shape": (1, 1, 2)}
+    return [image, conv_layer([[[[250, 250]]]], (1, 1, 2), neuron=neuron(threshold, 2048, 1024))]
+
+
+RISING = np.array([1, 100, 500, 2000, 8000, 16777, 16778, 20000, 32767, -32767, -16778, -16777]).reshape(1, -1, 1)
+EDGES: dict[str, tuple[list[dict[str, Any]], np.ndarray]] = {
+    **{f"delay {delay} of a window of 2": (bias_and_delay(delay), np.zeros((1, 2, 1), int)) for delay in (1, 2, 3)},
+    "a convolution beyond 24 bits fires": (pair_of_pixels(100), np.stack([RISING, RISING], axis=-1)[:, :, None]),
+    "a convolution beyond 24 bits answers": (pair_of_pixels(AFFINE), np.stack([RISING, RISING], axis=-1)[:, :, None]),
+    "a convolution to 24 bits and back": (
+        [{"type": "input", "shape": (1, 1, 2)}, conv_layer([[[[512, 1]]]], (1, 1, 2), neuron=neuron(2**17, 4096, 0))],
+        np.array([[32767, 515]] * 3).reshape(1, 3, 1, 1, 2),
+    ),
+    **{
+        f"{n_inputs} dense inputs of weight {weight}, {kind}": (
+            [dense_layer(np.full((1, n_inputs), weight), neuron=neuron(AFFINE, 3000, 4096), **delay)],
+            np.repeat(RISING, n_inputs, axis=2),
+        )
+        for n_inputs, weight in ((40, 200), (300, 255), (600, -1), (300, -200))
+        for kind, delay in (("at once", {}), ("delayed", {"delay": np.arange(n_inputs) % 3}))
+    },
+    **{
+        f"cut at threshold {threshold}": (
+            [dense_layer([[1, -1]], bias=[32767], neuron=neuron(threshold, 4096, 0))],
+            np.zeros((1, 7, 2), int),
+        )
+        for threshold in (2**17 - 2, 2**17 - 1, 2**17, AFFINE)
+    },
+}
+"""Files and samples at the edges of registers and windows."""
+
+
+@pytest.mark.lava
+def test_edges_run_as_in_lava(tmp_path, one_thread):
+    expected, jobs = [], []
+    for number, (layers, samples) in enumerate(EDGES.values()):
+        path = Draft(layers).write(tmp_path / f"{number}.net")
+        content, n_steps = fitted_to(read_foreign(path), samples), samples.shape[1]
+        expected.append(assert_engines_agree(content.network, samples))
+        jobs.append(engine.LavaJob(path, samples, n_steps, (content.n_layers, 0, 0)))
+    for name, one, other in zip(EDGES, expected, engine.run_jobs(jobs), strict=True):
+        for layer, spikes in one.spikes.items():
+            np.testing.assert_array_equal(other.spikes[layer], spikes, err_msg=f"{name}, {layer}")
+        np.testing.assert_array_equal(other.logits, one.logits, err_msg=name)
+
+
 @pytest.mark.lava
 def test_weights_become_what_lava_makes_of_them(monkeypatch):
     """Lava's own functions, in the order in which netx and the Dense process call them."""
@@ -231,8 +288,8 @@ def test_O2_wraps_and_saturations_are_counted(tmp_path):
     network = IntNetwork(content.network.input, content.network.populations, 4)
     trace = assert_engines_agree(network, np.full((1, 4, 1), 1000))
     # 127 · 1000 · 64 = 8,128,000 a step. u: 8128000, 16256000 - 2^24, 7606784, 15734784 - 2^24.
-    # v: 8128000, 7606784, 15213568 cut to 2^23 - 1, which fires, -1042432.
-    assert trace.logits[0, :, 0].tolist() == [8128000, 7606784, 8388607, -1042432]
+    # v: 8128000, 7606784, 15213568 cut to 2^23 - 1, which fires and leaves 0, -1042432.
+    assert trace.logits[0, :, 0].tolist() == [8128000, 7606784, 0, -1042432]
     assert trace.overflows["dense0"] == 3
 
 

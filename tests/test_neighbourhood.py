@@ -13,7 +13,7 @@ from nctool.neighbourhood import MAX_INPUTS, Input, Neighbourhood, Place, Side, 
 from nctool.network import INPUT_NAME, IntArray, IntegerInput, IntegrateFire, IntNetwork
 from nctool.sim.neurons import after_reset
 from nctool.sim.reference import input_signal, run_population, simulate
-from nctool.sim.synapses import synaptic_input
+from nctool.sim.synapses import registered_input
 from nctool.sim.trace import Trace
 from nctool_deploy.netx import read_foreign
 from tests.foreign import random_case
@@ -116,7 +116,7 @@ def drives(network: IntNetwork, samples: np.ndarray) -> dict[str, np.ndarray]:
     total = network.lead + network.n_steps
     signals, found = {INPUT_NAME: input_signal(network, samples, network.n_steps)}, {}
     for population in network.populations:
-        weighted = [synaptic_input(s, signals[s.source], total)[0] for s in population.synapses]
+        weighted = [registered_input(s, signals[s.source], total)[0][0] for s in population.synapses]
         bias = population.per_neuron(population.bias) + (0 if weighted else signals[INPUT_NAME][0, -1])
         found[population.name] = np.broadcast_to(sum(weighted) + bias, (total, *population.shape))[network.lead :]
         signals[population.name] = run_population(population, signals, total, network.lead).spikes.astype(np.int64)

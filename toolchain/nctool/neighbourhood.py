@@ -151,12 +151,15 @@ def neighbourhood(
     times = range(network.lead, network.lead + place.step)
     inputs = [each for field in fields_in for each in _inputs(field, expected, actual, times[-1])]
     inputs.sort(key=lambda each: -abs(each.contribution))
-    bias = _bias(population, neuron, expected)
+    bias, registers = _bias(population, neuron, expected), isinstance(population.neuron, CurrentBased)
     return Neighbourhood(
         kind=KINDS.get(type(population.neuron), type(population.neuron).__name__),
         parameters=_parameters(population, neuron[0]),
         bias=bias,
-        drive=tuple(bias + sum(field.weighted(_arriving(field, expected, at)) for field in fields_in) for at in times),
+        drive=tuple(
+            bias + sum(field.weighted(_arriving(field, expected, at), registers=registers) for field in fields_in)
+            for at in times
+        ),
         rules=_by_rules(network, population, expected, place),
         expected=_side(names[0], traces[0], place, neuron),
         actual=_side(names[1], traces[1], place, neuron),

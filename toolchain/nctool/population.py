@@ -28,6 +28,12 @@ MANTISSA_LIMIT = 2**17 - 1
 LARGEST_DELAY = 62
 """In time steps. Source: lava-dl 0.6.0, `lava/lib/dl/netx/hdf5.py`, which clamps delays to it."""
 
+CONVOLUTION_BITS = 24
+"""Signed width of a convolution's sum. Source: lava-nc 0.10.0, `lava/proc/conv/models.py` (`clamp_precision`)."""
+
+DENSE_BITS = 32
+"""The same of a dense synapse. Source: `lava/proc/dense/models.py` (`a_buff`, `weights`: int32)."""
+
 INPUT_NAME = "input"
 
 
@@ -97,6 +103,11 @@ class Synapse(StructuralEquality):
     exponent: int = 0
     conv: ConvGeometry | None = None
     delay: IntArray | None = None
+
+    @property
+    def register_bits(self) -> int:
+        """Return the signed width of its sums, where it drives a current-based population (rule W5)."""
+        return DENSE_BITS if self.conv is None else CONVOLUTION_BITS
 
     def output_shape(self, source: Shape) -> Shape:
         """Return the shape that this synapse drives from a source of shape `source`."""

@@ -16,7 +16,7 @@ from nctool.network import ConvGeometry, IntArray, Shape, Synapse
 
 @dataclass(frozen=True, eq=False)
 class ReceptiveField:
-    """The connections of one synapse into one neuron (rules W1 to W4).
+    """The connections of one synapse into one neuron (rules W1 to W5).
 
     Args:
         synapse: where they come from.
@@ -47,11 +47,24 @@ class ReceptiveField:
         arriving: NDArray[np.int64] = np.where(sent >= 0, signal[where], 0)
         return arriving
 
-    def weighted(self, arriving: NDArray[np.int64]) -> int:
-        """Return what the synapse adds to the drive, rounded for each delay on its own (rules W3 and W4)."""
+    def weighted(self, arriving: NDArray[np.int64], *, registers: bool = False) -> int:
+        """Return what the synapse adds to the drive, rounded for each delay on its own (rules W3 and W4).
+
+        Args:
+            registers: hold the sum as rule W5 says.
+        """
         products, exponent = arriving * self.weight, self.synapse.exponent
         sums = [int(products[self.delay == delay].sum()) for delay in np.unique(self.delay)]
-        return sum(value << exponent if exponent >= 0 else value >> -exponent for value in sums)
+        if registers and self.synapse.delay is None:
+            sums = [self._held(value) for value in sums]
+        total = sum(value << exponent if exponent >= 0 else value >> -exponent for value in sums)
+        return self._held(total) if registers and self.synapse.delay is not None else total
+
+    def _held(self, value: int) -> int:
+        """Return a sum as the register of the synapse holds it (rule W5)."""
+        turn = 1 << self.synapse.register_bits
+        value %= turn
+        return value - turn if value >= turn // 2 else value
 
     def contribution(self, connection: int, value: int) -> int | float:
         """Return what one connection adds to the drive; a fraction where only the whole sum is rounded."""

@@ -21,6 +21,9 @@ from nctool_deploy.netx.foreign_values import Transform, read_bias, read_geometr
 from nctool_deploy.netx.node import MAX_SIZE
 
 CURRENT_BASED = ("LOIHI", "CUBA")
+LARGEST_THRESHOLD = 2**24 - 1
+"""Slayer writes 2**18 - 1 for a layer that never fires; Lava shifts what it finds up by 6 bits, in 32."""
+
 DEFAULT_NEURON = {"iDecay": 0, "vDecay": 4096, "vThMant": 1 << 17}
 """Of a dense layer that names no neuron: it integrates and never fires. Source: `create_dense`."""
 
@@ -167,8 +170,8 @@ class Layers:
         for key in ("iDecay", "vDecay"):
             if not 0 <= values[key] <= 4096:
                 raise FormatError(f"layer {number}: `{key}` is {values[key]}, allowed 0..4096")
-        if not 0 <= values["vThMant"] <= 1 << 17:
-            raise FormatError(f"layer {number}: `vThMant` is {values['vThMant']}, allowed 0..{1 << 17}")
+        if not 0 <= values["vThMant"] <= LARGEST_THRESHOLD:
+            raise FormatError(f"layer {number}: `vThMant` is {values['vThMant']}, allowed 0..{LARGEST_THRESHOLD}")
         return CurrentBased(values["vThMant"], values["iDecay"], values["vDecay"], self.reset_interval, self._hops)
 
     def _registers(self, number: int, node: ForeignNode) -> dict[str, int]:

@@ -58,8 +58,9 @@ class FastEngine:
         self.batch = self._batch_size()
 
     def _layer(self, population: Population) -> IntegrateFireLayer | CurrentBasedLayer:
-        kind = CurrentBasedLayer if isinstance(population.neuron, CurrentBased) else IntegrateFireLayer
-        return kind.prepare(self.network, population, self.n_steps, self.device)
+        if isinstance(population.neuron, CurrentBased):
+            return CurrentBasedLayer.prepare(self.network, population, self.device)
+        return IntegrateFireLayer.prepare(self.network, population, self.n_steps, self.device)
 
     def traces(self, samples: Samples) -> Iterator[Trace]:
         """Yield full traces of consecutive batches: every spike of every population."""

@@ -1,8 +1,8 @@
 """Current-based populations in the fast engine.
 
-Both states are integers below 2**24 and a decay multiplies them by at most 2**12, so a float64 holds every product
+Both states are integers below 2**32 and a decay multiplies them by at most 2**12, so a float64 holds every product
 exactly: dividing by 2**12 and truncating is the integer shift. The weighted input is computed for all time steps at
-once, in float32 where that is exact; a delay only moves it in time.
+once, in float32 where that is exact.
 
 In: signals as tensors. Out: a LayerRun. Must not import the reference engine.
 """
@@ -18,25 +18,16 @@ from torch import Tensor
 
 from nctool.bounds import drive_interval
 from nctool.errors import UnsupportedError
-from nctool.network import INPUT_NAME, CurrentBased, IntArray, IntNetwork, Pair, Population, Shape, Synapse
-from nctool.sim.fast_layer import LayerRun, empty_steps, exact_type, weighted_sum
-from nctool.sim.kernel import Kernel, make_kernel
+from nctool.network import INPUT_NAME, CurrentBased, IntNetwork, Pair, Population
+from nctool.sim.fast_layer import LayerRun, empty_steps, exact_type
+from nctool.sim.fast_synapses import RegisteredSynapse, held
 
 UNITS = 2**6
 """Weights, biases and thresholds meet the states in units of 2**6 (rules C1 to C3)."""
 
 DECAY_UNITY = 2**12
 WRAP = 2**23
-
-
-@dataclass(frozen=True)
-class Delayed:
-    """Synapses of one delay: they reach the neurons `rows` so many steps late, times 2**exponent, rounded down."""
-
-    delay: int
-    rows: Tensor
-    kernel: Kernel
-    exponent: int
+SUM_BITS = 32
 
 
 @dataclass(frozen=True)
@@ -46,7 +37,7 @@ class CurrentBasedLayer:
     Args:
         population: what is computed.
         neuron: its neuron.
-        parts: every synapse, split by delay.
+        synapses: what drives it.
         may_wrap, may_saturate: False where no input can make the current wrap or the voltage saturate.
         bias: float64 per channel, in units of the states, shaped to broadcast over (samples, *shape).
         lead: how many of the steps come before time step 1 (rule C4).
@@ -55,7 +46,7 @@ class CurrentBasedLayer:
 
     population: Population
     neuron: CurrentBased
-    parts: tuple[Delayed, ...]
+    synapses: tuple[RegisteredSynapse, ...]
     bias: Tensor
     may_wrap: bool
     may_saturate: bool
@@ -63,9 +54,7 @@ class CurrentBasedLayer:
     is_answer: bool
 
     @classmethod
-    def prepare(
-        cls, network: IntNetwork, population: Population, n_steps: int, device: torch.device
-    ) -> CurrentBasedLayer:
+    def prepare(cls, network: IntNetwork, population: Population, device: torch.device) -> CurrentBasedLayer:
         """Choose the type of the kernels and bring the numbers to the device.
 
         Raises:
@@ -75,17 +64,12 @@ class CurrentBasedLayer:
         if not isinstance(neuron, CurrentBased):
             raise UnsupportedError(f"population `{population.name}`: its neuron is not current-based")
         dtype = exact_type(population, network, 0)
-        parts = [
-            part
-            for synapse in population.synapses
-            for part in split_by_delay(synapse, network.shapes[synapse.source], device, dtype)
-            if part.delay < network.lead + n_steps
-        ]
+        synapses = [RegisteredSynapse.prepare(s, network, population, device, dtype) for s in population.synapses]
         bias = torch.from_numpy(population.bias.astype(np.int64) * UNITS).to(device, torch.float64)
         column = bias.reshape(-1, *[1] * (len(population.shape) - 1))
         may_wrap, may_saturate = reachable(network, population, neuron)
         is_answer = population is network.readout
-        return cls(population, neuron, tuple(parts), column, may_wrap, may_saturate, network.lead, is_answer)
+        return cls(population, neuron, tuple(synapses), column, may_wrap, may_saturate, network.lead, is_answer)
 
     def run(self, signals: Mapping[str, Tensor], n_steps: int) -> LayerRun:
         """Step the population through a window (rules C1 to C5) and count wraps and saturations (rule O2).
@@ -94,10 +78,10 @@ class CurrentBasedLayer:
             signals: per source, (n_steps or 1, samples, *source shape).
             n_steps: length of the window and of what comes before it.
         """
-        weighted, bias = self._weighted(signals, n_steps), self._bias(signals)
+        (weighted, overflows), bias = self._weighted(signals, n_steps), self._bias(signals)
         some = next(iter(signals.values()))
         current = torch.zeros((some.shape[1], *self.population.shape), dtype=torch.float64, device=some.device)
-        voltage, overflows = torch.zeros_like(current), 0
+        voltage = torch.zeros_like(current)
         spikes = empty_steps(current.float(), n_steps)
         voltages = empty_steps(current, n_steps) if self.is_answer else None
         spikes[: self.lead - self.neuron.lead] = 0
@@ -114,9 +98,9 @@ class CurrentBasedLayer:
             fired = voltage > UNITS * self.neuron.threshold
             overflows += wraps + saturations  # O2
             spikes[step] = fired
+            voltage.masked_fill_(fired, 0)  # C3
             if voltages is not None:
                 voltages[step] = voltage
-            voltage.masked_fill_(fired, 0)  # C3
         return LayerRun(spikes, voltages, overflows)
 
     def _bias(self, signals: Mapping[str, Tensor]) -> Tensor:
@@ -125,37 +109,16 @@ class CurrentBasedLayer:
             return self.bias
         return self.bias + UNITS * signals[INPUT_NAME][-1].double()
 
-    def _weighted(self, signals: Mapping[str, Tensor], n_steps: int) -> Tensor | None:
-        """Return the weighted input, (n_steps or 1, samples, *shape), or None where there is none (rules W1 to W4)."""
-        if all(part.delay == 0 and part.exponent == 0 for part in self.parts):
-            return weighted_sum([part.kernel for part in self.parts], signals) if self.parts else None
-        total: Tensor | None = None
-        for part in self.parts:
-            arriving = weighted_sum([part.kernel], signals)
-            if part.exponent:
-                arriving = arriving.mul_(2.0**part.exponent).floor_()  # W3
-            if total is None:
-                shape = (n_steps, arriving.shape[1], *self.population.shape)
-                total = torch.zeros(shape, dtype=arriving.dtype, device=arriving.device)
-            late = total[part.delay :]
-            late[:, :, part.rows] += arriving[: len(late)]  # W4
-        return total
+    def _weighted(self, signals: Mapping[str, Tensor], n_steps: int) -> tuple[Tensor | None, int]:
+        """Return the weighted input, (n_steps or 1, samples, *shape), and how many sums a register changed.
 
-
-def split_by_delay(synapse: Synapse, source: Shape, device: torch.device, dtype: torch.dtype) -> list[Delayed]:
-    """Return one part per delay, holding only the target neurons that have synapses of that delay."""
-    down, plain = min(synapse.exponent, 0), replace(synapse, exponent=max(synapse.exponent, 0), delay=None)
-    rows = torch.arange(len(synapse.weight), device=device)
-    if synapse.delay is None:
-        return [Delayed(0, rows, make_kernel(plain, source, device, dtype), down)]
-    parts = []
-    for delay in np.unique(synapse.delay):
-        there = synapse.delay == delay
-        some = np.flatnonzero(there.any(axis=1))
-        weight: IntArray = np.where(there, synapse.weight, 0)[some]
-        kernel = make_kernel(replace(plain, weight=weight), source, device, dtype)
-        parts.append(Delayed(int(delay), rows[torch.from_numpy(some).to(device)], kernel, down))
-    return parts
+        The input is None where no synapse drives the population.
+        """
+        total, changed = None, 0
+        for synapse in self.synapses:
+            arriving, sums_changed = synapse(signals, n_steps)
+            total, changed = arriving if total is None else total + arriving, changed + sums_changed
+        return total, changed
 
 
 def reachable(network: IntNetwork, population: Population, neuron: CurrentBased) -> tuple[bool, bool]:
@@ -186,13 +149,16 @@ def decay_(state: Tensor, decay: int) -> Tensor:
 
 
 def wrap_(current: Tensor) -> int:
-    """Wrap a sum to 24 bits once, in place (rule C1); return how many did."""
+    """Hold a sum in 32 bits and wrap it to 24 once, in place (rule C1); return how many that changed."""
     low, high = extremes(current)
     if low > -WRAP and high <= WRAP:
         return 0
+    changed = int(((current > WRAP) | (current <= -WRAP)).sum())
+    if low < -(2 ** (SUM_BITS - 1)) or high >= 2 ** (SUM_BITS - 1):
+        current.copy_(held(current, SUM_BITS))
     above, below = current > WRAP, current <= -WRAP
     current.add_(above, alpha=-2 * WRAP).add_(below, alpha=2 * WRAP)
-    return int(above.sum() + below.sum())
+    return changed
 
 
 def saturate_(voltage: Tensor) -> int:

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nctool.network import ACCUMULATOR_LIMIT, CurrentBased, IntArray, IntegrateFire, Population
+from nctool.sim.synapses import held
 
 STATE_SHIFT = 6
 """Weights, biases and thresholds meet the states of a current-based neuron shifted left by so many bits.
@@ -20,6 +21,9 @@ Source: lava-nc 0.10.0, `lava/proc/lif/models.py` (`act_shift`, `vth_shift`; net
 
 STATE_LIMIT = 2**23
 """Half the range of a 24-bit state. Source: the same file (`max_uv_val`)."""
+
+SUM_BITS = 32
+"""What a sum is held in before it wraps to 24 bits. Source: the same file (`decayed_curr`: int32)."""
 
 DECAY_SHIFT = 12
 """Decays are in parts of 2**12. Source: the same file (`decay_shift`)."""
@@ -107,6 +111,7 @@ def decayed(state: Int64, decay: int) -> Int64:
 
 
 def wrapped(state: Int64) -> Int64:
-    """Return a sum as the 24-bit register of the current holds it: it wraps once (rule C1)."""
+    """Return a sum as the register of the current holds it: of 32 bits, it wraps to 24 once (rule C1)."""
+    state = held(state, SUM_BITS)
     turn = (state <= -STATE_LIMIT).astype(np.int64) - (state > STATE_LIMIT)
     return state + 2 * STATE_LIMIT * turn

@@ -18,7 +18,7 @@ from nctool.inputs import Samples
 from nctool.network import INPUT_NAME, CurrentBased, IntArray, IntNetwork, Population, Readout
 from nctool.sim.neurons import Int64, Run, current_based, integrate_and_fire
 from nctool.sim.signal import input_signal
-from nctool.sim.synapses import synaptic_input
+from nctool.sim.synapses import registered_input, synaptic_input
 from nctool.sim.trace import Trace, join
 
 BATCH = 16
@@ -80,21 +80,35 @@ def run_population(population: Population, signals: Mapping[str, IntArray], n_st
         n_steps: length of the window and of what comes before it.
         lead: how many of the steps come before time step 1.
     """
-    neuron, bias = population.neuron, population.per_neuron(population.bias)
-    sources = [synapse.source for synapse in population.synapses] or [INPUT_NAME]
-    weighted: Int64 = np.zeros((len(signals[sources[0]]), n_steps, *population.shape), np.int64)
+    bias = population.per_neuron(population.bias)
+    if isinstance(population.neuron, CurrentBased):
+        return _run_current_based(population, population.neuron, bias, signals, n_steps, lead)
+    drive = bias
     for synapse in population.synapses:
-        weighted = weighted + synaptic_input(synapse, signals[synapse.source], n_steps)
-    if not isinstance(neuron, CurrentBased):
-        return integrate_and_fire(population, weighted + bias)
+        drive = drive + synaptic_input(synapse, signals[synapse.source], n_steps)
+    return integrate_and_fire(population, drive)
+
+
+def _run_current_based(
+    population: Population, neuron: CurrentBased, bias: Int64, signals: Mapping[str, IntArray], n_steps: int, lead: int
+) -> Run:
+    """Step a current-based population; the arguments are those of `run_population`, with the bias per neuron."""
     if not population.synapses:
         bias = bias + signals[INPUT_NAME][:, -1]  # I3
-    return current_based(neuron, weighted, bias, lead)
+    n_samples = len(next(iter(signals.values())))
+    weighted, changed = np.zeros((n_samples, n_steps, *population.shape), np.int64), 0
+    for synapse in population.synapses:
+        arriving, sums_changed = registered_input(synapse, signals[synapse.source], n_steps)
+        weighted, changed = weighted + arriving, changed + sums_changed
+    run = current_based(neuron, weighted, bias, lead)
+    return replace(run, overflows=run.overflows + changed)
 
 
 def logits(population: Population, run: Run) -> Int64:
     """Return the answer of the last population after each step, int64 (samples, steps, neurons) (rules S4 and C6)."""
     neuron, shape = population.neuron, (*run.spikes.shape[:2], -1)
-    if isinstance(neuron, CurrentBased) and not neuron.answers_by_voltage:
-        return run.spikes.reshape(shape).cumsum(axis=1, dtype=np.int64)
-    return run.potentials.reshape(shape)
+    if not isinstance(neuron, CurrentBased):
+        return run.potentials.reshape(shape)
+    if neuron.answers_by_voltage:
+        return np.where(run.spikes, 0, run.potentials).reshape(shape)
+    return run.spikes.reshape(shape).cumsum(axis=1, dtype=np.int64)

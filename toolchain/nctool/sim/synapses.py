@@ -1,4 +1,4 @@
-"""Synapses of the reference engine: weigh signals, in NumPy int64 (rules W1 to W4).
+"""Synapses of the reference engine: weigh signals, in NumPy int64 (rules W1 to W5).
 
 In: signals and synapses. Out: weighted sums. Must not import torch, nor an engine.
 """
@@ -41,13 +41,42 @@ def synaptic_input(synapse: Synapse, signal: IntArray, n_steps: int) -> Int64:
     return total
 
 
+def registered_input(synapse: Synapse, signal: IntArray, n_steps: int) -> tuple[Int64, int]:
+    """Weigh a signal for a current-based population (rules W1 to W5).
+
+    Args:
+        signal: as for `synaptic_input`.
+
+    Returns:
+        int64 (samples, n_steps, *driven shape), and how many sums their register changed (rule O2).
+    """
+    is_delayed = synapse.delay is not None
+    sums = synaptic_input(synapse, signal, n_steps) if is_delayed else _sums(synapse, synapse.weight, signal)
+    kept = held(sums, synapse.register_bits)
+    changed = int((kept != sums).sum()) * (n_steps // sums.shape[1])
+    arriving = kept if is_delayed else shifted(kept, synapse.exponent)
+    return np.broadcast_to(arriving, (len(signal), n_steps, *arriving.shape[2:])), changed
+
+
+def held(values: Int64, bits: int) -> Int64:
+    """Return integers as a signed register of `bits` holds them: they wrap (rule W5)."""
+    half = 2 ** (bits - 1)
+    kept: Int64 = (values + half) % (2 * half) - half
+    return kept
+
+
 def _weigh(synapse: Synapse, weight: IntArray, signal: IntArray) -> Int64:
     """Weigh every step of a signal by `weight` (rules W1 to W3)."""
+    return shifted(_sums(synapse, weight, signal), synapse.exponent)
+
+
+def _sums(synapse: Synapse, weight: IntArray, signal: IntArray) -> Int64:
+    """Weigh every step of a signal by `weight` (rules W1 and W2)."""
     samples, steps = signal.shape[:2]
     flat = signal.reshape(samples * steps, *signal.shape[2:]).astype(np.int64)
     wide = weight.astype(np.int64)
     weighted = dense(flat, wide) if synapse.conv is None else convolve(flat, wide, synapse.conv)
-    return shifted(weighted, synapse.exponent).reshape(samples, steps, *weighted.shape[1:])
+    return weighted.reshape(samples, steps, *weighted.shape[1:])
 
 
 def shifted(weighted: Int64, exponent: int) -> Int64:

@@ -1,0 +1,140 @@
+"""Current-based neurons and their registers, worked by hand at the edges, in the reference and the fast engine.
+
+`tests/test_foreign.py` and `tests/test_oracle.py` compare whole networks with Lava and others.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from nctool.network import ConvGeometry, CurrentBased, IntArray, IntegerInput, IntNetwork, Population, Synapse
+from nctool.sim.fast import FastEngine
+from nctool.sim.reference import simulate
+from nctool.sim.trace import Trace
+
+NEVER = 2**24 - 1
+"""A threshold that no voltage reaches: the answer is the voltage."""
+
+TOP = 2**23 - 1
+"""The highest voltage."""
+
+
+def traced(population: Population, signal: IntArray) -> Trace:
+    """Return the trace of a population that gets one sample, (steps, *shape), on which both engines agree."""
+    network = IntNetwork(IntegerInput(signal.shape[1:]), (population,), len(signal))
+    expected = simulate(network, signal[np.newaxis])
+    (found,) = FastEngine(network).traces(signal[np.newaxis])
+    assert found == expected
+    return expected
+
+
+def population(synapse: Synapse, neuron: CurrentBased, bias: int = 0) -> Population:
+    shape = (1,) if synapse.conv is None else (1, 1, 1)
+    return Population("a", shape, neuron, np.full(1, bias, np.int64), (synapse,))
+
+
+def voltages(weight: int, values: list[int], *, exponent: int = 0, delay: int | None = None, **decays: int) -> Trace:
+    """Return the trace of one neuron without memory, unless `decays` say otherwise, on one value a step."""
+    neuron = CurrentBased(NEVER, decays.get("current_decay", 4096), decays.get("voltage_decay", 4096))
+    delays = None if delay is None else np.full((1, 1), delay)
+    synapse = Synapse("input", np.full((1, 1), weight, np.int32), exponent, delay=delays)
+    return traced(population(synapse, neuron), np.array(values).reshape(-1, 1))
+
+
+@pytest.mark.parametrize(
+    ("total", "voltage", "count"),
+    [
+        (2**17 - 1, 2**23 - 64, 0),
+        (2**17, TOP, 1),  # a current of 2**23 stays; the voltage is cut
+        (2**17 + 1, -(2**23) + 64, 1),
+        (1 - 2**17, -(2**23) + 64, 0),
+        (-(2**17), TOP, 2),  # a current of -2**23 becomes 2**23
+        (-(2**17) - 1, 2**23 - 64, 1),
+    ],
+)
+def test_C1_wraps_above_one_border_and_from_the_other_on(total, voltage, count):
+    trace = voltages(abs(total), [np.sign(total)])
+    assert (trace.logits.item(), trace.overflows["a"]) == (voltage, count)
+
+
+@pytest.mark.parametrize(
+    ("total", "voltage"),
+    [
+        (2**25 - 1, TOP),  # 2**31 - 64 - 2**24
+        (2**25, -TOP),  # 2**31 is held as -2**31
+        (-(2**25), -TOP),
+        (-(2**25) - 1, TOP),
+        (2**26, 0),  # 2**32 is held as 0
+        (2**26 + 5, 320),
+    ],
+)
+def test_C1_a_sum_is_held_in_32_bits(total, voltage):
+    assert voltages(abs(total), [np.sign(total)]).logits.item() == voltage
+
+
+def test_C1_a_current_may_stay_beyond_24_bits():
+    """2**26 - 2**24 = 3 * 2**24, half of it is 3 * 2**23, less 2**24 is 2**23, half of it 2**22."""
+    trace = voltages(2**20, [1, 0, 0, 0], current_decay=2048)
+    assert trace.logits[0, :, 0].tolist() == [TOP, TOP, 2**22, 2**21]
+    assert trace.overflows["a"] == 2 + 2  # two wraps, two cuts
+
+
+@pytest.mark.parametrize(
+    ("values", "held", "count"),
+    [
+        ([32767, 255], TOP, 0),
+        ([32767, 256], -(2**23), 1),
+        ([-32767, -256], -(2**23), 0),
+        ([-32767, -257], TOP, 1),
+        ([32767, 32767], 32767 * 257 - 2**24, 1),
+    ],
+)
+def test_W5_a_convolution_is_held_in_24_bits(values, held, count):
+    """Weights 256 and 1; the voltage is 64 times the sum, less the 2**24 that C1 takes off, and is cut."""
+    synapse = Synapse("input", np.array([[[[256, 1]]]], np.int32), conv=ConvGeometry())
+    trace = traced(population(synapse, CurrentBased(NEVER, 4096, 4096)), np.array(values).reshape(1, 1, 1, 2))
+    assert trace.logits.item() == np.sign(held) * TOP
+    assert trace.overflows["a"] == count + 2
+
+
+def test_W5_a_sum_that_comes_back_is_counted_all_the_same():
+    """512 * 32767 + 515 = 2**24 + 3; the same at both steps of a constant input."""
+    synapse = Synapse("input", np.array([[[[512, 1]]]], np.int32), conv=ConvGeometry())
+    network = IntNetwork(IntegerInput((1, 1, 2)), (population(synapse, CurrentBased(NEVER, 4096, 4096)),), 2)
+    sample = np.array([32767, 515]).reshape(1, 1, 1, 2)
+    expected = simulate(network, sample)
+    (found,) = FastEngine(network).traces(sample)
+    assert found == expected
+    assert (expected.logits[0, :, 0].tolist(), expected.overflows) == ([192, 192], {"a": 2})
+
+
+@pytest.mark.parametrize(
+    ("delay", "voltage", "count"),
+    [
+        (None, -(2**23), 1),  # 2**31 is held as -2**31, shifted to -2**17: a current of -2**23, which becomes 2**23
+        (0, 2**23, 0),  # shifted to 2**17 first
+    ],
+)
+def test_W5_a_dense_sum_is_held_before_it_is_shifted_unless_it_has_delays(delay, voltage, count):
+    trace = voltages(2**30, [2], exponent=-14, delay=delay)
+    assert trace.logits.item() == TOP
+    assert trace.overflows["a"] == count + (2 if voltage < 0 else 1)
+
+
+def test_W5_with_delays_32_bits_hold_what_arrives():
+    """2**31 is held as -2**31, and 64 times that, in 32 bits, as 0: two changes."""
+    trace = voltages(2**30, [2], delay=0)
+    assert (trace.logits.item(), trace.overflows["a"]) == (0, 2)
+
+
+@pytest.mark.parametrize(
+    ("threshold", "logits"), [(2**17 - 1, [2**22, 0, 2**22]), (2**17, [2**22, TOP, TOP]), (2**17 - 2, [0, 1, 1])]
+)
+def test_C6_a_voltage_that_is_cut_may_pass_the_threshold_that_says_never(threshold, logits):
+    """64 * 2**16 a step: 2**22, then 2**23, cut to 2**23 - 1, which is above 64 * (2**17 - 1)."""
+    neuron = CurrentBased(threshold, 4096, 0)
+    synapse = Synapse("input", np.zeros((1, 1), np.int32))
+    trace = traced(population(synapse, neuron, bias=2**16), np.zeros((3, 1), np.int64))
+    assert trace.logits[0, :, 0].tolist() == logits
+    assert trace.spikes["a"][0, :, 0].tolist() == [False, threshold < 2**17, False]
