@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -47,7 +52,7 @@ def test_the_old_content_is_there_until_the_block_ends(tmp_path):
     path.write_bytes(b"old")
     with replace_atomically(path) as temporary:
         temporary.write_bytes(b"new")
-        assert temporary.parent == tmp_path  # a move within one file system
+        assert temporary.parent.parent == tmp_path  # a move within one file system
         assert path.read_bytes() == b"old"
     assert path.read_bytes() == b"new"
 
@@ -65,6 +70,81 @@ def test_a_block_that_fails_leaves_the_old_content_and_no_other_file(tmp_path, e
     with pytest.raises(type(error)):
         fail()
     assert path.read_bytes() == b"old"
+    assert names(tmp_path) == ["file"]
+
+
+WRITER = """
+import sys
+from pathlib import Path
+from nctool.files import replace_atomically
+
+with replace_atomically(Path(sys.argv[1])) as temporary:
+    temporary.write_bytes(b"half")
+    print("writing", flush=True)
+    sys.stdin.read()
+"""
+
+
+@contextmanager
+def another_writer(path: Path) -> Iterator[subprocess.Popen[str]]:
+    """Let another process write `path`, and wait in the middle of it."""
+    command = [sys.executable, "-c", WRITER, str(path)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as writer:
+        assert writer.stdout is not None
+        assert writer.stdout.readline() == "writing\n"
+        yield writer
+
+
+def test_what_a_killed_process_left_goes_with_the_next_file_of_that_folder(tmp_path):
+    with another_writer(tmp_path / "one") as writer:
+        writer.kill()
+    (left,) = names(tmp_path)
+    assert left.startswith(".nctool-")
+    write(tmp_path / "other", b"new")
+    assert names(tmp_path) == ["other"]
+
+
+def test_what_another_process_is_writing_is_left_alone(tmp_path):
+    with another_writer(tmp_path / "file") as writer:
+        write(tmp_path / "file", b"ours")
+        assert (tmp_path / "file").read_bytes() == b"ours"
+        writer.communicate("")
+    assert writer.returncode == 0
+    assert (tmp_path / "file").read_bytes() == b"half"  # whole, as far as that process is concerned
+    assert names(tmp_path) == ["file"]
+
+
+def test_files_of_others_are_left_alone(tmp_path):
+    """As an editor's, or a folder that somebody called so."""
+    (tmp_path / ".file.swp").write_bytes(b"")
+    (tmp_path / ".nctool-notes").mkdir()
+    (tmp_path / ".nctool-aaaaaaaa.part").write_bytes(b"")
+    write(tmp_path / "file", b"new")
+    assert names(tmp_path) == [".file.swp", ".nctool-aaaaaaaa.part", ".nctool-notes", "file"]
+
+
+def test_a_file_system_without_locks_can_be_written(tmp_path, monkeypatch):
+    def refuse(*args: object) -> None:
+        raise OSError(38, "Function not implemented")
+
+    (tmp_path / ".nctool-aaaaaaaa.part").mkdir()
+    monkeypatch.setattr("fcntl.flock", refuse)
+    write(tmp_path / "file", b"new")
+    assert names(tmp_path) == [".nctool-aaaaaaaa.part", "file"]
+
+
+def test_a_folder_that_was_taken_for_left_over_before_it_was_locked_is_made_again(tmp_path, monkeypatch):
+    known, removed = fcntl.flock, []
+
+    def slow(lock: int, operation: int) -> None:
+        if not removed:
+            removed.extend(tmp_path.iterdir())
+            removed[0].rmdir()
+        known(lock, operation)
+
+    monkeypatch.setattr("fcntl.flock", slow)
+    write(tmp_path / "file", b"new")
+    assert len(removed) == 1
     assert names(tmp_path) == ["file"]
 
 
@@ -120,7 +200,7 @@ def test_a_folder_that_may_not_be_written_is_said(tmp_path, monkeypatch):
     def refuse(*args: object, **options: object) -> None:
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr("tempfile.mkstemp", refuse)
+    monkeypatch.setattr("tempfile.TemporaryFile", refuse)
     path = tmp_path / "file"
     assert refusal(write_x, path) == f"cannot write `{path}`: permission denied\n{HINT}"
 

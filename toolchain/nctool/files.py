@@ -5,22 +5,27 @@ In: a path and a way to fill it. Out: the file, or a UsageError and nothing at a
 
 from __future__ import annotations
 
-import glob
+import fcntl
 import os
+import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from errno import EISDIR
 from pathlib import Path
 
 from nctool.errors import UsageError
 
+PREFIX, SUFFIX = ".nctool-", ".part"
+"""Of the name of a folder for a file that is being written."""
+
 
 @contextmanager
 def replace_atomically(path: Path, option: str = "-o") -> Iterator[Path]:
-    """Yield a temporary path beside `path`; move it over `path` when the block ends well.
+    """Yield the path of a file to write near `path`; move it over `path` when the block ends well.
 
-    The temporary file is flushed to disk before the move and removed when the block raises.
+    The file is flushed to disk before the move, and removed when the block raises. What a process left that was killed
+    while it wrote into the same folder is removed first.
 
     Args:
         path: the file to write; its folder must exist and be writable.
@@ -32,20 +37,13 @@ def replace_atomically(path: Path, option: str = "-o") -> Iterator[Path]:
     path = Path(path)
     require_writable(path, option)
     try:
-        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+        _remove_left_over(path.parent)
+        with _locked_folder(path.parent) as folder:
+            yield folder / path.name
+            _flush(folder / path.name)
+            (folder / path.name).replace(path)
     except OSError as error:
         raise cannot_write(path, error, option) from error
-    os.close(handle)
-    temporary = Path(name)
-    try:
-        yield temporary
-        _flush(temporary)
-        temporary.chmod(0o666 & ~_umask())
-        temporary.replace(path)
-    except OSError as error:
-        raise cannot_write(path, error, option) from error
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def make_directory(path: Path) -> Path:
@@ -73,16 +71,10 @@ def require_writable(path: Path, option: str) -> None:
             raise OSError(EISDIR, os.strerror(EISDIR))
         if path.exists() and not path.is_file():
             raise OSError("it is a device, a pipe or a socket")
-        with tempfile.NamedTemporaryFile(prefix=f".{path.name}.", dir=path.parent):
+        with tempfile.TemporaryFile(dir=path.parent):
             pass
     except OSError as error:
         raise cannot_write(path, error, option) from error
-
-
-def remove_unfinished(path: Path) -> None:
-    """Delete what a killed process left of its writing of `path`; `path` itself is whole, and stays."""
-    for temporary in path.parent.glob(f".{glob.escape(path.name)}.*"):
-        temporary.unlink(missing_ok=True)
 
 
 def cannot_write(path: Path, error: OSError, option: str = "-o") -> UsageError:
@@ -93,12 +85,49 @@ def cannot_write(path: Path, error: OSError, option: str = "-o") -> UsageError:
     )
 
 
+@contextmanager
+def _locked_folder(parent: Path) -> Iterator[Path]:
+    """Make a folder that is locked while the block runs, and removed then.
+
+    The lock ends with the process, however it ends: a folder without one is left over.
+    """
+    folder, lock = _make_locked(parent)
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+        os.close(lock)
+
+
+def _make_locked(parent: Path) -> tuple[Path, int]:
+    """Make a folder and lock it; again, where another process took it for left over before it was locked."""
+    while True:
+        folder = Path(tempfile.mkdtemp(SUFFIX, PREFIX, parent))
+        lock = os.open(folder, os.O_RDONLY)
+        with suppress(OSError):  # a file system without locks: nothing is left over there
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        if folder.exists():
+            return folder, lock
+        os.close(lock)
+
+
+def _remove_left_over(parent: Path) -> None:
+    """Remove the folders of `_locked_folder` whose process is gone."""
+    for folder in parent.glob(f"{PREFIX}????????{SUFFIX}"):
+        with suppress(OSError), _opened(folder) as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
+def _opened(folder: Path) -> Iterator[int]:
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
 def _flush(path: Path) -> None:
     with path.open("rb+") as handle:
         os.fsync(handle.fileno())
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask

@@ -13,11 +13,11 @@ import torch
 from torch import nn
 
 from nctool.errors import FormatError, UsageError
-from nctool.files import make_directory, remove_unfinished
+from nctool.files import make_directory
 from nctool.integer_format import IntegerFormat
 from nctool.progress import ProgressCallback, no_progress
 from nctool.recipe import Recipe
-from nctool.training.checkpoint import CHECKPOINT_NAME, RECIPE_NAME, save_checkpoint
+from nctool.training.checkpoint import CHECKPOINT_NAME, save_checkpoint
 from nctool.training.chip import Chip
 from nctool.training.coding import input_coding
 from nctool.training.data import TrainingData
@@ -27,7 +27,7 @@ from nctool.training.finetuning import Finetuning
 from nctool.training.first_thresholds import start_thresholds
 from nctool.training.interruption import Interruption
 from nctool.training.memory import explained_out_of_memory
-from nctool.training.metrics import METRICS_NAME, EpochCallback, no_report
+from nctool.training.metrics import EpochCallback, no_report
 from nctool.training.ranks import joined, own_gpu
 from nctool.training.result import TrainResult, checkpoint_of, tested
 from nctool.training.stages import Stage, Task, first_stage, snapshot
@@ -140,15 +140,13 @@ def _stages(task: Task) -> tuple[Stage, ...]:
 
 
 def _make_ready(out_dir: Path, resume: bool) -> None:
-    """Make the folder, and clear away what a killed run left half-written; an unfinished run is not for taking."""
+    """Make the folder; one with an unfinished run is not for taking."""
     make_directory(out_dir)
     if not resume and (out_dir / STATE_NAME).exists() and not (out_dir / CHECKPOINT_NAME).exists():
         raise UsageError(
             f"`{out_dir}` holds a run that is not finished",
             hint=f"go on with it by --resume, take another folder by -o, or delete its {STATE_NAME}",
         )
-    for name in (STATE_NAME, METRICS_NAME, RECIPE_NAME, CHECKPOINT_NAME):
-        remove_unfinished(out_dir / name)
 
 
 def _nothing_done(model: nn.Module, epoch: int) -> TrainingState:
