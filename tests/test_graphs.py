@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import textwrap
 from pathlib import Path
 
@@ -180,17 +179,19 @@ def test_what_is_out_of_step_would_fire():
 def test_a_delay_that_is_off_by_one_shows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The same network with each skip a step early, as it is, and a step late."""
     worker = """
-        import sys
-        from nctool_deploy.lava_runner import network
+        from nctool_deploy.lava_runner import network, run
         from nctool_deploy.lava_runner.run import main
         from nctool_deploy.pipeline import delays
 
-        for job, offset in enumerate((-1, 0, 1)):
+        def skewed(job, offsets=iter((-1, 0, 1)), answer=run._answer):
+            offset = next(offsets)
             network.delays = lambda *what: tuple(delay and delay + offset for delay in delays(*what))
-            main(sys.argv[1 + 3 * job : 4 + 3 * job])
+            return answer(job)
+
+        run._answer = skewed
     """
     (tmp_path / "skewing_worker.py").write_text(textwrap.dedent(worker))
-    monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=os.pathsep)
+    monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setattr(engine, "WORKER", "skewing_worker")
     network, pixels = skewed(), as_pixels([[1], [1]])
     path = write_network(network, tmp_path / "skewed.net", pixels)

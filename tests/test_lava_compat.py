@@ -22,13 +22,14 @@ from nctool_deploy.lava_compat import PatchFinder, make_importable, require_lava
 from nctool_deploy.lava_patches import KNOWN_VERSIONS, PATCHES, Patch
 
 NEWER = sys.version_info >= (3, 11)
-PINNED_HINT = "`pip install nctool[lava]`, or use --engine reference"
+WITHOUT = "without Lava: `run-sim --engine fast`, `verify --engines reference,fast`"
+PINNED_HINT = f"`pip install nctool[lava]`; {WITHOUT}"
 LOOSE = "pip install --no-deps --ignore-requires-python lava-nc==0.10.0 lava-dl==0.6.0"
-LOOSE_HINT = f"`pip install nctool[lava]`, then `{LOOSE}` (docs/LAVA.md), or use --engine reference"
+LOOSE_HINT = f"`pip install nctool[lava]`, then `{LOOSE}` (docs/LAVA.md); {WITHOUT}"
 ANOTHER = "one = 1  # patched by somebody\n"
 ANOTHER_FILE = (
     "engine `lava`: `example.py` of lava-nc has SHA-256 efd23145279e, allowed 1e476111f652\n"
-    f"hint: `{LOOSE} --force-reinstall`, or use --engine reference"
+    f"hint: `{LOOSE} --force-reinstall`; {WITHOUT}"
 )
 
 
@@ -77,7 +78,7 @@ def test_a_newer_python_is_refused(machine: Machine) -> None:
         make_importable()
     assert str(caught.value) == (
         "engine `lava`: this is Python 3.14, allowed 3.10 to 3.13\n"
-        "hint: make an environment with one of those, or use --engine reference"
+        f"hint: make an environment with one of those; {WITHOUT}"
     )
 
 
@@ -112,8 +113,7 @@ def test_a_file_that_is_not_there_is_refused(machine: Machine) -> None:
     with pytest.raises(EngineError) as caught:
         require_lava()
     assert str(caught.value) == (
-        "engine `lava`: `example.py` of lava-nc is missing\n"
-        f"hint: `{LOOSE} --force-reinstall`, or use --engine reference"
+        f"engine `lava`: `example.py` of lava-nc is missing\nhint: `{LOOSE} --force-reinstall`; {WITHOUT}"
     )
 
 

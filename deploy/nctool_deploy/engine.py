@@ -1,7 +1,7 @@
 """The Lava engine: run an exported file in a subprocess that can time out and leaves nothing behind.
 
 Lava runs one operating-system process per Lava process, and an exception in one of them can hang the others:
-so each run gets a session of its own, is watched, and is killed as a whole.
+so each run gets a session of its own (`nctool.children`), is watched, and is killed as a whole.
 
 In: an exported file and pixels. Out: a Trace. Must not import Lava or torch.
 """
@@ -9,13 +9,8 @@ In: an exported file and pixels. Out: a Trace. Must not import Lava or torch.
 from __future__ import annotations
 
 import os
-import signal
-import subprocess
-import sys
-import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,11 +18,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from nctool.errors import EngineError, RangeError
+from nctool.children import Child, ChildError, child
+from nctool.errors import EngineError, NctoolError, RangeError
 from nctool.network import CurrentBased, IntArray, IntNetwork
 from nctool.sim.signal import own_signal
 from nctool.sim.trace import Trace
 from nctool_deploy.lava_compat import require_lava
+from nctool_deploy.lava_patches import WITHOUT_LAVA
 from nctool_deploy.netx import ForeignFile
 
 DEFAULT_TIMEOUT_S = 1800.0
@@ -37,9 +34,6 @@ BUFFER_BYTES = 256 * 2**20
 MAX_SAMPLES_PER_RUN = 500
 WORKER = "nctool_deploy.lava_runner.run"
 TRACEBACK = "Traceback (most recent call last):"
-POLL_S = 0.1
-GRACE_S = 5.0
-"""How long a run may go on after one of its processes printed a traceback."""
 
 
 def stream(
@@ -62,7 +56,7 @@ def stream(
         Traces without overflow counts and potentials: Lava keeps neither.
 
     Raises:
-        EngineError: Lava is missing, failed or ran out of time.
+        EngineError: Lava is missing, failed or ran out of time, or `model` was replaced.
         RangeError: the pixels do not fit the input, there is no sample, or n_steps < 1.
     """
     require_lava()
@@ -72,7 +66,7 @@ def stream(
     samples = network.pixel_input.signal(pixels, n_steps)
     chunk = samples_per_run(network, n_steps)
     parts = (samples[i : i + chunk] for i in range(0, len(samples), chunk))
-    return (run_jobs([LavaJob(model, part, n_steps)], timeout_s)[0] for part in parts)
+    return (run_jobs([LavaJob(model, part, n_steps, network=network)], timeout_s)[0] for part in parts)
 
 
 def stream_foreign(
@@ -91,7 +85,7 @@ def stream_foreign(
         n_steps, timeout_s: as for `stream`.
 
     Raises:
-        EngineError: Lava is missing, failed or ran out of time.
+        EngineError: Lava is missing, failed or ran out of time, or `model` was replaced.
         RangeError: the samples do not fit the input.
     """
     require_lava()
@@ -103,7 +97,7 @@ def stream_foreign(
     layers = (content.n_layers, content.skip_layers, interval or 0)
     chunk = samples_per_run(network, n_steps)
     parts = (signal[i : i + chunk] for i in range(0, len(signal), chunk))
-    return (run_jobs([LavaJob(model, part, n_steps, layers)], timeout_s)[0] for part in parts)
+    return (run_jobs([LavaJob(model, part, n_steps, layers, network)], timeout_s)[0] for part in parts)
 
 
 def samples_per_run(network: IntNetwork, n_steps: int) -> int:
@@ -121,77 +115,61 @@ class LavaJob:
         samples: the input's signal, integers (samples, n_steps or 1, *input shape).
         n_steps: length of the window.
         layers: of a foreign file, the layers to read and to skip and the reset interval, 0 for none.
+        network: what the file held when it was read; None where that is not known.
     """
 
     model: Path
     samples: IntArray
     n_steps: int
     layers: tuple[int, int, int] | None = None
+    network: IntNetwork | None = None
 
 
 def run_jobs(jobs: Sequence[LavaJob], timeout_s: float = DEFAULT_TIMEOUT_S) -> list[Trace]:
     """Run several jobs one after the other in one subprocess, which loads Lava once.
 
     Raises:
-        EngineError: Lava is missing, failed or ran out of time.
+        EngineError: Lava is missing, failed or ran out of time, or a file is not what it was.
+        NctoolError: a file cannot be read or run.
     """
     require_lava()
-    with tempfile.TemporaryDirectory(prefix="nctool-lava-") as name:
-        folder = Path(name)
-        arguments, results, log = [], [folder / f"result{number}.npz" for number in range(len(jobs))], folder / "log"
-        for job, result in zip(jobs, results, strict=True):
-            input_file = result.with_name(result.name.replace("result", "job"))
-            layers = {} if job.layers is None else {"layers": np.array(job.layers)}
-            np.savez(input_file, samples=job.samples, n_steps=job.n_steps, **layers)
-            arguments += [str(job.model), str(input_file), str(result)]
-        with log.open("wb") as output:
-            code = _watch([sys.executable, "-m", WORKER, *arguments], output.fileno(), log, timeout_s)
-        if code is None:
+    deadline = time.monotonic() + timeout_s
+    with os.fdopen(os.memfd_create("log")) as log:
+        try:
+            with child(WORKER, log.fileno()) as runner:
+                return list(_answers(runner, jobs, deadline))
+        except ChildError as error:
+            raise EngineError(f"engine `lava`: {_reason(log.fileno()) or error}", hint=WITHOUT_LAVA) from error
+        except TimeoutError as error:
             n_samples = sum(len(job.samples) for job in jobs)
             raise EngineError(
                 f"engine `lava`: no answer for {n_samples} samples after {timeout_s:g} s",
                 hint="give more with --timeout, or fewer --samples",
-            )
-        if code != 0 or not all(result.is_file() for result in results):
-            raise EngineError(f"engine `lava`: {_reason(log)}", hint="`--engine reference` runs the same file")
-        return [_load(result) for result in results]
+            ) from error
 
 
-def _watch(command: list[str], output: int, log: Path, timeout_s: float) -> int | None:
-    """Run `command` in its own session; return its exit code, or None when the time is over."""
-    process = subprocess.Popen(
-        command, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT, start_new_session=True
-    )
-    deadline = time.monotonic() + timeout_s
-    try:
-        while (code := process.poll()) is None:
-            if time.monotonic() > deadline:
-                return None
-            if TRACEBACK.encode() in log.read_bytes():
-                deadline = min(deadline, time.monotonic() + GRACE_S)
-            time.sleep(POLL_S)
-        return code
-    finally:
-        _kill_session(process)
+def _answers(runner: Child, jobs: Sequence[LavaJob], deadline: float) -> Iterator[Trace]:
+    """Hand out the jobs, each when the subprocess waits for one, and yield what comes of them."""
+    _received(runner, deadline)
+    for job in jobs:
+        runner.send(job)
+        answer = _received(runner, deadline)
+        if isinstance(answer, NctoolError):
+            raise answer
+        yield answer
 
 
-def _kill_session(process: subprocess.Popen[bytes]) -> None:
-    with suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
+def _received(runner: Child, deadline: float) -> Any:
+    """Return what the subprocess sends; a TimeoutError when its time is over."""
+    if not runner.link.poll(max(0.0, deadline - time.monotonic())):
+        raise TimeoutError
+    return runner.receive()
 
 
-def _reason(log: Path) -> str:
+def _reason(log: int) -> str:
     """Return the exception of the last traceback, or the last line; what Python says while it ends does not count."""
-    text = log.read_text(errors="replace").partition("Exception ignored in")[0]
+    text = os.pread(log, os.fstat(log).st_size, 0).decode(errors="replace").partition("Exception ignored in")[0]
     lines = [line for line in text.rpartition(TRACEBACK)[2].splitlines() if line and not line[0].isspace()]
     if TRACEBACK in text and lines:
         return lines[0]
-    return lines[-1] if lines else "the process ended without a word"
-
-
-def _load(result: Path) -> Trace:
-    with np.load(result) as content:
-        prefix = "spikes/"
-        spikes = {key.removeprefix(prefix): content[key] for key in content.files if key.startswith(prefix)}
-        return Trace(spikes, content["logits"], {}, {})
+    return lines[-1] if lines else ""

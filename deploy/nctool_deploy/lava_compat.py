@@ -16,7 +16,7 @@ from importlib.metadata import PackageNotFoundError, version
 from types import CodeType, ModuleType
 
 from nctool.errors import EngineError
-from nctool_deploy.lava_patches import KNOWN_VERSIONS, LOOSE_INSTALL, OR_REFERENCE, PATCHES, Patch
+from nctool_deploy.lava_patches import KNOWN_VERSIONS, LOOSE_INSTALL, PATCHES, WITHOUT_LAVA, Patch
 
 PINNED_PYTHON = (3, 10)
 """The Python that Lava was made for: nothing is changed there."""
@@ -35,7 +35,7 @@ def require_lava() -> None:
         raise EngineError(
             f"engine `lava`: this is Python {_dotted(running)}, allowed {_dotted(PINNED_PYTHON)} to "
             f"{_dotted(LAST_PYTHON)}",
-            hint=f"make an environment with one of those, {OR_REFERENCE}",
+            hint=f"make an environment with one of those; {WITHOUT_LAVA}",
         )
     for package, known in KNOWN_VERSIONS.items():
         try:
@@ -93,8 +93,8 @@ class PatchLoader(SourceFileLoader):
 
 def _install_hint() -> str:
     if sys.version_info[:2] == PINNED_PYTHON:
-        return f"`pip install nctool[lava]`, {OR_REFERENCE}"
-    return f"`pip install nctool[lava]`, then `{LOOSE_INSTALL}` (docs/LAVA.md), {OR_REFERENCE}"
+        return f"`pip install nctool[lava]`; {WITHOUT_LAVA}"
+    return f"`pip install nctool[lava]`, then `{LOOSE_INSTALL}` (docs/LAVA.md); {WITHOUT_LAVA}"
 
 
 def _dotted(python: tuple[int, int]) -> str:

@@ -21,7 +21,8 @@ LOOSE_INSTALL = "pip install --no-deps --ignore-requires-python " + " ".join(
 )
 """What installs Lava on a newer Python than its own; the extra `lava` has the libraries that it imports."""
 
-OR_REFERENCE = "or use --engine reference"
+WITHOUT_LAVA = "without Lava: `run-sim --engine fast`, `verify --engines reference,fast`"
+"""The way out that is always there."""
 
 
 @dataclass(frozen=True)
@@ -68,7 +69,7 @@ class Patch:
     def _refusal(self, what: str) -> EngineError:
         return EngineError(
             f"engine `lava`: `{self.path}` of {self.package} {what}",
-            hint=f"`{LOOSE_INSTALL} --force-reinstall`, {OR_REFERENCE}",
+            hint=f"`{LOOSE_INSTALL} --force-reinstall`; {WITHOUT_LAVA}",
         )
 
 

@@ -36,17 +36,22 @@ def run_foreign(
     Returns:
         spikes per population, bool (samples, n_steps, *shape), and the answers, int64 (samples, n_steps, neurons).
     """
-    content = read_foreign(
+    content = read_layers(model, samples, n_layers, skip_layers, reset_interval)
+    runs = [_run_sample(model, content, sample, n_steps, reset_interval) for sample in samples]
+    names = [population.name for population in content.network.populations]
+    spikes = {name: np.stack([run[0][name] for run in runs]) for name in names}
+    return spikes, np.stack([run[1] for run in runs])
+
+
+def read_layers(model: Path, samples: IntArray, n_layers: int, skip_layers: int, reset_interval: int) -> ForeignFile:
+    """Read what `run_foreign` runs."""
+    return read_foreign(
         model,
         num_layers=n_layers,
         skip_layers=skip_layers,
         reset_interval=reset_interval or None,
         input_shape=samples.shape[2:] if samples.ndim == 5 else None,
     )
-    runs = [_run_sample(model, content, sample, n_steps, reset_interval) for sample in samples]
-    names = [population.name for population in content.network.populations]
-    spikes = {name: np.stack([run[0][name] for run in runs]) for name in names}
-    return spikes, np.stack([run[1] for run in runs])
 
 
 def _run_sample(model: Path, content: ForeignFile, sample: IntArray, n_steps: int, reset_interval: int) -> Traces:

@@ -1,15 +1,13 @@
 """Stream many samples through a Network in one run of the Lava CPU simulator.
 
-The Lava engine starts this module in a process of its own:
-`python -m nctool_deploy.lava_runner.run MODEL JOB RESULT ...`.
+The Lava engine starts this module in a process of its own (`nctool.children`).
 
-In: an exported file and signals of its input. Out: spikes and the readout's potentials. Must not import torch itself.
+In: jobs. Out: traces. Must not import torch itself.
 """
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Sequence
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +16,15 @@ from lava.proc.io.extractor import VarWire
 from lava.proc.io.source import RingBuffer as Source
 from numpy.typing import NDArray
 
+from nctool.children import requests
+from nctool.errors import EngineError, NctoolError, first_line
 from nctool.network import IntArray
+from nctool.sim.trace import Trace
+from nctool_deploy.engine import LavaJob
+from nctool_deploy.lava_patches import WITHOUT_LAVA
 from nctool_deploy.lava_runner.branch import to_lava
-from nctool_deploy.lava_runner.foreign import run_foreign
+from nctool_deploy.lava_runner.foreign import read_layers, run_foreign
+from nctool_deploy.lava_runner.memory import share_without_names
 from nctool_deploy.lava_runner.network import STATE_SHIFT, Network
 from nctool_deploy.lava_runner.record import BUFFERED_STEPS, run_and_record, tap
 from nctool_deploy.lava_runner.stock import stock_network, stock_schedule
@@ -76,18 +80,43 @@ def gather(data: NDArray[Any], steps: IntArray) -> NDArray[Any]:
     return picked.transpose(0, 1, *reversed(range(2, picked.ndim)))
 
 
-def main(arguments: Sequence[str]) -> None:
-    """Run each (model, job, result) of `arguments`, all paths: the body of the engine's subprocess."""
-    paths = [Path(argument) for argument in arguments]
-    for model, job, result in zip(paths[::3], paths[1::3], paths[2::3], strict=True):
-        with np.load(job) as content:
-            samples, n_steps = content["samples"], int(content["n_steps"])
-            if "layers" in content:
-                spikes, logits = run_foreign(model, samples, n_steps, *content["layers"].tolist())
-            else:
-                spikes, logits = run(model, samples, n_steps)
-        np.savez(result, logits=logits, **{f"spikes/{name}": data for name, data in spikes.items()})
+def main(link: Connection[Any, Any]) -> None:
+    """Run each job that comes: the body of the engine's subprocess.
+
+    It sends None when it begins, and then what came of each job; whoever sent waits for the next job.
+    """
+    share_without_names()
+    link.send(None)
+    for job in requests(link):
+        link.send(_outcome(job))
 
 
-if __name__ == "__main__":
-    main(sys.argv[1:])
+def _outcome(job: LavaJob) -> Trace | NctoolError:
+    try:
+        return _answer(job)
+    except NctoolError as error:
+        return error
+    except Exception as error:  # noqa: BLE001 - of whatever kind: the process that started this one is to say it
+        return EngineError(f"engine `lava`: {type(error).__name__}: {first_line(error)}", hint=WITHOUT_LAVA)
+
+
+def _answer(job: LavaJob) -> Trace:
+    """Run a job; where its file is not what it was, that is the error, whatever else went wrong."""
+    try:
+        if job.layers is None:
+            spikes, logits = run(job.model, job.samples, job.n_steps)
+        else:
+            spikes, logits = run_foreign(job.model, job.samples, job.n_steps, *job.layers)
+    finally:
+        _require_unchanged(job)
+    return Trace(spikes, logits, {}, {})
+
+
+def _require_unchanged(job: LavaJob) -> None:
+    """Refuse a file that does not hold the network of the job; what a foreign one takes goes by its samples."""
+    if job.network is None:
+        return
+    content = read(job.model) if job.layers is None else read_layers(job.model, job.samples, *job.layers)
+    has_input = job.layers is not None or content.network.input == job.network.input
+    if not has_input or content.network.populations != job.network.populations:
+        raise EngineError(f"`{job.model}` was replaced while Lava ran it", hint="run again, and let the file be")
