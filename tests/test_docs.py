@@ -1,240 +1,269 @@
-"""The commands and examples in docs/ work as written."""
+"""Every code block of README.md and docs/ does what it says, as printed.
+
+The blocks of a page run in order, in a folder of their own that holds what the page presumes (`SURROUNDINGS`). Long
+commands are cut short by options behind those that are printed (`shortened`), and MNIST is a stand-in. Output that is
+shown is compared word by word; its numbers may be those of a whole training, so that any number will do.
+
+An HTML comment above a block says what else it is: `file: NAME`, `shows: WHAT PRINTS IT`, or `not run: REASON`.
+`test_the_blocks_that_are_not_run` lists the last ones.
+"""
 
 from __future__ import annotations
 
 import re
 import shlex
-import subprocess
-import sys
-from collections.abc import Iterator
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from pydantic.fields import FieldInfo
+import typer.main
 from torch import nn
 
 import nctool
-from nctool.api.engines import ENGINES
+from nctool.api.engines import ENGINES, Job
+from nctool.cli.application import app
 from nctool.nq import activations
-from nctool.recipe import Recipe, parse_recipe
-from nctool.toml_schema import _tables_of, _tags
-from nctool.toml_text import literal
-from nctool_models import list_recipes, load_dataset
-from nctool_models.datasets import NAMES
+from nctool.recipe import parse_recipe
+from nctool.sim.reference import simulate
+from nctool.sim.trace import Trace
+from nctool_deploy.netx import read
+from nctool_deploy.targets import find_target
+from nctool_models import load_dataset
 from tests.foreign import Draft, dense_layer
-from tests.runs import run_command
+from tests.markdown import FENCE, PAGES, Block, blocks, commands, page_text
+from tests.page_reader import Reader, Runs
+from tests.runs import Finished, export_short, run_command
+from tests.test_datasets import mnist_files, put
 
-DOCS = Path(__file__).parent.parent / "docs"
+HEAD = """
+name = "head"
+[data]
+name = "digits"
+[model]
+architecture = "cnn"
+[training]
+epochs = 1
+"""
+"""What a recipe must say, for pages that show another part."""
 
-
-def blocks(name: str, language: str) -> list[str]:
-    """Return the fenced blocks of a page."""
-    return re.findall(rf"```{language}\n(.*?)```", (DOCS / name).read_text(encoding="utf-8"), re.DOTALL)
-
-
-def sections(name: str) -> dict[str, str]:
-    """Return the text of a page under each of its headings."""
-    parts = re.split(r"^#+ ", (DOCS / name).read_text(encoding="utf-8"), flags=re.MULTILINE)[1:]
-    return {part.partition("\n")[0]: part for part in parts}
-
-
-def rows(text: str) -> list[tuple[str, ...]]:
-    """Return the cells of the tables in a text, without their heads."""
-    lines = re.findall(r"^\| (?!key |architecture )(.*) ?\|$", text, re.MULTILINE)
-    return [tuple(cell.strip() for cell in line.split("|")) for line in lines]
+# --- what a page presumes ---------------------------------------------------------------------------------------------
 
 
-def key_row(key: str, field: FieldInfo) -> tuple[str, str, str]:
-    """Return a key as the page shows it: its name, what it allows, its default."""
-    default = None if field.is_required() else field.default
-    shown = "" if default is None else default if isinstance(default, str) else literal(default)
-    return f"`{key}`", field.description or "", shown
+def own_data(path: str) -> None:
+    """Write digits as a data set of one's own."""
+    digits = load_dataset("digits")
+    train, test = (images.transpose(0, 2, 3, 1) for images in (digits.x_train, digits.x_test))
+    np.savez(path, x_train=train, y_train=digits.y_train, x_test=test, y_test=digits.y_test)
 
 
-def commands(yaml: str) -> Iterator[list[str]]:
-    """Yield the words of every `nctool` command line of a job."""
-    for line in yaml.splitlines():
-        command = line.strip().removeprefix("- ").removeprefix("run: ")
-        if command.startswith("nctool "):
-            yield shlex.split(command)
+def around_readme() -> dict[str, Any]:
+    """Make a folder of images, and a network with its data and its recipe."""
+    from PIL import Image
+
+    pixels = np.random.default_rng(0).integers(0, 256, (120, 32, 32, 3), np.uint8)
+    for number, image in enumerate(pixels[:40]):
+        path = Path("pets", "train" if number < 30 else "test", "cat" if number % 2 else "dog", f"{number}.png")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(image).save(path)
+    labels = np.arange(120) % 10
+    np.savez("mine.npz", x_train=pixels, y_train=labels, x_test=pixels, y_test=labels)
+    (recipe,) = blocks("OWN_MODEL.md", "toml")
+    Path("mine.toml").write_text(recipe.text.replace("crop_padding = 1", ""), encoding="utf-8")
+    torch.manual_seed(0)
+    layers = (nn.Conv2d(3, 4, 3, stride=2), nn.BatchNorm2d(4), nn.ReLU(), nn.MaxPool2d(3))
+    model = nn.Sequential(*layers, nn.Flatten(), nn.Linear(100, 10))
+    return {"model": model, "images": torch.from_numpy(pixels.transpose(0, 3, 1, 2) / 255 - 0.5).float()}
 
 
-def test_every_command_in_the_ci_examples_is_one_that_nctool_takes(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    calls: list[dict[str, Any]] = []
-
-    class Equal:
-        equal = True
-
-        @staticmethod
-        def to_json() -> dict[str, Any]:
-            return {}
-
-    def record(model: Path, **options: Any) -> Equal:
-        calls.append(options)
-        return Equal()
-
-    monkeypatch.setattr("nctool.api.verify", record)
-    github, gitlab = blocks("CI.md", "yaml")
-    for command in [*commands(github), *commands(gitlab)]:
-        ended = run_command(capsys, monkeypatch, *command[1:], "--json")
-        assert (ended.code, ended.err) == (0, ""), command
-    assert [options["engines"] for options in calls] == [
-        "reference,fast",
-        "reference,fast,lava",
-        "reference,fast,lava",
-    ]
-    assert all(set(options["engines"].split(",")) <= set(ENGINES) and options["junit"] for options in calls)
-
-
-@pytest.mark.parametrize("number", [0, 1])
-def test_the_yaml_of_the_ci_examples_has_a_sound_layout(number: int) -> None:
-    """Spaces in pairs, no tab, every line a comment, a list item, or a key; no key twice in one mapping."""
-    open_keys: list[tuple[int, set[str]]] = []
-    for line in blocks("CI.md", "yaml")[number].splitlines():
-        if not line.strip():
-            continue
-        found = re.fullmatch(r"((?:  )*)(- )?(?:([\w-]+):(?: +(\S.*))?|\S.*)", line)
-        assert found, line
-        indent = len(found[1]) + len(found[2] or "")
-        while open_keys and (open_keys[-1][0] > indent or (found[2] and open_keys[-1][0] == indent)):
-            open_keys.pop()
-        if found[3]:
-            if not open_keys or open_keys[-1][0] < indent:
-                open_keys.append((indent, set()))
-            assert found[3] not in open_keys[-1][1], f"key twice: {line}"
-            open_keys[-1][1].add(found[3])
-
-
-def test_the_names_in_the_ci_page_are_those_of_the_checks(digits_model: Path) -> None:
-    table = re.findall(r"^\| `([^`]+)`", (DOCS / "CI.md").read_text(encoding="utf-8"), re.MULTILINE)
-    report = nctool.verify(digits_model, engines=["reference", "fast"])
-    groups = list(dict.fromkeys(check.group.replace("fast", "lava") for check in report.checks))
-    assert table == groups
-
-
-@pytest.mark.lava
-def test_the_commands_for_files_of_other_tools_run_as_written(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.chdir(tmp_path)
+def around_netx() -> dict[str, Any]:
+    """Make a file of another tool, spikes for it, and labels."""
     Draft([dense_layer([[9, -5, 7], [3, 8, -6]])]).write(Path("network.net"))
     np.save("spikes.npy", np.ones((3, 20, 3), np.int8))
     np.save("classes.npy", np.array([0, 1, 0]))
-    (session,) = blocks("NETX.md", "console")
-    lines = [shlex.split(line.removeprefix("$ ")) for line in session.splitlines()]
-    assert len(lines) == 4
-    for words in lines:
-        ended = run_command(capsys, monkeypatch, *words[1:])
-        assert (ended.code, ended.err) == (0, ""), words
+    return {}
 
 
-def test_the_example_that_reads_traces(
-    digits_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    nctool.verify(digits_model, engines=["reference", "fast"], layers="traces.npz")
-    (code,) = blocks("TRACES.md", "python")
-    exec(code, {})
-    assert capsys.readouterr().out == "conv1 fast []\nconv2 fast []\nfc1 fast []\n"
+def around_own_model() -> dict[str, Any]:
+    """Make a data set of one's own."""
+    own_data("mine.npz")
+    return {}
 
 
-def test_the_page_of_a_network_of_ones_own_works_from_data_to_verification(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """On digits, every script in a process of its own: that is what the page promises of the second and third."""
-    monkeypatch.chdir(tmp_path)
-    digits = load_dataset("digits")
-    train, test = (images.transpose(0, 2, 3, 1) for images in (digits.x_train, digits.x_test))
-    np.savez("mine.npz", x_train=train, y_train=digits.y_train, x_test=test, y_test=digits.y_test)
-    (recipe,) = blocks("OWN_MODEL.md", "toml")
-    module, *scripts = blocks("OWN_MODEL.md", "python")[:4]
-    Path("mine.toml").write_text(recipe)
-    Path("mine.py").write_text(module)
-    for script in scripts:
-        subprocess.run([sys.executable, "-W", "error", "-c", script], check=True, stdout=subprocess.DEVNULL)
-    (session,) = blocks("OWN_MODEL.md", "console")
-    for line in session.splitlines():
-        ended = run_command(capsys, monkeypatch, *shlex.split(line.removeprefix("$ "))[1:])
-        assert (ended.code, ended.err) == (0, ""), line
+SURROUNDINGS: dict[str, Callable[[], dict[str, Any]]] = {
+    "README.md": around_readme,
+    "NETX.md": around_netx,
+    "OWN_MODEL.md": around_own_model,
+    "TRAINING.md": around_own_model,
+}
+"""Beside `runs/digits-cnn`, which is there for every page: files, and the variables that programs find."""
+
+
+# --- what no command prints every time --------------------------------------------------------------------------------
+
+
+def a_difference(nctool: Runs) -> str:
+    """Verify with a fast engine that loses a spike of the first layer of neurons without an image."""
+
+    def one_spike_less(job: Job) -> Iterator[Trace]:
+        (trace,) = before(job)
+        spikes = trace.spikes["fc1"].copy()
+        neuron = np.argwhere(spikes[0, 1])[0]
+        spikes[0, 1, neuron] = False
+        yield replace(trace, spikes={**trace.spikes, "fc1": spikes})
+
+    before = ENGINES["fast"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(ENGINES, "fast", one_spike_less)
+        return nctool("verify", "runs/digits-cnn/model.net", "--engines", "reference,fast").out
+
+
+def an_epoch(nctool: Runs) -> str:
+    """Train an epoch."""
+    return nctool("train", "digits-cnn", "-o", "runs/epoch", "--set", "training.epochs=1", "--json").err
+
+
+SHOWN: dict[str, Callable[[Runs], str]] = {"a lost spike": a_difference, "an epoch": an_epoch}
+"""Blocks marked `shows: NAME`; `shows: the program` is what the program above prints."""
+
+
+# --- what else must hold behind the last block ------------------------------------------------------------------------
+
+
+def after_readme(reader: Reader) -> None:
+    """The network of the example is the one that was exported."""
+    report = nctool.verify("mine.net", engines=["reference", "fast"])
+    assert report.equal
+    assert report.samples == report.known_answers == 16
+    assert nctool.run_sim("mine.net", dataset="mine.npz").samples == 120
+
+
+def after_own_model(reader: Reader) -> None:
+    """All three ways give a network that has learned, the recipes of the page do what it says."""
     for name, steps in {"mine": 2, "longer": 4, "looped": 4}.items():
         assert nctool.run_sim(f"{name}.net", dataset="mine.npz").accuracy[str(steps)] > 0.8, name
         assert nctool.verify(f"{name}.net", engines=["reference", "fast"]).equal
-
-
-def test_the_page_of_a_network_of_ones_own_replaces_activations() -> None:
-    code = blocks("OWN_MODEL.md", "python")[4]
-    given: dict[str, Any] = {}
-    exec(code, given)
     net = nn.Sequential(nn.Sequential(nn.Linear(4, 4), nn.GELU()), nn.LeakyReLU(), nn.Linear(4, 2))
-    kinds = [type(module) for module in given["with_relu"](net).modules()]
+    kinds = [type(module) for module in reader.names["with_relu"](net).modules()]
     assert kinds == [nn.Sequential, nn.Sequential, nn.Linear, nn.ReLU, nn.ReLU, nn.Linear]
+    images = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    assert len(activations(nctool.prepare(reader.names["net"], images))) == 10
 
 
-@pytest.mark.vision
-def test_the_page_of_a_network_of_ones_own_fits_the_head_of_a_vgg() -> None:
-    code = blocks("OWN_MODEL.md", "python")[5]
-    given: dict[str, Any] = {}
-    exec(code, given)
-    prepared = nctool.prepare(given["net"], torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0)))
-    assert len(activations(prepared)) == 10
+def after_realisations(reader: Reader) -> None:
+    """Stock Lava gives the logits of the reference engine."""
+    logits = simulate(read(Path("model.net")).network, load_dataset("digits").x_test[:5]).logits[:, 0]
+    assert reader.printed.splitlines() == [f"{number} {row.tolist()}" for number, row in enumerate(logits)]
 
 
-def test_the_page_of_recipes_says_of_every_key_what_it_allows_and_its_default() -> None:
-    documented = {title: rows(text) for title, text in sections("RECIPES.md").items()}
-    top = [row[:3] for row in documented["Recipes"]]
-    assert top == [key_row(name, Recipe.model_fields[name]) for name in ("name", "description", "seed")]
-    tables = {name: field for name, field in Recipe.model_fields.items() if f"`[{name}]`" in documented}
-    assert len(tables) == len(Recipe.model_fields) - 3 == len(documented) - 1
-    for name, field in tables.items():
-        if name != "model":
-            (table,) = _tables_of(field)
-            expected = [key_row(key, each) for key, each in table.model_fields.items()]
-            assert [row[:3] for row in documented[f"`[{name}]`"]] == expected, name
+AFTER: dict[str, Callable[[Reader], None]] = {
+    "README.md": after_readme,
+    "OWN_MODEL.md": after_own_model,
+    "REALISATIONS.md": after_realisations,
+}
+
+LIBRARIES = {
+    "LAVA.md": ["lava"],
+    "NETX.md": ["lava"],
+    "OWN_MODEL.md": ["vision"],
+    "README.md": ["lava", "vision"],
+    "REALISATIONS.md": ["lava", "bare_lava"],
+    "RECIPES.md": ["vision"],
+    "TRAINING.md": ["vision"],
+}
 
 
-def test_the_page_of_recipes_says_of_every_network_what_its_keys_allow() -> None:
-    found: list[tuple[str, ...]] = []
-    for first, *others in rows(sections("RECIPES.md")["`[model]`"]):
-        network = re.findall(r"`([^`]+)`", first) or [found[-1][0]]
-        found.append((network[0], *others))
-    expected = [
-        (tag, *key_row(key, field))
-        for table in _tables_of(Recipe.model_fields["model"])
-        for tag in _tags(table)
-        for key, field in table.model_fields.items()
-        if key != "architecture"
+@pytest.fixture(scope="module")
+def narrow_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A short run of a `digits-cnn` of few channels, with its `model.net`: the pages explore and export it often."""
+    folder = tmp_path_factory.mktemp("narrow")
+    nctool.train("digits-cnn", folder, overrides=["training.epochs=2", "model.channels=[4,6]", "model.hidden=16"])
+    export_short(folder, folder / "model.net")
+    return folder
+
+
+def page_parameters() -> list[Any]:
+    """Return every page that has blocks, with the marks of the libraries that these need."""
+    names = [page.name for page in PAGES if blocks(page.name)]
+    return [
+        pytest.param(name, marks=[getattr(pytest.mark, each) for each in LIBRARIES.get(name, [])]) for name in names
     ]
-    assert found == expected
 
 
-def test_the_recipe_of_the_page_is_one(tmp_path: Path) -> None:
-    (text,) = blocks("RECIPES.md", "toml")
-    assert parse_recipe(text).training.epochs == 10
+@pytest.mark.parametrize("name", page_parameters())
+def test_every_block_of_the_page(
+    name: str,
+    narrow_run: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def run(*arguments: object) -> Finished:
+        return run_command(capsys, monkeypatch, *arguments)
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    put(tmp_path / "nctool" / "data", mnist_files(300, 20))
+    shutil.copytree(narrow_run, "runs/digits-cnn")
+    reader = Reader(run, SURROUNDINGS.get(name, dict)(), SHOWN)
+    for block in blocks(name):
+        reader.read(block)
+    AFTER.get(name, lambda _: None)(reader)
 
 
-@pytest.mark.parametrize("page", [DOCS.parent / "README.md", *sorted(DOCS.glob("*.md"))], ids=lambda page: page.name)
-def test_every_link_within_the_repository_leads_somewhere(page: Path) -> None:
-    for target in re.findall(r"\]\(([^)\s]+)\)", page.read_text(encoding="utf-8")):
-        path, _, anchor = target.partition("#")
-        if "://" in target:
-            continue
-        linked = page if not path else page.parent / path
-        assert linked.exists(), target
-        if anchor:
-            titles = re.findall(r"^#+ (.+)$", linked.read_text(encoding="utf-8"), re.MULTILINE)
-            assert anchor in {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}, target
+# --- blocks that hold no program --------------------------------------------------------------------------------------
+
+EVERY_BLOCK = [block for page in PAGES for block in blocks(page.name)]
 
 
-def test_the_training_page_lists_every_data_set_and_recipe() -> None:
-    parts = sections("TRAINING.md")
-    first_cells = {
-        title: re.findall(r"`([^`]+)`", " ".join(row[0] for row in rows(parts[title])))
-        for title in ("Data sets", "The built-in recipes")
-    }
-    assert set(first_cells["Data sets"]) - {".npz"} == set(NAMES)
-    assert sorted(first_cells["The built-in recipes"]) == list(list_recipes())
+def test_the_blocks_that_are_not_run() -> None:
+    found = [(block.place.partition(":")[0], block.value) for block in EVERY_BLOCK if block.mark == "not run"]
+    assert found == [
+        ("README.md", "they make the environment, and run all tests, this one too"),
+        ("LAVA.md", "installs packages, from the network"),
+        ("LAVA.md", "of installations that are refused; tests/test_lava_compat.py makes them"),
+        ("TRAINING.md", "400 epochs on a GPU, of data that are downloaded"),
+        ("TRAINING.md", "a layout of folders"),
+        ("TRAINING.md", "wants several GPUs, or a process for each core"),
+    ]
+
+
+@pytest.mark.parametrize("block", [block for block in EVERY_BLOCK if block.language == "toml"], ids=lambda b: b.place)
+def test_a_toml_block_is_a_recipe_a_part_of_one_or_a_target(block: Block, tmp_path: Path) -> None:
+    if "[limits]" in block.text:
+        (tmp_path / "target.toml").write_text(block.text, encoding="utf-8")
+        assert find_target(str(tmp_path / "target.toml")).name == "my-chip"
+        return
+    parse_recipe(block.text if block.text.startswith("name = ") else HEAD + block.text)
+
+
+def options_of(command: str, arguments: list[str]) -> dict[str, Any]:
+    """Return the options of a command of nctool as it would take them; a wrong one raises."""
+    return typer.main.get_command(app).commands[command].make_context(command, arguments).params
+
+
+@pytest.mark.parametrize("block", [b for b in EVERY_BLOCK if list(commands(b))], ids=lambda b: b.place)
+def test_a_block_of_commands_has_options_that_nctool_takes(block: Block) -> None:
+    """Also where it is not run."""
+    for line, _ in commands(block):
+        _, found, arguments = line.rpartition("nctool ")
+        if found:
+            words = shlex.split(re.sub(r" > .*|\$\(.*\)", "", arguments))
+            options = options_of(words[0], words[1:])
+            assert set(options.get("engines", "fast").split(",")) <= set(ENGINES), line
+
+
+def test_every_block_says_what_it_is() -> None:
+    for page in PAGES:
+        text = page_text(page.name)
+        assert text.count("\n```") == 2 * len(blocks(page.name)), page.name
+        outside = FENCE.sub("", text)
+        assert not re.search(r"(?:\A|\n)\n    \S", outside), f"{page.name}: a block that is not fenced"
+    for block in EVERY_BLOCK:
+        known = ("python", "console", "sh", "toml", "yaml")
+        assert block.mark or block.language in known, f"{block.place}: neither a language nor a mark"

@@ -119,7 +119,7 @@ def test_a_file_that_is_not_there_is_refused(machine: Machine) -> None:
 
 def test_the_documents_give_the_command_of_the_hint() -> None:
     page = Path(__file__).parents[1] / "docs" / "LAVA.md"
-    assert f"    {LOOSE}\n" in page.read_text(encoding="utf-8")
+    assert f"$ {LOOSE}\n" in page.read_text(encoding="utf-8")
 
 
 # --- what is changed ----------------------------------------------------
