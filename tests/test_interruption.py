@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from nctool.errors import Interrupted, UsageError
+from nctool.errors import SIGNALS, Interrupted, UsageError
 from nctool.training.metrics import read_metrics
 from nctool.training.state import load_state
 from tests.runs import run_command
@@ -24,7 +24,7 @@ NAME = "checkpoint.safetensors"
 @pytest.fixture(autouse=True)
 def handled_signals():
     """Handle signals as a program at a terminal does: a shell's background job starts with SIGINT ignored."""
-    handlers = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_DFL}
+    handlers = {number: signal.SIG_DFL for number in SIGNALS} | {signal.SIGINT: signal.default_int_handler}
     before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
     yield
     for number, handler in before.items():
@@ -42,9 +42,9 @@ def at_batch(number, *signals):
     return progress
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)])
 def test_the_first_signal_ends_the_run_behind_the_batch_and_it_goes_on_to_the_same_bytes(tmp_path, number, code):
-    before = [signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)]
+    before = [signal.getsignal(each) for each in SIGNALS]
     with pytest.raises(Interrupted) as caught:
         small_fit(tmp_path / "run", progress=at_batch(16, number))  # the second batch of epoch 3
     assert caught.value.message == (
@@ -52,7 +52,7 @@ def test_the_first_signal_ends_the_run_behind_the_batch_and_it_goes_on_to_the_sa
     )
     assert caught.value.hint == "repeat the command with --resume to go on"
     assert caught.value.exit_code == code
-    assert [signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)] == before
+    assert [signal.getsignal(each) for each in SIGNALS] == before
     assert {path.name for path in (tmp_path / "run").iterdir()} == {"last.safetensors", "metrics.jsonl"}
     small_fit(tmp_path / "run", resume=True)
     small_fit(tmp_path / "whole")

@@ -41,7 +41,7 @@ def fail(images, settings):
 if sys.argv[3] == "fail" and application.rank_and_size()[0] == 1:
     optimiser.augment = fail
 overrides = sys.argv[4:]
-application.app = lambda standalone_mode: small_fit(Path(sys.argv[1]), overrides, resume=sys.argv[2] == "resume") and 0
+application._run_command = lambda: small_fit(Path(sys.argv[1]), overrides, resume=sys.argv[2] == "resume") and 0
 application.main()
 """
 

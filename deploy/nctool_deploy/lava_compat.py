@@ -1,7 +1,7 @@
 """Check that Lava is there as it was verified, and make it importable on Python 3.11 to 3.13.
 
-Lava was made for Python 3.10, where it runs untouched. On newer Pythons a few of its source files are changed while
-they are imported (`nctool_deploy.lava_patches`): never on disk, and only if they are the files that were verified.
+Lava was made for Python 3.10, where its files run as they are. On newer Pythons a few of them are changed while they
+are imported (`nctool_deploy.lava_patches`): never on disk, and only if they are the files that were verified.
 
 In: the installed packages. Out: nothing, or an EngineError. Must not import Lava.
 """

@@ -8,12 +8,14 @@
     ├── FormatError       exit 4   a file that is there, but bad
     └── EngineError       exit 5   an engine is missing or failed
 
-Exit 1 is no error: it means that two engines differ. A message says where, what, got and allowed on
-its first line; `hint` says the way out. `Interrupted` is no error either: it is a KeyboardInterrupt, so that a program
-that handles errors does not swallow Ctrl-C. This module imports nothing of nctool.
+Exit 1 is no error: it means that two engines differ, and nothing else gives it. A message says where, what, got and
+allowed on its first line; `hint` says the way out. `Interrupted` is no error either: it is a KeyboardInterrupt, so that
+a program that handles errors does not swallow Ctrl-C. This module imports nothing of nctool.
 """
 
 from __future__ import annotations
+
+import signal
 
 
 class NctoolError(Exception):
@@ -24,7 +26,7 @@ class NctoolError(Exception):
         hint: one line that says what to do about it, or None.
     """
 
-    exit_code = 1
+    exit_code: int
 
     def __init__(self, message: str, hint: str | None = None) -> None:
         super().__init__(message)
@@ -74,13 +76,17 @@ class EngineError(NctoolError):
     exit_code = 5
 
 
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+"""What ends a run in good order: Ctrl-C, a scheduler that wants the machine back, a terminal that closes."""
+
+
 class Interrupted(KeyboardInterrupt):
     """A signal ended a run in good order.
 
     Args:
         message: one line, as that of an error.
         hint: how to go on, or None where there is nothing to go on from.
-        signal_number: of SIGINT or SIGTERM.
+        signal_number: one of `SIGNALS`.
     """
 
     def __init__(self, message: str, hint: str | None, signal_number: int) -> None:

@@ -80,7 +80,7 @@ def finetune(
             it is wanted.
         FormatError: the checkpoint, the data or a saved state is bad.
         RangeError: training diverged.
-        Interrupted: SIGINT or SIGTERM came while it trained; see `nctool.errors`.
+        Interrupted: SIGINT, SIGTERM or SIGHUP came while it trained; see `nctool.errors`.
     """
     loaded = open_checkpoint(checkpoint)
     recipe = _recipe(loaded.recipe, overrides)

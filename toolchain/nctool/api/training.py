@@ -102,7 +102,7 @@ def train(
         FormatError: data or a saved state is bad.
         UnsupportedError: noise is to be that of a chip, and the model cannot be converted.
         RangeError: training diverged, or memory does not suffice for the images or the training.
-        Interrupted: SIGINT or SIGTERM came while it trained; see `nctool.errors`.
+        Interrupted: SIGINT, SIGTERM or SIGHUP came while it trained; see `nctool.errors`.
     """
     resolved = load_recipe(recipe, overrides, seed)
     if model is not None:

@@ -6,21 +6,24 @@ In: nothing. Out: `app`, and the parts that commands share.
 from __future__ import annotations
 
 import os
+import signal
 import sys
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.metadata import version as distribution_version
+from types import FrameType
 from typing import Annotated
 
 import typer
 from typer.exceptions import TyperException
 
 from nctool.cli import output
-from nctool.errors import NctoolError
+from nctool.cli.streams import held_stdout, lossy_stderr
+from nctool.errors import SIGNALS, Interrupted, NctoolError, UsageError
 from nctool.processes import rank_and_size
 from nctool.progress import ProgressCallback, no_progress, progress_bar
 
-EXIT_INTERRUPTED = 130
 EXIT_BUG = 70
 DEBUG = "NCTOOL_DEBUG"
 
@@ -50,29 +53,67 @@ def options(
 
 def main() -> None:
     """Run the command line and end the process with the exit code that `nctool.errors` gives each error."""
+    with lossy_stderr():
+        code = _exit_code()
+    sys.exit(code)
+
+
+def _exit_code() -> int:
     try:
-        code = app(standalone_mode=False)
+        with ended_by_signals(), held_stdout():
+            return _run_command()
     except NctoolError as error:
         output.print_error(error.message, error.hint)
-        sys.exit(error.exit_code)
+        return error.exit_code
     except TyperException as error:
         output.print_error(_lower_first(error.format_message()), "see `nctool --help`, or `nctool COMMAND --help`")
-        sys.exit(error.exit_code)
-    except (KeyboardInterrupt, typer.Abort):
-        output.print_error("interrupted", None)
-        sys.exit(EXIT_INTERRUPTED)
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(0)
-    except Exception as error:  # the last line of defence: a user sees no traceback
+        return UsageError.exit_code
+    except Interrupted as stop:
+        output.print_error(stop.message, stop.hint)
+        return stop.exit_code
+    except Exception as error:  # noqa: BLE001 - the last line of defence: a user sees no traceback
         if os.environ.get(DEBUG):
-            raise
+            traceback.print_exc()
         output.print_error(
             f"internal error: {type(error).__name__}: {error}",
             f"this is a bug in nctool; run again with {DEBUG}=1 for a traceback and report it",
         )
-        sys.exit(EXIT_BUG)
-    sys.exit(code if isinstance(code, int) else 0)
+        return EXIT_BUG
+
+
+def _run_command() -> int:
+    """Run the command that the command line names; typer's own `main` would give errors of the system exit code 1."""
+    command = typer.main.get_command(app)
+    try:
+        with command.make_context("nctool", sys.argv[1:]) as context:
+            command.invoke(context)
+    except typer.Exit as ended:
+        return ended.exit_code
+    return 0
+
+
+@contextmanager
+def ended_by_signals() -> Iterator[None]:
+    """Let a signal end the block as an error would, so that what is half done is taken back.
+
+    Raises:
+        Interrupted: a signal came. From then on signals are ignored until the block has ended.
+    """
+    before = {number: signal.getsignal(number) for number in SIGNALS}
+    handled = [number for number in SIGNALS if before[number] in (signal.SIG_DFL, signal.default_int_handler)]
+    for number in handled:
+        signal.signal(number, _stop)
+    try:
+        yield
+    finally:
+        for number in handled:
+            signal.signal(number, before[number])
+
+
+def _stop(number: int, _frame: FrameType | None) -> None:
+    for each in SIGNALS:
+        signal.signal(each, signal.SIG_IGN)
+    raise Interrupted(f"stopped by {signal.Signals(number).name}", None, number)
 
 
 @contextmanager

@@ -11,12 +11,8 @@ from contextlib import contextmanager
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
-import typer
-
 from nctool.cli.application import is_first_rank
-from nctool.cli.output import print_error
 from nctool.cli.tables import print_rows
-from nctool.errors import Interrupted
 from nctool.progress import ProgressCallback, no_progress, progress_bar
 
 if TYPE_CHECKING:
@@ -28,21 +24,15 @@ if TYPE_CHECKING:
 def shown_epochs(title: str, json: bool) -> Iterator[tuple[ProgressCallback, EpochCallback]]:
     """Show a bar; where stderr is no terminal or stdout is data, a line for each epoch on stderr.
 
-    Of the ranks of torchrun only the first shows anything. A run that a signal ends says how it goes on, and its exit
-    code is 128 and the signal's number.
+    Of the ranks of torchrun only the first shows anything.
     """
-    try:
-        if not is_first_rank():
-            yield no_progress, _nothing
-        elif json or not sys.stderr.isatty():
-            yield no_progress, _Lines()
-        else:
-            with progress_bar(title) as progress:
-                yield progress, _nothing
-    except Interrupted as stop:
-        if is_first_rank():
-            print_error(stop.message, stop.hint)
-        raise typer.Exit(stop.exit_code) from stop
+    if not is_first_rank():
+        yield no_progress, _nothing
+    elif json or not sys.stderr.isatty():
+        yield no_progress, _Lines()
+    else:
+        with progress_bar(title) as progress:
+            yield progress, _nothing
 
 
 def _nothing(metrics: EpochMetrics, n_epochs: int) -> None:

@@ -1,4 +1,4 @@
-"""Signals that end a training run in good order: SIGINT (Ctrl-C) and SIGTERM (a scheduler that wants the machine back).
+"""Signals that end a training run in good order, behind the batch in work.
 
 In: nothing. Out: whether one came. What is done about it is the loop's affair. Imports of nctool only errors.
 """
@@ -10,7 +10,7 @@ import threading
 from types import FrameType
 from typing import Any
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM)
+from nctool.errors import SIGNALS
 
 
 class Interruption:

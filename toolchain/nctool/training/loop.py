@@ -55,8 +55,8 @@ def fit(
     network; an epoch whose numbers do not fit the chip takes its noise from the float one, and is kept only if no other
     fits. Fine-tuning starts from that epoch; then the one kept is that of the highest mean accuracy over
     `finetune.steps`. One recipe, seed and number of threads gives the same bytes on the CPU. An interruption leaves
-    complete files: `resume` goes on after the last complete epoch. SIGINT and SIGTERM end the run behind the batch in
-    work; in a thread other than the main one, they are left alone.
+    complete files: `resume` goes on after the last complete epoch. SIGINT, SIGTERM and SIGHUP end the run behind the
+    batch in work; in a thread other than the main one, they are left alone.
 
     Processes that torchrun started share every batch and every measurement; their numbers are those of one process, up
     to the order of sums. The first of them writes the files and is the one that tells.
