@@ -498,11 +498,11 @@ def test_a_newer_file(nctool, digits_model: Path, tmp_path: Path) -> None:
     path = tmp_path / "newer.net"
     shutil.copy(digits_model, path)
     with h5py.File(path, "r+") as file:
-        file["nctool/version"][()] = 3
+        file["nctool/version"][()] = 4
     assert_error(
         nctool("inspect", path),
         4,
-        f"error: `{path}`: format version 3, this nctool reads versions 1 to 2\nhint: update nctool\n",
+        f"error: `{path}`: format version 4, this nctool reads versions 1 to 3\nhint: update nctool\n",
     )
 
 

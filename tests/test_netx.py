@@ -126,7 +126,7 @@ def test_the_layers_carry_the_stock_keys(tmp_path):
 
 def graph() -> IntNetwork:
     """Return an image, a convolution `a`, a sum `b` of it and the input, and a readout of `b` and `a`."""
-    bound = Bound("proved", -9, 9)
+    bound = Bound("calibrated", -9, 9)
     image = {"shape": (2, 2, 2), "bound": bound}
     a = fire("a", conv("input", [[[[1]]], [[[2]]]]), **image)
     b = fire("b", conv("a", np.eye(2).reshape(2, 2, 1, 1)), replace(conv("input", [[[[4]]]] * 2), exponent=3), **image)
@@ -152,14 +152,13 @@ def test_further_synapses_stand_beside_the_stock_keys(tmp_path):
         assert list(file["layer/4/synapse/1"]) == ["type", "weight", "wgtExp"]
         metadata = json.loads(file["nctool/metadata"][()])
         assert [record.get("sources") for record in metadata["populations"]] == [None, ["a", "input"], ["b", "a"]]
-        assert file["nctool/version"][()] == 2
+        assert file["nctool/version"][()] == 3
 
 
 def test_the_file_of_a_chain_stays_as_it_was(tmp_path):
-    """Version 1, no sources, and the digests that nctool gave before it knew of graphs."""
+    """No sources, and the digests that nctool gave before it knew of graphs."""
     written(tmp_path / "model.net")
     with h5py.File(tmp_path / "model.net") as file:
-        assert file["nctool/version"][()] == 1
         records = json.loads(file["nctool/metadata"][()])["populations"]
     assert {tuple(record) for record in records} == {("name", "layer", "digest", "scale", "bound")}
     a = fire("a", conv("input", [[[[1, -2]]]], padding=(0, 1)), shape=(1, 2, 3), threshold=5, initial=2, bias=-1)
@@ -256,13 +255,13 @@ def test_one_changed_number_names_exactly_its_layer(tmp_path, key, index, change
     with pytest.raises(FormatError) as caught:
         read(path)
     assert str(caught.value) == (
-        f"`{path}`: layer `{name}` is not what was exported (its digest differs)\n"
+        f"`{path}`: layer `{name}` is not what was exported: its digest differs\n"
         f"hint: `nctool verify` shows the first difference; {EXPORT}"
     )
 
 
 def test_a_changed_geometry_is_named_even_where_it_has_no_effect(tmp_path):
-    bound = Bound("proved", -1, 1)
+    bound = Bound("calibrated", -1, 1)
     hidden = fire("a", conv("input", [[[[1]]]]), shape=(1, 2, 2), bound=bound)
     network = IntNetwork(signed_input(1, 2, 2), (hidden, read_out(dense("a", [[1] * 4]), bound=bound)), 1)
     path = tmp_path / "model.net"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import h5py
@@ -17,15 +18,16 @@ from nctool.errors import FormatError, NctoolError, UsageError
 from nctool.network import Bound, IntNetwork, RateEncoding
 from nctool_deploy.lowering import lower
 from nctool_deploy.netx import read, write
+from nctool_deploy.netx.metadata import group_digest
 from nctool_deploy.targets import find_target
 from tests.networks import conv, dense, fire, random_network, read_out, signed_input
-from tests.test_netx import CONV_AND_DENSE, EXPORT, answers
+from tests.test_netx import CHANGES, CONV_AND_DENSE, EXPORT, PROVENANCE, answers
 
 BILLION = 10**9
 SLOWEST_READ_S = 5.0
 
 
-FITS = Bound("proved", -9, 9)
+FITS = Bound("calibrated", -9, 9)
 GRAPH = IntNetwork(
     signed_input(1, 2, 2),
     (
@@ -147,13 +149,13 @@ def test_netx_of_another_tool(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("version", "hint"), [(3, "update nctool"), (BILLION, "update nctool"), (0, EXPORT), (-1, EXPORT)]
+    ("version", "hint"), [(4, "update nctool"), (BILLION, "update nctool"), (0, EXPORT), (-1, EXPORT)]
 )
 def test_another_version(path, version, hint):
     put(path, "nctool/version", np.int64(version))
     with pytest.raises(FormatError) as caught:
         read(path)
-    assert str(caught.value) == (f"`{path}`: format version {version}, this nctool reads versions 1 to 2\nhint: {hint}")
+    assert str(caught.value) == (f"`{path}`: format version {version}, this nctool reads versions 1 to 3\nhint: {hint}")
 
 
 def test_a_chain_of_the_version_of_graphs(path):
@@ -233,6 +235,9 @@ def test_no_number_may_have_another_type(path, sound, tmp_path):
         for other in ("f8", ">i2", "u8", "S3"):
             path.write_bytes(sound)
             put(path, key, np.zeros(np.shape(content), other))
+            if key == "nctool/digest" and other == "S3":
+                assert read(path, check_digests=False).metadata_changed
+                continue
             message = refusal(path)
             if kind.kind == "S" and other == "S3":
                 continue  # a text of another length: its content is refused
@@ -476,7 +481,7 @@ def test_encoders_that_changed(rate_path, key, value):
     put(rate_path, f"nctool/{key}", value)
     with pytest.raises(FormatError) as caught:
         read(rate_path)
-    assert caught.value.message == f"`{rate_path}`: layer `input` is not what was exported (its digest differs)"
+    assert caught.value.message == f"`{rate_path}`: layer `input` is not what was exported: its digest differs"
 
 
 def test_a_coding_of_another_version(rate_path):
@@ -735,7 +740,7 @@ def test_metadata_that_does_not_fit_the_layers(path, change, text):
 @pytest.mark.parametrize("layers", [[2, 1, 3], [1, 1, 3]])
 def test_populations_stand_in_the_order_of_the_layers(tmp_path, layers):
     """Layers of one shape, so that nothing but the numbers is wrong."""
-    path, bound = tmp_path / "square.net", Bound("proved", -9, 9)
+    path, bound = tmp_path / "square.net", Bound("calibrated", -9, 9)
     one, two = (fire(n, dense(s, np.eye(2)), bound=bound) for n, s in (("a", "input"), ("b", "a")))
     network = IntNetwork(signed_input(2), (one, two, read_out(dense("b", np.eye(2)), bound=bound)), 1)
     write(path, lower(network, find_target("lava")), answers(network))
@@ -749,6 +754,135 @@ def test_layers_of_two_populations_exchanged(path):
         file.move("layer/3", "layer/4")
         file.move("layer/spare", "layer/3")
     assert refusal(path) == "population `layer1`: weight shape is (7, 4), allowed (7, 36)"
+
+
+# --- what takes no part in the computation --------------------------------
+
+
+def flip_first(path: Path, key: str) -> None:
+    with h5py.File(path, "r+") as file:
+        values = file[key][()]
+        values.flat[0] ^= 1
+        file[key][...] = values
+
+
+def sign_again(path: Path) -> None:
+    """Write the digest that fits what the file says now."""
+    with h5py.File(path, "r+") as file:
+        digest = group_digest(file["nctool"])
+    put(path, "nctool/digest", np.bytes_(digest))
+
+
+def as_older(path: Path, version: int = 1) -> None:
+    """Make the file what nctool wrote before it knew of digests of metadata."""
+    with h5py.File(path, "r+") as file:
+        del file["nctool/digest"]
+    put(path, "nctool/version", np.int64(version))
+
+
+ATTACKS = {
+    "class names": lambda m: m["provenance"]["classes"].reverse(),
+    "data set": lambda m: m["provenance"].update(dataset="other"),
+    "target": lambda m: m.update(target="lava"),
+    "weight bits": lambda m: m.update(weight_bits=4),
+    "tool version": lambda m: m.update(tool_version="9"),
+    "conversion": lambda m: m["changes"][1].update(exact=True),
+    "bound": lambda m: m["populations"][1]["bound"].update(low=-1, high=1),
+    "kind of a bound": lambda m: m["populations"][1]["bound"].update(kind="calibrated"),
+    "spaces": lambda m: None,
+}
+
+
+@pytest.fixture
+def described(tmp_path: Path) -> Path:
+    """A sound file with provenance and conversion steps."""
+    path = tmp_path / "described.net"
+    network = random_network(CONV_AND_DENSE)
+    write(path, lower(network, find_target("loihi")), answers(network), provenance=PROVENANCE, changes=CHANGES)
+    return path
+
+
+@pytest.mark.parametrize("attack", ATTACKS.values(), ids=ATTACKS.keys())
+def test_changed_metadata_are_refused(described, attack):
+    edit_metadata(described, attack)
+    with pytest.raises(FormatError) as caught:
+        read(described)
+    assert caught.value.message == f"`{described}`: group `/nctool` is not what was exported: its digest differs"
+
+
+@pytest.mark.parametrize("key", ["input", "logits", "spikes/0", "spikes/2"])
+def test_changed_known_answers_are_refused(described, key):
+    flip_first(described, f"nctool/known_answers/{key}")
+    content = read(described, check_digests=False)
+    assert content.changes == {"/nctool": "group `/nctool` is not what was exported: its digest differs"}
+
+
+@pytest.mark.parametrize("older", [False, True])
+@pytest.mark.parametrize(("low", "high"), [(-1, None), (None, 1), (-1, 1)])
+def test_a_proved_bound_must_hold_whatever_a_digest_says(described, older, low, high):
+    def narrow(metadata: dict) -> None:
+        bound = metadata["populations"][1]["bound"]
+        bound.update({key: value for key, value in (("low", low), ("high", high)) if value is not None})
+
+    edit_metadata(described, narrow)
+    as_older(described) if older else sign_again(described)
+    with pytest.raises(FormatError) as caught:
+        read(described)
+    assert caught.value.message == (f"`{described}`: layer `layer1` can leave its bound, which says that it is proved")
+
+
+def test_a_wider_bound_and_a_calibrated_one_are_no_lies(described):
+    def widen(metadata: dict) -> None:
+        metadata["populations"][0]["bound"].update(low=-131071, high=131071)
+        metadata["populations"][1]["bound"].update(low=-1, high=1, kind="calibrated", margin=2.0)
+
+    edit_metadata(described, widen)
+    sign_again(described)
+    assert read(described).changes == {}
+
+
+@chain_and_graph
+def test_older_files_are_read_without_a_digest_of_their_metadata(path):
+    expected = read(path)
+    as_older(path, expected.metadata.older_version)
+    found = read(path)
+    assert found.metadata_changed is None
+    assert replace(found, metadata_changed=False) == expected
+
+
+def test_a_newer_file_needs_its_digest(path):
+    with h5py.File(path, "r+") as file:
+        del file["nctool/digest"]
+    assert refusal(path) == "`/nctool/digest` is missing"
+
+
+def test_an_older_file_has_no_digest(path):
+    put(path, "nctool/version", np.int64(1))
+    assert refusal(path) == "`/nctool/digest` is there, allowed only what `nctool export` writes"
+
+
+@pytest.mark.parametrize(
+    "key",
+    ["layer/1/delay", "layer/3/neuron/messageBits", "layer/2/weight", "nctool/note", "nctool/known_answers/x", "x"],
+)
+def test_keys_that_nobody_reads_are_refused(path, key):
+    """A stock loader might: `delay` and `messageBits` change what Lava runs."""
+    put(path, key, np.int64(1))
+    assert refusal(path) == f"`/{key}` is there, allowed only what `nctool export` writes"
+
+
+def test_a_second_name_of_known_data_is_refused(path):
+    with h5py.File(path, "r+") as file:
+        file["layer/1/delay"] = file["layer/1/bias"]
+        file["layer/1/neuron/again"] = file["layer"]
+    assert refusal(path) == "`/layer/1/delay` is there, allowed only what `nctool export` writes"
+
+
+@pytest.mark.parametrize("key", ["/", "/layer", "/layer/1", "/layer/1/weight", "/nctool", "/nctool/metadata"])
+def test_attributes_are_refused(path, key):
+    with h5py.File(path, "r+") as file:
+        file[key].attrs["delay"] = 3
+    assert refusal(path) == f"`{key}` has 1 attributes, allowed none"
 
 
 # --- flipped bytes ------------------------------------------------------

@@ -366,7 +366,7 @@ def test_a_changed_threshold_does_not_match_its_digest(tmp_path):
         file["layer/1/neuron/vThMant"][()] += 1
     with pytest.raises(FormatError) as caught:
         read(path)
-    assert caught.value.message == f"`{path}`: layer `a` is not what was exported (its digest differs)"
+    assert caught.value.message == f"`{path}`: layer `a` is not what was exported: its digest differs"
 
 
 def test_an_image_and_a_convolution_come_back(tmp_path):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -22,6 +22,7 @@ from nctool.sim.reference import simulate
 from nctool.sim.trace import Trace, join
 from nctool_deploy import engine
 from nctool_deploy.netx import read
+from nctool_deploy.netx.metadata import group_digest
 
 LAYERS = ("conv1", "conv2", "fc1", "fc2")
 
@@ -127,11 +128,83 @@ def test_a_file_that_is_not_what_was_exported_is_not_run(
     assert (report.equal, report.samples, report.known_answers) == (False, 0, 16)
     assert str(report.first_divergence) == "layer `conv2` is not what was exported: its content differs"
     outcomes = {(check.group, check.name): check.outcome for check in report.checks}
-    assert [name for name, outcome in outcomes.items() if outcome == "failed"] == [("file", "conv2")]
+    assert [name for name, outcome in outcomes.items() if outcome == "failed"] == [
+        ("file", "conv2"),
+        ("file", "/nctool"),
+    ]
     not_run = [name for name, outcome in outcomes.items() if outcome == "not run"]
     assert not_run == [("reference = lava", layer) for layer in ("conv1", "conv2", "fc1", "fc2 logits")] * (
         len(engines) - 1
     )
+
+
+def reverse_classes(metadata: dict) -> None:
+    metadata["provenance"]["classes"].reverse()
+
+
+def narrow_a_proved_bound(metadata: dict) -> None:
+    metadata["populations"][0]["bound"].update(kind="proved", low=-1, high=1)
+
+
+def edited(model: Path, path: Path, change: Callable[[dict], object]) -> Path:
+    """Copy a model and change its metadata."""
+    shutil.copy(model, path)
+    with h5py.File(path, "r+") as file:
+        metadata = json.loads(file["nctool/metadata"][()])
+        change(metadata)
+        del file["nctool/metadata"]
+        file["nctool/metadata"] = np.bytes_(json.dumps(metadata).encode())
+    return path
+
+
+def outcomes_of_the_file(path: Path) -> dict[str, tuple[str, str]]:
+    report = nctool.verify(path, engines=["reference"])
+    return {check.name: (check.outcome, check.text) for check in report.checks if check.group == "file"}
+
+
+def test_every_part_of_a_sound_file_is_checked(digits_model: Path) -> None:
+    assert outcomes_of_the_file(digits_model) == dict.fromkeys(
+        ("input", *LAYERS, "/nctool", "proved bounds"), ("passed", "")
+    )
+
+
+def test_changed_metadata_are_different(digits_model: Path, tmp_path: Path) -> None:
+    """`run-sim --input` would have shown the wrong names, and every trace is as exported."""
+    path = edited(digits_model, tmp_path / "changed.net", reverse_classes)
+    report = nctool.verify(path, engines=["reference", "fast"])
+    assert (report.equal, report.samples) == (False, 0)
+    assert str(report.first_divergence) == "group `/nctool` is not what was exported: its content differs"
+    failed = [(check.name, check.text) for check in report.checks if check.outcome == "failed"]
+    assert failed == [("/nctool", "group `/nctool` is not what was exported: its digest differs")]
+    with pytest.raises(FormatError, match="group `/nctool` is not what was exported: its digest differs"):
+        nctool.run_sim(path, input=read(digits_model).known_answers.pixels)
+
+
+def test_a_false_proof_is_different(digits_model: Path, tmp_path: Path) -> None:
+    path = edited(digits_model, tmp_path / "changed.net", narrow_a_proved_bound)
+    with h5py.File(path, "r+") as file:
+        file["nctool/digest"][()] = np.bytes_(group_digest(file["nctool"]))
+    report = nctool.verify(path, engines=["reference"])
+    assert not report.equal
+    assert str(report.first_divergence) == "layer `conv1` is not what was exported: its bound differs"
+    failed = [(check.name, check.text) for check in report.checks if check.outcome == "failed"]
+    assert failed == [("proved bounds", "layer `conv1` can leave its bound, which says that it is proved")]
+
+
+def test_an_older_file_runs_and_verify_says_what_is_not_covered(digits_model: Path, tmp_path: Path) -> None:
+    path = edited(digits_model, tmp_path / "older.net", reverse_classes)
+    with h5py.File(path, "r+") as file:
+        del file["nctool/digest"]
+        file["nctool/version"][()] = 1
+    report = nctool.verify(path, engines=["reference", "fast"])
+    assert (report.equal, report.samples) == (True, 16)
+    (check,) = (check for check in report.checks if check.outcome == "not run")
+    assert (check.group, check.name) == ("file", "/nctool")
+    assert check.text == (
+        "an older nctool wrote no digest of `/nctool`: class names, target, weight bits and calibrated bounds may have "
+        "changed"
+    )
+    assert nctool.run_sim(path, input=read(path).known_answers.pixels).samples == 16
 
 
 def test_an_overflow_is_never_equal(digits_model: Path, tmp_path: Path) -> None:

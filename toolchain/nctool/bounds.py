@@ -96,20 +96,21 @@ def drive_interval(population: Population, encoding: Input) -> Interval:
 
 def _synapse_interval(synapse: Synapse, encoding: Input) -> Interval:
     """Sum, per output channel, the worst contribution of each weight; a tap may also fall on padding (0)."""
-    weight = synapse.weight.astype(np.int64)
-    signal_low, signal_high = _signal_interval(synapse, encoding)
-    at_low, at_high = weight * signal_low, weight * signal_high
-    axes = tuple(range(1, weight.ndim))
-    low = np.minimum(np.minimum(at_low, at_high), 0).sum(axis=axes) << max(synapse.exponent, 0)
-    high = np.maximum(np.maximum(at_low, at_high), 0).sum(axis=axes) << max(synapse.exponent, 0)
-    return low, high
+    raising, lowering = (bound(synapse.weight, 0) for bound in (np.maximum, np.minimum))
+    shift, axes = max(synapse.exponent, 0), tuple(range(1, synapse.weight.ndim))
+    if synapse.source != INPUT_NAME:  # spikes, 0 or 1
+        low, high = (weight.sum(axis=axes, dtype=np.int64) for weight in (lowering, raising))
+        return low << shift, high << shift
+    lowest, highest = _input_interval(synapse, encoding)
+    low = (raising * lowest + lowering * highest).sum(axis=axes)
+    high = (raising * highest + lowering * lowest).sum(axis=axes)
+    return low << shift, high << shift
 
 
-def _signal_interval(synapse: Synapse, encoding: Input) -> tuple[IntArray | int, IntArray | int]:
-    """Return bounds of what each weight multiplies, shaped to broadcast over the weight."""
-    if synapse.source != INPUT_NAME:
-        return 0, 1
+def _input_interval(synapse: Synapse, encoding: Input) -> Interval:
+    """Return bounds of what each weight multiplies, low <= 0 <= high, shaped to broadcast over the weight."""
     low, high = encoding.channel_range()
+    low, high = np.minimum(low, 0), np.maximum(high, 0)
     if synapse.conv is None:
         per_channel = int(np.prod(encoding.shape[1:]))
         return np.repeat(low, per_channel), np.repeat(high, per_channel)

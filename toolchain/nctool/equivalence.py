@@ -21,10 +21,10 @@ class Divergence:
     """The first place where two traces differ: first layer in network order, then sample, step, neuron.
 
     Args:
-        layer: name of the population.
-        quantity: `spike`, `logit`, or `content` when the file itself changed and no trace shows it.
-        sample, step: zero-based sample and one-based time step; None for `content`.
-        neuron: index, (channel,) or (channel, height, width); None for `content`.
+        layer: name of the population, or `/nctool`: the group of a file that holds what stock keys cannot say.
+        quantity: `spike`, `logit`, or, when the file itself changed and no trace shows it, `content` or `bound`.
+        sample, step: zero-based sample and one-based time step; None where the file changed.
+        neuron: index, (channel,) or (channel, height, width); None where the file changed.
         expected, actual: the two values.
         expected_by, actual_by: which engine, or `file`, said so.
         neighbourhood: what drove the neuron; None where there is no such place, or where nobody looked.
@@ -43,7 +43,8 @@ class Divergence:
 
     def __str__(self) -> str:
         if self.sample is None:
-            return f"layer `{self.layer}` is not what was exported: its {self.quantity} differs"
+            what = "group" if self.layer.startswith("/") else "layer"
+            return f"{what} `{self.layer}` is not what was exported: its {self.quantity} differs"
         return (
             f"layer `{self.layer}`, sample {self.sample}, step {self.step}, neuron {self.neuron}: {self.quantity} is "
             f"{self.expected} in `{self.expected_by}` and {self.actual} in `{self.actual_by}`"

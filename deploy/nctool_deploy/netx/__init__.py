@@ -1,11 +1,21 @@
 """netx HDF5: `write` and `read` files with the `/nctool` group, `read_foreign` those of other tools."""
 
 from nctool_deploy.netx.foreign import ForeignFile, is_foreign, read_foreign
-from nctool_deploy.netx.metadata import ChangeRecord, KnownAnswers, Metadata, NetxFile, Provenance
+from nctool_deploy.netx.metadata import (
+    METADATA,
+    PROVED_BOUNDS,
+    ChangeRecord,
+    KnownAnswers,
+    Metadata,
+    NetxFile,
+    Provenance,
+)
 from nctool_deploy.netx.read import read
 from nctool_deploy.netx.write import write
 
 __all__ = [
+    "METADATA",
+    "PROVED_BOUNDS",
     "ChangeRecord",
     "ForeignFile",
     "KnownAnswers",

@@ -27,7 +27,7 @@ class ForeignNode(Node):
 
     def child(self, key: str) -> ForeignNode:
         """Return the group `key`; a soft or external link, or a dataset, is refused."""
-        return ForeignNode(super().child(key).group, f"{self.name}/{key}", self.budget)
+        return ForeignNode(super().child(key).group, f"{self.name}/{key}", self.budget, self.taken)
 
     def is_dataset(self, key: str) -> bool:
         """Return True when `key` is data and no group."""

@@ -6,9 +6,11 @@ In: JSON text. Out: validated frozen objects. Must not import torch or Lava.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import h5py
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer
@@ -23,10 +25,23 @@ from nctool_deploy.targets import Target, built_in_target
 
 FORMAT_NAME = "nctool-netx"
 CHAIN_VERSION = 1
-"""Of a file whose populations each have one synapse, from the one before: any nctool reads it."""
+"""Of an older file, without a digest of `/nctool`: populations of one synapse each, from the one before."""
 
-FORMAT_VERSION = 2
-"""Of a file with other synapses."""
+GRAPH_VERSION = 2
+"""Of such a file with other synapses."""
+
+FORMAT_VERSION = 3
+"""Of the files that are written."""
+
+EXTRA = "nctool"
+"""The group that holds what stock netx keys cannot say."""
+
+DIGEST = "digest"
+"""The key in it that holds the digest of all its others."""
+
+METADATA = f"/{EXTRA}"
+PROVED_BOUNDS = "proved bounds"
+"""What a check of the file may be about, beside its layers."""
 
 
 class Strict(BaseModel):
@@ -108,9 +123,9 @@ class Metadata(Strict):
     changes: tuple[ChangeRecord, ...] = Field(strict=False)
 
     @property
-    def version(self) -> int:
-        """Return the version of the form of the file."""
-        return FORMAT_VERSION if any(record.sources for record in self.populations) else CHAIN_VERSION
+    def older_version(self) -> int:
+        """Return the version that an older file of this content has."""
+        return GRAPH_VERSION if any(record.sources for record in self.populations) else CHAIN_VERSION
 
     @property
     def chip(self) -> Target:
@@ -150,12 +165,26 @@ class NetxFile(StructuralEquality):
         known_answers: inputs with their expected trace.
         changed_layers: `input` or populations whose content does not match the digest written at export; empty in
             a sound file.
+        metadata_changed: whether the group `/nctool` does not match its digest; None in an older file, which has none.
+        false_bounds: populations that match their digest, and whose bound says *proved* and is left by some input.
     """
 
     network: IntNetwork
     metadata: Metadata
     known_answers: KnownAnswers
     changed_layers: tuple[str, ...] = ()
+    metadata_changed: bool | None = False
+    false_bounds: tuple[str, ...] = ()
+
+    @property
+    def changes(self) -> dict[str, str]:
+        """Return what is not as it was exported: a text for each layer, for `/nctool` and for the proved bounds."""
+        found = {name: f"layer `{name}` is not what was exported: its digest differs" for name in self.changed_layers}
+        if self.metadata_changed:
+            found[METADATA] = f"group `{METADATA}` is not what was exported: its digest differs"
+        if self.false_bounds:
+            found[PROVED_BOUNDS] = f"layer `{self.false_bounds[0]}` can leave its bound, which says that it is proved"
+        return found
 
 
 def digest(population: Population) -> str:
@@ -174,6 +203,24 @@ def input_digest(encoding: PixelEncoding) -> str:
     if isinstance(encoding, RateEncoding):
         return _hash((encoding.sample_shape, encoding.threshold), [encoding.table])
     return _hash((encoding.shape,), [encoding.table])
+
+
+def group_digest(group: h5py.Group) -> str:
+    """Return the SHA-256 of all data in the group `/nctool` but the digest itself: paths, types, shapes and bytes."""
+    hasher = hashlib.sha256()
+    for path, data in _datasets(group, ""):
+        if path != DIGEST:
+            hasher.update(f"{path} {data.dtype.str} {data.shape}\n".encode() + np.asarray(data[()]).tobytes())
+    return hasher.hexdigest()
+
+
+def _datasets(group: h5py.Group, prefix: str) -> Iterator[tuple[str, h5py.Dataset]]:
+    """Yield every dataset below a group with its path, in the order of the paths of each group."""
+    for key in sorted(group):
+        if isinstance(group[key], h5py.Group):
+            yield from _datasets(group[key], f"{prefix}{key}/")
+        else:
+            yield f"{prefix}{key}", group[key]
 
 
 def _hash(facts: tuple[object, ...], arrays: list[IntArray]) -> str:

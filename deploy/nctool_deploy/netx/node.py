@@ -94,10 +94,12 @@ class Node:
         group: the open group.
         name: its path in the file, for messages.
         budget: of the file.
+        taken: paths of the members that were taken anywhere in the file.
     """
 
-    def __init__(self, group: h5py.Group, name: str, budget: Budget) -> None:
+    def __init__(self, group: h5py.Group, name: str, budget: Budget, taken: set[str] | None = None) -> None:
         self.group, self.name, self.budget = group, name, budget
+        self.taken = set() if taken is None else taken
 
     def __contains__(self, key: str) -> bool:
         return key in self.group
@@ -110,7 +112,23 @@ class Node:
         member = self._member(key)
         if not isinstance(member, h5py.Group):
             raise FormatError(f"`{self.name}/{key}` is no group")
-        return Node(member, f"{self.name}/{key}", self.budget)
+        return Node(member, f"{self.name}/{key}", self.budget, self.taken)
+
+    def require_all_taken(self) -> None:
+        """Refuse members that nobody took, and attributes: what is not read is under no check.
+
+        Raises:
+            FormatError: there is one, in this group or in one below it.
+        """
+        _refuse_attributes(self.group, self.name or "/")
+        for key in self.group:
+            where = f"{self.name}/{key}"
+            if where not in self.taken:
+                raise FormatError(f"`{where}` is there, allowed only what `nctool export` writes")
+            if isinstance(self.group[key], h5py.Group):
+                self.child(key).require_all_taken()
+            else:
+                _refuse_attributes(self.group[key], where)
 
     def array(self, key: str, dtype: type[np.generic], n_axes: int | None = None) -> NDArray[Any]:
         """Return the dataset `key` if it has this type and number of axes and fits the file."""
@@ -154,4 +172,10 @@ class Node:
             raise FormatError(f"`{self.name}/{key}` is missing")
         if not isinstance(link, h5py.HardLink):
             raise FormatError(f"`{self.name}/{key}` is a soft or external link, allowed plain data")
+        self.taken.add(f"{self.name}/{key}")
         return self.group[key]
+
+
+def _refuse_attributes(member: h5py.Group | h5py.Dataset, where: str) -> None:
+    if len(member.attrs):
+        raise FormatError(f"`{where}` has {len(member.attrs)} attributes, allowed none")

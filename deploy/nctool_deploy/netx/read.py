@@ -11,18 +11,22 @@ from pathlib import Path
 import numpy as np
 from pydantic import ValidationError
 
+from nctool.bounds import prove_population
 from nctool.errors import FormatError
 from nctool.inputs import PixelEncoding
 from nctool.network import INPUT_NAME, InputEncoding, IntNetwork, Population, RateEncoding, Shape
 from nctool.sim.trace import Trace
 from nctool_deploy.netx.metadata import (
     CHAIN_VERSION,
+    DIGEST,
+    EXTRA,
     FORMAT_NAME,
     FORMAT_VERSION,
     KnownAnswers,
     Metadata,
     NetxFile,
     digest,
+    group_digest,
     input_digest,
 )
 from nctool_deploy.netx.node import Node, opened
@@ -38,8 +42,7 @@ def read(path: Path, *, check_digests: bool = True) -> NetxFile:
     """Read an exported file.
 
     Args:
-        check_digests: refuse a file whose layers changed since export; False lists them in
-            `NetxFile.changed_layers` instead.
+        check_digests: refuse a file that changed since export; False says what did in `NetxFile.changes` instead.
 
     Raises:
         UsageError: there is no file at `path`, or it may not be read.
@@ -47,17 +50,15 @@ def read(path: Path, *, check_digests: bool = True) -> NetxFile:
     """
     with opened(Path(path), hint=EXPORT_HINT) as file:
         content = _read(file)
-    if content.changed_layers and check_digests:
-        raise FormatError(
-            f"`{path}`: layer `{content.changed_layers[0]}` is not what was exported (its digest differs)",
-            hint="`nctool verify` shows the first difference; " + EXPORT_HINT,
-        )
+    if content.changes and check_digests:
+        hint = "`nctool verify` shows the first difference; " + EXPORT_HINT
+        raise FormatError(f"`{path}`: {next(iter(content.changes.values()))}", hint=hint)
     return content
 
 
 def _read(file: Node) -> NetxFile:
-    metadata = _read_metadata(file)
-    extra, layer = file.child("nctool"), file.child("layer")
+    metadata, written_digest = _read_metadata(file)
+    extra, layer = file.child(EXTRA), file.child("layer")
     encoding = _read_encoding(extra, read_shape(layer.child("0"), (1, 3)), metadata)
     realisation = find_realisation(metadata.realisation)
     populations: list[Population] = []
@@ -66,11 +67,16 @@ def _read(file: Node) -> NetxFile:
         populations.append(read_population(layer.child(str(record.layer)), record, sources, realisation))
     network = IntNetwork(encoding, tuple(populations), metadata.n_steps)
     _require_layers(layer, network, metadata)
+    known_answers = _read_answers(extra.child("known_answers"), network)
+    file.require_all_taken()
+    changed = _changed_layers(network, metadata)
     return NetxFile(
         network=network,
         metadata=metadata,
-        known_answers=_read_answers(extra.child("known_answers"), network),
-        changed_layers=_changed_layers(network, metadata),
+        known_answers=known_answers,
+        changed_layers=changed,
+        metadata_changed=None if written_digest is None else group_digest(extra.group) != written_digest,
+        false_bounds=tuple(p.name for p in network.populations if p.name not in changed and not _is_proved(p, network)),
     )
 
 
@@ -105,10 +111,20 @@ def _changed_layers(network: IntNetwork, metadata: Metadata) -> tuple[str, ...]:
     return tuple(name for name in written if found[name] != written[name])
 
 
-def _read_metadata(file: Node) -> Metadata:
-    if "nctool" not in file.group:
+def _is_proved(population: Population, network: IntNetwork) -> bool:
+    """Return False for a bound that says *proved* and holds less than every possible input needs."""
+    bound = population.bound
+    if bound is None or bound.kind != "proved":
+        return True
+    needed = prove_population(population, network.input, network.n_steps).bound("proved")
+    return bound.low <= needed.low and needed.high <= bound.high
+
+
+def _read_metadata(file: Node) -> tuple[Metadata, str | None]:
+    """Return the metadata, and the digest of the group that holds them; an older file has none."""
+    if EXTRA not in file.group:
         raise FormatError("a netx file of another tool: the group `/nctool` is missing")
-    extra = file.child("nctool")
+    extra = file.child(EXTRA)
     if extra.text("format") != FORMAT_NAME:
         raise FormatError(f"`/nctool/format` is `{extra.text('format')}`, allowed `{FORMAT_NAME}`")
     version = extra.integer("version")
@@ -123,9 +139,11 @@ def _read_metadata(file: Node) -> Metadata:
         first = error.errors()[0]
         key = ".".join(str(part) for part in first["loc"])
         raise FormatError(f"`/nctool/metadata`: `{key}`: {first['msg'].lower()}") from error
-    if version != metadata.version:
-        raise FormatError(f"`/nctool/version` is {version}, allowed {metadata.version} for such synapses")
-    return metadata
+    if version == FORMAT_VERSION:
+        return metadata, extra.text(DIGEST)
+    if version != metadata.older_version:
+        raise FormatError(f"`/nctool/version` is {version}, allowed {metadata.older_version} for such synapses")
+    return metadata, None
 
 
 def _read_answers(node: Node, network: IntNetwork) -> KnownAnswers:

@@ -29,7 +29,10 @@ from nctool.network import (
 )
 from nctool_deploy.lowering import Lowered
 from nctool_deploy.netx.metadata import (
+    DIGEST,
+    EXTRA,
     FORMAT_NAME,
+    FORMAT_VERSION,
     BoundRecord,
     ChangeRecord,
     KnownAnswers,
@@ -37,6 +40,7 @@ from nctool_deploy.netx.metadata import (
     PopulationRecord,
     Provenance,
     digest,
+    group_digest,
     input_digest,
 )
 from nctool_deploy.realisations import Realisation, find_realisation
@@ -79,7 +83,7 @@ def write(
         try:
             with h5py.File(temporary, "w", libver=("v110", "v110")) as file:
                 _write_layers(file.create_group("layer"), lowered)
-                _write_extra(file.create_group("nctool"), lowered.network, metadata, known_answers)
+                _write_extra(file.create_group(EXTRA), lowered.network, metadata, known_answers)
         except (RuntimeError, ValueError) as error:
             raise FormatError(f"cannot write `{path}`: {error}") from error
     return metadata
@@ -206,7 +210,7 @@ def _write_geometry(layer: h5py.Group, conv: ConvGeometry) -> None:
 
 def _write_extra(group: h5py.Group, network: IntNetwork, metadata: Metadata, answers: KnownAnswers) -> None:
     _put(group, "format", FORMAT_NAME)
-    _put(group, "version", np.int64(metadata.version))
+    _put(group, "version", np.int64(FORMAT_VERSION))
     _put(group, "metadata", metadata.model_dump_json())
     _put(group, "input_table", network.pixel_input.table)
     if isinstance(network.pixel_input, RateEncoding):
@@ -218,6 +222,7 @@ def _write_extra(group: h5py.Group, network: IntNetwork, metadata: Metadata, ans
     spikes = known.create_group("spikes")
     for number, population in enumerate(network.populations[:-1]):
         _put(spikes, str(number), np.packbits(answers.trace.spikes[population.name].reshape(-1)))
+    _put(group, DIGEST, group_digest(group))
 
 
 def _put(group: h5py.Group, key: str, value: Any) -> None:

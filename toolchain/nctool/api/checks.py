@@ -5,7 +5,7 @@ In: a file's content and comparisons. Out: Checks, in the order in which they ar
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -13,7 +13,12 @@ from nctool.api.comparing import FILE, REFERENCE, Comparison, Pair
 from nctool.api.models import Content
 from nctool.differences import LogitDifferences, SpikeDifferences
 from nctool.network import INPUT_NAME
-from nctool_deploy.netx import ForeignFile, NetxFile
+from nctool_deploy.netx import METADATA, PROVED_BOUNDS, ForeignFile, NetxFile
+
+NO_DIGEST = (
+    f"an older nctool wrote no digest of `{METADATA}`: class names, target, weight bits and calibrated bounds may have "
+    "changed"
+)
 
 Outcome = Literal["passed", "failed", "not run"]
 
@@ -51,19 +56,21 @@ def all_checks(
     if known is None or isinstance(content, ForeignFile):
         return () if run is None else tuple(_engine_checks(run))
     compared = _not_run(engines, known) if run is None else _engine_checks(run)
-    return (*_digests(content), _known(known), *compared, *_overflows(known if run is None else run))
+    return (*_file_checks(content), _known(known), *compared, *_overflows(known if run is None else run))
 
 
-def changed_layers(content: Content) -> tuple[str, ...]:
-    """Return the layers that are not what was exported; a foreign file says nothing of that."""
-    return () if isinstance(content, ForeignFile) else content.changed_layers
+def changes(content: Content) -> Mapping[str, str]:
+    """Return what is not as it was exported, by the name of its check; a foreign file says nothing of that."""
+    return {} if isinstance(content, ForeignFile) else content.changes
 
 
-def _digests(content: NetxFile) -> Iterator[Check]:
-    for layer in (INPUT_NAME, *(population.name for population in content.network.populations)):
-        changed = layer in content.changed_layers
-        text = f"layer `{layer}` is not what was exported: its digest differs" if changed else ""
-        yield Check(FILE, layer, _outcome(changed), text)
+def _file_checks(content: NetxFile) -> Iterator[Check]:
+    layers = (INPUT_NAME, *(population.name for population in content.network.populations))
+    for name in (*layers, METADATA, PROVED_BOUNDS):
+        if name == METADATA and content.metadata_changed is None:
+            yield Check(FILE, name, "not run", NO_DIGEST)
+        else:
+            yield Check(FILE, name, _outcome(name in content.changes), content.changes.get(name, ""))
 
 
 def _known(known: Comparison) -> Check:

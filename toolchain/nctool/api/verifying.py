@@ -1,8 +1,8 @@
 """verify: prove that what runs is what was exported.
 
-Three questions: does the file still hold what was exported (a digest per layer)? Does the reference engine still answer
-the known inputs as at export? If so, do the engines agree, bit for bit? A netx file of another tool is asked the last
-one only.
+Three questions: does the file still hold what was exported (digests, proved bounds)? Does the reference engine still
+answer the known inputs as at export? If so, do the engines agree, bit for bit? A netx file of another tool is asked the
+last one only.
 
 In: a file and engines. Out: a VerifyReport, and on request the traces and a JUnit file.
 """
@@ -17,7 +17,7 @@ from typing import Any
 from nctool.api import junit as junit_file
 from nctool.api import trace_file
 from nctool.api.arrays import Source, load_array, path_of
-from nctool.api.checks import Check, all_checks, changed_layers
+from nctool.api.checks import Check, all_checks, changes
 from nctool.api.comparing import FILE, Comparison, compare_engines, compare_known_answers
 from nctool.api.engines import Job, require_engine
 from nctool.api.models import Content, ForeignOptions, open_model
@@ -30,7 +30,7 @@ from nctool.errors import UsageError
 from nctool.inputs import Samples
 from nctool.progress import ProgressCallback, no_progress
 from nctool_deploy import engine as lava
-from nctool_deploy.netx import ForeignFile, NetxFile
+from nctool_deploy.netx import PROVED_BOUNDS, ForeignFile, NetxFile
 
 
 @dataclass(frozen=True)
@@ -127,7 +127,7 @@ def verify(
         trace_file.require_fit(content.network, names, len(pixels))
     known = None if isinstance(content, ForeignFile) else compare_known_answers(content, keep=keep)
     run = None
-    if known is None or (known.first is None and not changed_layers(content)):
+    if known is None or (known.first is None and not changes(content)):
         job = Job(path, content, pixels, timeout_s=timeout_s)
         run = compare_engines(job, names, all_differences=all_differences, keep=keep, progress=progress)
     report = _report(content, names, known, run)
@@ -182,7 +182,9 @@ def _report(
 
 
 def _changed_content(content: Content) -> Divergence | None:
-    changed = changed_layers(content)
-    if not changed:
+    if isinstance(content, ForeignFile) or not content.changes:
         return None
-    return Divergence(changed[0], "content", None, None, None, "as exported", "changed", FILE, FILE)
+    changed, quantity = next(iter(content.changes)), "content"
+    if changed == PROVED_BOUNDS:
+        changed, quantity = content.false_bounds[0], "bound"
+    return Divergence(changed, quantity, None, None, None, "as exported", "changed", FILE, FILE)
