@@ -21,8 +21,12 @@ TOP = 2**23 - 1
 
 
 def traced(population: Population, signal: IntArray) -> Trace:
-    """Return the trace of a population that gets one sample, (steps, *shape), on which both engines agree."""
-    network = IntNetwork(IntegerInput(signal.shape[1:]), (population,), len(signal))
+    """Return the trace of a population that gets one sample, (steps, *shape), on which both engines agree.
+
+    The network takes no other values than the sample's: what the fast engine leaves out must really never happen.
+    """
+    encoding = IntegerInput(signal.shape[1:], int(signal.min()), int(signal.max()))
+    network = IntNetwork(encoding, (population,), len(signal))
     expected = simulate(network, signal[np.newaxis])
     (found,) = FastEngine(network).traces(signal[np.newaxis])
     assert found == expected
@@ -56,6 +60,17 @@ def voltages(weight: int, values: list[int], *, exponent: int = 0, delay: int | 
 def test_C1_wraps_above_one_border_and_from_the_other_on(total, voltage, count):
     trace = voltages(abs(total), [np.sign(total)])
     assert (trace.logits.item(), trace.overflows["a"]) == (voltage, count)
+
+
+@pytest.mark.parametrize(
+    ("sign", "expected"), [(1, [2**23 - 64, TOP, -(2**23) + 64]), (-1, [-(2**23) + 64, TOP, 2**23 - 64])]
+)
+def test_C1_neurons_wrap_each_on_its_own(sign, expected):
+    weight = np.array([[2**17 - 1], [2**17], [2**17 + 1]], np.int32)
+    neuron = CurrentBased(NEVER, 4096, 4096)
+    several = Population("a", (3,), neuron, np.zeros(3, np.int64), (Synapse("input", weight),))
+    trace = traced(several, np.array([[sign]]))
+    assert (trace.logits[0, 0].tolist(), trace.overflows["a"]) == (expected, 2 if sign > 0 else 3)
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from nctool.differences import COUNT_BINS, LogitDifferences, SpikeDifferences, a
 from nctool.network import IntNetwork
 from nctool.sim.reference import simulate
 from nctool.sim.trace import Trace
-from tests.networks import dense, fire, random_network, random_pixels, read_out, seeds, signed_input
+from tests.networks import conv, dense, fire, random_network, random_pixels, read_out, seeds, signed_input
 
 NAMES = ("reference", "lava")
 NONE = dict.fromkeys(COUNT_BINS, 0)
@@ -49,6 +49,17 @@ def test_spikes_counted_by_hand():
     assert found.logits == LogitDifferences("out", 16, 0, 0, None, 0, {}, 0)
     assert (found.expected_by, found.actual_by, found.samples) == ("reference", "lava", 2)
     assert (found.equal, found.compared_spikes) == (False, 16)
+
+
+def test_samples_of_a_layer_of_images_counted_by_hand():
+    """Four samples, three steps, 2x1x2 neurons: one spike in sample 1 at step 3, two in sample 3 at step 2."""
+    image = fire("a", conv("input", np.ones((2, 1, 1, 1))), shape=(2, 1, 2))
+    network = IntNetwork(signed_input(1, 1, 2), (image, read_out(dense("a", np.ones((1, 4))))), 3)
+    silent = trace_of(np.zeros((4, 3, 2, 1, 2)), np.zeros((4, 3, 1)))
+    spikes = silent.spikes["a"].copy()
+    spikes[1, 2, 0, 0, 1] = spikes[3, 1, 0, 0, 0] = spikes[3, 1, 1, 0, 1] = True
+    found = differences(network, silent, replace(silent, spikes={"a": spikes}), NAMES)
+    assert found.spikes == (SpikeDifferences("a", 48, 3, 2, 2, {**NONE, "1": 3}),)
 
 
 def test_more_than_three_spikes_apart_is_one_bin():
