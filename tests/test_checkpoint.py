@@ -18,6 +18,9 @@ from nctool_models import restore_model
 from tests.small_run import small_model, small_recipe
 
 MISFIT = "checkpoint does not fit its recipe `small`"
+HUGE = "1" + 400 * "0"
+NOT_FINITE = "mean and std are not all finite, or a std is not positive"
+OTHER_SHAPE = f"`calibration.images` is uint8 (6, 1, 4, 4), allowed: uint8 (N, *(1, 4, {HUGE}))"
 NOT_OURS = "metadata `dataset` or `results` is not what nctool writes"
 
 
@@ -200,6 +203,10 @@ FACTS = {"name": "halves", "input_shape": [1, 4, 4], "classes": ["left", "right"
         ({"dataset": json.dumps(FACTS | {"input_shape": [4, 4]})}, NOT_OURS),
         ({"dataset": json.dumps(FACTS | {"mean": ["high"]})}, NOT_OURS),
         ({"dataset": json.dumps(FACTS | {"mean": None})}, NOT_OURS),
+        ({"dataset": json.dumps(FACTS | {"input_shape": [1, 4, float("inf")]})}, NOT_OURS),
+        ({"dataset": json.dumps(FACTS).replace("0.1", "1e400")}, NOT_FINITE),
+        ({"dataset": json.dumps(FACTS).replace("0.1", HUGE)}, NOT_FINITE),
+        ({"dataset": json.dumps(FACTS).replace("4, 4", f"4, {HUGE}")}, OTHER_SHAPE),
         ({"results": "3"}, NOT_OURS),
     ],
 )

@@ -1,7 +1,7 @@
 """`nctool history`: what a run measured, as a table, as JSON and as a figure."""
 
 import json
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import pytest
 
@@ -64,6 +64,37 @@ def test_many_epochs_of_many_layers_are_drawn(run, tmp_path):
     epochs = [replace(read_metrics(run)[0], epoch=epoch, theta=layers, gap=layers) for epoch in range(1, 101)]
     history_figure.prepare(tmp_path / "many.svg")(epochs)
     assert (tmp_path / "many.svg").stat().st_size > 10_000
+
+
+def test_layers_that_only_some_epochs_have_are_drawn(run, tmp_path):
+    first, *others = read_metrics(run)
+    changed = [replace(each, theta={"new": 1.0}, gap={"new": 1.0}) for each in others]
+    lines = [json.dumps(asdict(each)) + "\n" for each in (first, *changed)]
+    (tmp_path / "metrics.jsonl").write_text("".join(lines))
+    assert len(nctool.history(tmp_path, plot=tmp_path / "h.svg").epochs) == 4
+    assert (tmp_path / "h.svg").stat().st_size > 10_000
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "where"),
+    [
+        ("epoch", "0", "epoch"),
+        ("epoch", "1" + 400 * "0", "epoch"),
+        ("epoch", "Infinity", "epoch"),
+        ("loss", "Infinity", "loss"),
+        ("loss", "1e400", "loss"),
+        ("theta", '{"a": NaN}', "theta.a"),
+        ("validation_accuracy_snn", '{"four": 0.5}', "validation_accuracy_snn.four.[key]"),
+        ("validation_accuracy_snn", '{"-4": 0.5}', "validation_accuracy_snn.-4.[key]"),
+    ],
+)
+def test_numbers_that_no_epoch_has_are_refused(run, tmp_path, key, value, where):
+    content = json.loads((run / "metrics.jsonl").read_text().splitlines()[0]) | {key: "VALUE"}
+    (tmp_path / "metrics.jsonl").write_text(json.dumps(content).replace('"VALUE"', value) + "\n")
+    with pytest.raises(FormatError) as caught:
+        nctool.history(tmp_path, plot=tmp_path / "h.svg")
+    assert str(caught.value) == f"`{tmp_path}/metrics.jsonl`, line 1: {where} is not what nctool writes"
+    assert not (tmp_path / "h.svg").exists()
 
 
 def test_what_is_refused(run, tmp_path):

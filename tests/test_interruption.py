@@ -24,7 +24,7 @@ NAME = "checkpoint.safetensors"
 @pytest.fixture(autouse=True)
 def handled_signals():
     """Handle signals as a program at a terminal does: a shell's background job starts with SIGINT ignored."""
-    handlers = {number: signal.SIG_DFL for number in SIGNALS} | {signal.SIGINT: signal.default_int_handler}
+    handlers = dict.fromkeys(SIGNALS, signal.SIG_DFL) | {signal.SIGINT: signal.default_int_handler}
     before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
     yield
     for number, handler in before.items():
@@ -122,18 +122,28 @@ def test_what_the_first_epoch_of_a_new_run_leaves_of_an_old_one_is_nothing(tmp_p
     assert load_state(tmp_path, small_recipe("activation.levels=8")).epoch == 1
 
 
-def test_an_unfinished_run_is_gone_on_with_but_not_overwritten(tmp_path):
+def test_an_unfinished_run_is_gone_on_with_but_not_replaced(tmp_path):
     with pytest.raises(Interrupted):
         small_fit(tmp_path, progress=at_batch(16, signal.SIGINT))
     with pytest.raises(UsageError) as caught:
         small_fit(tmp_path)
     assert str(caught.value) == (
         f"`{tmp_path}` holds a run that is not finished\n"
-        "hint: go on with it by --resume, take another folder by -o, or delete its last.safetensors"
+        "hint: go on with it by --resume, take another folder by -o, or replace it by --overwrite"
     )
     assert load_state(tmp_path, small_recipe()).epoch == 2
-    (tmp_path / "last.safetensors").unlink()
-    assert small_fit(tmp_path).path == tmp_path / NAME
+
+
+def test_an_unfinished_run_is_replaced_where_that_is_wanted_once_an_epoch_is_done(tmp_path):
+    with pytest.raises(Interrupted):
+        small_fit(tmp_path, progress=at_batch(16, signal.SIGINT))
+    with pytest.raises(Interrupted):
+        small_fit(tmp_path, ["activation.levels=8"], overwrite=True, progress=at_batch(3, signal.SIGINT))
+    assert load_state(tmp_path, small_recipe()).epoch == 2
+    small_fit(tmp_path, ["activation.levels=8"], overwrite=True)
+    small_fit(tmp_path / "alone", ["activation.levels=8"])
+    assert (tmp_path / NAME).read_bytes() == (tmp_path / "alone" / NAME).read_bytes()
+    assert [each.epoch for each in read_metrics(tmp_path)] == [1, 2, 3, 4]
 
 
 def test_a_line_that_a_power_cut_left_half_written_is_dropped(tmp_path):

@@ -188,7 +188,7 @@ def test_levels_at_the_border_are_taken(levels):
 def test_a_threshold_that_is_not_positive_is_refused(threshold, shown):
     message = (
         f"activation `threshold` is {shown}, allowed: a positive number\n"
-        "hint: lower training.learning_rate, or set a larger activation.threshold_init"
+        "hint: train the network with a lower learning rate"
     )
     with pytest.raises(RangeError) as caught:
         NoisyQuantReLU(4, threshold)

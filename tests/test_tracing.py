@@ -584,6 +584,5 @@ def test_a_threshold_that_is_not_positive_is_refused():
     with pytest.raises(NctoolError) as caught:
         trace(model, (4,))
     assert str(caught.value) == (
-        "activation `threshold` is -1, allowed: a positive number\n"
-        "hint: lower training.learning_rate, or set a larger activation.threshold_init"
+        "activation `threshold` is -1, allowed: a positive number\nhint: train the network with a lower learning rate"
     )

@@ -464,6 +464,27 @@ def test_a_threshold_that_is_no_longer_positive_names_its_layer(tmp_path):
     assert str(caught.value) == f"training diverged: threshold of `act1` is {threshold:g} in epoch 1, batch 1" + HINT
 
 
+@pytest.mark.parametrize(
+    ("overrides", "remedy"),
+    [
+        ((), "lower training.learning_rate, or set a larger activation.threshold_init"),
+        (["activation.threshold_init=data"], "lower training.learning_rate"),
+        (["activation.function=relu", "noise.source=none"], "lower training.learning_rate"),
+        (["training.epochs=0", "finetune.epochs=1"], "lower finetune.learning_rate"),
+    ],
+)
+def test_the_remedy_of_a_divergence_is_one_that_the_recipe_has(tmp_path, overrides, remedy):
+    recipe = small_recipe(*overrides)
+    model = small_model(recipe)
+
+    def spoil(done, total, message=""):
+        model.fc3.weight.data[0, 0] = float("inf")
+
+    with pytest.raises(RangeError) as caught:
+        fit(model, small_data(), recipe, tmp_path, progress=spoil)
+    assert caught.value.hint == remedy
+
+
 def test_one_training_image_is_too_few(tmp_path):
     with pytest.raises(UsageError) as caught:
         small_fit(tmp_path, data=replace(small_data(), train=halves(1, 0)))

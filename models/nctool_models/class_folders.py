@@ -5,6 +5,7 @@ In: a folder. Out: the paths and labels of its images, or an error that says wha
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -76,6 +77,16 @@ def _is_image(path: Path, extensions: tuple[str, ...]) -> bool:
     return True
 
 
+def _require_no_loop(folder: Path) -> None:
+    """Refuse a link to a folder that it lies in, also by way of other links: its images would be listed without end."""
+    for root, folders, _ in os.walk(folder, followlinks=True):
+        passed = {os.path.realpath(place) for place in (Path(root), *Path(root).parents)}
+        folders.sort()  # the walk follows, so that the same link is named each time
+        for path in (Path(root, name) for name in folders):
+            if os.path.realpath(path) in passed:
+                raise FormatError(f"`{path}`: is a link to a folder that it lies in", hint="remove the link")
+
+
 def list_classes(torchvision: Any, folder: Path, is_image: Callable[[str], bool], hint: str) -> Split:
     """Return the images of the class folders in `folder`.
 
@@ -87,8 +98,9 @@ def list_classes(torchvision: Any, folder: Path, is_image: Callable[[str], bool]
 
     Raises:
         UsageError: a folder cannot be read.
-        FormatError: there is no class folder, or an empty one.
+        FormatError: there is no class folder, or an empty one, or a link leads back to a folder that it lies in.
     """
+    _require_no_loop(folder)
     try:
         listed = torchvision.datasets.ImageFolder(str(folder), is_valid_file=is_image, allow_empty=True)
     except FileNotFoundError as error:

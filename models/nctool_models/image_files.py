@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from nctool.errors import FormatError, RangeError, UsageError
+from nctool.reading import cannot_read, plain_file
 
 Size = tuple[int, int]
 """Height and width in pixels."""
@@ -77,23 +78,22 @@ class ImageReader:
         from PIL import Image
 
         try:
-            with Image.open(path) as image:
-                if image.mode not in _EIGHT_BITS:
-                    raise FormatError(f"`{path}`: got an image of mode {image.mode}, allowed: 8 bits a channel")
-                colours = image.convert("RGB")
-        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-            raise _cannot_read(path, error) from error
+            with Image.open(plain_file(path)) as image:
+                mode, colours = image.mode, image.convert("RGB")
+        except Exception as error:  # every decoder of Pillow has errors of its own
+            raise _unreadable(path, error) from error
+        if mode not in _EIGHT_BITS:
+            raise FormatError(f"`{path}`: got an image of mode {mode}, allowed: 8 bits a channel")
         converted = colours if self._channels == RGB else colours.convert("L")
         fitted = converted if self._fit is None else self._fit(converted)
         pixels = np.asarray(fitted, dtype=np.uint8)
         return pixels.reshape(*pixels.shape[:2], self._channels).transpose(2, 0, 1)
 
 
-def _cannot_read(path: Path, error: Exception) -> UsageError | FormatError:
+def _unreadable(path: Path, error: Exception) -> UsageError | FormatError:
     """Describe a file that the system does not give, or that Pillow does not understand."""
-    reason = getattr(error, "strerror", None)
-    if reason is not None:
-        return UsageError(f"cannot read `{path}`: {reason.lower()}")
+    if isinstance(error, OSError) and error.errno is not None:
+        return cannot_read(path, error)
     return FormatError(
         f"`{path}`: got a file that is truncated or no image", hint="move it out of there, or fetch it anew"
     )

@@ -6,15 +6,14 @@ Out: checked uint8 arrays in (N, C, H, W) order. Pickled objects are refused.
 
 from __future__ import annotations
 
-import zipfile
-import zlib
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
-from nctool.errors import FormatError, RangeError, UsageError
+from nctool.errors import FormatError, NctoolError, RangeError, UsageError
 from nctool.image_arrays import CHANNEL_AXES, channels_first, how_to_class_numbers, how_to_pixels
+from nctool.reading import cannot_read, plain_file
 
 Arrays = tuple[
     tuple[str, ...],
@@ -61,21 +60,33 @@ def read_npz(path: Path) -> Arrays:
 
 def _load(path: Path) -> dict[str, npt.NDArray[np.generic]]:
     try:
-        with path.open("rb") as raw, np.load(raw, allow_pickle=False) as file:
-            arrays = {key: file[key] for key in (*_KEYS, *_OPTIONAL) if key in file}
-    except FileNotFoundError as error:
-        raise UsageError(f"no data set file `{path}`", hint=_HINT) from error
-    except (ValueError, EOFError, KeyError, AttributeError, TypeError, zipfile.BadZipFile, zlib.error) as error:
-        raise FormatError(f"`{path}` is no readable .npz file", hint=_HINT) from error
-    except MemoryError as error:
-        message = f"`{path}` does not fit into memory"
-        raise RangeError(message, hint="use fewer or smaller images: all of them are held in memory") from error
-    except OSError as error:
-        raise UsageError(f"cannot read `{path}`: {(error.strerror or str(error)).lower()}") from error
+        with plain_file(path).open("rb") as raw, np.load(raw, allow_pickle=False) as file:
+            arrays = {key: _array(file[key]) for key in (*_KEYS, *_OPTIONAL) if key in file}
+    except Exception as error:  # of the system, the archive, its compression, its encryption, and NumPy's headers
+        raise _unreadable(path, error) from error
     missing = [key for key in _KEYS if key not in arrays]
     if missing:
         raise FormatError(f"`{path}` misses the key `{missing[0]}`", hint=_HINT)
     return arrays
+
+
+def _unreadable(path: Path, error: Exception) -> NctoolError:
+    """Describe a file that the system does not give, that is too large, or that is no archive of arrays."""
+    if isinstance(error, FileNotFoundError):
+        return UsageError(f"no data set file `{path}`", hint=_HINT)
+    if isinstance(error, OSError) and error.errno is not None:
+        return cannot_read(path, error)
+    if isinstance(error, MemoryError):
+        hint = "use fewer or smaller images: all of them are held in memory"
+        return RangeError(f"`{path}` does not fit into memory", hint)
+    return FormatError(f"`{path}` is no readable .npz file", hint=_HINT)
+
+
+def _array(member: object) -> npt.NDArray[np.generic]:
+    """Return a member of an archive, which NumPy gives as bytes where it is no array."""
+    if not isinstance(member, np.ndarray):
+        raise TypeError("not an array")
+    return member
 
 
 def _layout(path: Path, array: npt.NDArray[np.generic] | None) -> str | None:

@@ -11,7 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from nctool.errors import FormatError, UsageError
+from nctool.errors import FormatError
+from nctool.reading import cannot_read, plain_file
 from nctool_models.class_folders import Split, Splits, list_classes
 
 FOLDER = "tiny-imagenet-200"
@@ -71,8 +72,8 @@ def _names(path: Path, wnids: tuple[str, ...]) -> tuple[str, ...]:
 
 def _lines(path: Path) -> list[str]:
     try:
-        return path.read_text(encoding="utf-8").splitlines()
+        return plain_file(path).read_text(encoding="utf-8").splitlines()
     except UnicodeDecodeError as error:
         raise FormatError(f"`{path}` is not UTF-8 text (byte {error.start})", hint=_HINT) from error
     except OSError as error:
-        raise UsageError(f"cannot read `{path}`: {(error.strerror or str(error)).lower()}") from error
+        raise cannot_read(path, error) from error

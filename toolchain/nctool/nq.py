@@ -114,7 +114,7 @@ class NoisyQuantReLU(nn.Module):
         if not 0.0 < value < float("inf"):
             raise RangeError(
                 f"activation `threshold` is {value:g}, allowed: a positive number",
-                hint="lower training.learning_rate, or set a larger activation.threshold_init",
+                hint="train the network with a lower learning rate",
             )
         return value
 

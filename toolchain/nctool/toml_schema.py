@@ -2,7 +2,7 @@
 
 In: a file, or TOML text, and a schema whose fields say in their `description` what they allow. Out: plain values, a
 model, or an error that names the key, the value got, what is allowed and, for a typo, the nearest name. Imports of
-nctool only errors and toml_text.
+nctool only errors, reading and toml_text.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 
 from nctool.errors import UsageError
+from nctool.reading import plain_file
 from nctool.toml_text import PARSE_ERRORS, literal, parse
 
 Model = TypeVar("Model", bound=BaseModel)
@@ -64,7 +65,7 @@ class _Place:
 def read_document(path: Path, kind: DocumentKind) -> str:
     """Return the text of a UTF-8 file; `kind.error` says why it cannot be read."""
     try:
-        return Path(path).read_bytes().decode("utf-8")
+        return plain_file(path).read_bytes().decode("utf-8")
     except FileNotFoundError as error:
         raise kind.error(f"no {kind.noun} file `{path}`", hint=kind.hint) from error
     except OSError as error:

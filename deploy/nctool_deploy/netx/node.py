@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from errno import EACCES, EAGAIN, ENOENT, ENOLCK, ENOSYS, ENOTDIR
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nctool.errors import FormatError, NctoolError, UnsupportedError, UsageError, first_line
+from nctool.reading import cannot_read, plain_file
 
 MAX_TEXT_BYTES = 2**20
 MAX_SIZE = 2**24 - 1
@@ -45,21 +47,36 @@ def opened(path: Path, hint: str) -> Iterator[Node]:
         raise UsageError(
             f"`{path}` is a folder, allowed: a netx file", hint=f"name a file in it, `{path}/model.net` perhaps"
         )
-    if not path.is_file():
-        raise UsageError(f"no such file: `{path}`", hint="export one with `nctool export CHECKPOINT --target loihi`")
     try:
-        with h5py.File(path, "r") as file:
+        with h5py.File(plain_file(path), "r") as file:
             yield Node(file, "", Budget(file.id.get_filesize()))
     except NctoolError as error:
         kind = type(error) if isinstance(error, (UnsupportedError, UsageError)) else FormatError
         way_out = None if kind is UsageError else hint
         raise kind(f"`{path}`: {error.message}", hint=error.hint or way_out) from error
-    except PermissionError as error:
-        raise UsageError(
-            f"cannot read `{path}`: permission denied", hint="give yourself the right to read it"
-        ) from error
-    except (OSError, RuntimeError, ValueError, KeyError, TypeError, UnicodeDecodeError) as error:
+    except OSError as error:
+        raise _unreadable(path, error, hint) from error
+    except (RuntimeError, ValueError, KeyError, TypeError, UnicodeDecodeError) as error:
         raise FormatError(f"`{path}`: not a sound HDF5 file ({first_line(error)})", hint=hint) from error
+
+
+def _unreadable(path: Path, error: OSError, hint: str) -> UsageError | FormatError:
+    """Describe a file that the system does not give, or that HDF5 does not understand: it then gives no number.
+
+    Before HDF5 reads, it asks the system for a lock, which a writer does not share.
+    """
+    if error.errno is None:
+        return FormatError(f"`{path}`: not a sound HDF5 file ({first_line(error)})", hint=hint)
+    if error.errno in (ENOENT, ENOTDIR):
+        return UsageError(f"no such file: `{path}`", hint="export one with `nctool export CHECKPOINT --target loihi`")
+    if error.errno == EAGAIN:
+        message = f"cannot read `{path}`: another program holds it open for writing"
+        return UsageError(message, hint="close it there, or wait until it is written")
+    if error.errno in (ENOLCK, ENOSYS):
+        message = f"cannot read `{path}`: its file system has no locks"
+        return UsageError(message, hint="set the environment variable HDF5_USE_FILE_LOCKING=FALSE, or copy the file")
+    way_out = "give yourself the right to read it" if error.errno == EACCES else None
+    return UsageError(cannot_read(path, error).message, way_out)
 
 
 class Budget:

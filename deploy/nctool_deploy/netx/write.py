@@ -80,13 +80,21 @@ def write(
     """
     metadata = _metadata(lowered, provenance, changes, weight_bits)
     with replace_atomically(path) as temporary:
-        try:
-            with h5py.File(temporary, "w", libver=("v110", "v110")) as file:
-                _write_layers(file.create_group("layer"), lowered)
-                _write_extra(file.create_group(EXTRA), lowered.network, metadata, known_answers)
-        except (RuntimeError, ValueError) as error:
-            raise FormatError(f"cannot write `{path}`: {error}") from error
+        temporary.write_bytes(_image(lowered, metadata, known_answers, path))
     return metadata
+
+
+def _image(lowered: Lowered, metadata: Metadata, known_answers: KnownAnswers, path: Path) -> bytes:
+    """Return the bytes of the file: HDF5 ends the process with a fault where a disk is full, so it writes to none."""
+    try:
+        with h5py.File(path.name, "w", driver="core", backing_store=False, libver=("v110", "v110")) as file:
+            _write_layers(file.create_group("layer"), lowered)
+            _write_extra(file.create_group(EXTRA), lowered.network, metadata, known_answers)
+            file.flush()
+            image: bytes = file.id.get_file_image()
+    except (RuntimeError, ValueError) as error:
+        raise FormatError(f"cannot write `{path}`: {error}") from error
+    return image
 
 
 def tool_version() -> str:

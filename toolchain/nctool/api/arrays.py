@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import re
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from numpy.typing import ArrayLike, NDArray
 from nctool.errors import FormatError, UnsupportedError, UsageError, first_line
 from nctool.files import replace_atomically
 from nctool.image_arrays import how_to_class_numbers
+from nctool.reading import cannot_read, plain_file
 from nctool.sim.trace import Trace, join
 
 SAVE_HINT = "save an array of numbers with `numpy.save`"
@@ -73,8 +75,12 @@ def _as_array(source: Any, argument: str) -> NDArray[Any]:
 def _map(path: Path) -> NDArray[Any]:
     if path.is_dir():
         raise UsageError(f"`{path}` is a folder, allowed: a .npy file", hint=FOLDER_HINT)
-    if not path.is_file():
-        raise UsageError(f"no such file: `{path}`", hint=SAVE_HINT)
+    try:
+        plain_file(path)
+    except FileNotFoundError as error:
+        raise UsageError(f"no such file: `{path}`", hint=SAVE_HINT) from error
+    except OSError as error:
+        raise cannot_read(path, error) from error
     if path.suffix.lower() in IMAGE_SUFFIXES:
         raise FormatError(f"`{path}` is an image, allowed: a .npy file", hint=IMAGE_HINT)
     try:
@@ -120,12 +126,22 @@ def record(traces: Iterable[Trace], path: Path) -> Iterator[Trace]:
 
     The file holds `logits`, int64 (samples, steps, neurons), and `spikes/NAME`, bool (samples, steps, *shape).
     """
-    with replace_atomically(path) as temporary:
-        kept = []
-        for trace in traces:
-            kept.append(trace)
-            yield trace
-        whole = join(kept)
-        arrays = {f"spikes/{name}": spikes for name, spikes in whole.spikes.items()}
-        with temporary.open("wb") as file:
-            np.savez_compressed(file, logits=whole.logits, **arrays)
+    kept = []
+    for trace in traces:
+        kept.append(trace)
+        yield trace
+    whole = join(kept)
+    arrays = {f"spikes/{name}": spikes for name, spikes in whole.spikes.items()}
+    save_arrays(path, {"logits": whole.logits, **arrays}, "-o", compressed=True)
+
+
+def save_arrays(path: Path, arrays: Mapping[str, NDArray[Any]], option: str, *, compressed: bool = False) -> None:
+    """Write an .npz file by way of memory: an archive that a full disk cuts off complains when it is given up.
+
+    Raises:
+        UsageError: the file cannot be written.
+    """
+    buffer = BytesIO()
+    (np.savez_compressed if compressed else np.savez)(buffer, **dict(arrays))
+    with replace_atomically(path, option) as temporary:
+        temporary.write_bytes(buffer.getbuffer())

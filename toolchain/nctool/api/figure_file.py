@@ -5,6 +5,7 @@ In: a path. Out: a .png, .svg or .pdf file, or a UsageError. matplotlib is impor
 
 from __future__ import annotations
 
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +36,8 @@ def require_figure(path: Path) -> None:
 
 
 def save_figure(figure: Any, path: Path) -> None:
-    """Write a figure atomically, without its date."""
+    """Write a figure atomically, without its date; matplotlib fails in its own ways where a disk is full."""
+    metadata, drawn = {DATES[path.suffix]: None} if path.suffix in DATES else None, BytesIO()
+    figure.savefig(drawn, format=path.suffix[1:], metadata=metadata, dpi=130)
     with replace_atomically(path, OPTION) as temporary:
-        metadata = {DATES[path.suffix]: None} if path.suffix in DATES else None
-        figure.savefig(temporary, format=path.suffix[1:], metadata=metadata, dpi=130)
+        temporary.write_bytes(drawn.getvalue())

@@ -67,7 +67,7 @@ def finetune(
         device: `cpu` or `cuda`.
         data_dir: where data sets lie.
         resume: go on where an interrupted run in `output` stopped.
-        overwrite: replace the finished run in `output`, from the first epoch on.
+        overwrite: replace the run in `output`, finished or not, as soon as an epoch is done.
         model: your own network, where that is what was trained; it is trained in place.
         tensorboard: write the numbers of every epoch to the folder `tensorboard` of the run.
         progress: called with the batches done and to do.
@@ -98,6 +98,7 @@ def finetune(
             output,
             device=device,
             resume=resume,
+            overwrite=overwrite,
             trained=True,
             form=integer_format(recipe),
             progress=progress,

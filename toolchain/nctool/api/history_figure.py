@@ -40,8 +40,9 @@ def _draw(path: Path, epochs: Epochs) -> None:
         loss, accuracy, theta, gap = figure.subplots(2, 2, sharex=True).flat
         _curves(loss, "training loss, nats", epochs, {"loss": [each.loss for each in epochs]})
         _curves(accuracy, "accuracy, %", epochs, _accuracies(epochs))
-        layers = list(epochs[0].theta) if epochs else []
-        _curves(theta, "threshold θ", epochs, {name: [each.theta[name] for each in epochs] for name in layers})
+        layers = dict.fromkeys(name for each in epochs for name in each.theta)
+        thetas = {name: [each.theta.get(name) for each in epochs] for name in layers}
+        _curves(theta, "threshold θ", epochs, thetas)
         gaps = {name: [each.gap.get(name) for each in epochs] for name in layers}
         _curves(gap, "gap to the spiking network: the σ of the noise", epochs, gaps)
         for axes in (theta, gap):

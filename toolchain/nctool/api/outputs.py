@@ -5,6 +5,7 @@ In: what a command reads and what it is to write. Out: nothing, or a UsageError 
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -27,18 +28,23 @@ def require_outputs(inputs: Mapping[str, Given], outputs: Mapping[str, Given]) -
     Raises:
         UsageError: an output cannot be written, or its place is taken.
     """
-    taken = {Path(path).resolve(): what for what, path in inputs.items() if path is not None}
+    taken = {_place(path): what for what, path in inputs.items() if path is not None}
     for option, given in outputs.items():
         if given is None:
             continue
         path = Path(given)
         require_writable(path, option)
-        place = path.resolve()
+        place = _place(path)
         for each in (place, *place.parents):
             if each in taken:
                 verb = "is" if each == place else "lies in"
                 raise UsageError(f"{option}: `{path}` {verb} {taken[each]}", hint="give it a file of its own")
         taken[place] = f"the file of {option}"
+
+
+def _place(path: Path | str) -> Path:
+    """Return where a path leads; a link to itself leads nowhere, and is no error here."""
+    return Path(os.path.realpath(path))
 
 
 def run_files(checkpoint: Path | str) -> dict[str, Given]:

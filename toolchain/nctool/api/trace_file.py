@@ -13,10 +13,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from nctool.api.arrays import require_array_names
+from nctool.api.arrays import require_array_names, save_arrays
 from nctool.api.comparing import REFERENCE
 from nctool.errors import UsageError
-from nctool.files import replace_atomically
 from nctool.inputs import Samples
 from nctool.network import IntegerInput, IntNetwork, Readout
 from nctool.sim.trace import Trace, join
@@ -77,5 +76,4 @@ def write_traces(path: Path, network: IntNetwork, pixels: Samples, traces: Mappi
         arrays[f"logits/{engine}"] = trace.logits
         arrays |= {f"spikes/{engine}/{layer}": spikes for layer, spikes in trace.spikes.items()}
         arrays |= {f"potentials/{engine}/{layer}": values for layer, values in trace.potentials.items()}
-    with replace_atomically(path, OPTION) as temporary, temporary.open("wb") as file:
-        np.savez(file, **arrays)
+    save_arrays(path, arrays, OPTION)

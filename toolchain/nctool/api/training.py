@@ -22,7 +22,7 @@ from nctool.progress import ProgressCallback, no_progress
 from nctool.recipe import Overrides, OwnSettings, Recipe, consistent
 from nctool.toml_text import literal
 from nctool.training import EpochCallback, TrainResult, fit, no_report
-from nctool.training.checkpoint import CHECKPOINT_NAME, RECIPE_NAME
+from nctool.training.checkpoint import CHECKPOINT_NAME, RECIPE_NAME, require_no_unfinished
 from nctool.training.data import Normalisation, TrainingData
 from nctool.training.execution import usable_device
 from nctool_deploy.realisations import find_realisation
@@ -88,7 +88,7 @@ def train(
         device: `cpu` or `cuda`.
         data_dir: where data sets lie.
         resume: go on where an interrupted run in `output` stopped.
-        overwrite: replace the finished run in `output`, from the first epoch on.
+        overwrite: replace the run in `output`, finished or not, as soon as an epoch is done.
         model: a network of your own instead of the recipe's, made trainable by `nctool.prepare`; it is trained in
             place. The recipe's data, noise and training settings hold for it; levels, reset and first thresholds are
             its activations'.
@@ -121,19 +121,31 @@ def train(
     form = integer_format(resolved)
     with with_events(tensorboard, output, on_epoch) as report:
         result = fit(
-            model, data, resolved, output, device=device, resume=resume, form=form, progress=progress, on_epoch=report
+            model,
+            data,
+            resolved,
+            output,
+            device=device,
+            resume=resume,
+            overwrite=overwrite,
+            form=form,
+            progress=progress,
+            on_epoch=report,
         )
     return train_report(output, resolved, result)
 
 
 def require_vacant(output: Path, *, resume: bool, overwrite: bool) -> None:
-    """Refuse a folder whose finished run a new one would take the place of, unless that is wanted."""
+    """Refuse a folder whose run a new one would take the place of, finished or not, unless that is wanted."""
     if resume and overwrite:
         raise UsageError(
             "--resume and --overwrite: allowed one of them", hint="--resume goes on, --overwrite begins anew"
         )
-    if not (resume or overwrite) and (output / CHECKPOINT_NAME).exists():
+    if resume or overwrite:
+        return
+    if (output / CHECKPOINT_NAME).exists():
         raise UsageError(f"`{output}` holds a finished run", hint="choose another folder with -o, or --overwrite")
+    require_no_unfinished(output)
 
 
 def _require_recipe_elsewhere(recipe: Path | str, output: Path) -> None:

@@ -13,7 +13,7 @@ import typer
 Checkpoint = Annotated[Path, typer.Argument(help="Folder of a training run, or its checkpoint.", metavar="CHECKPOINT")]
 Overrides = Annotated[list[str] | None, typer.Option("--set", help="KEY=VALUE in the recipe.")]
 Resume = Annotated[bool, typer.Option("--resume", help="Go on where an interrupted run stopped.")]
-Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace the finished run in the folder.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace the run in the folder.")]
 TensorBoard = Annotated[bool, typer.Option("--tensorboard", help="Write every epoch for TensorBoard too.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")]
 DataDir = Annotated[Path | None, typer.Option(help="Folder of data sets.", show_default="~/.cache/nctool/data")]

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
+from pydantic import BaseModel, TypeAdapter, ValidationError
 from torch import Tensor
 
 from nctool.errors import FormatError, RecipeError, UsageError
@@ -64,6 +65,21 @@ class Checkpoint:
     sha256: str = ""
 
 
+class _Facts(BaseModel):
+    """What a checkpoint says of its data set, in the order of the file."""
+
+    name: str
+    input_shape: tuple[int, int, int]
+    classes: tuple[str, ...]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+
+_ATTRIBUTES = {"name": "dataset_name"}
+"""What `Checkpoint` calls a fact, where that differs."""
+_RESULTS = TypeAdapter(dict[str, Any])
+
+
 def save_checkpoint(directory: Path, checkpoint: Checkpoint) -> Path:
     """Write `recipe.toml` and then `checkpoint.safetensors`, each atomically.
 
@@ -86,7 +102,8 @@ def save_checkpoint(directory: Path, checkpoint: Checkpoint) -> Path:
     tensors = {MODEL_PREFIX + name: tensor for name, tensor in checkpoint.state.items()}
     tensors[_IMAGES] = torch.from_numpy(checkpoint.calibration_images)
     tensors[_LABELS] = torch.from_numpy(checkpoint.calibration_labels)
-    metadata = {"recipe": recipe, "dataset": _dataset_text(checkpoint), "results": _json(checkpoint.results)}
+    facts = {name: getattr(checkpoint, _ATTRIBUTES.get(name, name)) for name in _Facts.model_fields}
+    metadata = {"recipe": recipe, "dataset": json.dumps(facts), "results": json.dumps(checkpoint.results)}
     write_tensors(directory / CHECKPOINT_NAME, FORMAT, tensors, metadata)
     return directory / CHECKPOINT_NAME
 
@@ -110,12 +127,21 @@ def load_checkpoint(path: Path | str) -> Checkpoint:
         checkpoint = _from_file(file)
     except RecipeError as error:
         raise FormatError(f"`{path}`: {error.message}") from error
-    except (KeyError, ValueError, TypeError, AttributeError, RecursionError) as error:
+    except ValidationError as error:
         raise FormatError(f"`{path}`: metadata `dataset` or `results` is not what nctool writes") from error
     problem = _inconsistency(checkpoint)
     if problem is not None:
         raise FormatError(f"`{path}`: {problem}")
     return checkpoint
+
+
+def require_no_unfinished(directory: Path) -> None:
+    """Refuse with a UsageError the folder of a run that is not finished: it may be gone on with."""
+    if (directory / STATE_NAME).exists() and not (directory / CHECKPOINT_NAME).exists():
+        raise UsageError(
+            f"`{directory}` holds a run that is not finished",
+            hint="go on with it by --resume, take another folder by -o, or replace it by --overwrite",
+        )
 
 
 def _checkpoint_path(path: Path) -> Path:
@@ -130,18 +156,6 @@ def _checkpoint_path(path: Path) -> Path:
     return path / CHECKPOINT_NAME
 
 
-def _dataset_text(checkpoint: Checkpoint) -> str:
-    return _json(
-        {
-            "name": checkpoint.dataset_name,
-            "input_shape": checkpoint.input_shape,
-            "classes": checkpoint.classes,
-            "mean": checkpoint.mean,
-            "std": checkpoint.std,
-        }
-    )
-
-
 def _missing(file: TensorFile) -> str | None:
     missing_texts = [key for key in ("recipe", "dataset", "results") if key not in file.metadata]
     if missing_texts:
@@ -151,20 +165,15 @@ def _missing(file: TensorFile) -> str | None:
 
 
 def _from_file(file: TensorFile) -> Checkpoint:
-    facts = json.loads(file.metadata["dataset"])
-    channels, height, width = (int(side) for side in facts["input_shape"])
+    facts = _Facts.model_validate_json(file.metadata["dataset"])
     return Checkpoint(
         recipe=parse_recipe(file.metadata["recipe"], source="checkpoint"),
         state=with_prefix(file.tensors, MODEL_PREFIX),
         calibration_images=file.tensors[_IMAGES].numpy(),
         calibration_labels=file.tensors[_LABELS].numpy(),
-        dataset_name=str(facts["name"]),
-        input_shape=(channels, height, width),
-        classes=tuple(str(name) for name in facts["classes"]),
-        mean=tuple(float(value) for value in facts["mean"]),
-        std=tuple(float(value) for value in facts["std"]),
-        results=dict(json.loads(file.metadata["results"])),
+        results=_RESULTS.validate_json(file.metadata["results"]),
         sha256=file.sha256,
+        **{_ATTRIBUTES.get(name, name): value for name, value in facts.model_dump().items()},
     )
 
 
@@ -184,7 +193,3 @@ def _inconsistency(checkpoint: Checkpoint) -> str | None:
         return "mean and std are not all finite, or a std is not positive"
     bad = [name for name, tensor in checkpoint.state.items() if not bool(torch.isfinite(tensor).all())]
     return f"`{MODEL_PREFIX}{bad[0]}` holds values that are not finite" if bad else None
-
-
-def _json(value: Any) -> str:
-    return json.dumps(value)

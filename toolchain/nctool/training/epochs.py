@@ -15,6 +15,7 @@ from pathlib import Path
 from torch import nn
 
 from nctool.errors import Interrupted
+from nctool.files import cannot_write
 from nctool.progress import ProgressCallback
 from nctool.recipe import Recipe
 from nctool.training.checkpoint import CHECKPOINT_NAME, RECIPE_NAME
@@ -83,9 +84,16 @@ def _write(directory: Path, metrics: EpochMetrics, before: TrainingState, after:
     """Write down an epoch; a line without its state is dropped on resuming. The first takes the place of an old run."""
     if not before.seconds:
         for name in (CHECKPOINT_NAME, RECIPE_NAME):
-            (directory / name).unlink(missing_ok=True)
+            _remove(directory / name)
     add_metrics(directory, metrics, len(before.seconds))
     save_state(directory, after, recipe)
+
+
+def _remove(path: Path) -> None:
+    try:
+        path.unlink(missing_ok=True)
+    except OSError as error:
+        raise cannot_write(path, error) from error
 
 
 def _with_held_out(progress: ProgressCallback, metrics: EpochMetrics) -> ProgressCallback:

@@ -31,6 +31,7 @@ class Finetuning:
     def __init__(self, task: Task, settings: FinetuneSettings) -> None:
         self._task, self._settings = task, settings
         self.epochs, self.learning_rate = settings.epochs, settings.learning_rate
+        self.remedy = "lower finetune.learning_rate"
         self._grid = WeightGrid(task.model, task.coding(task.held_out.images[:1]), settings.weight_bits)
 
     def begin_epoch(self) -> None:

@@ -13,11 +13,11 @@ import torch
 from torch import nn
 
 from nctool.errors import FormatError, UsageError
-from nctool.files import make_directory
+from nctool.files import make_directory, require_writable
 from nctool.integer_format import IntegerFormat
 from nctool.progress import ProgressCallback, no_progress
 from nctool.recipe import Recipe
-from nctool.training.checkpoint import CHECKPOINT_NAME, save_checkpoint
+from nctool.training.checkpoint import CHECKPOINT_NAME, RECIPE_NAME, require_no_unfinished, save_checkpoint
 from nctool.training.chip import Chip
 from nctool.training.coding import input_coding
 from nctool.training.data import TrainingData
@@ -27,7 +27,7 @@ from nctool.training.finetuning import Finetuning
 from nctool.training.first_thresholds import start_thresholds
 from nctool.training.interruption import Interruption
 from nctool.training.memory import explained_out_of_memory
-from nctool.training.metrics import EpochCallback, no_report
+from nctool.training.metrics import METRICS_NAME, EpochCallback, no_report
 from nctool.training.ranks import joined, own_gpu
 from nctool.training.result import TrainResult, checkpoint_of, tested
 from nctool.training.stages import Stage, Task, first_stage, snapshot
@@ -43,6 +43,7 @@ def fit(
     *,
     device: str | torch.device = "cpu",
     resume: bool = False,
+    overwrite: bool = False,
     trained: bool = False,
     form: IntegerFormat | None = None,
     progress: ProgressCallback = no_progress,
@@ -69,6 +70,7 @@ def fit(
         out_dir: gets `checkpoint.safetensors`, `recipe.toml`, `metrics.jsonl`, `last.safetensors`.
         device: `cpu` or `cuda`.
         resume: continue from `last.safetensors`.
+        overwrite: replace a run that is not finished, as soon as an epoch is done.
         trained: the model has its trained weights; only the recipe's fine-tuning is done.
         form: what the realisation of the recipe's `[chip]` can hold; needed with `noise.source` "chip".
         progress: told of every batch, and then of those of the test images.
@@ -96,7 +98,7 @@ def fit(
         ranks.equalise(model)
         progress, on_epoch = (progress, on_epoch) if ranks.is_first else (no_progress, no_report)
         start = _nothing_done(model, recipe.training.epochs if trained else 0)
-        ranks.from_first(partial(_make_ready, out_dir, resume))
+        ranks.from_first(partial(_make_ready, out_dir, resume or overwrite))
         if resume:
             start = ranks.from_first(partial(load_state, out_dir, recipe))
             _require_fit(model, start, out_dir)
@@ -139,14 +141,13 @@ def _stages(task: Task) -> tuple[Stage, ...]:
     return (first_stage(task),) if settings is None else (first_stage(task), Finetuning(task, settings))
 
 
-def _make_ready(out_dir: Path, resume: bool) -> None:
+def _make_ready(out_dir: Path, may_replace: bool) -> None:
     """Make the folder; one with an unfinished run is not for taking."""
     make_directory(out_dir)
-    if not resume and (out_dir / STATE_NAME).exists() and not (out_dir / CHECKPOINT_NAME).exists():
-        raise UsageError(
-            f"`{out_dir}` holds a run that is not finished",
-            hint=f"go on with it by --resume, take another folder by -o, or delete its {STATE_NAME}",
-        )
+    if not may_replace:
+        require_no_unfinished(out_dir)
+    for name in (STATE_NAME, METRICS_NAME, RECIPE_NAME, CHECKPOINT_NAME):
+        require_writable(out_dir / name, "-o")
 
 
 def _nothing_done(model: nn.Module, epoch: int) -> TrainingState:

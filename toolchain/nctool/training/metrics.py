@@ -9,14 +9,19 @@ import json
 import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Annotated, ClassVar, Protocol
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
 from nctool.errors import FormatError, UsageError
 from nctool.files import cannot_write, replace_atomically
+from nctool.reading import cannot_read, plain_file
 
 METRICS_NAME = "metrics.jsonl"
+MOST_EPOCHS = 20000
+"""Of a run: as many as a recipe allows in both of its stages."""
+Window = Annotated[str, Field(pattern=r"^[0-9]{1,9}$")]
+"""Time steps, as JSON has them for a key."""
 
 
 class EpochCallback(Protocol):
@@ -54,12 +59,14 @@ class EpochMetrics:
             the integer network did not fit.
     """
 
-    epoch: int
+    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(allow_inf_nan=False)
+
+    epoch: Annotated[int, Field(ge=1, le=MOST_EPOCHS)]
     stage: str
     loss: float
     training_accuracy: float
     validation_accuracy_ann: float
-    validation_accuracy_snn: dict[str, float]
+    validation_accuracy_snn: dict[Window, float]
     learning_rate: float
     sigma: dict[str, float]
     gap: dict[str, float]
@@ -115,9 +122,11 @@ def read_metrics(directory: Path) -> tuple[EpochMetrics, ...]:
     """
     path = directory / METRICS_NAME
     try:
-        lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
-    except OSError as error:
+        lines = plain_file(path).read_text(encoding="utf-8").splitlines(keepends=True)
+    except (FileNotFoundError, NotADirectoryError) as error:
         raise UsageError(f"no `{path}`", hint="`nctool train RECIPE -o DIR` makes one") from error
+    except OSError as error:
+        raise cannot_read(path, error) from error
     except UnicodeDecodeError as error:
         raise FormatError(f"`{path}` is no text") from error
     return tuple(_parsed(path, number, line) for number, line in enumerate(lines, start=1) if line.endswith("\n"))

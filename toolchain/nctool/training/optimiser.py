@@ -31,7 +31,6 @@ from nctool.training.stages import Stage
 
 _SMALLEST_BATCH = 2
 """Batch normalisation has no variance to work with in a batch of one: such a last batch is left out."""
-_HINT = "lower training.learning_rate, or set a larger activation.threshold_init"
 
 
 @dataclass(frozen=True)
@@ -165,10 +164,10 @@ class Optimiser:
         loss, correct, stop, *values = torch.cat([numbers, torch.stack(thresholds)]).tolist()
         where = f"in epoch {epoch}, batch {step + 1}"
         if not math.isfinite(loss):
-            raise RangeError(f"training diverged: loss is {loss} {where}", _HINT)
+            raise RangeError(f"training diverged: loss is {loss} {where}", self._stage.remedy)
         for name, value in zip(self._layers, values, strict=True):
             if not 0.0 < value < math.inf:
-                raise RangeError(f"training diverged: threshold of `{name}` is {value:g} {where}", _HINT)
+                raise RangeError(f"training diverged: threshold of `{name}` is {value:g} {where}", self._stage.remedy)
         return loss, correct, stop
 
     def _require_finite(self, epoch: int) -> None:
@@ -177,4 +176,4 @@ class Optimiser:
         finite = torch.stack([tensor.isfinite().all() for tensor in state.values()]).tolist()
         for name, is_finite in zip(state, finite, strict=True):
             if not is_finite:
-                raise RangeError(f"training diverged: `{name}` is not finite after epoch {epoch}", _HINT)
+                raise RangeError(f"training diverged: `{name}` is not finite after epoch {epoch}", self._stage.remedy)

@@ -77,11 +77,13 @@ class Stage(Protocol):
         name: "train" or "finetune".
         epochs: how many.
         learning_rate: of its first batch.
+        remedy: what to do where it diverges.
     """
 
     name: str
     epochs: int
     learning_rate: float
+    remedy: str
 
     def begin_epoch(self) -> None:
         """Get the model ready for training."""
@@ -110,6 +112,7 @@ class _Training:
         self._task = task
         self.epochs = task.recipe.training.epochs
         self.learning_rate = task.recipe.training.learning_rate
+        self.remedy = "lower training.learning_rate"
 
     def begin_epoch(self) -> None:
         """Turn noise and dropout on, and let batch normalisation learn."""
@@ -126,6 +129,11 @@ class _Training:
 
 class NoisyTraining(_Training):
     """Epochs of the noisy quantised network; σ is measured anew after each (Huang et al., arXiv 2404.17456)."""
+
+    def __init__(self, task: Task) -> None:
+        super().__init__(task)
+        if task.recipe.activation.threshold_init != "data" and task.recipe.model.architecture != "own":
+            self.remedy += ", or set a larger activation.threshold_init"
 
     def loss(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """Return the cross-entropy of the noisy network."""

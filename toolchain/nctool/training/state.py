@@ -12,11 +12,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from torch import Tensor
 
 from nctool.errors import FormatError, RecipeError, UsageError
 from nctool.recipe import Recipe, parse_recipe
 from nctool.toml_text import literal
+from nctool.training.metrics import MOST_EPOCHS
 from nctool.training.tensor_file import read_tensors, with_prefix, write_tensors
 
 STATE_NAME = "last.safetensors"
@@ -47,16 +49,22 @@ class TrainingState:
     seconds: tuple[float, ...]
 
 
+class _Progress(BaseModel):
+    """What a state says in its header; the attributes are those of `TrainingState`."""
+
+    model_config = ConfigDict(allow_inf_nan=False)
+
+    epoch: int = Field(ge=1, le=MOST_EPOCHS)
+    best_epoch: int = Field(ge=0, le=MOST_EPOCHS)
+    best_score: tuple[float, float]
+    seconds: tuple[float, ...] = Field(min_length=1)
+
+
 def save_state(directory: Path, state: TrainingState, recipe: Recipe) -> None:
     """Write `last.safetensors` atomically; a UsageError says why it cannot be written."""
     groups = ((_MODEL, state.model), (_BEST, state.best), (_MOMENTUM, state.momentum))
     tensors = {prefix + name: tensor for prefix, group in groups for name, tensor in group.items()}
-    progress = {
-        "epoch": state.epoch,
-        "best_epoch": state.best_epoch,
-        "best_score": state.best_score,
-        "seconds": state.seconds,
-    }
+    progress = {name: getattr(state, name) for name in _Progress.model_fields}
     metadata = {"recipe": recipe.to_toml(), "progress": json.dumps(progress, sort_keys=True)}
     write_tensors(directory / STATE_NAME, _FORMAT, tensors, metadata)
 
@@ -79,19 +87,15 @@ def load_state(directory: Path, recipe: Recipe) -> TrainingState:
             hint="repeat the command line of the interrupted run, or choose another folder with -o",
         )
     try:
-        progress: dict[str, Any] = json.loads(file.metadata["progress"])
-        snn, ann = progress["best_score"]
-        return TrainingState(
-            epoch=int(progress["epoch"]),
-            model=with_prefix(file.tensors, _MODEL),
-            momentum=with_prefix(file.tensors, _MOMENTUM),
-            best=with_prefix(file.tensors, _BEST),
-            best_epoch=int(progress["best_epoch"]),
-            best_score=(float(snn), float(ann)),
-            seconds=tuple(float(value) for value in progress["seconds"]),
-        )
-    except (KeyError, ValueError, TypeError) as error:
+        progress = _Progress.model_validate_json(file.metadata.get("progress", ""))
+    except ValidationError as error:
         raise FormatError(f"`{path}` has bad metadata") from error
+    return TrainingState(
+        model=with_prefix(file.tensors, _MODEL),
+        momentum=with_prefix(file.tensors, _MOMENTUM),
+        best=with_prefix(file.tensors, _BEST),
+        **progress.model_dump(),
+    )
 
 
 def _difference(text: str, recipe: Recipe) -> str | None:

@@ -17,8 +17,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
-from nctool.errors import FormatError, UsageError
+from nctool.errors import FormatError
 from nctool.files import replace_atomically
+from nctool.reading import cannot_read, plain_file
 
 VERSION = 1
 """Of both formats that nctool writes in safetensors."""
@@ -70,9 +71,9 @@ def read_tensors(path: Path, kind: str) -> TensorFile:
         FormatError: it is no safetensors file, of another kind, or written by a newer version.
     """
     try:
-        content = path.read_bytes()
+        content = plain_file(path).read_bytes()
     except OSError as error:
-        raise UsageError(f"cannot read `{path}`: {(error.strerror or str(error)).lower()}") from error
+        raise cannot_read(path, error) from error
     try:
         tensors = load(content)
     except (SafetensorError, ValueError, KeyError) as error:
