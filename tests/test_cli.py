@@ -215,15 +215,6 @@ def test_explore_says_which_file_it_wrote(nctool, digits_run: Path, tmp_path: Pa
     assert plot.read_bytes().startswith(b"%PDF")
 
 
-def test_no_number_of_a_table_is_torn_in_a_narrow_terminal(nctool, digits_model: Path, monkeypatch) -> None:
-    monkeypatch.setattr("nctool.cli.tables.WIDTH", 60)
-    lines = nctool("inspect", digits_model).out.splitlines()
-    (row,) = [line.split() for line in lines if line.startswith("conv2 ")]
-    assert row[:5] == ["conv2", "conv", "32x8x8", "2,048", "294,912"]
-    costs = nctool("run-sim", digits_model, "--samples", 2, "--cost").out
-    assert re.search(r"^ +bias +synaptic +of +of +active +idle *$", costs, re.MULTILINE)
-
-
 def test_a_reset_that_was_not_trained_for_is_noted(nctool, digits_run: Path, tmp_path: Path) -> None:
     asked = ("export", digits_run, "-o", tmp_path / "m.net", "--realisation")
     note = (

@@ -6,12 +6,13 @@ In: a title, then counts of work done. Out: a rich bar, or nothing when stderr i
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Protocol
 
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.text import Text
 
 
 class ProgressCallback(Protocol):
@@ -23,6 +24,14 @@ class ProgressCallback(Protocol):
 
 def no_progress(done: int, total: int, message: str = "") -> None:
     """Report to nobody: a `ProgressCallback` that does nothing."""
+
+
+class _Bar(Progress):
+    """A bar, and below it the message, which may be longer than a narrow terminal is wide."""
+
+    def get_renderables(self) -> Iterable[RenderableType]:
+        yield from super().get_renderables()
+        yield from (Text(task.fields["message"]) for task in self.tasks if task.fields["message"])
 
 
 @contextmanager
@@ -43,9 +52,8 @@ def progress_bar(title: str) -> Iterator[ProgressCallback]:
         BarColumn(),
         MofNCompleteColumn(),
         TimeRemainingColumn(),
-        TextColumn("{task.fields[message]}"),
     )
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+    with _Bar(*columns, console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task(title, total=None, message="")
 
         def report(done: int, total: int, message: str = "") -> None:

@@ -37,7 +37,8 @@ def print_explore(report: ExploreReport) -> None:
     for name in OPTIONAL:
         if name not in columns and rows and rows[0][name]:
             title += f", {name} {rows[0][name]}"
-    print_rows(title, columns, [[row[name] for name in columns] for row in rows])
+    n_keys = columns.index("accuracy")
+    print_rows(title, columns, [[row[name] for name in columns] for row in rows], n_keys)
     for row in report.rows:
         if row.refusal is not None:
             print_line(f"not possible: {row.setting}: {row.refusal}")

@@ -27,7 +27,7 @@ from nctool.cli.options import (
     Samples,
     TensorBoard,
 )
-from nctool.cli.tables import print_line
+from nctool.cli.tables import print_whole
 
 
 @app.command()
@@ -192,4 +192,4 @@ def explore(
         )
     output.print_json(report.to_json()) if json else print_explore(report)
     if plot is not None and not json:
-        print_line(f"wrote {plot}")
+        print_whole(f"wrote {plot}")

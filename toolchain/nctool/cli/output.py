@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
-from nctool.cli.tables import counted, make_table, print_line, print_rows, print_table
+from nctool.cli.tables import counted, print_line, print_rows, print_whole
 
 if TYPE_CHECKING:
     from nctool.api import BranchReport, ExportReport, InspectReport, RunReport, TrainReport
@@ -43,16 +43,15 @@ def print_error(message: str, hint: str | None) -> None:
 def print_train(report: TrainReport) -> None:
     """Show accuracies by time steps and where the checkpoint lies."""
     steps = list(report.accuracy_snn)
-    table = make_table(["", "ANN", *(f"T={step}" for step in steps)])
+    row = ["float", _percent(report.accuracy_ann), *(_percent(report.accuracy_snn[step]) for step in steps)]
     title = f"{report.recipe}, seed {report.seed}: test accuracy"
-    table.add_row("float", _percent(report.accuracy_ann), *(_percent(report.accuracy_snn[step]) for step in steps))
-    print_table(title, table)
+    print_rows(title, ["", "ANN", *(f"T={step}" for step in steps)], [row])
     print_line(
         f"epoch {report.best_epoch} chosen on held-out training data, {report.seconds_per_epoch:.2f} s per epoch"
     )
     if report.ideal_epochs:
         print_line(f"noise of {report.ideal_epochs} epochs is that of the float network: no integers fitted")
-    print_line(f"next: nctool export {report.path} --target loihi -o {report.path / 'model.net'}")
+    print_whole(f"next: nctool export {report.path} --target loihi -o {report.path / 'model.net'}")
 
 
 def print_export(report: ExportReport) -> None:
@@ -66,8 +65,8 @@ def print_export(report: ExportReport) -> None:
     print_line(_head_room(report))
     for note in report.notes:
         print_line(f"note: {note}")
-    print_line(f"wrote {report.path}")
-    print_line(f"next: nctool run-sim {report.path}")
+    print_whole(f"wrote {report.path}")
+    print_whole(f"next: nctool run-sim {report.path}")
 
 
 def _head_room(report: ExportReport) -> str:
@@ -79,23 +78,21 @@ def _head_room(report: ExportReport) -> str:
 
 def print_changes(title: str, changes: Sequence[Mapping[str, Any]]) -> None:
     """Show what each step of a conversion did; `largest` is the worst error of a number, `output` that of the drive."""
-    table = make_table(["step", "what", "largest", "output"])
+    rows = []
     for change in changes:
         largest = "exact" if change["exact"] else f"{change['worst_error'] or 0:.2%}"
         output = "" if change["output_error"] is None else f"{change['output_error']:.2%}"
-        table.add_row(change["step"], change["detail"], largest, output)
-    print_table(title, table)
+        rows.append([change["step"], change["detail"], largest, output])
+    print_rows(title, ["step", "what", "largest", "output"], rows)
     print_line("largest: of the errors of single numbers; output: error of the layer's input sum, root mean square")
 
 
 def print_run(report: RunReport) -> None:
     """Show accuracy by time step, speed and spikes."""
-    table = make_table(["time steps", "accuracy"])
     sizes = f"{counted(report.samples, 'sample')} of {counted(report.steps, 'time step')}"
     title = f"{report.dataset}, {sizes}, engine {report.engine}"
-    for step, accuracy in report.accuracy.items():
-        table.add_row(step, _percent(accuracy))
-    print_table(title, table) if report.accuracy else print_line(title)
+    rows = [[step, _percent(accuracy)] for step, accuracy in report.accuracy.items()]
+    print_rows(title, ["time steps", "accuracy"], rows) if rows else print_line(title)
     if report.answers:
         more = f", … ({len(report.answers):,} in --json)" if len(report.answers) > SHOWN_ANSWERS else ""
         print_line(f"answers, a class for each sample: {', '.join(_answers(report)[:SHOWN_ANSWERS])}{more}")
@@ -121,27 +118,27 @@ def _named(layer: str) -> str:
 
 def print_inspect(report: InspectReport) -> None:
     """Show the layers of a file and where it came from."""
-    columns = ["layer", "kind", "shape", "neurons", "synapses", "weights", "thresholds", "head-room", "cores"]
-    table = make_table(columns)
-    title = f"{report.path}"
+    columns = ["layer", "kind", "shape", "neurons", "synapses", "weights", "thresholds", "head-room", "bound", "cores"]
     shape = "x".join(map(str, report.input_shape))
-    table.add_row("input", report.input_coding or "integers", shape, "", "", _span(report.input_range), "", "", "")
+    rows = [["input", report.input_coding or "integers", shape, "", "", _span(report.input_range), "", "", "", ""]]
     for layer in report.layers:
-        room = "" if layer.head_room_bits is None else f"{layer.head_room_bits:.1f} bits, {layer.bound}"
-        table.add_row(
-            layer.name,
-            layer.kind,
-            "x".join(map(str, layer.shape)),
-            f"{layer.neurons:,}",
-            f"{layer.synapses:,}",
-            _span(layer.weight_range),
-            _span(layer.threshold_range),
-            room,
-            str(layer.cores or ""),
+        room = "" if layer.head_room_bits is None else f"{layer.head_room_bits:.1f} bits"
+        rows.append(
+            [
+                layer.name,
+                layer.kind,
+                "x".join(map(str, layer.shape)),
+                f"{layer.neurons:,}",
+                f"{layer.synapses:,}",
+                _span(layer.weight_range),
+                _span(layer.threshold_range),
+                room,
+                layer.bound or "",
+                str(layer.cores or ""),
+            ]
         )
-        for branch in layer.branches if len(layer.branches) > 1 else ():
-            table.add_row(*_branch_row(branch))
-    print_table(title, table)
+        rows += [_branch_row(branch) for branch in layer.branches if len(layer.branches) > 1]
+    print_rows(str(report.path), columns, rows)
     if report.changes:
         print_changes("conversion", report.changes)
     for note in report.notes:
@@ -176,11 +173,12 @@ def print_targets(targets: Sequence[Target], numbers: Sequence[NumberFormat]) ->
     print_line("the sources are in `nctool targets --json`")
 
 
-def _branch_row(branch: BranchReport) -> tuple[str, ...]:
-    """Return what `print_inspect` shows of a branch under the first columns."""
+def _branch_row(branch: BranchReport) -> list[str]:
+    """Return what `print_inspect` shows of a branch."""
     kind = f"{branch.kind}, delay {branch.delay}" if branch.delay else branch.kind
     times = f" x {2**branch.exponent}" if branch.exponent else ""
-    return f"+ {branch.source}", kind, "", "", f"{branch.synapses:,}", _span(branch.weight_range) + times
+    weights = _span(branch.weight_range) + times
+    return [f"+ {branch.source}", kind, "", "", f"{branch.synapses:,}", weights, "", "", "", ""]
 
 
 def _cores(cores: int, chips: int, utilisation: Utilisation) -> str:

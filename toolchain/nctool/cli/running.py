@@ -27,7 +27,7 @@ from nctool.cli.options import (
     Steps,
     Timeout,
 )
-from nctool.cli.tables import print_line
+from nctool.cli.tables import print_whole
 from nctool.cli.verification import print_verify
 from nctool_deploy.engine import DEFAULT_TIMEOUT_S
 
@@ -82,7 +82,7 @@ def run_sim(
     if is_first_rank():
         output.print_json(report.to_json()) if json else print_run(report)
         if out is not None and not json:
-            print_line(f"wrote {out}")
+            print_whole(f"wrote {out}")
 
 
 @app.command()
@@ -132,6 +132,6 @@ def verify(
     output.print_json(report.to_json()) if json else print_verify(report)
     for written in (layers, junit):
         if written is not None and not json:
-            print_line(f"wrote {written}")
+            print_whole(f"wrote {written}")
     if not report.equal:
         raise typer.Exit(EXIT_DIFFERENT)

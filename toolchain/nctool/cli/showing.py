@@ -15,7 +15,7 @@ from nctool.cli import output
 from nctool.cli.application import app
 from nctool.cli.epochs import print_history
 from nctool.cli.options import Json, Model
-from nctool.cli.tables import print_line, print_rows
+from nctool.cli.tables import print_rows, print_whole
 
 
 @app.command()
@@ -41,7 +41,7 @@ def history(
     report = read(run, plot=plot)
     output.print_json(report.to_json()) if json else print_history(report)
     if plot is not None and not json:
-        print_line(f"wrote {plot}")
+        print_whole(f"wrote {plot}")
 
 
 @app.command()

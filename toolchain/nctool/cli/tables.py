@@ -1,5 +1,8 @@
 """Show lines and tables on stdout, whatever the width of the terminal.
 
+On a terminal no word and no number is torn: lines go on at a space, and a table that is too wide is shown in parts, one
+below the other. A file or a pipe gets lines and tables whole.
+
 In: texts. Out: text on stdout. Must not import torch or Lava.
 """
 
@@ -7,53 +10,104 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from textwrap import fill
 
 from rich.cells import cell_len
 from rich.console import Console
-from rich.measure import Measurement
 from rich.table import Table
+from rich.text import Text
 
 WIDTH = 120
-"""Columns of a table that goes to a file or a pipe."""
+"""Columns in which text of a table goes on in the next line where there is no terminal."""
 
-WRAPPED = ("what", "description")
+WRAPPED = ("step", "what", "description", "held out", "how far apart")
 """Headers of columns whose text may go on in the next line; others would be torn within a number."""
 
+LEAST_TEXT = 24
+"""Columns that such text gets at least."""
 
-def print_rows(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Show a table of text."""
-    table = make_table(columns)
-    for row in rows:
-        table.add_row(*row)
-    print_table(title, table)
+GAP = 2
+"""Columns between two columns of a table."""
 
 
-def make_table(columns: Sequence[str]) -> Table:
-    """Return an empty table."""
-    table = Table(box=None, header_style="bold", pad_edge=False)
-    for column in columns:
-        table.add_column(column, overflow="fold", no_wrap=column not in WRAPPED)
-    return table
+@dataclass(frozen=True)
+class _Column:
+    """Texts below each other, one a row; the header may have several lines."""
+
+    header: str
+    cells: tuple[str, ...]
+    wraps: bool
+
+    @property
+    def widest(self) -> int:
+        """Return the columns of the terminal that its longest line takes."""
+        return max(map(cell_len, self._lines()))
+
+    @property
+    def width(self) -> int:
+        """Return the columns of the terminal that it needs."""
+        if not self.wraps:
+            return self.widest
+        return min(
+            self.widest, max(LEAST_TEXT, *(cell_len(word) for line in self._lines() for word in line.split(" ")))
+        )
+
+    def _lines(self) -> list[str]:
+        return [line for text in (self.header, *self.cells) for line in text.split("\n")]
+
+    def folded(self) -> _Column:
+        """Return it with a line for each word of a header that is wider than all cells."""
+        wide = cell_len(self.header) > max(map(cell_len, self.cells), default=0)
+        return replace(self, header=self.header.replace(" ", "\n")) if wide else self
 
 
-def print_table(title: str, table: Table) -> None:
-    """Show a table under its title; where it is too wide, with headers of several lines, or wider than the terminal."""
+def print_rows(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], n_keys: int = 1) -> None:
+    """Show a table of text under its title; all parts of one that is too wide begin with its `n_keys` first columns."""
     print_line(title)
     console = _console()
-    if _width(table, console) > console.width:
-        for column in table.columns:
-            column.header = str(column.header).replace(" ", "\n")
-    console.width = max(console.width, _width(table, console))
-    console.print(table)
+    content = [_Column(header, tuple(row[i] for row in rows), header in WRAPPED) for i, header in enumerate(columns)]
+    if _width(content) > console.width:
+        content = [column.folded() for column in content]
+    for number, part in enumerate(_parts(content, n_keys, console.width) if _on_terminal() else [content]):
+        if number:
+            console.print()
+        console.width = max(console.width, _width(part))
+        console.print(_drawn(part, console.width))
 
 
-def _width(table: Table, console: Console) -> int:
-    """Return the columns that a table needs if only the text of `WRAPPED` goes on in the next line."""
-    for column in table.columns:
-        if column.no_wrap:
-            cells = (str(cell) for cell in (column.header, *column.cells))
-            column.min_width = max(cell_len(line) for cell in cells for line in cell.split("\n"))
-    return Measurement.get(console, console.options.update(max_width=10 * WIDTH), table).minimum
+def _width(columns: Sequence[_Column]) -> int:
+    return sum(column.width for column in columns) + GAP * (len(columns) - 1)
+
+
+def _parts(columns: Sequence[_Column], n_keys: int, width: int) -> list[list[_Column]]:
+    """Return the columns in as few parts as fit the width, which are as narrow as they can be then."""
+    fewest = len(_filled(columns, n_keys, width))
+    widths = range(1, width + 1)
+    return next(parts for narrow in widths if len(parts := _filled(columns, n_keys, narrow)) == fewest)
+
+
+def _filled(columns: Sequence[_Column], n_keys: int, width: int) -> list[list[_Column]]:
+    """Return the columns in parts of at most this width, or of one column beside the keys."""
+    keys, parts = [*columns[:n_keys]], [[*columns[: n_keys + 1]]]
+    for column in columns[n_keys + 1 :]:
+        if _width([*parts[-1], column]) <= width:
+            parts[-1].append(column)
+        else:
+            parts.append([*keys, column])
+    return parts
+
+
+def _drawn(columns: Sequence[_Column], width: int) -> Table:
+    """Return the columns as a table; text that may go on in the next line gets what is left of the width."""
+    table, spare = Table(box=None, header_style="bold", pad_edge=False), width - _width(columns)
+    for column in columns:
+        more = min(spare, column.widest - column.width)
+        spare -= more
+        table.add_column(column.header, overflow="fold", no_wrap=not column.wraps, width=column.width + more)
+    for row in zip(*(column.cells for column in columns), strict=True):
+        table.add_row(*map(Text, row))
+    return table
 
 
 def counted(number: int, noun: str) -> str:
@@ -62,9 +116,21 @@ def counted(number: int, noun: str) -> str:
 
 
 def print_line(text: str) -> None:
-    """Show one line, however long."""
-    _console().print(text, markup=False, soft_wrap=True)
+    """Show one line; on a terminal that is too narrow it goes on behind a space."""
+    console = _console()
+    if _on_terminal():
+        text = fill(text, console.width, break_long_words=False, break_on_hyphens=False)
+    console.print(Text(text), soft_wrap=True)
+
+
+def print_whole(text: str) -> None:
+    """Show one line that somebody may copy, a command or a path."""
+    _console().print(Text(text), soft_wrap=True)
 
 
 def _console() -> Console:
-    return Console(highlight=False, width=None if sys.stdout.isatty() else WIDTH)
+    return Console(highlight=False, width=None if _on_terminal() else WIDTH)
+
+
+def _on_terminal() -> bool:
+    return sys.stdout.isatty()

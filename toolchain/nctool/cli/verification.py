@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from nctool.cli.tables import counted, make_table, print_line, print_table
+from nctool.cli.tables import counted, print_line, print_rows
 from nctool.differences import Histogram, LogitDifferences, PairDifferences, SpikeDifferences
 
 if TYPE_CHECKING:
@@ -64,11 +64,12 @@ def _print_steps(found: Neighbourhood, quantity: str) -> None:
     sides = [found.expected, found.actual]
     if found.rules is not None and all(side.potentials is None for side in sides):
         sides.append(found.rules)
-    table = make_table(["step", "drive", *(column for side in sides for column in _columns(side, quantity))])
-    for number, drive in enumerate(found.drive):
-        cells = [cell for side in sides for cell in _cells(side, number, quantity)]
-        table.add_row(str(number + 1), str(drive), *cells)
-    print_table("its window, potentials before fire:", table)
+    columns = ["step", "drive", *(column for side in sides for column in _columns(side, quantity))]
+    rows = [
+        [str(number + 1), str(drive), *(cell for side in sides for cell in _cells(side, number, quantity))]
+        for number, drive in enumerate(found.drive)
+    ]
+    print_rows("its window, potentials before fire:", columns, rows)
 
 
 def _columns(side: Side, quantity: str) -> list[str]:
@@ -97,23 +98,24 @@ def _print_inputs(found: Neighbourhood, step: int | None) -> None:
     if not n_inputs:
         print_line(f"no input was active at step {step}; {agree}")
         return
-    table = make_table(["source", "neuron", "value", "weight", "adds to the drive", "both sides agree"])
+    columns = ["source", "neuron", "value", "weight", "adds to the drive", "both sides agree"]
+    rows = []
     for each in found.inputs:
-        agreed = "yes" if each.agreed else "NO"
-        neuron = str(each.neuron)
-        table.add_row(each.source, neuron, str(each.value), str(each.weight), f"{each.contribution:+}", agreed)
+        numbers = [str(each.neuron), str(each.value), str(each.weight), f"{each.contribution:+}"]
+        rows.append([each.source, *numbers, "yes" if each.agreed else "NO"])
     if found.more_inputs:
-        table.add_row(f"{found.more_inputs} more", "", "", "", f"{found.more_contribution:+}", "")
-    print_table(f"{n_inputs} inputs were active at step {step}, largest first; {agree}:", table)
+        rows.append([f"{found.more_inputs} more", "", "", "", f"{found.more_contribution:+}", ""])
+    print_rows(f"{n_inputs} inputs were active at step {step}, largest first; {agree}:", columns, rows, n_keys=2)
 
 
 def _print_differences(pair: PairDifferences) -> None:
-    table = make_table(["layer", "differing", "compared", "samples", "first step", "how far apart"])
+    columns = ["layer", "differing", "compared", "samples", "first step", "how far apart"]
+    rows = []
     for layer in pair.layers:
         first = "" if layer.first_step is None else str(layer.first_step)
         numbers = [f"{layer.differing:,}", f"{layer.compared:,}", f"{layer.samples:,}", first]
-        table.add_row(layer.title, *numbers, _apart(layer) if layer.differing else "")
-    print_table(f"`{pair.expected_by}` ≠ `{pair.actual_by}` on {pair.samples} samples:", table)
+        rows.append([layer.title, *numbers, _apart(layer) if layer.differing else ""])
+    print_rows(f"`{pair.expected_by}` ≠ `{pair.actual_by}` on {pair.samples} samples:", columns, rows)
 
 
 def _apart(layer: SpikeDifferences | LogitDifferences) -> str:
