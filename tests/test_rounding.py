@@ -18,11 +18,12 @@ from nctool.conversion.candidates import Candidates
 from nctool.conversion.clipping import error_curve
 from nctool.conversion.comparison import fits_comparison
 from nctool.conversion.copies import distinct
+from nctool.conversion.factors import triangle
 from nctool.conversion.float_network import FloatPopulation, FloatSynapse
 from nctool.conversion.folding import encode_input
 from nctool.conversion.output_error import view
-from nctool.conversion.rounding import round_with_feedback, triangle
-from nctool.conversion.second_moments import extract, moments
+from nctool.conversion.rounding import round_with_feedback
+from nctool.conversion.second_moments import extract, moments, n_patches
 from nctool.integer_format import IntegerFormat
 from nctool.network import INPUT_NAME, ConvGeometry
 from nctool.nq import NoisyQuantReLU
@@ -97,7 +98,7 @@ def test_patches_are_what_a_convolution_weighs(seed):
     weight = rng.normal(size=(4, 2, 2, 3))
     signal = rng.integers(0, 5, (3, 2 * groups, 6, 5)).astype(np.float64)
     synapse = FloatSynapse("c", INPUT_NAME, signal.shape[1:], weight, np.zeros(4), conv)
-    patches = extract(distinct(synapse, 1, 1), signal)
+    patches = extract(distinct(synapse, 1, 1), signal, 1000)
     found = np.concatenate(
         [p @ w.reshape(len(w), -1).T for p, w in zip(patches, np.split(weight, groups), strict=True)], axis=1
     )
@@ -106,18 +107,30 @@ def test_patches_are_what_a_convolution_weighs(seed):
 
 
 def test_a_large_image_is_looked_at_in_as_many_patches_as_are_allowed(monkeypatch):
-    monkeypatch.setattr("nctool.conversion.second_moments.ROWS", 50)
+    """Of the same neurons however many samples are looked at together."""
     synapse = FloatSynapse("c", INPUT_NAME, (1, 9, 9), np.ones((1, 1, 3, 3)), np.zeros(1), ConvGeometry())
     signal = np.random.default_rng(0).normal(size=(4, 1, 9, 9))
-    patches = extract(distinct(synapse, 1, 1), signal)
+    patches = extract(distinct(synapse, 1, 1), signal, 50)
     assert patches.shape == (1, 50, 9)
-    np.testing.assert_array_equal(patches, extract(distinct(synapse, 1, 1), signal))
+    monkeypatch.setattr("nctool.conversion.second_moments.AT_ONCE", 1)
+    np.testing.assert_array_equal(patches, extract(distinct(synapse, 1, 1), signal, 50))
+
+
+@pytest.mark.parametrize(
+    ("widths", "patches"),
+    [([3], 4096), ([8192], 4096), ([8193], 4095), ([27_648], 1213), ([150_528], 222), ([3, 27_648], 1213)],
+)
+def test_all_patches_of_a_population_fit_into_128_mebibytes_each(widths, patches):
+    synapses = [FloatSynapse("fc", INPUT_NAME, (w,), np.zeros((2, w)), np.zeros(2), None) for w in widths]
+    assert n_patches([distinct(synapse, 1, 1) for synapse in synapses]) == patches
+    assert patches * max(widths) <= 2**25
 
 
 def test_moments_of_signals_that_never_change_are_zero():
     found = moments(np.full((1, 5, 3), 2.0, np.float32))
     np.testing.assert_array_equal(found.mean, np.full((1, 3), 2.0))
-    np.testing.assert_array_equal(found.covariance, np.zeros((1, 3, 3)))
+    np.testing.assert_array_equal(found.covariance(0), np.zeros((3, 3)))
+    np.testing.assert_array_equal(found.own(0), np.zeros(3))
 
 
 # --- the whole population -----------------------------------------------
@@ -155,15 +168,15 @@ def test_the_output_is_never_worse_than_of_plain_rounding(seed, bits, threshold,
 
 
 def drive(real: FloatPopulation, seen: Calibration) -> float:
-    return float(((seen.rates(INPUT_NAME) @ real.synapses[0].weight.T + real.bias) ** 2).mean())
+    return float(((seen.rates(INPUT_NAME)[:] @ real.synapses[0].weight.T + real.bias) ** 2).mean())
 
 
 def test_the_reported_error_is_that_of_the_drive():
     real, seen = population(np.random.default_rng(0).normal(size=(5, 6)), 0.2), calibration()
     rounded, errors = fit_population(real, GRADED, form(3), seen, {})
     units = rounded.neuron.threshold / real.threshold
-    found = (seen.rates(INPUT_NAME) @ rounded.synapses[0].weight.T + rounded.bias) / units
-    wanted = seen.rates(INPUT_NAME) @ real.synapses[0].weight.T + real.bias
+    found = (seen.rates(INPUT_NAME)[:] @ rounded.synapses[0].weight.T + rounded.bias) / units
+    wanted = seen.rates(INPUT_NAME)[:] @ real.synapses[0].weight.T + real.bias
     assert errors.output == pytest.approx(np.sqrt(((found - wanted) ** 2).mean() / (wanted**2).mean()), rel=1e-4)
     assert 0.01 < errors.output < 0.5
 
@@ -181,9 +194,8 @@ def test_the_mean_of_the_error_goes_into_the_bias():
     real, seen = population(np.random.default_rng(3).normal(size=(5, 6)), threshold=30.0), calibration()
     rounded, _ = fit_population(real, GRADED, form(3), seen, {})
     units = rounded.neuron.threshold / real.threshold
-    off = (seen.rates(INPUT_NAME) @ rounded.synapses[0].weight.T + rounded.bias) / units - seen.rates(
-        INPUT_NAME
-    ) @ real.synapses[0].weight.T
+    rates = seen.rates(INPUT_NAME)[:]
+    off = (rates @ rounded.synapses[0].weight.T + rounded.bias) / units - rates @ real.synapses[0].weight.T
     assert (np.abs(off.mean(axis=0)) <= 0.51 / units).all()
 
 
@@ -240,7 +252,7 @@ def test_the_fast_engine_measures_what_the_reference_does(reset):
         np.testing.assert_array_equal(found.high, wanted.high)
         if each.name in trace.spikes:
             seen.settle(each)
-            np.testing.assert_array_equal(seen.rates(each.name), trace.spikes[each.name].mean(axis=1))
+            np.testing.assert_array_equal(seen.rates(each.name)[:], trace.spikes[each.name].mean(axis=1))
     assert sum(int(spikes.sum()) for spikes in trace.spikes.values()) > 0
 
 

@@ -13,8 +13,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from nctool.conversion.factors import Factor
 from nctool.conversion.float_network import FloatArray, FloatPopulation
-from nctool.conversion.rounding import Triangle, round_with_feedback
+from nctool.conversion.rounding import round_with_feedback
 from nctool.conversion.scaling import Scale, fitting_scales, hard_limits
 from nctool.integer_format import IntegerFormat
 from nctool.network import IntArray
@@ -28,6 +29,9 @@ FACTORS = 2.0 ** (np.arange(STEPS_PER_DOUBLING * DOUBLINGS + 1) / STEPS_PER_DOUB
 BUDGET = 2e10
 """Multiplications spent on the curve of one synapse; beyond it, channels are left out, and are like the others."""
 
+AT_ONCE = 2**23
+"""Weights that are rounded together, in 64 MiB."""
+
 
 @dataclass(frozen=True, eq=False)
 class Weights:
@@ -40,7 +44,7 @@ class Weights:
     """
 
     weight: FloatArray
-    factors: tuple[Triangle, ...]
+    factors: tuple[Factor, ...]
     exponent: int
 
 
@@ -82,9 +86,9 @@ def error_curve(base: FloatArray, synapses: Sequence[Weights], largest: int) -> 
 def _errors(synapse: Weights, units: FloatArray, largest: int) -> FloatArray:
     """Return the error of each channel at integer units per real unit, (tried, channels), of the same shape."""
     weight = synapse.weight
-    groups, channels, fan_in = weight.shape
+    groups, channels = weight.shape[:2]
     units = units.reshape(-1, groups, channels)
-    stride = max(1, round(units.size * fan_in**2 / BUDGET))
+    stride = max(1, round(units.size * synapse.factors[0].multiplications / BUDGET))
     triples = zip(weight[:, ::stride], np.swapaxes(units, 0, 1)[..., ::stride], synapse.factors, strict=True)
     exact: FloatArray = np.stack([_feedback_errors(*each, largest) for each in triples], axis=1)
     if stride == 1:
@@ -97,10 +101,13 @@ def _errors(synapse: Weights, units: FloatArray, largest: int) -> FloatArray:
     return errors.reshape(len(units), -1)
 
 
-def _feedback_errors(weight: FloatArray, units: FloatArray, factor: Triangle, largest: int) -> FloatArray:
+def _feedback_errors(weight: FloatArray, units: FloatArray, factor: Factor, largest: int) -> FloatArray:
     """Return errors (tried, channels) of weights (channels, fan-in) at units (tried, channels)."""
-    wanted = (weight * units[..., np.newaxis]).reshape(-1, weight.shape[1])
-    return round_with_feedback(wanted, factor, largest)[1].reshape(units.shape) / units**2
+    channel, unit = np.tile(np.arange(len(weight)), len(units)), units.reshape(-1, 1)
+    step = max(1, AT_ONCE // weight.shape[1])
+    parts = (slice(start, start + step) for start in range(0, len(unit), step))
+    squares = [round_with_feedback(weight[channel[part]] * unit[part], factor, largest)[1] for part in parts]
+    return np.concatenate(squares).reshape(units.shape) / units**2
 
 
 def _plain_errors(weight: FloatArray, units: FloatArray, largest: int) -> FloatArray:

@@ -38,6 +38,11 @@ class Distinct:
     copies_out: int
     shape: tuple[int, ...]
 
+    @property
+    def groups(self) -> int:
+        """Return how many parts the source is split into, each read by channels of its own."""
+        return 1 if self.conv is None else self.conv.groups
+
     def gather(self, signal: FloatArray) -> FloatArray:
         """Return the sum of the signals that share a weight: (samples, *source shape) to (samples, *smaller shape)."""
         samples, channels, *size = signal.shape

@@ -18,10 +18,11 @@ from nctool.conversion.calibration import Calibration
 from nctool.conversion.clipping import Weights
 from nctool.conversion.comparison import fits_comparison
 from nctool.conversion.copies import Distinct, distinct
+from nctool.conversion.factors import Factor, factor
 from nctool.conversion.float_network import FloatArray, FloatPopulation
-from nctool.conversion.rounding import Triangle, round_with_feedback, triangle
+from nctool.conversion.rounding import round_with_feedback
 from nctool.conversion.scaling import Scale, assemble
-from nctool.conversion.second_moments import Float32, Moments, extract, moments
+from nctool.conversion.second_moments import Float32, extract, moments, n_patches
 from nctool.integer_format import IntegerFormat
 from nctool.network import IntArray, IntegrateFire, Population
 
@@ -39,14 +40,15 @@ class View:
     patches: Float32
 
     @cached_property
-    def moments(self) -> Moments:
-        """Return the moments of the patches."""
-        return moments(self.patches)
+    def mean(self) -> FloatArray:
+        """Return the mean of the patches, float64 (groups, fan-in)."""
+        return moments(self.patches).mean
 
     @cached_property
-    def factors(self) -> tuple[Triangle, ...]:
+    def factors(self) -> tuple[Factor, ...]:
         """Return the factor of the covariance of each group."""
-        return tuple(triangle(covariance) for covariance in self.moments.covariance)
+        found = moments(self.patches)
+        return tuple(factor(found, group) for group in range(len(self.patches)))
 
     def by_group(self, weight: FloatArray) -> FloatArray:
         """Return weights without copies as (groups, out / groups, fan-in)."""
@@ -63,7 +65,7 @@ class View:
 
     def mean_output(self, weight: FloatArray) -> FloatArray:
         """Weigh the mean of the patches; float64 (out,)."""
-        mean: FloatArray = np.einsum("gof,gf->go", self.by_group(weight), self.moments.mean)
+        mean: FloatArray = np.einsum("gof,gf->go", self.by_group(weight), self.mean)
         return mean.reshape(-1)
 
     def round(self, units: FloatArray, largest: int) -> IntArray:
@@ -86,8 +88,8 @@ def view(population: FloatPopulation, units: Mapping[str, int], calibration: Cal
         units: of each population that may be a source; 1 where it is not named.
     """
     found = [distinct(s, units.get(s.source, 1), population.units) for s in population.synapses]
-    pairs = zip(found, population.synapses, strict=True)
-    return tuple(View(each, extract(each, calibration.rates(synapse.source))) for each, synapse in pairs)
+    pairs, patches = zip(found, population.synapses, strict=True), n_patches(found)
+    return tuple(View(each, extract(each, calibration.rates(synapse.source), patches)) for each, synapse in pairs)
 
 
 def round_for_output(
