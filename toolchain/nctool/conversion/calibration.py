@@ -6,8 +6,9 @@ reference engine.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -15,8 +16,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from nctool.bounds import Range
-from nctool.conversion.float_network import CodedInput, FloatArray
-from nctool.inputs import PixelEncoding
+from nctool.conversion.float_network import CodedInput
+from nctool.conversion.second_moments import Rates
+from nctool.conversion.sent import Sent, SentIntegers, SentSpikes, join, pack
+from nctool.inputs import InputEncoding, PixelEncoding
 from nctool.network import INPUT_NAME, Population, Shape
 from nctool.sim.fast import CPU_BATCH_BYTES, exact_arithmetic
 from nctool.sim.fast_integrate_fire import IntegrateFireLayer
@@ -43,13 +46,12 @@ class Calibration:
     def __init__(self, coded: CodedInput, pixels: NDArray[np.uint8], n_steps: int) -> None:
         self.n_steps = n_steps
         self._before = _Before(coded.encoding, {INPUT_NAME: coded.encoding.shape})
-        steps_first = coded.encoding.signal(pixels, n_steps).swapaxes(0, 1)
-        self._signals = {INPUT_NAME: torch.from_numpy(np.ascontiguousarray(steps_first))}
+        self._measured: tuple[Population, list[SentSpikes]] | None = None
+        self._sent: dict[str, Sent] = {INPUT_NAME: _sent_by_input(coded.encoding, pixels, n_steps)}
 
-    def rates(self, name: str) -> FloatArray:
-        """Return the mean signal over the window, float64 (samples, *shape)."""
-        rates: FloatArray = self._signals[name].to(torch.float64).mean(dim=0).numpy()
-        return rates
+    def rates(self, name: str) -> Rates:
+        """Return the mean signal over the window."""
+        return self._sent[name]
 
     def range_of(self, population: Population) -> Range:
         """Measure the accumulated input of `population` (rule O1)."""
@@ -60,29 +62,44 @@ class Calibration:
             lows.append(accumulated.amin(axes))
             highs.append(accumulated.amax(axes))
 
-        for _ in self._runs(population, observe):
-            pass
+        self._measured = (population, self._spikes(population, observe))
         low, high = torch.stack(lows).amin(0), torch.stack(highs).amax(0)
         return Range(*(each.to(torch.int64).numpy() for each in (low.clamp(max=0), high.clamp(min=0))))
 
     def settle(self, population: Population) -> None:
-        """Run a population that spikes and keep its spikes for those that read it."""
-        spikes = [run.spikes.to(torch.bool) for run in self._runs(population) if run.spikes is not None]
-        self._signals[population.name] = torch.cat(spikes, dim=1)
+        """Keep the spikes of `population` for those that read it; it is run, unless it was the last one measured."""
+        measured, spikes = self._measured or (None, [])
+        if measured is None or replace(population, bound=measured.bound) != measured:
+            spikes = self._spikes(population)
+        self._measured = None
+        self._sent[population.name] = join(spikes)
         self._before = _Before(self._before.input, {**self._before.shapes, population.name: population.shape})
+
+    def _spikes(self, population: Population, observe: Callable[[Tensor], None] | None = None) -> list[SentSpikes]:
+        """Run a population; return its spikes, of consecutive batches of the samples, or nothing of a readout."""
+        return [pack(run.spikes) for run in self._runs(population, observe) if run.spikes is not None]
 
     def _runs(self, population: Population, observe: Callable[[Tensor], None] | None = None) -> Iterator[LayerRun]:
         """Yield the runs of consecutive batches of the samples."""
         layer = IntegrateFireLayer.prepare(self._before, population, self.n_steps, torch.device("cpu"))
-        sources = {synapse.source: self._signals[synapse.source] for synapse in population.synapses}
+        sources = {synapse.source: self._sent[synapse.source] for synapse in population.synapses}
         size = max(1, CPU_BATCH_BYTES // (4 * population.n_neurons * self.n_steps))
-        n_samples = self._signals[population.synapses[0].source].shape[1]
+        n_samples = len(self._sent[population.synapses[0].source])
         for start in range(0, n_samples, size):
-            signals = {name: signal[:, start : start + size] for name, signal in sources.items()}
+            signals = {name: sent.steps(slice(start, start + size)) for name, sent in sources.items()}
             with exact_arithmetic():
                 run = layer.run(signals, self.n_steps, observe)
             yield run
 
     def forget(self, name: str) -> None:
         """Drop a signal that nothing reads any more."""
-        del self._signals[name]
+        del self._sent[name]
+
+
+def _sent_by_input(encoding: PixelEncoding, pixels: NDArray[np.uint8], n_steps: int) -> Sent:
+    """Return what the input sends; of spike trains, some samples are made at a time."""
+    if isinstance(encoding, InputEncoding):
+        return SentIntegers(encoding.encode(pixels))
+    size = max(1, CPU_BATCH_BYTES // (4 * math.prod(encoding.shape) * n_steps))
+    parts = (pixels[start : start + size] for start in range(0, len(pixels), size))
+    return join([pack(torch.from_numpy(encoding.signal(part, n_steps)).transpose(0, 1)) for part in parts])

@@ -46,12 +46,12 @@ def choose_input(
         pixels: uint8 calibration samples.
     """
     pixels = pixels[:SAMPLES]
-    candidates = (encode_input(network.input_shape, mean, std, largest) for largest in LARGEST)
-    best, least = next(candidates), np.inf
-    rounded = _round_readers(network, best, form, pixels, n_steps)
-    if all(_fills(population, form) for _, population in rounded):
+    best, *coarser = (encode_input(network.input_shape, mean, std, largest) for largest in LARGEST)
+    readers = _round_readers(network, best, form, pixels, n_steps)
+    if all(_fills(population, form) for _, population in readers):
         return best
-    for graded in (best, *candidates):
+    least = drive_error(readers, best, pixels, n_steps)
+    for graded in coarser:
         readers = _round_readers(network, graded, form, pixels, n_steps)
         error = drive_error(readers, graded, pixels, n_steps)
         if error >= least:

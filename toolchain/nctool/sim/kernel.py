@@ -122,5 +122,6 @@ def split_dense(weight: Weight) -> tuple[Weight, Pair]:
 
 def is_constant(weight: IntArray | NDArray[np.float64], axis: int, size: int) -> bool:
     """Return True when `weight` is constant over consecutive blocks of `size` along `axis`."""
-    starts = np.repeat(np.arange(0, weight.shape[axis], size), size)
-    return bool(np.array_equal(weight, np.take(weight, starts, axis=axis)))
+    lines = np.moveaxis(weight, axis, 0)
+    others = (lines[offset::size] for offset in range(1, size))
+    return all(np.array_equal(other, lines[::size][: len(other)]) for other in others)

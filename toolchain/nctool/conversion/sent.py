@@ -1,0 +1,96 @@
+"""What a source sends on calibration data, kept in little memory: a spike is one bit.
+
+In: signals of the input, spikes of the fast engine. Out: tensors over time, and rates, of some samples. Must not import
+an engine.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from nctool.conversion.float_network import FloatArray
+from nctool.network import Shape
+
+
+class Sent(Protocol):
+    """What one source sends; as `Rates`, it is the mean over the window."""
+
+    def __len__(self) -> int:
+        """Return the number of samples."""
+
+    def __getitem__(self, samples: slice) -> FloatArray:
+        """Return the mean over the window, float64 (samples, *shape)."""
+
+    def steps(self, samples: slice) -> Tensor:
+        """Return the signal, (n_steps or 1, samples, *shape)."""
+
+
+@dataclass(frozen=True, eq=False)
+class SentIntegers:
+    """The same integers at every step.
+
+    Args:
+        values: int8 (samples, *shape).
+    """
+
+    values: NDArray[np.int8]
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+    def __getitem__(self, samples: slice) -> FloatArray:
+        return self.values[samples].astype(np.float64)
+
+    def steps(self, samples: slice) -> Tensor:
+        """Return the signal of one step, which is that of all."""
+        return torch.from_numpy(self.values[np.newaxis, samples])
+
+
+@dataclass(frozen=True, eq=False)
+class SentSpikes:
+    """Spikes, eight to a byte.
+
+    Args:
+        bits: uint8 (n_steps, samples, bytes); the neurons of a sample as torch lays them out with the channels last.
+        shape: of the source.
+    """
+
+    bits: NDArray[np.uint8]
+    shape: Shape
+
+    def __len__(self) -> int:
+        return self.bits.shape[1]
+
+    def __getitem__(self, samples: slice) -> FloatArray:
+        spikes = self._unpacked(samples)
+        counts = np.add.reduce(spikes, axis=0, dtype=np.uint16)
+        return np.moveaxis(counts, -1, 1) / np.float64(len(spikes))
+
+    def steps(self, samples: slice) -> Tensor:
+        """Return 0 or 1, uint8 (n_steps, samples, *shape)."""
+        return torch.from_numpy(self._unpacked(samples)).movedim(-1, 2)
+
+    def _unpacked(self, samples: slice) -> NDArray[np.uint8]:
+        """Return the spikes with the channels last, (n_steps, samples, *size, channels)."""
+        channels, *size = self.shape
+        bits = self.bits[:, samples]
+        flat = np.unpackbits(bits, axis=-1, count=channels * int(np.prod(size)))
+        return flat.reshape(*bits.shape[:2], *size, channels)
+
+
+def pack(spikes: Tensor) -> SentSpikes:
+    """Keep spikes, 0 or 1 (n_steps, samples, *shape)."""
+    flat = spikes.movedim(2, -1).to(torch.uint8).flatten(2).numpy()
+    return SentSpikes(np.packbits(flat, axis=-1), tuple(spikes.shape[2:]))
+
+
+def join(parts: Sequence[SentSpikes]) -> SentSpikes:
+    """Put the spikes of consecutive samples together."""
+    return SentSpikes(np.concatenate([part.bits for part in parts], axis=1), parts[0].shape)
