@@ -21,7 +21,8 @@ from nctool.errors import UsageError
 from nctool.inputs import find_coding
 from nctool.network import IntNetwork
 from nctool.progress import ProgressCallback, no_progress
-from nctool.sim.reference import simulate
+from nctool.sim.fast import FastEngine
+from nctool.sim.trace import join
 from nctool.training.checkpoint import Checkpoint
 from nctool_deploy.lowering import Lowered, lower
 from nctool_deploy.netx import ChangeRecord, KnownAnswers, Provenance, write
@@ -142,7 +143,7 @@ def export(
     write(
         output,
         lowered,
-        KnownAnswers(pixels, simulate(lowered.network, pixels)),
+        KnownAnswers(pixels, join(FastEngine(lowered.network).traces(pixels))),
         provenance=_provenance(loaded),
         changes=tuple(ChangeRecord(**asdict(change)) for change in conversion.changes),
         weight_bits=chosen.weight_bits,
