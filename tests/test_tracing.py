@@ -405,6 +405,7 @@ def test_weights_whose_pruning_was_made_permanent_are_read():
 
 
 FLAT = "use the module nn.Flatten"
+ALONE = "hint: let the forward method return the logits alone, or give the part of the network that does"
 CONSTANT = "hint: put a constant into the bias of a linear layer"
 ALPHA = "hint: scale the weights of the branch instead"
 
@@ -508,35 +509,90 @@ def read_after(y: torch.Tensor, change) -> torch.Tensor:
             lambda m, x: x.view(x.size(0), -1),
             f"function `size` cannot be converted\nhint: {FLAT} instead of a view",
         ),
-        (lambda m, x: (m.one(x), x), "model: returns tuple, allowed one tensor of logits"),
-        (
-            lambda m, x: m.one(x) if x.sum() > 0 else m.two(x),
-            "model `Model`: its forward method depends on data "
-            "(symbolically traced variables cannot be used as inputs to control flow)\n"
-            "hint: write the network as modules in a fixed order, for example nn.Sequential",
-        ),
-        (
-            lambda m, x: m.one(x) if len(x) > 1 else m.two(x),
-            "model `Model`: its forward method depends on data ('len' is not supported in symbolic tracing by default. "
-            "If you want this call to be recorded, please call torch.fx.wrap('len') at module scope)\n"
-            "hint: write the network as modules in a fixed order, for example nn.Sequential",
-        ),
-        (
-            lambda m, x: refuse(x),
-            "model `Model`: its forward method depends on data (expected four features)\n"
-            "hint: write the network as modules in a fixed order, for example nn.Sequential",
-        ),
-        (
-            lambda m, x: nn.Linear(4, 2)(x),
-            "model `Model`: its forward method depends on data (module is not installed as a submodule)\n"
-            "hint: write the network as modules in a fixed order, for example nn.Sequential",
-        ),
+        (lambda m, x: (m.one(x), x), f"model: returns tuple, allowed one tensor of logits\n{ALONE}"),
+        (lambda m, x: {"out": m.one(x)}, f"model: returns dict, allowed one tensor of logits\n{ALONE}"),
     ],
 )
 def test_a_forward_method_without_a_form_is_named(join, text):
     with pytest.raises(UnsupportedError) as caught:
         trace(Model(join), (4,))
     assert str(caught.value) == text
+
+
+IN_ORDER = "hint: write the network as modules in a fixed order, for example nn.Sequential"
+
+
+def branch(m: Model, x: torch.Tensor) -> torch.Tensor:
+    return m.one(x) if x.sum() > 0 else m.two(x)
+
+
+def length(m: Model, x: torch.Tensor) -> torch.Tensor:
+    return m.one(x) if len(x) > 1 else m.two(x)
+
+
+def made(m: Model, x: torch.Tensor) -> torch.Tensor:
+    return nn.Linear(4, 2)(x)
+
+
+def printed(m: Model, x: torch.Tensor) -> torch.Tensor:
+    print(float(x.mean()))  # noqa: T201 - left in by a user
+    return m.one(x)
+
+
+def asserted(m: Model, x: torch.Tensor) -> torch.Tensor:
+    assert float(x.mean()) < 1
+    return m.one(x)
+
+
+def windows(m: Model, x: torch.Tensor) -> torch.Tensor:
+    return m.two(F.avg_pool2d(m.act(m.one(x)), x.size()[2:]))
+
+
+@pytest.mark.parametrize(
+    ("join", "text"),
+    [
+        (
+            branch,
+            "at `return m.one(x) if x.sum() > 0 else m.two(x)` (symbolically traced variables cannot be used as inputs "
+            f"to control flow)\n{IN_ORDER}",
+        ),
+        (
+            length,
+            "at `return m.one(x) if len(x) > 1 else m.two(x)` ('len' is not supported in symbolic tracing by default. "
+            "If you want this call to be recorded, please call torch.fx.wrap('len') at module scope)\n" + IN_ORDER,
+        ),
+        (
+            lambda m, x: refuse(x),
+            'at `torch._assert(isinstance(x, int), "expected four features")` (expected four features)\n' + IN_ORDER,
+        ),
+        (
+            made,
+            "at `return nn.Linear(4, 2)(x)` (module is not installed as a submodule)\n"
+            "hint: make the layers in __init__, and keep those of a list in nn.ModuleList",
+        ),
+        (
+            printed,
+            "at `print(float(x.mean()))  # noqa: T201 - left in by a user` (float() argument must be a string or a "
+            "real number, not '_Proxy')\n"
+            "hint: leave out the print: it asks for the numbers in a tensor",
+        ),
+        (
+            asserted,
+            "at `assert float(x.mean()) < 1` (float() argument must be a string or a real number, not '_Proxy')\n"
+            "hint: leave out the assert: it asks for the numbers in a tensor",
+        ),
+        (
+            windows,
+            "at `return m.two(F.avg_pool2d(m.act(m.one(x)), x.size()[2:]))` (avg_pool2d(): argument 'kernel_size' "
+            "(position 2) must be tuple of ints, not _Proxy)\n"
+            "hint: use nn.AdaptiveAvgPool2d(1), or windows of a fixed size",
+        ),
+    ],
+)
+def test_a_forward_method_that_depends_on_data_is_refused_with_its_line(join, text):
+    with pytest.raises(UnsupportedError) as caught:
+        trace(Model(join), (4,))
+    assert str(caught.value) == f"model `Model`: its forward method depends on data {text}"
 
 
 def test_a_second_input_is_refused():
@@ -546,7 +602,9 @@ def test_a_second_input_is_refused():
 
     with pytest.raises(UnsupportedError) as caught:
         trace(Two(), (4,))
-    assert str(caught.value) == "model: has a second input `y`, allowed one"
+    assert str(caught.value) == (
+        "model: has a second input `y`, allowed one\nhint: give the argument a default, which it keeps"
+    )
 
 
 def _norm_with_nan() -> nn.Module:

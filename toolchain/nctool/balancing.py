@@ -8,7 +8,8 @@ classification, Frontiers in Neuroscience 11 (2017), section 2.2.2: the 99.9th p
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
@@ -49,17 +50,24 @@ def balanced_thresholds(
 
     hooks = [layer.register_forward_hook(partial(note, name)) for name, layer in layers.items()]
     try:
-        with torch.no_grad():
+        with torch.no_grad(), images_fit(images):
             model(images)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return found
+
+
+@contextmanager
+def images_fit(images: Tensor) -> Iterator[None]:
+    """Raise what torch says about a model that cannot run on `images` as a UsageError."""
+    try:
+        yield
     except (RuntimeError, ValueError) as error:
         raise UsageError(
             f"images: {tuple(images.shape)} do not fit the model ({first_line(error)})",
             hint="give images of the size that it is trained on; pooling windows must tile them",
         ) from error
-    finally:
-        for hook in hooks:
-            hook.remove()
-    return found
 
 
 def _percentile(output: Tensor, percentile: float, name: str) -> float:

@@ -10,7 +10,8 @@
 
 Exit 1 is no error: it means that two engines differ, and nothing else gives it. A message says where, what, got and
 allowed on its first line; `hint` says the way out. `Interrupted` is no error either: it is a KeyboardInterrupt, so that
-a program that handles errors does not swallow Ctrl-C. This module imports nothing of nctool.
+a program that handles errors does not swallow Ctrl-C. `NctoolWarning` is what Python callers are warned with. This
+module imports nothing of nctool.
 """
 
 from __future__ import annotations
@@ -74,6 +75,10 @@ class EngineError(NctoolError):
     """A simulation engine is not installed, timed out or failed."""
 
     exit_code = 5
+
+
+class NctoolWarning(UserWarning):
+    """What goes on as asked, but is probably not what was meant; filter it by this category."""
 
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)

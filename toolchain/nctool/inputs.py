@@ -56,7 +56,7 @@ class InputEncoding(StructuralEquality):
         Raises:
             RangeError: the pixels are not uint8 or have another shape.
         """
-        _require_pixels(pixels, self.shape)
+        require_pixels(pixels, self.shape)
         return np.asarray(self.table[_channel_index(self.shape), pixels], np.int8)
 
     def signal(self, pixels: NDArray[np.uint8], n_steps: int) -> IntArray:  # noqa: ARG002 - the same in any window
@@ -117,7 +117,7 @@ class RateEncoding(StructuralEquality):
         Raises:
             RangeError: the pixels are not uint8 or have another shape.
         """
-        _require_pixels(pixels, self.sample_shape)
+        require_pixels(pixels, self.sample_shape)
         copies = len(self.table) // self.sample_shape[0]
         seen = np.repeat(pixels, copies, axis=1)
         return np.moveaxis(self.trains(n_steps)[_channel_index(self.shape), seen], -1, 1)
@@ -127,7 +127,8 @@ class RateEncoding(StructuralEquality):
         return np.zeros(len(self.table), np.int64), self.table.any(axis=1).astype(np.int64)
 
 
-def _require_pixels(pixels: NDArray[np.uint8], shape: Shape) -> None:
+def require_pixels(pixels: NDArray[np.uint8], shape: Shape) -> None:
+    """Refuse with a RangeError what is no uint8 (samples, *shape)."""
     if pixels.dtype != np.uint8 or pixels.shape[1:] != shape:
         raise RangeError(
             f"input: got {pixels.dtype} {tuple(pixels.shape[1:])} per sample, allowed uint8 {shape}",

@@ -27,12 +27,13 @@ _POOLED = ", and take away one behind it"
 
 def _linear(module: nn.Linear, value: Value, name: str) -> Value:
     signal = require_spikes(value, name)
-    if signal.shape != (module.in_features,):
+    out, inputs = module.weight.shape  # not its numbers: who prunes may have cut the tensors alone
+    if signal.shape != (inputs,):
         raise UnsupportedError(
-            f"module `{name}` (Linear): gets shape {signal.shape}, allowed ({module.in_features},)",
+            f"module `{name}` (Linear): gets shape {signal.shape}, allowed ({inputs},)",
             hint="put nn.Flatten before it",
         )
-    return _drive(module, signal, name, (module.out_features,), None)
+    return _drive(module, signal, name, (out,), None)
 
 
 def _conv(module: nn.Conv2d, value: Value, name: str) -> Value:
@@ -41,13 +42,13 @@ def _conv(module: nn.Conv2d, value: Value, name: str) -> Value:
         raise unsupported(
             f"module `{name}` (Conv2d with padding_mode={module.padding_mode!r})", "use padding_mode='zeros'"
         )
-    if len(signal.shape) != 3 or signal.shape[0] != module.in_channels:
-        raise UnsupportedError(
-            f"module `{name}` (Conv2d): gets shape {signal.shape}, allowed ({module.in_channels}, h, w)"
-        )
-    kernel, stride, dilation = (pair(v) for v in (module.kernel_size, module.stride, module.dilation))
+    out, per_group, *kernel_size = module.weight.shape
+    inputs, kernel = per_group * module.groups, pair(kernel_size)
+    if len(signal.shape) != 3 or signal.shape[0] != inputs:
+        raise UnsupportedError(f"module `{name}` (Conv2d): gets shape {signal.shape}, allowed ({inputs}, h, w)")
+    stride, dilation = pair(module.stride), pair(module.dilation)
     geometry = ConvGeometry(stride, _conv_padding(module, kernel, dilation, name), dilation, module.groups)
-    shape = (module.out_channels, *geometry.output_size(signal.shape, kernel))
+    shape = (out, *geometry.output_size(signal.shape, kernel))
     _require_image(shape, f"module `{name}` (Conv2d)", signal)
     return _drive(module, signal, name, shape, geometry)
 
@@ -73,14 +74,16 @@ def _batch_norm(module: nn.BatchNorm1d | nn.BatchNorm2d, value: Value, name: str
     drive = require_drive(value, name)
     if module.running_mean is None or module.running_var is None:
         raise unsupported(f"module `{name}` (BatchNorm without running statistics)", "use track_running_stats=True")
-    if drive.shape[0] != module.num_features:
+    if drive.shape[0] != len(module.running_mean):
         raise UnsupportedError(
-            f"module `{name}` (BatchNorm): gets {drive.shape[0]} channels, allowed {module.num_features}"
+            f"module `{name}` (BatchNorm): gets {drive.shape[0]} channels, allowed {len(module.running_mean)}"
         )
     gain = 1.0 / np.sqrt(_variance(module.running_var, module.eps, name))
     shift = np.zeros_like(gain)
-    if module.affine:
-        gain, shift = gain * to_array(module.weight, f"{name}.weight"), to_array(module.bias, f"{name}.bias")
+    if module.weight is not None:
+        gain = gain * to_array(module.weight, f"{name}.weight")
+    if module.bias is not None:
+        shift = to_array(module.bias, f"{name}.bias")
     shift = shift - gain * to_array(module.running_mean, f"{name}.running_mean")
     first, *others = drive.synapses
     branches = (_normalise(first, gain, shift), *(_normalise(other, gain, np.zeros_like(shift)) for other in others))

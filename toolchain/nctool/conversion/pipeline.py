@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from nctool.conversion.accumulator import Fitted, fit
+from nctool.conversion.fidelity import first_images, require_same_network
 from nctool.conversion.float_network import CodedInput, FloatNetwork, FloatSynapse
 from nctool.conversion.folding import absorb_spike_values, each, fold_batch_norm, fold_pooling
 from nctool.conversion.input_precision import choose_input
@@ -88,7 +89,8 @@ def convert(
     Raises:
         UsageError: n_steps < 1, no calibration sample, units for a layer that does not spike, or an unknown coding of
             the input.
-        UnsupportedError: a module has no integrate-and-fire form, or units of neurons that a spike sets to zero.
+        UnsupportedError: a module has no integrate-and-fire form, the model runs as another network than its modules
+            say, or units of neurons that a spike sets to zero.
         RangeError: numbers do not fit.
     """
     if n_steps < 1:
@@ -97,6 +99,7 @@ def convert(
         raise UsageError("calibration: number of samples is 0, allowed >= 1")
     coding = find_coding(input)
     traced = trace(model, input_shape)
+    require_same_network(model, traced, first_images(calibration, input_shape, mean, std))
     normed = each(traced, fold_batch_norm)
     pooled = each(normed, fold_pooling)
     copies = units_by_name(pooled, units)

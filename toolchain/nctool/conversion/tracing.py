@@ -10,7 +10,6 @@ In: a torch module. Out: a FloatNetwork, or an UnsupportedError that names the m
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -18,9 +17,10 @@ import torch
 from torch import fx, nn
 
 from nctool.conversion import joins, sums
-from nctool.conversion.aliases import IN_PLACE_OPERATORS, aliases, changed_by, later_readers
+from nctool.conversion.aliases import aliases, changed_by, later_readers, name_of
 from nctool.conversion.float_network import FloatNetwork, FloatPopulation
 from nctool.conversion.modules import HANDLERS, flatten
+from nctool.conversion.reading import read_graph
 from nctool.conversion.values import HINTS, Signal, Value, unsupported
 from nctool.errors import UnsupportedError
 from nctool.network import INPUT_NAME, Shape
@@ -32,34 +32,11 @@ ADDS = (operator.add, operator.iadd, torch.add, "add", "add_")
 JOINS = (torch.cat, torch.concat, torch.concatenate)
 """How fx writes a concatenation."""
 
-HOOK_HINT = (
-    "let torch.nn.utils.prune.remove, remove_weight_norm or remove_spectral_norm put it into the weights, or remove it"
-)
-"""The way out of hooks."""
+SAME = ("contiguous", "float", "clone", "stochastic_depth")
+"""What gives the numbers that it gets, in evaluation mode; `float` of what is float32."""
 
-
-class _Proxy(fx.Proxy):
-    """What stands for a tensor while its module is traced: it sees `y += x` as what it is, not as `y = y + x`."""
-
-
-def _recorded(function: Callable[[Any, Any], Any]) -> Callable[[fx.Proxy, Any], Any]:
-    def record(self: fx.Proxy, other: Any) -> Any:
-        name = function.__name__.removeprefix("i")
-        return self.tracer.create_proxy("call_function", function, (self, other), {}, name=name)
-
-    return record
-
-
-for _operator in IN_PLACE_OPERATORS:
-    setattr(_Proxy, f"__{_operator.__name__}__", _recorded(_operator))
-
-
-class _Tracer(fx.Tracer):
-    def proxy(self, node: fx.Node) -> fx.Proxy:
-        return _Proxy(node, self)  # type: ignore[no-any-return]  # torch.fx is untyped
-
-    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        return isinstance(m, NoisyQuantReLU) or super().is_leaf_module(m, module_qualified_name)
+READS_TENSOR = "let a module of torch hold it and use it: nn.Conv2d, nn.Linear, nn.BatchNorm2d"
+"""The way out of weights that no module uses."""
 
 
 def trace(model: nn.Module, input_shape: Shape) -> FloatNetwork:
@@ -73,24 +50,6 @@ def trace(model: nn.Module, input_shape: Shape) -> FloatNetwork:
         RangeError: a parameter is not finite.
     """
     return _Builder(model, input_shape).build(read_graph(model))
-
-
-def read_graph(model: nn.Module) -> fx.Graph:
-    """Return what the forward method of `model` calls, in order; an activation of ours is one call.
-
-    Raises:
-        UnsupportedError: the forward method depends on data, or `model` has a forward hook.
-    """
-    require_no_hooks(model, "model")
-    try:
-        graph: fx.Graph = _Tracer().trace(model)
-    except (fx.proxy.TraceError, TypeError, RuntimeError, NameError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
-        raise UnsupportedError(
-            f"model `{type(model).__name__}`: its forward method depends on data ({reason})",
-            hint="write the network as modules in a fixed order, for example nn.Sequential",
-        ) from error
-    return graph
 
 
 class _Builder:
@@ -110,11 +69,13 @@ class _Builder:
         """Visit every node and return what was collected."""
         for node in graph.nodes:
             if node.op == "placeholder":
-                self._placeholder(node)
+                self.values[node] = Signal(INPUT_NAME, self.input_shape, self.input_shape)
             elif node.op == "output":
                 self._finish(self._value(node.args[0]))
             elif node.op == "call_module":
                 self.values[node] = self._call_module(node)
+            elif node.op in ("call_function", "call_method") and name_of(node) in SAME:
+                self.values[node] = self._argument(node)
             elif _is_flatten(node):
                 self.values[node] = flatten(self._argument(node), node.name, _flatten_axes(node))
             elif _is_add(node):
@@ -122,19 +83,20 @@ class _Builder:
             elif node.op == "call_function" and node.target in JOINS:
                 parts, axis = _parts(node)
                 self.values[node] = joins.join([self._value(part) for part in parts], axis, node.name)
+            elif node.op == "get_attr":
+                raise unsupported(f"tensor `{node.target}` (read by the forward method)", READS_TENSOR)
             else:
-                name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", node.name)
+                name = name_of(node) or node.name
                 raise unsupported(f"function `{name}`", HINTS.get(name))
         return FloatNetwork(self.input_shape, tuple(self.populations))
 
-    def _placeholder(self, node: fx.Node) -> None:
-        if self.values:
-            raise UnsupportedError(f"model: has a second input `{node.name}`, allowed one")
-        self.values[node] = Signal(INPUT_NAME, self.input_shape, self.input_shape)
-
     def _value(self, node: Any) -> Value:
         if not isinstance(node, fx.Node) or node not in self.values:
-            raise UnsupportedError(f"model: returns {type(node).__name__}, allowed one tensor of logits")
+            kind = type(node).__name__.removeprefix("immutable_")
+            raise UnsupportedError(
+                f"model: returns {kind}, allowed one tensor of logits",
+                hint="let the forward method return the logits alone, or give the part of the network that does",
+            )
         return self.values[node]
 
     def _argument(self, node: fx.Node) -> Value:
@@ -143,8 +105,7 @@ class _Builder:
     def _call_module(self, node: fx.Node) -> Value:
         name = str(node.target)
         module, value = self.model.get_submodule(name), self._argument(node)
-        require_no_hooks(module, f"module `{name}`")
-        if isinstance(module, NoisyQuantReLU):
+        if type(module) is NoisyQuantReLU:
             return self._activate(module, value, name)
         handler = HANDLERS.get(type(module))
         if handler is None:
@@ -182,14 +143,6 @@ class _Builder:
         taken = {population.name for population in self.populations} | {INPUT_NAME}
         candidates = (name if k == 1 else f"{name}_{k}" for k in range(1, len(taken) + 2))
         return next(candidate for candidate in candidates if candidate not in taken)
-
-
-def require_no_hooks(module: nn.Module, where: str) -> None:
-    """Refuse what torch calls beside the forward method, and tracing does not see: it may compute the weights."""
-    hooks = (*module._forward_pre_hooks.values(), *module._forward_hooks.values())
-    if hooks:
-        listed = ", ".join(getattr(hook, "__name__", type(hook).__name__) for hook in hooks)
-        raise unsupported(f"{where} ({type(module).__name__} with the forward hook {listed})", HOOK_HINT)
 
 
 def _is_add(node: fx.Node) -> bool:

@@ -22,7 +22,22 @@ _NORM = "use nn.BatchNorm2d and train again: what is normalised by its own stati
 _PARAMETRIZED = "make it permanent: torch.nn.utils.parametrize.remove_parametrizations(module, 'weight')"
 _ENTERS = "let normalisation, and the weights of the layer behind it, take constants"
 _TRAINED = "nctool.prepare puts a NoisyQuantReLU there: train it"
+_RECURRENT = "no recurrent layer has an integrate-and-fire form here: use nn.Linear or nn.Conv2d, and train again"
+_ONE_AXIS = "use nn.Conv2d of kernel (1, k), on samples of shape (channels, 1, length)"
+_FUNCTION = "use the module, which holds the weights: "
+WRAPPED = {
+    **dict.fromkeys(("DataParallel", "DistributedDataParallel", "FullyShardedDataParallel"), "module"),
+    "AveragedModel": "module",
+    "OptimizedModule": "_orig_mod",
+}
+"""What holds a network without being one, and where."""
 HINTS: dict[str, str] = {
+    **{kind: f"call the network in it: .{attribute}" for kind, attribute in WRAPPED.items()},
+    **dict.fromkeys(("RNN", "LSTM", "GRU", "RNNCell", "LSTMCell", "GRUCell"), _RECURRENT),
+    **dict.fromkeys(("Conv1d", "MaxPool1d", "AvgPool1d", "AdaptiveAvgPool1d"), _ONE_AXIS),
+    **{name: _FUNCTION + module for name, module in (("conv2d", "nn.Conv2d"), ("linear", "nn.Linear"))},
+    "batch_norm": _FUNCTION + "nn.BatchNorm2d",
+    "SyncBatchNorm": "use nn.BatchNorm2d, of the same numbers: norm.load_state_dict(synchronised.state_dict())",
     **dict.fromkeys(("GELU", "LeakyReLU", "PReLU", "RReLU", "SiLU", "Mish", "Hardswish", "Hardtanh"), _RELU),
     **dict.fromkeys(("gelu", "leaky_relu", "rrelu", "silu", "mish", "hardswish", "hardtanh", "clamp"), _RELU),
     **dict.fromkeys(("ELU", "CELU", "SELU", "Softplus", "Softsign"), _RELU),
@@ -31,6 +46,7 @@ HINTS: dict[str, str] = {
     **dict.fromkeys(("LayerNorm", "GroupNorm", "InstanceNorm2d", "layer_norm", "group_norm", "instance_norm"), _NORM),
     **dict.fromkeys(("ReLU", "ReLU6", "relu", "relu_", "relu6"), _TRAINED),
     "MaxPool2d": "spikes cannot represent a maximum: use nn.AvgPool2d and train again",
+    "max_pool2d_with_indices": "leave out return_indices: spikes do not know the place of a maximum",
     "AdaptiveMaxPool2d": "spikes cannot represent a maximum: use nn.AdaptiveAvgPool2d(1) and train again",
     "max_pool2d": "spikes cannot represent a maximum: use the module nn.AvgPool2d and train again",
     "avg_pool2d": "use the module nn.AvgPool2d",
@@ -48,6 +64,7 @@ HINTS: dict[str, str] = {
     "dropout2d": "use the module nn.Dropout2d",
     "view": "use the module nn.Flatten",
     "reshape": "use the module nn.Flatten",
+    **dict.fromkeys(("squeeze", "unsqueeze"), "use the module nn.Flatten"),
     "size": "use the module nn.Flatten instead of a view",
     "getattr": "use the module nn.Flatten instead of a view by x.shape",
 }

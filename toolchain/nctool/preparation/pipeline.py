@@ -9,12 +9,16 @@ import torch
 from torch import Tensor, fx, nn
 
 from nctool.balancing import FIRST_PERCENTILE, balanced_thresholds
+from nctool.conversion.evaluation import evaluation
+from nctool.conversion.fidelity import require_same_calls, require_same_network
 from nctool.conversion.folding import each, fold_pooling
+from nctool.conversion.reading import read_graph, require_type, require_unwrapped
 from nctool.conversion.tracing import trace
 from nctool.errors import UsageError
 from nctool.nq import NoisyQuantReLU
 from nctool.preparation.poolings import same_shapes
-from nctool.preparation.rewriting import replace_activations, rewrite
+from nctool.preparation.remarks import warn_of_training
+from nctool.preparation.rewriting import Rewritten, replace_activations, rewrite
 from nctool.surrogate import Reset
 
 
@@ -50,19 +54,43 @@ def prepare(
     if not 0.0 < percentile <= 100.0:
         raise UsageError(f"percentile: {percentile} is out of range, allowed 0 < percentile <= 100")
     images = images.to(torch.float32)
-    rewritten = rewrite(model)
+    graph = read_graph(model)
+    require_type(model, (torch.float32,))
+    require_same_calls(model, graph, images)
+    warn_of_training(model, graph)
+    rewritten = rewrite(model, graph)
+    thresholds = _thresholds(model, rewritten, images, percentile)
     prepared = rewritten.module
-    layers = {name: prepared.get_submodule(name) for name in rewritten.activations}
-    with same_shapes(prepared, rewritten.maxima):
-        thresholds = balanced_thresholds(prepared.eval(), layers, images, percentile)
-    prepared.train(model.training)
     replace_activations(prepared, thresholds, lambda theta: NoisyQuantReLU(levels, theta, reset).to(images.device))
-    each(trace(prepared, tuple(images.shape[1:])), fold_pooling)  # what export would refuse is refused before training
+    _take_mode(prepared, model)
+    _require_convertible(prepared, images)
     return prepared
 
 
+def _thresholds(model: nn.Module, rewritten: Rewritten, images: Tensor, percentile: float) -> dict[str, float]:
+    """Measure the activations of the rewritten network; the modules that it shares with `model` stay as they are."""
+    layers = {name: rewritten.module.get_submodule(name) for name in rewritten.activations}
+    with evaluation(model), same_shapes(rewritten.module, rewritten.maxima):
+        return balanced_thresholds(rewritten.module.eval(), layers, images, percentile)
+
+
+def _take_mode(prepared: nn.Module, model: nn.Module) -> None:
+    """Give every module that is not of `model` its mode; the others keep their own."""
+    own = set(model.modules())
+    for module in prepared.modules():
+        if module not in own:
+            module.training = model.training
+
+
+def _require_convertible(prepared: nn.Module, images: Tensor) -> None:
+    """Refuse before training what `export` would refuse."""
+    traced = trace(prepared, tuple(images.shape[1:]))
+    each(traced, fold_pooling)
+    require_same_network(prepared, traced, images)
+
+
 def require_module(model: object) -> None:
-    """Refuse with a UsageError what is no torch module: a path, a state dict, or a module whose code is compiled."""
+    """Refuse with a UsageError what is no network: a path, a state dict, a module in a wrapper, or compiled code."""
     if not isinstance(model, nn.Module):
         raise UsageError(
             f"model: got {type(model).__name__}, allowed a torch.nn.Module",
@@ -73,6 +101,7 @@ def require_module(model: object) -> None:
             f"model: got {type(model).__name__}, allowed a torch.nn.Module in Python",
             hint="give the module that was scripted or traced: its forward method is read",
         )
+    require_unwrapped(model)
 
 
 def _require_images(images: object) -> None:

@@ -19,7 +19,6 @@ from torch import fx, nn
 from torch.nn import functional
 
 from nctool.conversion.modules import pair
-from nctool.conversion.tracing import read_graph, require_no_hooks
 from nctool.conversion.values import unsupported
 from nctool.nq import NoisyQuantReLU
 from nctool.preparation.in_place import take_out_changes
@@ -47,13 +46,17 @@ class Rewritten:
     maxima: dict[str, nn.MaxPool2d]
 
 
-def rewrite(model: nn.Module) -> Rewritten:
+def rewrite(model: nn.Module, graph: fx.Graph) -> Rewritten:
     """Return the rewritten model.
 
+    Args:
+        model: owner of the modules.
+        graph: what was read from it; changed in place.
+
     Raises:
-        UnsupportedError: the forward method depends on data or changes a tensor behind the back of its readers.
+        UnsupportedError: the forward method changes a tensor behind the back of its readers.
     """
-    return _Rewriter(model, read_graph(model)).run()
+    return _Rewriter(model, graph).run()
 
 
 class _Rewriter:
@@ -90,12 +93,16 @@ class _Rewriter:
     def _rewrite_module(self, node: fx.Node) -> None:
         name = str(node.target)
         module = self.module.get_submodule(name)
-        require_no_hooks(module, f"module `{name}`")  # one on what is replaced here would be lost
-        if isinstance(module, RELU_MODULES):
+        if type(module) in RELU_MODULES:
             self._activate(node, name)
-        elif isinstance(module, nn.MaxPool2d):
+        elif type(module) is nn.MaxPool2d and module.return_indices:
+            raise unsupported(
+                f"module `{name}` (MaxPool2d with return_indices=True)",
+                "leave out return_indices: spikes do not know the place of a maximum",
+            )
+        elif type(module) is nn.MaxPool2d:
             self._average(node, name, module)
-        elif isinstance(module, (nn.Dropout, nn.Dropout2d)) and module.inplace:
+        elif type(module) in DROPOUTS.values() and module.inplace:
             self._put(node, name, type(module)(module.p))
 
     def _rewrite_function(self, node: fx.Node) -> None:
