@@ -194,6 +194,7 @@ def page_parameters() -> list[Any]:
     ]
 
 
+@pytest.mark.filterwarnings("ignore:batch norm .*no data seen:nctool.errors.NctoolWarning")  # the pages say so
 @pytest.mark.parametrize("name", page_parameters())
 def test_every_block_of_the_page(
     name: str,

@@ -5,8 +5,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from nctool.errors import RangeError
+from nctool.errors import NctoolWarning, RangeError, UsageError
 from nctool.nq import activations
+from nctool.preparation import prepare
 from nctool.recipe import OwnSettings
 from nctool.training import fit
 from nctool.training.first_thresholds import start_thresholds
@@ -46,6 +47,72 @@ def test_batch_normalisation_of_a_fresh_network_takes_its_statistics_from_the_im
     z = model.get_submodule("fc1")(data.normalisation(data.train.images).flatten(1))
     normalised = (z - z.mean(0)) / torch.sqrt(z.var(0, unbiased=False) + 1e-5)
     assert thresholds(model)[0] == pytest.approx(percentile(normalised), rel=1e-5)
+
+
+class Small(nn.Module):
+    """A residual network with batch norms, as people write them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.conv1, self.norm1 = nn.Conv2d(2, 6, 3, padding=1, bias=False), nn.BatchNorm2d(6)
+        self.conv2, self.norm2 = nn.Conv2d(6, 6, 3, padding=1, bias=False), nn.BatchNorm2d(6)
+        self.relu, self.fc = nn.ReLU(), nn.Linear(6, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.relu(self.norm1(self.conv1(x)))
+        x = self.relu(x + self.norm2(self.conv2(x)))
+        return self.fc(x.mean((2, 3)))
+
+    def drives(self, x: Tensor) -> list[Tensor]:
+        """Return what its two activations get, in the mode that it has."""
+        first = self.norm1(self.conv1(x))
+        return [first, first.relu() + self.norm2(self.conv2(first.relu()))]
+
+
+SEEN = torch.randn(32, 2, 8, 8, generator=torch.Generator().manual_seed(0)) * 3 + 1
+NOT_SEEN = (
+    "batch norm `norm1` and 1 more: no data seen, so thresholds were measured with the statistics of the images; if it "
+    "is trained, load its weights before"
+)
+
+
+@pytest.mark.parametrize("momentum", [0.1, None])
+@pytest.mark.parametrize("training", [True, False])
+def test_a_network_of_your_own_that_is_not_trained_takes_them_from_the_images(training, momentum):
+    own = Small().train(training)
+    for norm in (own.norm1, own.norm2):
+        norm.momentum = momentum
+    before = {name: tensor.clone() for name, tensor in own.state_dict().items()}
+    with pytest.warns(NctoolWarning) as caught:
+        prepared = prepare(own, SEEN)
+    assert [str(each.message) for each in caught] == [NOT_SEEN]
+    assert all(torch.equal(tensor, before[name]) for name, tensor in own.state_dict().items())
+    assert thresholds(prepared) == pytest.approx([percentile(drive) for drive in own.train().drives(SEEN)], rel=1e-5)
+
+
+@pytest.mark.parametrize("counted", [True, False])
+def test_a_network_of_your_own_that_is_trained_keeps_its_statistics(counted):
+    """Files of old versions of torch hold statistics, but no count of batches."""
+    own = Small()
+    for _ in range(3):
+        own(SEEN * 2)
+    own.eval()
+    if not counted:
+        own.norm1.num_batches_tracked.zero_()
+        own.norm2.num_batches_tracked.zero_()
+    assert thresholds(prepare(own, SEEN)) == pytest.approx([percentile(z) for z in own.drives(SEEN)], rel=1e-5)
+
+
+def test_statistics_of_one_value_are_refused():
+    own = nn.Sequential(nn.Flatten(), nn.Linear(128, 4), nn.BatchNorm1d(4), nn.ReLU(), nn.Linear(4, 3))
+    with pytest.raises(UsageError) as caught:
+        prepare(own, SEEN[:1])
+    assert str(caught.value) == (
+        "images: (1, 2, 8, 8) do not fit the model (expected more than 1 value per channel when training, got input "
+        "size torch.size([1, 4]))\n"
+        "hint: give images, more than one, of the size that it is trained on; pooling windows must tile them"
+    )
 
 
 def test_nothing_but_the_thresholds_is_changed():

@@ -1,5 +1,8 @@
 """Thresholds from data: what an activation seldom exceeds.
 
+Batch normalisation that has seen no data yet takes the statistics of the images: with its own, mean 0 and variance 1,
+what it hands on would have the scale of the weights.
+
 In: a network, images. Out: a threshold for each activation. Imports only torch and nctool.errors.
 
 Source: Rueckauer et al., Conversion of continuous-valued deep networks to efficient event-driven networks for image
@@ -31,10 +34,10 @@ MOST_VALUES = 1_000_000
 def balanced_thresholds(
     model: nn.Module, layers: Mapping[str, nn.Module], images: Tensor, percentile: float
 ) -> dict[str, float]:
-    """Run a model with its ReLUs and return a percentile of what each lets through.
+    """Run a model with its ReLUs and return a percentile of what each lets through; the model stays as it is.
 
     Args:
-        model: in the mode to measure it in.
+        model: in evaluation mode.
         layers: its activations by name; they behave as ReLUs.
         images: float, as the model takes them.
         percentile: above 0, up to 100.
@@ -50,12 +53,47 @@ def balanced_thresholds(
 
     hooks = [layer.register_forward_hook(partial(note, name)) for name, layer in layers.items()]
     try:
-        with torch.no_grad(), images_fit(images):
+        with torch.no_grad(), images_fit(images), _measured_on_images(fresh_norms(model)):
             model(images)
     finally:
         for hook in hooks:
             hook.remove()
     return found
+
+
+BatchNorm = nn.BatchNorm1d | nn.BatchNorm2d
+"""Batch normalisation as it converts."""
+
+
+def fresh_norms(model: nn.Module) -> dict[str, BatchNorm]:
+    """Return the batch norms, by name, that have seen no data: no batch is counted, and their statistics say nothing.
+
+    Of weights from an old file no batch is counted either, but the statistics are those of data.
+    """
+    norms = ((name, module) for name, module in model.named_modules() if isinstance(module, BatchNorm))
+    return {name: norm for name, norm in norms if _is_fresh(norm)}
+
+
+def _is_fresh(norm: BatchNorm) -> bool:
+    mean, variance, batches = norm.running_mean, norm.running_var, norm.num_batches_tracked
+    if mean is None or variance is None or batches is None:
+        return False  # it takes the statistics of every batch anyway, and does not convert
+    return int(batches) == 0 and not bool(mean.any()) and bool((variance == 1.0).all())
+
+
+@contextmanager
+def _measured_on_images(norms: Mapping[str, BatchNorm]) -> Iterator[None]:
+    """Let norms take the statistics of what they see, and keep their own."""
+    before = [(buffer, buffer.clone()) for norm in norms.values() for buffer in norm.buffers()]
+    try:
+        for norm in norms.values():
+            norm.train()
+        yield
+    finally:
+        for norm in norms.values():
+            norm.eval()
+        for buffer, values in before:
+            buffer.copy_(values)
 
 
 @contextmanager
@@ -66,7 +104,7 @@ def images_fit(images: Tensor) -> Iterator[None]:
     except (RuntimeError, ValueError) as error:
         raise UsageError(
             f"images: {tuple(images.shape)} do not fit the model ({first_line(error)})",
-            hint="give images of the size that it is trained on; pooling windows must tile them",
+            hint="give images, more than one, of the size that it is trained on; pooling windows must tile them",
         ) from error
 
 

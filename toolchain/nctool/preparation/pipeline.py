@@ -17,7 +17,7 @@ from nctool.conversion.tracing import trace
 from nctool.errors import UsageError
 from nctool.nq import NoisyQuantReLU
 from nctool.preparation.poolings import same_shapes
-from nctool.preparation.remarks import warn_of_training
+from nctool.preparation.remarks import warn_of_fresh_norms, warn_of_training
 from nctool.preparation.rewriting import Rewritten, replace_activations, rewrite
 from nctool.surrogate import Reset
 
@@ -64,6 +64,7 @@ def prepare(
     replace_activations(prepared, thresholds, lambda theta: NoisyQuantReLU(levels, theta, reset).to(images.device))
     _take_mode(prepared, model)
     _require_convertible(prepared, images)
+    warn_of_fresh_norms(prepared)
     return prepared
 
 

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 from torch import fx, nn
 
+from nctool.balancing import fresh_norms
 from nctool.conversion.aliases import name_of
 from nctool.conversion.evaluation import restored
 from nctool.conversion.reading import WITHOUT_GRADIENTS, trace_calls
@@ -39,6 +40,17 @@ def warn_of_training(model: nn.Module, graph: fx.Graph) -> None:
         _warn(
             f"model `{type(model).__name__}`: in training its forward method {difference}; the network of evaluation "
             "mode is prepared"
+        )
+
+
+def warn_of_fresh_norms(model: nn.Module) -> None:
+    """Warn where thresholds were measured on other statistics than those that the norms hold."""
+    norms = list(fresh_norms(model))
+    if norms:
+        more = f" and {len(norms) - 1} more" if norms[1:] else ""
+        _warn(
+            f"batch norm `{norms[0]}`{more}: no data seen, so thresholds were measured with the statistics of the "
+            "images; if it is trained, load its weights before"
         )
 
 

@@ -5,11 +5,8 @@ In: a model with fresh weights, training images. Out: its thresholds, set.
 
 from __future__ import annotations
 
-from copy import deepcopy
-
 import torch
-from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
+from torch import nn
 
 from nctool.balancing import FIRST_PERCENTILE, balanced_thresholds
 from nctool.errors import RangeError
@@ -32,20 +29,14 @@ def start_thresholds(model: nn.Module, data: TrainingData, coding: InputCoding, 
     if recipe.activation.threshold_init != "data" or recipe.model.architecture == "own" or rectified_first:
         return
     images = coding(data.calibration(recipe.seed).images.to(next(model.parameters()).device))
+    is_training = model.training
     try:
-        measured = _measured_on(model, images)
+        with rectified(model.eval()):
+            measured = balanced_thresholds(model, activations(model), images, FIRST_PERCENTILE)
     except RangeError as error:
         raise RangeError(error.message, hint="set activation.threshold_init to a number") from error
+    finally:
+        model.train(is_training)
     with torch.no_grad():
         for name, layer in activations(model).items():
             layer.threshold.fill_(measured[name])
-
-
-def _measured_on(model: nn.Module, images: Tensor) -> dict[str, float]:
-    """Batch normalisation takes its statistics from these images: it has seen no others."""
-    copy = deepcopy(model).eval()
-    for module in copy.modules():
-        if isinstance(module, _BatchNorm):
-            module.train()
-    with rectified(copy):
-        return balanced_thresholds(copy, activations(copy), images, FIRST_PERCENTILE)
