@@ -511,11 +511,15 @@ def test_an_output_that_cannot_be_written(nctool, digits_run: Path, tmp_path: Pa
     assert ended.err.startswith(f"error: cannot write `{tmp_path / 'file' / 'run'}`: not a directory\n")
 
 
-@pytest.mark.parametrize("steps", [0, -3])
-def test_fewer_steps_than_one(nctool, digits_run: Path, tmp_path: Path, steps: int) -> None:
+@pytest.mark.parametrize("steps", [0, -3, 1033])
+def test_a_window_out_of_range(nctool, digits_run: Path, tmp_path: Path, steps: int) -> None:
     ended = nctool("export", digits_run, "--steps", steps, "-o", tmp_path / "m.net")
     assert_error(
-        ended, 2, f"error: steps: {steps} is out of range, allowed >= 1\nhint: give 1 or more time steps with --steps\n"
+        ended,
+        2,
+        f"error: steps: {steps} is out of range, allowed 1..1032\n"
+        "hint: give another number of time steps with --steps: over a longer window, the accumulator does not hold "
+        "what a single weight of 8 bits adds up to\n",
     )
     assert not list(tmp_path.iterdir())
 

@@ -11,17 +11,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from nctool.bounds import prove
+from nctool.bounds import prove, prove_population
 from nctool.conversion import Change, Conversion, convert
 from nctool.conversion.accumulator import MARGIN
 from nctool.errors import RangeError, UnsupportedError, UsageError
-from nctool.network import ACCUMULATOR_LIMIT, Bound, IntegrateFire
+from nctool.integer_format import LONGEST_WINDOW
+from nctool.network import ACCUMULATOR_LIMIT, Bound, IntegrateFire, RateEncoding
 from nctool.nq import NoisyQuantReLU
 from nctool.sim.reference import simulate
 from nctool_deploy.autapse import AUTAPSE_FORMAT
 from nctool_deploy.lowering import lower
 from nctool_deploy.targets import find_target
-from tests.networks import measured, seeds
+from tests.networks import dense, measured, read_out, seeds
 from tests.torch_models import float_run
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -408,7 +409,8 @@ def test_nothing_to_fold_is_said():
 @pytest.mark.parametrize(
     ("options", "kind", "first_line"),
     [
-        ({"n_steps": 0}, UsageError, "steps: 0 is out of range, allowed >= 1"),
+        ({"n_steps": 0}, UsageError, "steps: 0 is out of range, allowed 1..1032"),
+        ({"n_steps": 1033}, UsageError, "steps: 1033 is out of range, allowed 1..1032"),
         (
             {"calibration": np.zeros((0, 2), np.uint8)},
             UsageError,
@@ -431,6 +433,19 @@ def test_arguments_out_of_range_are_refused(options, kind, first_line):
     with pytest.raises(kind) as caught:
         converted(ones(2), (2,), **options)
     assert str(caught.value).splitlines()[0] == first_line
+
+
+def test_the_longest_window_is_the_last_that_holds_a_weight_of_8_bits():
+    """Of one connection that gets a spike at every step: 127 times 1032 is 131064, and one step more leaves 131071."""
+
+    def reached(n_steps: int) -> int:
+        readout = read_out(dense("input", [[127]]))
+        return int(prove_population(readout, rate, n_steps).high[0])
+
+    rate = RateEncoding((1,), np.full((1, 256), 1, np.int16), 1)
+    assert reached(LONGEST_WINDOW) == 131_064 <= ACCUMULATOR_LIMIT < reached(LONGEST_WINDOW + 1)
+    found = converted(ones(2), (2,), n_steps=LONGEST_WINDOW).network
+    assert found.n_steps == 1032
 
 
 def test_what_tracing_refuses_is_refused():

@@ -73,7 +73,8 @@ def test_the_settings_asked_for_each_once() -> None:
     [
         ({"realisations": ("magic",)}, "unknown realisation `magic`, allowed autapse, population, zero-reset"),
         ({"realisations": ()}, "realisations: none given, allowed one or more"),
-        ({"steps": (1, 0)}, "steps: 0 is out of range, allowed >= 1"),
+        ({"steps": (1, 0)}, "steps: 0 is out of range, allowed 1..1032"),
+        ({"steps": (1032, 1033)}, "steps: 1033 is out of range, allowed 1..1032"),
         ({"units": (65,)}, "units: 65 is out of range, allowed 1..64"),
         ({"weight_bits": (8, 9)}, "weight bits: 9 is out of range, allowed 2..8"),
         ({"weight_bits": ()}, "weight bits: none given, allowed one or more"),

@@ -16,6 +16,10 @@ ACCUMULATOR_LIMIT = 2**17 - 1
 """Largest magnitude of an accumulated input, in weight units: a 24-bit signed register that holds the
 input shifted left by 6 bits. Source: lava-nc 0.10.0, `lava/proc/lif/models.py` (`uv_bitwidth`, `act_shift`)."""
 
+LONGEST_WINDOW = ACCUMULATOR_LIMIT // (2 ** (WEIGHT_BITS_RANGE[1] - 1) - 1)
+"""Most time steps that a network is converted for: 1032. In more, what one weight of 127 adds at every step can leave
+the accumulator, so that no layer keeps weights of 8 bits (docs/SEMANTICS.md, rule O1)."""
+
 
 @dataclass(frozen=True)
 class IntegerFormat:

@@ -11,7 +11,7 @@ from itertools import product
 
 from nctool.conversion.units import MAX_UNITS
 from nctool.errors import UsageError
-from nctool.integer_format import WEIGHT_BITS_RANGE
+from nctool.integer_format import LONGEST_WINDOW, WEIGHT_BITS_RANGE
 from nctool_deploy.realisations import Realisation, find_realisation
 
 STEPS, ZERO_RESET_STEPS = (1, 2, 4, 8), (4, 8)
@@ -68,7 +68,7 @@ def settings(
     }.items():
         _require_some(what, values)
     low, high = WEIGHT_BITS_RANGE
-    _require_range("steps", steps or STEPS, 1, None)
+    _require_range("steps", steps or STEPS, 1, LONGEST_WINDOW)
     _require_range("units", units or UNITS, 1, MAX_UNITS)
     _require_range("weight bits", weight_bits, low, high)
     found = []
@@ -94,8 +94,7 @@ def _require_some(what: str, values: Sequence[object] | None) -> None:
         raise UsageError(f"{what}: none given, allowed one or more")
 
 
-def _require_range(what: str, values: Iterable[int], low: int, high: int | None) -> None:
+def _require_range(what: str, values: Iterable[int], low: int, high: int) -> None:
     for value in values:
-        if value < low or (high is not None and value > high):
-            allowed = f">= {low}" if high is None else f"{low}..{high}"
-            raise UsageError(f"{what}: {value} is out of range, allowed {allowed}")
+        if not low <= value <= high:
+            raise UsageError(f"{what}: {value} is out of range, allowed {low}..{high}")

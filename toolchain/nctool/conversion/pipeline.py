@@ -24,7 +24,7 @@ from nctool.conversion.tracing import trace
 from nctool.conversion.units import Units, stagger, units_by_name
 from nctool.errors import UnsupportedError, UsageError
 from nctool.inputs import find_coding
-from nctool.integer_format import IntegerFormat
+from nctool.integer_format import LONGEST_WINDOW, IntegerFormat
 from nctool.network import InputEncoding, IntNetwork, Shape, Synapse
 
 
@@ -81,20 +81,24 @@ def convert(
         input_shape: shape of one sample.
         mean, std: normalisation of the input per channel, in units of pixel / 255.
         form: the integers that the realisation can hold.
-        n_steps: length of the window, >= 1.
+        n_steps: length of the window, 1..LONGEST_WINDOW.
         calibration: uint8 (samples, *input_shape), training samples; measured where no bound can be proved.
         units: neurons that share an activation, for all layers or by name (see `nctool.conversion.units`).
         input: how pixels enter, `graded` (rule I1) or `rate` (rule I4).
 
     Raises:
-        UsageError: n_steps < 1, no calibration sample, units for a layer that does not spike, or an unknown coding of
-            the input.
+        UsageError: n_steps out of range, no calibration sample, units for a layer that does not spike, or an unknown
+            coding of the input.
         UnsupportedError: a module has no integrate-and-fire form, the model runs as another network than its modules
             say, or units of neurons that a spike sets to zero.
         RangeError: numbers do not fit.
     """
-    if n_steps < 1:
-        raise UsageError(f"steps: {n_steps} is out of range, allowed >= 1", "give 1 or more time steps with --steps")
+    if not 1 <= n_steps <= LONGEST_WINDOW:
+        raise UsageError(
+            f"steps: {n_steps} is out of range, allowed 1..{LONGEST_WINDOW}",
+            hint="give another number of time steps with --steps: over a longer window, the accumulator does not hold "
+            "what a single weight of 8 bits adds up to",
+        )
     if len(calibration) == 0:
         raise UsageError("calibration: number of samples is 0, allowed >= 1")
     coding = find_coding(input)
