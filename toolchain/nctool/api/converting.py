@@ -12,6 +12,7 @@ from torch import nn
 from nctool.conversion import Conversion, IntegerFormat, Units, convert
 from nctool.errors import RangeError
 from nctool.inputs import Coding
+from nctool.progress import ProgressCallback, no_progress
 from nctool.training.checkpoint import Checkpoint
 from nctool_deploy.realisations import Realisation
 
@@ -76,8 +77,13 @@ def design(
     )
 
 
-def converted(loaded: Checkpoint, model: nn.Module, design: Design) -> Conversion:
+def converted(
+    loaded: Checkpoint, model: nn.Module, design: Design, progress: ProgressCallback = no_progress
+) -> Conversion:
     """Convert `model`, the network of `loaded`, to integers that the realisation can hold.
+
+    Args:
+        progress: called with the populations done and to do.
 
     Raises:
         UsageError, UnsupportedError, RangeError: as `nctool.conversion.convert`.
@@ -92,6 +98,7 @@ def converted(loaded: Checkpoint, model: nn.Module, design: Design) -> Conversio
         calibration=loaded.calibration_images,
         units=design.units,
         input=design.coding,
+        progress=progress,
     )
 
 

@@ -114,7 +114,7 @@ def export(
         chips: how many chips the network may take.
         max_neurons, max_cores: budget of units `auto`.
         model: the network of the checkpoint, where it is your own; it gets the trained weights.
-        progress: called while `auto` searches, with what is spent of the budget.
+        progress: called with what `auto` has spent of its budget, then with the populations done and to do.
 
     Raises:
         UsageError: a path or an option is wrong.
@@ -137,8 +137,11 @@ def export(
     chosen = design(loaded, built, steps, 1 if units == AUTO else units, weight_bits, coding, per_layer)
     if budget is not None:
         chosen = replace(chosen, units=search_units(loaded, model, chosen, chip, budget, progress).units)
-    conversion = converted(loaded, model, chosen)
+    conversion = converted(loaded, model, chosen, progress)
+    layers = len(conversion.network.populations)
+    progress(layers, layers, "placing neurons on cores")
     lowered = lower(conversion.network, chip, chosen.realisation.name, chips)
+    progress(layers, layers, "running known inputs, and writing")
     pixels = loaded.calibration_images[:N_KNOWN_ANSWERS]
     write(
         output,

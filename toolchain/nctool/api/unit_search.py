@@ -148,7 +148,7 @@ def spend(
     if excess := best.excess(budget):
         raise RangeError(f"units: one for each activation takes {excess}", hint="give a larger budget")
     while True:
-        progress(*best.spent(budget), f"error {best.error:.3f}")
+        progress(*best.spent(budget), f"choosing units, error {best.error:.3f}")
         doubled = [best.units | {name: 2 * units} for name, units in best.units.items() if 2 * units <= most]
         trials = (measure(units) for units in doubled)
         better = [trial for trial in trials if not trial.excess(budget) and trial.error < best.error]

@@ -126,7 +126,7 @@ def export(
     """Convert a trained network to integers and write it as netx HDF5."""
     from nctool.api import export as run
 
-    with shown_progress("choosing units", json or units != "auto") as progress:
+    with shown_progress("exporting", json) as progress:
         report = run(
             checkpoint,
             out,

@@ -25,6 +25,7 @@ from nctool.conversion.output_error import view
 from nctool.errors import RangeError
 from nctool.integer_format import IntegerFormat
 from nctool.network import IntNetwork, Population
+from nctool.progress import ProgressCallback, no_progress
 
 PROOF_LOSS = 2.0
 """A scale is divided by at most this to turn a measured bound into a proved one."""
@@ -47,21 +48,33 @@ class Fitted:
 
 
 def fit(
-    network: FloatNetwork, coded: CodedInput, form: IntegerFormat, pixels: NDArray[np.uint8], n_steps: int
+    network: FloatNetwork,
+    coded: CodedInput,
+    form: IntegerFormat,
+    pixels: NDArray[np.uint8],
+    n_steps: int,
+    progress: ProgressCallback = no_progress,
 ) -> Fitted:
     """Round every population of `network` so that its accumulated input stays in the accumulator.
 
     Args:
         pixels: uint8 calibration samples (samples, *input shape), at least one.
+        progress: told of every population, and of every batch of samples that one is run on.
 
     Raises:
         RangeError: a population cannot be made to fit.
     """
-    calibration = Calibration(coded, pixels, n_steps)
+    place = {population.name: number for number, population in enumerate(network.populations)}
+
+    def told(done: int, total: int, message: str = "") -> None:
+        progress(place[message], len(place), f"converting `{message}`, {done} of {total} samples")
+
+    calibration = Calibration(coded, pixels, n_steps, told)
     units = {population.name: population.units for population in network.populations}
     last_reader = {s.source: population.name for population in network.populations for s in population.synapses}
     populations, errors = [], {}
     for real in network.populations:
+        progress(place[real.name], len(place), f"converting `{real.name}`")
         population, errors[real.name] = fit_population(real, coded, form, calibration, units)
         if real.name in last_reader:
             calibration.settle(population)

@@ -21,6 +21,7 @@ from nctool.conversion.second_moments import Rates
 from nctool.conversion.sent import Sent, SentIntegers, SentSpikes, join, pack
 from nctool.inputs import InputEncoding, PixelEncoding
 from nctool.network import INPUT_NAME, Population, Shape
+from nctool.progress import ProgressCallback, no_progress
 from nctool.sim.fast import CPU_BATCH_BYTES, exact_arithmetic
 from nctool.sim.fast_integrate_fire import IntegrateFireLayer
 from nctool.sim.fast_layer import LayerRun
@@ -41,10 +42,18 @@ class Calibration:
         coded: the input.
         pixels: uint8 (samples, *input shape).
         n_steps: length of the window.
+        progress: told of every batch of samples, with the name of the population that is run.
     """
 
-    def __init__(self, coded: CodedInput, pixels: NDArray[np.uint8], n_steps: int) -> None:
+    def __init__(
+        self,
+        coded: CodedInput,
+        pixels: NDArray[np.uint8],
+        n_steps: int,
+        progress: ProgressCallback = no_progress,
+    ) -> None:
         self.n_steps = n_steps
+        self._progress = progress
         self._before = _Before(coded.encoding, {INPUT_NAME: coded.encoding.shape})
         self._measured: tuple[Population, list[SentSpikes]] | None = None
         self._sent: dict[str, Sent] = {INPUT_NAME: _sent_by_input(coded.encoding, pixels, n_steps)}
@@ -86,6 +95,7 @@ class Calibration:
         size = max(1, CPU_BATCH_BYTES // (4 * population.n_neurons * self.n_steps))
         n_samples = len(self._sent[population.synapses[0].source])
         for start in range(0, n_samples, size):
+            self._progress(start, n_samples, population.name)
             signals = {name: sent.steps(slice(start, start + size)) for name, sent in sources.items()}
             with exact_arithmetic():
                 run = layer.run(signals, self.n_steps, observe)

@@ -26,6 +26,7 @@ from nctool.errors import UnsupportedError, UsageError
 from nctool.inputs import find_coding
 from nctool.integer_format import LONGEST_WINDOW, IntegerFormat
 from nctool.network import InputEncoding, IntNetwork, Shape, Synapse
+from nctool.progress import ProgressCallback, no_progress
 
 
 @dataclass(frozen=True)
@@ -73,6 +74,7 @@ def convert(
     calibration: NDArray[np.uint8],
     units: Units = 1,
     input: str = "graded",  # noqa: A002  # the name that `nctool export` gives it
+    progress: ProgressCallback = no_progress,
 ) -> Conversion:
     """Convert a trained network of NoisyQuantReLU activations to integers.
 
@@ -85,6 +87,7 @@ def convert(
         calibration: uint8 (samples, *input_shape), training samples; measured where no bound can be proved.
         units: neurons that share an activation, for all layers or by name (see `nctool.conversion.units`).
         input: how pixels enter, `graded` (rule I1) or `rate` (rule I4).
+        progress: called with the populations done and to do.
 
     Raises:
         UsageError: n_steps out of range, no calibration sample, units for a layer that does not spike, or an unknown
@@ -113,9 +116,10 @@ def convert(
         coded = rate_input(input_shape, mean, std)
         staggered = split_input(staggered, coded)
     else:
+        progress(0, len(staggered.populations), "grading the input")
         coded = choose_input(staggered, mean, std, form, calibration, n_steps)
     absorbed = absorb_spike_values(staggered, coded)
-    fitted = fit(absorbed, coded, form, calibration, n_steps)
+    fitted = fit(absorbed, coded, form, calibration, n_steps, progress)
     changes = (
         _folded("fold batch norm", [name for name, synapse in _branches(traced) if synapse.norm is not None]),
         _folded("fold average pooling", [name for name, synapse in _branches(normed) if synapse.pools]),

@@ -1,0 +1,32 @@
+"""Export says how far it is: each layer, each batch of samples within one, and what comes behind the conversion."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+
+from nctool.api import export
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+def test_every_layer_and_every_batch_is_told(digits_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("nctool.conversion.calibration.CPU_BATCH_BYTES", 2**17)
+    told: list[tuple[int, int, str]] = []
+    report = export(digits_run, tmp_path / "m.net", progress=lambda *each: told.append(each))
+    n_layers = report.layers
+    assert told[0] == (0, n_layers, "grading the input")
+    assert [each for each in told if each[2].startswith("converting") and "samples" not in each[2]] == [
+        (number, n_layers, f"converting `{name}`") for number, name in enumerate(report.bounds)
+    ]
+    assert told[-2:] == [
+        (n_layers, n_layers, "placing neurons on cores"),
+        (n_layers, n_layers, "running known inputs, and writing"),
+    ]
+    assert all(before[0] <= after[0] for before, after in pairwise(told))
+    first = next(iter(report.bounds))
+    batches = [message for _, _, message in told if message.startswith(f"converting `{first}`, ")]
+    assert batches[0] == f"converting `{first}`, 0 of 256 samples"
+    assert len(batches) > 2
