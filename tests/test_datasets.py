@@ -14,6 +14,9 @@ import pytest
 import torch
 
 from nctool.errors import FormatError, RangeError, UsageError
+from nctool.recipe import TrainingSettings
+from nctool.training.augment import augment
+from nctool.training.coding import RateCoding
 from nctool_models import load_dataset, training_data
 from nctool_models.datasets import default_data_dir, stratified_split
 
@@ -124,6 +127,39 @@ def test_grey_images_get_a_channel_axis(write):
     dataset = load_dataset(str(write(x_train=grey, x_test=grey[:3])))
     assert dataset.x_train.shape == (6, 1, 4, 5)
     assert (dataset.mean, dataset.std) == ((0.0,), (1.0,))  # a channel of one value is not scaled
+
+
+@pytest.mark.parametrize("axes", [(6, 4, 5), (6, 4, 5, 1), (6, 5, 7, 3)])
+def test_images_lie_row_by_row(write, axes):
+    """Also those of one channel, whose strides torch would else read as channels-last."""
+    images = np.zeros(axes, np.uint8)
+    dataset = load_dataset(str(write(x_train=images, x_test=images[:3])))
+    for found in (dataset.x_train, dataset.x_test, load_dataset("digits").x_test):
+        assert found.strides == np.empty(found.shape, np.uint8).strides
+
+
+def test_batches_of_one_channel_go_through_a_network_row_by_row(one_thread):
+    """Whatever the strides of the data set: those of `images` say channels-last."""
+    images = np.zeros((40, 8, 8, 1), np.uint8).transpose(0, 3, 1, 2)
+    digits = load_dataset("digits")
+    dataset = replace(digits, x_train=images, x_test=images, y_train=np.arange(40) % 10, y_test=np.arange(40) % 10)
+    data = training_data(dataset, 0.25, seed=0)
+    convolution = torch.nn.Conv2d(1, 4, 3)
+    changes = TrainingSettings(
+        epochs=1,
+        batch_size=2,
+        learning_rate=0.1,
+        crop_padding=1,
+        horizontal_flip=True,
+        auto_augment="cifar10",
+        cutout=2,
+    )
+    codings = (data.normalisation, RateCoding(data.normalisation.mean, data.normalisation.std, 2))
+    for part in (data.train, data.held_out, data.test, data.calibration(0), data.test.first(4)):
+        for batch in part.batches(4):
+            for coded in (*(coding(batch.images) for coding in codings), *codings[1].steps(batch.images, 2)):
+                assert convolution(coded).is_contiguous()
+            assert convolution(augment(batch.images, changes).float()).is_contiguous()
 
 
 def test_class_names_may_be_given(write):
@@ -373,6 +409,7 @@ def test_idx_files_are_read_as_they_lie(tmp_path, name, folder, first_class):
     put(tmp_path, files, folder)
     dataset = load_dataset(name, tmp_path, download=False)
     assert (dataset.name, dataset.classes[0], len(dataset.classes)) == (name, first_class, 10)
+    assert dataset.x_test.strides == (28 * 28, 28 * 28, 28, 1)
     np.testing.assert_array_equal(dataset.x_train[:, 0], files["train-images-idx3-ubyte"])
     np.testing.assert_array_equal(dataset.y_train, files["train-labels-idx1-ubyte"])
     np.testing.assert_array_equal(dataset.x_test[:, 0], files["t10k-images-idx3-ubyte"])

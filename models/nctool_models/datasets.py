@@ -16,6 +16,7 @@ import numpy.typing as npt
 import torch
 
 from nctool.errors import UsageError
+from nctool.image_arrays import row_by_row
 from nctool.toml_schema import closest
 from nctool.training import LabelledImages, Normalisation, TrainingData
 from nctool_models.image_files import RGB
@@ -239,4 +240,4 @@ def _statistics(images: npt.NDArray[np.uint8]) -> tuple[tuple[float, ...], tuple
 
 
 def _images(images: npt.NDArray[np.uint8], labels: npt.NDArray[np.int64]) -> LabelledImages:
-    return LabelledImages(torch.from_numpy(np.ascontiguousarray(images)), torch.from_numpy(labels.copy()))
+    return LabelledImages(torch.from_numpy(row_by_row(images)), torch.from_numpy(labels.copy()))

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from nctool.errors import FormatError, NctoolError, RangeError, UsageError
-from nctool.image_arrays import CHANNEL_AXES, channels_first, how_to_class_numbers, how_to_pixels
+from nctool.image_arrays import CHANNEL_AXES, channels_first, how_to_class_numbers, how_to_pixels, row_by_row
 from nctool.reading import cannot_read, plain_file
 
 Arrays = tuple[
@@ -105,7 +105,7 @@ def _images(path: Path, key: str, array: npt.NDArray[np.generic], layout: str | 
     if array.dtype != np.uint8:
         raise _bad(path, key, f"{array.dtype} {array.shape}", _IMAGES, how_to_pixels(key, array))
     pixels: npt.NDArray[np.uint8] = channels_first(array, _where(path, key), layout=layout)
-    return np.ascontiguousarray(pixels)
+    return row_by_row(pixels)
 
 
 def _labels(path: Path, key: str, array: npt.NDArray[np.generic], n_images: int) -> npt.NDArray[np.int64]:

@@ -17,6 +17,7 @@ import numpy.typing as npt
 
 from nctool.errors import FormatError, UsageError
 from nctool.files import make_directory
+from nctool.image_arrays import row_by_row
 from nctool_models.npz import Arrays
 
 
@@ -126,7 +127,7 @@ def _read(
     if labels.min() < 0 or labels.max() >= source.n_classes:
         raise _bad(source, where, f"labels {labels.min()}..{labels.max()}")
     with_channels = images.reshape(*images.shape[:3], -1)
-    return classes, np.ascontiguousarray(with_channels.transpose(0, 3, 1, 2)), labels
+    return classes, row_by_row(with_channels.transpose(0, 3, 1, 2)), labels
 
 
 def _bad(source: _Source, where: str, got: str) -> FormatError:

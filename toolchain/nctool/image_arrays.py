@@ -65,6 +65,15 @@ def _fits(order: str, found: tuple[int, ...], shape: tuple[int, ...] | None) -> 
     return found == shape if shape is not None else order == "NHWC" and channels < min(height, width)
 
 
+def row_by_row(images: NDArray[Any]) -> NDArray[Any]:
+    """Return images with the strides of a new array, copied only where they lie otherwise in memory.
+
+    NumPy leaves the stride of an axis of length 1 as it came. By a stride of 1 torch takes images of one channel for
+    channels-last, and so does every layer behind them, which is half as fast where weights lie row by row.
+    """
+    return np.ascontiguousarray(images).reshape(-1).reshape(images.shape)
+
+
 def how_to_pixels(name: str, array: NDArray[Any]) -> str:
     """Return how numbers of another type become uint8 pixels, by their range; `name` is what the array is called."""
     if array.size == 0 or array.dtype.kind not in "biuf":
