@@ -50,7 +50,7 @@ class Case:
     reset_interval: int | None
 
 
-def neuron(threshold: int = 10, current_decay: int = 4096, voltage_decay: int = 1024, **more: Any) -> dict[str, Any]:
+def neuron(threshold: int = 10, current_decay: Any = 4096, voltage_decay: Any = 1024, **more: Any) -> dict[str, Any]:
     """Return a CUBA neuron as slayer writes it."""
     return {
         "type": "CUBA",
@@ -62,7 +62,7 @@ def neuron(threshold: int = 10, current_decay: int = 4096, voltage_decay: int = 
     }
 
 
-def input_block(*shape: int, **neuron_values: int) -> dict[str, Any]:
+def input_block(*shape: int, **neuron_values: Any) -> dict[str, Any]:
     """Return an input layer that takes the sample as its bias."""
     return {"type": "input", "shape": shape, "weight": [36.0], "bias": [34.0], "neuron": neuron(**neuron_values)}
 
@@ -94,7 +94,7 @@ def random_case(path: Path, seed: int, *, n_samples: int = 1) -> Case:
     on_image, as_bias = bool(rng.integers(2)), bool(rng.integers(2))
     shape: Shape = tuple(rng.integers(3, 7, 3).tolist()) if on_image else (int(rng.integers(1, 9)),)
     if as_bias:
-        draft.layers.append(input_block(*shape, **_neuron_values(rng)))
+        draft.layers.append(input_block(*shape, **_neuron_values(rng, shape[0])))
         samples = rng.integers(-200, 400, (n_samples, *shape))
     else:
         if on_image:
@@ -120,7 +120,7 @@ def _random_conv(rng: np.random.Generator, source: Shape) -> dict[str, Any]:
     weight = rng.integers(-60, 61, (out, source[0] // groups, *kernel))
     stride, padding = tuple(rng.integers(1, 3, 2).tolist()), tuple(rng.integers(0, 2, 2).tolist())
     bias = {"bias": rng.integers(-30, 60, out).astype(np.float32)} if rng.integers(2) else {}
-    values = neuron(**_neuron_values(rng))
+    values = neuron(**_neuron_values(rng, out))
     return conv_layer(weight, source, stride=stride, padding=padding, groups=groups, neuron=values, **bias)
 
 
@@ -129,7 +129,7 @@ def _random_dense(rng: np.random.Generator, fan_in: int, *, last: bool) -> dict[
     low, high = [(-128, 128), (-256, 255), (0, 256), (-128, 0), (-128, 1), (-20, 21), (1, 4)][int(rng.integers(7))]
     weight = rng.integers(low, high, (out, fan_in))
     weight.flat[0] = weight.flat[0] or (1 if high > 1 else -1)  # netx cannot load a matrix of zeros
-    more: dict[str, Any] = {"neuron": None if last and rng.integers(3) == 0 else neuron(**_neuron_values(rng))}
+    more: dict[str, Any] = {"neuron": None if last and rng.integers(3) == 0 else neuron(**_neuron_values(rng, out))}
     if rng.integers(2):
         more["bias"] = rng.integers(-30, 60, out).astype(np.float32)
     if rng.integers(2):
@@ -138,12 +138,15 @@ def _random_dense(rng: np.random.Generator, fan_in: int, *, last: bool) -> dict[
     return dense_layer(weight, **more)
 
 
-def _neuron_values(rng: np.random.Generator) -> dict[str, int]:
-    decays = [0, 1, 100, 1024, 4095, 4096]
+def _neuron_values(rng: np.random.Generator, channels: int) -> dict[str, Any]:
+    """Draw one decay for all channels, or one each, as slayer writes it with `shared_param=False`."""
+    current, voltage = (
+        rng.choice([0, 1, 100, 1024, 4095, 4096], channels if rng.integers(3) == 0 else ()) for _ in "uv"
+    )
     return {
         "threshold": int(rng.choice([0, 5, 60, 500, 131071])),
-        "current_decay": int(rng.choice(decays)),
-        "voltage_decay": int(rng.choice(decays)),
+        "current_decay": current,
+        "voltage_decay": voltage,
     }
 
 

@@ -15,6 +15,7 @@ from nctool.network import (
     INPUT_NAME,
     Bound,
     ConvGeometry,
+    CurrentBased,
     InputEncoding,
     IntArray,
     IntegrateFire,
@@ -144,6 +145,14 @@ def read_out(*synapses: Synapse, bias: object = 0, scale: float = 1.0, bound: Bo
     shape = (len(synapses[0].weight),)
     biases = np.broadcast_to(np.asarray(bias, np.int64), shape).copy()
     return Population("out", shape, Readout(scale), biases, synapses, bound)
+
+
+def leaky(
+    threshold: int, current_decay: object, voltage_decay: object, channels: int = 1, *, lead: int = 0
+) -> CurrentBased:
+    """Return a current-based neuron; one number stands for all channels."""
+    each = (np.broadcast_to(np.asarray(decay, np.int64), channels).copy() for decay in (current_decay, voltage_decay))
+    return CurrentBased(threshold, *each, lead=lead)
 
 
 seeds = st.integers(0, 2**32 - 1)

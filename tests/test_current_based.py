@@ -12,6 +12,7 @@ from nctool.network import ConvGeometry, CurrentBased, IntArray, IntegerInput, I
 from nctool.sim.fast import FastEngine
 from nctool.sim.reference import simulate
 from nctool.sim.trace import Trace
+from tests.networks import leaky
 
 NEVER = 2**24 - 1
 """A threshold that no voltage reaches: the answer is the voltage."""
@@ -40,7 +41,7 @@ def population(synapse: Synapse, neuron: CurrentBased, bias: int = 0) -> Populat
 
 def voltages(weight: int, values: list[int], *, exponent: int = 0, delay: int | None = None, **decays: int) -> Trace:
     """Return the trace of one neuron without memory, unless `decays` say otherwise, on one value a step."""
-    neuron = CurrentBased(NEVER, decays.get("current_decay", 4096), decays.get("voltage_decay", 4096))
+    neuron = leaky(NEVER, decays.get("current_decay", 4096), decays.get("voltage_decay", 4096))
     delays = None if delay is None else np.full((1, 1), delay)
     synapse = Synapse("input", np.full((1, 1), weight, np.int32), exponent, delay=delays)
     return traced(population(synapse, neuron), np.array(values).reshape(-1, 1))
@@ -67,7 +68,7 @@ def test_C1_wraps_above_one_border_and_from_the_other_on(total, voltage, count):
 )
 def test_C1_neurons_wrap_each_on_its_own(sign, expected):
     weight = np.array([[2**17 - 1], [2**17], [2**17 + 1]], np.int32)
-    neuron = CurrentBased(NEVER, 4096, 4096)
+    neuron = leaky(NEVER, 4096, 4096, 3)
     several = Population("a", (3,), neuron, np.zeros(3, np.int64), (Synapse("input", weight),))
     trace = traced(several, np.array([[sign]]))
     assert (trace.logits[0, 0].tolist(), trace.overflows["a"]) == (expected, 2 if sign > 0 else 3)
@@ -95,6 +96,14 @@ def test_C1_a_current_may_stay_beyond_24_bits():
     assert trace.overflows["a"] == 2 + 2  # two wraps, two cuts
 
 
+def test_C1_C2_every_channel_has_its_own_decays():
+    """64 * 4 at step 1. Currents keep all, half, nothing; voltages keep nothing, half, all."""
+    neuron = leaky(NEVER, [0, 2048, 4096], [4096, 2048, 0], 3)
+    several = Population("a", (3,), neuron, np.zeros(3, np.int64), (Synapse("input", np.full((3, 1), 4, np.int32)),))
+    trace = traced(several, np.array([[1], [0], [0]]))
+    assert trace.logits[0].tolist() == [[256, 256, 256], [256, 256, 256], [256, 192, 256]]
+
+
 @pytest.mark.parametrize(
     ("values", "held", "count"),
     [
@@ -108,7 +117,7 @@ def test_C1_a_current_may_stay_beyond_24_bits():
 def test_W5_a_convolution_is_held_in_24_bits(values, held, count):
     """Weights 256 and 1; the voltage is 64 times the sum, less the 2**24 that C1 takes off, and is cut."""
     synapse = Synapse("input", np.array([[[[256, 1]]]], np.int32), conv=ConvGeometry())
-    trace = traced(population(synapse, CurrentBased(NEVER, 4096, 4096)), np.array(values).reshape(1, 1, 1, 2))
+    trace = traced(population(synapse, leaky(NEVER, 4096, 4096)), np.array(values).reshape(1, 1, 1, 2))
     assert trace.logits.item() == np.sign(held) * TOP
     assert trace.overflows["a"] == count + 2
 
@@ -116,7 +125,7 @@ def test_W5_a_convolution_is_held_in_24_bits(values, held, count):
 def test_W5_a_sum_that_comes_back_is_counted_all_the_same():
     """512 * 32767 + 515 = 2**24 + 3; the same at both steps of a constant input."""
     synapse = Synapse("input", np.array([[[[512, 1]]]], np.int32), conv=ConvGeometry())
-    network = IntNetwork(IntegerInput((1, 1, 2)), (population(synapse, CurrentBased(NEVER, 4096, 4096)),), 2)
+    network = IntNetwork(IntegerInput((1, 1, 2)), (population(synapse, leaky(NEVER, 4096, 4096)),), 2)
     sample = np.array([32767, 515]).reshape(1, 1, 1, 2)
     expected = simulate(network, sample)
     (found,) = FastEngine(network).traces(sample)
@@ -148,7 +157,7 @@ def test_W5_with_delays_32_bits_hold_what_arrives():
 )
 def test_C6_a_voltage_that_is_cut_may_pass_the_threshold_that_says_never(threshold, logits):
     """64 * 2**16 a step: 2**22, then 2**23, cut to 2**23 - 1, which is above 64 * (2**17 - 1)."""
-    neuron = CurrentBased(threshold, 4096, 0)
+    neuron = leaky(threshold, 4096, 0)
     synapse = Synapse("input", np.zeros((1, 1), np.int32))
     trace = traced(population(synapse, neuron, bias=2**16), np.zeros((3, 1), np.int64))
     assert trace.logits[0, :, 0].tolist() == logits

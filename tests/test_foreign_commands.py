@@ -112,6 +112,8 @@ def test_inspect_shows_neurons_and_notes(nctool, tmp_path: Path) -> None:
     lines = nctool("inspect", path).out.splitlines()
     assert "dense, CUBA 2048/512" in lines[3]
     assert lines[4] == "NOTE: layer 0: Lava runs 1 of 2 weights with another value than the file's, -128 as -64"
+    path = Draft([dense_layer([[1], [2]], neuron=neuron(40, [7, 9], 512))]).write(tmp_path / "x.net")
+    assert "dense, CUBA 7..9/512" in nctool("inspect", path).out
     report = nctool("inspect", path, "--json").json
     assert (report["target"], report["cores"], report["head_room_bits"]) == (None, None, None)
 

@@ -354,6 +354,9 @@ def test_no_size_is_believed(path, key, shape, kind, options, n_bytes):
 # --- numbers that do not fit together ------------------------------------
 
 
+ONE_EACH = "allowed one number, or one for each of 3 channels"
+
+
 @pytest.mark.parametrize(
     ("key", "value", "text"),
     [
@@ -419,7 +422,11 @@ def test_no_size_is_believed(path, key, shape, kind, options, n_bytes):
         ("layer/1/neuron/iDecay", -1, "layer 1: `iDecay` is -1, allowed 0..4096"),
         ("layer/1/neuron/iDecay", 4097, "layer 1: `iDecay` is 4097, allowed 0..4096"),
         ("layer/3/neuron/vDecay", 2**31 - 1, "layer 3: `vDecay` is 2147483647, allowed 0..4096"),
-        ("layer/3/neuron/vDecay", [1, 2], "`/layer/3/neuron/vDecay` holds 2 numbers, allowed 1"),
+        ("layer/3/neuron/vDecay", [1, 2], f"layer 3: `vDecay` 2, {ONE_EACH}"),
+        ("layer/3/neuron/vDecay", [[1], [2], [3]], f"layer 3: `vDecay` 3x1, {ONE_EACH}"),
+        ("layer/3/neuron/iDecay", [0, 4097, 5], "layer 3: `iDecay` is 4097, allowed 0..4096"),
+        ("layer/3/neuron/iDecay", [0, 5, -1], "layer 3: `iDecay` is -1, allowed 0..4096"),
+        ("layer/3/neuron/vThMant", [1, 2, 3], "`/layer/3/neuron/vThMant` holds 3 numbers, allowed 1"),
         ("layer/3/neuron/vThMant", -1, "layer 3: `vThMant` is -1, allowed 0..16777215"),
         ("layer/3/neuron/vThMant", 2**24, "layer 3: `vThMant` is 16777216, allowed 0..16777215"),
         ("simulation/tSample", 0, "`/simulation/tSample` is 0, allowed 1..1048575"),

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nctool.errors import UnsupportedError
-from nctool.network import INPUT_NAME, CurrentBased, IntegerInput, IntNetwork, Population, Synapse
+from nctool.network import INPUT_NAME, IntegerInput, IntNetwork, Population, Synapse
 from nctool.sim.fast import FastEngine
 from nctool.sim.reference import simulate
 from nctool.sim.trace import Trace
@@ -24,6 +24,7 @@ from tests.networks import (
     conv,
     dense,
     fire,
+    leaky,
     random_graph,
     random_network,
     random_pixels,
@@ -128,7 +129,7 @@ def test_latency_goes_by_the_longest_path():
 
 
 def test_current_based_neurons_are_refused():
-    population = Population("cuba", (1,), CurrentBased(1, 0, 0), np.zeros(1, np.int64), (dense(INPUT_NAME, [[1]]),))
+    population = Population("cuba", (1,), leaky(1, 0, 0), np.zeros(1, np.int64), (dense(INPUT_NAME, [[1]]),))
     with pytest.raises(UnsupportedError) as caught:
         OperationCounter(IntNetwork(IntegerInput((1,)), (population,), 1), AUTAPSE)
     assert str(caught.value) == (

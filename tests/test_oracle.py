@@ -8,12 +8,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from nctool.network import CurrentBased, IntegerInput, IntNetwork, Population, Synapse
+from nctool.network import IntegerInput, IntNetwork, Population, Synapse
 from nctool.sim.reference import simulate
 from nctool.sim.trace import Trace
 from nctool_deploy.lava_weights import as_lava_runs
 from tests.emulator import Chain, Layer, Record, emulate
 from tests.foreign import ground_truth
+from tests.networks import leaky
 
 N_STEPS = 30
 SEEDS = range(16)
@@ -67,7 +68,8 @@ def network_of(chain: Chain) -> IntNetwork:
         weight = np.array(layer.mantissa, np.int32)
         delay = np.broadcast_to(np.array(layer.delay, np.int32), weight.shape) if np.any(layer.delay) else None
         source = populations[-1].name if populations else "input"
-        neuron = CurrentBased(layer.threshold, layer.current_decay, layer.voltage_decay, lead=number + 1)
+        decays = layer.current_decay, layer.voltage_decay
+        neuron = leaky(layer.threshold, *decays, len(weight), lead=number + 1)
         synapses = (Synapse(source, weight, layer.exponent, delay=delay),)
         bias = np.zeros(len(weight), np.int64)
         populations.append(Population(f"layer{number}", (len(weight),), neuron, bias, synapses))
@@ -163,7 +165,7 @@ def test_the_emulator_has_a_refractory_delay(emulated):
 def test_C1_to_C3_as_slayer_has_them():
     """256 neurons over 2,000 steps: the ground truth that lava-dl tests its dense block with, one step later there."""
     weight, spikes = ground_truth("dense/weight.npy"), ground_truth("dense/in.npy").T
-    neuron = CurrentBased(6, 4096, 415)
+    neuron = leaky(6, 4096, 415, 256)
     synapse = Synapse("input", weight.astype(np.int32))
     population = Population("dense", (256,), neuron, np.zeros(256, np.int64), (synapse,))
     network = IntNetwork(IntegerInput((200,), 0, 1), (population,), len(spikes))

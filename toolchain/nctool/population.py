@@ -132,21 +132,21 @@ class IntegrateFire(StructuralEquality):
     reset: Literal["subtract", "zero"] = "subtract"
 
 
-@dataclass(frozen=True)
-class CurrentBased:
+@dataclass(frozen=True, eq=False)
+class CurrentBased(StructuralEquality):
     """Loihi's current-based leaky integrate-and-fire neuron, CUBA for short (rules C1 to C6).
 
     Args:
         threshold: mantissa, >= 0; a neuron fires when its voltage is above 64 * threshold.
-        current_decay, voltage_decay: 0..4096; what is lost in a step, in parts of 4096.
+        current_decay, voltage_decay: int64 (channels,), 0..4096; what is lost in a step, in parts of 4096.
         reset_interval: both states are cleared before time step 1 and every so many steps; None for never.
         lead: time steps that the neuron runs before step 1, because in a pipeline the input of the network reaches
             it so many steps late (rule C4).
     """
 
     threshold: int
-    current_decay: int
-    voltage_decay: int
+    current_decay: IntArray
+    voltage_decay: IntArray
     reset_interval: int | None = None
     lead: int = 0
 

@@ -39,7 +39,7 @@ def validate_population(population: Population, where: str, seen: Mapping[str, S
     if isinstance(neuron, IntegrateFire):
         _validate_integrate_fire(neuron, population.shape[0], where)
     elif isinstance(neuron, CurrentBased):
-        _validate_current_based(neuron, where)
+        _validate_current_based(neuron, population.shape[0], where)
     else:
         require(0 < neuron.scale < np.inf, where, "scale", neuron.scale, "a positive number")
     if not population.synapses and isinstance(neuron, CurrentBased):
@@ -58,11 +58,12 @@ def _validate_integrate_fire(neuron: IntegrateFire, channels: int, where: str) -
     require(neuron.reset in ("subtract", "zero"), where, "reset", neuron.reset, "subtract, zero")
 
 
-def _validate_current_based(neuron: CurrentBased, where: str) -> None:
+def _validate_current_based(neuron: CurrentBased, channels: int, where: str) -> None:
     require(0 <= neuron.threshold < 2**24, where, "threshold", neuron.threshold, "0..2**24 - 1")
-    for what in ("current_decay", "voltage_decay"):
-        decay = getattr(neuron, what)
-        require(0 <= decay <= 2**12, where, what.replace("_", " "), decay, "0..4096")
+    for what, decay in (("current decay", neuron.current_decay), ("voltage decay", neuron.voltage_decay)):
+        require_integers(decay, (channels,), where, what)
+        low, high = int(decay.min()), int(decay.max())
+        require(low >= 0 and high <= 2**12, where, what, (low, high), "0..4096")
     interval = neuron.reset_interval
     require(interval is None or interval >= 1, where, "reset interval", interval, ">= 1")
     require(neuron.lead >= 0, where, "lead", neuron.lead, ">= 0")

@@ -16,18 +16,10 @@ import numpy as np
 from nctool.errors import FormatError, UnsupportedError
 from nctool.network import LARGEST_DELAY, CurrentBased, IntArray, Population, Shape, Synapse
 from nctool_deploy.lava_weights import as_lava_runs
+from nctool_deploy.netx.foreign_neuron import SIMULATED, read_neuron
 from nctool_deploy.netx.foreign_node import ForeignNode, listed
 from nctool_deploy.netx.foreign_values import Transform, read_bias, read_geometry
 from nctool_deploy.netx.node import MAX_SIZE
-
-CURRENT_BASED = ("LOIHI", "CUBA")
-LARGEST_THRESHOLD = 2**24 - 1
-"""Slayer writes 2**18 - 1 for a layer that never fires; Lava shifts what it finds up by 6 bits, in 32."""
-
-DEFAULT_NEURON = {"iDecay": 0, "vDecay": 4096, "vThMant": 1 << 17}
-"""Of a dense layer that names no neuron: it integrates and never fires. Source: `create_dense`."""
-
-SIMULATED = "only files of current-based neurons (LOIHI, CUBA) are simulated"
 
 
 @dataclass(frozen=True)
@@ -89,7 +81,7 @@ class Layers:
             return
         self.transform = Transform(node.number("weight", 64), node.number("bias", 0))
         self.input_shape = shape
-        neuron, bias = self._neuron(number, node.child("neuron")), np.zeros(shape[0], np.int64)
+        neuron, bias = self._neuron(number, node.child("neuron"), shape[0]), np.zeros(shape[0], np.int64)
         self._add(Population(f"input{number}", shape, neuron, bias, ()))
 
     def _conv(self, number: int, node: ForeignNode) -> None:
@@ -159,30 +151,18 @@ class Layers:
         self._hops += 1
         kind = "dense" if synapse.conv is None else "conv"
         bias = read_bias(node, shape, f"layer {number}")
-        self._add(Population(f"{kind}{number}", shape, self._neuron(number, neuron), bias, (synapse,)))
+        self._add(Population(f"{kind}{number}", shape, self._neuron(number, neuron, shape[0]), bias, (synapse,)))
 
     def _add(self, population: Population) -> None:
         self.populations.append(population)
         self.source = Source(population.name, population.shape)
 
-    def _neuron(self, number: int, node: ForeignNode | None) -> CurrentBased:
-        values = DEFAULT_NEURON if node is None else self._registers(number, node)
-        for key in ("iDecay", "vDecay"):
-            if not 0 <= values[key] <= 4096:
-                raise FormatError(f"layer {number}: `{key}` is {values[key]}, allowed 0..4096")
-        if not 0 <= values["vThMant"] <= LARGEST_THRESHOLD:
-            raise FormatError(f"layer {number}: `vThMant` is {values['vThMant']}, allowed 0..{LARGEST_THRESHOLD}")
-        return CurrentBased(values["vThMant"], values["iDecay"], values["vDecay"], self.reset_interval, self._hops)
-
-    def _registers(self, number: int, node: ForeignNode) -> dict[str, int]:
-        kind = node.word("type")
-        if kind not in CURRENT_BASED:
-            raise UnsupportedError(
-                f"layer {number}: neuron `{kind}`, allowed {', '.join(CURRENT_BASED)}", hint=SIMULATED
-            )
-        if node.number("refDelay", 1) != 1:
-            self.notes.append(f"layer {number}: has a refractory delay, which Lava ignores")
-        return {key: node.number(key) for key in DEFAULT_NEURON}
+    def _neuron(self, number: int, node: ForeignNode | None, channels: int) -> CurrentBased:
+        where = f"layer {number}"
+        neuron = read_neuron(node, channels, where, reset_interval=self.reset_interval, lead=self._hops)
+        if node is not None and node.number("refDelay", 1) != 1:
+            self.notes.append(f"{where}: has a refractory delay, which Lava ignores")
+        return neuron
 
     def _note_weights(self, where: str, weight: IntArray, running: IntArray, exponent: int) -> None:
         """Note weights that Lava changes."""

@@ -15,7 +15,7 @@ import numpy as np
 from nctool.api.exporting import head_room_bits
 from nctool.api.models import ForeignOptions, open_model
 from nctool.api.utilisation import Utilisation, utilisation
-from nctool.network import CurrentBased, IntNetwork, Population, Readout, Synapse
+from nctool.network import CurrentBased, IntArray, IntNetwork, Population, Readout, Synapse
 from nctool_deploy.lowering import lower
 from nctool_deploy.netx import ForeignFile, NetxFile
 from nctool_deploy.pipeline import delays, depths
@@ -197,8 +197,13 @@ def _kind(population: Population) -> str:
     if isinstance(neuron, Readout):
         return f"{kind}, readout"
     if isinstance(neuron, CurrentBased):
-        return f"{kind}, CUBA {neuron.current_decay}/{neuron.voltage_decay}"
+        return f"{kind}, CUBA {_decay(neuron.current_decay)}/{_decay(neuron.voltage_decay)}"
     return kind
+
+
+def _decay(values: IntArray) -> str:
+    low, high = _interval(values)
+    return str(low) if low == high else f"{low}..{high}"
 
 
 def _interval(values: Any) -> Interval:

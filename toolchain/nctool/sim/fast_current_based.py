@@ -18,7 +18,7 @@ from torch import Tensor
 
 from nctool.bounds import drive_interval
 from nctool.errors import UnsupportedError
-from nctool.network import INPUT_NAME, CurrentBased, IntNetwork, Pair, Population
+from nctool.network import INPUT_NAME, CurrentBased, IntArray, IntNetwork, Pair, Population
 from nctool.sim.fast_layer import LayerRun, empty_steps, exact_type
 from nctool.sim.fast_synapses import RegisteredSynapse, held
 
@@ -39,6 +39,7 @@ class CurrentBasedLayer:
         neuron: its neuron.
         synapses: what drives it.
         may_wrap, may_saturate: False where no input can make the current wrap or the voltage saturate.
+        kept: what is left of the current and of the voltage after a step, as `kept_share` returns it.
         bias: float64 per channel, in units of the states, shaped to broadcast over (samples, *shape).
         lead: how many of the steps come before time step 1 (rule C4).
         is_answer: True for the last population of the network.
@@ -47,6 +48,7 @@ class CurrentBasedLayer:
     population: Population
     neuron: CurrentBased
     synapses: tuple[RegisteredSynapse, ...]
+    kept: tuple[float | Tensor, float | Tensor]
     bias: Tensor
     may_wrap: bool
     may_saturate: bool
@@ -65,11 +67,13 @@ class CurrentBasedLayer:
             raise UnsupportedError(f"population `{population.name}`: its neuron is not current-based")
         dtype = exact_type(population, network, 0)
         synapses = [RegisteredSynapse.prepare(s, network, population, device, dtype) for s in population.synapses]
-        bias = torch.from_numpy(population.bias.astype(np.int64) * UNITS).to(device, torch.float64)
-        column = bias.reshape(-1, *[1] * (len(population.shape) - 1))
+        bias = _per_channel(population, population.bias.astype(np.int64) * UNITS, device)
+        decays = (neuron.current_decay, neuron.voltage_decay)
+        current_kept, voltage_kept = (kept_share(_per_channel(population, decay, device)) for decay in decays)
         may_wrap, may_saturate = reachable(network, population, neuron)
         is_answer = population is network.readout
-        return cls(population, neuron, tuple(synapses), column, may_wrap, may_saturate, network.lead, is_answer)
+        kept = (current_kept, voltage_kept)
+        return cls(population, neuron, tuple(synapses), kept, bias, may_wrap, may_saturate, network.lead, is_answer)
 
     def run(self, signals: Mapping[str, Tensor], n_steps: int) -> LayerRun:
         """Step the population through a window (rules C1 to C5) and count wraps and saturations (rule O2).
@@ -89,11 +93,11 @@ class CurrentBasedLayer:
             if self.neuron.reset_interval and (step - self.lead) % self.neuron.reset_interval == 0:  # C5
                 current.zero_()
                 voltage.zero_()
-            decay_(current, self.neuron.current_decay)
+            decay_(current, self.kept[0])
             if weighted is not None:
                 current.add_(weighted[min(step, len(weighted) - 1)], alpha=UNITS)
             wraps = wrap_(current) if self.may_wrap else 0  # C1
-            decay_(voltage, self.neuron.voltage_decay).add_(current).add_(bias)
+            decay_(voltage, self.kept[1]).add_(current).add_(bias)
             saturations = saturate_(voltage) if self.may_saturate else 0  # C2
             fired = voltage > UNITS * self.neuron.threshold
             overflows += wraps + saturations  # O2
@@ -121,6 +125,12 @@ class CurrentBasedLayer:
         return total, changed
 
 
+def _per_channel(population: Population, values: IntArray, device: torch.device) -> Tensor:
+    """Return one value per channel, (channels,), in float64, shaped to broadcast over (samples, *shape)."""
+    column = values.reshape(-1, *[1] * (len(population.shape) - 1))
+    return torch.from_numpy(column.astype(np.int64)).to(device, torch.float64)
+
+
 def reachable(network: IntNetwork, population: Population, neuron: CurrentBased) -> tuple[bool, bool]:
     """Return whether some input could make the current wrap, and the voltage saturate.
 
@@ -130,8 +140,8 @@ def reachable(network: IntNetwork, population: Population, neuron: CurrentBased)
     bias = np.abs(population.bias).max()
     if not population.synapses:
         bias += max(np.abs(values).max() for values in network.input.channel_range())
-    current = _reach(UNITS * float(max(high.max(), -low.min())), neuron.current_decay)
-    voltage = _reach(current + UNITS * float(bias), neuron.voltage_decay)
+    current = _reach(UNITS * float(max(high.max(), -low.min())), int(neuron.current_decay.min()))
+    voltage = _reach(current + UNITS * float(bias), int(neuron.voltage_decay.min()))
     return current >= WRAP, voltage >= WRAP
 
 
@@ -141,11 +151,18 @@ def _reach(gain: float, decay: int) -> float:
     return gain * DECAY_UNITY / decay if decay else float("inf")
 
 
-def decay_(state: Tensor, decay: int) -> Tensor:
-    """Take from a state what it loses in one step, rounded towards zero, in place (rules C1 and C2)."""
-    if decay == DECAY_UNITY:
-        return state.zero_()
-    return state if decay == 0 else state.mul_((DECAY_UNITY - decay) / DECAY_UNITY).trunc_()
+def kept_share(decay: Tensor) -> float | Tensor:
+    """Return what is left of 1 after a step: one number where all neurons agree."""
+    kept = (DECAY_UNITY - decay) / DECAY_UNITY
+    first = float(kept.reshape(-1)[0].item())
+    return first if bool((kept == first).all()) else kept
+
+
+def decay_(state: Tensor, kept: float | Tensor) -> Tensor:
+    """Leave of a state what a step leaves, rounded towards zero, in place (rules C1 and C2)."""
+    if isinstance(kept, float) and kept in (0.0, 1.0):
+        return state if kept else state.zero_()
+    return state.mul_(kept).trunc_()
 
 
 def wrap_(current: Tensor) -> int:

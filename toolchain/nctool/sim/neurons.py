@@ -80,22 +80,24 @@ def after_reset(membrane: Int64, threshold: IntArray, spikes: NDArray[np.bool_],
     return membrane - threshold * spikes if reset == "subtract" else np.where(spikes, 0, membrane)
 
 
-def current_based(neuron: CurrentBased, weighted: Int64, bias: Int64, lead: int) -> Run:
+def current_based(population: Population, neuron: CurrentBased, weighted: Int64, bias: Int64, lead: int) -> Run:
     """Step a current-based population through a window and the steps before it (rules C1 to C5, O2).
 
     Args:
+        neuron: of the population.
         weighted: int64 (samples, steps, *shape), without bias.
         bias: int64, broadcasts to (samples, *shape).
         lead: how many of the steps come before time step 1.
     """
+    current_decay, voltage_decay = map(population.per_neuron, (neuron.current_decay, neuron.voltage_decay))
     current = voltage = np.zeros_like(weighted[:, 0])
     voltages, spikes, overflows = np.zeros_like(weighted), np.zeros(weighted.shape, np.bool_), 0
     for step in range(lead - neuron.lead, weighted.shape[1]):  # C4
         if neuron.reset_interval and (step - lead) % neuron.reset_interval == 0:  # C5
             current = voltage = np.zeros_like(current)
-        sum_of_current = decayed(current, neuron.current_decay) + (weighted[:, step] << STATE_SHIFT)
+        sum_of_current = decayed(current, current_decay) + (weighted[:, step] << STATE_SHIFT)
         current = wrapped(sum_of_current)  # C1
-        sum_of_voltage = decayed(voltage, neuron.voltage_decay) + current + (bias << STATE_SHIFT)
+        sum_of_voltage = decayed(voltage, voltage_decay) + current + (bias << STATE_SHIFT)
         voltage = np.clip(sum_of_voltage, -STATE_LIMIT + 1, STATE_LIMIT - 1)  # C2
         fired = voltage > neuron.threshold << STATE_SHIFT
         voltages[:, step], spikes[:, step] = voltage, fired
@@ -104,7 +106,7 @@ def current_based(neuron: CurrentBased, weighted: Int64, bias: Int64, lead: int)
     return Run(spikes, voltages, overflows)
 
 
-def decayed(state: Int64, decay: int) -> Int64:
+def decayed(state: Int64, decay: Int64) -> Int64:
     """Return what is left of a state after one step, rounded towards zero (rules C1 and C2)."""
     left: Int64 = np.sign(state) * (np.abs(state) * (2**DECAY_SHIFT - decay) >> DECAY_SHIFT)
     return left

@@ -100,7 +100,7 @@ def _run_current_based(
     for synapse in population.synapses:
         arriving, sums_changed = registered_input(synapse, signals[synapse.source], n_steps)
         weighted, changed = weighted + arriving, changed + sums_changed
-    run = current_based(neuron, weighted, bias, lead)
+    run = current_based(population, neuron, weighted, bias, lead)
     return replace(run, overflows=run.overflows + changed)
 
 
