@@ -217,6 +217,69 @@ def test_a_path_for_a_network_is_refused(run, tmp_path, function):
     assert refusal(UsageError, function, run, tmp_path / "new", model="model.pt") == NO_MODULE
 
 
+TRAIN_IT = 'hint: nctool.train("mine.toml", "runs/mine", model=net), then give "runs/mine"'
+EXPORT_IT = 'hint: nctool.export("runs/mine", "mine.net", model=net), then give "mine.net"'
+
+
+@pytest.mark.parametrize("given", [Own(), Own().state_dict()])
+@pytest.mark.parametrize(
+    ("function", "text"),
+    [
+        (
+            lambda given, folder: nctool.export(given, folder / "m.net"),
+            f"checkpoint: got {{}}, allowed a path\n{TRAIN_IT}",
+        ),
+        (nctool.finetune, f"checkpoint: got {{}}, allowed a path\n{TRAIN_IT}"),
+        (lambda given, _: nctool.explore(given), f"checkpoint: got {{}}, allowed a path\n{TRAIN_IT}"),
+        (lambda given, _: nctool.history(given), f"checkpoint: got {{}}, allowed a path\n{TRAIN_IT}"),
+        (lambda given, _: nctool.run_sim(given), f"model: got {{}}, allowed a path\n{EXPORT_IT}"),
+        (lambda given, _: nctool.verify(given), f"model: got {{}}, allowed a path\n{EXPORT_IT}"),
+        (lambda given, _: nctool.inspect(given), f"model: got {{}}, allowed a path\n{EXPORT_IT}"),
+        (
+            lambda given, folder: nctool.export(folder, given),
+            "output: got {}, allowed a path\nhint: give the network as model=net",
+        ),
+        (
+            nctool.train,
+            "recipe: got a {}, allowed: a name, or the path of a .toml file\n"
+            'hint: give a network with model=net, changes of a recipe with overrides={{"training.epochs": 3}}',
+        ),
+    ],
+)
+def test_a_network_for_a_path_is_refused(tmp_path, given, function, text):
+    assert refusal(UsageError, function, given, tmp_path) == text.format(type(given).__name__)
+
+
+@pytest.fixture(params=["whole.pt", "state.pth", "weights.bin", "old.pt", "scripted.pt", "network.onnx"])
+def of_another_tool(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
+    """A file of another tool that holds a network, or its weights."""
+    path, net = tmp_path / request.param, Own()
+    if path.suffix == ".onnx":
+        path.write_bytes(b"\x08\x07\x12\x07pytorch")
+    elif path.stem == "scripted":
+        torch.jit.script(net).save(path)
+    else:
+        held = net if path.stem == "whole" else net.state_dict()
+        torch.save(held, path, _use_new_zipfile_serialization=path.stem != "old")
+    return path
+
+
+def test_files_of_other_tools_are_called_by_their_names(of_another_tool, tmp_path):
+    what = "an ONNX file" if of_another_tool.suffix == ".onnx" else "a file of torch.save"
+    hint = (
+        "hint: build the network in Python and load its weights, then nctool.prepare(model, images), and nctool.train "
+        "with model="
+    )
+    for allowed, function, arguments in (
+        ("a checkpoint", nctool.export, [tmp_path / "m.net"]),
+        ("a checkpoint", nctool.finetune, [tmp_path / "run"]),
+        ("an exported network", nctool.run_sim, []),
+        ("an exported network", nctool.inspect, []),
+    ):
+        text = refusal(UsageError, function, of_another_tool, *arguments)
+        assert text == f"`{of_another_tool}` is {what}, allowed: {allowed}\n{hint}"
+
+
 @pytest.mark.parametrize(
     ("model", "text"),
     [

@@ -139,5 +139,5 @@ def test_a_mapping_in_place_of_a_recipe_is_refused():
         nctool.train({"training": {"epochs": 1}})
     assert str(caught.value) == (
         "recipe: got a dict, allowed: a name, or the path of a .toml file\n"
-        'hint: change keys of a recipe with overrides={"training.epochs": 3}'
+        'hint: give a network with model=net, changes of a recipe with overrides={"training.epochs": 3}'
     )

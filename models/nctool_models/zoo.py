@@ -49,7 +49,7 @@ def load_recipe(name_or_path: str | Path, overrides: Overrides = (), seed: int |
     if not isinstance(name_or_path, (str, Path)):
         raise RecipeError(
             f"recipe: got a {type(name_or_path).__name__}, allowed: a name, or the path of a .toml file",
-            hint='change keys of a recipe with overrides={"training.epochs": 3}',
+            hint='give a network with model=net, changes of a recipe with overrides={"training.epochs": 3}',
         )
     text = os.fspath(name_or_path)
     is_path = isinstance(name_or_path, Path) or text.endswith(_SUFFIX) or os.sep in text

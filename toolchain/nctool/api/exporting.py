@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from torch import nn
 
-from nctool.api.checkpoints import open_checkpoint
+from nctool.api.checkpoints import open_checkpoint, output_path
 from nctool.api.converting import converted, default_realisation, design, notes_of
 from nctool.api.outputs import require_outputs, run_files
 from nctool.api.unit_search import Budget, search_units
@@ -122,7 +122,7 @@ def export(
         UnsupportedError: the network holds something that cannot be converted.
         RangeError: a number does not fit the target.
     """
-    output, chip = Path(output), find_target(target)
+    output, chip = output_path(output), find_target(target)
     coding = None if input is None else find_coding(input)
     if chips < 1:
         raise UsageError(f"chips: {chips} is out of range, allowed >= 1", hint="give 1 or more chips with --chips")

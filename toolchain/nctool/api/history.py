@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from nctool.api import history_figure
+from nctool.api.checkpoints import run_path
 from nctool.training.metrics import EpochMetrics, read_metrics
 
 
@@ -42,7 +43,8 @@ def history(run: Path | str, *, plot: Path | str | None = None) -> HistoryReport
         FormatError: metrics.jsonl is not what nctool writes.
     """
     draw = None if plot is None else history_figure.prepare(Path(plot))
-    report = HistoryReport(Path(run), read_metrics(Path(run)))
+    run = run_path(run)
+    report = HistoryReport(run, read_metrics(run))
     if draw is not None:
         draw(report.epochs)
     return report

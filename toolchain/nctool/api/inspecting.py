@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from nctool.api.checkpoints import model_path
 from nctool.api.exporting import head_room_bits
 from nctool.api.models import ForeignOptions, open_model
 from nctool.api.utilisation import Utilisation, utilisation
@@ -106,11 +107,12 @@ def inspect(model: Path | str) -> InspectReport:
         FormatError: the file is bad.
         UnsupportedError: a foreign file holds what cannot be simulated.
     """
-    content = open_model(Path(model), ForeignOptions())
+    path = model_path(model)
+    content = open_model(path, ForeignOptions())
     network = content.network
     layers = tuple(_layer(network, population) for population in network.populations)
     report = InspectReport(
-        path=Path(model),
+        path=path,
         input_shape=network.input.sample_shape,
         input_range=network.input_range,
         layers=layers,

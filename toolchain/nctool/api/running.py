@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nctool.api.arrays import Source, load_array, path_of, record, require_array_names
+from nctool.api.checkpoints import model_path
 from nctool.api.costing import CostMeter, CostReport, meter_for
 from nctool.api.engines import Job, require_engine, traces
 from nctool.api.models import Content, ForeignOptions, open_model
@@ -114,7 +115,7 @@ def run_sim(
     require_engine(engine, device)
     output, dataset = None if output is None else Path(output), None if dataset is None else str(dataset)
     require_workers(engine, workers, output)
-    path, options = Path(model), options or ForeignOptions()
+    path, options = model_path(model), options or ForeignOptions()
     shape = None if input is None else load_array(input).shape[-3:]
     content = open_model(path, options, input_shape=shape)
     given = {"the samples": path_of(input), "the labels": path_of(labels)}

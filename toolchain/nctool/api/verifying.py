@@ -17,6 +17,7 @@ from typing import Any
 from nctool.api import junit as junit_file
 from nctool.api import trace_file
 from nctool.api.arrays import Source, load_array, path_of
+from nctool.api.checkpoints import model_path
 from nctool.api.checks import Check, all_checks, changes
 from nctool.api.comparing import FILE, Comparison, compare_engines, compare_known_answers
 from nctool.api.engines import Job, require_engine
@@ -107,7 +108,7 @@ def verify(
     Raises:
         UsageError, FormatError, UnsupportedError, RangeError, EngineError: see `nctool.errors`.
     """
-    path, names = Path(model), tuple(dict.fromkeys(split_names(engines)))
+    path, names = model_path(model), tuple(dict.fromkeys(split_names(engines)))
     dataset = None if dataset is None else str(dataset)
     if not names:
         raise UsageError("no engine to verify", hint="name them with --engines reference,lava")
