@@ -86,7 +86,8 @@ class IntegrateFireLayer:
 
         Args:
             signals: per source, (n_steps or 1, samples, *source shape).
-            observe: is shown the accumulated input of every step, (samples, *shape).
+            observe: is shown the membrane of every step, (samples, *shape), shifted as `start` is; overflows are then
+                not counted.
         """
         drive = weighted_sum(self.kernels, signals)
         steps = drive if len(drive) == n_steps else empty_steps(drive[0], n_steps)
@@ -96,8 +97,8 @@ class IntegrateFireLayer:
             membrane = steps[step]
             following = steps[step + 1] if step + 1 < n_steps else None
             if observe is not None:
-                observe(membrane - self.start)
-            if not self.proved:
+                observe(membrane)
+            elif not self.proved:
                 overflows += count_overflows(membrane, self.start)
             if following is not None:
                 torch.add(drive[min(step + 1, len(drive) - 1)], membrane, out=following)  # S1
