@@ -11,6 +11,8 @@ SynapseConfig.bits_per_axon, INDEX_BITS_MAP.
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -42,6 +44,12 @@ def weight_bits(weight: IntArray) -> int:
     low, high = int(weight.min()), int(weight.max())
     fitting = (bits for bits in STORED_WEIGHT_BITS if -(2 ** (bits - 1)) <= low and high < 2 ** (bits - 1))
     return next(fitting, WEIGHT_BITS)
+
+
+@lru_cache(maxsize=4096)
+def words_of(connections: int, bits: int) -> int:
+    """Return the words that one axon takes; see `words`."""
+    return int(words(connections, bits))
 
 
 def words(connections: NDArray[np.int64] | int, bits: int) -> NDArray[np.int64]:

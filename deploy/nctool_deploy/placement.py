@@ -10,7 +10,7 @@ In: an IntNetwork and a target. Out: a Mapping, and what does not fit. Must not 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 
 import numpy as np
@@ -62,11 +62,13 @@ class _Demand:
         wirings: all that reaches them.
         senders: those that come from a population, with its name.
         output_axons: of the neurons before each, int64 (neurons + 1,).
+        known: what ranges use that were asked for before; the one that is taken was tried first.
     """
 
     wirings: tuple[Wiring, ...]
     senders: tuple[tuple[str, SynapseWiring], ...]
     output_axons: NDArray[np.int64]
+    known: dict[tuple[int, int], Usage] = field(default_factory=dict)
 
     @property
     def n_neurons(self) -> int:
@@ -74,6 +76,11 @@ class _Demand:
 
     def usage(self, start: int, stop: int) -> Usage:
         """Return what the neurons from `start` to before `stop` use of a core."""
+        if (start, stop) not in self.known:
+            self.known[start, stop] = self._usage(start, stop)
+        return self.known[start, stop]
+
+    def _usage(self, start: int, stop: int) -> Usage:
         loads = [wiring.load(start, stop) for wiring in self.wirings]
         return Usage(
             neurons=stop - start,

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nctool.network import ConvGeometry, Shape, Synapse
-from nctool_deploy.packing import DELAY_BITS, WEIGHT_BITS, index_bits, weight_bits, words
+from nctool_deploy.packing import DELAY_BITS, WEIGHT_BITS, index_bits, weight_bits, words, words_of
 
 Destinations = NDArray[np.int64]
 """To how many slices each neuron of a source sends: int64 (height, width, channels), (1, 1, channels) if no image."""
@@ -62,7 +62,7 @@ class DenseWiring:
 
     def load(self, start: int, stop: int) -> Load:
         """Return what the range needs."""
-        return Load(self.n_sources, self.n_sources * int(words(stop - start, self.bits)))
+        return Load(self.n_sources, self.n_sources * words_of(stop - start, self.bits))
 
     def reach(self, destinations: Destinations, start: int, stop: int) -> None:  # noqa: ARG002 - as the protocol
         """Add 1 to every source neuron."""
@@ -76,7 +76,7 @@ class AutapseWiring:
     def load(self, start: int, stop: int) -> Load:
         """Return what the range needs."""
         n_neurons = stop - start
-        return Load(n_neurons, n_neurons * int(words(1, WEIGHT_BITS + index_bits(n_neurons))))
+        return Load(n_neurons, n_neurons * words_of(1, WEIGHT_BITS + index_bits(n_neurons)))
 
 
 @dataclass(frozen=True, eq=False)
@@ -143,7 +143,7 @@ class ConvolutionWiring:
         """Return the words of the kernels of as many channels as the range may hold."""
         per_group = self.channels // self.groups
         full, rest = divmod(min(n_neurons, self.channels), per_group)
-        columns = full * int(words(per_group, self.bits)) + int(words(rest, self.bits))
+        columns = full * words_of(per_group, self.bits) + words_of(rest, self.bits)
         return self.group_size * self.kernel_size * columns
 
     @property
