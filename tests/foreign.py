@@ -84,7 +84,7 @@ def conv_layer(weight: object, source: Shape, **more: Any) -> dict[str, Any]:
 
 
 def random_case(path: Path, seed: int, *, n_samples: int = 1) -> Case:
-    """Write a random file: input block or spikes, convolutions, dense layers, delays, decays, resets.
+    """Write a random file: input block or spikes, convolutions, dense and recurrent layers, delays, decays, resets.
 
     The window is shorter than the pipeline and its delays now and then, and the samples are as large as they may be.
     """
@@ -132,7 +132,10 @@ def _random_dense(rng: np.random.Generator, fan_in: int, *, last: bool) -> dict[
     more: dict[str, Any] = {"neuron": None if last and rng.integers(3) == 0 else neuron(**_neuron_values(rng, out))}
     if rng.integers(2):
         more["bias"] = rng.integers(-30, 60, out).astype(np.float32)
-    if rng.integers(2):
+    kind = int(rng.integers(3))
+    if kind == 0:
+        more |= {"type": "dense_rec", "weight_rec": rng.integers(low, high, (out, out)).astype(np.float32)}
+    if kind == 1:
         shape = [(out,), (out, fan_in), ()][int(rng.integers(3))]
         more["delay"] = rng.integers(0, rng.choice([3, 8, 63]), shape).astype(np.float32)
     return dense_layer(weight, **more)

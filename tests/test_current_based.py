@@ -5,10 +5,22 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
-from nctool.network import ConvGeometry, CurrentBased, IntArray, IntegerInput, IntNetwork, Population, Synapse
+from nctool.errors import RangeError
+from nctool.network import (
+    ConvGeometry,
+    CurrentBased,
+    IntArray,
+    IntegerInput,
+    IntegrateFire,
+    IntNetwork,
+    Population,
+    Synapse,
+)
 from nctool.sim.fast import FastEngine
 from nctool.sim.reference import simulate
 from nctool.sim.trace import Trace
@@ -150,6 +162,60 @@ def test_W5_with_delays_32_bits_hold_what_arrives():
     """2**31 is held as -2**31, and 64 times that, in 32 bits, as 0: two changes."""
     trace = voltages(2**30, [2], delay=0)
     assert (trace.logits.item(), trace.overflows["a"]) == (0, 2)
+
+
+def test_W6_a_spike_comes_back_one_step_later():
+    """The first neuron gets 5 > 4 at step 1; then each gets 5 from the other one."""
+    synapses = (
+        Synapse("input", np.array([[5], [0]], np.int32)),
+        Synapse("a", np.array([[0, 5], [5, 0]], np.int32)),
+    )
+    pair = Population("a", (2,), leaky(4, 4096, 4096, 2), np.zeros(2, np.int64), synapses)
+    trace = traced(pair, np.array([[1], [0], [0], [0]]))
+    assert trace.spikes["a"][0].tolist() == [[True, False], [False, True], [True, False], [False, True]]
+
+
+def test_W6_a_reset_does_not_hold_up_what_comes_back():
+    """Bias 3 a step, threshold 4: 3, 6 fires, whose spike brings -2: 1, 4, 7 fires. An interval of 2 clears a 4."""
+    synapses = (Synapse("input", np.zeros((1, 1), np.int32)), Synapse("a", np.full((1, 1), -2, np.int32)))
+    for interval, expected in ((2, [0, 1, 0, 0, 0, 1]), (None, [0, 1, 0, 0, 1, 0])):
+        neuron = replace(leaky(4, 4096, 0), reset_interval=interval)
+        trace = traced(Population("a", (1,), neuron, np.full(1, 3, np.int64), synapses), np.zeros((6, 1), np.int64))
+        assert trace.spikes["a"][0, :, 0].tolist() == expected, interval
+
+
+def test_W6_sums_that_come_back_are_held_and_rounded_as_others():
+    """2**30 of each of two neurons, shifted down by 14: 2**31 is held as -2**31, a current of -2**23, which wraps."""
+    own = Synapse("a", np.array([[2**30, 2**30], [3, 0]], np.int32), -14)
+    both = (Synapse("input", np.zeros((2, 1), np.int32)), own)
+    trace = traced(
+        Population("a", (2,), leaky(0, 4096, 4096, 2), np.full(2, 1, np.int64), both), np.zeros((2, 1), np.int64)
+    )
+    assert trace.spikes["a"][0].tolist() == [[True, True], [True, True]]
+    assert trace.overflows["a"] == 1 + 1 + 1  # W5, C1, C2
+
+
+def recurrent(**changes: object) -> Population:
+    own = replace(Synapse("a", np.ones((1, 1), np.int32)), **changes)
+    return Population("a", (1,), leaky(4, 0, 0), np.zeros(1, np.int64), (own,))
+
+
+@pytest.mark.parametrize(
+    ("population", "text"),
+    [
+        (recurrent(delay=np.ones((1, 1), np.int64)), "synapse to itself is with delays, allowed dense, without delays"),
+        (
+            replace(recurrent(), neuron=IntegrateFire(np.ones(1, np.int64), np.zeros(1, np.int64))),
+            "source is a, allowed a population that stands before it",
+        ),
+        (recurrent(source="b"), "source is b, allowed a population that stands before it"),
+        (recurrent(weight=np.ones((1, 2), np.int32)), "weight shape is (1, 2), allowed (1, 1)"),
+    ],
+)
+def test_W6_what_may_not_come_back(population, text):
+    with pytest.raises(RangeError) as caught:
+        IntNetwork(IntegerInput((1,)), (population,), 1)
+    assert str(caught.value) == f"population `a`: {text}"
 
 
 @pytest.mark.parametrize(

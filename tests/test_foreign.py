@@ -17,7 +17,7 @@ from nctool.sim.fast import FastEngine
 from nctool.sim.trace import Trace
 from nctool_deploy import engine
 from nctool_deploy.lava_compat import make_importable
-from nctool_deploy.lava_weights import as_lava_runs
+from nctool_deploy.lava_weights import as_lava_runs, parts_as_lava_runs
 from nctool_deploy.netx import ForeignFile, is_foreign, read_foreign
 from tests.foreign import (
     Case,
@@ -169,11 +169,23 @@ def pair_of_pixels(threshold: int) -> list[dict[str, Any]]:
     return [image, conv_layer([[[[250, 250]]]], (1, 1, 2), neuron=neuron(threshold, 2048, 1024))]
 
 
+def coming_back(weight: int) -> list[dict[str, Any]]:
+    """A neuron that fires without input, and what it sends to itself; the second of its kind drives a third."""
+    back = {"type": "dense_rec", "weight_rec": np.full((1, 1), np.float32(weight)), "bias": [100]}
+    first = dense_layer([[1]], **back, neuron=neuron(60, **NO_MEMORY))
+    return [first, dense_layer([[-40]], **back, neuron=neuron(60, 4096, 512)), dense_layer([[3]])]
+
+
 RISING = np.array([1, 100, 500, 2000, 8000, 16777, 16778, 20000, 32767, -32767, -16778, -16777]).reshape(1, -1, 1)
 EDGES: dict[str, tuple[list[dict[str, Any]], np.ndarray]] = {
     **{f"delay {delay} of a window of 2": (bias_and_delay(delay), np.zeros((1, 2, 1), int)) for delay in (1, 2, 3)},
     "a convolution beyond 24 bits fires": (pair_of_pixels(100), np.stack([RISING, RISING], axis=-1)[:, :, None]),
     "a convolution beyond 24 bits answers": (pair_of_pixels(AFFINE), np.stack([RISING, RISING], axis=-1)[:, :, None]),
+    **{
+        f"recurrence of {weight}, {kind}": (coming_back(weight), np.zeros((1, 7, 1), int))
+        for weight in (-90, 90)
+        for kind in ("free", "with a reset")
+    },
     "a convolution to 24 bits and back": (
         [{"type": "input", "shape": (1, 1, 2)}, conv_layer([[[[512, 1]]]], (1, 1, 2), neuron=neuron(2**17, 4096, 0))],
         np.array([[32767, 515]] * 3).reshape(1, 3, 1, 1, 2),
@@ -200,11 +212,11 @@ EDGES: dict[str, tuple[list[dict[str, Any]], np.ndarray]] = {
 @pytest.mark.lava
 def test_edges_run_as_in_lava(tmp_path, one_thread):
     expected, jobs = [], []
-    for number, (layers, samples) in enumerate(EDGES.values()):
-        path = Draft(layers).write(tmp_path / f"{number}.net")
-        content, n_steps = fitted_to(read_foreign(path), samples), samples.shape[1]
+    for number, (name, (layers, samples)) in enumerate(EDGES.items()):
+        path, interval = Draft(layers).write(tmp_path / f"{number}.net"), 2 if "reset" in name else 0
+        content, n_steps = fitted_to(read_foreign(path, reset_interval=interval or None), samples), samples.shape[1]
         expected.append(assert_engines_agree(content.network, samples))
-        jobs.append(engine.LavaJob(path, samples, n_steps, (content.n_layers, 0, 0)))
+        jobs.append(engine.LavaJob(path, samples, n_steps, (content.n_layers, 0, interval)))
     for name, one, other in zip(EDGES, expected, engine.run_jobs(jobs), strict=True):
         for layer, spikes in one.spikes.items():
             np.testing.assert_array_equal(other.spikes[layer], spikes, err_msg=f"{name}, {layer}")
@@ -232,6 +244,30 @@ def test_weights_become_what_lava_makes_of_them(monkeypatch):
         assert np.array_equal(running * 2.0**shift, lava * 2.0**exponent), (weight, lava, exponent)
         checked += 1
     assert checked > 300
+
+
+@pytest.mark.lava
+def test_weights_of_a_recurrent_layer_become_what_lava_makes_of_them(monkeypatch):
+    """netx scales both matrices as one; each Dense process clips and truncates its own by its own signs."""
+    monkeypatch.setattr("multiprocessing.set_start_method", lambda *_: None)
+    make_importable()
+    from lava.lib.dl.netx.utils import optimize_weight_bits
+    from lava.utils.weightutils import clip_weights, determine_sign_mode, truncate_weights
+
+    ranges = [(-128, 128), (-256, 255), (0, 256), (-256, 0), (-256, 1), (0, 1), (-9, 9), (0, 3)]
+    rng = np.random.default_rng(1)
+    for one, other in [(one, other) for one in ranges for other in ranges] * 5:
+        parts = [rng.integers(*one, (3, 4)), rng.integers(*other, (3, 3))]
+        if not np.hstack(parts).any():
+            continue
+        with np.errstate(divide="ignore"):
+            scaled, bits, exponent, _ = optimize_weight_bits(np.hstack(parts))
+        for part, (running, shift) in zip(
+            np.split(scaled, [4], axis=1), parts_as_lava_runs(parts, "layer 0"), strict=True
+        ):
+            mode = determine_sign_mode(part)
+            lava = truncate_weights(clip_weights(part, mode, num_bits=8), mode, bits)
+            assert np.array_equal(running * 2.0**shift, lava * 2.0**exponent), (parts, lava, exponent)
 
 
 # --- by hand -------------------------------------------------------------
@@ -266,6 +302,15 @@ def test_C4_W4_a_spike_from_before_the_first_step_arrives_after_a_delay_of_the_w
     trace = assert_engines_agree(network, np.zeros((1, 2, 1), int))
     assert trace.spikes["dense0"][0, :, 0].tolist() == [1, 1]
     assert trace.spikes["dense1"][0, :, 0].tolist() == fired
+
+
+def test_C4_C5_W6_a_spike_from_before_the_first_step_comes_back_after_a_reset(tmp_path):
+    """It fires at step 0 by its bias of 100 > 60; that spike brings -90, so it is silent at step 1, and so on."""
+    layer = dense_layer([[1]], type="dense_rec", weight_rec=[[-90]], bias=[100], neuron=neuron(60, **NO_MEMORY))
+    content = with_steps(read_foreign(Draft([layer]).write(tmp_path / "x.net"), reset_interval=4), 4)
+    assert [p.neuron.lead for p in content.network.populations] == [1]
+    trace = assert_engines_agree(content.network, np.zeros((1, 4, 1), int))
+    assert trace.spikes["dense0"][0, :, 0].tolist() == [0, 1, 0, 1]
 
 
 def test_C5_a_reset_clears_what_came_before_the_first_step(tmp_path):

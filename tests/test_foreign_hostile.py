@@ -156,11 +156,11 @@ def test_layers_that_compute_nothing(path, content):
 
 @pytest.mark.parametrize(
     "kind",
-    ["pool", "average", "concat", "convT", "unpool", "dense_rec", "dense_comp", "Dense", "affine", "x" * 256],
+    ["pool", "average", "concat", "convT", "unpool", "dense_comp", "Dense", "affine", "x" * 256],
 )
 def test_a_layer_of_another_type(path, kind):
     put(path, "layer/3/type", kind)
-    text = f"layer 3: type `{kind}`, allowed input, conv, dense, flatten\nhint: {SIMULATED}"
+    text = f"layer 3: type `{kind}`, allowed input, conv, dense, dense_rec, flatten\nhint: {SIMULATED}"
     assert refusal(path, UnsupportedError) == text
 
 
@@ -170,6 +170,34 @@ def test_a_neuron_of_another_type(path, number, kind):
     put(path, f"layer/{number}/neuron/type", np.array([kind.encode()]))
     text = f"layer {number}: neuron `{kind}`, allowed LOIHI, CUBA\nhint: {SIMULATED}"
     assert refusal(path, UnsupportedError) == text
+
+
+@pytest.mark.parametrize(
+    ("weight", "text"),
+    [
+        (np.ones((3, 4)), "layer 3: weight_rec 3x4, allowed 3x3"),
+        (np.ones((2, 3)), "layer 3: weight_rec 2x3, allowed 2 axes, 3 neurons out"),
+        (np.full((3, 3), 256), "layer 3: weight 256, allowed -256..255"),
+        (np.full((3, 3), 0.5), f"`/layer/3/weight_rec` holds 0.5, allowed whole numbers\nhint: {FRACTION}"),
+        (None, "`/layer/3/weight_rec` is missing"),
+    ],
+)
+def test_a_recurrent_layer_that_does_not_fit(path, weight, text):
+    put(path, "layer/3/type", "dense_rec")
+    with h5py.File(path, "r+") as file:
+        del file["layer/3/delay"]
+    if weight is not None:
+        put(path, "layer/3/weight_rec", weight)
+    assert refusal(path) == text
+
+
+def test_a_recurrent_layer_with_delays(path):
+    put(path, "layer/3/type", "dense_rec")
+    put(path, "layer/3/weight_rec", np.ones((3, 3)))
+    assert refusal(path, UnsupportedError) == (
+        "layer 3: delays in a recurrent layer\n"
+        "hint: Lava leaves the scale of the weights out there, and gives their delays to the recurrent ones too"
+    )
 
 
 def test_complex_weights(path):

@@ -9,6 +9,8 @@ In: the weights of a file. Out: the weights of the running network. Must not imp
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from nctool.errors import FormatError
@@ -20,9 +22,6 @@ LOWEST, HIGHEST = -256, 255
 def as_lava_runs(weight: IntArray, where: str) -> tuple[IntArray, int]:
     """Return weights W and an exponent e <= 0 so that Lava's sum is (W @ spikes) * 2**e, rounded down.
 
-    Source: lava-dl 0.6.0, `lava/lib/dl/netx/utils.py` (`optimize_weight_bits`); lava-nc 0.10.0,
-    `lava/utils/weightutils.py` (`clip_weights`, `truncate_weights`) and `lava/proc/dense/models.py`.
-
     Args:
         weight: int64 (out, in), as in the file.
         where: names the layer in messages.
@@ -30,20 +29,40 @@ def as_lava_runs(weight: IntArray, where: str) -> tuple[IntArray, int]:
     Raises:
         FormatError: a weight is beyond what netx scales rightly.
     """
-    low, high = int(weight.min()), int(weight.max())
+    return parts_as_lava_runs([weight], where)[0]
+
+
+def parts_as_lava_runs(parts: Sequence[IntArray], where: str) -> list[tuple[IntArray, int]]:
+    """Return what Lava runs for matrices that netx scales together, each in a Dense process of its own.
+
+    Source: lava-dl 0.6.0, `lava/lib/dl/netx/utils.py` (`optimize_weight_bits`); lava-nc 0.10.0,
+    `lava/utils/weightutils.py` (`clip_weights`, `truncate_weights`) and `lava/proc/dense/models.py`.
+
+    Args:
+        parts: int64 (out, in) each, as in the file.
+        where: names the layer in messages.
+
+    Raises:
+        FormatError: a weight is beyond what netx scales rightly.
+    """
+    low, high = min(int(part.min()) for part in parts), max(int(part.max()) for part in parts)
     for extreme in (low, high):
         if not LOWEST <= extreme <= HIGHEST:
             raise FormatError(f"{where}: weight {extreme}, allowed {LOWEST}..{HIGHEST}")
     if low == high == 0:
-        return weight, 0
+        return [(part, 0) for part in parts]
     if low < 0 < high:
-        weight = np.minimum(weight, HIGHEST - 1)
-    shift = _shift(low, int(weight.max()))
-    lost = 1 if high == 0 else 0  # netx takes such a matrix for signed, Dense does not
-    running = _truncated(weight << shift, shift + _common_zeros(weight) - lost)
-    if _common_zeros(running) >= shift:
-        return running >> shift, 0
-    return running, -shift
+        parts = [np.minimum(part, HIGHEST - 1) for part in parts]
+    whole = np.hstack(parts)
+    shift = _shift(low, int(whole.max()))
+    is_signed = low < 0 <= high  # to netx; each Dense process decides anew
+    bits = shift + _common_zeros(whole) - is_signed
+    return [_lowest_terms(_truncated(part << shift, bits), shift) for part in parts]
+
+
+def _lowest_terms(running: IntArray, shift: int) -> tuple[IntArray, int]:
+    """Return weights and an exponent of the same value, 0 where it can be."""
+    return (running >> shift, 0) if _common_zeros(running) >= shift else (running, -shift)
 
 
 def _shift(low: int, high: int) -> int:
@@ -63,9 +82,9 @@ def _common_zeros(weight: IntArray) -> int:
 
 
 def _truncated(scaled: IntArray, bits: int) -> IntArray:
-    """Return scaled weights as the Dense process keeps them: clipped, and without their lowest bits."""
+    """Return scaled weights as a Dense process keeps them: clipped, without their lowest bits, one more if signed."""
     if scaled.min() >= 0:
         return np.minimum(scaled, HIGHEST) >> bits << bits
     if scaled.max() <= 0:
         return -(np.minimum(-scaled, HIGHEST) >> bits << bits)
-    return np.clip(scaled, LOWEST, HIGHEST) >> bits << bits
+    return np.clip(scaled, LOWEST, HIGHEST) >> bits + 1 << bits + 1

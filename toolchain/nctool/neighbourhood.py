@@ -9,14 +9,14 @@ In: a network, pixels and both traces. Out: a Neighbourhood. Must not import tor
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from nctool.inputs import Samples
-from nctool.network import INPUT_NAME, CurrentBased, IntegrateFire, IntNetwork, Population, Readout, Shape
+from nctool.network import INPUT_NAME, CurrentBased, IntegrateFire, IntNetwork, Population, Readout, Shape, Synapse
 from nctool.receptive_field import ReceptiveField, receptive_field
 from nctool.sim.neurons import Run
 from nctool.sim.reference import logits, run_population
@@ -147,7 +147,7 @@ def neighbourhood(
     population = next(p for p in network.populations if p.name == place.layer)
     neuron = place.index(population.shape)
     expected, actual = (_signals(network, sample, trace) for trace in traces)
-    fields_in = [receptive_field(s, network.shapes[s.source], neuron) for s in population.synapses]
+    fields_in = [_field(s, population, network, neuron) for s in population.synapses]
     times = range(network.lead, network.lead + place.step)
     inputs = [each for field in fields_in for each in _inputs(field, expected, actual, times[-1])]
     inputs.sort(key=lambda each: -abs(each.contribution))
@@ -191,6 +191,12 @@ def _signals(network: IntNetwork, sample: Samples, trace: Trace) -> Signals:
             sent = np.concatenate([before.astype(np.int64), sent], axis=1)
         signals[population.name] = sent
     return signals
+
+
+def _field(synapse: Synapse, population: Population, network: IntNetwork, neuron: tuple[int, ...]) -> ReceptiveField:
+    """Return what drives a neuron by one synapse; the population's own spikes arrive a step later (rule W6)."""
+    field = receptive_field(synapse, network.shapes[synapse.source], neuron)
+    return replace(field, delay=field.delay + 1) if synapse.source == population.name else field
 
 
 def _arriving(field: ReceptiveField, signals: Signals, at: int) -> NDArray[np.int64]:

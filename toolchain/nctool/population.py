@@ -88,7 +88,7 @@ class Synapse(StructuralEquality):
     """Weights from one population (or the input) to another (rules W1 to W3).
 
     Args:
-        source: name of the population that sends, or `input`.
+        source: name of the population that sends, or `input`; the population's own name for a recurrent one (W6).
         weight: int32; (out, in) for a dense synapse, whose source is flattened in (channel, height, width)
             order; (out, in / groups, kernel height, kernel width) for a convolution.
         exponent: the weighted sum is multiplied by 2**exponent; a negative one rounds towards minus infinity and
@@ -213,6 +213,16 @@ class Population(StructuralEquality):
     def n_neurons(self) -> int:
         """Return the number of neurons."""
         return int(np.prod(self.shape))
+
+    @property
+    def recurrent(self) -> tuple[Synapse, ...]:
+        """Return the synapses from this population to itself (rule W6)."""
+        return tuple(synapse for synapse in self.synapses if synapse.source == self.name)
+
+    @property
+    def feedforward(self) -> tuple[Synapse, ...]:
+        """Return the synapses from the input and from populations that stand before this one."""
+        return tuple(synapse for synapse in self.synapses if synapse.source != self.name)
 
     def per_neuron(self, values: IntArray) -> IntArray:
         """Spread one value per channel, (channels,), over the population's shape as int64."""

@@ -46,6 +46,8 @@ def validate_population(population: Population, where: str, seen: Mapping[str, S
         require(population.shape == seen[INPUT_NAME], where, "shape", population.shape, "the input's, as its bias")
         return
     require(bool(population.synapses), where, "number of synapses", 0, ">= 1")
+    if isinstance(neuron, CurrentBased):
+        seen = {**seen, population.name: population.shape}
     for synapse in population.synapses:
         _validate_synapse(synapse, population, where, seen)
 
@@ -74,6 +76,9 @@ def _validate_synapse(synapse: Synapse, population: Population, where: str, seen
     lowest = -16 if isinstance(population.neuron, CurrentBased) else 0
     require(lowest <= synapse.exponent <= 16, where, "weight exponent", synapse.exponent, f"{lowest}..16")
     source, weight, conv = seen[synapse.source], synapse.weight, synapse.conv
+    if synapse.source == population.name:
+        kind = "convolution" if conv is not None else "with delays" if synapse.delay is not None else "dense"
+        require(kind == "dense", where, "synapse to itself", kind, "dense, without delays")
     fan_in: Shape = (int(np.prod(source)),)
     if conv is None:
         require(weight.ndim == 2, where, "dense weight", weight.shape, "2 axes")

@@ -56,7 +56,7 @@ def read_layers(model: Path, samples: IntArray, n_layers: int, skip_layers: int,
 
 def _run_sample(model: Path, content: ForeignFile, sample: IntArray, n_steps: int, reset_interval: int) -> Traces:
     populations = content.network.populations
-    hops = np.cumsum([len(population.synapses) for population in populations]).tolist()
+    hops = np.cumsum([len(population.feedforward) for population in populations]).tolist()
     n_total = n_steps + hops[-1]
     network = _stock_network(model, content, sample, n_total, n_steps, reset_interval)
     voltage = VarWire(buffer_size=BUFFERED_STEPS)

@@ -123,13 +123,18 @@ def _stop(layer: Node, num_layers: int | None, skip_layers: int) -> int:
 
 def _assemble(layers: Layers, stop: int, n_steps: int) -> ForeignFile:
     populations = tuple(layers.populations)
-    if layers.reset_interval and not any(synapse.delay is not None for p in populations for synapse in p.synapses):
+    if layers.reset_interval and not any(map(_carries_over, populations)):
         populations = tuple(map(_without_lead, populations))
     if not populations or layers.input_shape is None:
         raise FormatError("`/layer` holds no layer that computes")
     network = IntNetwork(IntegerInput(layers.input_shape), populations, n_steps)
     image = layers.declared if layers.declared != layers.input_shape else None
     return ForeignFile(network, tuple(layers.notes), layers.transform, image, stop, layers.skip_layers)
+
+
+def _carries_over(population: Population) -> bool:
+    """Return whether what was sent before a reset may arrive after it: by a delay, or back at its sender."""
+    return bool(population.recurrent) or any(synapse.delay is not None for synapse in population.synapses)
 
 
 def _without_lead(population: Population) -> Population:

@@ -9,17 +9,21 @@ torch or Lava.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from nctool.errors import FormatError, UnsupportedError
 from nctool.network import LARGEST_DELAY, CurrentBased, IntArray, Population, Shape, Synapse
-from nctool_deploy.lava_weights import as_lava_runs
+from nctool_deploy.lava_weights import parts_as_lava_runs
 from nctool_deploy.netx.foreign_neuron import SIMULATED, read_neuron
 from nctool_deploy.netx.foreign_node import ForeignNode, listed
 from nctool_deploy.netx.foreign_values import Transform, read_bias, read_geometry
 from nctool_deploy.netx.node import MAX_SIZE
+
+RECURRENT = "dense_rec"
+"""What slayer calls a dense layer whose spikes come back to it."""
 
 
 @dataclass(frozen=True)
@@ -63,7 +67,7 @@ class Layers:
             UnsupportedError: Lava cannot build it, or it is not current-based.
         """
         kind = node.word("type")
-        readers = {"input": self._input, "conv": self._conv, "dense": self._dense}
+        readers = {"input": self._input, "conv": self._conv, "dense": self._dense, RECURRENT: self._dense}
         if kind == "flatten":
             self._flattened = True
         elif kind in readers:
@@ -108,24 +112,25 @@ class Layers:
             raise FormatError(f"{where}: shape {listed(stated)}, allowed {listed(shape)}, what it computes")
         if "delay" in node:
             self.notes.append(f"{where}: has delays, which Lava ignores on a convolution")
-        self._compute(number, node, shape, synapse, node.child("neuron"))
+        self._compute(number, node, shape, [synapse], node.child("neuron"))
 
     def _dense(self, number: int, node: ForeignNode) -> None:
         where = f"layer {number}"
         if "weight" in node and not node.is_dataset("weight"):
             raise UnsupportedError(f"{where}: complex weights", hint=SIMULATED)
-        weight = node.numbers("weight")
         n_neurons = math.prod(node.shape((1, 2, 3)))
-        if weight.ndim == 1 and weight.size % n_neurons == 0:
-            weight = weight.reshape(n_neurons, -1)
-        if weight.ndim != 2 or len(weight) != n_neurons:
-            raise FormatError(f"{where}: weight {listed(weight.shape)}, allowed 2 axes, {n_neurons} neurons out")
+        weight = _matrix(node, "weight", n_neurons, where)
         self._require_source(where, weight)
         self._flattened = False
-        running, exponent = as_lava_runs(weight, where)
-        self._note_weights(where, weight, running, exponent)
-        synapse = Synapse(self.source.name, running, exponent, delay=self._delay(node, weight, where))
-        self._compute(number, node, (n_neurons,), synapse, node.child("neuron") if "neuron" in node else None)
+        delay, sources, weights = self._delay(node, weight, where), [self.source.name], [weight]
+        if node.word("type") == RECURRENT:
+            sources, weights = [*sources, f"dense{number}"], [weight, _recurrent_matrix(node, n_neurons, where)]
+        running = parts_as_lava_runs(weights, where)
+        for matrix, (found, exponent) in zip(weights, running, strict=True):
+            self._note_weights(where, matrix, found, exponent)
+        synapses = [Synapse(source, *of_lava) for source, of_lava in zip(sources, running, strict=True)]
+        synapses[0] = replace(synapses[0], delay=delay)
+        self._compute(number, node, (n_neurons,), synapses, node.child("neuron") if "neuron" in node else None)
 
     def _require_source(self, where: str, weight: IntArray) -> None:
         """Check that a dense weight fits what drives it; what the file does not say of its input, the weight says."""
@@ -140,18 +145,18 @@ class Layers:
             raise FormatError(f"{where}: dense on a source of 3 axes, allowed after a `flatten` layer")
 
     def _compute(
-        self, number: int, node: ForeignNode, shape: Shape, synapse: Synapse, neuron: ForeignNode | None
+        self, number: int, node: ForeignNode, shape: Shape, synapses: Sequence[Synapse], neuron: ForeignNode | None
     ) -> None:
-        """Add a population that `synapse` drives."""
+        """Add a population that `synapses` drive, the first of them from the layer before."""
         if number < self.skip_layers:
             self.source = Source(self.source.name, shape)
             return
         if self.input_shape is None:
             self.input_shape = self.source.shape
         self._hops += 1
-        kind = "dense" if synapse.conv is None else "conv"
+        kind = "dense" if synapses[0].conv is None else "conv"
         bias = read_bias(node, shape, f"layer {number}")
-        self._add(Population(f"{kind}{number}", shape, self._neuron(number, neuron, shape[0]), bias, (synapse,)))
+        self._add(Population(f"{kind}{number}", shape, self._neuron(number, neuron, shape[0]), bias, tuple(synapses)))
 
     def _add(self, population: Population) -> None:
         self.populations.append(population)
@@ -188,3 +193,24 @@ class Layers:
         if delay.shape not in ((), (weight.shape[0], 1), (weight.shape[1],), weight.shape):
             raise FormatError(f"{where}: delay {listed(delay.shape)} does not fit weight {listed(weight.shape)}")
         return np.broadcast_to(delay, weight.shape).copy()
+
+
+def _matrix(node: ForeignNode, key: str, n_neurons: int, where: str) -> IntArray:
+    """Return the weights into `n_neurons`, (out, in); Lava takes them flat, too."""
+    weight = node.numbers(key)
+    if weight.ndim == 1 and weight.size % n_neurons == 0:
+        weight = weight.reshape(n_neurons, -1)
+    if weight.ndim != 2 or len(weight) != n_neurons:
+        raise FormatError(f"{where}: {key} {listed(weight.shape)}, allowed 2 axes, {n_neurons} neurons out")
+    return weight
+
+
+def _recurrent_matrix(node: ForeignNode, n_neurons: int, where: str) -> IntArray:
+    """Return the weights from a layer to itself."""
+    if "delay" in node:
+        hint = "Lava leaves the scale of the weights out there, and gives their delays to the recurrent ones too"
+        raise UnsupportedError(f"{where}: delays in a recurrent layer", hint=hint)
+    weight = _matrix(node, "weight_rec", n_neurons, where)
+    if weight.shape[1] != n_neurons:
+        raise FormatError(f"{where}: weight_rec {listed(weight.shape)}, allowed {n_neurons}x{n_neurons}")
+    return weight

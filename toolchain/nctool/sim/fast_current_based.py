@@ -37,7 +37,8 @@ class CurrentBasedLayer:
     Args:
         population: what is computed.
         neuron: its neuron.
-        synapses: what drives it.
+        synapses: what drives it from before it.
+        recurrent: what it sends to itself.
         may_wrap, may_saturate: False where no input can make the current wrap or the voltage saturate.
         kept: what is left of the current and of the voltage after a step, as `kept_share` returns it.
         bias: float64 per channel, in units of the states, shaped to broadcast over (samples, *shape).
@@ -48,6 +49,7 @@ class CurrentBasedLayer:
     population: Population
     neuron: CurrentBased
     synapses: tuple[RegisteredSynapse, ...]
+    recurrent: tuple[RegisteredSynapse, ...]
     kept: tuple[float | Tensor, float | Tensor]
     bias: Tensor
     may_wrap: bool
@@ -66,14 +68,18 @@ class CurrentBasedLayer:
         if not isinstance(neuron, CurrentBased):
             raise UnsupportedError(f"population `{population.name}`: its neuron is not current-based")
         dtype = exact_type(population, network, 0)
-        synapses = [RegisteredSynapse.prepare(s, network, population, device, dtype) for s in population.synapses]
+        synapses, recurrent = (
+            tuple(RegisteredSynapse.prepare(synapse, network, population, device, dtype) for synapse in some)
+            for some in (population.feedforward, population.recurrent)
+        )
         bias = _per_channel(population, population.bias.astype(np.int64) * UNITS, device)
         decays = (neuron.current_decay, neuron.voltage_decay)
         current_kept, voltage_kept = (kept_share(_per_channel(population, decay, device)) for decay in decays)
         may_wrap, may_saturate = reachable(network, population, neuron)
         is_answer = population is network.readout
         kept = (current_kept, voltage_kept)
-        return cls(population, neuron, tuple(synapses), kept, bias, may_wrap, may_saturate, network.lead, is_answer)
+        ways = (synapses, recurrent)
+        return cls(population, neuron, *ways, kept, bias, may_wrap, may_saturate, network.lead, is_answer)
 
     def run(self, signals: Mapping[str, Tensor], n_steps: int) -> LayerRun:
         """Step the population through a window (rules C1 to C5) and count wraps and saturations (rule O2).
@@ -88,14 +94,17 @@ class CurrentBasedLayer:
         voltage = torch.zeros_like(current)
         spikes = empty_steps(current.float(), n_steps)
         voltages = empty_steps(current, n_steps) if self.is_answer else None
-        spikes[: self.lead - self.neuron.lead] = 0
-        for step in range(self.lead - self.neuron.lead, n_steps):  # C4
+        first = self.lead - self.neuron.lead
+        spikes[:first] = 0
+        for step in range(first, n_steps):  # C4
             if self.neuron.reset_interval and (step - self.lead) % self.neuron.reset_interval == 0:  # C5
                 current.zero_()
                 voltage.zero_()
             decay_(current, self.kept[0])
             if weighted is not None:
                 current.add_(weighted[min(step, len(weighted) - 1)], alpha=UNITS)
+            if step > first:
+                overflows += self._add_own(current, spikes[step - 1 : step])
             wraps = wrap_(current) if self.may_wrap else 0  # C1
             decay_(voltage, self.kept[1]).add_(current).add_(bias)
             saturations = saturate_(voltage) if self.may_saturate else 0  # C2
@@ -106,6 +115,15 @@ class CurrentBasedLayer:
             if voltages is not None:
                 voltages[step] = voltage
         return LayerRun(spikes, voltages, overflows)
+
+    def _add_own(self, current: Tensor, spikes: Tensor) -> int:
+        """Add what the population's own spikes of the step before bring, and return how many sums changed (rule W6)."""
+        changed = 0
+        for synapse in self.recurrent:
+            arriving, sums_changed = synapse({self.population.name: spikes}, 1)
+            current.add_(arriving[0], alpha=UNITS)
+            changed += sums_changed
+        return changed
 
     def _bias(self, signals: Mapping[str, Tensor]) -> Tensor:
         """Return the bias of every neuron; the sample is in it where no synapse drives the population (rule I3)."""

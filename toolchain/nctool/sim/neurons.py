@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nctool.network import ACCUMULATOR_LIMIT, CurrentBased, IntArray, IntegrateFire, Population
-from nctool.sim.synapses import held
+from nctool.sim.synapses import held, registered_input
 
 STATE_SHIFT = 6
 """Weights, biases and thresholds meet the states of a current-based neuron shifted left by so many bits.
@@ -81,11 +81,11 @@ def after_reset(membrane: Int64, threshold: IntArray, spikes: NDArray[np.bool_],
 
 
 def current_based(population: Population, neuron: CurrentBased, weighted: Int64, bias: Int64, lead: int) -> Run:
-    """Step a current-based population through a window and the steps before it (rules C1 to C5, O2).
+    """Step a current-based population through a window and the steps before it (rules W6, C1 to C5, O2).
 
     Args:
         neuron: of the population.
-        weighted: int64 (samples, steps, *shape), without bias.
+        weighted: int64 (samples, steps, *shape), without bias and without what the population sends to itself.
         bias: int64, broadcasts to (samples, *shape).
         lead: how many of the steps come before time step 1.
     """
@@ -93,17 +93,27 @@ def current_based(population: Population, neuron: CurrentBased, weighted: Int64,
     current = voltage = np.zeros_like(weighted[:, 0])
     voltages, spikes, overflows = np.zeros_like(weighted), np.zeros(weighted.shape, np.bool_), 0
     for step in range(lead - neuron.lead, weighted.shape[1]):  # C4
+        arriving, sums_changed = _from_itself(population, spikes, step)
         if neuron.reset_interval and (step - lead) % neuron.reset_interval == 0:  # C5
             current = voltage = np.zeros_like(current)
-        sum_of_current = decayed(current, current_decay) + (weighted[:, step] << STATE_SHIFT)
+        sum_of_current = decayed(current, current_decay) + (weighted[:, step] + arriving << STATE_SHIFT)
         current = wrapped(sum_of_current)  # C1
         sum_of_voltage = decayed(voltage, voltage_decay) + current + (bias << STATE_SHIFT)
         voltage = np.clip(sum_of_voltage, -STATE_LIMIT + 1, STATE_LIMIT - 1)  # C2
         fired = voltage > neuron.threshold << STATE_SHIFT
         voltages[:, step], spikes[:, step] = voltage, fired
-        overflows += int((current != sum_of_current).sum() + (voltage != sum_of_voltage).sum())  # O2
+        overflows += int((current != sum_of_current).sum() + (voltage != sum_of_voltage).sum()) + sums_changed  # O2
         voltage = np.where(fired, 0, voltage)  # C3
     return Run(spikes, voltages, overflows)
+
+
+def _from_itself(population: Population, spikes: NDArray[np.bool_], step: int) -> tuple[Int64, int]:
+    """Return what a population's own spikes of the step before bring, and how many sums a register changed (W6, O2)."""
+    total, changed = np.zeros((len(spikes), *population.shape), np.int64), 0
+    for synapse in population.recurrent if step else ():
+        arriving, sums_changed = registered_input(synapse, spikes[:, step - 1 : step].astype(np.int64), 1)
+        total, changed = total + arriving[:, 0], changed + sums_changed
+    return total, changed
 
 
 def decayed(state: Int64, decay: Int64) -> Int64:

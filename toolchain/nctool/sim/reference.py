@@ -97,7 +97,7 @@ def _run_current_based(
         bias = bias + signals[INPUT_NAME][:, -1]  # I3
     n_samples = len(next(iter(signals.values())))
     weighted, changed = np.zeros((n_samples, n_steps, *population.shape), np.int64), 0
-    for synapse in population.synapses:
+    for synapse in population.feedforward:
         arriving, sums_changed = registered_input(synapse, signals[synapse.source], n_steps)
         weighted, changed = weighted + arriving, changed + sums_changed
     run = current_based(population, neuron, weighted, bias, lead)
