@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 from torch import nn
 
@@ -23,7 +23,7 @@ from nctool_deploy.autapse import AUTAPSE_FORMAT
 from nctool_deploy.lowering import lower
 from nctool_deploy.targets import find_target
 from tests.networks import dense, measured, read_out, seeds
-from tests.torch_models import float_run
+from tests.torch_models import float_run, holds_nothing
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -107,7 +107,9 @@ def binary_pixels(seed: int, shape: tuple[int, ...]) -> np.ndarray:
 def test_integers_spike_like_the_float_network_where_they_represent_it_exactly(seed, n_steps):
     model, shape = exact_model(seed)
     pixels = binary_pixels(seed, shape)
-    network = converted(model, shape, n_steps=n_steps, std=UNIT_STD).network
+    conversion = converted(model, shape, n_steps=n_steps, std=UNIT_STD)
+    assume(holds_nothing(conversion))  # what is held has another scale
+    network = conversion.network
     assert all((p.neuron.threshold == THETA).all() for p in network.populations[:-1])
     spikes, logits = float_run(model, torch.from_numpy(pixels / 255 * 127), n_steps)
     trace = simulate(network, pixels)
@@ -377,14 +379,15 @@ def test_every_step_says_what_it_changed():
     conversion = converted(model, (1, 6, 6))
     conv, fc = conversion.network.populations
     top = int(conversion.network.input.table.max())
-    assert conversion.changes[:5] == (
+    assert conversion.changes[:6] == (
         Change("fold batch norm", "into conv", True),
         Change("fold average pooling", "into fc", True),
         Change("copy units", "one unit for each activation", True),
         Change("grade the input", f"pixels as integers 0..{top}, one step per channel", False, 0.5 / top),
+        Change("hold what never changes", "nothing to hold", True),
         Change("absorb spike values", "a spike is worth its threshold: folded into the weights behind it", True),
     )
-    for change, population in zip(conversion.changes[5:], (conv, fc), strict=True):
+    for change, population in zip(conversion.changes[6:], (conv, fc), strict=True):
         weight = population.synapses[0].weight
         assert change.step == f"round `{population.name}`"
         assert change.detail == (

@@ -25,7 +25,7 @@ from nctool.conversion.output_error import view
 from nctool.conversion.rounding import round_with_feedback
 from nctool.conversion.second_moments import extract, moments, n_patches
 from nctool.integer_format import IntegerFormat
-from nctool.network import INPUT_NAME, ConvGeometry
+from nctool.network import INPUT_NAME, ConvGeometry, Population
 from nctool.nq import NoisyQuantReLU
 from nctool.sim.kernel import is_constant
 from nctool.sim.reference import simulate
@@ -158,8 +158,10 @@ def test_the_output_is_never_worse_than_of_plain_rounding(seed, bits, threshold,
     real, seen = population(weight, 0.3, threshold), calibration(seed)
     candidates = Candidates(real, form(bits, one_threshold=shared), 3, view(real, {}, seen))
     found = candidates.at(np.full(4, np.inf))
-    rounded, errors = fit_population(real, GRADED, form(bits, one_threshold=shared), seen, {})
-    assert errors.output**2 * drive(real, seen) <= candidates.error(found[0]) * (1 + 1e-5)
+    rounded, _ = fit_population(real, GRADED, form(bits, one_threshold=shared), seen, {})
+    units = 1 / (rounded.neuron.scale * 3) if threshold is None else rounded.neuron.threshold / threshold
+    error = drive(rounded, seen) / units - drive(real, seen)
+    assert (error**2).mean() <= candidates.error(found[0]) * (1 + 1e-5)
     assert np.abs(rounded.synapses[0].weight).max() <= 2 ** (bits - 1) - 1
     if threshold is not None:
         thresholds = rounded.neuron.threshold
@@ -167,18 +169,34 @@ def test_the_output_is_never_worse_than_of_plain_rounding(seed, bits, threshold,
         assert len(np.unique(thresholds)) == 1 or not shared
 
 
-def drive(real: FloatPopulation, seen: Calibration) -> float:
-    return float(((seen.rates(INPUT_NAME)[:] @ real.synapses[0].weight.T + real.bias) ** 2).mean())
+def drive(population: FloatPopulation | Population, seen: Calibration) -> np.ndarray:
+    return seen.rates(INPUT_NAME)[:] @ population.synapses[0].weight.T + population.bias
 
 
-def test_the_reported_error_is_that_of_the_drive():
-    real, seen = population(np.random.default_rng(0).normal(size=(5, 6)), 0.2), calibration()
+@pytest.mark.parametrize("threshold", [30.0, None])
+def test_the_reported_error_is_that_of_the_drive_between_0_and_the_threshold(threshold):
+    real, seen = population(np.random.default_rng(0).normal(size=(5, 6)), 0.2, threshold), calibration()
     rounded, errors = fit_population(real, GRADED, form(3), seen, {})
-    units = rounded.neuron.threshold / real.threshold
-    found = (seen.rates(INPUT_NAME)[:] @ rounded.synapses[0].weight.T + rounded.bias) / units
-    wanted = seen.rates(INPUT_NAME)[:] @ real.synapses[0].weight.T + real.bias
+    units = 1 / (rounded.neuron.scale * 3) if threshold is None else rounded.neuron.threshold / threshold
+    found, wanted = drive(rounded, seen) / units, drive(real, seen)
+    if threshold is not None:
+        assert (wanted > threshold).any() and (wanted < 0).any()
+        found, wanted = (np.clip(each, 0, threshold) for each in (found, wanted))
     assert errors.output == pytest.approx(np.sqrt(((found - wanted) ** 2).mean() / (wanted**2).mean()), rel=1e-4)
     assert 0.01 < errors.output < 0.5
+
+
+def test_a_channel_that_lies_far_below_does_not_hide_the_error_of_the_others():
+    """It may fire, for an input that calibration does not show; its drive is a hundred times that of the others."""
+    weight, seen = np.random.default_rng(0).normal(size=(5, 6)), calibration()
+    weight[0] *= 100
+    bias = np.array([-20000.0, 0.2, 0.2, 0.2, 0.2])
+    synapse = FloatSynapse("fc", INPUT_NAME, (6,), weight, bias, None)
+    real = FloatPopulation("fc", (5,), (synapse,), 30.0)
+    alone = replace(real, shape=(4,), synapses=(replace(synapse, weight=weight[1:], bias=bias[1:]),))
+    _, errors = fit_population(real, GRADED, form(3), seen, {})
+    _, wanted = fit_population(alone, GRADED, form(3), seen, {})
+    assert 0.5 * wanted.output < errors.output < 2 * wanted.output
 
 
 def test_two_bits_clip_and_beat_the_largest_scale_that_fits():
@@ -300,9 +318,9 @@ def test_special_weights_are_converted(sign, bits, samples):
     on_both_engines(found.network, pixels)
 
 
-def test_behind_a_layer_that_never_fires_weights_are_rounded_each_by_itself():
+def test_behind_a_layer_that_is_silent_on_calibration_weights_are_rounded_each_by_itself():
     weight = np.random.default_rng(0).normal(size=(3, 5))
-    model = nn.Sequential(dense(-np.ones((5, 8)), -0.1), act(), dense(weight, 0.0))
+    model = nn.Sequential(dense(np.ones((5, 8)), -5), act(), dense(weight, 0.0))  # 8 · 99 / 255 is less than 5
     found = conversion(model, (8,), np.full((4, 8), 99, np.uint8), form(8)).network.readout.synapses[0].weight
     np.testing.assert_array_equal(found, np.rint(weight * 127 / np.abs(weight).max()))
 

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from nctool.conversion import convert
+from nctool.conversion import Conversion, convert
 from nctool.network import IntNetwork
 from nctool.nq import NoisyQuantReLU, activations, spiking
 from nctool.sim.fast import FastEngine
@@ -154,6 +154,12 @@ def exact_model(seed: int) -> tuple[nn.Module, tuple[int, ...]]:
     with torch.no_grad():
         model.head[2].weight.mul_(high * wide)  # global average pooling takes it off again
     return model, shape
+
+
+def holds_nothing(conversion: Conversion) -> bool:
+    """Return False where something never changes: what is held has other integers than its real numbers ask for."""
+    steps = {change.step: change.detail for change in conversion.changes}
+    return steps["hold what never changes"] == "nothing to hold" and "raise logits" not in steps
 
 
 def binary_pixels(seed: int, shape: tuple[int, ...]) -> np.ndarray:

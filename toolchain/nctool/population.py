@@ -63,8 +63,16 @@ class ConvGeometry:
 
     def reaches(self, source: Shape, kernel: Pair) -> bool:
         """Return False where every weight of a kernel falls on padding, wherever it is put: the sums are all 0."""
-        return all(
-            any(_is_seen(size, places, step, dil * tap - pad) for tap in range(taps))
+        return all(taps.any() for taps in self.seen_taps(source, kernel))
+
+    def seen_taps(self, source: Shape, kernel: Pair) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+        """Return which rows and which columns of a kernel see a neuron of the source at some place; others see padding.
+
+        Returns:
+            bool (kernel height,) and (kernel width,).
+        """
+        rows, columns = (
+            np.array([_is_seen(size, places, step, dil * tap - pad) for tap in range(taps)])
             for size, places, taps, pad, dil, step in zip(
                 source[1:],
                 self.output_size(source, kernel),
@@ -75,6 +83,7 @@ class ConvGeometry:
                 strict=True,
             )
         )
+        return rows, columns
 
 
 def _is_seen(size: int, places: int, step: int, offset: int) -> bool:

@@ -14,7 +14,7 @@ import numpy as np
 from nctool.conversion.clipping import Curve, choose_clipped, error_curve
 from nctool.conversion.exponents import candidate_exponents
 from nctool.conversion.float_network import FloatArray, FloatPopulation
-from nctool.conversion.output_error import View, mean_square, round_for_output, squared_error
+from nctool.conversion.output_error import View, output_error, round_for_output, squared_error
 from nctool.conversion.scaling import (
     Scale,
     find_scale,
@@ -41,7 +41,7 @@ class Errors:
 
     Args:
         weights: per synapse, the largest error of a weight, relative to the largest weight of its channel.
-        output: root mean square error of the drive on calibration data, relative to the root mean square of the drive.
+        output: of the drive on calibration data, as far as it can change an output (see `output_error`).
     """
 
     weights: tuple[float, ...]
@@ -98,6 +98,6 @@ class Candidates:
 
     def errors(self, candidate: Candidate) -> Errors:
         """Return what is told of a candidate."""
-        power = mean_square(self.real, self.views)
-        relative = float(np.sqrt(self.error(candidate) / power)) if power > 0 else 0.0
-        return Errors(weight_errors(self.real, candidate.scale, candidate.population), relative)
+        scale, rounded = candidate.scale, candidate.population
+        output = output_error(self.real, scale, rounded, self.views)
+        return Errors(weight_errors(self.real, scale, rounded), output)

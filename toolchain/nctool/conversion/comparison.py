@@ -36,7 +36,8 @@ def comparison_limits(
     reach = comparison_max - ROUNDING
     centres = np.linspace(1, reach, CENTRES)
     limits = [np.minimum(_up_to(highest, c + reach), _up_to(-lowest, reach - c)) for c in centres]
-    return max(limits, key=lambda each: _worth(np.minimum(limit, each)))
+    rounded = np.isfinite(limit)  # of a channel without weights and bias, nothing is rounded
+    return max(limits, key=lambda each: (_worth(np.minimum(limit, each)[rounded]), _worth(each)))
 
 
 def fits_comparison(distance: IntArray, comparison_max: int) -> bool:

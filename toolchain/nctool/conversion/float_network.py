@@ -137,6 +137,11 @@ class CodedInput:
     real: FloatArray
 
     @property
+    def range(self) -> tuple[FloatArray, FloatArray]:
+        """Return the smallest and largest real value of each channel at any step, 0 among them: float64 (channels,)."""
+        return np.minimum(self.real.min(axis=1), 0.0), np.maximum(self.real.max(axis=1), 0.0)
+
+    @property
     def name(self) -> str:
         """Return the name that synapses call the input by."""
         return INPUT_NAME

@@ -10,8 +10,10 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from nctool.conversion.float_network import CodedInput, FloatArray, FloatNetwork, FloatSynapse, Pool
 from nctool.errors import RangeError, UnsupportedError
@@ -154,11 +156,14 @@ def absorb_spike_values(network: FloatNetwork, coded: CodedInput) -> FloatNetwor
 
 
 def _scale_inputs(synapse: FloatSynapse, values: Mapping[str, FloatArray]) -> FloatSynapse:
-    value, weight, conv = values[synapse.source], synapse.weight, synapse.conv
-    if conv is None:
-        per_input = np.repeat(value, math.prod(synapse.source_shape[1:]))
-        return replace(synapse, weight=weight * per_input)
-    out, group_size = weight.shape[:2]
-    group = np.arange(out) // (out // conv.groups)
+    return replace(synapse, weight=synapse.weight * per_weight(synapse, values[synapse.source]))
+
+
+def per_weight(synapse: FloatSynapse, values: NDArray[Any]) -> NDArray[Any]:
+    """Spread a value of each channel of the source, (channels,), over the weights that read it, to broadcast."""
+    if synapse.conv is None:
+        return np.repeat(values, math.prod(synapse.source_shape[1:]))
+    out, group_size = synapse.weight.shape[:2]
+    group = np.arange(out) // (out // synapse.conv.groups)
     channel = group[:, np.newaxis] * group_size + np.arange(group_size)
-    return replace(synapse, weight=weight * value[channel][:, :, np.newaxis, np.newaxis])
+    return values[channel][:, :, np.newaxis, np.newaxis]

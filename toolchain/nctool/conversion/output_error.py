@@ -118,20 +118,47 @@ def _fits(rounded: Population, form: IntegerFormat) -> bool:
 
 def squared_error(population: FloatPopulation, scale: Scale, rounded: Population, views: Sequence[View]) -> float:
     """Return the mean square error of the drive of one step, in real units, over channels and patches."""
+    return float((_drive_error(population, scale, rounded, views) ** 2).mean())
+
+
+def output_error(population: FloatPopulation, scale: Scale, rounded: Population, views: Sequence[View]) -> float:
+    """Return the root mean square error of the drive of one step, relative to that of the drive, over all patches.
+
+    Only what can change an output counts: channels that have weights, and of neurons the drive from 0, which gives no
+    spike, to the threshold, which gives one at every step.
+    """
+    changing = np.any(
+        [each.distinct.weight.reshape(each.distinct.weight.shape[0], -1).any(axis=1) for each in views], 0
+    )
+    wanted = _drive(population, views)[:, changing]
+    found = wanted + _drive_error(population, scale, rounded, views)[:, changing]
+    if population.threshold is not None:
+        wanted, found = (np.clip(each, 0.0, population.threshold) for each in (wanted, found))
+    return relative_error(float(np.square(found - wanted).sum()), float(np.square(wanted).sum()))
+
+
+def relative_error(squares: float, power: float) -> float:
+    """Return the root of the sum of the squared errors, relative to that of the squares of what was wanted.
+
+    Where nothing was wanted, it is 0 if nothing was found, else 1: all of it is wrong.
+    """
+    return float(np.sqrt(squares / power)) if power > 0 else float(squares > 0)
+
+
+def _drive(population: FloatPopulation, views: Sequence[View]) -> FloatArray:
+    """Return the drive of one step, in real units, (rows, channels)."""
+    total: FloatArray = population.bias[:: population.units] + sum(each.output(each.distinct.weight) for each in views)
+    return total
+
+
+def _drive_error(population: FloatPopulation, scale: Scale, rounded: Population, views: Sequence[View]) -> FloatArray:
+    """Return what rounding adds to the drive of one step, in real units, (rows, channels)."""
     units = scale.per_channel[:: population.units]
-    total = (rounded.bias / scale.per_channel - population.bias)[:: population.units]
+    total: FloatArray = (rounded.bias / scale.per_channel - population.bias)[:: population.units]
     for each, synapse in zip(views, rounded.synapses, strict=True):
         picked = each.distinct.pick(synapse.weight)
         total = total + each.output(each.error(picked, units / 2**synapse.exponent))
-    return float((total**2).mean())
-
-
-def mean_square(population: FloatPopulation, views: Sequence[View]) -> float:
-    """Return the mean square of the drive of one step, in real units, over channels and patches."""
-    total = population.bias[:: population.units]
-    for each in views:
-        total = total + each.output(each.distinct.weight)
-    return float((total**2).mean())
+    return total
 
 
 def _column(values: FloatArray, like: FloatArray | IntArray) -> FloatArray:

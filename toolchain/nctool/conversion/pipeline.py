@@ -1,6 +1,7 @@
 """convert: a torch module becomes an IntNetwork, by a flat list of steps that each say what they changed.
 
-    trace -> fold batch norm -> fold pooling -> copy units -> code the input -> absorb spike values -> round and bound
+    trace -> fold batch norm -> fold pooling -> copy units -> code the input -> hold what never changes
+    -> absorb spike values -> round and bound
 
 In: a trained torch module, its input normalisation, calibration samples. Out: a Conversion.
 """
@@ -15,9 +16,10 @@ from numpy.typing import NDArray
 from torch import nn
 
 from nctool.conversion.accumulator import Fitted, fit
+from nctool.conversion.constants import Held, hold
 from nctool.conversion.fidelity import first_images, require_same_network
 from nctool.conversion.float_network import CodedInput, FloatNetwork, FloatSynapse
-from nctool.conversion.folding import absorb_spike_values, each, fold_batch_norm, fold_pooling
+from nctool.conversion.folding import absorb_spike_values, each, encode_input, fold_batch_norm, fold_pooling
 from nctool.conversion.input_precision import choose_input
 from nctool.conversion.rate_input import rate_input, split_input
 from nctool.conversion.tracing import trace
@@ -40,7 +42,9 @@ class Change:
         worst_error: largest error of a single number that the step introduced: of a pixel relative to the largest, of
             a weight relative to the largest of its channel; None when exact.
         output_error: root mean square error that rounding all synapses and the bias of a population makes in its
-            drive, on calibration data, relative to the root mean square of the drive; None for other steps.
+            drive, on calibration data, relative to the root mean square of the drive. Only what can change an output
+            counts: channels that have weights and, of neurons, the drive from 0 to the threshold. None for other
+            steps.
     """
 
     step: str
@@ -112,19 +116,20 @@ def convert(
     copies = units_by_name(pooled, units)
     _require_staggering(copies, form)
     staggered = stagger(pooled, copies)
-    if coding == "rate":
-        coded = rate_input(input_shape, mean, std)
-        staggered = split_input(staggered, coded)
-    else:
-        progress(0, len(staggered.populations), "grading the input")
-        coded = choose_input(staggered, mean, std, form, calibration, n_steps)
-    absorbed = absorb_spike_values(staggered, coded)
+    coded = (rate_input if coding == "rate" else encode_input)(input_shape, mean, std)
+    real = split_input(staggered, coded)
+    holding, held = hold(real, coded.range, form, n_steps)
+    if coding == "graded":
+        progress(0, len(holding.populations), "grading the input")
+        coded = choose_input(holding, mean, std, form, calibration, n_steps)
+    absorbed = absorb_spike_values(holding, coded)
     fitted = fit(absorbed, coded, form, calibration, n_steps, progress)
     changes = (
         _folded("fold batch norm", [name for name, synapse in _branches(traced) if synapse.norm is not None]),
         _folded("fold average pooling", [name for name, synapse in _branches(normed) if synapse.pools]),
         _staggered(copies),
         *_coded(coded, n_steps),
+        *_held(held),
         Change("absorb spike values", "a spike is worth its threshold: folded into the weights behind it", True),
         *_rounded(fitted, form),
     )
@@ -153,6 +158,23 @@ def _require_staggering(copies: Mapping[str, int], form: IntegerFormat) -> None:
 def _staggered(copies: Mapping[str, int]) -> Change:
     several = [f"{name} {number}" for name, number in copies.items() if number > 1]
     return Change("copy units", f"units of {', '.join(several)}" if several else "one unit for each activation", True)
+
+
+def _held(held: Mapping[str, Held]) -> tuple[Change, ...]:
+    """Return what was held; spikes stay as they were, logits of classes that are never the answer do not."""
+    parts = [f"`{name}`: {text}" for name, each in held.items() for text in _held_parts(each)]
+    raised = [f"`{name}`: {', '.join(map(str, each.raised))}" for name, each in held.items() if each.raised]
+    stay = Change("hold what never changes", "; ".join(parts) or "nothing to hold", True)
+    return (stay, *(Change("raise logits", f"of classes that are never the answer, {text}", False) for text in raised))
+
+
+def _held_parts(held: Held) -> list[str]:
+    counts = (
+        (held.never, "channels that never fire {}"),
+        (held.always, "channels that always fire {}"),
+        (held.unread, "weights that see only padding or silence {}"),
+    )
+    return [text.format(number) for number, text in counts if number]
 
 
 def _coded(coded: CodedInput, n_steps: int) -> tuple[Change, ...]:

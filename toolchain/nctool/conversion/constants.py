@@ -1,0 +1,145 @@
+"""Hold what never changes, so that it does not decide how precisely the rest of its layer is rounded.
+
+Interval arithmetic bounds the drive of each channel for every possible input. One that can never fire in the window
+gets drive 0, one that fires at every step the drive of its threshold: no weights, and the same spikes. Weights that see
+nothing but padding, or neurons that never fire, become 0. A class whose logit stays far below that of another for every
+input is never the answer: its logit is raised, to one that is still below all that may be.
+
+In: a FloatNetwork whose units are copied, before spike values are absorbed. Out: one of the same spikes and answers,
+and what was held. Must not import torch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nctool.conversion.float_network import FloatArray, FloatNetwork, FloatPopulation, FloatSynapse
+from nctool.conversion.folding import per_weight
+from nctool.integer_format import IntegerFormat
+from nctool.network import INPUT_NAME, Pair
+
+Interval = tuple[FloatArray, FloatArray]
+"""Smallest and largest value of each channel, float64 (channels,) each."""
+
+
+@dataclass(frozen=True)
+class Held:
+    """What never changes in one population.
+
+    Args:
+        never, always: channels that can never fire, and that fire at every step.
+        unread: weights other than 0 that see nothing.
+        raised: classes of a readout that are never the answer, and whose logit was raised.
+    """
+
+    never: int = 0
+    always: int = 0
+    unread: int = 0
+    raised: tuple[int, ...] = ()
+
+
+def hold(
+    network: FloatNetwork, signal: Interval, form: IntegerFormat, n_steps: int
+) -> tuple[FloatNetwork, dict[str, Held]]:
+    """Return `network` with everything held that never changes, and what was held by population.
+
+    Args:
+        signal: of the input at any step.
+        form: says how a neuron resets, and so where it starts.
+        n_steps: length of the window.
+    """
+    signals, populations, found = {INPUT_NAME: signal}, [], {}
+    for population in network.populations:
+        read = replace(population, synapses=tuple(_without_unread(s, signals[s.source]) for s in population.synapses))
+        drive = _drive(read, signals)
+        if population.threshold is None:
+            constant = _raised(drive)
+            held = Held(raised=tuple(np.flatnonzero(~np.isnan(constant)).tolist()))
+        else:
+            constant = _constant_drive(drive, population.threshold, _starts(population, form), n_steps)
+            signals[population.name] = _spikes(constant, population.threshold / population.units)
+            held = Held(int((constant == 0).sum()), int((constant > 0).sum()))
+        populations.append(_driven_by(read, constant))
+        found[population.name] = replace(held, unread=_nonzero(population) - _nonzero(read))
+    return replace(network, populations=tuple(populations)), found
+
+
+def _without_unread(synapse: FloatSynapse, signal: Interval) -> FloatSynapse:
+    """Set weights to 0 that multiply nothing but 0."""
+    silent = (signal[0] == 0) & (signal[1] == 0)
+    weight = np.where(per_weight(synapse, silent), 0.0, synapse.weight)
+    if synapse.conv is not None:
+        kernel: Pair = (weight.shape[2], weight.shape[3])
+        rows, columns = synapse.conv.seen_taps(synapse.source_shape, kernel)
+        weight = weight * np.outer(rows, columns)
+    return replace(synapse, weight=weight)
+
+
+def _drive(population: FloatPopulation, signals: Mapping[str, Interval]) -> Interval:
+    """Return what one step can add to each channel's potential."""
+    low = high = population.bias
+    for synapse in population.synapses:
+        ends = [synapse.weight * per_weight(synapse, end) for end in signals[synapse.source]]
+        least, most = np.minimum(*ends), np.maximum(*ends)
+        if synapse.conv is not None and any(synapse.conv.padding):
+            least, most = np.minimum(least, 0.0), np.maximum(most, 0.0)
+        axes = tuple(range(1, least.ndim))
+        low, high = low + least.sum(axis=axes), high + most.sum(axis=axes)
+    return low, high
+
+
+def _starts(population: FloatPopulation, form: IntegerFormat) -> tuple[float, float]:
+    """Return the lowest and the highest potential that a unit starts a window at, in thresholds (rule U1)."""
+    half_unit = 0.5 / population.units
+    return (0.0, 0.0) if form.reset == "zero" else (half_unit, 1 - half_unit)
+
+
+def _constant_drive(drive: Interval, threshold: float, starts: tuple[float, float], n_steps: int) -> FloatArray:
+    """Return the drive that makes the spikes of each channel: 0 for none, the threshold for all, NaN where they change.
+
+    A potential that starts at v and grows by at most z a step stays below v + T z. One that grows by at least z, and
+    loses the threshold at every step, stays above v - T (threshold - z).
+    """
+    low, high = drive[0] / threshold, drive[1] / threshold
+    never = n_steps * high < 1 - starts[1]
+    always = n_steps * (1 - low) <= starts[0]
+    return np.select([never, always], [0.0, threshold], np.nan)
+
+
+def _spikes(constant: FloatArray, value: float) -> Interval:
+    """Return what each channel sends in a step, where a spike is worth `value`."""
+    return np.where(constant > 0, value, 0.0), np.where(constant == 0, 0.0, value)
+
+
+def _raised(drive: Interval) -> FloatArray:
+    """Return the drive that classes far below the answer are raised to, NaN for all others.
+
+    The classes that may be the answer fill an interval. As far below it as it is wide, and as its ends are large, no
+    rounding of theirs makes up for the distance.
+    """
+    low, high = drive
+    may_answer = high >= low.max()
+    least, most = float(low[may_answer].min()), float(high[may_answer].max())
+    distance = max(most - least, abs(least), abs(most)) or np.inf
+    return np.where(high < least - distance, least - distance, np.nan)
+
+
+def _driven_by(population: FloatPopulation, constant: FloatArray) -> FloatPopulation:
+    """Give each channel its constant drive in place of its weights and its bias, but where it is NaN."""
+    held = ~np.isnan(constant)
+    first, *others = (_without(synapse, held) for synapse in population.synapses)
+    first = replace(first, bias=np.where(held, constant, first.bias))
+    return replace(population, synapses=(first, *others))
+
+
+def _without(synapse: FloatSynapse, channels: NDArray[np.bool_]) -> FloatSynapse:
+    column = channels.reshape(-1, *[1] * (synapse.weight.ndim - 1))
+    return replace(synapse, weight=np.where(column, 0.0, synapse.weight), bias=np.where(channels, 0.0, synapse.bias))
+
+
+def _nonzero(population: FloatPopulation) -> int:
+    return sum(int(np.count_nonzero(synapse.weight)) for synapse in population.synapses)
