@@ -11,11 +11,31 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
+from tests.kept_lava import KeptLava
 from tests.runs import export_short, train_short
 
 settings.register_profile("ci", max_examples=50, deadline=None, derandomize=True, database=None)
 settings.register_profile("nightly", max_examples=2000, deadline=None, print_blob=True)
 settings.load_profile(os.environ.get("NCTOOL_HYPOTHESIS", "ci"))
+
+
+LAVA = KeptLava()
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Give tests marked `fresh_lava` a subprocess of their own."""
+    LAVA.is_on = item.get_closest_marker("fresh_lava") is None
+    if not LAVA.is_on:
+        LAVA.end()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def kept_lava() -> Iterator[None]:
+    """Let all runs of the Lava engine share a subprocess."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("nctool_deploy.engine.child", LAVA.child)
+        yield
+    LAVA.end()
 
 
 @pytest.fixture(scope="session")

@@ -32,6 +32,8 @@ from nctool_deploy import engine
 from nctool_deploy.netx import read
 from tests.networks import random_network, random_pixels, write_network
 
+pytestmark = pytest.mark.fresh_lava
+
 INVALID = "ValueError: invalid literal for int() with base 10: 'x'"
 
 
