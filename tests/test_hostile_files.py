@@ -170,6 +170,8 @@ def with_byte(content: bytes, offset: int, value: int) -> bytes:
         archive(**SOUND | {"x_test": b"\x93NUMPY\x01\x00" + b"\xff" * 99}),
         archive(**SOUND | {"layout": b""}),
     ],
+    # without names, they would be bytes of a zip file, in which the time stands: another name for each worker of xdist
+    ids=["encrypted", "method 99", "method 12", "method 14", "no array", "no header", "nothing"],
 )
 def test_an_archive_that_cannot_be_read_is_a_bad_file(tmp_path, content):
     path = tmp_path / "d.npz"
