@@ -1,7 +1,7 @@
 # Everything runs in .venv, which `setup` makes and keeps up to date; it costs nothing when nothing has changed.
 # Paths are relative, so that a folder with spaces in its name works.
 .DEFAULT_GOAL := help
-.PHONY: help setup peers demo test check lint types imports bench clean
+.PHONY: help setup peers demo test quick check lint types imports bench clean
 
 PYTHON := .venv/bin/python
 NCTOOL := .venv/bin/nctool
@@ -27,6 +27,9 @@ demo: setup ## train a small network, export it, run it in three engines and ver
 
 test: setup ## run the test suite, Lava included, one worker a core
 	OMP_NUM_THREADS=1 $(PYTHON) -m pytest --numprocesses auto --maxprocesses 8
+
+quick: setup ## run the tests that take moments, for the loop while working: under a minute
+	OMP_NUM_THREADS=1 $(PYTHON) -m pytest --numprocesses auto --maxprocesses 8 -m "not slow and not lava and not brian"
 
 check: lint types imports test ## everything a change must pass
 

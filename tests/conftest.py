@@ -20,6 +20,16 @@ settings.load_profile(os.environ.get("NCTOOL_HYPOTHESIS", "ci"))
 
 
 LAVA = KeptLava()
+LIST = Path(__file__).parent / "slow.txt"
+SLOW = {line for line in LIST.read_text(encoding="utf-8").splitlines() if not line.startswith("#")}
+"""Files, and tests as `FILE::FUNCTION`."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark what slow.txt lists, which `make quick` leaves out."""
+    for item in items:
+        if not SLOW.isdisjoint({item.path.name, f"{item.path.name}::{getattr(item, 'originalname', '')}"}):
+            item.add_marker("slow")
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

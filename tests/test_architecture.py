@@ -119,3 +119,13 @@ def test_the_wheel_installs_the_command(wheel):
     with ZipFile(wheel) as archive:
         entry_points.read_string(archive.read("nctool-0.1.0.dist-info/entry_points.txt").decode())
     assert dict(entry_points["console_scripts"]) == {"nctool": "nctool.cli:main"}
+
+
+def test_every_slow_test_is_there() -> None:
+    """A test that was renamed would come back into `make quick`, or its line would stay."""
+    lines = (ROOT / "tests" / "slow.txt").read_text(encoding="utf-8").splitlines()
+    listed = [line for line in lines if not line.startswith("#")]
+    assert listed == sorted(set(listed))
+    for line in listed:
+        file, _, function = line.partition("::")
+        assert f"def {function}(" in (ROOT / "tests" / file).read_text(encoding="utf-8") or not function, line
