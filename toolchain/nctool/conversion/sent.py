@@ -74,8 +74,8 @@ class SentSpikes:
         return np.moveaxis(counts, -1, 1) / np.float64(len(spikes))
 
     def steps(self, samples: slice) -> Tensor:
-        """Return 0 or 1, uint8 (n_steps, samples, *shape)."""
-        return torch.from_numpy(self._unpacked(samples)).movedim(-1, 2)
+        """Return 0 or 1, float32 (n_steps, samples, *shape)."""
+        return torch.from_numpy(self._unpacked(samples).astype(np.float32)).movedim(-1, 2)
 
     def _unpacked(self, samples: slice) -> NDArray[np.uint8]:
         """Return the spikes with the channels last, (n_steps, samples, *size, channels)."""
@@ -87,8 +87,8 @@ class SentSpikes:
 
 def pack(spikes: Tensor) -> SentSpikes:
     """Keep spikes, 0 or 1 (n_steps, samples, *shape)."""
-    flat = spikes.movedim(2, -1).to(torch.uint8).flatten(2).numpy()
-    return SentSpikes(np.packbits(flat, axis=-1), tuple(spikes.shape[2:]))
+    flat = spikes.movedim(2, -1).flatten(2).numpy()
+    return SentSpikes(np.packbits(flat != 0, axis=-1), tuple(spikes.shape[2:]))
 
 
 def join(parts: Sequence[SentSpikes]) -> SentSpikes:
