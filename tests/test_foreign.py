@@ -355,6 +355,26 @@ def test_delays_of_a_convolution_are_noted(tmp_path):
     )
 
 
+@pytest.mark.parametrize("first", [dense_layer([[1], [1]]), input_block(2)])
+def test_behind_skipped_layers_lava_takes_spikes_only(tmp_path, first):
+    """Its Network forgets then that messages have bits."""
+    path = Draft([first, dense_layer([[1, 1]])]).write(tmp_path / "x.net")
+    content = read_foreign(path, skip_layers=1)
+    assert content.notes == (
+        "behind skipped layers, Lava takes every value but 0 for a spike: give samples of 0 and 1",
+    )
+    fitted_to(content, np.array([[[0, 1]]]))
+    with pytest.raises(RangeError) as raised:
+        fitted_to(content, np.array([[[0, 2]]]))
+    assert str(raised.value) == "input: values reach from 0 to 2, allowed 0..1"
+
+
+def test_a_skipped_shape_leaves_the_messages_as_they_are(tmp_path):
+    path = Draft([{"type": "input", "shape": (2,)}, dense_layer([[1, 1]])]).write(tmp_path / "x.net")
+    content = read_foreign(path, skip_layers=1)
+    assert (content.notes, content.network.input_range) == ((), (-32767, 32767))
+
+
 def test_real_samples_become_biases_by_the_transform(tmp_path):
     content = read_foreign(Draft([input_block(2), dense_layer([[1, 1]])]).write(tmp_path / "x.net"))
     np.testing.assert_array_equal(content.samples(np.array([[-1.0, 0.26]])), [[-2, 43]])  # 36 x + 34, towards zero

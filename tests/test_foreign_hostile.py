@@ -200,6 +200,13 @@ def test_a_recurrent_layer_with_delays(path):
     )
 
 
+@pytest.mark.parametrize("number", [0, 1, 3])
+def test_message_bits(path, number):
+    put(path, f"layer/{number}/neuron/messageBits", 8)
+    text = f"layer {number}: `messageBits`, on which the stock netx loader fails\nhint: leave it out"
+    assert refusal(path, UnsupportedError) == text
+
+
 def test_complex_weights(path):
     with h5py.File(path, "r+") as file:
         file.move("layer/3/weight", "layer/3/real")

@@ -127,7 +127,8 @@ def _assemble(layers: Layers, stop: int, n_steps: int) -> ForeignFile:
         populations = tuple(map(_without_lead, populations))
     if not populations or layers.input_shape is None:
         raise FormatError("`/layer` holds no layer that computes")
-    network = IntNetwork(IntegerInput(layers.input_shape), populations, n_steps)
+    low, high = (0, 1) if layers.takes_spikes_only else (-INPUT_LIMIT, INPUT_LIMIT)
+    network = IntNetwork(IntegerInput(layers.input_shape, low, high), populations, n_steps)
     image = layers.declared if layers.declared != layers.input_shape else None
     return ForeignFile(network, tuple(layers.notes), layers.transform, image, stop, layers.skip_layers)
 

@@ -56,6 +56,7 @@ class Layers:
         self.transform: Transform | None = None
         self.input_shape: Shape | None = None
         self.declared: Shape | None = None
+        self.takes_spikes_only = False
         self._flattened = False
         self._hops = 0
 
@@ -81,7 +82,10 @@ class Layers:
             raise UnsupportedError(f"layer {number}: an `input` layer, allowed as the first only")
         shape = node.shape((1, 3))
         self.source, self.declared = Source(self.source.name, shape), shape
-        if "neuron" not in node or self.skip_layers > 0:
+        if "neuron" not in node:
+            return
+        if self.skip_layers > 0:
+            self._note_spikes_only()
             return
         self.transform = Transform(node.number("weight", 64), node.number("bias", 0))
         self.input_shape = shape
@@ -149,6 +153,7 @@ class Layers:
     ) -> None:
         """Add a population that `synapses` drive, the first of them from the layer before."""
         if number < self.skip_layers:
+            self._note_spikes_only()
             self.source = Source(self.source.name, shape)
             return
         if self.input_shape is None:
@@ -157,6 +162,14 @@ class Layers:
         kind = "dense" if synapses[0].conv is None else "conv"
         bias = read_bias(node, shape, f"layer {number}")
         self._add(Population(f"{kind}{number}", shape, self._neuron(number, neuron, shape[0]), bias, tuple(synapses)))
+
+    def _note_spikes_only(self) -> None:
+        """Note that a layer which computes is skipped: netx lets the next one take what that one sends, spikes."""
+        if not self.takes_spikes_only:
+            self.notes.append(
+                "behind skipped layers, Lava takes every value but 0 for a spike: give samples of 0 and 1"
+            )
+        self.takes_spikes_only = True
 
     def _add(self, population: Population) -> None:
         self.populations.append(population)

@@ -41,6 +41,8 @@ def read_neuron(
     kind = node.word("type")
     if kind not in CURRENT_BASED:
         raise UnsupportedError(f"{where}: neuron `{kind}`, allowed {', '.join(CURRENT_BASED)}", hint=SIMULATED)
+    if "messageBits" in node:
+        raise UnsupportedError(f"{where}: `messageBits`, on which the stock netx loader fails", hint="leave it out")
     current, voltage = (_decay(node, key, channels, where) for key in ("iDecay", "vDecay"))
     return CurrentBased(_threshold(node, where), current, voltage, reset_interval, lead)
 
