@@ -10,11 +10,14 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
+import nctool
+from nctool.api.checkpoints import remembered
 from nctool.errors import FormatError, UsageError
 from nctool.recipe import parse_recipe
 from nctool.training import Checkpoint, load_checkpoint, save_checkpoint
 from nctool.training.tensor_file import first_mismatch
 from nctool_models import restore_model
+from tests.runs import run_command
 from tests.small_run import small_model, small_recipe
 
 MISFIT = "checkpoint does not fit its recipe `small`"
@@ -298,3 +301,28 @@ def test_tensors_that_do_not_fit_the_recipe_are_refused(run, tensors, problem):
 
 def test_equal_names_and_shapes_are_no_mismatch():
     assert first_mismatch({"a": torch.zeros(2)}, {"a": torch.ones(2)}) is None
+
+
+# --- the folder of data sets ------------------------------------------------------------------------------------------
+
+
+def test_the_folder_of_data_sets_is_kept_where_one_was_named(tmp_path):
+    plain, named = small_checkpoint(), replace(small_checkpoint(), data_dir="/data sets")
+    assert load_checkpoint(save_checkpoint(tmp_path / "plain", plain)).data_dir is None
+    assert load_checkpoint(save_checkpoint(tmp_path / "named", named)).data_dir == "/data sets"
+
+
+def test_the_folder_is_that_of_the_training_where_none_is_given():
+    named = replace(small_checkpoint(), data_dir="/data sets")
+    assert remembered(None, named, "halves") == "/data sets"
+    assert remembered("other", named, "halves") == "other"
+    assert remembered(None, named, "another data set") is None
+    assert remembered(None, small_checkpoint(), "halves") is None
+
+
+def test_export_prints_a_next_command_that_finds_the_data(digits_run, tmp_path, capsys, monkeypatch):
+    run, model = tmp_path / "a run", tmp_path / "m.net"
+    save_checkpoint(run, replace(load_checkpoint(digits_run), data_dir="/data sets"))
+    ended = run_command(capsys, monkeypatch, "export", run, "-o", model)
+    assert ended.out.splitlines()[-1] == f"next: nctool run-sim {model} --data-dir '/data sets'"
+    assert nctool.export(digits_run, model).data_dir is None

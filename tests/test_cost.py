@@ -199,11 +199,11 @@ def test_a_file_of_another_tool_is_refused(tmp_path: Path) -> None:
         nctool.run_sim(tmp_path / "other.net", input=tmp_path / "x.npy", cost=True)
     assert str(caught.value) == (
         "cost: the file is netx of another tool, allowed one that nctool exported\n"
-        "hint: leave --cost out: spikes per layer are reported all the same"
+        "hint: leave cost=True out: spikes per layer are reported all the same"
     )
 
 
 def test_several_workers_are_refused(digits_model: Path) -> None:
     with pytest.raises(UsageError) as caught:
         nctool.run_sim(digits_model, workers=2, cost=True)
-    assert str(caught.value) == "cost: counted by one process, allowed one worker\nhint: leave --workers out"
+    assert str(caught.value) == "cost: counted by one process, allowed one worker\nhint: leave workers out"

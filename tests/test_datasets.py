@@ -6,8 +6,9 @@ import pickle
 import struct
 import sys
 from dataclasses import replace
+from email.message import Message
 from pathlib import Path
-from urllib.error import URLError
+from urllib.error import HTTPError, URLError
 
 import numpy as np
 import pytest
@@ -19,6 +20,7 @@ from nctool.training.augment import augment
 from nctool.training.coding import RateCoding
 from nctool_models import load_dataset, training_data
 from nctool_models.datasets import default_data_dir, stratified_split
+from nctool_models.torchvision_files import _answers
 
 HINT = (
     "\nhint: the file holds x_train, y_train, x_test, y_test: uint8 images (N, H, W) or (N, H, W, C), whole labels (N,)"
@@ -440,12 +442,49 @@ def test_a_failed_download_says_what_to_put_where(tmp_path, monkeypatch, capsys)
     def offline(*_args, **_options):
         raise URLError("no route to host")
 
+    monkeypatch.setattr("nctool_models.torchvision_files._answers", lambda address: True)
     monkeypatch.setattr("torchvision.datasets.mnist.download_and_extract_archive", offline)
     assert refusal(UsageError, "fashion-mnist", tmp_path / "new") == (
         f"cannot download data set `fashion-mnist` to `{tmp_path}/new`\n"
         f"hint: put {FILES} into `{tmp_path}/new/FashionMNIST/raw`, or name another folder with --data-dir"
     )
     assert capsys.readouterr().out == ""
+
+
+@pytest.mark.vision
+@pytest.mark.parametrize("name", ["mnist", "cifar10"])
+def test_a_data_set_that_no_server_answers_for_is_said_at_once(tmp_path, monkeypatch, capsys, name):
+    asked = []
+
+    def silent(request, timeout):
+        asked.append((request.full_url, request.method))
+        raise URLError("no route to host")
+
+    monkeypatch.setattr("nctool_models.torchvision_files.urlopen", silent)
+    found = refusal(UsageError, name, tmp_path / "new")
+    assert found.startswith(
+        f"cannot download data set `{name}` to `{tmp_path}/new`: no server of it answers\nhint: put "
+    )
+    assert capsys.readouterr().err == f"data set `{name}` is not in `{tmp_path}/new`: downloading it\n"
+    assert len(asked) == {"mnist": 2, "cifar10": 1}[name]
+    assert {method for _, method in asked} == {"HEAD"}
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_server_that_refuses_has_answered(monkeypatch):
+    def refuse(request, timeout):
+        raise HTTPError(request.full_url, 403, "Forbidden", Message(), None)
+
+    monkeypatch.setattr("nctool_models.torchvision_files.urlopen", refuse)
+    assert _answers("https://example.org/")
+
+
+@pytest.mark.vision
+def test_the_folder_that_was_named_is_remembered(tmp_path, monkeypatch):
+    put(tmp_path, mnist_files())
+    monkeypatch.chdir(tmp_path)
+    assert load_dataset("mnist", ".").data_dir == str(tmp_path)
+    assert load_dataset("digits", ".").data_dir is None
 
 
 @pytest.mark.vision
@@ -458,6 +497,7 @@ def test_a_download_fills_the_folder(tmp_path, monkeypatch):
     def archive(url, download_root, filename=None, md5=None):
         download(url=url, download_root=download_root)
 
+    monkeypatch.setattr("nctool_models.torchvision_files._answers", lambda address: True)
     monkeypatch.setattr("torchvision.datasets.mnist.download_and_extract_archive", archive)
     assert load_dataset("mnist", tmp_path / "new").x_train.shape == (5, 1, 28, 28)
 
@@ -571,6 +611,7 @@ def test_a_failed_download_of_cifar_says_what_to_put_where(tmp_path, monkeypatch
     def offline(*_args, **_options):
         raise URLError("no route to host")
 
+    monkeypatch.setattr("nctool_models.torchvision_files._answers", lambda address: True)
     monkeypatch.setattr("torchvision.datasets.cifar.download_and_extract_archive", offline)
     assert refusal(UsageError, "cifar100", tmp_path) == (
         f"cannot download data set `cifar100` to `{tmp_path}`\n"

@@ -200,26 +200,26 @@ def test_layers_that_share_a_weight_are_fine_tuned():
     [
         (
             ["activation.levels=8"],
-            "--set changes what the network was trained as, allowed: keys of finetune, training, data\n"
+            "overrides changes what the network was trained as, allowed: keys of finetune, training, data\n"
             "hint: `nctool train` makes another network",
         ),
         (
             ["data.validation_fraction=0.2"],
-            "--set changes `data.validation_fraction` to 0.2, allowed: 0.1, as in training",
+            "overrides changes `data.validation_fraction` to 0.2, allowed: 0.1, as in training",
         ),
         (
             ["data.mean=[0.5]", "data.std=[0.25]"],
-            "--set changes `data.mean` to [0.5], allowed: none, as in training\n"
+            "overrides changes `data.mean` to [0.5], allowed: none, as in training\n"
             "hint: images are normalised as in training",
         ),
         (
             ["training.epochs=2"],
-            "--set changes `training.epochs` to 2, allowed: 3, as in training\n"
+            "overrides changes `training.epochs` to 2, allowed: 3, as in training\n"
             "hint: fine-tuning lasts `finetune.epochs`",
         ),
         (
             ["training.learning_rate=0.1"],
-            "--set changes `training.learning_rate` to 0.1, allowed: 0.05, as in training\n"
+            "overrides changes `training.learning_rate` to 0.1, allowed: 0.05, as in training\n"
             "hint: that of fine-tuning is `finetune.learning_rate`",
         ),
     ],
@@ -233,7 +233,7 @@ def test_the_network_and_its_held_out_images_are_as_trained(digits_run, tmp_path
 def test_a_checkpoint_is_not_overwritten(digits_run):
     with pytest.raises(UsageError) as caught:
         nctool.finetune(digits_run, digits_run)
-    assert str(caught.value) == f"-o `{digits_run}` holds the checkpoint itself, allowed: another folder"
+    assert str(caught.value) == f"output `{digits_run}` holds the checkpoint itself, allowed: another folder"
 
 
 def test_another_data_set_is_refused(digits_run, tmp_path):
@@ -245,7 +245,7 @@ def test_another_data_set_is_refused(digits_run, tmp_path):
     assert str(caught.value) == (
         f"data set `{path}` has images (1, 8, 8) of 2 classes, allowed: (1, 8, 8) of 10 classes, those of the "
         "checkpoint\n"
-        "hint: name the data set that it was trained on with --set data.name=NAME"
+        'hint: name the data set that it was trained on with overrides={"data.name": "NAME"}'
     )
 
 

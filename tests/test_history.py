@@ -100,7 +100,9 @@ def test_numbers_that_no_epoch_has_are_refused(run, tmp_path, key, value, where)
 def test_what_is_refused(run, tmp_path):
     with pytest.raises(UsageError) as missing:
         nctool.history(tmp_path)
-    assert str(missing.value) == (f"no `{tmp_path}/metrics.jsonl`\nhint: `nctool train RECIPE -o DIR` makes one")
+    assert str(missing.value) == (
+        f'no `{tmp_path}/metrics.jsonl`\nhint: `nctool.train("RECIPE", output="DIR")` makes one'
+    )
     with pytest.raises(UsageError) as suffix:
         nctool.history(run, plot=tmp_path / "h.gif")
     assert str(suffix.value) == f"plot `{tmp_path}/h.gif`: ends in `.gif`, allowed .png, .svg, .pdf"

@@ -16,7 +16,7 @@ from nctool.errors import UsageError
 from tests.runs import SHORT
 
 OWN = "hint: give it a file of its own"
-FINISHED = "hint: choose another folder with -o, or --overwrite"
+FINISHED = "hint: choose another folder with output, or overwrite=True"
 
 
 @pytest.fixture
@@ -38,7 +38,7 @@ def refusal(function: Callable[..., Any], *arguments: Any, **options: Any) -> st
 @pytest.mark.parametrize("name", ["checkpoint.safetensors", "last.safetensors", "recipe.toml", "metrics.jsonl"])
 def test_export_leaves_the_files_of_the_run(run: Path, name: str) -> None:
     before = contents(run)
-    wanted = f"-o: `{run / name}` is the run's {name}\n{OWN}"
+    wanted = f"output: `{run / name}` is the run's {name}\n{OWN}"
     assert refusal(nctool.export, run, run / name) == wanted
     assert refusal(nctool.export, run / "checkpoint.safetensors", str(run / "." / name)) == wanted.replace(
         "the run's checkpoint.safetensors", "the checkpoint"
@@ -51,7 +51,7 @@ def test_export_leaves_its_target(run: Path) -> None:
     built_in = Path(__file__).parents[1] / "deploy" / "nctool_deploy" / "target_files" / "loihi2.toml"
     target.write_text(built_in.read_text().replace('name = "loihi2"', 'name = "mine"'))
     before = contents(run)
-    assert refusal(nctool.export, run, target, target=target) == f"-o: `{target}` is the target\n{OWN}"
+    assert refusal(nctool.export, run, target, target=target) == f"output: `{target}` is the target\n{OWN}"
     assert contents(run) == before
 
 
@@ -77,11 +77,9 @@ def test_run_sim_leaves_model_samples_labels_and_data_set(digits_model: Path, tm
         (tmp_path / "checkpoint.safetensors", "run's checkpoint.safetensors"),
     ):
         found = refusal(nctool.run_sim, model, input=samples, labels=labels, output=path)
-        assert found == f"-o: `{path}` is the {what}\n{OWN}"
-    assert refusal(nctool.run_sim, model, dataset=data, output=data) == f"-o: `{data}` is the data set\n{OWN}"
-    assert (
-        refusal(nctool.verify, model, input=samples, layers=samples) == f"--layers: `{samples}` is the samples\n{OWN}"
-    )
+        assert found == f"output: `{path}` is the {what}\n{OWN}"
+    assert refusal(nctool.run_sim, model, dataset=data, output=data) == f"output: `{data}` is the data set\n{OWN}"
+    assert refusal(nctool.verify, model, input=samples, layers=samples) == f"layers: `{samples}` is the samples\n{OWN}"
     assert contents(tmp_path) == before
 
 
@@ -97,7 +95,7 @@ def test_a_folder_of_images_is_not_written_into(run: Path, tmp_path: Path) -> No
     image.parent.mkdir(parents=True)
     image.write_bytes(b"a cat")
     found = refusal(nctool.explore, run, dataset=image.parents[2], plot=image)
-    assert found == f"--plot: `{image}` lies in the data set\n{OWN}"
+    assert found == f"plot: `{image}` lies in the data set\n{OWN}"
     assert image.read_bytes() == b"a cat"
 
 
@@ -111,7 +109,7 @@ def test_plots_leave_the_files_of_the_run(run: Path, tmp_path: Path) -> None:
     assert contents(run) == before
     renamed = tmp_path / "checkpoint.png"
     shutil.copy(run / "checkpoint.safetensors", renamed)
-    assert refusal(nctool.explore, renamed, plot=renamed) == f"--plot: `{renamed}` is the checkpoint\n{OWN}"
+    assert refusal(nctool.explore, renamed, plot=renamed) == f"plot: `{renamed}` is the checkpoint\n{OWN}"
 
 
 def test_a_data_set_by_name_is_no_place(digits_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -144,8 +142,8 @@ def test_a_recipe_of_your_own_is_not_taken_for_that_of_a_run(tmp_path: Path) -> 
     )
     before = recipe.read_bytes()
     assert refusal(nctool.train, recipe, folder) == (
-        f"-o `{folder}` holds the recipe itself, as `recipe.toml`, which a run writes anew\n"
-        "hint: choose another folder with -o, or move the recipe"
+        f"output `{folder}` holds the recipe itself, as `recipe.toml`, which a run writes anew\n"
+        "hint: choose another folder with output, or move the recipe"
     )
     assert recipe.read_bytes() == before
 
@@ -157,6 +155,6 @@ def test_a_finished_run_is_told_again_by_resume(run: Path) -> None:
 
 
 def test_to_go_on_and_to_begin_anew_are_two_things(run: Path) -> None:
-    text = "--resume and --overwrite: allowed one of them\nhint: --resume goes on, --overwrite begins anew"
+    text = "resume=True and overwrite=True: allowed one of them\nhint: resume=True goes on, overwrite=True begins anew"
     assert refusal(nctool.train, "digits-cnn", run, resume=True, overwrite=True) == text
     assert refusal(nctool.finetune, run, run.parent / "new", resume=True, overwrite=True) == text

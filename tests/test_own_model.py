@@ -227,21 +227,21 @@ EXPORT_IT = 'hint: nctool.export("runs/mine", "mine.net", model=net), then give 
     [
         (
             lambda given, folder: nctool.export(given, folder / "m.net"),
-            f"checkpoint: got {{}}, allowed a path\n{TRAIN_IT}",
+            f"checkpoint: got a {{}}, allowed: a path or a text\n{TRAIN_IT}",
         ),
-        (nctool.finetune, f"checkpoint: got {{}}, allowed a path\n{TRAIN_IT}"),
-        (lambda given, _: nctool.explore(given), f"checkpoint: got {{}}, allowed a path\n{TRAIN_IT}"),
-        (lambda given, _: nctool.history(given), f"checkpoint: got {{}}, allowed a path\n{TRAIN_IT}"),
-        (lambda given, _: nctool.run_sim(given), f"model: got {{}}, allowed a path\n{EXPORT_IT}"),
-        (lambda given, _: nctool.verify(given), f"model: got {{}}, allowed a path\n{EXPORT_IT}"),
-        (lambda given, _: nctool.inspect(given), f"model: got {{}}, allowed a path\n{EXPORT_IT}"),
+        (nctool.finetune, f"checkpoint: got a {{}}, allowed: a path or a text\n{TRAIN_IT}"),
+        (lambda given, _: nctool.explore(given), f"checkpoint: got a {{}}, allowed: a path or a text\n{TRAIN_IT}"),
+        (lambda given, _: nctool.history(given), f"run: got a {{}}, allowed: a path or a text\n{TRAIN_IT}"),
+        (lambda given, _: nctool.run_sim(given), f"model: got a {{}}, allowed: a path or a text\n{EXPORT_IT}"),
+        (lambda given, _: nctool.verify(given), f"model: got a {{}}, allowed: a path or a text\n{EXPORT_IT}"),
+        (lambda given, _: nctool.inspect(given), f"model: got a {{}}, allowed: a path or a text\n{EXPORT_IT}"),
         (
             lambda given, folder: nctool.export(folder, given),
-            "output: got {}, allowed a path\nhint: give the network as model=net",
+            "output: got a {}, allowed: a path or a text\nhint: give the network as model=net",
         ),
         (
             nctool.train,
-            "recipe: got a {}, allowed: a name, or the path of a .toml file\n"
+            "recipe: got a {}, allowed: a path or a text\n"
             'hint: give a network with model=net, changes of a recipe with overrides={{"training.epochs": 3}}',
         ),
     ],

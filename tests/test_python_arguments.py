@@ -10,7 +10,7 @@ import torch
 
 import nctool
 from nctool.api.names import split_names
-from nctool.errors import FormatError, NctoolError, RangeError, RecipeError, UsageError
+from nctool.errors import FormatError, NctoolError, RangeError, UsageError
 from nctool_models import load_dataset
 
 ENGINE = "reference"
@@ -101,14 +101,14 @@ def test_samples_and_labels_may_be_arrays(digits_model, tmp_path, pixels, labels
         (
             UsageError,
             {"input": np.zeros((2, 8, 8), np.uint8), "split": "train"},
-            "--split: allowed with a data set only, got the samples `input`\nhint: leave it out",
+            "split: allowed with a data set only, got the samples `input`\nhint: leave it out",
         ),
         (
             UsageError,
             {"input": np.zeros((2, 8, 8), np.uint8), "data_dir": "data"},
-            "--data-dir: allowed with a data set only, got the samples `input`\nhint: leave it out",
+            "data_dir: allowed with a data set only, got the samples `input`\nhint: leave it out",
         ),
-        (UsageError, {"labels": np.zeros(2, int)}, "labels without samples\nhint: give the samples with --input"),
+        (UsageError, {"labels": np.zeros(2, int)}, "labels without samples\nhint: give the samples with input"),
     ],
 )
 def test_arrays_are_checked_as_files_are(digits_model, kind, options, text):
@@ -135,9 +135,9 @@ def test_training_takes_a_mapping(digits_run, tmp_path):
 
 
 def test_a_mapping_in_place_of_a_recipe_is_refused():
-    with pytest.raises(RecipeError) as caught:
+    with pytest.raises(UsageError) as caught:
         nctool.train({"training": {"epochs": 1}})
     assert str(caught.value) == (
-        "recipe: got a dict, allowed: a name, or the path of a .toml file\n"
+        "recipe: got a dict, allowed: a path or a text\n"
         'hint: give a network with model=net, changes of a recipe with overrides={"training.epochs": 3}'
     )

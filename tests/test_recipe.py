@@ -158,6 +158,12 @@ def test_the_values_of_a_mapping_are_never_read_as_text():
     assert parse_recipe(TEXT, "training.epochs=5") == parse_recipe(TEXT, ["training.epochs=5"])
 
 
+@pytest.mark.parametrize("key", ["name", "description", "data.name", "activation.threshold_init"])
+def test_text_that_no_file_can_hold_is_refused(key):
+    """The command line gets such text for bytes that are not UTF-8."""
+    assert refusal({key: "a\udcff"}).startswith(f'recipe `small`: `{key}` is "a\udcff", allowed: ')
+
+
 def test_a_value_of_a_mapping_is_of_its_own_type():
     assert refusal({"training.epochs": "5"}).startswith('recipe `small`: `training.epochs` is "5", allowed: a whole')
     assert refusal({"a=b": 5}).startswith("recipe `small`: unknown key `a=b`, allowed: name, ")

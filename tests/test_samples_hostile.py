@@ -24,11 +24,11 @@ from tests.foreign import Draft, dense_layer, input_block
 
 SAVE = "save an array of numbers with `numpy.save`"
 AXES = "axes are (samples, steps, channel, height, width); Lava's are (width, height, channel, steps)"
-WRITE = "choose another place with -o, or make the folder and give yourself the right to write there"
-FIXED = "--steps, --reset-interval, --num-layers and --skip-layers are for netx files of other tools"
+WRITE = "choose another place with output, or make the folder and give yourself the right to write there"
+FIXED = "steps, reset_interval, num_layers and skip_layers are for netx files of other tools"
 STREAM = (
     "input: the samples last 2 steps, allowed one value for all steps: it is a bias (rule I3)\n"
-    "hint: run from the next layer on with --skip-layers 1 to feed spikes"
+    "hint: run from the next layer on with skip_layers=1 to feed spikes"
 )
 NUMBERS = "labels are class numbers 0, 1, 2, ..., one for each of the 2 images"
 TRANSFORM = "only a file with an input block says how real numbers become integers"
@@ -231,7 +231,7 @@ def test_lava_takes_no_stream_for_a_bias(biased):
 
 
 def test_steps_that_the_samples_do_not_last(spiking):
-    text = "steps: got 9, and samples that last 7\nhint: leave --steps out"
+    text = "steps: got 9, and samples that last 7\nhint: leave steps out"
     options = ForeignOptions(steps=9)
     assert refusal(UsageError, spiking, np.ones((1, 7, 3), np.int64), options=options) == text
     with pytest.raises(UsageError) as caught:

@@ -48,7 +48,7 @@ def test_two_ranks_of_torchrun_report_once_what_one_process_reports(digits_model
 def test_an_error_in_a_worker_is_the_error_of_the_run(digits_model: Path, monkeypatch: pytest.MonkeyPatch):
     with pytest.raises(UsageError) as raised:
         nctool.run_sim(digits_model, samples=4, workers=2, device="cuda")
-    assert str(raised.value) == "device `cuda` is not available here\nhint: use --device cpu"
+    assert str(raised.value) == 'device `cuda` is not available here\nhint: use device="cpu"'
 
 
 @pytest.mark.parametrize("is_file", [True, False])
@@ -104,7 +104,7 @@ def test_any_other_error_in_a_worker_has_its_name(digits_model: Path, monkeypatc
         ({"workers": 0}, "workers: 0 is out of range, allowed >= 1"),
         (
             {"workers": 2, "engine": "lava"},
-            "engine `lava` starts processes of its own, allowed one worker\nhint: use --engine fast",
+            'engine `lava` starts processes of its own, allowed one worker\nhint: use engine="fast"',
         ),
         ({"workers": 2, "output": Path("x.npz")}, "output `x.npz` is written by one process, allowed one worker"),
     ],

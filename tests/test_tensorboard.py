@@ -71,5 +71,5 @@ def test_a_missing_library_is_named_before_anything_is_done(tmp_path, monkeypatc
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
     with pytest.raises(UsageError) as caught:
         nctool.train("digits-mlp", tmp_path / "run", tensorboard=True)
-    assert str(caught.value) == '--tensorboard needs tensorboard\nhint: pip install "nctool[tensorboard]"'
+    assert str(caught.value) == 'tensorboard=True needs tensorboard\nhint: pip install "nctool[tensorboard]"'
     assert not (tmp_path / "run").exists()

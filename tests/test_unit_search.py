@@ -79,14 +79,14 @@ def test_a_budget_that_is_too_small(budget, text):
 @pytest.mark.parametrize(
     ("options", "text"),
     [
-        ({"units": "auto"}, "units: `auto` needs a budget\nhint: give --max-cores N or --max-neurons N"),
-        ({"units": "auto", "max_cores": 0}, "--max-cores: 0 is out of range, allowed >= 1"),
+        ({"units": "auto"}, "units: `auto` needs a budget\nhint: give max_cores=N or max_neurons=N"),
+        ({"units": "auto", "max_cores": 0}, "max_cores: 0 is out of range, allowed >= 1"),
         (
             {"units": "auto", "max_cores": 3, "max_neurons": 5000, "target": "lava"},
-            "--max-cores: target `lava` does not limit a core, so no network takes any\n"
-            "hint: give --max-neurons N, or --target loihi2",
+            "max_cores: target `lava` does not limit a core, so no network takes any\n"
+            'hint: give max_neurons=N, or target="loihi2"',
         ),
-        ({"units": 2, "max_cores": 3}, "--max-neurons and --max-cores: allowed with --units auto only"),
+        ({"units": 2, "max_cores": 3}, 'max_neurons and max_cores: allowed with units="auto" only'),
     ],
 )
 def test_budgets_that_are_refused(digits_run, tmp_path, options, text):
@@ -113,17 +113,16 @@ def test_a_trained_network_within_a_budget(digits_run, tmp_path):
         (
             {"realisation": "zero-reset", "units": 2},
             "units: 2 for `conv1`, neurons that a spike sets to zero allow 1: they all start at 0, units differ in "
-            "where they start\nhint: export with --realisation autapse, or population",
+            'where they start\nhint: export with realisation="autapse", or population',
         ),
         (
             {"realisation": "zero-reset", "units": "auto", "max_neurons": 99999},
             "units: 2 for `conv1`, neurons that a spike sets to zero allow 1: they all start at 0, units differ in "
-            "where they start\nhint: export with --realisation autapse, or population",
+            'where they start\nhint: export with realisation="autapse", or population',
         ),
         (
             {"realisation": "population", "steps": 2},
-            "steps: 2, realisation `population` allows 1\n"
-            "hint: leave out --steps, or export with --realisation autapse",
+            'steps: 2, realisation `population` allows 1\nhint: leave out steps, or export with realisation="autapse"',
         ),
     ],
 )

@@ -8,7 +8,7 @@ is imported by its loader only.
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -48,6 +48,7 @@ class Dataset:
         y_test: int64 (M,).
         mean: of the training images for each channel, in units of pixel/255.
         std: the same, > 0.
+        data_dir: the folder of data sets that it is from, where one was named; None of other data.
     """
 
     name: str
@@ -58,6 +59,7 @@ class Dataset:
     y_test: npt.NDArray[np.int64]
     mean: tuple[float, ...]
     std: tuple[float, ...]
+    data_dir: str | None = None
 
 
 def load_dataset(
@@ -84,8 +86,9 @@ def load_dataset(
         RangeError: the images do not fit into memory.
     """
     name, folder = str(name), default_data_dir() if data_dir is None else Path(data_dir)
+    named = None if data_dir is None else str(Path(data_dir).absolute())
     if name == TINY_IMAGENET:
-        return _dataset(name, *read_tiny_imagenet(folder, image_size, channels or RGB))
+        return replace(_dataset(name, *read_tiny_imagenet(folder, image_size, channels or RGB)), data_dir=named)
     if is_image_folder(name):
         return _dataset(name, *read_folder(Path(name), image_size, channels or RGB))
     for key, value in (("image_size", image_size), ("channels", channels)):
@@ -99,7 +102,7 @@ def load_dataset(
     if name == "digits":
         return _digits()
     if name in SOURCES:
-        return _dataset(name, *load_torchvision(name, folder, download))
+        return replace(_dataset(name, *load_torchvision(name, folder, download)), data_dir=named)
     raise UsageError(
         f"unknown data set `{name}`, allowed: {', '.join(NAMES)}, or the path of an .npz file or of a folder of images",
         hint=closest(name, NAMES),
@@ -151,6 +154,7 @@ def training_data(
         held_out=_images(dataset.x_train[held_out], dataset.y_train[held_out]),
         test=_images(dataset.x_test, dataset.y_test),
         normalisation=normalisation,
+        data_dir=dataset.data_dir,
     )
 
 

@@ -9,8 +9,11 @@ from __future__ import annotations
 import sys
 from contextlib import redirect_stdout
 from dataclasses import dataclass
+from http.client import HTTPException
 from pathlib import Path
 from typing import Any
+from urllib.error import HTTPError
+from urllib.request import Request, urlopen
 
 import numpy as np
 import numpy.typing as npt
@@ -19,6 +22,9 @@ from nctool.errors import FormatError, UsageError
 from nctool.files import make_directory
 from nctool.image_arrays import row_by_row
 from nctool_models.npz import Arrays
+
+PATIENCE_S = 4.0
+"""Seconds that a server may take to answer at all."""
 
 
 @dataclass(frozen=True)
@@ -103,12 +109,26 @@ def _download(name: str, loader: Any, data_dir: Path, folder: Path, download: bo
     hint = f"put {', '.join(SOURCES[name].files)} into `{folder}`, or name another folder with --data-dir"
     if not download:
         raise UsageError(f"data set `{name}` is not in `{data_dir}`", hint)
+    sys.stderr.write(f"data set `{name}` is not in `{data_dir}`: downloading it\n")
+    if not any(_answers(address) for address in getattr(loader, "mirrors", None) or [loader.url]):
+        raise UsageError(f"cannot download data set `{name}` to `{data_dir}`: no server of it answers", hint)
     make_directory(Path(data_dir))
     try:
         with redirect_stdout(sys.stderr):  # torchvision talks on stdout, which is for data
             loader(str(data_dir), download=True)
     except (RuntimeError, OSError, ValueError) as error:
         raise UsageError(f"cannot download data set `{name}` to `{data_dir}`", hint) from error
+
+
+def _answers(address: str) -> bool:
+    """Say whether a server can be reached, soon: torchvision tries long, and says nothing meanwhile."""
+    try:
+        urlopen(Request(address, method="HEAD"), timeout=PATIENCE_S).close()
+    except HTTPError:  # an answer all the same
+        return True
+    except (OSError, HTTPException):
+        return False
+    return True
 
 
 def _read(

@@ -44,13 +44,8 @@ def load_recipe(name_or_path: str | Path, overrides: Overrides = (), seed: int |
         seed: replaces the recipe's seed, after the overrides.
 
     Raises:
-        RecipeError: neither name nor path, unknown name, missing file, not TOML, or a key or value that is not allowed.
+        RecipeError: unknown name, missing file, not TOML, or a key or value that is not allowed.
     """
-    if not isinstance(name_or_path, (str, Path)):
-        raise RecipeError(
-            f"recipe: got a {type(name_or_path).__name__}, allowed: a name, or the path of a .toml file",
-            hint='give a network with model=net, changes of a recipe with overrides={"training.epochs": 3}',
-        )
     text = os.fspath(name_or_path)
     is_path = isinstance(name_or_path, Path) or text.endswith(_SUFFIX) or os.sep in text
     return read_recipe(Path(text) if is_path else recipe_path(text), overrides, seed, source=text)

@@ -79,7 +79,7 @@ class Recipe(Table):
     """
 
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$", description="lower-case letters, digits and `-_.`")
-    description: str = Field(default="", description="a text")
+    description: str = Field(default="", min_length=0, description="a text")
     seed: int = whole(0, 2**32 - 1, 1)
     data: DataSettings
     input: InputSettings = InputSettings()

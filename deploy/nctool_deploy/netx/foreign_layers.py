@@ -97,7 +97,7 @@ class Layers:
         if source is None:
             raise FormatError(
                 f"{where}: the file does not say the shape of its input",
-                hint="`run-sim --input` with samples of shape (samples, steps, channel, height, width) says it",
+                hint="--input with samples of shape (samples, steps, channel, height, width) says it",
             )
         weight = node.numbers("weight")
         if weight.ndim == 5 and weight.shape[4] == 1:

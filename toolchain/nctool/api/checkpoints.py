@@ -7,9 +7,12 @@ from __future__ import annotations
 
 import zipfile
 from pathlib import Path
+from shlex import quote
+from typing import Annotated
 
 import h5py
 
+from nctool.arguments import Hint
 from nctool.errors import UsageError
 from nctool.training.checkpoint import CHECKPOINT_NAME, Checkpoint, load_checkpoint
 from nctool.training.state import STATE_NAME
@@ -20,25 +23,14 @@ _FROM_PYTHON = (
 )
 
 
-def run_path(given: Path | str) -> Path:
-    """Return where a training run lies; a UsageError says what to call with a network."""
-    return _path(given, "checkpoint", 'nctool.train("mine.toml", "runs/mine", model=net), then give "runs/mine"')
+RunPath = Annotated[Path | str, Hint('nctool.train("mine.toml", "runs/mine", model=net), then give "runs/mine"')]
+"""Where a training run lies. A hint says what to call with a network."""
 
+ModelPath = Annotated[Path | str, Hint('nctool.export("runs/mine", "mine.net", model=net), then give "mine.net"')]
+"""Where an exported network lies."""
 
-def model_path(given: Path | str) -> Path:
-    """Return where an exported network lies; a UsageError says what to call with another network."""
-    return _path(given, "model", 'nctool.export("runs/mine", "mine.net", model=net), then give "mine.net"')
-
-
-def output_path(given: Path | str) -> Path:
-    """Return where an exported network is to lie; a UsageError says where a network is given."""
-    return _path(given, "output", "give the network as model=net")
-
-
-def _path(given: object, name: str, hint: str) -> Path:
-    if isinstance(given, (str, Path)):
-        return Path(given)
-    raise UsageError(f"{name}: got {type(given).__name__}, allowed a path", hint=hint)
+OutputPath = Annotated[Path | str, Hint("give the network as model=net")]
+"""Where an exported network is to lie."""
 
 
 def open_checkpoint(path: Path | str) -> Checkpoint:
@@ -49,13 +41,18 @@ def open_checkpoint(path: Path | str) -> Checkpoint:
 
     Raises:
         UsageError: there is no checkpoint, or the file is an exported network, a recipe, the state of a run or of
-            another tool; or a network was given for the path.
+            another tool.
         FormatError: the checkpoint is bad.
     """
-    path = run_path(path)
+    path = Path(path)
     if path.is_file():
         _require_checkpoint(path)
     return load_checkpoint(path)
+
+
+def remembered(data_dir: Path | str | None, loaded: Checkpoint, dataset: str) -> Path | str | None:
+    """Return the folder of data sets: the one given, or else where the network found `dataset` in training."""
+    return loaded.data_dir if data_dir is None and dataset == loaded.dataset_name else data_dir
 
 
 def _require_checkpoint(path: Path) -> None:
@@ -94,7 +91,7 @@ def require_no_checkpoint(path: Path) -> None:
         raise UsageError(f"`{path}` is {what}, allowed: an exported network", hint="give a file of `nctool export`")
     if path.name == CHECKPOINT_NAME or (path / CHECKPOINT_NAME).exists():
         what = "the folder of a training run" if path.is_dir() else "a checkpoint"
-        hint, exported = f"export it first: nctool export {path} -o MODEL.net", sorted(path.glob("*.net"))
+        hint, exported = f"export it first: nctool export {quote(str(path))} -o MODEL.net", sorted(path.glob("*.net"))
         if exported:
             hint = f"name the network in it: {exported[0]}"
         raise UsageError(f"`{path}` is {what}, allowed: an exported network", hint)

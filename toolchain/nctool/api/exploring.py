@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import nn
 
-from nctool.api.checkpoints import open_checkpoint
+from nctool.api.checkpoints import RunPath, open_checkpoint, remembered
 from nctool.api.converting import converted, design
 from nctool.api.costing import CostMeter, CostReport
 from nctool.api.figure_file import OPTION
@@ -23,10 +23,12 @@ from nctool.api.outputs import require_outputs, run_files
 from nctool.api.pareto import best
 from nctool.api.samples import dataset_path, dataset_samples, require_here
 from nctool.api.settings import Setting, settings
+from nctool.arguments import public
 from nctool.errors import RangeError, UnsupportedError, UsageError
 from nctool.inputs import Coding, find_coding
 from nctool.progress import ProgressCallback, no_progress
 from nctool.sim.fast import FastEngine, find_device
+from nctool.spelling import spoken
 from nctool.training.checkpoint import Checkpoint
 from nctool_deploy.lowering import Lowered, lower
 from nctool_deploy.operations import OperationCounter
@@ -101,8 +103,9 @@ class ExploreReport:
         return asdict(self) | {"checkpoint": str(self.checkpoint)}
 
 
+@public
 def explore(
-    checkpoint: Path | str,
+    checkpoint: RunPath,
     *,
     realisations: Sequence[str] | str = ALL,
     steps: Sequence[int] | None = None,
@@ -130,7 +133,7 @@ def explore(
         units: neurons for each activation, of `autapse`; by default 1, 2, 4.
         weight_bits: 2..8 each.
         input, target, chips: as for `export`.
-        dataset, split, samples, data_dir: as for `run_sim`.
+        dataset, split, samples, data_dir: as for `run_sim`; the folder by default where the training found its data.
         device: `cpu` or `cuda`, for the fast engine.
         plot: .png, .svg or .pdf file of the trade-offs; needs matplotlib.
         model: the network of the checkpoint, where it is your own; it gets the trained weights.
@@ -153,7 +156,8 @@ def explore(
     require_outputs({"the data set": dataset_path(name), **run_files(checkpoint)}, {OPTION: plot})
     tried = settings(split_names(realisations), steps, units, weight_bits, loaded.recipe.activation.levels)
     n_classes = len(loaded.classes)
-    pixels, labels = dataset_samples(name, split, samples, data_dir, loaded.input_shape, n_classes, loaded.classes)
+    folder = remembered(data_dir, loaded, name)
+    pixels, labels = dataset_samples(name, split, samples, folder, loaded.input_shape, n_classes, loaded.classes)
     model = restore_model(loaded, model)
     trial = _Trial(loaded, model, coding, chip, chips, pixels, labels, device, progress, len(tried))
     rows = _marked([trial.row(number, setting) for number, setting in enumerate(tried)])
@@ -193,7 +197,7 @@ class _Trial:
         try:
             return ExploreRow(setting, self._measure(number, setting, self._lower(setting)), None)
         except (RangeError, UnsupportedError) as error:
-            return ExploreRow(setting, None, error.message)
+            return ExploreRow(setting, None, spoken(error.message))
 
     def _lower(self, setting: Setting) -> Lowered:
         """Convert anew: scales depend on the window, so that of a longer one does not serve."""

@@ -11,11 +11,12 @@ from typing import Any, Literal
 
 from torch import nn
 
-from nctool.api.checkpoints import open_checkpoint, output_path
-from nctool.api.converting import converted, default_realisation, design, notes_of
+from nctool.api.checkpoints import OutputPath, RunPath, open_checkpoint
+from nctool.api.converting import Design, converted, default_realisation, design, notes_of
 from nctool.api.outputs import require_outputs, run_files
 from nctool.api.unit_search import Budget, search_units
 from nctool.api.utilisation import Utilisation, utilisation
+from nctool.arguments import public
 from nctool.conversion import Change, Conversion, Units
 from nctool.errors import UsageError
 from nctool.inputs import find_coding
@@ -50,6 +51,7 @@ class ExportReport:
         head_room_bits: of the population with the least: how often its bound could double.
         tightest_layer: that population.
         bounds: `proved` or `calibrated` per population.
+        data_dir: the folder of data sets that the network's is in, where one was named in training.
         notes: what is likely to cost accuracy, and what to do about it.
         changes: what the conversion did, step by step.
     """
@@ -70,6 +72,7 @@ class ExportReport:
     head_room_bits: float
     tightest_layer: str
     bounds: dict[str, str]
+    data_dir: str | None
     notes: tuple[str, ...]
     changes: tuple[Change, ...]
 
@@ -78,9 +81,10 @@ class ExportReport:
         return asdict(self) | {"path": str(self.path)}
 
 
+@public
 def export(
-    checkpoint: Path | str,
-    output: Path | str,
+    checkpoint: RunPath,
+    output: OutputPath,
     *,
     target: Path | str = "loihi",
     steps: int | None = None,
@@ -122,7 +126,7 @@ def export(
         UnsupportedError: the network holds something that cannot be converted.
         RangeError: a number does not fit the target.
     """
-    output, chip = output_path(output), find_target(target)
+    output, chip = Path(output), find_target(target)
     coding = None if input is None else find_coding(input)
     if chips < 1:
         raise UsageError(f"chips: {chips} is out of range, allowed >= 1", hint="give 1 or more chips with --chips")
@@ -151,7 +155,7 @@ def export(
         changes=tuple(ChangeRecord(**asdict(change)) for change in conversion.changes),
         weight_bits=chosen.weight_bits,
     )
-    return _report(output, lowered, conversion, chosen.form.one_threshold, notes_of(loaded, chosen.realisation))
+    return _report(output, lowered, conversion, chosen, loaded)
 
 
 def _provenance(checkpoint: Checkpoint) -> Provenance:
@@ -166,9 +170,7 @@ def _provenance(checkpoint: Checkpoint) -> Provenance:
     )
 
 
-def _report(
-    path: Path, lowered: Lowered, conversion: Conversion, per_layer: bool, notes: tuple[str, ...]
-) -> ExportReport:
+def _report(path: Path, lowered: Lowered, conversion: Conversion, chosen: Design, loaded: Checkpoint) -> ExportReport:
     network = lowered.network
     return ExportReport(
         path=path,
@@ -177,7 +179,7 @@ def _report(
         steps=network.n_steps,
         input=network.pixel_input.coding,
         units=conversion.units,
-        per_layer=per_layer,
+        per_layer=chosen.form.one_threshold,
         layers=len(network.populations),
         neurons=sum(population.n_neurons for population in network.populations),
         synapses=sum(network.synapse_count(population) for population in network.populations),
@@ -187,7 +189,8 @@ def _report(
         head_room_bits=head_room_bits(network),
         tightest_layer=min((p.bound.head_room_bits, p.name) for p in network.populations if p.bound is not None)[1],
         bounds={p.name: p.bound.kind for p in network.populations if p.bound is not None},
-        notes=notes,
+        data_dir=loaded.data_dir,
+        notes=notes_of(loaded, chosen.realisation),
         changes=conversion.changes,
     )
 

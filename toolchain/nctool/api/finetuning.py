@@ -10,9 +10,10 @@ from pathlib import Path
 
 from torch import nn
 
-from nctool.api.checkpoints import open_checkpoint
+from nctool.api.checkpoints import RunPath, open_checkpoint, remembered
 from nctool.api.tensorboard import with_events
 from nctool.api.training import RUNS, TrainReport, integer_format, require_vacant, train_report
+from nctool.arguments import public
 from nctool.errors import UsageError
 from nctool.progress import ProgressCallback, no_progress
 from nctool.recipe import FinetuneSettings, Overrides, Recipe, consistent, parse_recipe
@@ -41,8 +42,9 @@ FIXED = (
 """Keys of these tables that are not followed, because they made the network, with what to set instead."""
 
 
+@public
 def finetune(
-    checkpoint: Path | str,
+    checkpoint: RunPath,
     output: Path | str | None = None,
     *,
     overrides: Overrides = (),
@@ -65,7 +67,7 @@ def finetune(
         output: folder of the new run; runs/<name>-finetuned by default.
         overrides: `table.key=value` each, or values by `table.key`, of the tables `finetune`, `training` and `data`.
         device: `cpu` or `cuda`.
-        data_dir: where data sets lie.
+        data_dir: where data sets lie; by default where that of the training was.
         resume: go on where an interrupted run in `output` stopped.
         overwrite: replace the run in `output`, finished or not, as soon as an epoch is done.
         model: your own network, where that is what was trained; it is trained in place.
@@ -88,7 +90,7 @@ def finetune(
     _require_another(Path(checkpoint), output)
     require_vacant(output, resume=resume, overwrite=overwrite)
     usable_device(device, recipe.training)
-    data = _data(loaded, recipe, data_dir)
+    data = _data(loaded, recipe, remembered(data_dir, loaded, recipe.data.name))
     network = restore_model(loaded, model)
     with with_events(tensorboard, output, on_epoch) as report:
         result = fit(

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from nctool.api import history_figure
-from nctool.api.checkpoints import run_path
+from nctool.api.checkpoints import RunPath
+from nctool.arguments import public
 from nctool.training.metrics import EpochMetrics, read_metrics
 
 
@@ -31,7 +32,8 @@ class HistoryReport:
         return {"path": str(self.path), "epochs": [asdict(epoch) for epoch in self.epochs]}
 
 
-def history(run: Path | str, *, plot: Path | str | None = None) -> HistoryReport:
+@public
+def history(run: RunPath, *, plot: Path | str | None = None) -> HistoryReport:
     """Read what a training run measured; it may still be going on.
 
     Args:
@@ -43,8 +45,7 @@ def history(run: Path | str, *, plot: Path | str | None = None) -> HistoryReport
         FormatError: metrics.jsonl is not what nctool writes.
     """
     draw = None if plot is None else history_figure.prepare(Path(plot))
-    run = run_path(run)
-    report = HistoryReport(run, read_metrics(run))
+    report = HistoryReport(Path(run), read_metrics(Path(run)))
     if draw is not None:
         draw(report.epochs)
     return report

@@ -12,10 +12,11 @@ from typing import Any
 
 import numpy as np
 
-from nctool.api.checkpoints import model_path
+from nctool.api.checkpoints import ModelPath
 from nctool.api.exporting import head_room_bits
 from nctool.api.models import ForeignOptions, open_model
 from nctool.api.utilisation import Utilisation, utilisation
+from nctool.arguments import public
 from nctool.network import CurrentBased, IntArray, IntNetwork, Population, Readout, Synapse
 from nctool_deploy.lowering import lower
 from nctool_deploy.netx import ForeignFile, NetxFile
@@ -99,7 +100,8 @@ class InspectReport:
         return asdict(self) | {"path": str(self.path)}
 
 
-def inspect(model: Path | str) -> InspectReport:
+@public
+def inspect(model: ModelPath) -> InspectReport:
     """Read a file and describe it.
 
     Raises:
@@ -107,7 +109,7 @@ def inspect(model: Path | str) -> InspectReport:
         FormatError: the file is bad.
         UnsupportedError: a foreign file holds what cannot be simulated.
     """
-    path = model_path(model)
+    path = Path(model)
     content = open_model(path, ForeignOptions())
     network = content.network
     layers = tuple(_layer(network, population) for population in network.populations)

@@ -9,19 +9,20 @@ import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from nctool.api.arrays import Source, load_array, path_of, record, require_array_names
-from nctool.api.checkpoints import model_path
+from nctool.api.checkpoints import ModelPath
 from nctool.api.costing import CostMeter, CostReport, meter_for
 from nctool.api.engines import Job, require_engine, traces
 from nctool.api.models import Content, ForeignOptions, open_model
 from nctool.api.outputs import model_files, require_outputs
 from nctool.api.samples import choose_samples, dataset_path, trained_on
 from nctool.api.sharding import require_workers, shared_summaries
+from nctool.arguments import AtLeast, public
 from nctool.progress import ProgressCallback, no_progress
 from nctool.sim.trace import Summary
 from nctool_deploy import engine as lava
@@ -70,8 +71,9 @@ class RunReport:
         return asdict(self)
 
 
+@public
 def run_sim(
-    model: Path | str,
+    model: ModelPath,
     *,
     engine: str = "fast",
     dataset: Path | str | None = None,
@@ -85,7 +87,7 @@ def run_sim(
     device: str = "cpu",
     workers: int = 1,
     cost: bool = False,
-    timeout_s: float = lava.DEFAULT_TIMEOUT_S,
+    timeout_s: Annotated[float, AtLeast(1)] = lava.DEFAULT_TIMEOUT_S,
     progress: ProgressCallback = no_progress,
 ) -> RunReport:
     """Run a model on a data set or on samples of your own.
@@ -115,7 +117,7 @@ def run_sim(
     require_engine(engine, device)
     output, dataset = None if output is None else Path(output), None if dataset is None else str(dataset)
     require_workers(engine, workers, output)
-    path, options = model_path(model), options or ForeignOptions()
+    path, options = Path(model), options or ForeignOptions()
     shape = None if input is None else load_array(input).shape[-3:]
     content = open_model(path, options, input_shape=shape)
     given = {"the samples": path_of(input), "the labels": path_of(labels)}

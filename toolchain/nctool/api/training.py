@@ -8,12 +8,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from torch import nn
 
 from nctool.api.tensorboard import with_events
+from nctool.arguments import Hint, public
 from nctool.errors import RecipeError, UsageError, first_line
 from nctool.integer_format import IntegerFormat
 from nctool.nq import activations
@@ -63,8 +64,11 @@ class TrainReport:
         return asdict(self) | {"path": str(self.path)}
 
 
+@public
 def train(
-    recipe: Path | str,
+    recipe: Annotated[
+        Path | str, Hint('give a network with model=net, changes of a recipe with overrides={"training.epochs": 3}')
+    ],
     output: Path | str | None = None,
     *,
     overrides: Overrides = (),

@@ -12,12 +12,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from nctool.api import junit as junit_file
 from nctool.api import trace_file
 from nctool.api.arrays import Source, load_array, path_of
-from nctool.api.checkpoints import model_path
+from nctool.api.checkpoints import ModelPath
 from nctool.api.checks import Check, all_checks, changes
 from nctool.api.comparing import FILE, Comparison, compare_engines, compare_known_answers
 from nctool.api.engines import Job, require_engine
@@ -25,6 +25,7 @@ from nctool.api.models import Content, ForeignOptions, open_model
 from nctool.api.names import split_names
 from nctool.api.outputs import model_files, require_outputs
 from nctool.api.samples import choose_samples, dataset_path, trained_on
+from nctool.arguments import AtLeast, public
 from nctool.differences import PairDifferences
 from nctool.equivalence import Divergence
 from nctool.errors import UsageError
@@ -68,8 +69,9 @@ class VerifyReport:
         return asdict(self)
 
 
+@public
 def verify(
-    model: Path | str,
+    model: ModelPath,
     *,
     engines: Sequence[str] | str = ("reference", "fast", "lava"),
     samples: int | None = None,
@@ -80,7 +82,7 @@ def verify(
     all_differences: bool = False,
     layers: Path | str | None = None,
     junit: Path | str | None = None,
-    timeout_s: float = lava.DEFAULT_TIMEOUT_S,
+    timeout_s: Annotated[float, AtLeast(1)] = lava.DEFAULT_TIMEOUT_S,
     progress: ProgressCallback = no_progress,
 ) -> VerifyReport:
     """Check a file against its digests and known answers, and engines against each other.
@@ -108,7 +110,7 @@ def verify(
     Raises:
         UsageError, FormatError, UnsupportedError, RangeError, EngineError: see `nctool.errors`.
     """
-    path, names = model_path(model), tuple(dict.fromkeys(split_names(engines)))
+    path, names = Path(model), tuple(dict.fromkeys(split_names(engines)))
     dataset = None if dataset is None else str(dataset)
     if not names:
         raise UsageError("no engine to verify", hint="name them with --engines reference,lava")

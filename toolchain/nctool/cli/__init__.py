@@ -3,7 +3,13 @@
 stdout is data, stderr is talk. Torch and Lava are loaded by the commands that need them, not by `--help`.
 """
 
-from nctool.cli import making, running, showing
-from nctool.cli.application import main
+from nctool.cli import application, making, running, showing
+from nctool.spelling import command_line
 
 __all__ = ["main", "making", "running", "showing"]
+
+
+def main() -> None:
+    """Run the command line; its messages name options, where those of Python name arguments."""
+    with command_line():
+        application.main()

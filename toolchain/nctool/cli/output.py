@@ -9,6 +9,7 @@ import json
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from shlex import quote
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
@@ -51,7 +52,8 @@ def print_train(report: TrainReport) -> None:
     )
     if report.ideal_epochs:
         print_line(f"noise of {report.ideal_epochs} epochs is that of the float network: no integers fitted")
-    print_whole(f"next: nctool export {report.path} --target loihi -o {report.path / 'model.net'}")
+    path, model = quote(str(report.path)), quote(str(report.path / "model.net"))
+    print_whole(f"next: nctool export {path} --target loihi -o {model}")
 
 
 def print_export(report: ExportReport) -> None:
@@ -66,7 +68,8 @@ def print_export(report: ExportReport) -> None:
     for note in report.notes:
         print_line(f"note: {note}")
     print_whole(f"wrote {report.path}")
-    print_whole(f"next: nctool run-sim {report.path}")
+    data = "" if report.data_dir is None else f" --data-dir {quote(report.data_dir)}"
+    print_whole(f"next: nctool run-sim {quote(str(report.path))}{data}")
 
 
 def _head_room(report: ExportReport) -> str:

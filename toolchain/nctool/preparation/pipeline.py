@@ -8,6 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, fx, nn
 
+from nctool.arguments import public
 from nctool.balancing import FIRST_PERCENTILE, balanced_thresholds
 from nctool.conversion.evaluation import evaluation
 from nctool.conversion.fidelity import require_same_calls, require_same_network
@@ -22,6 +23,7 @@ from nctool.preparation.rewriting import Rewritten, replace_activations, rewrite
 from nctool.surrogate import Reset
 
 
+@public
 def prepare(
     model: nn.Module,
     images: Tensor,

@@ -49,6 +49,7 @@ class Checkpoint:
         mean: for each channel, in units of pixel/255.
         std: the same, > 0; the network's input is (pixel/255 − mean) / std.
         results: `accuracy_ann`, `accuracy_snn` {"1": …}, `theta`, `sigma` {layer: …}, `best_epoch`.
+        data_dir: the folder of data sets that the images are from, where one was named; None for other data.
         sha256: hexadecimal digest of the file read; empty for a checkpoint that was not read from a file.
     """
 
@@ -62,6 +63,7 @@ class Checkpoint:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     results: Mapping[str, Any]
+    data_dir: str | None = None
     sha256: str = ""
 
 
@@ -73,6 +75,7 @@ class _Facts(BaseModel):
     classes: tuple[str, ...]
     mean: tuple[float, ...]
     std: tuple[float, ...]
+    data_dir: str | None = None
 
 
 _ATTRIBUTES = {"name": "dataset_name"}
@@ -103,6 +106,7 @@ def save_checkpoint(directory: Path, checkpoint: Checkpoint) -> Path:
     tensors[_IMAGES] = torch.from_numpy(checkpoint.calibration_images)
     tensors[_LABELS] = torch.from_numpy(checkpoint.calibration_labels)
     facts = {name: getattr(checkpoint, _ATTRIBUTES.get(name, name)) for name in _Facts.model_fields}
+    facts = {name: value for name, value in facts.items() if value is not None}
     metadata = {"recipe": recipe, "dataset": json.dumps(facts), "results": json.dumps(checkpoint.results)}
     write_tensors(directory / CHECKPOINT_NAME, FORMAT, tensors, metadata)
     return directory / CHECKPOINT_NAME

@@ -92,6 +92,7 @@ class TrainingData:
         held_out: the images that choose the epoch and measure the noise; part of the training set.
         test: evaluated once, at the end.
         normalisation: from pixels to the network's input.
+        data_dir: the folder of data sets that it is from, where one was named.
     """
 
     name: str
@@ -100,6 +101,7 @@ class TrainingData:
     held_out: LabelledImages
     test: LabelledImages
     normalisation: Normalisation
+    data_dir: str | None = None
 
     def calibration(self, seed: int) -> LabelledImages:
         """Return the training images that a conversion is calibrated on: drawn by `seed`, `CALIBRATION_IMAGES`."""

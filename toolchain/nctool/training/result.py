@@ -83,6 +83,7 @@ def checkpoint_of(data: TrainingData, recipe: Recipe, state: TrainingState, resu
         classes=data.classes,
         mean=data.normalisation.mean,
         std=data.normalisation.std,
+        data_dir=data.data_dir,
         results={
             "accuracy_ann": result.accuracy_ann,
             "accuracy_snn": result.accuracy_snn,

@@ -1,0 +1,180 @@
+"""The arguments of every public function: those of another type are refused by name, whatever they are."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import nctool
+from nctool.api import ForeignOptions
+from nctool.arguments import public
+from nctool.errors import FormatError, NctoolError, UsageError
+from nctool.spelling import command_line, spoken
+
+HOSTILE = (object(), b"x", 1j, float("nan"), -(10**400), [object()], {"a": object()}, {3: 4}, "a\0b", torch.zeros(0))
+
+
+@pytest.fixture
+def given(digits_run, digits_model, tmp_path) -> dict[str, dict[str, Any]]:
+    """Return arguments that go well."""
+    images = torch.rand(4, 1, 4, 4)
+    return {
+        "prepare": {
+            "model": nn.Sequential(nn.Flatten(), nn.Linear(16, 4), nn.ReLU(), nn.Linear(4, 2)),
+            "images": images,
+        },
+        "train": {"recipe": "digits-mlp", "output": tmp_path / "run"},
+        "finetune": {"checkpoint": digits_run, "output": tmp_path / "tuned"},
+        "history": {"run": digits_run},
+        "explore": {"checkpoint": digits_run},
+        "export": {"checkpoint": digits_run, "output": tmp_path / "m.net"},
+        "run_sim": {"model": digits_model},
+        "verify": {"model": digits_model, "engines": "fast"},
+        "inspect": {"model": digits_model},
+    }
+
+
+def parameters() -> list[tuple[str, str]]:
+    names = [name for name in nctool.__all__ if callable(getattr(nctool, name))]
+    return [(name, each) for name in names for each in inspect.signature(getattr(nctool, name)).parameters]
+
+
+@pytest.mark.parametrize(("function", "name"), parameters())
+def test_no_argument_of_any_type_is_a_bug(given, tmp_path, monkeypatch, function, name):
+    monkeypatch.chdir(tmp_path)
+    for value in HOSTILE:
+        with pytest.raises(NctoolError) as caught:
+            getattr(nctool, function)(**given[function] | {name: value})
+        assert caught.value.exit_code != 70
+        assert "\n" not in caught.value.message
+    assert not list(tmp_path.iterdir())
+
+
+def test_every_public_function_is_covered(given):
+    assert sorted(given) == sorted(nctool.__all__)
+    assert len(parameters()) > 80
+
+
+UNITS = "a whole number or a mapping of whole numbers or 'auto' or None"
+PATH = "a path or a text"
+
+
+@pytest.mark.parametrize(
+    ("function", "name", "value", "text"),
+    [
+        ("export", "units", "2", f"units: got '2', allowed: {UNITS}"),
+        ("export", "units", {"conv1": "2"}, "units['conv1']: got '2', allowed: a whole number"),
+        ("export", "units", {1: 2}, "units, key 1: got 1, allowed: a text"),
+        ("export", "steps", True, "steps: got True, allowed: a whole number or None"),
+        ("export", "steps", 4.0, "steps: got 4.0, allowed: a whole number or None"),
+        ("export", "per_layer", 1, "per_layer: got 1, allowed: True or False"),
+        ("export", "checkpoint", None, f"checkpoint: got None, allowed: {PATH}"),
+        ("export", "target", b"loihi", f"target: got a bytes, allowed: {PATH}"),
+        ("export", "output", "a\0", "output: got 'a\\x00', allowed: a path without null characters"),
+        ("explore", "steps", 4, "steps: got 4, allowed: a list of whole numbers or None"),
+        ("explore", "steps", "1,2", "steps: got '1,2', allowed: a list of whole numbers or None"),
+        ("explore", "weight_bits", [8, "4"], "weight_bits[1]: got '4', allowed: a whole number"),
+        ("explore", "progress", "yes", "progress: got 'yes', allowed: a function"),
+        ("run_sim", "samples", "3", "samples: got '3', allowed: a whole number or None"),
+        ("run_sim", "samples", np.bool_(True), "samples: got a bool_, allowed: a whole number or None"),
+        ("run_sim", "timeout_s", float("nan"), "timeout_s: got nan, allowed: a finite number"),
+        ("run_sim", "timeout_s", float("inf"), "timeout_s: got inf, allowed: a finite number"),
+        ("run_sim", "timeout_s", 0, "timeout_s: got 0, allowed: >= 1"),
+        ("run_sim", "options", {"steps": 3}, "options: got a dict, allowed: a ForeignOptions or None"),
+        ("run_sim", "options", ForeignOptions(steps="3"), "options.steps: got '3', allowed: a whole number or None"),
+        ("verify", "engines", ["fast", 3], "engines[1]: got 3, allowed: a text"),
+        ("verify", "all_differences", "no", "all_differences: got 'no', allowed: True or False"),
+        ("train", "seed", "1", "seed: got '1', allowed: a whole number or None"),
+        ("train", "overrides", 3, "overrides: got 3, allowed: a list of texts or a mapping or a text"),
+        ("train", "overrides", [3], "overrides[0]: got 3, allowed: a text"),
+        ("train", "overrides", {3: 4}, "overrides, key 3: got 3, allowed: a text"),
+        ("train", "on_epoch", 3, "on_epoch: got 3, allowed: a function"),
+        ("prepare", "levels", "4", "levels: got '4', allowed: a whole number"),
+        ("prepare", "reset", "none", "reset: got 'none', allowed: 'subtract', 'zero'"),
+        ("history", "plot", 3, f"plot: got 3, allowed: {PATH} or None"),
+        ("inspect", "model", 3, f"model: got 3, allowed: {PATH}"),
+    ],
+)
+def test_the_argument_is_named_with_what_it_takes(given, function, name, value, text):
+    with pytest.raises(UsageError) as caught:
+        getattr(nctool, function)(**given[function] | {name: value})
+    assert str(caught.value) == text
+
+
+def test_numbers_of_numpy_are_numbers(digits_run, digits_model, tmp_path):
+    path = tmp_path / "m.net"
+    report = nctool.export(digits_run, path, steps=np.int64(2), weight_bits=np.uint8(4), per_layer=np.bool_(False))
+    assert (report.steps, type(report.steps)) == (2, int)
+    assert nctool.run_sim(path, samples=np.int32(3), timeout_s=np.float32(9)).samples == 3
+    found = nctool.explore(digits_run, realisations=("autapse",), steps=np.arange(1, 2), units=range(1, 2), samples=2)
+    assert [row.setting.steps for row in found.rows] == [1, 1]
+
+
+# --- the words of the caller ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "python"),
+    [
+        ("export with --steps 1, or with --realisation autapse", 'export with steps=1, or with realisation="autapse"'),
+        ("leave --steps out", "leave steps out"),
+        ("give --max-cores N or --max-neurons N", "give max_cores=N or max_neurons=N"),
+        ("name them with --engines reference,lava", 'name them with engines="reference,lava"'),
+        ("give samples with --input X.npy", 'give samples with input="X.npy"'),
+        ("take another folder by -o, or --overwrite", "take another folder by output, or overwrite=True"),
+        ("give more with --timeout, or fewer --samples", "give more with timeout_s, or fewer samples"),
+        ("for instance --set training.epochs=3", 'for instance overrides={"training.epochs": 3}'),
+        ("--set 'model={architecture = \"NAME\"}'", 'overrides={"model": {"architecture": "NAME"}}'),
+        ("`nctool train RECIPE -o DIR` makes one", '`nctool.train("RECIPE", output="DIR")` makes one'),
+        ("export it: nctool export 'my run' -o M.net", 'export it: nctool.export("my run", output="M.net")'),
+        ("`a --steps 3` is no file, `--engine fast` is", '`a --steps 3` is no file, `engine="fast"` is'),
+        ("`pip install --no-deps x`, start 4 with --nproc-per-node", None),
+        ("a file that nctool exported", None),
+        ("see `nctool targets`; a well-o-iled word - or -other", None),
+    ],
+)
+def test_a_message_names_arguments_in_python_and_options_on_the_command_line(text, python):
+    assert spoken(text) == (python or text)
+    with command_line():
+        assert spoken(text) == text
+    assert spoken(text) == (python or text)
+
+
+def test_errors_of_public_functions_are_in_the_words_of_the_caller(digits_run, tmp_path):
+    with pytest.raises(UsageError) as caught:
+        nctool.export(digits_run, tmp_path / "m.net", chips=0)
+    assert caught.value.hint == "give 1 or more chips with chips"
+    with command_line(), pytest.raises(UsageError) as caught:
+        nctool.export(digits_run, tmp_path / "m.net", chips=0)
+    assert caught.value.hint == "give 1 or more chips with --chips"
+
+
+def test_a_checked_function_is_called_as_before():
+    @public
+    def function(path: Path | str, number: int = 3, *, flag: bool = False) -> Any:
+        """Do nothing."""
+        return path, number, flag
+
+    calls: list[Callable[[], Any]] = [lambda: function("a", "1"), lambda: function("a", 1, flag=None)]
+    assert function.__doc__ == "Do nothing."
+    assert function("a", np.int8(1), flag=True) == ("a", 1, True)
+    assert function(Path("a")) == (Path("a"), 3, False)
+    for call in calls:
+        with pytest.raises(UsageError):
+            call()
+
+
+def test_what_has_a_check_of_its_own_keeps_its_hint(digits_model):
+    with pytest.raises(UsageError) as caught:
+        nctool.prepare("model.pt", torch.zeros(1, 1))
+    assert caught.value.hint == "build the network, then load its weights: model.load_state_dict(torch.load(path))"
+    with pytest.raises(FormatError) as refused:
+        nctool.run_sim(digits_model, input=object())
+    assert str(refused.value) == "`input`: holds object (), allowed an array of numbers"

@@ -1,0 +1,221 @@
+"""The arguments of public functions: checked against their annotations before anything is done.
+
+In: a public function. Out: the same, which refuses what it does not take, and speaks of arguments where it fails.
+What has a check of its own, with a hint that fits (modules, tensors, arrays), is left to it.
+"""
+
+from __future__ import annotations
+
+import inspect
+import os
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields, is_dataclass
+from functools import cache, wraps
+from numbers import Integral, Real
+from pathlib import Path
+from types import NoneType, UnionType
+from typing import Annotated, Any, Literal, ParamSpec, TypeVar, Union, get_args, get_origin, get_type_hints
+
+import numpy as np
+
+from nctool.errors import Interrupted, NctoolError, UsageError
+from nctool.spelling import spoken
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+_LONGEST_VALUE = 60
+"""Characters of a value that a message shows."""
+
+
+@dataclass(frozen=True)
+class AtLeast:
+    """The least value of a number, in its annotation."""
+
+    value: float
+
+
+@dataclass(frozen=True)
+class Hint:
+    """What to do where an argument has another type, in its annotation."""
+
+    text: str
+
+
+@dataclass(frozen=True)
+class _Plain:
+    """A type that arguments have.
+
+    Args:
+        name: what messages call it.
+        allows: tells whether a value is of this type, or one like it.
+        make: turns such a value into this type.
+    """
+
+    name: str
+    allows: Callable[[Any], bool]
+    make: Callable[[Any], Any]
+
+
+def _is_number(value: Any, kind: type) -> bool:
+    return isinstance(value, kind) and not isinstance(value, bool)
+
+
+_PLAIN = {
+    NoneType: _Plain("None", lambda value: value is None, lambda value: value),
+    bool: _Plain("True or False", lambda value: isinstance(value, (bool, np.bool_)), bool),
+    int: _Plain("a whole number", lambda value: _is_number(value, Integral), int),
+    float: _Plain("a finite number", lambda value: _is_number(value, Real) and abs(value) <= sys.float_info.max, float),
+    str: _Plain("a text", lambda value: isinstance(value, str), str),
+    Path: _Plain("a path", lambda value: isinstance(value, os.PathLike) and isinstance(os.fspath(value), str), Path),
+}
+
+
+class _MisfitError(Exception):
+    """A value that an annotation does not allow.
+
+    Args:
+        place: the argument, or a part of it.
+        value: that stands there.
+        allowed: what may stand there.
+    """
+
+    def __init__(self, place: str, value: object, allowed: str) -> None:
+        super().__init__(place)
+        self.place, self.value, self.allowed = place, value, allowed
+
+
+def public(function: Callable[P, R]) -> Callable[P, R]:
+    """Return a function whose arguments are checked, and whose errors name arguments or options, as it was called.
+
+    Numbers of NumPy become Python's. A UsageError says which argument has a value of another type.
+    """
+    signature = inspect.signature(function)
+    hints = cache(lambda: get_type_hints(function, include_extras=True))
+
+    @wraps(function)
+    def checked(*args: P.args, **kwargs: P.kwargs) -> R:
+        bound = signature.bind(*args, **kwargs)
+        try:
+            bound.arguments.update(
+                {name: _checked(name, each, hints()[name]) for name, each in bound.arguments.items()}
+            )
+            return function(*bound.args, **bound.kwargs)
+        except (NctoolError, Interrupted) as error:
+            error.message = spoken(error.message)
+            error.hint = None if error.hint is None else spoken(error.hint)
+            raise
+
+    return checked
+
+
+def _checked(name: str, value: Any, annotation: Any) -> Any:
+    try:
+        return _fitted(name, value, annotation)
+    except _MisfitError as misfit:
+        is_short = isinstance(misfit.value, (str, int, float, NoneType))
+        text = repr(misfit.value) if is_short else f"a {type(misfit.value).__name__}"
+        text = text if len(text) <= _LONGEST_VALUE else f"{text[:_LONGEST_VALUE]}…"
+        hint = next((each.text for each in get_args(annotation) if isinstance(each, Hint)), None)
+        raise UsageError(f"{misfit.place}: got {text}, allowed: {misfit.allowed}", hint) from None
+
+
+def _fitted(place: str, value: Any, annotation: Any) -> Any:
+    """Return `value` in the type that an annotation asks for; what has a check of its own is returned as it is."""
+    kind = get_origin(annotation) or annotation
+    if kind in _COMPOSED:
+        return _COMPOSED[kind](place, value, annotation)
+    if kind in _PLAIN:
+        return _PLAIN[kind].make(_required(place, value, annotation, _PLAIN[kind].allows(value)))
+    if isinstance(kind, type) and is_dataclass(kind):
+        return _fitted_fields(place, value, kind)
+    if getattr(kind, "_is_protocol", False) and "__call__" in vars(kind):
+        return _required(place, value, annotation, callable(value))
+    return value
+
+
+def _one_of(place: str, value: Any, union: Any) -> Any:
+    """Return `value` in the first type of a union that it fits; of those that it does not, the nearest is told."""
+    nearest = _MisfitError(place, value, _described(union))
+    for each in get_args(union):
+        try:
+            fitted = _fitted(place, value, each)
+        except _MisfitError as misfit:
+            is_of_this_type = misfit.allowed != _described(each)  # and something else is wrong with it
+            nearest = misfit if is_of_this_type else nearest
+        else:
+            return _without_null(place, fitted) if Path in get_args(union) else fitted
+    raise nearest
+
+
+def _without_null(place: str, value: Any) -> Any:
+    """Refuse a path that no file system can have."""
+    if isinstance(value, (str, Path)) and "\0" in str(value):
+        raise _MisfitError(place, str(value), "a path without null characters")
+    return value
+
+
+def _literal(place: str, value: Any, annotation: Any) -> Any:
+    return _required(place, value, annotation, isinstance(value, str) and value in get_args(annotation))
+
+
+def _sequence(place: str, value: Any, annotation: Any) -> Any:
+    _required(place, value, annotation, isinstance(value, (list, tuple, range, np.ndarray)))
+    (kind,) = get_args(annotation)
+    return tuple(_fitted(f"{place}[{number}]", each, kind) for number, each in enumerate(value))
+
+
+def _mapping(place: str, value: Any, annotation: Any) -> Any:
+    _required(place, value, annotation, isinstance(value, Mapping))
+    of_key, of_value = get_args(annotation)
+    keys = [_fitted(f"{place}, key {key!r}", key, of_key) for key in value]
+    return {key: _fitted(f"{place}[{key!r}]", value[key], of_value) for key in keys}
+
+
+def _in_range(place: str, value: Any, annotation: Any) -> Any:
+    kind, *limits = get_args(annotation)
+    fitted = _fitted(place, value, kind)
+    for limit in limits:
+        if isinstance(limit, AtLeast) and fitted < limit.value:
+            raise _MisfitError(place, value, f">= {limit.value:g}")
+    return fitted
+
+
+def _fitted_fields(place: str, value: Any, kind: Any) -> Any:
+    _required(place, value, kind, isinstance(value, kind))
+    hints = get_type_hints(kind, include_extras=True)
+    given = {each.name: getattr(value, each.name) for each in fields(kind)}
+    return kind(**{name: _fitted(f"{place}.{name}", each, hints[name]) for name, each in given.items()})
+
+
+def _required(place: str, value: Any, annotation: Any, is_allowed: bool) -> Any:
+    if not is_allowed:
+        raise _MisfitError(place, value, _described(annotation))
+    return value
+
+
+_COMPOSED: dict[Any, Callable[[str, Any, Any], Any]] = {
+    Annotated: _in_range,
+    Literal: _literal,
+    Mapping: _mapping,
+    Sequence: _sequence,
+    Union: _one_of,
+    UnionType: _one_of,
+}
+"""How a value is fitted to a type that is made of others."""
+
+
+def _described(annotation: Any) -> str:
+    """Return what messages call a type."""
+    kind, parts = get_origin(annotation) or annotation, get_args(annotation)
+    if kind in (Union, UnionType):
+        return " or ".join(dict.fromkeys(_described(each) for each in parts))
+    if kind is Literal:
+        return ", ".join(map(repr, parts))
+    if kind in (Sequence, Mapping):
+        inner = f" of {_PLAIN[parts[-1]].name.removeprefix('a ')}s" if parts[-1] in _PLAIN else ""
+        return ("a list" if kind is Sequence else "a mapping") + inner
+    if kind is Annotated:
+        return _described(parts[0])
+    return _PLAIN[kind].name if kind in _PLAIN else "a function" if "__call__" in vars(kind) else f"a {kind.__name__}"
