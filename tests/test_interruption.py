@@ -183,7 +183,7 @@ def fit_on_one_thread(folder, overrides, resume):
 
 
 def wait_for_lines(path, wanted):
-    limit = time.monotonic() + 60
+    limit = time.monotonic() + 600
     while time.monotonic() < limit:
         if path.exists() and len(path.read_bytes().splitlines()) >= wanted:
             return

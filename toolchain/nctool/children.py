@@ -1,10 +1,11 @@
 """Start Python processes that end with this one, and talk to them.
 
 A child loads one module and calls its `main`. It is neither a copy of this process nor another run of its script, so a
-program needs no `if __name__ == "__main__"`. What passes between them has no name in a file system, and the kernel ends
-a child whose parent is gone: whatever ends this process, nothing stays behind.
+program needs no `if __name__ == "__main__"`. What passes between them has no name in a file system, and Linux ends a
+child whose parent is gone: whatever ends this process, nothing stays behind. Elsewhere a child ends behind the request
+in work.
 
-In: the name of a module. Out: a `Child`. Linux only. Must not import torch.
+In: the name of a module. Out: a `Child`. Must not import torch.
 """
 
 from __future__ import annotations
@@ -29,7 +30,8 @@ _START = "import sys; sys.path[:] = {paths}; from nctool.children import enter; 
 _PARENT_DEATH_SIGNAL = 1
 """`PR_SET_PDEATHSIG`. Source: prctl(2)."""
 
-_prctl = ctypes.CDLL(None, use_errno=True).prctl
+_prctl = getattr(ctypes.CDLL(None), "prctl", None)
+"""Only Linux has it."""
 
 
 class ChildError(Exception):
@@ -123,7 +125,8 @@ def requests(link: Connection[Any, Any]) -> Iterator[Any]:
 
 
 def _end_with(parent: int) -> None:
-    """Let the kernel end this process when its parent ends; if that has happened already, end it here."""
-    _prctl(_PARENT_DEATH_SIGNAL, signal.SIGKILL)
+    """Let Linux end this process when its parent ends; if that has happened already, end it here."""
+    if _prctl is not None:
+        _prctl(_PARENT_DEATH_SIGNAL, signal.SIGKILL)
     if os.getppid() != parent:
         os._exit(1)
