@@ -16,7 +16,9 @@ from nctool.conversion import Conversion
 from nctool.conversion.float_network import FloatPopulation
 from nctool.conversion.folding import absorb_spike_values, each, encode_input, fold_batch_norm, fold_pooling
 from nctool.conversion.tracing import trace
+from nctool.errors import UnsupportedError
 from nctool.network import INPUT_NAME, ConvGeometry, IntNetwork, Population, Synapse
+from nctool.nq import NoisyQuantReLU
 from nctool.sim.reference import simulate
 from nctool.sim.synapses import synaptic_input
 from tests.networks import seeds
@@ -156,3 +158,28 @@ def test_rounded_logits_are_near_those_of_the_float_network():
         found = simulate(network, pixels).logits[:, -1] * network.readout.neuron.scale
         errors.append(np.abs(found - logits).mean() / np.abs(logits).mean())
     assert np.median(errors) < 0.02
+
+
+class FlatSum(nn.Module):
+    """A sum behind nn.Flatten, of as many features as there are."""
+
+    def __init__(self, features: int) -> None:
+        super().__init__()
+        self.first = nn.Sequential(nn.Linear(features, features), NoisyQuantReLU(4, 1.0))
+        self.second = nn.Linear(features, features)
+        self.last = nn.Sequential(NoisyQuantReLU(4, 1.0), nn.Linear(features, 2))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.first(x)
+        return self.last(self.second(x) + x)
+
+
+def test_a_flat_sum_of_more_features_than_a_unit_matrix_may_have_is_refused(monkeypatch):
+    monkeypatch.setattr("nctool.conversion.sums.LARGEST_UNIT_MATRIX", 5)
+    assert len(trace(FlatSum(5).eval(), (5,)).populations[1].synapses) == 2
+    with pytest.raises(UnsupportedError) as caught:
+        trace(FlatSum(6).eval(), (6,))
+    assert str(caught.value) == (
+        "function `add`: adds 6 features one by one, through a matrix of 6 x 6, allowed up to 5\n"
+        "hint: add before nn.Flatten: the sum of images needs one weight for each channel"
+    )

@@ -32,6 +32,8 @@ from nctool_deploy.targets import find_target
 from nctool_models import restore_model
 
 N_KNOWN_ANSWERS = 16
+KNOWN_SPIKES = 2**27
+"""Spike values that known answers may hold together, 16 MiB in the file; over a long window there are fewer of them."""
 AUTO: Literal["auto"] = "auto"
 
 
@@ -146,7 +148,7 @@ def export(
     progress(layers, layers, "placing neurons on cores")
     lowered = lower(conversion.network, chip, chosen.realisation.name, chips)
     progress(layers, layers, "running known inputs, and writing")
-    pixels = loaded.calibration_images[:N_KNOWN_ANSWERS]
+    pixels = loaded.calibration_images[: _known_answers(lowered.network)]
     write(
         output,
         lowered,
@@ -156,6 +158,12 @@ def export(
         weight_bits=chosen.weight_bits,
     )
     return _report(output, lowered, conversion, chosen, loaded)
+
+
+def _known_answers(network: IntNetwork) -> int:
+    """Return how many samples get known answers, at least one."""
+    values = network.n_steps * sum(population.n_neurons for population in network.populations)
+    return max(1, min(N_KNOWN_ANSWERS, KNOWN_SPIKES // values))
 
 
 def _provenance(checkpoint: Checkpoint) -> Provenance:

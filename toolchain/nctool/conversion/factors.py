@@ -152,12 +152,12 @@ def thin_triangle(own: FloatArray, signals: NDArray[np.float32], share: float) -
         signals: float32 (patches, fan-in).
         share: above zero.
     """
-    middle = share * np.eye(len(signals))
+    blocks = list(block_bounds(len(own)))[::-1]
     inner, weights, pivots = [], np.zeros((len(own), len(signals))), np.zeros(len(own))
-    for start, stop in reversed(list(block_bounds(len(own)))):
-        if not own.any():
-            inner.append(np.eye(stop - start))
-            continue
+    if not own.any():
+        return ThinTriangle(tuple(np.eye(stop - start) for start, stop in blocks), weights, signals, pivots)
+    middle = share * np.eye(len(signals))
+    for start, stop in blocks:
         here = signals[:, start:stop].astype(np.float64)
         reach = here.T @ middle
         upper = np.linalg.cholesky(reach @ here + np.diag(own[start:stop])).T

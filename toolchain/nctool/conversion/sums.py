@@ -17,6 +17,9 @@ from nctool.conversion.values import Signal, Spikes, Summed, Value
 from nctool.errors import UnsupportedError
 from nctool.network import ConvGeometry
 
+LARGEST_UNIT_MATRIX = 8192
+"""Features of a flat sum: the matrix that hands them on takes 64 MiB in the file, and eight times that on its way."""
+
 
 def add(one: Value, other: Value, name: str) -> FloatPopulation | Summed:
     """Return the sum of two values; its name is that of the first linear module, or `name` if there is none.
@@ -61,9 +64,23 @@ def _branches(value: Value, name: str) -> tuple[FloatSynapse, ...]:
 
 
 def identity(value: Spikes, name: str) -> tuple[FloatSynapse, ...]:
-    """Return the synapses that hand on `value` as it is: depthwise 1x1 for images, the unit matrix else."""
+    """Return the synapses that hand on `value` as it is: depthwise 1x1 for images, the unit matrix else.
+
+    Raises:
+        UnsupportedError: the unit matrix would be too large.
+    """
     channels = value.shape[0]
     bias = np.zeros(channels)
     if len(value.shape) == 1:
+        _require_unit_matrix(channels, name)
         return synapses(value, name, np.eye(channels), bias, None)
     return synapses(value, name, np.ones((channels, 1, 1, 1)), bias, ConvGeometry(groups=channels))
+
+
+def _require_unit_matrix(features: int, name: str) -> None:
+    if features > LARGEST_UNIT_MATRIX:
+        raise UnsupportedError(
+            f"function `{name}`: adds {features} features one by one, through a matrix of {features} x {features}, "
+            f"allowed up to {LARGEST_UNIT_MATRIX}",
+            hint="add before nn.Flatten: the sum of images needs one weight for each channel",
+        )

@@ -1,4 +1,4 @@
-"""Export says how far it is: each layer, each batch of samples within one, and what comes behind the conversion."""
+"""Export says how far it is, layer by layer and batch by batch, and keeps fewer known answers over a long window."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from nctool.api import export
+from nctool.api import export, inspect
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -30,3 +30,14 @@ def test_every_layer_and_every_batch_is_told(digits_run: Path, tmp_path: Path, m
     batches = [message for _, _, message in told if message.startswith(f"converting `{first}`, ")]
     assert batches[0] == f"converting `{first}`, 0 of 256 samples"
     assert len(batches) > 2
+
+
+@pytest.mark.parametrize(("spikes", "answers"), [(2**27, 16), (3, 3), (0, 1)])
+def test_known_answers_are_as_many_as_their_spikes_allow(
+    digits_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, spikes: int, answers: int
+) -> None:
+    """Every neuron counts at every step, the readout's too."""
+    values = spikes if spikes > 3 else spikes * 2 * export(digits_run, tmp_path / "m.net", steps=2).neurons
+    monkeypatch.setattr("nctool.api.exporting.KNOWN_SPIKES", values)
+    export(digits_run, tmp_path / "m.net", steps=2)
+    assert inspect(tmp_path / "m.net").known_answers == answers
