@@ -57,6 +57,39 @@ def test_no_argument_of_any_type_is_a_bug(given, tmp_path, monkeypatch, function
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize(
+    ("function", "name"),
+    [
+        (function, name)
+        for function, name in parameters()
+        if "Path" in str(inspect.signature(getattr(nctool, function)).parameters[name]) and name != "data_dir"
+    ],
+)
+def test_a_name_that_no_file_can_have_is_no_bug(given, tmp_path, monkeypatch, function, name):
+    """Python asks the system in many places; where one may not look into a folder, it fails as for a long name."""
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(NctoolError) as caught:
+        getattr(nctool, function)(**given[function] | {name: "x" * 300})
+    assert caught.value.exit_code == 2
+
+
+def test_what_the_system_refuses_is_told_and_lost_connections_stay():
+    @public
+    def function(error: Any) -> None:
+        raise error
+
+    for error, text in (
+        (PermissionError(13, "Permission denied", "a/b"), "`a/b`: permission denied"),
+        (OSError(28, "No space left on device"), "no space left on device"),
+    ):
+        with pytest.raises(UsageError) as caught:
+            function(error)
+        assert str(caught.value) == text
+    for kept in (BrokenPipeError(32, "Broken pipe"), OSError("odd")):
+        with pytest.raises(type(kept)):
+            function(kept)
+
+
 def test_every_public_function_is_covered(given):
     assert sorted(given) == sorted(nctool.__all__)
     assert len(parameters()) > 80
