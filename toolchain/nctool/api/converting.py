@@ -7,6 +7,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+import numpy as np
+import torch
+from numpy.typing import NDArray
 from torch import nn
 
 from nctool.conversion import Conversion, IntegerFormat, Units, convert
@@ -15,6 +18,8 @@ from nctool.inputs import Coding
 from nctool.progress import ProgressCallback, no_progress
 from nctool.spelling import spoken
 from nctool.training.checkpoint import Checkpoint
+from nctool.training.coding import input_coding
+from nctool.training.data import Normalisation
 from nctool_deploy.realisations import Realisation
 
 OTHERWISE = "autapse"
@@ -101,6 +106,14 @@ def converted(
         input=design.coding,
         progress=progress,
     )
+
+
+def ann_logits(loaded: Checkpoint, model: nn.Module, images: NDArray[np.uint8]) -> NDArray[np.float64]:
+    """Return what the noise-free ANN says of uint8 images (N, C, H, W): float64 (N, classes)."""
+    coding = input_coding(Normalisation(loaded.mean, loaded.std), loaded.recipe)
+    with torch.no_grad():
+        logits = model.eval()(coding(torch.from_numpy(images)))
+    return np.asarray(logits, np.float64)
 
 
 def default_realisation(loaded: Checkpoint) -> str:

@@ -6,18 +6,20 @@ In: a checkpoint and options. Out: the file and an ExportReport.
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
 from torch import nn
 
 from nctool.api.checkpoints import OutputPath, RunPath, open_checkpoint
-from nctool.api.converting import Design, converted, default_realisation, design, notes_of
+from nctool.api.converting import ann_logits, converted, default_realisation, design, notes_of
 from nctool.api.outputs import require_outputs, run_files
 from nctool.api.unit_search import Budget, search_units
 from nctool.api.utilisation import Utilisation, utilisation
 from nctool.arguments import public
 from nctool.conversion import Change, Conversion, Units
+from nctool.conversion.fidelity import Fidelity, measure_fidelity
 from nctool.errors import UsageError
 from nctool.inputs import find_coding
 from nctool.network import IntNetwork
@@ -54,8 +56,9 @@ class ExportReport:
         tightest_layer: that population.
         bounds: `proved` or `calibrated` per population.
         data_dir: the folder of data sets that the network's is in, where one was named in training.
+        fidelity: how far spikes and answers are those of the float network, on calibration images.
         notes: what is likely to cost accuracy, and what to do about it.
-        changes: what the conversion did, step by step.
+        changes: what the conversion did, step by step, and what the comparison with the float network found.
     """
 
     path: Path
@@ -75,6 +78,7 @@ class ExportReport:
     tightest_layer: str
     bounds: dict[str, str]
     data_dir: str | None
+    fidelity: Fidelity
     notes: tuple[str, ...]
     changes: tuple[Change, ...]
 
@@ -147,6 +151,13 @@ def export(
     layers = len(conversion.network.populations)
     progress(layers, layers, "placing neurons on cores")
     lowered = lower(conversion.network, chip, chosen.realisation.name, chips)
+    progress(layers, layers, "comparing with the float network")
+    fidelity = measure_fidelity(conversion, loaded.calibration_images, partial(ann_logits, loaded, model))
+    conversion = replace(
+        conversion,
+        changes=(*conversion.changes, *fidelity.changes),
+        notes=(*notes_of(loaded, chosen.realisation), *conversion.notes, *fidelity.notes),
+    )
     progress(layers, layers, "running known inputs, and writing")
     pixels = loaded.calibration_images[: _known_answers(lowered.network)]
     write(
@@ -157,7 +168,7 @@ def export(
         changes=tuple(ChangeRecord(**asdict(change)) for change in conversion.changes),
         weight_bits=chosen.weight_bits,
     )
-    return _report(output, lowered, conversion, chosen, loaded)
+    return _report(output, lowered, conversion, fidelity, loaded.data_dir)
 
 
 def _known_answers(network: IntNetwork) -> int:
@@ -178,7 +189,9 @@ def _provenance(checkpoint: Checkpoint) -> Provenance:
     )
 
 
-def _report(path: Path, lowered: Lowered, conversion: Conversion, chosen: Design, loaded: Checkpoint) -> ExportReport:
+def _report(
+    path: Path, lowered: Lowered, conversion: Conversion, fidelity: Fidelity, data_dir: str | None
+) -> ExportReport:
     network = lowered.network
     return ExportReport(
         path=path,
@@ -187,7 +200,7 @@ def _report(path: Path, lowered: Lowered, conversion: Conversion, chosen: Design
         steps=network.n_steps,
         input=network.pixel_input.coding,
         units=conversion.units,
-        per_layer=chosen.form.one_threshold,
+        per_layer=conversion.form.one_threshold,
         layers=len(network.populations),
         neurons=sum(population.n_neurons for population in network.populations),
         synapses=sum(network.synapse_count(population) for population in network.populations),
@@ -197,8 +210,9 @@ def _report(path: Path, lowered: Lowered, conversion: Conversion, chosen: Design
         head_room_bits=head_room_bits(network),
         tightest_layer=min((p.bound.head_room_bits, p.name) for p in network.populations if p.bound is not None)[1],
         bounds={p.name: p.bound.kind for p in network.populations if p.bound is not None},
-        data_dir=loaded.data_dir,
-        notes=notes_of(loaded, chosen.realisation),
+        data_dir=data_dir,
+        fidelity=fidelity,
+        notes=conversion.notes,
         changes=conversion.changes,
     )
 

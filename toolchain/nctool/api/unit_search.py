@@ -14,19 +14,16 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from nctool.api.converting import Design, converted
+from nctool.api.converting import Design, ann_logits, converted
 from nctool.conversion import Units
 from nctool.errors import RangeError, UsageError
 from nctool.network import IntegrateFire, IntNetwork, Readout
 from nctool.progress import ProgressCallback, no_progress
 from nctool.sim.fast import FastEngine
 from nctool.training.checkpoint import Checkpoint
-from nctool.training.coding import input_coding
-from nctool.training.data import Normalisation
 from nctool_deploy.placement import is_mapped, map_network
 from nctool_deploy.targets import Target
 
@@ -115,7 +112,7 @@ def search_units(
     """
     _require_cores(target, budget)
     images = loaded.calibration_images[:IMAGES]
-    wanted = _ann_logits(loaded, model, images)
+    wanted = ann_logits(loaded, model, images)
 
     def measure(units: Units) -> Trial:
         network = converted(loaded, model, replace(design, units=units)).network
@@ -161,13 +158,6 @@ def _gain(before: Trial, budget: Budget, after: Trial) -> float:
     """Return how much error goes for what share of the budget."""
     (used, limit), (had, had_limit) = after.spent(budget), before.spent(budget)
     return (before.error - after.error) / max(used / limit - had / had_limit, SMALLEST)
-
-
-def _ann_logits(loaded: Checkpoint, model: nn.Module, images: NDArray[np.uint8]) -> FloatArray:
-    coding = input_coding(Normalisation(loaded.mean, loaded.std), loaded.recipe)
-    with torch.no_grad():
-        logits = model.eval()(coding(torch.from_numpy(images)))
-    return np.asarray(logits, np.float64)
 
 
 def _scale(network: IntNetwork) -> float:

@@ -80,14 +80,18 @@ def _head_room(report: ExportReport) -> str:
 
 
 def print_changes(title: str, changes: Sequence[Mapping[str, Any]]) -> None:
-    """Show what each step of a conversion did; `largest` is the worst error of a number, `output` that of the drive."""
+    """Show what each step of a conversion did; `largest` is the worst error of a number, `output` that of a layer."""
     rows = []
     for change in changes:
-        largest = "exact" if change["exact"] else f"{change['worst_error'] or 0:.2%}"
-        output = "" if change["output_error"] is None else f"{change['output_error']:.2%}"
-        rows.append([change["step"], change["detail"], largest, output])
+        largest = "exact" if change["exact"] else _error(change["worst_error"])
+        rows.append([change["step"], change["detail"], largest, _error(change["output_error"])])
     print_rows(title, ["step", "what", "largest", "output"], rows)
-    print_line("largest: of the errors of single numbers; output: error of the layer's input sum, root mean square")
+    print_line("largest: of the errors of single numbers; output: error of the layer's input sum, root mean square;")
+    print_line("of a comparison: error of the layer's spikes, behind its own network's layers")
+
+
+def _error(error: float | None) -> str:
+    return "" if error is None else f"{error:.2%}"
 
 
 def print_run(report: RunReport) -> None:

@@ -38,6 +38,9 @@ SAFETY = 0.98
 
 MAX_ROUNDS = 20
 
+MORE_BITS = "export with fewer --steps, or more --weight-bits"
+"""The way out where rounding takes too much: weights share the accumulator with the steps."""
+
 
 @dataclass(frozen=True)
 class Fitted:
@@ -62,7 +65,7 @@ def fit(
         progress: told of every population, and of every batch of samples that one is run on.
 
     Raises:
-        RangeError: a population cannot be made to fit.
+        RangeError: a population cannot be made to fit, or none of its weights is left.
     """
     place = {population.name: number for number, population in enumerate(network.populations)}
 
@@ -76,12 +79,25 @@ def fit(
     for real in network.populations:
         progress(place[real.name], len(place), f"converting `{real.name}`")
         population, errors[real.name] = fit_population(real, coded, form, calibration, units)
+        _require_weights(real, population, n_steps)
         if real.name in last_reader:
             calibration.settle(population)
         for source in [source for source, reader in last_reader.items() if reader == real.name]:
             calibration.forget(source)
         populations.append(population)
     return Fitted(IntNetwork(coded.encoding, tuple(populations), n_steps), errors)
+
+
+def _require_weights(real: FloatPopulation, rounded: Population, n_steps: int) -> None:
+    """Refuse with a RangeError a population that no longer sees anything: such a network cannot work."""
+    if any(synapse.weight.any() for synapse in rounded.synapses) or not any(s.weight.any() for s in real.synapses):
+        return
+    channel = int(np.abs(real.bias).argmax())
+    raise RangeError(
+        f"population `{real.name}`: all its weights round to 0 over {n_steps} time step{'s' * (n_steps > 1)}, beside "
+        f"a bias of {real.bias[channel]:.3g} in channel {channel}",
+        hint=MORE_BITS,
+    )
 
 
 def fit_population(

@@ -15,13 +15,13 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import nn
 
-from nctool.conversion.accumulator import Fitted, fit
+from nctool.conversion.accumulator import MORE_BITS, Fitted, fit
 from nctool.conversion.constants import Held, hold
-from nctool.conversion.fidelity import first_images, require_same_network
 from nctool.conversion.float_network import CodedInput, FloatNetwork, FloatSynapse
 from nctool.conversion.folding import absorb_spike_values, each, encode_input, fold_batch_norm, fold_pooling
 from nctool.conversion.input_precision import choose_input
 from nctool.conversion.rate_input import rate_input, split_input
+from nctool.conversion.same_network import first_images, require_same_network
 from nctool.conversion.tracing import trace
 from nctool.conversion.units import Units, stagger, units_by_name
 from nctool.errors import UnsupportedError, UsageError
@@ -43,7 +43,8 @@ class Change:
             a weight relative to the largest of its channel; None when exact.
         output_error: root mean square error that rounding all synapses and the bias of a population makes in its
             drive, on calibration data, relative to the root mean square of the drive. Only what can change an output
-            counts: channels that have weights and, of neurons, the drive from 0 to the threshold. None for other
+            counts: channels that have weights and, of neurons, the drive from 0 to the threshold. Of a comparison
+            with the float network, the error of a layer's spikes (`nctool.conversion.fidelity`). None for other
             steps.
     """
 
@@ -56,15 +57,23 @@ class Change:
 
 @dataclass(frozen=True)
 class Conversion:
-    """An integer network and the list of changes that led to it.
+    """An integer network, the list of changes that led to it, and what it was in real numbers.
 
     Args:
         units: neurons that share an activation, by spiking population.
+        notes: what the network cannot do, or has lost.
+        real: the same populations, before anything was held or rounded.
+        coded: the input.
+        form: the integers that it was rounded to.
     """
 
     network: IntNetwork
     changes: tuple[Change, ...]
     units: dict[str, int]
+    notes: tuple[str, ...]
+    real: FloatNetwork
+    coded: CodedInput
+    form: IntegerFormat
 
 
 def convert(
@@ -133,7 +142,8 @@ def convert(
         Change("absorb spike values", "a spike is worth its threshold: folded into the weights behind it", True),
         *_rounded(fitted, form),
     )
-    return Conversion(fitted.network, changes, copies)
+    notes = (*_silent(holding, held), *_lost(holding, fitted.network))
+    return Conversion(fitted.network, changes, copies, notes, real, coded, form)
 
 
 def _branches(network: FloatNetwork) -> list[tuple[str, FloatSynapse]]:
@@ -175,6 +185,23 @@ def _held_parts(held: Held) -> list[str]:
         (held.unread, "weights that see only padding or silence {}"),
     )
     return [text.format(number) for number, text in counts if number]
+
+
+def _silent(real: FloatNetwork, held: Mapping[str, Held]) -> tuple[str, ...]:
+    """Return a note for each layer that sends nothing, whatever the image."""
+    names = [p.name for p in real.populations if p.threshold is not None and held[p.name].never == p.shape[0]]
+    return tuple(f"no neuron of `{name}` can fire, whatever the image: train the network again" for name in names)
+
+
+def _lost(real: FloatNetwork, rounded: IntNetwork) -> tuple[str, ...]:
+    """Return a note for each branch of which no weight is left."""
+    pairs = zip(real.populations, rounded.populations, strict=True)
+    branches = [(p.name, *each) for p, q in pairs for each in zip(p.synapses, q.synapses, strict=True)]
+    return tuple(
+        f"all weights of `{name}` from `{synapse.source}` round to 0: {MORE_BITS}"
+        for name, real_synapse, synapse in branches
+        if real_synapse.weight.any() and not synapse.weight.any()
+    )
 
 
 def _coded(coded: CodedInput, n_steps: int) -> tuple[Change, ...]:

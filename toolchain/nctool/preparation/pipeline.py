@@ -11,9 +11,9 @@ from torch import Tensor, fx, nn
 from nctool.arguments import public
 from nctool.balancing import FIRST_PERCENTILE, balanced_thresholds
 from nctool.conversion.evaluation import evaluation
-from nctool.conversion.fidelity import require_same_calls, require_same_network
 from nctool.conversion.folding import each, fold_pooling
 from nctool.conversion.reading import read_graph, require_type, require_unwrapped
+from nctool.conversion.same_network import require_same_calls, require_same_network
 from nctool.conversion.tracing import trace
 from nctool.errors import UsageError
 from nctool.nq import NoisyQuantReLU

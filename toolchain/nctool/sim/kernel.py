@@ -73,17 +73,26 @@ class Kernel:
 
 def make_kernel(synapse: Synapse, source: Shape, device: torch.device, dtype: torch.dtype) -> Kernel:
     """Return the kernel of `synapse` on a source of shape `source`."""
-    weight, conv, block, reaches = synapse.weight, synapse.conv, (1, 1), True
+    return kernel_of(
+        synapse.source, synapse.weight.astype(np.int64) << synapse.exponent, synapse.conv, source, device, dtype
+    )
+
+
+def kernel_of(
+    name: str, weight: Weight, conv: ConvGeometry | None, source: Shape, device: torch.device, dtype: torch.dtype
+) -> Kernel:
+    """Return the kernel of weights that read `name`, of shape `source`; axes as in `Synapse`."""
+    block, reaches = (1, 1), True
     if conv is None and len(source) > 1:
         weight, block = split_dense(weight.reshape(-1, *source))
         weight = weight.transpose(0, 2, 3, 1).reshape(len(weight), -1)
     elif conv is not None:
         reaches = conv.reaches(source, (weight.shape[2], weight.shape[3]))
         weight, conv, block = split_convolution(weight, conv, source)
-    tensor = torch.from_numpy(np.ascontiguousarray(weight).astype(np.int64) << synapse.exponent).to(device, dtype)
+    tensor = torch.from_numpy(np.ascontiguousarray(weight)).to(device, dtype)
     if conv is not None:
         tensor = tensor.contiguous(memory_format=torch.channels_last)
-    return Kernel(synapse.source, block, tensor, conv, reaches=reaches)
+    return Kernel(name, block, tensor, conv, reaches=reaches)
 
 
 def split_convolution(weight: Weight, conv: ConvGeometry, source: Shape) -> tuple[Weight, ConvGeometry, Pair]:

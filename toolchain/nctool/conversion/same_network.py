@@ -1,0 +1,231 @@
+"""See that what was read from a module is the network that runs: both are run on images and compared.
+
+What is read goes by the class of each module and by the forward method; what runs may be something else. The first
+place where the two differ is named.
+
+In: a module, what was read from it, images. Out: an UnsupportedError where they are two networks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, fx, nn
+from torch.nn import functional
+
+from nctool.balancing import images_fit
+from nctool.conversion.evaluation import evaluation
+from nctool.conversion.float_network import FloatNetwork, FloatPopulation, FloatSynapse
+from nctool.conversion.folding import normalised_pixels
+from nctool.conversion.reading import require_type
+from nctool.errors import UnsupportedError
+from nctool.inputs import require_pixels
+from nctool.network import INPUT_NAME, Shape
+from nctool.nq import activations
+from nctool.sim.fast import exact_arithmetic
+
+N_IMAGES = 2
+"""Images to compare on: few suffice, for every number of every layer is compared."""
+
+SAME_CALLS = 2**6
+"""Roundings by which the same calls of torch may differ: none, but for kernels that are chosen by memory layout."""
+
+OTHER_ORDER = 2**13
+"""Roundings by which the drive of a population may differ from the same in float64, 0.1 % in float32: a sum of some
+thousand products and batch normalisation in another order make a hundredth of it."""
+
+
+def require_same_calls(model: nn.Module, graph: fx.Graph, images: Tensor) -> None:
+    """Compare what each module that `graph` calls gets and gives with the same while `model` runs.
+
+    Raises:
+        UsageError: the images do not fit the model.
+        UnsupportedError: they differ, or the forward method changes weights or draws random numbers.
+    """
+    images = images[:N_IMAGES]
+    with evaluation(model) as before, exact_arithmetic(), images_fit(images):
+        try:
+            _Beside(model, graph).run(images)
+        except UnsupportedError:
+            before.require_unchanged()  # which is why they differ
+            raise
+
+
+class _Beside:
+    """Run a graph step by step beside the module that it was read from.
+
+    Args:
+        model: in the mode to compare it in.
+        graph: what was read from it.
+    """
+
+    def __init__(self, model: nn.Module, graph: fx.Graph) -> None:
+        self._model, self._replay = model, _Replay(fx.GraphModule(model, graph))
+
+    def run(self, images: Tensor) -> None:
+        """Run both, and compare after each module."""
+        self._calls = self._replay.calls(images.clone())
+        names = {str(node.target) for node in self._replay.module.graph.nodes if node.op == "call_module"}
+        modules = {self._model.get_submodule(name) for name in names}
+        hooks = [module.register_forward_hook(self._compare) for module in modules]
+        try:
+            output = self._model(images.clone())
+        finally:
+            for hook in hooks:
+                hook.remove()
+        for name, *_ in self._calls:
+            raise _runs_as_another(self._model, f"that module `{name}` is not called")
+        self._require_equal(output, self._replay.last, "what it gives")
+        self._require_equal(self._model(images.clone()), output, "what it gives the second time")
+
+    def _compare(self, module: nn.Module, given: tuple[Any, ...], output: Any) -> None:
+        name, its_module, its_given, its_output = next(self._calls, ("", None, (), None))
+        if its_module is not module:
+            raise _runs_as_another(self._model, f"that it does not call `{name}` next" if name else "a call more")
+        for one, other in zip(given, its_given, strict=False):
+            self._require_equal(one, other, f"what module `{name}` gets")
+        self._require_equal(output, its_output, f"what module `{name}` gives")
+
+    def _require_equal(self, found: Any, wanted: Any, what: str) -> None:
+        if isinstance(found, Tensor) and isinstance(wanted, Tensor) and _differs(found, wanted, SAME_CALLS):
+            raise _runs_as_another(self._model, what)
+
+
+class _Replay(fx.Interpreter):
+    """Run a graph step by step; what a module computes, its class says."""
+
+    last: Any = None
+
+    def calls(self, images: Tensor) -> Iterator[tuple[str, nn.Module, tuple[Any, ...], Any]]:
+        """Yield the name of each module that is called, the module, what it gets and what it gives."""
+        self.args_iter = iter((images,))
+        for node in self.module.graph.nodes:
+            self.last = self.env[node] = self.run_node(node)
+            if node.op == "call_module":
+                given = fx.node.map_arg(node.args, lambda each: self.env[each])
+                yield str(node.target), self.fetch_attr(node.target), given, self.last
+            for unread in self.user_to_last_uses.get(node, ()):
+                del self.env[unread]
+
+    def call_module(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Let the class of a module compute: no hook, no method of the object."""
+        module = self.fetch_attr(target)
+        return type(module).forward(module, *args, **kwargs)
+
+
+def require_same_network(model: nn.Module, network: FloatNetwork, images: Tensor) -> None:
+    """Compare what drives each activation, and the logits, with what the populations of `network` make of the same.
+
+    Each population gets what the activations of the model give, so that no rounding is carried on.
+
+    Args:
+        network: as traced, its populations in the order in which the model calls its activations.
+        images: float, of the model's own input.
+
+    Raises:
+        UsageError: the images do not fit the model.
+        UnsupportedError: they differ, or the forward method changes weights or draws random numbers.
+    """
+    require_type(model, (torch.float32, torch.float64))
+    images = _like(model, images[:N_IMAGES])
+    with evaluation(model), exact_arithmetic(), images_fit(images):
+        drives, signals = _activated(model, images)
+    names = [population.name for population in network.populations]
+    if len(drives) != len(names):
+        raise _runs_as_another(model, f"that it calls {len(drives) - 1} activations, not {len(names) - 1}")
+    sources = dict(zip((INPUT_NAME, *names[:-1]), signals, strict=True))
+    for population, found in zip(network.populations, drives, strict=True):
+        wanted, scale = _drive(population, sources)
+        if _differs(found, wanted, OTHER_ORDER, scale):
+            raise _runs_as_another(model, f"what drives `{population.name}`")
+
+
+def first_images(pixels: NDArray[np.uint8], shape: Shape, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:
+    """Return the first samples of `pixels`, uint8 (samples, *shape), normalised: float64 (up to N_IMAGES, *shape).
+
+    Raises:
+        RangeError: the pixels have another type or shape, or there is not one mean and deviation for each channel.
+    """
+    require_pixels(pixels, shape)
+    channel = np.arange(shape[0]).reshape(-1, *[1] * (len(shape) - 1))
+    return torch.from_numpy(normalised_pixels(shape, mean, std)[channel, pixels[:N_IMAGES]])
+
+
+def _activated(model: nn.Module, images: Tensor) -> tuple[list[Tensor], list[Tensor]]:
+    """Return what each call of an activation gets, the logits behind them; the images, and what each of them gives."""
+    drives, signals = [], [images.clone()]
+
+    def note(_: nn.Module, given: tuple[Tensor, ...], named: dict[str, Tensor], output: Tensor) -> None:
+        (drive,) = (*given, *named.values())
+        drives.append(drive.clone())  # what follows may change them in place
+        signals.append(output.clone())
+
+    hooks = [layer.register_forward_hook(note, with_kwargs=True) for layer in activations(model).values()]
+    try:
+        drives.append(model(images))
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return drives, signals
+
+
+def _like(model: nn.Module, images: Tensor) -> Tensor:
+    """Return images of the type and on the device of the model's first parameter."""
+    first = next(model.parameters(), images)
+    return images.to(first.device, first.dtype)
+
+
+def _drive(population: FloatPopulation, sources: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+    """Return the sum of all branches, and of each channel the magnitude of what was added up: what rounds."""
+    total, scale = torch.zeros(()), torch.zeros(())
+    for synapse in population.synapses:
+        for term in _terms(synapse, sources[synapse.source].cpu().to(torch.float64)):
+            total = total + term
+            scale = scale + term.abs().amax(dim=[axis for axis in range(term.ndim) if axis != 1], keepdim=True)
+    return total, scale
+
+
+def _terms(synapse: FloatSynapse, signal: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the weighted sum with its bias, and what batch normalisation adds to it, if any."""
+    for pool in synapse.pools:
+        image = signal.reshape(-1, *pool.source)
+        signal = functional.avg_pool2d(image, pool.kernel, pool.stride, pool.padding, divisor_override=pool.divisor)
+    weight, bias, conv = torch.from_numpy(synapse.weight), torch.from_numpy(synapse.bias), synapse.conv
+    if conv is None:
+        weighted = functional.linear(signal.flatten(1), weight, bias)
+    else:
+        weighted = functional.conv2d(signal, weight, bias, conv.stride, conv.padding, conv.dilation, conv.groups)
+    if synapse.norm is None:
+        return weighted, torch.zeros_like(weighted)
+    gain, shift = (torch.from_numpy(each) for each in (synapse.norm.gain, synapse.norm.shift))
+    aligned = (-1, *[1] * (weighted.ndim - 2))
+    return weighted * gain.reshape(aligned), shift.reshape(aligned).expand_as(weighted)
+
+
+def _differs(found: Tensor, wanted: Tensor, roundings: int, scale: Tensor | None = None) -> bool:
+    """Return whether two tensors differ by more than `roundings` of the type of `found`.
+
+    Args:
+        scale: what a rounding is a part of; the largest magnitude of `wanted` by default.
+    """
+    if found.shape != wanted.shape:
+        return True
+    here = found.to(wanted)
+    if torch.equal(here, wanted) or not found.is_floating_point():
+        return not torch.equal(here, wanted)
+    if scale is None:
+        scale = wanted.abs().nan_to_num(0.0, 0.0, 0.0).max()
+    near = (here - wanted).abs() <= roundings * torch.finfo(found.dtype).eps * scale
+    return not bool((near | (here == wanted) | (here.isnan() & wanted.isnan())).all())
+
+
+def _runs_as_another(model: nn.Module, where: str) -> UnsupportedError:
+    return UnsupportedError(
+        f"model `{type(model).__name__}`: runs as another network than its modules and forward method say, first in "
+        f"{where}",
+        hint="put what it computes beside them into the forward method or the weights; global state is not converted",
+    )
