@@ -34,9 +34,9 @@ N_IMAGES = 2
 SAME_CALLS = 2**6
 """Roundings by which the same calls of torch may differ: none, but for kernels that are chosen by memory layout."""
 
-OTHER_ORDER = 2**13
-"""Roundings by which the drive of a population may differ from the same in float64, 0.1 % in float32: a sum of some
-thousand products and batch normalisation in another order make a hundredth of it."""
+OTHER_ORDER = 2**10
+"""Roundings by which the drive of a population may differ from the same in float64: 0.01 % in float32. Sums of some
+thousand products and batch normalisation in another order make up to 30; what is meant to differ makes far more."""
 
 
 def require_same_calls(model: nn.Module, graph: fx.Graph, images: Tensor) -> None:
