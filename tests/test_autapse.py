@@ -44,8 +44,18 @@ def test_R1_registers_by_hand():
     assert found == AutapseRegisters(6, np.array([1, -3, 3]), np.array([-10, -20, -4]), 0, ())
 
 
-def test_R1_V_is_at_least_one():
-    assert registers(neurons([1])).threshold_mantissa == 0
+@pytest.mark.parametrize(("threshold", "constants"), [([1], [0]), ([1, 2], [0, -1]), ([2, 1, 1], [-1, 0, 0])])
+def test_R1_V_is_at_least_one(threshold, constants):
+    """The least gap is 1: of a neuron that starts one below its threshold."""
+    found = registers(neurons(threshold))
+    assert (found.threshold_mantissa, found.bias_mantissa.tolist()) == (0, constants)
+
+
+@pytest.mark.parametrize("initial", [1, 2])
+def test_R1_no_neuron_starts_at_its_threshold(initial):
+    with pytest.raises(RangeError) as caught:
+        registers(neurons([1, 9], [initial, 0]))
+    assert str(caught.value) == "population `a`: an initial potential reaches its threshold, allowed below it"
 
 
 def test_R2_self_weights_share_the_smallest_exponent():

@@ -103,6 +103,9 @@ def test_weight_error_is_relative_to_the_largest_weight_of_the_channel():
     off = replace(scale, per_channel=np.array([60.25]))  # 120.5 and 60.25 become 120 and 60
     assert errors(real, off) == (pytest.approx(0.5 / 120.5),)
     assert errors(population([[0.0, 0.0]]), scale) == (0,)
+    two = population([[2.0, 1.0], [1.0, 0.5]])
+    coarse = replace(choose_scale(two, AUTAPSE_FORMAT), per_channel=np.array([60.25, 10.3]))
+    assert errors(two, coarse) == (pytest.approx(0.3 / 10.3),)  # 10.3 and 5.15 become 10 and 5: the worst of the layer
 
 
 def test_weights_far_larger_than_the_threshold_are_refused():

@@ -109,9 +109,9 @@ def split_bias(bias: IntArray) -> tuple[BiasSource, ...]:
 
 
 def _comparison(neuron: IntegrateFire) -> tuple[int, IntArray]:
-    """Return vth and the constant part of v per channel (R1)."""
+    """Return vth and the constant part of v per channel (R1); every gap is at least 1, and so is the centre."""
     gap = neuron.threshold - neuron.initial
-    centre = max(1, (int(gap.max()) + int(gap.min())) // 2)
+    centre = (int(gap.max()) + int(gap.min())) // 2
     return centre - 1, centre - gap
 
 
