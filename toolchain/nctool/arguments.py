@@ -38,7 +38,7 @@ class AtLeast:
 
 @dataclass(frozen=True)
 class Hint:
-    """What to do where an argument has another type, in its annotation."""
+    """What to do where something else than a plain value is given, a network perhaps, in the annotation."""
 
     text: str
 
@@ -128,7 +128,7 @@ def _checked(name: str, value: Any, annotation: Any) -> Any:
         is_short = isinstance(misfit.value, (str, int, float, NoneType))
         text = repr(misfit.value) if is_short else f"a {type(misfit.value).__name__}"
         text = text if len(text) <= _LONGEST_VALUE else f"{text[:_LONGEST_VALUE]}…"
-        hint = next((each.text for each in get_args(annotation) if isinstance(each, Hint)), None)
+        hint = None if is_short else next((each.text for each in get_args(annotation) if isinstance(each, Hint)), None)
         raise UsageError(f"{misfit.place}: got {text}, allowed: {misfit.allowed}", hint) from None
 
 
