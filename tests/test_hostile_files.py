@@ -181,6 +181,16 @@ def test_an_archive_that_cannot_be_read_is_a_bad_file(tmp_path, content):
     assert caught.value.message == f"`{path}` is no readable .npz file"
 
 
+@pytest.mark.parametrize("call", [nctool.inspect, lambda path: nctool.export(path, path.parent / "m.net")])
+def test_a_broken_archive_in_place_of_a_checkpoint_or_a_network_is_a_bad_file(tmp_path, call):
+    path = tmp_path / "odd"
+    path.write_bytes(archive(**SOUND).replace(b"PK\1\2", b"PK\1\0"))
+    assert zipfile.is_zipfile(path)
+    with pytest.raises(FormatError) as caught:
+        call(path)
+    assert caught.value.message.startswith(f"`{path}`")
+
+
 # --- writing ----------------------------------------------------------------------------------------------------------
 
 

@@ -76,10 +76,11 @@ def _require_no_other_tool(path: Path, allowed: str) -> None:
 
 
 def _is_of_torch(path: Path) -> bool:
-    if not zipfile.is_zipfile(path):
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return any(name.endswith("/data.pkl") for name in archive.namelist())
+    except (zipfile.BadZipFile, NotImplementedError, ValueError, OSError):  # no archive, or a broken one
         return path.suffix in (".pt", ".pth")
-    with zipfile.ZipFile(path) as archive:
-        return any(name.endswith("/data.pkl") for name in archive.namelist())
 
 
 def require_no_checkpoint(path: Path) -> None:
