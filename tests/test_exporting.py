@@ -21,8 +21,9 @@ def test_every_layer_and_every_batch_is_told(digits_run: Path, tmp_path: Path, m
     assert [each for each in told if each[2].startswith("converting") and "samples" not in each[2]] == [
         (number, n_layers, f"converting `{name}`") for number, name in enumerate(report.bounds)
     ]
-    assert told[-2:] == [
+    assert told[-3:] == [
         (n_layers, n_layers, "placing neurons on cores"),
+        (n_layers, n_layers, "comparing with the float network"),
         (n_layers, n_layers, "running known inputs, and writing"),
     ]
     assert all(before[0] <= after[0] for before, after in pairwise(told))
