@@ -5,8 +5,11 @@ In: a module and what was read from it. Out: warnings of the category NctoolWarn
 
 from __future__ import annotations
 
+import inspect
+import traceback
 import warnings
-from itertools import zip_longest
+from itertools import takewhile, zip_longest
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from torch import fx, nn
@@ -17,6 +20,8 @@ from nctool.conversion.evaluation import restored
 from nctool.conversion.reading import WITHOUT_GRADIENTS, trace_calls
 from nctool.errors import NctoolWarning, UnsupportedError
 from nctool.preparation.rewriting import DROPOUTS
+
+_PACKAGE = str(Path(__file__).parents[1])
 
 
 class Call(NamedTuple):
@@ -55,7 +60,10 @@ def warn_of_fresh_norms(model: nn.Module) -> None:
 
 
 def _warn(text: str) -> None:
-    warnings.warn(text, NctoolWarning, stacklevel=4)  # the caller of prepare
+    """Warn at the line that called nctool, whatever lies between."""
+    files = (frame.f_code.co_filename for frame, _ in traceback.walk_stack(inspect.currentframe()))
+    inside = sum(1 for _ in takewhile(lambda file: file.startswith(_PACKAGE), files))
+    warnings.warn(text, NctoolWarning, stacklevel=inside + 1)
 
 
 def _in_training(model: nn.Module, graph: fx.Graph) -> str:
