@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import tracemalloc
+
 import numpy as np
 import pytest
 import torch
@@ -11,7 +13,7 @@ from hypothesis import strategies as st
 from nctool.conversion.calibration import Calibration
 from nctool.conversion.folding import encode_input
 from nctool.conversion.rate_input import rate_input
-from nctool.conversion.sent import join, pack
+from nctool.conversion.sent import SentSpikes, join, pack
 from nctool.network import INPUT_NAME, Bound
 from nctool.sim.fast_integrate_fire import IntegrateFireLayer
 from tests.networks import dense, fire, read_out, seeds
@@ -32,6 +34,17 @@ def test_packed_spikes_are_the_spikes(seed, shape, n_steps):
 def test_the_longest_window_is_counted_to_its_end():
     kept = pack(torch.ones((1032, 1, 3)))
     np.testing.assert_array_equal(kept[:], np.ones((1, 3)))
+
+
+def test_a_long_window_is_counted_in_little_memory():
+    """The mean takes 64 kB, the spikes of all steps together 4 MB."""
+    kept = SentSpikes(np.full((500, 8, 128), 255, np.uint8), (16, 8, 8))
+    tracemalloc.start()
+    found = kept[:]
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    np.testing.assert_array_equal(found, np.ones((8, 16, 8, 8)))
+    assert peak < 4 * found.nbytes
 
 
 def test_spikes_of_an_image_come_as_the_fast_engine_lays_them_out():

@@ -6,9 +6,10 @@ an engine.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -16,17 +17,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from nctool.conversion.float_network import FloatArray
+from nctool.conversion.second_moments import Rates
 from nctool.network import Shape
 
+_Unsigned = TypeVar("_Unsigned", np.uint8, np.uint16)
 
-class Sent(Protocol):
+
+class Sent(Rates, Protocol):
     """What one source sends; as `Rates`, it is the mean over the window."""
-
-    def __len__(self) -> int:
-        """Return the number of samples."""
-
-    def __getitem__(self, samples: slice) -> FloatArray:
-        """Return the mean over the window, float64 (samples, *shape)."""
 
     def steps(self, samples: slice) -> Tensor:
         """Return the signal, (n_steps or 1, samples, *shape)."""
@@ -69,20 +67,29 @@ class SentSpikes:
         return self.bits.shape[1]
 
     def __getitem__(self, samples: slice) -> FloatArray:
-        spikes = self._unpacked(samples)
-        counts = np.add.reduce(spikes, axis=0, dtype=np.uint16)
-        return np.moveaxis(counts, -1, 1) / np.float64(len(spikes))
+        bits = self.bits[:, samples]
+        counts = np.zeros((bits.shape[1], self._n_neurons), np.uint16)
+        for step in bits:  # one at a time: spikes of a long window take far more memory than their mean
+            counts += self._unpacked(step)
+        return np.moveaxis(self._by_place(counts), -1, 1) / np.float64(len(bits))
 
     def steps(self, samples: slice) -> Tensor:
         """Return 0 or 1, float32 (n_steps, samples, *shape)."""
-        return torch.from_numpy(self._unpacked(samples).astype(np.float32)).movedim(-1, 2)
+        spikes = self._by_place(self._unpacked(self.bits[:, samples]))
+        return torch.from_numpy(spikes.astype(np.float32)).movedim(-1, 2)
 
-    def _unpacked(self, samples: slice) -> NDArray[np.uint8]:
-        """Return the spikes with the channels last, (n_steps, samples, *size, channels)."""
+    @property
+    def _n_neurons(self) -> int:
+        return math.prod(self.shape)
+
+    def _unpacked(self, bits: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """Return the spikes that bits (..., bytes) hold, (..., neurons)."""
+        return np.unpackbits(bits, axis=-1, count=self._n_neurons)
+
+    def _by_place(self, flat: NDArray[_Unsigned]) -> NDArray[_Unsigned]:
+        """Return numbers (..., neurons) with the channels last, (..., *size, channels)."""
         channels, *size = self.shape
-        bits = self.bits[:, samples]
-        flat = np.unpackbits(bits, axis=-1, count=channels * int(np.prod(size)))
-        return flat.reshape(*bits.shape[:2], *size, channels)
+        return flat.reshape(*flat.shape[:-1], *size, channels)
 
 
 def pack(spikes: Tensor) -> SentSpikes:
