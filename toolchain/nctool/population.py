@@ -34,6 +34,10 @@ CONVOLUTION_BITS = 24
 DENSE_BITS = 32
 """The same of a dense synapse. Source: `lava/proc/dense/models.py` (`a_buff`, `weights`: int32)."""
 
+SUM_BITS = 32
+"""Signed width of the sum of a current and its input, before it wraps to 24 bits (rule C1).
+Source: `lava/proc/lif/models.py` (`decayed_curr`: int32)."""
+
 INPUT_NAME = "input"
 
 

@@ -12,6 +12,9 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from nctool.integer_format import WEIGHT_BITS_RANGE
 
+MOST_EPOCHS = 10000
+"""Of training, and of fine-tuning."""
+
 
 def whole(low: int, high: int, default: Any = ...) -> Any:
     """Return a field of whole numbers from `low` to `high`."""
@@ -198,7 +201,7 @@ class TrainingSettings(Table):
             seed and number of threads gives the same bytes without it.
     """
 
-    epochs: int = whole(0, 10000)
+    epochs: int = whole(0, MOST_EPOCHS)
     batch_size: int = whole(2, 65536, 128)
     learning_rate: float = _positive(0.05)
     momentum: float = _fraction(0.9)
@@ -228,7 +231,7 @@ class FinetuneSettings(Table):
             this is not said. `export` takes it by default.
     """
 
-    epochs: int = whole(1, 10000, 4)
+    epochs: int = whole(1, MOST_EPOCHS, 4)
     steps: tuple[_Window, ...] = Field(
         default=(1, 2, 4), min_length=1, max_length=64, description="a list of whole numbers 1..64"
     )

@@ -19,6 +19,7 @@ from torch import Tensor
 from nctool.bounds import drive_interval
 from nctool.errors import UnsupportedError
 from nctool.network import INPUT_NAME, CurrentBased, IntArray, IntNetwork, Pair, Population
+from nctool.population import SUM_BITS
 from nctool.sim.fast_layer import LayerRun, empty_steps, exact_type
 from nctool.sim.fast_synapses import RegisteredSynapse, held
 
@@ -27,7 +28,6 @@ UNITS = 2**6
 
 DECAY_UNITY = 2**12
 WRAP = 2**23
-SUM_BITS = 32
 
 
 @dataclass(frozen=True)

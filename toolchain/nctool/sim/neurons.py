@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nctool.network import ACCUMULATOR_LIMIT, CurrentBased, IntArray, IntegrateFire, Population
+from nctool.population import SUM_BITS
 from nctool.sim.synapses import held, registered_input
 
 STATE_SHIFT = 6
@@ -21,9 +22,6 @@ Source: lava-nc 0.10.0, `lava/proc/lif/models.py` (`act_shift`, `vth_shift`; net
 
 STATE_LIMIT = 2**23
 """Half the range of a 24-bit state. Source: the same file (`max_uv_val`)."""
-
-SUM_BITS = 32
-"""What a sum is held in before it wraps to 24 bits. Source: the same file (`decayed_curr`: int32)."""
 
 DECAY_SHIFT = 12
 """Decays are in parts of 2**12. Source: the same file (`decay_shift`)."""

@@ -16,10 +16,11 @@ from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from nctool.errors import FormatError, UsageError
 from nctool.files import cannot_write, replace_atomically
 from nctool.reading import cannot_read, plain_file
+from nctool.recipe_tables import MOST_EPOCHS
 
 METRICS_NAME = "metrics.jsonl"
-MOST_EPOCHS = 20000
-"""Of a run: as many as a recipe allows in both of its stages."""
+MOST_EPOCHS_OF_A_RUN = 2 * MOST_EPOCHS
+"""Of both stages together."""
 Window = Annotated[str, Field(pattern=r"^[0-9]{1,9}$")]
 """Time steps, as JSON has them for a key."""
 
@@ -61,7 +62,7 @@ class EpochMetrics:
 
     __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(allow_inf_nan=False)
 
-    epoch: Annotated[int, Field(ge=1, le=MOST_EPOCHS)]
+    epoch: Annotated[int, Field(ge=1, le=MOST_EPOCHS_OF_A_RUN)]
     stage: str
     loss: float
     training_accuracy: float

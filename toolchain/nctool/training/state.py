@@ -18,7 +18,7 @@ from torch import Tensor
 from nctool.errors import FormatError, RecipeError, UsageError
 from nctool.recipe import Recipe, parse_recipe
 from nctool.toml_text import literal
-from nctool.training.metrics import MOST_EPOCHS
+from nctool.training.metrics import MOST_EPOCHS_OF_A_RUN
 from nctool.training.tensor_file import read_tensors, with_prefix, write_tensors
 
 STATE_NAME = "last.safetensors"
@@ -54,8 +54,8 @@ class _Progress(BaseModel):
 
     model_config = ConfigDict(allow_inf_nan=False)
 
-    epoch: int = Field(ge=1, le=MOST_EPOCHS)
-    best_epoch: int = Field(ge=0, le=MOST_EPOCHS)
+    epoch: int = Field(ge=1, le=MOST_EPOCHS_OF_A_RUN)
+    best_epoch: int = Field(ge=0, le=MOST_EPOCHS_OF_A_RUN)
     best_score: tuple[float, float]
     seconds: tuple[float, ...] = Field(min_length=1)
 
