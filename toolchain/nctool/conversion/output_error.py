@@ -42,7 +42,8 @@ class View:
     @cached_property
     def mean(self) -> FloatArray:
         """Return the mean of the patches, float64 (groups, fan-in)."""
-        return moments(self.patches).mean
+        mean: FloatArray = self.patches.mean(axis=1, dtype=np.float64)
+        return mean
 
     @cached_property
     def factors(self) -> tuple[Factor, ...]:
