@@ -23,6 +23,7 @@ from nctool.conversion.tracing import trace
 from nctool.errors import RangeError
 from nctool.network import IntegrateFire
 from nctool.nq import NoisyQuantReLU
+from nctool.sim.fast_layer import weighted_sum
 from nctool_deploy.autapse import AUTAPSE_FORMAT
 from tests.networks import seeds
 from tests.torch_models import binary_pixels, converted, exact_model, float_run, holds_nothing, real_input
@@ -30,6 +31,16 @@ from tests.torch_models import binary_pixels, converted, exact_model, float_run,
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 MORE_BITS = "export with fewer --steps, or more --weight-bits"
+
+
+class Skip(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.skip = linear([[0.5, 0.2]], [0.0]), linear([[1.0]], [0.0]), linear([[0.3, 0.2]], [0.0])
+        self.act, self.other, self.head = NoisyQuantReLU(4, 1.0), NoisyQuantReLU(4, 1.0), linear([[1.0]], [0.0])
+
+    def forward(self, x):
+        return self.head(self.other(self.b(self.act(self.a(x))) + self.skip(x)))
 
 
 def no_ann(pixels: np.ndarray) -> np.ndarray:
@@ -115,6 +126,18 @@ def test_what_is_held_spikes_as_before(seed, n_steps, reset, code):
     for name, wanted in counts.items():
         np.testing.assert_array_equal(held_counts[name], wanted)
     np.testing.assert_array_equal(held_logits.argmax(axis=1), logits.argmax(axis=1))
+
+
+def test_a_signal_is_dropped_behind_its_last_reader(monkeypatch):
+    """The input and `a` are read by the sum, `a` again by none behind it."""
+    seen = []
+    monkeypatch.setattr(
+        "nctool.conversion.float_spikes.weighted_sum",
+        lambda kernels, signals: seen.append(set(signals)) or weighted_sum(kernels, signals),
+    )
+    conversion = of(Skip())
+    FloatSpikes.prepare(conversion.real, conversion.coded, "subtract", 4).run(np.zeros((1, 2), np.uint8))
+    assert seen == [{"input"}, {"input", "a"}, {"b"}]
 
 
 # --- what is measured ---------------------------------------------------

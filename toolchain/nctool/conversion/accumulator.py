@@ -69,13 +69,12 @@ def fit(
     """
     place = {population.name: number for number, population in enumerate(network.populations)}
 
-    def told(done: int, total: int, message: str = "") -> None:
-        progress(place[message], len(place), f"converting `{message}`, {done} of {total} samples")
+    def running(name: str, done: int, total: int) -> None:
+        progress(place[name], len(place), f"converting `{name}`, {done} of {total} samples")
 
-    calibration = Calibration(coded, pixels, n_steps, told)
+    calibration = Calibration(coded, pixels, n_steps, running)
     units = {population.name: population.units for population in network.populations}
-    last_reader = {s.source: population.name for population in network.populations for s in population.synapses}
-    populations, errors = [], {}
+    last_reader, populations, errors = network.last_readers, [], {}
     for real in network.populations:
         progress(place[real.name], len(place), f"converting `{real.name}`")
         population, errors[real.name] = fit_population(real, coded, form, calibration, units)

@@ -21,10 +21,16 @@ from nctool.conversion.second_moments import Rates
 from nctool.conversion.sent import Sent, SentIntegers, SentSpikes, join, pack
 from nctool.inputs import InputEncoding, PixelEncoding
 from nctool.network import INPUT_NAME, Population, Shape
-from nctool.progress import ProgressCallback, no_progress
 from nctool.sim.fast import CPU_BATCH_BYTES, exact_arithmetic
 from nctool.sim.fast_integrate_fire import IntegrateFireLayer
 from nctool.sim.fast_layer import LayerRun
+
+Running = Callable[[str, int, int], object]
+"""Told which population is run, on how many samples it was, and on how many it will be."""
+
+
+def _not_told(name: str, done: int, total: int) -> None:
+    """Tell nobody."""
 
 
 @dataclass(frozen=True)
@@ -81,7 +87,7 @@ class Calibration:
         coded: the input.
         pixels: uint8 (samples, *input shape).
         n_steps: length of the window.
-        progress: told of every batch of samples, with the name of the population that is run.
+        running: told of every batch of samples.
     """
 
     def __init__(
@@ -89,10 +95,10 @@ class Calibration:
         coded: CodedInput,
         pixels: NDArray[np.uint8],
         n_steps: int,
-        progress: ProgressCallback = no_progress,
+        running: Running = _not_told,
     ) -> None:
         self.n_steps = n_steps
-        self._progress = progress
+        self._running = running
         self._before = _Before(coded.encoding, {INPUT_NAME: coded.encoding.shape})
         self._measured: tuple[Population, list[SentSpikes]] | None = None
         self._sent: dict[str, Sent] = {INPUT_NAME: _sent_by_input(coded.encoding, pixels, n_steps)}
@@ -133,7 +139,7 @@ class Calibration:
         size = max(1, CPU_BATCH_BYTES // (4 * population.n_neurons * self.n_steps))
         n_samples = len(self._sent[population.synapses[0].source])
         for start in range(0, n_samples, size):
-            self._progress(start, n_samples, population.name)
+            self._running(population.name, start, n_samples)
             signals = {name: sent.steps(slice(start, start + size)) for name, sent in sources.items()}
             with exact_arithmetic():
                 run = layer.run(signals, self.n_steps, observe)

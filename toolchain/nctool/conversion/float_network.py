@@ -119,6 +119,11 @@ class FloatNetwork:
     input_shape: Shape
     populations: tuple[FloatPopulation, ...]
 
+    @property
+    def last_readers(self) -> dict[str, str]:
+        """Return for each source that is read the last population that reads it."""
+        return {synapse.source: population.name for population in self.populations for synapse in population.synapses}
+
 
 @dataclass(frozen=True, eq=False)
 class CodedInput:

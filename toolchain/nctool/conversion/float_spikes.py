@@ -61,15 +61,18 @@ class FloatSpikes:
             how often each neuron fires, int64 (samples, *shape) by population, and mean logits (samples, classes).
         """
         signals, counts, logits = {INPUT_NAME: self._signal(pixels)}, {}, np.empty(0)
+        last_reader = self.network.last_readers
         with exact_arithmetic():
             for population in self.network.populations:
                 drive = weighted_sum(self.kernels[population.name], signals)
+                signals = {name: sent for name, sent in signals.items() if last_reader.get(name) != population.name}
                 if population.threshold is None:
                     logits = drive.mean(dim=0).flatten(1).numpy()
                     continue
                 spikes = self._fire(population, population.threshold, drive)
                 counts[population.name] = spikes.count_nonzero(dim=0).numpy()
-                signals[population.name] = spikes / population.units
+                if population.name in last_reader:
+                    signals[population.name] = spikes / population.units
         return counts, logits
 
     def _signal(self, pixels: NDArray[np.uint8]) -> Tensor:
