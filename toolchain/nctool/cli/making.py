@@ -28,6 +28,7 @@ from nctool.cli.options import (
     TensorBoard,
 )
 from nctool.cli.tables import print_whole
+from nctool.integer_format import LONGEST_WINDOW
 
 
 @app.command()
@@ -102,7 +103,8 @@ def export(
     out: Annotated[Path, typer.Option("-o", "--output", help="File to write.", metavar="MODEL.net")],
     target: Annotated[str, typer.Option(help="Name from `nctool targets`, or a .toml path.")] = "loihi",
     steps: Annotated[
-        int | None, typer.Option(help="Time steps T of the window, 1..1032.", show_default="that of the training")
+        int | None,
+        typer.Option(help=f"Time steps T of the window, 1..{LONGEST_WINDOW}.", show_default="that of the training"),
     ] = None,
     realisation: Annotated[
         str | None, typer.Option(help="autapse, or in stock netx population or zero-reset.", show_default="as trained")
