@@ -4,8 +4,9 @@
 
 Networks of the zoo with random weights, their batch norms run on the same random images that calibration gets, 256 of
 them; and `mlp-96`, a network of two dense layers on 96x96x3 images, whose first has 27,648 inputs. Stages are those of
-`nctool export`: conversion, placing on the cores of a Loihi 2, known answers, writing the file. Of the conversion, the
-slowest layer is told too. Memory is the most that the process has held, so name one network to know its own.
+`nctool export`: conversion, placing on the cores of a Loihi 2, comparison with the float network, known answers,
+writing the file. Of the conversion, the slowest layer is told too. Memory is the most that the process has held, so
+name one network to know its own.
 
 The last line of stdout is one JSON object; `seconds` holds a number for each stage of each network, and their `total`.
 """
@@ -27,7 +28,9 @@ import torch
 from torch import nn
 
 from _common import environment, random_pixels, zoo_model
+from nctool.api.exporting import n_known_answers
 from nctool.conversion import Conversion, convert
+from nctool.conversion.fidelity import measure_fidelity
 from nctool.nq import NoisyQuantReLU
 from nctool.recipe import LenetSettings, ResnetSettings, SmallVggSettings
 from nctool.sim.fast import FastEngine
@@ -37,9 +40,6 @@ from nctool_deploy.autapse import AUTAPSE_FORMAT
 from nctool_deploy.lowering import lower
 from nctool_deploy.netx import KnownAnswers, write
 from nctool_deploy.targets import find_target
-
-KNOWN_ANSWERS = 16
-"""Samples with known answers in a file: as many as `nctool export` writes."""
 
 Shape = tuple[int, int, int]
 
@@ -80,8 +80,12 @@ def run_batch_norms(model: nn.Module, pixels: np.ndarray) -> nn.Module:
     """Give batch norms the statistics of the images, so that the layers behind them spike."""
     with torch.no_grad():
         for part in torch.from_numpy(pixels).split(64):
-            model.train()((part / 255 - 0.5) / 0.25)
+            model.train()(_normalised(part.numpy()))
     return model.eval()
+
+
+def _normalised(pixels: np.ndarray) -> torch.Tensor:
+    return (torch.from_numpy(pixels) / 255 - 0.5) / 0.25
 
 
 def converted(model: nn.Module, pixels: np.ndarray, units: int, steps: int) -> tuple[Conversion, dict[str, float]]:
@@ -118,7 +122,9 @@ def measure(name: str, units: int, steps: int) -> tuple[dict[str, float], dict[s
         conversion, layers = converted(model, pixels, units, steps)
     with watch.stage("place"):
         lowered = lower(conversion.network, find_target(target), chips=None)
-    known = pixels[:KNOWN_ANSWERS]
+    with watch.stage("compare"):
+        measure_fidelity(conversion, pixels, torch.no_grad()(lambda part: model(_normalised(part)).numpy()))
+    known = pixels[: n_known_answers(lowered.network)]
     with watch.stage("known answers"):
         answers = KnownAnswers(known, join(FastEngine(lowered.network).traces(known)))
     with watch.stage("write"), tempfile.TemporaryDirectory() as folder:

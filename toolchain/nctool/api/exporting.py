@@ -159,7 +159,7 @@ def export(
         notes=(*notes_of(loaded, chosen.realisation), *conversion.notes, *fidelity.notes),
     )
     progress(layers, layers, "running known inputs, and writing")
-    pixels = loaded.calibration_images[: _known_answers(lowered.network)]
+    pixels = loaded.calibration_images[: n_known_answers(lowered.network)]
     write(
         output,
         lowered,
@@ -171,7 +171,7 @@ def export(
     return _report(output, lowered, conversion, fidelity, loaded.data_dir)
 
 
-def _known_answers(network: IntNetwork) -> int:
+def n_known_answers(network: IntNetwork) -> int:
     """Return how many samples get known answers, at least one."""
     values = network.n_steps * sum(population.n_neurons for population in network.populations)
     return max(1, min(N_KNOWN_ANSWERS, KNOWN_SPIKES // values))
