@@ -336,13 +336,12 @@ def test_proved_bounds_are_those_of_the_weights(seed, n_steps):
         assert population.bound.head_room_bits >= 0
 
 
-def test_what_cannot_be_made_to_fit_is_refused(monkeypatch):
+@pytest.mark.parametrize(("n_steps", "hint"), [(1, "train with weight decay"), (2, "export with fewer --steps")])
+def test_what_cannot_be_made_to_fit_is_refused(monkeypatch, n_steps, hint):
     monkeypatch.setattr("nctool.conversion.accumulator.MAX_ROUNDS", 1)
     with pytest.raises(RangeError) as caught:
-        converted(ones(9), (9,), n_steps=1)
-    assert str(caught.value) == (
-        "population `0`: no scale keeps its accumulated input within +-131071\nhint: export with fewer --steps"
-    )
+        converted(ones(9), (9,), n_steps=n_steps)
+    assert str(caught.value) == (f"population `0`: no scale keeps its accumulated input within +-131071\nhint: {hint}")
 
 
 # --- the list of changes ------------------------------------------------
@@ -447,8 +446,17 @@ def test_the_longest_window_is_the_last_that_holds_a_weight_of_8_bits():
 
     rate = RateEncoding((1,), np.full((1, 256), 1, np.int16), 1)
     assert reached(LONGEST_WINDOW) == 131_064 <= ACCUMULATOR_LIMIT < reached(LONGEST_WINDOW + 1)
-    found = converted(ones(2), (2,), n_steps=LONGEST_WINDOW).network
-    assert found.n_steps == 1032
+    found = convert(
+        ones(1),
+        input_shape=(1,),
+        mean=(0.0,),
+        std=(1.0,),
+        form=AUTAPSE_FORMAT,
+        n_steps=1032,
+        calibration=np.full((1, 1), 255, np.uint8),
+        input="rate",
+    ).network
+    assert (found.n_steps, found.readout.synapses[0].weight.tolist()) == (1032, [[127]])
 
 
 def test_what_tracing_refuses_is_refused():

@@ -152,7 +152,7 @@ def test_every_benchmark_in_the_text_takes_its_arguments(command: str, monkeypat
     script, *arguments = shlex.split(command.partition("python ")[2])
     parse = argparse.ArgumentParser.parse_args
 
-    def parse_only(parser: argparse.ArgumentParser) -> None:
+    def parse_only(parser: argparse.ArgumentParser, _: object = None) -> None:
         parse(parser, arguments)
         raise Parsed
 
