@@ -88,7 +88,7 @@ def test_what_does_not_fit_with_any_exponent_is_refused():
         choose_scale(summed([[1.0]], [[2.0]], threshold=0.001), AUTAPSE_FORMAT)
     assert str(caught.value) == (
         "population `sum`: channel 0 would need a threshold of 0.127 units, allowed >= 1\n"
-        "hint: its weights are far larger than its threshold: train with weight decay, or use more --weight-bits"
+        "hint: its weights are far larger than its threshold: train with weight decay"
     )
 
 

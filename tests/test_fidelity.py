@@ -30,7 +30,7 @@ from tests.torch_models import binary_pixels, converted, exact_model, float_run,
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
-MORE_BITS = "export with fewer --steps, or more --weight-bits"
+NOTHING_FINER = "export with more --units, or train on with `nctool finetune`"
 
 
 class Skip(nn.Module):
@@ -150,7 +150,7 @@ def test_an_exact_network_has_no_error():
         converted(model, shape, n_steps=4), binary_pixels(seed, shape), lambda x: np.ones((len(x), 9))
     )
     assert set(found.layers.values()) == {SpikeError(0.0, 0.0)}
-    assert (found.images, found.same_as_snn, found.notes) == (4, 1.0, ())
+    assert (found.images, found.same_as_snn) == (4, 1.0)
 
 
 def test_errors_by_hand():
@@ -168,14 +168,49 @@ def test_errors_by_hand():
     silent = measure_fidelity(with_thresholds(conversion, 64), white, no_ann)
     assert silent.layers == {"0": SpikeError(1.0, 1.0)}
     assert (silent.same_as_snn, silent.same_as_ann) == (0.0, 1.0)  # logits of 0: the first class
-    assert silent.notes == (
-        f"spikes differ grossly from the float network's, by `0` 100%: {MORE_BITS}",
-        f"only 0.0% of the answers to 5 calibration images are the float network's: {MORE_BITS}",
+    assert silent.notes(conversion) == (
+        f"spikes differ grossly from the float network's, by `0` 100%: {NOTHING_FINER}",
+        f"only 0.0% of the answers to 5 calibration images are the float network's: {NOTHING_FINER}",
     )
     assert silent.changes == (
         Change("compare `0`", "100.0% of spike counts differ from the float network's, on 5 images", False, None, 1.0),
         Change("compare answers", "0.0% are the float network's, 100.0% the ANN's, on 5 images", False),
     )
+
+
+@pytest.mark.parametrize(("same", "images"), [(3, 8), (21, 32), (193, 256), (0, 2)])
+def test_fewer_answers_than_chance_explains_are_noted(same, images):
+    """Of a network that keeps 80 %, fewer than one choice of images in 20 has so few; one more is no rare thing."""
+    conversion = of(nn.Sequential(linear([[1.0, 0.0]], [0.0]), NoisyQuantReLU(4, 1.0), linear([[1.0]], [0.0])))
+    assert Fidelity(images, {}, same / images, 1.0).notes(conversion) == (
+        f"only {same / images:.1%} of the answers to {images} calibration images are the float network's: "
+        f"{NOTHING_FINER}",
+    )
+    assert Fidelity(images, {}, (same + 1) / images, 1.0).notes(conversion) == ()
+
+
+@pytest.mark.parametrize(
+    ("n_steps", "options", "way_out"),
+    [
+        (4, {}, NOTHING_FINER),
+        (1, {}, NOTHING_FINER),
+        (4, {"form": replace(AUTAPSE_FORMAT, weight_bits=7)}, "export with more --weight-bits"),
+        (4, {"form": replace(AUTAPSE_FORMAT, reset="zero")}, "train on with `nctool finetune`"),
+        (4, {"units": 64}, "train on with `nctool finetune`"),
+        (700, {"input": "rate"}, "export with fewer --steps"),
+        (
+            700,
+            {"input": "rate", "form": replace(AUTAPSE_FORMAT, weight_bits=7)},
+            "export with fewer --steps, or more --weight-bits",
+        ),
+    ],
+)
+def test_only_options_that_help_are_named(n_steps, options, way_out):
+    """Nine weights of 1 may be 131071 / 700 / 9 units in 700 steps, which is 20; the readout's one uses its bits."""
+    model = nn.Sequential(linear([[1.0] * 9], [0.0]), NoisyQuantReLU(4, 1.0), linear([[1.0]], [0.0]))
+    conversion = of(model, (9,), n_steps, **options)
+    (note,) = Fidelity(9, {"0": SpikeError(1.0, 1.0)}, 1.0, 1.0).notes(conversion)
+    assert note == f"spikes differ grossly from the float network's, by `0` 100%: {way_out}"
 
 
 def test_spikes_where_none_are_wanted_are_all_wrong():
@@ -220,8 +255,16 @@ def test_a_layer_whose_weights_all_round_to_0_is_refused():
         of(model)
     assert str(caught.value) == (
         "population `0`: all its weights round to 0 over 4 time steps, beside a bias of 0.4 in channel 1\n"
-        f"hint: {MORE_BITS}"
+        "hint: train the network again"
     )
+
+
+def test_a_window_that_leaves_no_weights_is_refused():
+    """Pixels of up to 127 at each of 500 steps: the accumulator holds two units of nine weights."""
+    model = nn.Sequential(linear([[1.0] * 9], [0.0]), NoisyQuantReLU(4, 1.0), linear([[1.0]], [0.0]))
+    with pytest.raises(RangeError) as caught:
+        of(model, (9,), 500)
+    assert caught.value.hint == "export with fewer --steps"
 
 
 def test_a_layer_that_cannot_fire_is_noted():
@@ -241,7 +284,13 @@ class TwoBranches(nn.Module):
 
 def test_a_branch_that_is_lost_is_noted():
     form = replace(AUTAPSE_FORMAT, weight_exponent_max=0)
-    assert of(TwoBranches(), form=form).notes == (f"all weights of `one` from `input` round to 0: {MORE_BITS}",)
+    assert of(TwoBranches(), form=form).notes == (
+        "all weights of `one` from `input` round to 0: train the network again",
+    )
+    narrow = replace(form, weight_bits=7)
+    assert of(TwoBranches(), form=narrow).notes == (
+        "all weights of `one` from `input` round to 0: export with more --weight-bits",
+    )
 
 
 # --- the command --------------------------------------------------------

@@ -113,7 +113,12 @@ def test_weights_far_larger_than_the_threshold_are_refused():
         choose_scale(population([[0.1], [1.0]], threshold=0.001), AUTAPSE_FORMAT)
     assert str(caught.value) == (
         "population `fc`: channel 1 would need a threshold of 0.127 units, allowed >= 1\n"
-        "hint: its weights are far larger than its threshold: train with weight decay, or use more --weight-bits"
+        "hint: its weights are far larger than its threshold: train with weight decay"
+    )
+    with pytest.raises(RangeError) as caught:
+        choose_scale(population([[1.0]], threshold=0.001), replace(AUTAPSE_FORMAT, weight_bits=7))
+    assert caught.value.hint == (
+        "its weights are far larger than its threshold: train with weight decay, or use more --weight-bits"
     )
 
 

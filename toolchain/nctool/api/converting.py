@@ -16,7 +16,6 @@ from nctool.conversion import Conversion, IntegerFormat, Units, convert
 from nctool.errors import RangeError
 from nctool.inputs import Coding
 from nctool.progress import ProgressCallback, no_progress
-from nctool.spelling import spoken
 from nctool.training.checkpoint import Checkpoint
 from nctool.training.coding import input_coding
 from nctool.training.data import Normalisation
@@ -127,12 +126,11 @@ def notes_of(loaded: Checkpoint, realisation: Realisation) -> tuple[str, ...]:
     trained, zero = loaded.recipe.activation.reset, RESETS["zero"]
     if (realisation.name == zero) == (trained == "zero"):
         return ()
-    note = (
+    return (
         f'trained with activation.reset = "{trained}", but a spike of `{realisation.name}` '
         f"{'sets to zero' if realisation.name == zero else 'subtracts'}: expect to lose accuracy; train for it, or "
-        f"export with --realisation {RESETS[trained]}"
+        f"export with --realisation {RESETS[trained]}",
     )
-    return (spoken(note),)
 
 
 def _weight_bits(loaded: Checkpoint) -> int:

@@ -26,6 +26,7 @@ from nctool.network import IntNetwork
 from nctool.progress import ProgressCallback, no_progress
 from nctool.sim.fast import FastEngine
 from nctool.sim.trace import join
+from nctool.spelling import spoken
 from nctool.training.checkpoint import Checkpoint
 from nctool_deploy.lowering import Lowered, lower
 from nctool_deploy.netx import ChangeRecord, KnownAnswers, Provenance, write
@@ -156,7 +157,9 @@ def export(
     conversion = replace(
         conversion,
         changes=(*conversion.changes, *fidelity.changes),
-        notes=(*notes_of(loaded, chosen.realisation), *conversion.notes, *fidelity.notes),
+        notes=tuple(
+            map(spoken, (*notes_of(loaded, chosen.realisation), *conversion.notes, *fidelity.notes(conversion)))
+        ),
     )
     progress(layers, layers, "running known inputs, and writing")
     pixels = loaded.calibration_images[: n_known_answers(lowered.network)]

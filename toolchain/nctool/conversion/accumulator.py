@@ -22,6 +22,7 @@ from nctool.conversion.calibration import Calibration
 from nctool.conversion.candidates import Candidates, Errors
 from nctool.conversion.float_network import CodedInput, FloatArray, FloatNetwork, FloatPopulation
 from nctool.conversion.output_error import view
+from nctool.conversion.ways_out import finer_weights
 from nctool.errors import RangeError
 from nctool.integer_format import IntegerFormat
 from nctool.network import IntNetwork, Population
@@ -37,9 +38,6 @@ SAFETY = 0.98
 """Scales are lowered a little further than the ratio asks for: rounding moves the sums."""
 
 MAX_ROUNDS = 20
-
-MORE_BITS = "export with fewer --steps, or more --weight-bits"
-"""The way out where rounding takes too much: weights share the accumulator with the steps."""
 
 
 @dataclass(frozen=True)
@@ -78,7 +76,7 @@ def fit(
     for real in network.populations:
         progress(place[real.name], len(place), f"converting `{real.name}`")
         population, errors[real.name] = fit_population(real, coded, form, calibration, units)
-        _require_weights(real, population, n_steps)
+        _require_weights(real, population, form, n_steps)
         if real.name in last_reader:
             calibration.settle(population)
         for source in [source for source, reader in last_reader.items() if reader == real.name]:
@@ -87,7 +85,7 @@ def fit(
     return Fitted(IntNetwork(coded.encoding, tuple(populations), n_steps), errors)
 
 
-def _require_weights(real: FloatPopulation, rounded: Population, n_steps: int) -> None:
+def _require_weights(real: FloatPopulation, rounded: Population, form: IntegerFormat, n_steps: int) -> None:
     """Refuse with a RangeError a population that no longer sees anything: such a network cannot work."""
     if any(synapse.weight.any() for synapse in rounded.synapses) or not any(s.weight.any() for s in real.synapses):
         return
@@ -95,7 +93,7 @@ def _require_weights(real: FloatPopulation, rounded: Population, n_steps: int) -
     raise RangeError(
         f"population `{real.name}`: all its weights round to 0 over {n_steps} time step{'s' * (n_steps > 1)}, beside "
         f"a bias of {real.bias[channel]:.3g} in channel {channel}",
-        hint=MORE_BITS,
+        hint=finer_weights([rounded], form, n_steps, otherwise="train the network again"),
     )
 
 
@@ -134,5 +132,5 @@ def fit_population(
         ceiling = np.where(excess > 1, best.scale.per_channel / np.maximum(excess, 1) * SAFETY, ceiling)
     raise RangeError(
         f"population `{real.name}`: no scale keeps its accumulated input within +-{form.accumulator_max}",
-        hint="export with fewer --steps",
+        hint="export with fewer --steps" if calibration.n_steps > 1 else "train with weight decay",
     )

@@ -8,17 +8,19 @@ In: a Conversion, pixels. Out: a Fidelity. Must not import the reference engine.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from nctool.conversion.accumulator import MORE_BITS
 from nctool.conversion.float_network import FloatArray
 from nctool.conversion.float_spikes import FloatSpikes
 from nctool.conversion.output_error import relative_error
 from nctool.conversion.pipeline import Change, Conversion
+from nctool.conversion.units import MAX_UNITS
+from nctool.conversion.ways_out import finer_weights
 from nctool.network import IntArray, IntNetwork
 from nctool.sim.fast import FastEngine
 
@@ -34,6 +36,9 @@ answers reach 0.6, with 2 bits or in one step."""
 
 LEAST_SAME_ANSWERS = 0.8
 """Networks of 8 bits keep more than 90 %, residual ones of 2 bits 86 %."""
+
+CHANCE = 0.05
+"""Largest probability that a network which keeps just so many answers is noted, for the images that were picked."""
 
 Pixels = NDArray[np.uint8]
 
@@ -92,17 +97,31 @@ class Fidelity:
             ),
         )
 
-    @property
-    def notes(self) -> tuple[str, ...]:
-        """Return what is beyond a limit, and the way out."""
+    def notes(self, conversion: Conversion) -> tuple[str, ...]:
+        """Return what is beyond a limit in `conversion`, which was measured, and the way out."""
+        way_out = _way_out(conversion)
         off = [f"`{name}` {each.error:.0%}" for name, each in self.layers.items() if each.error > LARGEST_SPIKE_ERROR]
-        found = [f"spikes differ grossly from the float network's, by {', '.join(off)}: {MORE_BITS}"] if off else []
-        if self.same_as_snn < LEAST_SAME_ANSWERS:
+        found = [f"spikes differ grossly from the float network's, by {', '.join(off)}: {way_out}"] if off else []
+        if _by_chance(round(self.same_as_snn * self.images), self.images) < CHANCE:
             found.append(
                 f"only {self.same_as_snn:.1%} of the answers to {self.images} calibration images are the float "
-                f"network's: {MORE_BITS}"
+                f"network's: {way_out}"
             )
         return tuple(found)
+
+
+def _by_chance(same: int, images: int) -> float:
+    """Return how likely a network that keeps just enough answers keeps so few or fewer of those to some images."""
+    kept = LEAST_SAME_ANSWERS
+    return sum(math.comb(images, k) * kept**k * (1 - kept) ** (images - k) for k in range(same + 1))
+
+
+def _way_out(conversion: Conversion) -> str:
+    """Return what an export can change: where weights cannot be finer, units can lessen what the counts are off by."""
+    network, form = conversion.network, conversion.form
+    more_units = form.reset == "subtract" and min(conversion.units.values(), default=MAX_UNITS) < MAX_UNITS
+    otherwise = f"{'export with more --units, or ' if more_units else ''}train on with `nctool finetune`"
+    return finer_weights(network.populations, form, network.n_steps, otherwise)
 
 
 def n_images(network: IntNetwork, available: int) -> int:

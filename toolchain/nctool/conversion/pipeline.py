@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import nn
 
-from nctool.conversion.accumulator import MORE_BITS, Fitted, fit
+from nctool.conversion.accumulator import Fitted, fit
 from nctool.conversion.constants import Held, hold
 from nctool.conversion.float_network import CodedInput, FloatNetwork, FloatSynapse
 from nctool.conversion.folding import absorb_spike_values, each, encode_input, fold_batch_norm, fold_pooling
@@ -24,6 +24,7 @@ from nctool.conversion.rate_input import rate_input, split_input
 from nctool.conversion.same_network import first_images, require_same_network
 from nctool.conversion.tracing import trace
 from nctool.conversion.units import Units, stagger, units_by_name
+from nctool.conversion.ways_out import finer_weights
 from nctool.errors import UnsupportedError, UsageError
 from nctool.inputs import find_coding
 from nctool.integer_format import LONGEST_WINDOW, IntegerFormat
@@ -142,7 +143,7 @@ def convert(
         Change("absorb spike values", "a spike is worth its threshold: folded into the weights behind it", True),
         *_rounded(fitted, form),
     )
-    notes = (*_silent(holding, held), *_lost(holding, fitted.network))
+    notes = (*_silent(holding, held), *_lost(holding, fitted.network, form))
     return Conversion(fitted.network, changes, copies, notes, real, coded, form)
 
 
@@ -193,13 +194,14 @@ def _silent(real: FloatNetwork, held: Mapping[str, Held]) -> tuple[str, ...]:
     return tuple(f"no neuron of `{name}` can fire, whatever the image: train the network again" for name in names)
 
 
-def _lost(real: FloatNetwork, rounded: IntNetwork) -> tuple[str, ...]:
+def _lost(real: FloatNetwork, rounded: IntNetwork, form: IntegerFormat) -> tuple[str, ...]:
     """Return a note for each branch of which no weight is left."""
     pairs = zip(real.populations, rounded.populations, strict=True)
-    branches = [(p.name, *each) for p, q in pairs for each in zip(p.synapses, q.synapses, strict=True)]
+    branches = [(q, *each) for p, q in pairs for each in zip(p.synapses, q.synapses, strict=True)]
     return tuple(
-        f"all weights of `{name}` from `{synapse.source}` round to 0: {MORE_BITS}"
-        for name, real_synapse, synapse in branches
+        f"all weights of `{population.name}` from `{synapse.source}` round to 0: "
+        + finer_weights([population], form, rounded.n_steps, otherwise="train the network again")
+        for population, real_synapse, synapse in branches
         if real_synapse.weight.any() and not synapse.weight.any()
     )
 

@@ -19,7 +19,7 @@ from nctool.conversion.comparison import comparison_limits
 from nctool.conversion.exponents import candidate_exponents
 from nctool.conversion.float_network import FloatArray, FloatPopulation, FloatSynapse
 from nctool.errors import RangeError
-from nctool.integer_format import IntegerFormat
+from nctool.integer_format import WEIGHT_BITS_RANGE, IntegerFormat
 from nctool.network import IntArray, IntegrateFire, Population, Readout, Synapse
 
 
@@ -59,10 +59,11 @@ def no_scale(population: FloatPopulation, form: IntegerFormat, ceiling: FloatArr
     limits = largest_scales(population, form, candidate_exponents(population, form)[-1])
     most = np.minimum(limits, ceiling) * (population.threshold or 1.0)
     channel = int(most.argmin())
+    wider = ", or use more --weight-bits" if form.weight_bits < WEIGHT_BITS_RANGE[1] else ""
     return RangeError(
         f"population `{population.name}`: channel {channel} would need a threshold of {most[channel]:.3g} units, "
         "allowed >= 1",
-        hint="its weights are far larger than its threshold: train with weight decay, or use more --weight-bits",
+        hint=f"its weights are far larger than its threshold: train with weight decay{wider}",
     )
 
 

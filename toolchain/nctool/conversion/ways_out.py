@@ -1,0 +1,36 @@
+"""Ways out: what an export can change where rounding takes too much of the weights.
+
+In: rounded populations and what they were rounded to. Out: a hint. Must not import torch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from nctool.integer_format import WEIGHT_BITS_RANGE, IntegerFormat
+from nctool.network import Population
+
+
+def finer_weights(rounded: Sequence[Population], form: IntegerFormat, n_steps: int, otherwise: str) -> str:
+    """Return which options give finer weights to some of these populations, or `otherwise` where none does.
+
+    Weights that leave their bits unused are kept small by something else: where the accumulator is full, by the sum
+    over all steps, and a shorter window helps. Weights that use their bits get finer with more of them.
+    """
+    small = [population for population in rounded if 2 * _largest_weight(population) <= form.weight_max]
+    ways = []
+    if n_steps > 1 and any(_fills_accumulator(population) for population in small):
+        ways.append("fewer --steps")
+    if form.weight_bits < WEIGHT_BITS_RANGE[1] and len(small) < len(rounded):
+        ways.append("more --weight-bits")
+    return f"export with {', or '.join(ways)}" if ways else otherwise
+
+
+def _largest_weight(population: Population) -> int:
+    return max(int(np.abs(synapse.weight).max()) for synapse in population.synapses)
+
+
+def _fills_accumulator(population: Population) -> bool:
+    return population.bound is not None and population.bound.head_room_bits < 1
