@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from nctool.api import export, inspect
+from nctool.api import export, exporting, inspect
+from nctool.conversion import Conversion
+from nctool.spelling import command_line
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -42,3 +46,21 @@ def test_known_answers_are_as_many_as_their_spikes_allow(
     monkeypatch.setattr("nctool.api.exporting.KNOWN_SPIKES", values)
     export(digits_run, tmp_path / "m.net", steps=2)
     assert inspect(tmp_path / "m.net").known_answers == answers
+
+
+def test_every_note_is_in_the_words_of_the_caller(
+    digits_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whichever step of an export it is of."""
+
+    def noted(*given: Any) -> Conversion:
+        return replace(converted(*given), notes=("use more --weight-bits",))
+
+    converted, path = exporting.converted, tmp_path / "m.net"
+    monkeypatch.setattr(exporting, "converted", noted)
+    with command_line():
+        in_options = export(digits_run, path, realisation="zero-reset", steps=2).notes
+    reset, conversion = export(digits_run, path, realisation="zero-reset", steps=2).notes
+    assert in_options == (reset.replace('realisation="autapse"', "--realisation autapse"), "use more --weight-bits")
+    assert reset.endswith('; train for it, or export with realisation="autapse"')
+    assert conversion == "use more weight_bits"
