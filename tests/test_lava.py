@@ -132,7 +132,9 @@ def test_a_failing_run_says_why(tmp_path: Path) -> None:
     assert processes_left() == []
 
 
-WAY_OUT = "hint: without Lava: `run-sim --engine fast`, `verify --engines reference,fast`"
+WAY_OUT = (
+    "hint: without Lava: `nctool run-sim MODEL.net --engine fast`, `nctool verify MODEL.net --engines reference,fast`"
+)
 
 
 def refused_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: str) -> str:

@@ -16,13 +16,15 @@ from types import SimpleNamespace
 
 import pytest
 
+import nctool
 from nctool.errors import EngineError
 from nctool_deploy import lava_compat, lava_patches
 from nctool_deploy.lava_compat import PatchFinder, make_importable, require_lava
 from nctool_deploy.lava_patches import KNOWN_VERSIONS, PATCHES, Patch
+from tests.runs import run_command
 
 NEWER = sys.version_info >= (3, 11)
-WITHOUT = "without Lava: `run-sim --engine fast`, `verify --engines reference,fast`"
+WITHOUT = "without Lava: `nctool run-sim MODEL.net --engine fast`, `nctool verify MODEL.net --engines reference,fast`"
 PINNED_HINT = f"`pip install nctool[lava]`; {WITHOUT}"
 LOOSE = "pip install --no-deps --ignore-requires-python lava-nc==0.10.0 lava-dl==0.6.0"
 LOOSE_HINT = f"`pip install nctool[lava]`, then `{LOOSE}` (docs/LAVA.md); {WITHOUT}"
@@ -98,6 +100,20 @@ def test_another_lava_is_refused(machine: Machine, python: tuple[int, int], hint
     with pytest.raises(EngineError) as caught:
         require_lava()
     assert str(caught.value) == f"engine `lava`: lava-dl 0.5.0 is installed, allowed 0.6.0\nhint: {hint}"
+
+
+def test_the_way_out_is_in_the_words_of_the_caller(
+    machine: Machine, digits_model: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    del machine.versions["lava-nc"]
+    with pytest.raises(EngineError) as caught:
+        nctool.verify(digits_model, engines="lava")
+    assert caught.value.hint == (
+        f"`pip install nctool[lava]`, then `{LOOSE}` (docs/LAVA.md); without Lava: "
+        '`nctool.run_sim("MODEL.net", engine="fast")`, `nctool.verify("MODEL.net", engines="reference,fast")`'
+    )
+    ended = run_command(capsys, monkeypatch, "verify", digits_model, "--engines", "lava")
+    assert ended.err.endswith(f"\nhint: {LOOSE_HINT}\n")
 
 
 def test_a_file_that_was_not_verified_is_refused(machine: Machine) -> None:

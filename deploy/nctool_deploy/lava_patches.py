@@ -21,7 +21,9 @@ LOOSE_INSTALL = "pip install --no-deps --ignore-requires-python " + " ".join(
 )
 """What installs Lava on a newer Python than its own; the extra `lava` has the libraries that it imports."""
 
-WITHOUT_LAVA = "without Lava: `run-sim --engine fast`, `verify --engines reference,fast`"
+WITHOUT_LAVA = (
+    "without Lava: `nctool run-sim MODEL.net --engine fast`, `nctool verify MODEL.net --engines reference,fast`"
+)
 """The way out that is always there."""
 
 
