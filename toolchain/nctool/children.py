@@ -15,10 +15,10 @@ import os
 import signal
 import subprocess
 import sys
+from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from functools import partial
 from importlib import import_module
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection
@@ -78,6 +78,9 @@ class Child:
 def child(module: str, output: int | None = None) -> Iterator[Child]:
     """Start a child, and end it and all that it started when the block ends.
 
+    Enter and leave the block in one thread: Linux counts the end of the thread that started a child as the end of its
+    parent.
+
     Args:
         module: its `main` is called with the child's end of the link.
         output: descriptor that its stdout and stderr go to; by default stdout is dropped, and stderr that of this
@@ -113,7 +116,8 @@ def enter(module: str, parent: int, link: int) -> None:
         link: descriptor of this end of the link.
     """
     _end_with(parent)
-    os.register_at_fork(after_in_child=partial(_end_with, os.getpid()))
+    forking = deque[int](maxlen=1)
+    os.register_at_fork(before=lambda: forking.append(os.getpid()), after_in_child=lambda: _end_with(forking[0]))
     import_module(module).main(Connection(link))
 
 
