@@ -111,7 +111,7 @@ def test_statistics_of_one_value_are_refused():
     assert str(caught.value) == (
         "images: (1, 2, 8, 8) do not fit the model (expected more than 1 value per channel when training, got input "
         "size torch.size([1, 4]))\n"
-        "hint: give images, more than one, of the size that it is trained on; pooling windows must tile them"
+        "hint: it takes more than one image, of the size that it is trained on; pooling windows must tile them"
     )
 
 

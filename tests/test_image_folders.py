@@ -201,6 +201,16 @@ def test_a_truncated_file_is_named(tree, file, kept):
     )
 
 
+def test_a_file_that_memory_does_not_hold_is_not_called_truncated(tree, monkeypatch):
+    def no_room(*_args):
+        raise MemoryError
+
+    monkeypatch.setattr("PIL.Image.Image.convert", no_room)
+    assert refusal(RangeError, tree) == (
+        f"`{tree}/train/cat/0.png` does not fit into memory\nhint: use smaller images, or end other programs"
+    )
+
+
 @pytest.mark.parametrize("content", [b"not a picture", b"\xff\xd8\xff\xe0 nor this", b"\x89PNG\r\n\x1a\n" + b"\0" * 40])
 def test_a_file_of_other_bytes_is_named(tree, content):
     path = tree / "train" / "cat" / "1.png"

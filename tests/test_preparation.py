@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nctool import prepare
+from nctool.balancing import images_fit
 from nctool.conversion import convert
 from nctool.errors import NctoolError, NctoolWarning, RangeError, UnsupportedError, UsageError
 from nctool.nq import NoisyQuantReLU, activations, rectified, spiking
@@ -558,6 +559,26 @@ def test_images_of_another_size():
     error = refusal(model(), torch.randn(2, 2, 10, 10))
     assert isinstance(error, UsageError)
     assert error.message.startswith("images: (2, 2, 10, 10) do not fit the model (")
+
+
+@pytest.mark.parametrize("failure", [torch.cuda.OutOfMemoryError("CUDA out of memory"), MemoryError()])
+def test_memory_that_runs_out_is_not_the_images(monkeypatch, failure):
+    def no_room(*_args):
+        raise failure
+
+    own = model()
+    monkeypatch.setattr(type(own), "forward", no_room)
+    with pytest.raises(type(failure)) as caught, images_fit(IMAGES):
+        own(IMAGES)
+    assert caught.value is failure
+
+
+def test_images_are_called_what_the_caller_knows():
+    with pytest.raises(UsageError) as caught, images_fit(IMAGES[:2, :, :3], "calibration images"):
+        model()(IMAGES[:2, :, :3])
+    assert caught.value.message.startswith(
+        f"calibration images: {tuple(IMAGES[:2, :, :3].shape)} do not fit the model ("
+    )
 
 
 def test_an_activation_that_is_never_positive():

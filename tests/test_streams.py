@@ -14,13 +14,14 @@ import h5py
 import pytest
 
 from nctool.cli import application
-from nctool.errors import Interrupted, NctoolError
+from nctool.errors import Interrupted, NctoolError, RangeError
 from tests.runs import run_command
 
 NCTOOL = f"{sys.executable} -m nctool"
 ANSWER = f"{NCTOOL} recipes"
 NO_ROOM = "error: cannot write to stdout: no space left on device\nhint: send it to a file on a disk with room\n"
 CLOSED = "error: stdout is closed\nhint: send it to a file, or to /dev/null\n"
+SHORT = "error: the machine lacks room for this: "
 UNKNOWN = f"{NCTOOL} recipes none-such"
 
 
@@ -113,6 +114,31 @@ def test_a_bug_has_its_exit_code_with_a_traceback_too(capsys, monkeypatch, tmp_p
     assert ended.err.startswith("Traceback (most recent call last):\n")
 
 
+@pytest.mark.parametrize(
+    ("failure", "code", "text"),
+    [
+        (RangeError("too large"), 3, "error: too large\n"),
+        (OSError(11, "Resource temporarily unavailable"), 71, f"{SHORT}[errno 11] resource temporarily unavailable\n"),
+        (MemoryError("Unable to allocate 8. GiB"), 71, f"{SHORT}unable to allocate 8. gib\n"),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory"), 71, f"{SHORT}defaultcpuallocator: can't allocate"),
+    ],
+)
+def test_what_ended_a_command_is_said_where_stdout_is_full_too(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, failure: Exception, code: int, text: str
+) -> None:
+    def fail() -> int:
+        sys.stdout.write("an answer")
+        raise failure
+
+    monkeypatch.setattr(application, "_run_command", fail)
+    with Path("/dev/full").open("w", encoding="utf-8") as full:
+        monkeypatch.setattr("sys.stdout", full)
+        with pytest.raises(SystemExit) as ended:
+            application.main()
+    assert ended.value.code == code
+    assert capsys.readouterr().err.startswith(text)
+
+
 # --- signals ----------------------------------------------------------------------------------------------------------
 
 WAITING = """
@@ -163,6 +189,19 @@ def test_handlers_are_put_back() -> None:
     with pytest.raises(Interrupted), application.ended_by_signals():
         signal.raise_signal(signal.SIGTERM)
     assert [signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)] == before
+
+
+def test_a_handler_of_somebody_else_stays() -> None:
+    def own(*_: object) -> None:
+        """Do nothing."""
+
+    before = signal.signal(signal.SIGHUP, own)
+    try:
+        with pytest.raises(Interrupted), application.ended_by_signals():
+            signal.raise_signal(signal.SIGTERM)
+        assert signal.getsignal(signal.SIGHUP) is own
+    finally:
+        signal.signal(signal.SIGHUP, before)
 
 
 def start(script: Path) -> subprocess.Popen[str]:

@@ -73,3 +73,13 @@ def test_a_missing_library_is_named_before_anything_is_done(tmp_path, monkeypatc
         nctool.train("digits-mlp", tmp_path / "run", tensorboard=True)
     assert str(caught.value) == 'tensorboard=True needs tensorboard\nhint: pip install "nctool[tensorboard]"'
     assert not (tmp_path / "run").exists()
+
+
+def test_a_full_disk_is_said_with_the_folder(tmp_path, monkeypatch):
+    def full(*_args):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("torch.utils.tensorboard.SummaryWriter.flush", full)
+    with pytest.raises(UsageError) as caught:
+        fit_with_events(tmp_path)
+    assert caught.value.message == f"cannot write `{tmp_path}/tensorboard`: no space left on device"

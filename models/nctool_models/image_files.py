@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from nctool.errors import FormatError, RangeError, UsageError
+from nctool.errors import FormatError, NctoolError, RangeError
 from nctool.reading import cannot_read, plain_file
 
 Size = tuple[int, int]
@@ -56,7 +56,7 @@ class ImageReader:
         Raises:
             UsageError: a file cannot be opened.
             FormatError: a file is no image of 8 bits a channel, is truncated, or has another size than the first.
-            RangeError: the images do not fit into memory.
+            RangeError: the images do not fit into memory, or one of them.
         """
         first = splits[0][0]
         _, height, width = self._open(first).shape
@@ -90,8 +90,10 @@ class ImageReader:
         return pixels.reshape(*pixels.shape[:2], self._channels).transpose(2, 0, 1)
 
 
-def _unreadable(path: Path, error: Exception) -> UsageError | FormatError:
-    """Describe a file that the system does not give, or that Pillow does not understand."""
+def _unreadable(path: Path, error: Exception) -> NctoolError:
+    """Describe a file that the system does not give, that is too large, or that Pillow does not understand."""
+    if isinstance(error, MemoryError):
+        return RangeError(f"`{path}` does not fit into memory", hint="use smaller images, or end other programs")
     if isinstance(error, OSError) and error.errno is not None:
         return cannot_read(path, error)
     return FormatError(

@@ -90,7 +90,7 @@ def public(function: Callable[P, R]) -> Callable[P, R]:
     """Return a function whose arguments are checked, and whose errors name arguments or options, as it was called.
 
     Numbers of NumPy become Python's. A UsageError says which argument has a value of another type, or what the system
-    says of a path.
+    says of a path, wherever it was asked for: a name too long, a folder not to be looked into.
     """
     signature = inspect.signature(function)
     hints = cache(lambda: get_type_hints(function, include_extras=True))
@@ -108,17 +108,12 @@ def public(function: Callable[P, R]) -> Callable[P, R]:
             error.hint = None if error.hint is None else spoken(error.hint)
             raise
         except OSError as error:
-            if error.errno is None or isinstance(error, ConnectionError):
+            if error.filename is None:
                 raise  # it is not about a path
-            raise UsageError(_said_by_the_system(error)) from error
+            reason = os.strerror(error.errno or 0).lower()
+            raise UsageError(f"`{os.fsdecode(error.filename)}`: {reason}") from error
 
     return checked
-
-
-def _said_by_the_system(error: OSError) -> str:
-    """Return what is wrong with a path, wherever it was asked for: a name too long, a folder not to be looked into."""
-    reason = os.strerror(error.errno or 0).lower()
-    return reason if error.filename is None else f"`{os.fsdecode(error.filename)}`: {reason}"
 
 
 def _checked(name: str, value: Any, annotation: Any) -> Any:

@@ -3,7 +3,7 @@
 Batch normalisation that has seen no data yet takes the statistics of the images: with its own, mean 0 and variance 1,
 what it hands on would have the scale of the weights.
 
-In: a network, images. Out: a threshold for each activation. Imports only torch and nctool.errors.
+In: a network, images. Out: a threshold for each activation. Imports only torch, nctool.allocation and nctool.errors.
 
 Source: Rueckauer et al., Conversion of continuous-valued deep networks to efficient event-driven networks for image
 classification, Frontiers in Neuroscience 11 (2017), section 2.2.2: the 99.9th percentile in place of the maximum.
@@ -19,6 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from nctool.allocation import is_allocation_failure
 from nctool.errors import RangeError, UsageError, first_line
 
 PERCENTILE = 99.9
@@ -97,14 +98,20 @@ def _measured_on_images(norms: Mapping[str, BatchNorm]) -> Iterator[None]:
 
 
 @contextmanager
-def images_fit(images: Tensor) -> Iterator[None]:
-    """Raise what torch says about a model that cannot run on `images` as a UsageError."""
+def images_fit(images: Tensor, called: str = "images") -> Iterator[None]:
+    """Raise what torch says about a model that cannot run on `images` as a UsageError, but not that memory ran out.
+
+    Args:
+        called: what the message calls them.
+    """
     try:
         yield
     except (RuntimeError, ValueError) as error:
+        if is_allocation_failure(error):
+            raise
         raise UsageError(
-            f"images: {tuple(images.shape)} do not fit the model ({first_line(error)})",
-            hint="give images, more than one, of the size that it is trained on; pooling windows must tile them",
+            f"{called}: {tuple(images.shape)} do not fit the model ({first_line(error)})",
+            hint="it takes more than one image, of the size that it is trained on; pooling windows must tile them",
         ) from error
 
 

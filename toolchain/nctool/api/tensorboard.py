@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from nctool.errors import UsageError
+from nctool.files import cannot_write
 from nctool.training import EpochCallback, EpochMetrics
 
 FOLDER = "tensorboard"
@@ -66,12 +67,15 @@ class _Events:
         self._writer: Any = None
 
     def add(self, metrics: EpochMetrics) -> None:
-        """Write one epoch, at once."""
-        if self._writer is None:
-            self._writer = self._library.SummaryWriter(str(self._folder), purge_step=metrics.epoch)
-        for name, value in scalars(metrics).items():
-            self._writer.add_scalar(name, value, metrics.epoch)
-        self._writer.flush()
+        """Write one epoch, at once; a UsageError says why it cannot be done."""
+        try:
+            if self._writer is None:
+                self._writer = self._library.SummaryWriter(str(self._folder), purge_step=metrics.epoch)
+            for name, value in scalars(metrics).items():
+                self._writer.add_scalar(name, value, metrics.epoch)
+            self._writer.flush()
+        except OSError as error:
+            raise cannot_write(self._folder, error) from error
 
     def close(self) -> None:
         """Close the file, if it was begun."""

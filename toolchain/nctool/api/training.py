@@ -13,6 +13,7 @@ from typing import Annotated, Any
 import torch
 from torch import nn
 
+from nctool.allocation import is_allocation_failure
 from nctool.api.tensorboard import with_events
 from nctool.arguments import Hint, public
 from nctool.errors import RecipeError, UsageError, first_line
@@ -236,6 +237,8 @@ def _require_own(model: nn.Module, data: TrainingData, n_classes: int) -> None:
         with torch.no_grad():
             found = tuple(model.eval().cpu()(images).shape)
     except RuntimeError as error:
+        if is_allocation_failure(error):
+            raise
         raise UsageError(f"model: does not take images {tuple(images.shape)} ({first_line(error)})") from error
     finally:
         model.train(was_training)

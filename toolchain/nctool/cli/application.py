@@ -5,12 +5,14 @@ In: nothing. Out: `app`, and the parts that commands share.
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import sys
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from importlib.metadata import version as distribution_version
 from types import FrameType
 from typing import Annotated
@@ -20,11 +22,16 @@ from typer.exceptions import TyperException
 
 from nctool.cli import output
 from nctool.cli.streams import held_stdout, lossy_stderr
-from nctool.errors import SIGNALS, Interrupted, NctoolError, UsageError
+from nctool.errors import SIGNALS, Interrupted, NctoolError, UsageError, first_line
 from nctool.processes import rank_and_size
 from nctool.progress import ProgressCallback, no_progress, progress_bar
 
 EXIT_BUG = 70
+EXIT_SHORTAGE = 71
+"""EX_OSERR. Source: sysexits.h"""
+SHORTAGES = (errno.EAGAIN, errno.EMFILE, errno.ENFILE, errno.ENOMEM)
+"""What the system says where memory, processes or open files are used up."""
+SHORTAGE_HINT = "ask for less at once, or end other programs: memory, processes or open files are used up"
 DEBUG = "NCTOOL_DEBUG"
 
 app = typer.Typer(
@@ -74,11 +81,21 @@ def _exit_code() -> int:
     except Exception as error:  # noqa: BLE001 - the last line of defence: a user sees no traceback
         if os.environ.get(DEBUG):
             traceback.print_exc()
+        if _is_shortage(error):
+            output.print_error(f"the machine lacks room for this: {first_line(error)}", SHORTAGE_HINT)
+            return EXIT_SHORTAGE
         output.print_error(
             f"internal error: {type(error).__name__}: {error}",
             f"this is a bug in nctool; run again with {DEBUG}=1 for a traceback and report it",
         )
         return EXIT_BUG
+
+
+def _is_shortage(error: Exception) -> bool:
+    """Return True where the machine has no more of something, which is no bug."""
+    from nctool.allocation import is_allocation_failure  # which loads torch
+
+    return is_allocation_failure(error) or (isinstance(error, OSError) and error.errno in SHORTAGES)
 
 
 def _run_command() -> int:
@@ -97,12 +114,12 @@ def ended_by_signals() -> Iterator[None]:
     """Let a signal end the block as an error would, so that what is half done is taken back.
 
     Raises:
-        Interrupted: a signal came. From then on signals are ignored until the block has ended.
+        Interrupted: a signal came. From then on those that end the block are ignored until it has ended.
     """
     before = {number: signal.getsignal(number) for number in SIGNALS}
     handled = [number for number in SIGNALS if before[number] in (signal.SIG_DFL, signal.default_int_handler)]
     for number in handled:
-        signal.signal(number, _stop)
+        signal.signal(number, partial(_stop, handled))
     try:
         yield
     finally:
@@ -110,8 +127,8 @@ def ended_by_signals() -> Iterator[None]:
             signal.signal(number, before[number])
 
 
-def _stop(number: int, _frame: FrameType | None) -> None:
-    for each in SIGNALS:
+def _stop(handled: Sequence[int], number: int, _frame: FrameType | None) -> None:
+    for each in handled:
         signal.signal(each, signal.SIG_IGN)
     raise Interrupted(f"stopped by {signal.Signals(number).name}", None, number)
 

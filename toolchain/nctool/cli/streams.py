@@ -9,7 +9,7 @@ import io
 import os
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TextIO
 
 from nctool.errors import NctoolError
@@ -49,7 +49,8 @@ def held_stdout() -> Iterator[None]:
     A reader who has gone is no error: the exit code says what the command found. What cannot be encoded is escaped.
 
     Raises:
-        OutputError: stdout is closed, which is said before the block runs, or it cannot be written.
+        OutputError: stdout is closed, which is said before the block runs, or it cannot be written. An error of the
+            block goes before.
     """
     stdout = sys.stdout
     if stdout is None:
@@ -57,9 +58,14 @@ def held_stdout() -> Iterator[None]:
     held = sys.stdout = _Held(stdout)
     try:
         yield
+    except BaseException:
+        with suppress(OutputError):  # what ended the block is what there is to say
+            _write(held.getvalue(), stdout)
+        raise
+    else:
+        _write(held.getvalue(), stdout)
     finally:
         sys.stdout = stdout
-        _write(held.getvalue(), stdout)
 
 
 def _write(text: str, stream: TextIO) -> None:

@@ -120,7 +120,7 @@ def convert(
         raise UsageError("calibration: number of samples is 0, allowed >= 1")
     coding = find_coding(input)
     traced = trace(model, input_shape)
-    require_same_network(model, traced, first_images(calibration, input_shape, mean, std))
+    require_same_network(model, traced, first_images(calibration, input_shape, mean, std), "calibration images")
     normed = each(traced, fold_batch_norm)
     pooled = each(normed, fold_pooling)
     copies = units_by_name(pooled, units)

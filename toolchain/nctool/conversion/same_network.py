@@ -117,7 +117,7 @@ class _Replay(fx.Interpreter):
         return type(module).forward(module, *args, **kwargs)
 
 
-def require_same_network(model: nn.Module, network: FloatNetwork, images: Tensor) -> None:
+def require_same_network(model: nn.Module, network: FloatNetwork, images: Tensor, called: str = "images") -> None:
     """Compare what drives each activation, and the logits, with what the populations of `network` make of the same.
 
     Each population gets what the activations of the model give, so that no rounding is carried on.
@@ -125,6 +125,7 @@ def require_same_network(model: nn.Module, network: FloatNetwork, images: Tensor
     Args:
         network: as traced, its populations in the order in which the model calls its activations.
         images: float, of the model's own input.
+        called: what messages call them.
 
     Raises:
         UsageError: the images do not fit the model.
@@ -132,7 +133,7 @@ def require_same_network(model: nn.Module, network: FloatNetwork, images: Tensor
     """
     require_type(model, (torch.float32, torch.float64))
     images = _like(model, images[:N_IMAGES])
-    with evaluation(model), exact_arithmetic(), images_fit(images):
+    with evaluation(model), exact_arithmetic(), images_fit(images, called):
         drives, signals = _activated(model, images)
     names = [population.name for population in network.populations]
     if len(drives) != len(names):

@@ -1,6 +1,7 @@
 """Memory that ran out in training, as an error that says what to change.
 
-In: a block of work. Out: what the block raises, allocation failures as a RangeError. Imports of nctool only errors.
+In: a block of work. Out: what the block raises, allocation failures as a RangeError. Imports of nctool only allocation
+and errors.
 """
 
 from __future__ import annotations
@@ -10,10 +11,8 @@ from contextlib import contextmanager
 
 import torch
 
+from nctool.allocation import is_allocation_failure
 from nctool.errors import RangeError
-
-_CPU_FAILURE = "DefaultCPUAllocator: can't allocate memory"
-"""How torch begins to say it of the CPU: it has no type of error for that."""
 
 
 @contextmanager
@@ -30,13 +29,9 @@ def explained_out_of_memory(device: str | torch.device, batch_size: int) -> Iter
     try:
         yield
     except (MemoryError, RuntimeError) as error:
-        if not _is_allocation_failure(error):
+        if not is_allocation_failure(error):
             raise
         raise RangeError(
             f"training ran out of memory on `{device}`, with batches of {batch_size} images",
             hint="lower training.batch_size, or take a smaller network or smaller images",
         ) from error
-
-
-def _is_allocation_failure(error: Exception) -> bool:
-    return isinstance(error, MemoryError | torch.cuda.OutOfMemoryError) or _CPU_FAILURE in str(error)
