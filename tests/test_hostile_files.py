@@ -268,7 +268,7 @@ def test_a_run_that_may_not_be_replaced_says_so(tmp_path, monkeypatch):
 @pytest.mark.parametrize("name", ["metrics.jsonl", "last.safetensors"])
 def test_a_pipe_in_the_place_of_a_file_of_the_run_is_not_written_to(tmp_path, name):
     os.mkfifo(tmp_path / name)
-    found = refusal(small_fit, tmp_path, overwrite=True)
+    found = refusal(small_fit, tmp_path)
     assert found == f"cannot write `{tmp_path}/{name}`: it is a device, a pipe or a socket"
 
 

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 
+import nctool
 from nctool.errors import SIGNALS, Interrupted, UsageError
 from nctool.training.metrics import read_metrics
 from nctool.training.state import load_state
@@ -126,10 +127,10 @@ def test_an_unfinished_run_is_gone_on_with_but_not_replaced(tmp_path):
     with pytest.raises(Interrupted):
         small_fit(tmp_path, progress=at_batch(16, signal.SIGINT))
     with pytest.raises(UsageError) as caught:
-        small_fit(tmp_path)
+        nctool.train("digits-mlp", tmp_path)
     assert str(caught.value) == (
         f"`{tmp_path}` holds a run that is not finished\n"
-        "hint: go on with it by --resume, take another folder by -o, or replace it by --overwrite"
+        "hint: go on with it by resume=True, take another folder by output, or replace it by overwrite=True"
     )
     assert load_state(tmp_path, small_recipe()).epoch == 2
 
@@ -138,9 +139,9 @@ def test_an_unfinished_run_is_replaced_where_that_is_wanted_once_an_epoch_is_don
     with pytest.raises(Interrupted):
         small_fit(tmp_path, progress=at_batch(16, signal.SIGINT))
     with pytest.raises(Interrupted):
-        small_fit(tmp_path, ["activation.levels=8"], overwrite=True, progress=at_batch(3, signal.SIGINT))
+        small_fit(tmp_path, ["activation.levels=8"], progress=at_batch(3, signal.SIGINT))
     assert load_state(tmp_path, small_recipe()).epoch == 2
-    small_fit(tmp_path, ["activation.levels=8"], overwrite=True)
+    small_fit(tmp_path, ["activation.levels=8"])
     small_fit(tmp_path / "alone", ["activation.levels=8"])
     assert (tmp_path / NAME).read_bytes() == (tmp_path / "alone" / NAME).read_bytes()
     assert [each.epoch for each in read_metrics(tmp_path)] == [1, 2, 3, 4]

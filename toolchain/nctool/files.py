@@ -46,6 +46,15 @@ def replace_atomically(path: Path, option: str = "-o") -> Iterator[Path]:
         raise cannot_write(path, error, option) from error
 
 
+def write_atomically(path: Path, content: bytes | memoryview, option: str = "-o") -> None:
+    """Write a whole file by `replace_atomically`, whose arguments and errors it has.
+
+    What a library writes into memory first meets no full disk, of which it would complain in a way of its own.
+    """
+    with replace_atomically(path, option) as temporary:
+        temporary.write_bytes(content)
+
+
 def make_directory(path: Path) -> Path:
     """Create `path` and its parents; a UsageError says why it cannot be done."""
     try:

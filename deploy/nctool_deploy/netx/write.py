@@ -16,7 +16,7 @@ import h5py
 import numpy as np
 
 from nctool.errors import FormatError
-from nctool.files import replace_atomically
+from nctool.files import write_atomically
 from nctool.network import (
     INPUT_NAME,
     ConvGeometry,
@@ -79,8 +79,7 @@ def write(
         FormatError: HDF5 failed while writing; nothing is left behind.
     """
     metadata = _metadata(lowered, provenance, changes, weight_bits)
-    with replace_atomically(path) as temporary:
-        temporary.write_bytes(_image(lowered, metadata, known_answers, path))
+    write_atomically(path, _image(lowered, metadata, known_answers, path))
     return metadata
 
 

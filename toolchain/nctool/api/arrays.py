@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from nctool.errors import FormatError, UnsupportedError, UsageError, first_line
-from nctool.files import replace_atomically
+from nctool.files import write_atomically
 from nctool.image_arrays import how_to_class_numbers
 from nctool.reading import cannot_read, plain_file
 from nctool.sim.trace import Trace, join
@@ -143,5 +143,4 @@ def save_arrays(path: Path, arrays: Mapping[str, NDArray[Any]], option: str, *, 
     """
     buffer = BytesIO()
     (np.savez_compressed if compressed else np.savez)(buffer, **dict(arrays))
-    with replace_atomically(path, option) as temporary:
-        temporary.write_bytes(buffer.getbuffer())
+    write_atomically(path, buffer.getbuffer(), option)

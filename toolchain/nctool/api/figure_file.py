@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from nctool.errors import UsageError
-from nctool.files import replace_atomically, require_writable
+from nctool.files import require_writable, write_atomically
 
 SUFFIXES = (".png", ".svg", ".pdf")
 DATES = {".svg": "Date", ".pdf": "CreationDate"}
@@ -39,5 +39,4 @@ def save_figure(figure: Any, path: Path) -> None:
     """Write a figure atomically, without its date; matplotlib fails in its own ways where a disk is full."""
     metadata, drawn = {DATES[path.suffix]: None} if path.suffix in DATES else None, BytesIO()
     figure.savefig(drawn, format=path.suffix[1:], metadata=metadata, dpi=130)
-    with replace_atomically(path, OPTION) as temporary:
-        temporary.write_bytes(drawn.getvalue())
+    write_atomically(path, drawn.getvalue(), OPTION)

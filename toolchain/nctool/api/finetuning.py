@@ -100,7 +100,6 @@ def finetune(
             output,
             device=device,
             resume=resume,
-            overwrite=overwrite,
             trained=True,
             form=integer_format(recipe),
             progress=progress,

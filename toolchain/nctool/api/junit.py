@@ -12,7 +12,7 @@ from pathlib import Path
 from xml.etree import ElementTree as ET
 
 from nctool.api.checks import Check
-from nctool.files import replace_atomically
+from nctool.files import write_atomically
 
 OPTION = "--junit"
 SUITES = "nctool verify"
@@ -26,10 +26,9 @@ def write_junit(path: Path, model: str, checks: Sequence[Check]) -> None:
     Raises:
         UsageError: the file cannot be written.
     """
-    document = ET.ElementTree(_suites(model, checks))
+    document = _suites(model, checks)
     ET.indent(document)
-    with replace_atomically(path, OPTION) as temporary:
-        document.write(temporary, encoding="utf-8", xml_declaration=True)
+    write_atomically(path, ET.tostring(document, encoding="utf-8", xml_declaration=True), OPTION)
 
 
 def _suites(model: str, checks: Sequence[Check]) -> ET.Element:

@@ -24,9 +24,10 @@ from nctool.progress import ProgressCallback, no_progress
 from nctool.recipe import Overrides, OwnSettings, Recipe, consistent
 from nctool.toml_text import literal
 from nctool.training import EpochCallback, TrainResult, fit, no_report
-from nctool.training.checkpoint import CHECKPOINT_NAME, RECIPE_NAME, require_no_unfinished
+from nctool.training.checkpoint import CHECKPOINT_NAME, RECIPE_NAME
 from nctool.training.data import Normalisation, TrainingData
 from nctool.training.execution import usable_device
+from nctool.training.state import STATE_NAME
 from nctool_deploy.realisations import find_realisation
 from nctool_models import build_model, load_dataset, load_recipe, training_data
 
@@ -132,7 +133,6 @@ def train(
             output,
             device=device,
             resume=resume,
-            overwrite=overwrite,
             form=form,
             progress=progress,
             on_epoch=report,
@@ -150,7 +150,11 @@ def require_vacant(output: Path, *, resume: bool, overwrite: bool) -> None:
         return
     if (output / CHECKPOINT_NAME).exists():
         raise UsageError(f"`{output}` holds a finished run", hint="choose another folder with -o, or --overwrite")
-    require_no_unfinished(output)
+    if (output / STATE_NAME).exists():
+        raise UsageError(
+            f"`{output}` holds a run that is not finished",
+            hint="go on with it by --resume, take another folder by -o, or replace it by --overwrite",
+        )
 
 
 def _require_recipe_elsewhere(recipe: Path | str, output: Path) -> None:

@@ -21,7 +21,7 @@ from pydantic import BaseModel, TypeAdapter, ValidationError
 from torch import Tensor
 
 from nctool.errors import FormatError, RecipeError, UsageError
-from nctool.files import make_directory, replace_atomically
+from nctool.files import make_directory, write_atomically
 from nctool.recipe import Recipe, parse_recipe
 from nctool.training.state import STATE_NAME
 from nctool.training.tensor_file import TensorFile, read_tensors, with_prefix, write_tensors
@@ -100,8 +100,7 @@ def save_checkpoint(directory: Path, checkpoint: Checkpoint) -> Path:
     """
     directory = make_directory(directory)
     recipe = checkpoint.recipe.to_toml()
-    with replace_atomically(directory / RECIPE_NAME) as temporary:
-        temporary.write_bytes(recipe.encode())
+    write_atomically(directory / RECIPE_NAME, recipe.encode())
     tensors = {MODEL_PREFIX + name: tensor for name, tensor in checkpoint.state.items()}
     tensors[_IMAGES] = torch.from_numpy(checkpoint.calibration_images)
     tensors[_LABELS] = torch.from_numpy(checkpoint.calibration_labels)
@@ -137,15 +136,6 @@ def load_checkpoint(path: Path | str) -> Checkpoint:
     if problem is not None:
         raise FormatError(f"`{path}`: {problem}")
     return checkpoint
-
-
-def require_no_unfinished(directory: Path) -> None:
-    """Refuse with a UsageError the folder of a run that is not finished: it may be gone on with."""
-    if (directory / STATE_NAME).exists() and not (directory / CHECKPOINT_NAME).exists():
-        raise UsageError(
-            f"`{directory}` holds a run that is not finished",
-            hint="go on with it by --resume, take another folder by -o, or replace it by --overwrite",
-        )
 
 
 def _checkpoint_path(path: Path) -> Path:

@@ -17,7 +17,7 @@ from nctool.files import make_directory, require_writable
 from nctool.integer_format import IntegerFormat
 from nctool.progress import ProgressCallback, no_progress
 from nctool.recipe import Recipe
-from nctool.training.checkpoint import CHECKPOINT_NAME, RECIPE_NAME, require_no_unfinished, save_checkpoint
+from nctool.training.checkpoint import CHECKPOINT_NAME, RECIPE_NAME, save_checkpoint
 from nctool.training.chip import Chip
 from nctool.training.coding import input_coding
 from nctool.training.data import TrainingData
@@ -43,7 +43,6 @@ def fit(
     *,
     device: str | torch.device = "cpu",
     resume: bool = False,
-    overwrite: bool = False,
     trained: bool = False,
     form: IntegerFormat | None = None,
     progress: ProgressCallback = no_progress,
@@ -67,10 +66,10 @@ def fit(
         data: the three splits.
         recipe: `[model]` and, but for thresholds from data, `[activation]` are already in the model; the rest is
             followed here.
-        out_dir: gets `checkpoint.safetensors`, `recipe.toml`, `metrics.jsonl`, `last.safetensors`.
+        out_dir: gets `checkpoint.safetensors`, `recipe.toml`, `metrics.jsonl`, `last.safetensors`; without `resume`, a
+            run that is there is replaced as soon as an epoch is done.
         device: `cpu` or `cuda`.
         resume: continue from `last.safetensors`.
-        overwrite: replace a run that is not finished, as soon as an epoch is done.
         trained: the model has its trained weights; only the recipe's fine-tuning is done.
         form: what the realisation of the recipe's `[chip]` can hold; needed with `noise.source` "chip".
         progress: told of every batch, and then of those of the test images.
@@ -81,8 +80,8 @@ def fit(
 
     Raises:
         UsageError: no such device, one that cannot do what `training.precision` and `training.deterministic` ask for,
-            the folder cannot be written or holds a run that is not finished, nothing to resume, another recipe's
-            state, or no `form` for a recipe with a chip.
+            the folder cannot be written, nothing to resume, another recipe's state, or no `form` for a recipe with a
+            chip.
         UnsupportedError: noise is to be that of a chip, and the model cannot be converted.
         FormatError: the state to resume from is bad.
         RangeError: the training diverged, or memory ran out; the state of the epoch before is kept. Or an activation is
@@ -98,7 +97,7 @@ def fit(
         ranks.equalise(model)
         progress, on_epoch = (progress, on_epoch) if ranks.is_first else (no_progress, no_report)
         start = _nothing_done(model, recipe.training.epochs if trained else 0)
-        ranks.from_first(partial(_make_ready, out_dir, resume or overwrite))
+        ranks.from_first(partial(_make_ready, out_dir))
         if resume:
             start = ranks.from_first(partial(load_state, out_dir, recipe))
             _require_fit(model, start, out_dir)
@@ -141,11 +140,9 @@ def _stages(task: Task) -> tuple[Stage, ...]:
     return (first_stage(task),) if settings is None else (first_stage(task), Finetuning(task, settings))
 
 
-def _make_ready(out_dir: Path, may_replace: bool) -> None:
-    """Make the folder; one with an unfinished run is not for taking."""
+def _make_ready(out_dir: Path) -> None:
+    """Make the folder, and refuse one that cannot be written."""
     make_directory(out_dir)
-    if not may_replace:
-        require_no_unfinished(out_dir)
     for name in (STATE_NAME, METRICS_NAME, RECIPE_NAME, CHECKPOINT_NAME):
         require_writable(out_dir / name, "-o")
 

@@ -14,7 +14,7 @@ from typing import Annotated, ClassVar, Protocol
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
 from nctool.errors import FormatError, UsageError
-from nctool.files import cannot_write, replace_atomically
+from nctool.files import cannot_write, write_atomically
 from nctool.reading import cannot_read, plain_file
 from nctool.recipe_tables import MOST_EPOCHS
 
@@ -102,8 +102,7 @@ def add_metrics(directory: Path, metrics: EpochMetrics, n_before: int) -> None:
     lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.exists() else []
     if len(lines) != n_before or not all(each.endswith("\n") for each in lines):
         lines = [each for each in lines if each.endswith("\n")]
-        with replace_atomically(path) as temporary:
-            temporary.write_text("".join([*lines[:n_before], line]), encoding="utf-8")
+        write_atomically(path, "".join([*lines[:n_before], line]).encode())
         return
     try:
         with path.open("a", encoding="utf-8") as file:

@@ -18,7 +18,7 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from nctool.errors import FormatError
-from nctool.files import replace_atomically
+from nctool.files import write_atomically
 from nctool.reading import cannot_read, plain_file
 
 VERSION = 1
@@ -59,8 +59,7 @@ def write_tensors(path: Path, kind: str, tensors: Mapping[str, Tensor], metadata
     """
     plain = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
     content = save(plain, {"format": kind, "version": str(VERSION), **metadata})
-    with replace_atomically(path) as temporary:
-        temporary.write_bytes(_with_sorted_header(content))
+    write_atomically(path, _with_sorted_header(content))
 
 
 def read_tensors(path: Path, kind: str) -> TensorFile:
