@@ -16,11 +16,15 @@ from hypothesis import strategies as st
 from nctool.api import ForeignOptions, run_sim, verify
 from nctool.api.arrays import load_array, load_labels
 from nctool.api.engines import ENGINES
+from nctool.bounds import prove, with_bounds
 from nctool.errors import FormatError, NctoolError, RangeError, UsageError
 from nctool.image_arrays import channels_first
+from nctool.network import INPUT_NAME, IntNetwork
+from nctool.sim.reference import simulate
 from nctool.sim.trace import Trace
 from nctool_models import load_dataset
 from tests.foreign import Draft, dense_layer, input_block
+from tests.networks import dense, fire, read_out, signed_input, write_network
 
 SAVE = "save an array of numbers with `numpy.save`"
 AXES = "axes are (samples, steps, channel, height, width); Lava's are (width, height, channel, steps)"
@@ -284,9 +288,24 @@ def test_images_that_could_have_their_channels_first_or_last_are_refused():
         channels_first(np.zeros((5, 3, 3, 3), np.uint8), "`x.npy`", shape=(3, 3, 3))
     assert str(caught.value) == (
         "`x.npy`: got images (5, 3, 3, 3), allowed: a shape that tells which axis the channels are\n"
-        "hint: channels fewer than rows and columns come last; in any other order, an .npz data set says which it is: "
-        "layout='NCHW' in the file, for channels that come first, or layout='NHWC', for last"
+        "hint: both orders fit: give them with --dataset X.npz, a data set that says which it is: layout='NCHW' in the "
+        "file, for channels that come first, or layout='NHWC', for last"
     )
+
+
+@pytest.mark.parametrize(("layout", "axes"), [("NCHW", (0, 1, 2, 3)), ("NHWC", (0, 2, 3, 1))])
+def test_a_data_set_says_the_order_that_a_shape_does_not_tell(tmp_path, layout, axes):
+    images = np.random.default_rng(0).integers(0, 256, (20, 3, 3, 3), np.uint8)
+    hidden = fire("hidden", dense(INPUT_NAME, np.random.default_rng(1).integers(-9, 10, (8, 27))), threshold=2000)
+    out = read_out(dense("hidden", np.random.default_rng(2).integers(-9, 10, (3, 8))))
+    network = IntNetwork(signed_input(3, 3, 3), (hidden, out), 4)
+    network = with_bounds(network, {name: found.bound("proved") for name, found in prove(network).items()})
+    model = write_network(network, tmp_path / "m.net", images)
+    wanted, other = (simulate(network, x).logits[:, -1].argmax(axis=1) for x in (images, images.transpose(0, 2, 3, 1)))
+    x, y = images.transpose(axes), wanted
+    np.savez(tmp_path / "x.npz", x_train=x, x_test=x, y_train=y, y_test=y, layout=layout)
+    assert (wanted != other).any()
+    assert run_sim(model, engine="reference", dataset=tmp_path / "x.npz").accuracy["4"] == 1.0
 
 
 def test_images_without_an_axis_of_channels_answer_as_with_it(digits_model, tmp_path):

@@ -16,10 +16,9 @@ from nctool.errors import FormatError
 CHANNEL_AXES = {"NCHW": 1, "NHWC": -1}
 """Which axis the channels are, by the name of the layout."""
 _WHITE = 255
-_LAYOUT_HINT = (
-    "channels fewer than rows and columns come last; in any other order, an .npz data set says which it is: "
-    "layout='NCHW' in the file, for channels that come first, or layout='NHWC', for last"
-)
+_LAYOUT = "says which it is: layout='NCHW' in the file, for channels that come first, or layout='NHWC', for last"
+_LAYOUT_HINT = f"channels fewer than rows and columns come last; in any other order, an .npz data set {_LAYOUT}"
+_CUBE_HINT = f"both orders fit: give them with --dataset X.npz, a data set that {_LAYOUT}"
 
 
 def channels_first(
@@ -55,7 +54,7 @@ def channels_first(
     if len(readings) != 1 and max(images.shape[1:]) > 1:
         raise FormatError(
             f"{where}: got images {images.shape}, allowed: a shape that tells which axis the channels are",
-            hint=_LAYOUT_HINT,
+            hint=_LAYOUT_HINT if shape is None else _CUBE_HINT,
         )
     return next(iter(readings.values()), images)
 
