@@ -217,6 +217,15 @@ def test_a_run_needs_no_temporary_files(tmp_path: Path, monkeypatch: pytest.Monk
 
 
 @pytest.mark.lava
+def test_a_run_says_why_it_fails_where_no_file_is_in_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only Linux has such files."""
+    monkeypatch.delattr(os, "memfd_create")
+    assert refused_run(tmp_path, monkeypatch, "raise RuntimeError('broken')") == (
+        f"engine `lava`: RuntimeError: broken\n{WAY_OUT}"
+    )
+
+
+@pytest.mark.lava
 def test_a_stock_loader_rejects_the_file(digits_model: Path) -> None:
     script = textwrap.dedent(f"""
         import nctool_deploy.lava_runner  # makes Lava importable

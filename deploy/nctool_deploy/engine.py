@@ -13,7 +13,8 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from tempfile import TemporaryFile
+from typing import IO, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -134,7 +135,7 @@ def run_jobs(jobs: Sequence[LavaJob], timeout_s: float = DEFAULT_TIMEOUT_S) -> l
     """
     require_lava()
     deadline = time.monotonic() + timeout_s
-    with os.fdopen(os.memfd_create("log")) as log:
+    with _log() as log:
         try:
             with child(WORKER, log.fileno()) as runner:
                 return list(_answers(runner, jobs, deadline))
@@ -146,6 +147,11 @@ def run_jobs(jobs: Sequence[LavaJob], timeout_s: float = DEFAULT_TIMEOUT_S) -> l
                 f"engine `lava`: no answer for {n_samples} samples after {timeout_s:g} s",
                 hint="give more with --timeout, or fewer --samples",
             ) from error
+
+
+def _log() -> IO[bytes]:
+    """Return a file without a name: in memory on Linux, where it needs no room on a disk."""
+    return os.fdopen(os.memfd_create("log"), "w+b") if hasattr(os, "memfd_create") else TemporaryFile()
 
 
 def _answers(runner: Child, jobs: Sequence[LavaJob], deadline: float) -> Iterator[Trace]:
