@@ -201,7 +201,7 @@ def test_layers_that_share_a_weight_are_fine_tuned():
         (
             ["activation.levels=8"],
             "overrides changes what the network was trained as, allowed: keys of finetune, training, data\n"
-            "hint: `nctool train` makes another network",
+            "hint: `nctool.train()` makes another network",
         ),
         (
             ["data.validation_fraction=0.2"],

@@ -73,8 +73,8 @@ def test_workers_do_not_run_the_script_again(digits_model: Path, tmp_path: Path,
 @pytest.mark.parametrize(
     ("number", "text"),
     [
-        (signal.SIGKILL, "ended by SIGKILL)\nhint: use fewer --workers: memory may be short"),
-        (signal.SIGSEGV, "ended by SIGSEGV)\nhint: run again with --workers 1"),
+        (signal.SIGKILL, "ended by SIGKILL)\nhint: use fewer workers: memory may be short"),
+        (signal.SIGSEGV, "ended by SIGSEGV)\nhint: run again with workers=1"),
     ],
 )
 def test_a_worker_that_ends_before_its_time_is_said(digits_model: Path, monkeypatch, number: int, text: str):

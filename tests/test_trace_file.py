@@ -98,7 +98,7 @@ def test_run_sim_refuses_such_a_name_too(name, digits_model, tmp_path, monkeypat
     with pytest.raises(UnsupportedError) as caught:
         nctool.run_sim(digits_model, samples=1, output=tmp_path / "out.npz")
     assert str(caught.value) == (
-        f"-o: layer {name!r} cannot name an array, allowed up to 200 characters without `/`, `\\` and control "
+        f"output: layer {name!r} cannot name an array, allowed up to 200 characters without `/`, `\\` and control "
         "characters"
     )
     assert not list(tmp_path.iterdir())
