@@ -397,7 +397,7 @@ def test_an_input_block_takes_no_stream(tmp_path):
         reference.simulate(content.network, np.zeros((1, 3, 2), int), n_steps=3)
     assert str(raised.value) == (
         "input: the samples last 3 steps, allowed one value for all steps: it is a bias (rule I3)\n"
-        "hint: run from the next layer on with skip_layers=1 to feed spikes"
+        "hint: run from the next layer on with --skip-layers 1 to feed spikes"
     )
 
 
