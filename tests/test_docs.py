@@ -88,6 +88,13 @@ def around_netx() -> dict[str, Any]:
     return {}
 
 
+def around_training() -> dict[str, Any]:
+    """Make a data set of one's own, and the frames of an event camera."""
+    own_data("mine.npz")
+    arrays = {f"x_{part}": np.zeros((4, 2, 34, 34), np.uint8) for part in ("train", "test")}
+    return arrays | {f"y_{part}": np.arange(4) % 2 for part in ("train", "test")}
+
+
 def around_own_model() -> dict[str, Any]:
     """Make a data set of one's own."""
     own_data("mine.npz")
@@ -98,7 +105,7 @@ SURROUNDINGS: dict[str, Callable[[], dict[str, Any]]] = {
     "README.md": around_readme,
     "NETX.md": around_netx,
     "OWN_MODEL.md": around_own_model,
-    "TRAINING.md": around_own_model,
+    "TRAINING.md": around_training,
 }
 """Beside `runs/digits-cnn`, which is there for every page: files, and the variables that programs find."""
 
