@@ -5,16 +5,16 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from multiprocessing.connection import Connection
-from pathlib import Path
 from typing import Any
 
 from nctool.children import Child, child
-from nctool_deploy.engine import WORKER
+from nctool_deploy.engine import WORKER, LavaJob
 
 
 class KeptLava:
-    """Hands out one subprocess again and again, and a new one where the last run failed.
+    """Hands out one subprocess again and again, and a new one where the last run failed, whose log it hands over.
 
     Attributes:
         is_on: False for tests that look at the subprocess itself, or change what it runs; they get one of their own.
@@ -35,16 +35,22 @@ class KeptLava:
         if self._kept is None:
             self._kept = self._stack.enter_context(self._started(module))
             self._kept.receive()
+        begin = self._log_size()
         try:
             yield Child(self._kept.process, _Greeting(self._kept.link))  # type: ignore[arg-type]
         except BaseException:
+            if output is not None:
+                os.write(output, os.pread(self._log, self._log_size() - begin, begin))
             self.end()
             raise
 
-    @staticmethod
+    def _log_size(self) -> int:
+        return os.fstat(self._log).st_size
+
     @contextmanager
-    def _started(module: str) -> Iterator[Child]:
-        with Path(os.devnull).open("wb") as log, child(module, log.fileno()) as kept:
+    def _started(self, module: str) -> Iterator[Child]:
+        with os.fdopen(os.memfd_create("log")) as log, child(module, log.fileno()) as kept:
+            self._log = log.fileno()
             yield kept
 
     def end(self) -> None:
@@ -68,5 +74,6 @@ class _Greeting:
             return None
         return self._link.recv()
 
-    def send(self, value: object) -> None:
-        self._link.send(value)
+    def send(self, value: LavaJob) -> None:
+        """Give a job, with its path as it is here: the subprocess may have been started in another folder."""
+        self._link.send(replace(value, model=value.model.absolute()))
