@@ -7,7 +7,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import h5py
@@ -152,7 +151,9 @@ def wait():
         sys.__stdout__.flush()
         time.sleep(600)
     finally:
-        time.sleep(0.2)
+        sys.__stdout__.write("taking back\\n")
+        sys.__stdout__.flush()
+        sys.stdin.readline()
         sys.__stdout__.write("taken back\\n")
 
 application._run_command = wait
@@ -168,9 +169,9 @@ def test_a_signal_ends_a_command_as_an_error_does(tmp_path: Path, number: signal
         assert running.stdout is not None
         assert running.stdout.readline() == "waiting\n"
         running.send_signal(number)
-        time.sleep(0.05)
+        assert running.stdout.readline() == "taking back\n"
         running.send_signal(signal.SIGTERM)
-        out, err = running.communicate()
+        out, err = running.communicate("go on\n")
     assert (running.returncode, err) == (128 + number, f"error: stopped by {number.name}\n")
     assert out == "taken back\nheld back\n"
 
@@ -213,6 +214,7 @@ def start(script: Path) -> subprocess.Popen[str]:
             f"import signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
             f"import runpy; runpy.run_path({str(script)!r})",
         ],
+        stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
