@@ -88,7 +88,7 @@ class Reader:
         """Run a program; in a process of its own if it uses Lava, which forks."""
         if "from lava" in block.text:
             script = [sys.executable, "-c", block.text]
-            ended = subprocess.run(script, capture_output=True, text=True, timeout=300, check=False)
+            ended = subprocess.run(script, capture_output=True, text=True, check=False)
             assert ended.returncode == 0, f"{block.place}\n{ended.stderr[-2000:]}"
             self.printed = "".join(line for line in ended.stdout.splitlines(True) if not line.startswith((" ", "WARN")))
             return
