@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 KILLS = runpy.run_path(str(Path(__file__).parents[1] / "benchmarks" / "kills.py"))
@@ -17,6 +18,8 @@ PATIENCE_S = 300.0
 
 AT_WORK = {"lava": 12, "workers": 3}
 """Processes that a command has by then."""
+ENDLESS = "run-sim model.net --engine lava --input images.npy -o lava.npz"
+"""A run on Lava that takes minutes, so that it is not over before a busy machine looks."""
 
 
 @pytest.mark.parametrize(
@@ -34,7 +37,8 @@ def test_a_killed_command_leaves_nothing(
     digits_model: Path, tmp_path: Path, case: str, number: signal.Signals, whole_group: bool
 ) -> None:
     shutil.copy(digits_model, tmp_path / "model.net")
-    command = KILLS["Command"](KILLS["CASES"][case], tmp_path)
+    np.save(tmp_path / "images.npy", np.zeros((5000, 1, 8, 8), np.uint8))
+    command = KILLS["Command"](ENDLESS if case == "lava" else KILLS["CASES"][case], tmp_path)
     wait_for(command, AT_WORK[case])
     assert command.kill_after(0, number, whole_group)
     assert command.left_after(PATIENCE_S).total() == 0
