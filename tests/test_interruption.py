@@ -2,10 +2,8 @@
 
 import json
 import multiprocessing
-import os
 import signal
 import threading
-import time
 
 import numpy as np
 import pytest
@@ -13,6 +11,7 @@ import torch
 
 import nctool
 from nctool.errors import SIGNALS, Interrupted, UsageError
+from nctool.training import epochs
 from nctool.training.metrics import read_metrics
 from nctool.training.state import load_state
 from tests.runs import run_command
@@ -162,12 +161,9 @@ def test_a_run_that_is_killed_again_and_again_ends_with_the_bytes_of_one_that_wa
     folder = tmp_path / "killed"
     processes = multiprocessing.get_context("forkserver")
     processes.set_forkserver_preload(["nctool.training", "nctool_models"])
-    for kill in range(3):
-        run = processes.Process(target=fit_on_one_thread, args=(folder, many, kill > 0))
+    for batch in (16, None, 42, 64):  # another moment of an epoch each time
+        run = processes.Process(target=fit_until_killed, args=(folder, many, batch))
         run.start()
-        wait_for_lines(folder / "metrics.jsonl", 3 * kill + 2)  # the state of the epoch before is written
-        time.sleep(0.004 * kill)  # another moment of an epoch each time
-        os.kill(run.pid, signal.SIGKILL)
         run.join()
         assert run.exitcode == -signal.SIGKILL
         assert abs(load_state(folder, small_recipe(*many)).epoch - len(read_metrics(folder))) <= 1
@@ -177,19 +173,15 @@ def test_a_run_that_is_killed_again_and_again_ends_with_the_bytes_of_one_that_wa
     assert [path.name for path in folder.iterdir() if path.name.startswith(".")] == []
 
 
-def fit_on_one_thread(folder, overrides, resume):
-    """Train in a process of its own, with as many threads as this one: the bytes depend on their number."""
+def fit_until_killed(folder, overrides, batch):
+    """Go on in a process of its own up to a batch, or to between the line and the state of an epoch.
+
+    It has as many threads as the test: the bytes depend on their number.
+    """
     torch.set_num_threads(1)
-    small_fit(folder, overrides, resume=resume)
-
-
-def wait_for_lines(path, wanted):
-    limit = time.monotonic() + 600
-    while time.monotonic() < limit:
-        if path.exists() and len(path.read_bytes().splitlines()) >= wanted:
-            return
-        time.sleep(0.001)
-    raise AssertionError(f"{path} has no {wanted} lines")
+    if batch is None:
+        epochs.save_state = lambda *_: signal.raise_signal(signal.SIGKILL)
+    small_fit(folder, overrides, resume=folder.exists(), progress=at_batch(batch, signal.SIGKILL))
 
 
 @pytest.fixture
