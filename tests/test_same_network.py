@@ -404,6 +404,20 @@ def sizes_are_right(self: Net, x: Tensor) -> Tensor:
     return self.behind(self.act(self.one(x)))
 
 
+def numbers_are_right(self: Net, x: Tensor) -> Tensor:
+    assert x.min() >= -1e3 and x.max() <= 1e3, "large"
+    assert not torch.isnan(x).any()
+    assert (
+        x.isfinite().all()  # over several lines
+        and -1e3 <= x.mean() <= 1e3
+    ), "not a number"
+    assert not (
+        x.isinf().any()  # as well
+        or x.isnan().any()
+    )
+    return self.behind(self.act(self.one(x)))
+
+
 def optional(self: Net, x: Tensor, mask: Tensor | None = None, *, features: bool = False, **_: object) -> Tensor:
     x = self.act(self.one(x))
     if mask is not None:
@@ -416,6 +430,7 @@ def optional(self: Net, x: Tensor, mask: Tensor | None = None, *, features: bool
     "forward",
     [
         sizes_are_right,
+        numbers_are_right,
         optional,
         lambda self, x: self.behind(self.act(self.one(x).contiguous())),
         lambda self, x: self.behind(self.act(self.one(x.float())).clone()),
@@ -439,6 +454,23 @@ def test_an_assert_that_does_not_hold_is_raised():
 
     with pytest.raises(AssertionError):
         prepare(variant(wrong), IMAGES)
+
+
+def test_an_assert_does_not_excuse_what_stands_in_its_line():
+    """Of the statements in a line, Python does not say which one asks."""
+
+    def both(self: Net, x: Tensor) -> Tensor:
+        x = self.act(self.one(x))
+        assert x.min() >= 0; y = x if x.mean() > 0 else -x  # fmt: skip  # noqa: E702
+        return self.behind(y)
+
+    def behind_an_if(self: Net, x: Tensor) -> Tensor:
+        x = self.act(self.one(x))
+        if x.mean() > 9: assert x.min() > 9  # fmt: skip  # noqa: E701
+        return self.behind(x)
+
+    for forward in (both, behind_an_if):
+        assert "its forward method depends on data at" in refusal(variant(forward)).message
 
 
 @pytest.mark.parametrize("base", [Net, Quantised])

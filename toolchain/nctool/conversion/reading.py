@@ -7,6 +7,7 @@ In: a torch module. Out: a torch.fx graph, or an UnsupportedError that says wher
 
 from __future__ import annotations
 
+import ast
 import inspect
 import linecache
 import traceback
@@ -160,8 +161,8 @@ class _Proxy(fx.Proxy):
         """Let an assert hold: it is made in earnest when the module runs on images."""
         frame = inspect.currentframe()
         caller = None if frame is None else frame.f_back
-        line = "" if caller is None else linecache.getline(caller.f_code.co_filename, caller.f_lineno)
-        return _statement(line) == "assert" or super().__bool__()
+        found = None if caller is None else _assert_at(caller.f_code.co_filename, caller.f_lineno)
+        return not _is_negation(found.test) if found else super().__bool__()
 
     def __format__(self, _: str) -> str:
         return repr(self)  # for what prints it
@@ -222,6 +223,21 @@ def _depends_on_data(model: nn.Module, error: Exception) -> UnsupportedError:
     return UnsupportedError(
         f"model `{type(model).__name__}`: its forward method depends on data{place} ({reason})", hint=hint
     )
+
+
+def _assert_at(file: str, line: int) -> ast.Assert | None:
+    """Return the assert that a line of code is in, if no other statement begins on its lines."""
+    tree = ast.parse("".join(linecache.getlines(file)))
+    statements = [each for each in ast.walk(tree) if isinstance(each, ast.stmt)]
+    for found in statements:
+        if isinstance(found, ast.Assert) and found.lineno <= line <= (found.end_lineno or 0):
+            lines = range(found.lineno, (found.end_lineno or 0) + 1)
+            return found if sum(each.lineno in lines for each in statements) == 1 else None
+    return None
+
+
+def _is_negation(test: ast.expr) -> bool:
+    return isinstance(test, ast.UnaryOp) and isinstance(test.op, ast.Not)
 
 
 def _statement(line: str) -> str:
