@@ -261,7 +261,7 @@ def test_hooks_can_be_removed_after_a_network_was_prepared():
     assert not net.head._backward_hooks
 
 
-ANOTHER = "model `{}`: runs as another network than its modules and forward method say, first in {}"
+ANOTHER = "model `{}`: computes something else than its modules and forward method say; first difference: {}"
 
 
 class Called(Net):
@@ -276,7 +276,8 @@ def test_a_class_of_torch_whose_method_is_replaced_is_refused(kind, monkeypatch)
     assert isinstance(error, UnsupportedError)
     assert str(error) == (
         f"{ANOTHER.format(kind.__name__, 'what drives `one`')}\n"
-        "hint: put what it computes beside them into the forward method or the weights; global state is not converted"
+        "hint: move what is computed elsewhere into the forward method or the weights; nctool does not read "
+        "global state"
     )
 
 
@@ -301,8 +302,26 @@ def alternates_by_attribute(self: Net, x: Tensor) -> Tensor:
 
 def test_a_forward_method_that_goes_by_state_is_refused():
     CALLS["number"] = 0
-    assert refusal(variant(alternates)).message == ANOTHER.format("Net", "that it does not call `head` next")
+    assert refusal(variant(alternates)).message == ANOTHER.format("Net", "it does not call `head` next")
     assert refusal(variant(alternates_by_attribute)).message == ANOTHER.format("Net", "what it gives the second time")
+
+
+def test_a_forward_method_that_goes_by_state_at_its_end_is_refused():
+    """Its first call is read, its second is compared."""
+
+    def calls_more(self: Net, x: Tensor) -> Tensor:
+        CALLS["number"] += 1
+        x = self.act(self.one(x))
+        return self.act(x) if CALLS["number"] > 1 else x
+
+    def calls_less(self: Net, x: Tensor) -> Tensor:
+        CALLS["number"] += 1
+        x = self.act(self.one(x))
+        return x if CALLS["number"] > 1 else self.two(x)
+
+    for forward, difference in ((calls_more, "one call too many"), (calls_less, "module `two` is not called")):
+        CALLS["number"] = 0
+        assert refusal(variant(forward)).message == ANOTHER.format("Net", difference)
 
 
 def test_a_forward_method_may_keep_what_it_computed():

@@ -106,7 +106,7 @@ def convert(
     Raises:
         UsageError: n_steps out of range, no calibration sample, units for a layer that does not spike, or an unknown
             coding of the input.
-        UnsupportedError: a module has no integrate-and-fire form, the model runs as another network than its modules
+        UnsupportedError: a module has no integrate-and-fire form, the model computes something else than its modules
             say, or units of neurons that a spike sets to zero.
         RangeError: numbers do not fit.
     """

@@ -78,21 +78,23 @@ class _Beside:
             for hook in hooks:
                 hook.remove()
         for name, *_ in self._calls:
-            raise _runs_as_another(self._model, f"that module `{name}` is not called")
+            raise _computes_something_else(self._model, f"module `{name}` is not called")
         self._require_equal(output, self._replay.last, "what it gives")
         self._require_equal(self._model(images.clone()), output, "what it gives the second time")
 
     def _compare(self, module: nn.Module, given: tuple[Any, ...], output: Any) -> None:
         name, its_module, its_given, its_output = next(self._calls, ("", None, (), None))
         if its_module is not module:
-            raise _runs_as_another(self._model, f"that it does not call `{name}` next" if name else "a call more")
+            raise _computes_something_else(
+                self._model, f"it does not call `{name}` next" if name else "one call too many"
+            )
         for one, other in zip(given, its_given, strict=False):
             self._require_equal(one, other, f"what module `{name}` gets")
         self._require_equal(output, its_output, f"what module `{name}` gives")
 
     def _require_equal(self, found: Any, wanted: Any, what: str) -> None:
         if isinstance(found, Tensor) and isinstance(wanted, Tensor) and _differs(found, wanted, SAME_CALLS):
-            raise _runs_as_another(self._model, what)
+            raise _computes_something_else(self._model, what)
 
 
 class _Replay(fx.Interpreter):
@@ -137,12 +139,12 @@ def require_same_network(model: nn.Module, network: FloatNetwork, images: Tensor
         drives, signals = _activated(model, images)
     names = [population.name for population in network.populations]
     if len(drives) != len(names):
-        raise _runs_as_another(model, f"that it calls {len(drives) - 1} activations, not {len(names) - 1}")
+        raise _computes_something_else(model, f"it calls {len(drives) - 1} activations, not {len(names) - 1}")
     sources = dict(zip((INPUT_NAME, *names[:-1]), signals, strict=True))
     for population, found in zip(network.populations, drives, strict=True):
         wanted, scale = _drive(population, sources)
         if _differs(found, wanted, OTHER_ORDER, scale):
-            raise _runs_as_another(model, f"what drives `{population.name}`")
+            raise _computes_something_else(model, f"what drives `{population.name}`")
 
 
 def first_images(pixels: NDArray[np.uint8], shape: Shape, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:
@@ -224,9 +226,10 @@ def _differs(found: Tensor, wanted: Tensor, roundings: int, scale: Tensor | None
     return not bool((near | (here == wanted) | (here.isnan() & wanted.isnan())).all())
 
 
-def _runs_as_another(model: nn.Module, where: str) -> UnsupportedError:
+def _computes_something_else(model: nn.Module, difference: str) -> UnsupportedError:
     return UnsupportedError(
-        f"model `{type(model).__name__}`: runs as another network than its modules and forward method say, first in "
-        f"{where}",
-        hint="put what it computes beside them into the forward method or the weights; global state is not converted",
+        f"model `{type(model).__name__}`: computes something else than its modules and forward method say; "
+        f"first difference: {difference}",
+        hint="move what is computed elsewhere into the forward method or the weights; nctool does not read "
+        "global state",
     )
