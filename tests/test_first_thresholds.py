@@ -72,8 +72,8 @@ class Small(nn.Module):
 
 SEEN = torch.randn(32, 2, 8, 8, generator=torch.Generator().manual_seed(0)) * 3 + 1
 NOT_SEEN = (
-    "batch norm `norm1` and 1 more: no data seen, so thresholds were measured with the statistics of the images; if it "
-    "is trained, load its weights before"
+    "batch norm `norm1` and 1 more: no data seen, so thresholds were measured with the statistics of the images; if "
+    "the network is pretrained, load its weights first"
 )
 
 

@@ -129,7 +129,7 @@ def test_an_unfinished_run_is_gone_on_with_but_not_replaced(tmp_path):
         nctool.train("digits-mlp", tmp_path)
     assert str(caught.value) == (
         f"`{tmp_path}` holds a run that is not finished\n"
-        "hint: go on with it by resume=True, take another folder by output, or replace it by overwrite=True"
+        "hint: continue it with resume=True, choose another folder with output, or replace it with overwrite=True"
     )
     assert load_state(tmp_path, small_recipe()).epoch == 2
 

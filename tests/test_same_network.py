@@ -185,7 +185,7 @@ def test_a_part_without_gradients_is_said():
     with pytest.warns(NctoolWarning) as caught:
         prepare(variant(frozen_stem), IMAGES)
     assert [str(each.message) for each in caught] == [
-        "model `Net`: calls `one` in torch.no_grad(), the prepared network does not: freeze what shall not be trained "
+        "model `Net`: calls `one` in torch.no_grad(), the prepared network trains it: freeze what shall not be trained "
         "with requires_grad_(False)"
     ]
 

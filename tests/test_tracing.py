@@ -379,8 +379,8 @@ HOOKS = {
     ),
 }
 HOOK_HINT = (
-    "hint: let torch.nn.utils.prune.remove, remove_weight_norm or remove_spectral_norm put it into the weights, or "
-    "remove it"
+    "hint: make it permanent with torch.nn.utils.prune.remove, remove_weight_norm or remove_spectral_norm, or remove "
+    "the hook"
 )
 
 

@@ -79,7 +79,7 @@ class EngineError(NctoolError):
 
 
 class NctoolWarning(UserWarning):
-    """What goes on as asked, but is probably not what was meant; filter it by this category."""
+    """Something is done as asked, but was probably not meant; filter it by this category."""
 
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)

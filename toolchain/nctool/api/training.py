@@ -153,7 +153,7 @@ def require_vacant(output: Path, *, resume: bool, overwrite: bool) -> None:
     if (output / STATE_NAME).exists():
         raise UsageError(
             f"`{output}` holds a run that is not finished",
-            hint="go on with it by --resume, take another folder by -o, or replace it by --overwrite",
+            hint="continue it with --resume, choose another folder with -o, or replace it with --overwrite",
         )
 
 

@@ -30,7 +30,7 @@ WITHOUT_GRADIENTS = "without gradients"
 """Key in the `meta` of a node: its call stood in a `torch.no_grad()`."""
 
 HOOK_HINT = (
-    "let torch.nn.utils.prune.remove, remove_weight_norm or remove_spectral_norm put it into the weights, or remove it"
+    "make it permanent with torch.nn.utils.prune.remove, remove_weight_norm or remove_spectral_norm, or remove the hook"
 )
 """The way out of hooks."""
 

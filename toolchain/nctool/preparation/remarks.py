@@ -37,7 +37,7 @@ def warn_of_training(model: nn.Module, graph: fx.Graph) -> None:
     frozen = [node.name for node in graph.nodes if node.meta.get(WITHOUT_GRADIENTS)]
     if frozen:
         _warn(
-            f"model `{type(model).__name__}`: calls `{frozen[0]}` in torch.no_grad(), the prepared network does not: "
+            f"model `{type(model).__name__}`: calls `{frozen[0]}` in torch.no_grad(), the prepared network trains it: "
             "freeze what shall not be trained with requires_grad_(False)"
         )
     difference = _in_training(model, graph)
@@ -55,7 +55,7 @@ def warn_of_fresh_norms(model: nn.Module) -> None:
         more = f" and {len(norms) - 1} more" if norms[1:] else ""
         _warn(
             f"batch norm `{norms[0]}`{more}: no data seen, so thresholds were measured with the statistics of the "
-            "images; if it is trained, load its weights before"
+            "images; if the network is pretrained, load its weights first"
         )
 
 
