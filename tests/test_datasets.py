@@ -314,7 +314,7 @@ def test_wrong_arrays_are_refused(write, key, array, got, allowed):
             np.array([0.5, 2, 3]),
             "float64 (3,)",
             "whole numbers (3,)",
-            "labels are class numbers: these are values to be predicted, which nctool does not train for",
+            "labels are class numbers: these look like regression targets; nctool trains classifiers only",
         ),
         (
             "y_train",
@@ -344,10 +344,7 @@ def test_arrays_of_the_wrong_kind_are_refused_with_the_way_out(write, key, array
     assert refusal(FormatError, path) == f"`{path}`, key `{key}`: got {got}, allowed: {allowed}\nhint: {hint}"
 
 
-ORDER = (
-    "channels fewer than rows and columns come last; in any other order, an .npz data set says which it is: "
-    "layout='NCHW' in the file, for channels that come first, or layout='NHWC', for last"
-)
+ORDER = "say the order: add layout='NCHW' (channels first) or layout='NHWC' (channels last) to the .npz file"
 
 
 @pytest.mark.parametrize("shape", [(1, 34, 34), (2, 34, 34), (3, 32, 32), (2, 8, 8), (8, 8, 8), (5, 3, 8), (3, 4, 4)])
@@ -463,7 +460,7 @@ def test_a_data_set_that_no_server_answers_for_is_said_at_once(tmp_path, monkeyp
     monkeypatch.setattr("nctool_models.torchvision_files.urlopen", silent)
     found = refusal(UsageError, name, tmp_path / "new")
     assert found.startswith(
-        f"cannot download data set `{name}` to `{tmp_path}/new`: no server of it answers\nhint: put "
+        f"cannot download data set `{name}` to `{tmp_path}/new`: none of its servers answers\nhint: put "
     )
     assert capsys.readouterr().err == f"data set `{name}` is not in `{tmp_path}/new`: downloading it\n"
     assert len(asked) == {"mnist": 2, "cifar10": 1}[name]

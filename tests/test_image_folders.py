@@ -238,13 +238,13 @@ def test_a_link_to_nothing_is_named(tree):
 def test_a_link_that_leads_back_is_named(tree):
     (tree / "train" / "cat" / "loop").symlink_to("..")
     loop = tree / "train" / "cat" / "loop"
-    assert refusal(FormatError, tree) == f"`{loop}`: is a link to a folder that it lies in\nhint: remove the link"
+    assert refusal(FormatError, tree) == f"`{loop}`: is a link to a folder above it\nhint: remove the link"
     loop.unlink()
     loop.symlink_to("../dog")
     assert len(load_dataset(str(tree)).x_train) == 9  # a link elsewhere is followed
     (tree / "train" / "dog" / "back").symlink_to("../cat")
     found = refusal(FormatError, tree)
-    assert found == f"`{loop}/back`: is a link to a folder that it lies in\nhint: remove the link"
+    assert found == f"`{loop}/back`: is a link to a folder above it\nhint: remove the link"
 
 
 def test_images_that_do_not_fit_into_memory_are_refused_before_they_are_read(tree, monkeypatch):

@@ -78,13 +78,13 @@ def _is_image(path: Path, extensions: tuple[str, ...]) -> bool:
 
 
 def _require_no_loop(folder: Path) -> None:
-    """Refuse a link to a folder that it lies in, also by way of other links: its images would be listed without end."""
+    """Refuse a link to a folder above it, also by way of other links: its images would be listed without end."""
     for root, folders, _ in os.walk(folder, followlinks=True):
         passed = {os.path.realpath(place) for place in (Path(root), *Path(root).parents)}
         folders.sort()  # the walk follows, so that the same link is named each time
         for path in (Path(root, name) for name in folders):
             if os.path.realpath(path) in passed:
-                raise FormatError(f"`{path}`: is a link to a folder that it lies in", hint="remove the link")
+                raise FormatError(f"`{path}`: is a link to a folder above it", hint="remove the link")
 
 
 def list_classes(torchvision: Any, folder: Path, is_image: Callable[[str], bool], hint: str) -> Split:
@@ -98,7 +98,7 @@ def list_classes(torchvision: Any, folder: Path, is_image: Callable[[str], bool]
 
     Raises:
         UsageError: a folder cannot be read.
-        FormatError: there is no class folder, or an empty one, or a link leads back to a folder that it lies in.
+        FormatError: there is no class folder, or an empty one, or a link leads back to a folder above it.
     """
     _require_no_loop(folder)
     try:

@@ -111,7 +111,7 @@ def _download(name: str, loader: Any, data_dir: Path, folder: Path, download: bo
         raise UsageError(f"data set `{name}` is not in `{data_dir}`", hint)
     sys.stderr.write(f"data set `{name}` is not in `{data_dir}`: downloading it\n")
     if not any(_answers(address) for address in getattr(loader, "mirrors", None) or [loader.url]):
-        raise UsageError(f"cannot download data set `{name}` to `{data_dir}`: no server of it answers", hint)
+        raise UsageError(f"cannot download data set `{name}` to `{data_dir}`: none of its servers answers", hint)
     make_directory(Path(data_dir))
     try:
         with redirect_stdout(sys.stderr):  # torchvision talks on stdout, which is for data

@@ -16,9 +16,10 @@ from nctool.errors import FormatError
 CHANNEL_AXES = {"NCHW": 1, "NHWC": -1}
 """Which axis the channels are, by the name of the layout."""
 _WHITE = 255
-_LAYOUT = "says which it is: layout='NCHW' in the file, for channels that come first, or layout='NHWC', for last"
-_LAYOUT_HINT = f"channels fewer than rows and columns come last; in any other order, an .npz data set {_LAYOUT}"
-_CUBE_HINT = f"both orders fit: give them with --dataset X.npz, a data set that {_LAYOUT}"
+_LAYOUT_HINT = "say the order: add layout='NCHW' (channels first) or layout='NHWC' (channels last) to the .npz file"
+_CUBE_HINT = (
+    "both orders fit: save them as an .npz data set with layout='NCHW' or layout='NHWC', and give it with --dataset"
+)
 
 
 def channels_first(
@@ -98,5 +99,5 @@ def how_to_class_numbers(name: str, array: NDArray[Any], n_images: int) -> str:
     if array.dtype.kind == "f" and array.shape == (n_images,):
         if np.isfinite(array).all() and (array == np.rint(array)).all():
             return f"labels are class numbers: save {name}.astype(int)"
-        return "labels are class numbers: these are values to be predicted, which nctool does not train for"
+        return "labels are class numbers: these look like regression targets; nctool trains classifiers only"
     return f"labels are class numbers 0, 1, 2, ..., one for each of the {n_images} images"
