@@ -828,7 +828,9 @@ def test_a_proved_bound_must_hold_whatever_a_digest_says(described, older, low, 
     as_older(described) if older else sign_again(described)
     with pytest.raises(FormatError) as caught:
         read(described)
-    assert caught.value.message == (f"`{described}`: layer `layer1` can leave its bound, which says that it is proved")
+    assert caught.value.message == (
+        f"`{described}`: layer `layer1` can leave its bound, although the file calls it proved"
+    )
 
 
 def test_a_wider_bound_and_a_calibrated_one_are_no_lies(described):
@@ -858,7 +860,7 @@ def test_a_newer_file_needs_its_digest(path):
 
 def test_an_older_file_has_no_digest(path):
     put(path, "nctool/version", np.int64(1))
-    assert refusal(path) == "`/nctool/digest` is there, allowed only what `nctool export` writes"
+    assert refusal(path) == "`/nctool/digest` is not written by `nctool export`"
 
 
 @pytest.mark.parametrize(
@@ -868,14 +870,14 @@ def test_an_older_file_has_no_digest(path):
 def test_keys_that_nobody_reads_are_refused(path, key):
     """A stock loader might: `delay` and `messageBits` change what Lava runs."""
     put(path, key, np.int64(1))
-    assert refusal(path) == f"`/{key}` is there, allowed only what `nctool export` writes"
+    assert refusal(path) == f"`/{key}` is not written by `nctool export`"
 
 
 def test_a_second_name_of_known_data_is_refused(path):
     with h5py.File(path, "r+") as file:
         file["layer/1/delay"] = file["layer/1/bias"]
         file["layer/1/neuron/again"] = file["layer"]
-    assert refusal(path) == "`/layer/1/delay` is there, allowed only what `nctool export` writes"
+    assert refusal(path) == "`/layer/1/delay` is not written by `nctool export`"
 
 
 @pytest.mark.parametrize("key", ["/", "/layer", "/layer/1", "/layer/1/weight", "/nctool", "/nctool/metadata"])

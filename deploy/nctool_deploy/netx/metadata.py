@@ -183,7 +183,9 @@ class NetxFile(StructuralEquality):
         if self.metadata_changed:
             found[METADATA] = f"group `{METADATA}` is not what was exported: its digest differs"
         if self.false_bounds:
-            found[PROVED_BOUNDS] = f"layer `{self.false_bounds[0]}` can leave its bound, which says that it is proved"
+            found[PROVED_BOUNDS] = (
+                f"layer `{self.false_bounds[0]}` can leave its bound, although the file calls it proved"
+            )
         return found
 
 

@@ -141,7 +141,7 @@ class Node:
         for key in self.group:
             where = f"{self.name}/{key}"
             if where not in self.taken:
-                raise FormatError(f"`{where}` is there, allowed only what `nctool export` writes")
+                raise FormatError(f"`{where}` is not written by `nctool export`")
             if isinstance(self.group[key], h5py.Group):
                 self.child(key).require_all_taken()
             else:

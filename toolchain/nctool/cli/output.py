@@ -86,8 +86,8 @@ def print_changes(title: str, changes: Sequence[Mapping[str, Any]]) -> None:
         largest = "exact" if change["exact"] else _error(change["worst_error"])
         rows.append([change["step"], change["detail"], largest, _error(change["output_error"])])
     print_rows(title, ["step", "what", "largest", "output"], rows)
-    print_line("largest: of the errors of single numbers; output: error of the layer's input sum, root mean square;")
-    print_line("of a comparison: error of the layer's spikes, behind its own network's layers")
+    print_line("largest: of the errors of single numbers")
+    print_line("output: root mean square error of the layer's input sum; in rows `compare …`, of its spikes")
 
 
 def _error(error: float | None) -> str:

@@ -19,7 +19,7 @@ from rich.table import Table
 from rich.text import Text
 
 WIDTH = 120
-"""Columns in which text of a table goes on in the next line where there is no terminal."""
+"""Width at which table text wraps where there is no terminal."""
 
 WRAPPED = ("step", "what", "description", "held out", "how far apart")
 """Headers of columns whose text may go on in the next line; others would be torn within a number."""
