@@ -338,13 +338,12 @@ def test_proved_bounds_are_those_of_the_weights(seed, n_steps):
         assert population.bound.head_room_bits >= 0
 
 
-def test_what_cannot_be_made_to_fit_is_refused(monkeypatch):
+@pytest.mark.parametrize(("n_steps", "hint"), [(1, "train with weight decay"), (2, "export with fewer --steps")])
+def test_what_cannot_be_made_to_fit_is_refused(monkeypatch, n_steps, hint):
     monkeypatch.setattr("nctool.conversion.accumulator.MAX_ROUNDS", 1)
     with pytest.raises(RangeError) as caught:
-        converted(ones(9), (9,), n_steps=1)
-    assert str(caught.value) == (
-        "population `0`: no scale keeps its accumulated input within +-131071\nhint: export with fewer --steps"
-    )
+        converted(ones(9), (9,), n_steps=n_steps)
+    assert str(caught.value) == (f"population `0`: no scale keeps its accumulated input within +-131071\nhint: {hint}")
 
 
 # --- the list of changes ------------------------------------------------

@@ -288,7 +288,8 @@ def test_images_that_could_have_their_channels_first_or_last_are_refused():
         channels_first(np.zeros((5, 3, 3, 3), np.uint8), "`x.npy`", shape=(3, 3, 3))
     assert str(caught.value) == (
         "`x.npy`: got images (5, 3, 3, 3), allowed: a shape that tells which axis the channels are\n"
-        "hint: both orders fit: save them as an .npz data set with layout='NCHW' or layout='NHWC', and give it with --dataset"
+        "hint: both orders fit: save them as an .npz data set with layout='NCHW' or layout='NHWC', and give it with "
+        "--dataset"
     )
 
 
