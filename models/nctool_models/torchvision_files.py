@@ -21,6 +21,7 @@ import numpy.typing as npt
 from nctool.errors import FormatError, UsageError
 from nctool.files import make_directory
 from nctool.image_arrays import row_by_row
+from nctool.processes import rank_and_size
 from nctool_models.npz import Arrays
 
 PATIENCE_S = 4.0
@@ -109,7 +110,8 @@ def _download(name: str, loader: Any, data_dir: Path, folder: Path, download: bo
     hint = f"put {', '.join(SOURCES[name].files)} into `{folder}`, or name another folder with --data-dir"
     if not download:
         raise UsageError(f"data set `{name}` is not in `{data_dir}`", hint)
-    sys.stderr.write(f"data set `{name}` is not in `{data_dir}`: downloading it\n")
+    if rank_and_size()[0] == 0:  # the processes of torchrun say it once
+        sys.stderr.write(f"data set `{name}` is not in `{data_dir}`: downloading it\n")
     if not any(_answers(address) for address in getattr(loader, "mirrors", None) or [loader.url]):
         raise UsageError(f"cannot download data set `{name}` to `{data_dir}`: none of its servers answers", hint)
     make_directory(Path(data_dir))
