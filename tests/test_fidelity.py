@@ -311,3 +311,9 @@ def test_export_tells_and_the_file_keeps_it(digits_run: Path, tmp_path: Path):
         "compare answers",
     ]
     assert kept[-4]["output_error"] == fidelity["layers"]["conv1"]["error"]
+
+
+def test_notes_name_arguments_in_python(digits_run: Path, tmp_path: Path, monkeypatch):
+    monkeypatch.setattr("nctool.conversion.fidelity.LARGEST_SPIKE_ERROR", 0.0)
+    (note,) = nctool.export(digits_run, tmp_path / "m.net", steps=4, weight_bits=7).notes
+    assert note.startswith("spikes differ grossly") and note.endswith(": export with more weight_bits")
