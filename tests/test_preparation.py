@@ -433,6 +433,17 @@ TILES = "hint: use windows as large as the stride, without padding"
             f"function `add_` (in place, of a tensor with views) cannot be converted\n{VIEWS}",
         ),
         (
+            lambda x: torch.flatten(F.adaptive_avg_pool2d(F.relu(x), x.size(2) // 2), 1),
+            None,
+            "function `adaptive_avg_pool2d` (of windows that depend on the image) cannot be converted\n"
+            "hint: use nn.AdaptiveAvgPool2d(1)",
+        ),
+        (
+            lambda x: torch.flatten(F.dropout(F.relu(x), x.size(2) / 16, training=False), 1),
+            None,
+            "function `dropout` (of rates that depend on the image) cannot be converted\nhint: use nn.Dropout(p)",
+        ),
+        (
             lambda x: torch.flatten(F.max_pool2d(F.relu(x), x.size(2)), 1),
             None,
             "function `max_pool2d` (of windows that depend on the image) cannot be converted\n"
@@ -592,6 +603,41 @@ def test_an_activation_that_is_never_positive():
 
 def test_a_setting_of_the_activation_that_is_out_of_range():
     assert refusal(model(), levels=0).message == "activation `levels` is 0, allowed 1..64"
+
+
+class Namesakes(nn.Module):
+    """Its poolings have the names that torch.fx gives to the functions beside them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.fc = nn.Conv2d(2, 4, 3, padding=1), nn.Linear(4, 3)
+        self.max_pool2d, self.relu = nn.MaxPool2d(4), nn.AvgPool2d(1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.relu(F.relu(self.conv(x)))
+        return self.fc(self.max_pool2d(F.max_pool2d(x, 2)).flatten(1))
+
+
+def test_a_function_does_not_take_the_place_of_a_module_of_its_name():
+    prepared = prepare(model(Namesakes), IMAGES)
+    assert [type(prepared.relu), prepared.relu_2.levels] == [nn.AvgPool2d, 4]
+    assert [prepared.max_pool2d.kernel_size, prepared.max_pool2d_2.kernel_size] == [(4, 4), (2, 2)]
+
+
+def relu6_as_a_module(x: Tensor, act: nn.Module) -> Tensor:
+    return torch.flatten(act(x), 1)
+
+
+def relu6_as_a_function(x: Tensor) -> Tensor:
+    return torch.flatten(F.relu6(x), 1)
+
+
+@pytest.mark.parametrize(("function", "modules"), [(relu6_as_a_module, [nn.ReLU6()]), (relu6_as_a_function, [])])
+def test_the_bound_of_relu6_is_kept(function, modules):
+    own = run(function, *modules)
+    nn.init.constant_(own.conv.bias, 100.0)
+    (layer,) = activations(prepare(own, IMAGES)).values()
+    assert layer.threshold.item() == 6.0
 
 
 @pytest.mark.vision

@@ -336,6 +336,47 @@ def test_a_forward_method_may_keep_what_it_computed():
         torch.testing.assert_close(prepared.eval()(IMAGES), own.eval()(IMAGES))
 
 
+def widens(self: Net, x: Tensor) -> Tensor:
+    x = self.act(self.one(x))
+    self.two.dilation = self.two.padding = (2, 2)
+    return self.behind(x)
+
+
+def rounds(self: Net, x: Tensor) -> Tensor:
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        x = self.act(self.one(x))
+    return self.behind(x.float())
+
+
+@pytest.mark.parametrize("base", [Net, Quantised])
+@pytest.mark.parametrize(("forward", "prepared", "converted"), [(widens, "two", "two"), (rounds, "one", "one")])
+def test_what_the_forward_method_sets_while_it_runs_is_refused(forward, prepared, converted, base):
+    where = f"what drives `{converted}`" if base is Quantised else f"what module `{prepared}` gives"
+    assert refusal(variant(forward, base)).message == ANOTHER.format("Net", where)
+
+
+def test_an_autocast_around_the_call_changes_nothing():
+    net = Net()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found = prepare(net, IMAGES)
+    expected = prepare(net, IMAGES)
+    assert [layer.threshold.item() for layer in activations(found).values()] == [
+        layer.threshold.item() for layer in activations(expected).values()
+    ]
+
+
+def takes_off_a_mean(self: Net, x: Tensor) -> Tensor:
+    return self.behind(self.act(self.one(x - torch.tensor([0.5, 0.25]).view(1, 2, 1, 1))))
+
+
+@pytest.mark.parametrize("base", [Net, Quantised])
+def test_a_tensor_that_the_forward_method_makes_is_refused(base):
+    assert str(refusal(variant(takes_off_a_mean, base))) == (
+        "function `sub` (of a tensor that the forward method makes) cannot be converted\n"
+        "hint: normalise the images before, and put other numbers into nn.Conv2d, nn.Linear or nn.BatchNorm2d"
+    )
+
+
 # --- a forward method that changes what it computes with -------------------
 
 

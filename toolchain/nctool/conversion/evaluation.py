@@ -19,7 +19,7 @@ from nctool.conversion.values import unsupported
 
 
 @contextmanager
-def evaluation(model: nn.Module) -> Iterator[State]:
+def evaluation(model: nn.Module) -> Iterator[None]:
     """Put a module in evaluation mode, without gradients; on exit all is as it was.
 
     Raises:
@@ -30,7 +30,7 @@ def evaluation(model: nn.Module) -> Iterator[State]:
         for module in model.modules():
             vars(module).pop("_compiled_call_impl", None)  # the same forward method, compiled
         with torch.no_grad():
-            yield before
+            yield
         before.require_unchanged()
 
 

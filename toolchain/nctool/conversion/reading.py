@@ -69,9 +69,21 @@ def read_graph(model: nn.Module) -> fx.Graph:
             f"model: has a second input `{more[0].name}`, allowed one",
             hint="give the argument a default, which it keeps",
         )
+    _require_no_new_tensors(model, graph)
     for name in dict.fromkeys(str(node.target) for node in graph.nodes if node.op == "call_module"):
         _require_as_its_class(model.get_submodule(name), f"module `{name}`")
     return graph
+
+
+def _require_no_new_tensors(model: nn.Module, graph: fx.Graph) -> None:
+    """Refuse a forward method that makes a tensor of numbers: torch.fx gave it a name, which the model has no more."""
+    for node in graph.nodes:
+        if node.op == "get_attr" and not hasattr(model, str(node.target).partition(".")[0]):
+            reader = next(iter(node.users), node).name
+            raise unsupported(
+                f"function `{reader}` (of a tensor that the forward method makes)",
+                "normalise the images before, and put other numbers into nn.Conv2d, nn.Linear or nn.BatchNorm2d",
+            )
 
 
 def trace_calls(model: nn.Module) -> fx.Graph:

@@ -9,6 +9,7 @@ In: a module, what was read from it, images. Out: an UnsupportedError where they
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -34,67 +35,96 @@ N_IMAGES = 2
 SAME_CALLS = 2**6
 """Roundings by which the same calls of torch may differ: none, but for kernels that are chosen by memory layout."""
 
+REDUCED = (torch.bfloat16, torch.float16)
+"""Types whose roundings hide a difference: networks in them are refused, and so is an autocast that makes them."""
+
 OTHER_ORDER = 2**10
 """Roundings by which the drive of a population may differ from the same in float64: 0.01 % in float32. Sums of some
 thousand products and batch normalisation in another order make up to 30; what is meant to differ makes far more."""
 
 
 def require_same_calls(model: nn.Module, graph: fx.Graph, images: Tensor) -> None:
-    """Compare what each module that `graph` calls gets and gives with the same while `model` runs.
+    """Compare what each module that `graph` calls gets and gives with the same when `model` runs.
+
+    The graph runs after the model, so that nothing which the forward method sets while it runs is there.
 
     Raises:
         UsageError: the images do not fit the model.
         UnsupportedError: they differ, or the forward method changes weights or draws random numbers.
     """
     images = images[:N_IMAGES]
-    with evaluation(model) as before, exact_arithmetic(), images_fit(images):
-        try:
-            _Beside(model, graph).run(images)
-        except UnsupportedError:
-            before.require_unchanged()  # which is why they differ
-            raise
+    with evaluation(model), exact_arithmetic(), images_fit(images):
+        ran = _run(model, graph, images)
+    with evaluation(model), exact_arithmetic():
+        _require_same_run(model, ran, _Replay(fx.GraphModule(model, graph)), images)
 
 
-class _Beside:
-    """Run a graph step by step beside the module that it was read from.
+def require_same_answers(model: nn.Module, other: nn.Module, images: Tensor) -> None:
+    """Compare what `model` gives with what `other` does, which computes the same and shares its modules.
+
+    Raises:
+        UnsupportedError: they differ.
+    """
+    images = images[:N_IMAGES]
+    with evaluation(model), evaluation(other), exact_arithmetic():
+        _require_equal(model, model(images.clone()), other(images.clone()), "what it gives behind its rewriting")
+
+
+@dataclass(frozen=True)
+class _Run:
+    """What a model did.
 
     Args:
-        model: in the mode to compare it in.
-        graph: what was read from it.
+        calls: of modules, in order: the module, what it got and what it gave.
+        output, again: what the model gave the first and the second time.
     """
 
-    def __init__(self, model: nn.Module, graph: fx.Graph) -> None:
-        self._model, self._replay = model, _Replay(fx.GraphModule(model, graph))
+    calls: list[tuple[nn.Module, tuple[Any, ...], Any]]
+    output: Any
+    again: Any
 
-    def run(self, images: Tensor) -> None:
-        """Run both, and compare after each module."""
-        self._calls = self._replay.calls(images.clone())
-        names = {str(node.target) for node in self._replay.module.graph.nodes if node.op == "call_module"}
-        modules = {self._model.get_submodule(name) for name in names}
-        hooks = [module.register_forward_hook(self._compare) for module in modules]
-        try:
-            output = self._model(images.clone())
-        finally:
-            for hook in hooks:
-                hook.remove()
-        for name, *_ in self._calls:
-            raise _computes_something_else(self._model, f"module `{name}` is not called")
-        self._require_equal(output, self._replay.last, "what it gives")
-        self._require_equal(self._model(images.clone()), output, "what it gives the second time")
 
-    def _compare(self, module: nn.Module, given: tuple[Any, ...], output: Any) -> None:
-        name, its_module, its_given, its_output = next(self._calls, ("", None, (), None))
-        if its_module is not module:
-            raise _computes_something_else(
-                self._model, f"it does not call `{name}` next" if name else "one call too many"
-            )
+def _run(model: nn.Module, graph: fx.Graph, images: Tensor) -> _Run:
+    """Run a model twice, and note the first time what is called of the modules that `graph` calls."""
+    calls: list[tuple[nn.Module, tuple[Any, ...], Any]] = []
+
+    def note(module: nn.Module, given: tuple[Any, ...], output: Any) -> None:
+        calls.append((module, tuple(map(_kept, given)), _kept(output)))
+
+    names = {str(node.target) for node in graph.nodes if node.op == "call_module"}
+    hooks = [module.register_forward_hook(note) for module in {model.get_submodule(name) for name in names}]
+    try:
+        output = _kept(model(images.clone()))
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return _Run(calls, output, model(images.clone()))
+
+
+def _kept(value: Any) -> Any:
+    """Return a copy of a tensor: what follows may change it in place."""
+    return value.clone() if isinstance(value, Tensor) else value
+
+
+def _require_same_run(model: nn.Module, ran: _Run, replay: _Replay, images: Tensor) -> None:
+    calls = iter(ran.calls)
+    for name, its_module, its_given, its_output in replay.calls(images.clone()):
+        module, given, output = next(calls, (None, (), None))
+        if module is not its_module:
+            where = f"module `{name}` is not called" if module is None else f"it does not call `{name}` next"
+            raise _computes_something_else(model, where)
         for one, other in zip(given, its_given, strict=False):
-            self._require_equal(one, other, f"what module `{name}` gets")
-        self._require_equal(output, its_output, f"what module `{name}` gives")
+            _require_equal(model, one, other, f"what module `{name}` gets")
+        _require_equal(model, output, its_output, f"what module `{name}` gives")
+    if next(calls, None) is not None:
+        raise _computes_something_else(model, "one call too many")
+    _require_equal(model, ran.output, replay.last, "what it gives")
+    _require_equal(model, ran.again, ran.output, "what it gives the second time")
 
-    def _require_equal(self, found: Any, wanted: Any, what: str) -> None:
-        if isinstance(found, Tensor) and isinstance(wanted, Tensor) and _differs(found, wanted, SAME_CALLS):
-            raise _computes_something_else(self._model, what)
+
+def _require_equal(model: nn.Module, found: Any, wanted: Any, what: str) -> None:
+    if isinstance(found, Tensor) and isinstance(wanted, Tensor) and _differs(found, wanted, SAME_CALLS):
+        raise _computes_something_else(model, what)
 
 
 class _Replay(fx.Interpreter):
@@ -210,12 +240,12 @@ def _terms(synapse: FloatSynapse, signal: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _differs(found: Tensor, wanted: Tensor, roundings: int, scale: Tensor | None = None) -> bool:
-    """Return whether two tensors differ by more than `roundings` of the type of `found`.
+    """Return whether two tensors differ by more than `roundings` of the type of `found`, or this type rounds more.
 
     Args:
         scale: what a rounding is a part of; the largest magnitude of `wanted` by default.
     """
-    if found.shape != wanted.shape:
+    if found.shape != wanted.shape or found.dtype in REDUCED:
         return True
     here = found.to(wanted)
     if torch.equal(here, wanted) or not found.is_floating_point():

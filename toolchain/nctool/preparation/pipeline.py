@@ -13,13 +13,14 @@ from nctool.balancing import FIRST_PERCENTILE, balanced_thresholds
 from nctool.conversion.evaluation import evaluation
 from nctool.conversion.folding import each, fold_pooling
 from nctool.conversion.reading import read_graph, require_type, require_unwrapped
-from nctool.conversion.same_network import require_same_calls, require_same_network
+from nctool.conversion.same_network import require_same_answers, require_same_calls, require_same_network
 from nctool.conversion.tracing import trace
 from nctool.errors import UsageError
 from nctool.nq import NoisyQuantReLU
 from nctool.preparation.poolings import same_shapes
 from nctool.preparation.remarks import warn_of_fresh_norms, warn_of_training
-from nctool.preparation.rewriting import Rewritten, replace_activations, rewrite
+from nctool.preparation.rewriting import Rewritten, maxima_in_place, replace_activations, rewrite
+from nctool.sim.fast import exact_arithmetic
 from nctool.surrogate import Reset
 
 
@@ -61,6 +62,8 @@ def prepare(
     require_same_calls(model, graph, images)
     warn_of_training(model, graph)
     rewritten = rewrite(model, graph)
+    with maxima_in_place(rewritten):
+        require_same_answers(model, rewritten.module, images)
     thresholds = _thresholds(model, rewritten, images, percentile)
     prepared = rewritten.module
     replace_activations(prepared, thresholds, lambda theta: NoisyQuantReLU(levels, theta, reset).to(images.device))
@@ -73,7 +76,7 @@ def prepare(
 def _thresholds(model: nn.Module, rewritten: Rewritten, images: Tensor, percentile: float) -> dict[str, float]:
     """Measure the activations of the rewritten network; the modules that it shares with `model` stay as they are."""
     layers = {name: rewritten.module.get_submodule(name) for name in rewritten.activations}
-    with evaluation(model), same_shapes(rewritten.module, rewritten.maxima):
+    with evaluation(model), exact_arithmetic(), same_shapes(rewritten.module, rewritten.maxima):
         return balanced_thresholds(rewritten.module.eval(), layers, images, percentile)
 
 

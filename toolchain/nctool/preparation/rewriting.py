@@ -10,7 +10,8 @@ that were replaced.
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,7 +28,7 @@ RELU_MODULES = (nn.ReLU, nn.ReLU6)
 RELU_FUNCTIONS = (functional.relu, functional.relu_, functional.relu6, torch.relu, torch.relu_)
 RELU_METHODS = ("relu", "relu_")
 DROPOUTS = {functional.dropout: nn.Dropout, functional.dropout2d: nn.Dropout2d}
-POOLINGS = (functional.max_pool2d, torch.max_pool2d, functional.avg_pool2d)
+POOLINGS = (functional.max_pool2d, torch.max_pool2d, functional.avg_pool2d, functional.adaptive_avg_pool2d)
 VIEWS = ("view", "reshape")
 
 
@@ -37,7 +38,7 @@ class Rewritten:
 
     Args:
         module: shares its parameters with the original.
-        activations: names of its ReLUs.
+        activations: names of its ReLUs, some of which clip at 6.
         maxima: the maximum pooling that each average pooling replaces, by name.
     """
 
@@ -72,6 +73,7 @@ class _Rewriter:
         self.module = fx.GraphModule(model, graph, type(model).__name__)
         self.activations: list[str] = []
         self.maxima: dict[str, nn.MaxPool2d] = {}
+        self._put_names: set[str] = set()
 
     def run(self) -> Rewritten:
         take_out_changes(self.graph, self.module)
@@ -94,26 +96,26 @@ class _Rewriter:
         name = str(node.target)
         module = self.module.get_submodule(name)
         if type(module) in RELU_MODULES:
-            self._activate(node, name)
+            self._activate(node, self._unused(name, instead=name), type(module) is nn.ReLU6)
         elif type(module) is nn.MaxPool2d and module.return_indices:
             raise unsupported(
                 f"module `{name}` (MaxPool2d with return_indices=True)",
                 "leave out return_indices: spikes do not know the place of a maximum",
             )
         elif type(module) is nn.MaxPool2d:
-            self._average(node, name, module)
+            self._average(node, self._unused(name, instead=name), module)
         elif type(module) in DROPOUTS.values() and module.inplace:
             self._put(node, name, type(module)(module.p))
 
     def _rewrite_function(self, node: fx.Node) -> None:
         if node.target in (*RELU_FUNCTIONS, *RELU_METHODS):
-            self._activate(node, node.name)
-        elif node.target in POOLINGS and len(node.all_input_nodes) > 1:
-            raise unsupported(
-                f"function `{node.name}` (of windows that depend on the image)", "use nn.AdaptiveAvgPool2d(1)"
-            )
+            self._activate(node, self._unused(node.name), node.target is functional.relu6)
+        elif node.target in (*POOLINGS, *DROPOUTS) and len(node.all_input_nodes) > 1:
+            pools = node.target in POOLINGS
+            what, instead = ("windows", "nn.AdaptiveAvgPool2d(1)") if pools else ("rates", "nn.Dropout(p)")
+            raise unsupported(f"function `{node.name}` (of {what} that depend on the image)", f"use {instead}")
         elif node.target is functional.max_pool2d or node.target is torch.max_pool2d:
-            self._average(node, node.name, _max_pool(node))
+            self._average(node, self._unused(node.name), _max_pool(node))
         elif node.target is functional.avg_pool2d:
             self._put(node, self._unused(node.name), _pool(node))
         elif node.target is functional.adaptive_avg_pool2d:
@@ -125,14 +127,13 @@ class _Rewriter:
         elif node.target in VIEWS and _keeps_batch(node):
             self._put(node, self._unused(node.name), nn.Flatten())
 
-    def _activate(self, node: fx.Node, name: str) -> None:
-        name = self._unused(name)
-        self._put(node, name, nn.ReLU())
+    def _activate(self, node: fx.Node, name: str, is_clipped: bool) -> None:
+        """Put a ReLU, or one that clips at 6: then its threshold from data is 6 at most."""
+        self._put(node, name, nn.ReLU6() if is_clipped else nn.ReLU())
         self.activations.append(name)
 
     def _average(self, node: fx.Node, name: str, pool: nn.MaxPool2d) -> None:
         """Put the average over windows as large as the stride; `same_shapes` sees whether they are as many."""
-        name = self._unused(name)
         self._put(node, name, nn.AvgPool2d(pair(pool.stride)))
         self.maxima[name] = pool
 
@@ -149,6 +150,7 @@ class _Rewriter:
     def _put(self, node: fx.Node, name: str, module: nn.Module) -> None:
         """Let `node` call `module`, which gets `name`, with the tensor that it had."""
         self.module.add_submodule(name, module)
+        self._put_names.add(name)
         node.op, node.target = "call_module", name
         node.args, node.kwargs = (node.all_input_nodes[0],), {}
 
@@ -160,21 +162,21 @@ class _Rewriter:
             return
         name = self._unused(f"{node.name}_flat")
         self.module.add_submodule(name, nn.Flatten())
+        self._put_names.add(name)
         with self.graph.inserting_after(node):
             flat = self.graph.call_module(name, (node,))
         node.replace_all_uses_with(flat, delete_user_cb=lambda user: user is not flat)
 
-    def _unused(self, name: str) -> str:
-        """Return `name`, or with a number where a module of this name is in use already: each use has its own."""
-        taken = set(self.activations)
-        while name in taken or (name not in self._replaceable() and _has(self.module, name)):
+    def _unused(self, name: str, instead: str | None = None) -> str:
+        """Return `name`, or with a number where a module of this name is there already: each use has its own.
+
+        Args:
+            instead: name of the module that is replaced, which is free the first time.
+        """
+        while name in self._put_names or (name != instead and _has(self.module, name)):
             stem, _, number = name.rpartition("_")
             name = f"{stem}_{int(number) + 1}" if stem and number.isdecimal() else f"{name}_2"
         return name
-
-    def _replaceable(self) -> set[str]:
-        kinds = (*RELU_MODULES, nn.MaxPool2d)
-        return {name for name, module in self.module.named_modules() if isinstance(module, kinds)}
 
 
 def _has(module: nn.Module, name: str) -> bool:
@@ -202,7 +204,9 @@ def _is_image_mean(node: fx.Node) -> bool:
     if node.target is not torch.mean and node.target != "mean":
         return False
     axes = _argument(node, 1, "dim", ())
-    return isinstance(axes, (list, tuple)) and sorted(axis % 4 for axis in axes) == [2, 3]
+    if not isinstance(axes, (list, tuple)) or not all(isinstance(axis, int) for axis in axes):
+        return False
+    return sorted(axis % 4 for axis in axes) == [2, 3]
 
 
 def _keeps_batch(node: fx.Node) -> bool:
@@ -234,6 +238,21 @@ Activation = Callable[[float], NoisyQuantReLU]
 
 def replace_activations(module: fx.GraphModule, thresholds: dict[str, float], make: Activation) -> None:
     """Put what `make` returns for the threshold of an activation in its place."""
-    for name, threshold in thresholds.items():
+    _set_modules(module, {name: make(threshold) for name, threshold in thresholds.items()})
+
+
+@contextmanager
+def maxima_in_place(rewritten: Rewritten) -> Iterator[None]:
+    """Let the network compute the maxima that its averages replace: then it gives what it was rewritten from gives."""
+    averages = {name: rewritten.module.get_submodule(name) for name in rewritten.maxima}
+    try:
+        _set_modules(rewritten.module, rewritten.maxima)
+        yield
+    finally:
+        _set_modules(rewritten.module, averages)
+
+
+def _set_modules(module: nn.Module, named: Mapping[str, nn.Module]) -> None:
+    for name, each in named.items():
         parent, _, own = name.rpartition(".")
-        setattr(module.get_submodule(parent), own, make(threshold))
+        setattr(module.get_submodule(parent), own, each)

@@ -122,13 +122,13 @@ def find_device(name: str) -> torch.device:
 
 @contextmanager
 def exact_arithmetic() -> Iterator[None]:
-    """Switch off gradients and everything that rounds a float32 product or sum to fewer bits."""
+    """Switch off gradients and what rounds a float32 product or sum to fewer bits, an autocast of the caller too."""
     matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
     before = (matmul.allow_tf32, cudnn.allow_tf32, torch.get_float32_matmul_precision())
     try:
         matmul.allow_tf32 = cudnn.allow_tf32 = False
         torch.set_float32_matmul_precision("highest")
-        with torch.inference_mode():
+        with torch.inference_mode(), torch.autocast("cpu", enabled=False), torch.autocast("cuda", enabled=False):
             yield
     finally:
         matmul.allow_tf32, cudnn.allow_tf32 = before[:2]
