@@ -679,6 +679,20 @@ def test_known_answers_that_do_not_fit(path, key, change, text):
             "`populations.0.bound.margin`: input should be a finite number",
         ),
         (
+            lambda m: m["populations"][0]["bound"].update(low=1),
+            "`populations.0.bound.low`: input should be less than or equal to 0",
+        ),
+        (
+            lambda m: m["populations"][0]["bound"].update(high=-1),
+            "`populations.0.bound.high`: input should be greater than or equal to 0",
+        ),
+        (
+            lambda m: m["populations"][0]["bound"].update(margin=0.5),
+            "`populations.0.bound.margin`: input should be greater than or equal to 1",
+        ),
+        (lambda m: m.update(weight_bits=1), "`weight_bits`: input should be greater than or equal to 2"),
+        (lambda m: m.update(weight_bits=9), "`weight_bits`: input should be less than or equal to 8"),
+        (
             lambda m: m["populations"][0]["bound"].update(kind="hoped"),
             "`populations.0.bound.kind`: input should be 'proved' or 'calibrated'",
         ),

@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import h5py
 import numpy as np
@@ -18,6 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler
 from nctool.equality import StructuralEquality
 from nctool.errors import FormatError, UsageError
 from nctool.inputs import Coding, PixelEncoding
+from nctool.integer_format import WEIGHT_BITS_RANGE
 from nctool.network import IntArray, IntegrateFire, IntNetwork, Population, RateEncoding
 from nctool.sim.trace import Trace
 from nctool_deploy.realisations import RealisationName
@@ -64,9 +65,9 @@ class BoundRecord(Strict):
     """The bound of one population; see `nctool.network.Bound`."""
 
     kind: Literal["proved", "calibrated"]
-    low: int
-    high: int
-    margin: float
+    low: int = Field(le=0)
+    high: int = Field(ge=0)
+    margin: float = Field(ge=1.0)
 
 
 class PopulationRecord(Strict):
@@ -98,7 +99,7 @@ class Provenance(Strict):
     dataset: str
     checkpoint_sha256: str
     input_mean: tuple[float, ...] = Field(strict=False)
-    input_std: tuple[float, ...] = Field(strict=False)
+    input_std: tuple[Annotated[float, Field(gt=0.0)], ...] = Field(strict=False)
     classes: tuple[str, ...] = Field(strict=False)
 
 
@@ -117,7 +118,7 @@ class Metadata(Strict):
     input_encoding: Coding
     input_digest: str
     n_steps: int = Field(ge=1)
-    weight_bits: int
+    weight_bits: int = Field(ge=WEIGHT_BITS_RANGE[0], le=WEIGHT_BITS_RANGE[1])
     populations: tuple[PopulationRecord, ...] = Field(strict=False)
     provenance: Provenance | None
     changes: tuple[ChangeRecord, ...] = Field(strict=False)
