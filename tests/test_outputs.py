@@ -7,11 +7,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import h5py
 import numpy as np
 import pytest
 
 import nctool
-from nctool.api.outputs import require_outputs
+from nctool.api.outputs import TRACES, require_outputs
 from nctool.errors import UsageError
 from tests.runs import SHORT
 
@@ -87,7 +88,7 @@ def test_a_link_to_an_input_is_that_input(tmp_path: Path) -> None:
     model, link = tmp_path / "m.net", tmp_path / "link.npz"
     model.touch()
     link.symlink_to(model)
-    assert refusal(require_outputs, {"the model": model}, {"-o": link}) == f"-o: `{link}` is the model\n{OWN}"
+    assert refusal(require_outputs, {"the model": model}, {"-o": (TRACES, link)}) == f"-o: `{link}` is the model\n{OWN}"
 
 
 def test_a_folder_of_images_is_not_written_into(run: Path, tmp_path: Path) -> None:
@@ -117,6 +118,71 @@ def test_a_data_set_by_name_is_no_place(digits_model: Path, tmp_path: Path, monk
     (tmp_path / "digits").mkdir()
     nctool.run_sim(digits_model, samples=2, dataset="digits", output="digits/spikes.npz")
     assert (tmp_path / "digits" / "spikes.npz").is_file()
+
+
+# --- files of another kind --------------------------------------------------------------------------------------------
+
+
+def kept(path: Path, kind: str, argument: str) -> str:
+    return (
+        f"{argument}: `{path}` is there and is no {kind}, so it is not replaced\n"
+        "hint: give another name, or remove it first"
+    )
+
+
+def test_export_replaces_networks_only(run: Path, digits_model: Path, tmp_path: Path) -> None:
+    recipe, data, hdf5 = (tmp_path / name for name in ("mine.toml", "mine.npz", "mine.h5"))
+    recipe.write_text('name = "mine"\n')
+    np.savez(data, x_train=np.zeros((4, 8, 8), np.uint8))
+    with h5py.File(hdf5, "w") as file:
+        file["images"] = np.zeros((4, 8, 8), np.uint8)
+    before = contents(tmp_path)
+    for path in (recipe, data, hdf5):
+        assert refusal(nctool.export, run, path) == kept(path, "netx HDF5 file", "output")
+    assert contents(tmp_path) == before
+    foreign = tmp_path / "foreign.net"
+    with h5py.File(foreign, "w") as file:
+        file.create_group("layer")
+    empty = tmp_path / "empty.net"
+    empty.touch()
+    for path in (foreign, empty, Path(shutil.copy(digits_model, tmp_path / "old.net"))):
+        nctool.export(run, path, steps=2)
+        assert nctool.inspect(path).steps == 2
+
+
+def test_traces_and_junit_replace_their_own_kind_only(digits_model: Path, tmp_path: Path) -> None:
+    data, logits, recipe = (tmp_path / name for name in ("mine.npz", "logits.npz", "mine.toml"))
+    np.savez(data, x_train=np.zeros((4, 8, 8), np.uint8))
+    np.savez(logits, logits=np.zeros((4, 10)), labels=np.arange(4))
+    recipe.write_text('name = "mine"\n')
+    before = contents(tmp_path)
+    for path in (data, logits, recipe):
+        traces = ".npz file of traces"
+        assert refusal(nctool.run_sim, digits_model, samples=2, output=path) == kept(path, traces, "output")
+        assert refusal(nctool.verify, digits_model, engines="fast", layers=path) == kept(path, traces, "layers")
+        found = refusal(nctool.verify, digits_model, engines="fast", junit=path)
+        assert found == kept(path, "JUnit XML file", "junit")
+    assert contents(tmp_path) == before
+    old, report = tmp_path / "old.npz", tmp_path / "old.xml"
+    for _ in range(2):
+        nctool.run_sim(digits_model, samples=2, output=old)
+        assert np.load(old)["logits"].shape[0] == 2
+        nctool.verify(digits_model, engines="fast", samples=1, layers=old, junit=report)
+        assert list(np.load(old)["engines"])[-1] == "fast"
+        assert report.read_bytes().startswith(b"<?xml")
+
+
+@pytest.mark.parametrize("suffix", [".png", ".svg", ".pdf"])
+def test_plots_replace_their_own_kind_only(run: Path, tmp_path: Path, suffix: str) -> None:
+    photo, figure = tmp_path / f"photo{suffix}", tmp_path / f"figure{suffix}"
+    photo.write_bytes(b"a cat")
+    for plot in (nctool.history, nctool.explore):
+        assert refusal(plot, run, plot=photo) == kept(photo, "figure of nctool", "plot")
+    assert photo.read_bytes() == b"a cat"
+    nctool.history(run, plot=figure)
+    before = figure.read_bytes()
+    nctool.history(run, plot=figure)
+    assert figure.read_bytes() == before
 
 
 # --- finished runs ----------------------------------------------------------------------------------------------------

@@ -1,6 +1,6 @@
 """netx HDF5: `write` and `read` files with the `/nctool` group, `read_foreign` those of other tools."""
 
-from nctool_deploy.netx.foreign import ForeignFile, is_foreign, read_foreign
+from nctool_deploy.netx.foreign import ForeignFile, is_foreign, is_netx, read_foreign
 from nctool_deploy.netx.metadata import (
     METADATA,
     PROVED_BOUNDS,
@@ -23,6 +23,7 @@ __all__ = [
     "NetxFile",
     "Provenance",
     "is_foreign",
+    "is_netx",
     "read",
     "read_foreign",
     "write",

@@ -81,6 +81,19 @@ def is_foreign(path: Path) -> bool:
         return "nctool" not in file
 
 
+def is_netx(path: Path) -> bool:
+    """Return True when the file at `path` is netx HDF5, of nctool or of another tool.
+
+    Raises:
+        UsageError: it cannot be read.
+    """
+    try:
+        with opened(path, hint=BAD_FILE_HINT) as file:
+            return "nctool" in file or "layer" in file
+    except FormatError:
+        return False
+
+
 def read_foreign(
     path: Path,
     *,

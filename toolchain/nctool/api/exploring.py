@@ -19,7 +19,7 @@ from nctool.api.converting import converted, design
 from nctool.api.costing import CostMeter, CostReport
 from nctool.api.figure_file import OPTION
 from nctool.api.names import split_names
-from nctool.api.outputs import require_outputs, run_files
+from nctool.api.outputs import FIGURE, require_outputs, run_files
 from nctool.api.pareto import best
 from nctool.api.samples import dataset_path, dataset_samples, require_here
 from nctool.api.settings import Setting, settings
@@ -153,7 +153,7 @@ def explore(
     name = loaded.dataset_name if dataset is None else str(dataset)
     if dataset is None:
         require_here(name)
-    require_outputs({"the data set": dataset_path(name), **run_files(checkpoint)}, {OPTION: plot})
+    require_outputs({"the data set": dataset_path(name), **run_files(checkpoint)}, {OPTION: (FIGURE, plot)})
     tried = settings(split_names(realisations), steps, units, weight_bits, loaded.recipe.activation.levels)
     n_classes = len(loaded.classes)
     folder = remembered(data_dir, loaded, name)

@@ -14,7 +14,7 @@ from torch import nn
 
 from nctool.api.checkpoints import OutputPath, RunPath, open_checkpoint
 from nctool.api.converting import ann_logits, converted, default_realisation, design, notes_of
-from nctool.api.outputs import require_outputs, run_files
+from nctool.api.outputs import NETX, require_outputs, run_files
 from nctool.api.unit_search import Budget, search_units
 from nctool.api.utilisation import Utilisation, utilisation
 from nctool.arguments import public
@@ -141,7 +141,7 @@ def export(
         raise UsageError("--max-neurons and --max-cores: allowed with --units auto only")
     loaded = open_checkpoint(checkpoint)
     own_target = target if str(target).endswith(".toml") else None
-    require_outputs({**run_files(checkpoint), "the target": own_target}, {"-o": output})
+    require_outputs({**run_files(checkpoint), "the target": own_target}, {"-o": (NETX, output)})
     model = restore_model(loaded, model)
     budget = Budget(max_neurons, max_cores) if units == AUTO else None
     built = find_realisation(realisation or default_realisation(loaded))

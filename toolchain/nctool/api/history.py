@@ -11,6 +11,8 @@ from typing import Any
 
 from nctool.api import history_figure
 from nctool.api.checkpoints import RunPath
+from nctool.api.figure_file import OPTION
+from nctool.api.outputs import FIGURE, require_outputs, run_files
 from nctool.arguments import public
 from nctool.training.metrics import EpochMetrics, read_metrics
 
@@ -45,6 +47,7 @@ def history(run: RunPath, *, plot: Path | str | None = None) -> HistoryReport:
         FormatError: metrics.jsonl is not what nctool writes.
     """
     draw = None if plot is None else history_figure.prepare(Path(plot))
+    require_outputs(run_files(run), {OPTION: (FIGURE, plot)})
     report = HistoryReport(Path(run), read_metrics(Path(run)))
     if draw is not None:
         draw(report.epochs)

@@ -19,7 +19,7 @@ from nctool.api.checkpoints import ModelPath
 from nctool.api.costing import CostMeter, CostReport, meter_for
 from nctool.api.engines import Job, require_engine, traces
 from nctool.api.models import Content, ForeignOptions, open_model
-from nctool.api.outputs import model_files, require_outputs
+from nctool.api.outputs import TRACES, model_files, require_outputs
 from nctool.api.samples import choose_samples, dataset_path, trained_on
 from nctool.api.sharding import require_workers, shared_summaries
 from nctool.arguments import AtLeast, public
@@ -123,7 +123,7 @@ def run_sim(
     given = {"the samples": path_of(input), "the labels": path_of(labels)}
     if input is None:
         given["the data set"] = dataset_path(dataset or trained_on(content))
-    require_outputs({**given, **model_files(path)}, {"-o": output})
+    require_outputs({**given, **model_files(path)}, {"-o": (TRACES, output)})
     if output is not None:
         require_array_names((population.name for population in content.network.populations), "-o")
     meter = meter_for(content, workers) if cost else None

@@ -23,7 +23,7 @@ from nctool.api.comparing import FILE, Comparison, compare_engines, compare_know
 from nctool.api.engines import Job, require_engine
 from nctool.api.models import Content, ForeignOptions, open_model
 from nctool.api.names import split_names
-from nctool.api.outputs import model_files, require_outputs
+from nctool.api.outputs import JUNIT, TRACES, model_files, require_outputs
 from nctool.api.samples import choose_samples, dataset_path, trained_on
 from nctool.arguments import AtLeast, public
 from nctool.differences import PairDifferences
@@ -122,7 +122,8 @@ def verify(
     given = {"the samples": path_of(input)}
     if input is None:
         given["the data set"] = dataset_path(dataset or trained_on(content))
-    require_outputs({**given, **model_files(path)}, {trace_file.OPTION: layers, junit_file.OPTION: junit})
+    outputs = {trace_file.OPTION: (TRACES, layers), junit_file.OPTION: (JUNIT, junit)}
+    require_outputs({**given, **model_files(path)}, outputs)
     content, pixels = _samples(content, samples, dataset, data_dir, input)
     options.require_steps(content.network.n_steps)
     keep = layers is not None
