@@ -572,6 +572,31 @@ def test_images_of_another_size():
     assert error.message.startswith("images: (2, 2, 10, 10) do not fit the model (")
 
 
+@pytest.mark.parametrize(
+    ("images", "hint"),
+    [
+        (torch.randn(16, 8, 8, 1), "the channels stand behind the images' axis: give images.permute(0, 3, 1, 2)"),
+        (torch.randn(16, 8, 8), "the axis of the channels is missing: give images[:, None]"),
+        (
+            torch.randn(16, 3, 8, 8),
+            "it takes more than one image, of the size that it is trained on; pooling windows must tile them",
+        ),
+    ],
+)
+def test_the_channels_of_images_stand_elsewhere(images, hint):
+    error = refusal(nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(144, 3)), images)
+    assert isinstance(error, UsageError)
+    assert error.message.startswith(f"images: {tuple(images.shape)} do not fit the model (given groups=1, weight of ")
+    assert error.hint == hint
+
+
+def test_the_result_shares_parameters_and_statistics():
+    own = model()
+    prepared = prepare(own, IMAGES)
+    shared = {tensor.data_ptr() for tensor in prepared.state_dict().values()}
+    assert {tensor.data_ptr() for tensor in own.state_dict().values()} <= shared
+
+
 @pytest.mark.parametrize("failure", [torch.cuda.OutOfMemoryError("CUDA out of memory"), MemoryError()])
 def test_memory_that_runs_out_is_not_the_images(monkeypatch, failure):
     def no_room(*_args):

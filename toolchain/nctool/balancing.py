@@ -109,10 +109,23 @@ def images_fit(images: Tensor, called: str = "images") -> Iterator[None]:
     except (RuntimeError, ValueError) as error:
         if is_allocation_failure(error):
             raise
-        raise UsageError(
-            f"{called}: {tuple(images.shape)} do not fit the model ({first_line(error)})",
-            hint="it takes more than one image, of the size that it is trained on; pooling windows must tile them",
-        ) from error
+        raise unfit_images(images, error, called) from error
+
+
+def unfit_images(images: Tensor, reason: Exception, called: str = "images", channels: int | None = None) -> UsageError:
+    """Describe images on which a model cannot run.
+
+    Args:
+        reason: what torch says.
+        called: what the message calls them.
+        channels: that the model takes, where they are known.
+    """
+    hint = "it takes more than one image, of the size that it is trained on; pooling windows must tile them"
+    if images.ndim == 4 and images.shape[1] != channels == images.shape[3]:
+        hint = f"the channels stand behind the images' axis: give {called}.permute(0, 3, 1, 2)"
+    elif images.ndim == 3 and channels == 1:
+        hint = f"the axis of the channels is missing: give {called}[:, None]"
+    return UsageError(f"{called}: {tuple(images.shape)} do not fit the model ({first_line(reason)})", hint)
 
 
 def _percentile(output: Tensor, percentile: float, name: str) -> float:

@@ -1,6 +1,7 @@
 """prepare: a network of your own becomes one that trains with noisy quantised activations and converts.
 
-In: a torch module, pretrained or not, and some of its input. Out: an fx.GraphModule with the same parameters.
+In: a torch module, pretrained or not, and some of its input. Out: an fx.GraphModule that shares its parameters
+and buffers.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from nctool.arguments import public
-from nctool.balancing import FIRST_PERCENTILE, balanced_thresholds
+from nctool.balancing import FIRST_PERCENTILE, balanced_thresholds, unfit_images
 from nctool.conversion.evaluation import evaluation
 from nctool.conversion.folding import each, fold_pooling
 from nctool.conversion.reading import read_graph, require_type, require_unwrapped
@@ -40,7 +41,8 @@ def prepare(
     Train the result: the accuracy of a pretrained network is lost until it is fine-tuned.
 
     Args:
-        model: left as it is, but for its parameters, which the result shares.
+        model: left as it is. The result shares its parameters and buffers (the statistics of batch norms): training
+            the result changes them. Give `copy.deepcopy(model)` where the original is still needed.
         images: float (N, channels, height, width), normalised as in training; some dozens, for the first thresholds.
         levels: of the activations, 1..64.
         reset: of the neurons, `subtract` or `zero`.
@@ -59,7 +61,7 @@ def prepare(
     images = images.to(torch.float32)
     graph = read_graph(model)
     require_type(model, (torch.float32,))
-    require_same_calls(model, graph, images)
+    _require_fit(model, graph, images)
     warn_of_training(model, graph)
     rewritten = rewrite(model, graph)
     with maxima_in_place(rewritten):
@@ -71,6 +73,22 @@ def prepare(
     _require_convertible(prepared, images)
     warn_of_fresh_norms(prepared)
     return prepared
+
+
+def _require_fit(model: nn.Module, graph: fx.Graph, images: Tensor) -> None:
+    """Compare `graph` with the model on some of the images; where they do not fit, tell the shape of all."""
+    try:
+        require_same_calls(model, graph, images)
+    except UsageError as error:
+        said = error.__cause__ if isinstance(error.__cause__, Exception) else error
+        raise unfit_images(images, said, channels=_first_channels(model, graph)) from said
+
+
+def _first_channels(model: nn.Module, graph: fx.Graph) -> int | None:
+    """Return the channels of the input, where a convolution is the first that reads it."""
+    _, first, *_ = graph.nodes
+    layer = model.get_submodule(str(first.target)) if first.op == "call_module" else None
+    return layer.in_channels if isinstance(layer, nn.Conv2d) else None
 
 
 def _thresholds(model: nn.Module, rewritten: Rewritten, images: Tensor, percentile: float) -> dict[str, float]:
