@@ -73,7 +73,7 @@ def test_samples_and_labels_may_be_arrays(digits_model, tmp_path, pixels, labels
         (
             FormatError,
             {"input": np.zeros((0, 1, 8, 8))},
-            "`input`: holds float64 (0, 1, 8, 8), allowed an array of numbers",
+            "`input`: holds no samples: float64 (0, 1, 8, 8)",
         ),
         (
             FormatError,

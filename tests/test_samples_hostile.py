@@ -90,7 +90,6 @@ def as_bytes(values: Any, save: Any = np.save) -> bytes:
         b"1,2,3\n",
         b"\x80\x04K\x01.",  # a pickle
         b"PK\3\4" + bytes(99),
-        as_bytes(np.zeros(3), np.savez),
         as_bytes(np.zeros(99))[:200],
         as_bytes(np.zeros(99))[:20],
         as_bytes(np.array([{}, "x"], object)),
@@ -140,7 +139,7 @@ def test_a_folder_and_an_image_are_named_with_the_way_out(tmp_path):
     ("values", "text"),
     [
         (np.float64(3), "float64 ()"),
-        (np.zeros((0, 3)), "float64 (0, 3)"),
+        (np.zeros((3, 0)), "float64 (3, 0)"),
         (np.zeros(2, complex), "complex128 (2,)"),
         (np.array(["a", "b"]), "<U1 (2,)"),
         (np.array(["2020-01-01"], "M8[D]"), "datetime64[D] (1,)"),
@@ -152,6 +151,27 @@ def test_an_array_of_no_numbers(tmp_path, values, text):
     with pytest.raises(FormatError) as caught:
         load_array(path)
     assert str(caught.value) == f"`{path}`: holds {text}, allowed an array of numbers\nhint: {SAVE}"
+
+
+def test_a_file_without_samples(tmp_path):
+    path = saved(tmp_path, np.zeros((0, 3)))
+    with pytest.raises(FormatError) as caught:
+        load_array(path)
+    assert str(caught.value) == f"`{path}`: holds no samples: float64 (0, 3)"
+    with pytest.raises(FormatError) as refused:
+        load_labels(np.zeros(0, int), 1)
+    assert str(refused.value) == "`labels`: holds no labels: int64 (0,)"
+
+
+def test_an_archive_is_no_array(tmp_path):
+    path = tmp_path / "x.npz"
+    np.savez(path, x=np.zeros(3))
+    with pytest.raises(FormatError) as caught:
+        load_array(path)
+    assert str(caught.value) == (
+        f"`{path}` is an archive, allowed: a .npy file of one array\n"
+        "hint: save one array of it with `numpy.save`; a data set of images and labels is given with --dataset"
+    )
 
 
 def test_a_file_that_is_not_there(tmp_path):
@@ -326,8 +346,12 @@ def test_images_without_an_axis_of_channels_answer_as_with_it(digits_model, tmp_
             "the array holds values that are not finite: replace them first, no pixel stands for them",
         ),
         (np.zeros((2, 1, 9, 8), np.uint8), "give pixels 0..255 of the size that the network was trained on, "),
-        (np.zeros((1, 8, 8), np.uint8).T, "give pixels 0..255 of the size that the network was trained on, "),
+        (np.zeros((1, 9, 8), np.uint8).T, "give pixels 0..255 of the size that the network was trained on, "),
         (np.zeros((8, 8), np.uint8), "a single sample needs an axis of samples in front: `numpy.save(path, x[None])`"),
+        (
+            np.zeros((8, 8, 1), np.uint8),
+            "a single sample needs an axis of samples in front: `numpy.save(path, x[None])`",
+        ),
     ],
 )
 def test_images_of_another_kind_are_refused(digits_model, tmp_path, values, hint):

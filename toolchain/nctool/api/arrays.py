@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 import warnings
+import zipfile
 from collections.abc import Iterable, Iterator, Mapping
 from io import BytesIO
 from pathlib import Path
@@ -24,6 +25,7 @@ from nctool.sim.trace import Trace, join
 SAVE_HINT = "save an array of numbers with `numpy.save`"
 FOLDER_HINT = "a folder with train/ and test/ of class folders is a --dataset; for other images, " + SAVE_HINT
 IMAGE_HINT = "save its pixels: `numpy.save('x.npy', numpy.asarray(image)[None])`, image being what Pillow opened"
+ARCHIVE_HINT = "save one array of it with `numpy.save`; a data set of images and labels is given with --dataset"
 IMAGE_SUFFIXES = frozenset((".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"))
 LARGEST_LABEL = 2**31 - 1
 UNFIT_NAME = re.compile(r"[/\\\x00-\x1f\x7f]|^\.\.?$|.{201}")
@@ -59,10 +61,18 @@ def load_array(source: Source, argument: str = "input") -> NDArray[Any]:
     """
     path = path_of(source)
     values = _as_array(source, argument) if path is None else _map(path)
+    if values.ndim > 0 and len(values) == 0:
+        raise FormatError(
+            f"`{name_of(source, argument)}`: holds no {_content(argument)}: {values.dtype} {values.shape}"
+        )
     if values.dtype.kind not in "biuf" or values.ndim == 0 or values.size == 0:
         name, hint = name_of(source, argument), None if path is None else SAVE_HINT
         raise FormatError(f"`{name}`: holds {values.dtype} {values.shape}, allowed an array of numbers", hint)
     return values
+
+
+def _content(argument: str) -> str:
+    return LABELS if argument == LABELS else "samples"
 
 
 def _as_array(source: Any, argument: str) -> NDArray[Any]:
@@ -83,6 +93,8 @@ def _map(path: Path) -> NDArray[Any]:
         raise cannot_read(path, error) from error
     if path.suffix.lower() in IMAGE_SUFFIXES:
         raise FormatError(f"`{path}` is an image, allowed: a .npy file", hint=IMAGE_HINT)
+    if zipfile.is_zipfile(path):
+        raise FormatError(f"`{path}` is an archive, allowed: a .npy file of one array", hint=ARCHIVE_HINT)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error")  # a shape whose product overflows is no more than a warning to NumPy

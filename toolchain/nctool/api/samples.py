@@ -120,7 +120,7 @@ def _require_pixels(values: NDArray[Any], shape: Shape, name: str) -> None:
     hint = "give pixels 0..255 of the size that the network was trained on, before any normalisation"
     if values.shape[1:] == shape:
         hint = how_to_pixels("x", values)
-    elif values.shape in (shape, shape[1:]):
+    elif values.shape in (shape, shape[1:], (*shape[1:], shape[0])):
         hint = "a single sample needs an axis of samples in front: `numpy.save(path, x[None])`"
     raise RangeError(
         f"`{name}`: holds {values.dtype} {values.shape}, allowed uint8 (samples, {', '.join(map(str, shape))})", hint
