@@ -91,6 +91,11 @@ def test_samples_and_labels_may_be_arrays(digits_model, tmp_path, pixels, labels
         (
             RangeError,
             {"input": np.zeros((2, 8, 8), np.uint8), "labels": np.array([1, 10])},
+            "`labels`: label 10, the network has 10 classes\nhint: classes are 0..9: save y - 1",
+        ),
+        (
+            RangeError,
+            {"input": np.zeros((2, 8, 8), np.uint8), "labels": np.array([0, 10])},
             "`labels`: label 10, the network has 10 classes",
         ),
         (
@@ -141,3 +146,9 @@ def test_a_mapping_in_place_of_a_recipe_is_refused():
         "recipe: got a dict, allowed: a path or a text\n"
         'hint: give a network with model=net, changes of a recipe with overrides={"training.epochs": 3}'
     )
+
+
+def test_an_argument_that_is_not_there_is_told_with_the_function() -> None:
+    with pytest.raises(TypeError) as caught:
+        nctool.history("runs/d", overwrite=True)  # type: ignore[call-arg]
+    assert str(caught.value) == "nctool.history: got an unexpected keyword argument 'overwrite', allowed: run, plot"

@@ -97,7 +97,12 @@ def public(function: Callable[P, R]) -> Callable[P, R]:
 
     @wraps(function)
     def checked(*args: P.args, **kwargs: P.kwargs) -> R:
-        bound = signature.bind(*args, **kwargs)
+        try:
+            bound = signature.bind(*args, **kwargs)
+        except TypeError as error:
+            raise TypeError(
+                f"nctool.{function.__name__}: {error}, allowed: {', '.join(signature.parameters)}"
+            ) from None
         try:
             bound.arguments.update(
                 {name: _checked(name, each, hints()[name]) for name, each in bound.arguments.items()}

@@ -84,8 +84,7 @@ def choose_samples(
         values = channels_first(values, f"`{name}`", shape=shape)
         _require_pixels(values, shape, name)
     if answers is not None and answers.max() >= np.prod(content.network.readout.shape):
-        classes = np.prod(content.network.readout.shape)
-        raise RangeError(f"`{name_of(label_array, LABELS)}`: label {answers.max()}, the network has {classes} classes")
+        raise _unknown_label(f"`{name_of(label_array, LABELS)}`", answers, int(np.prod(content.network.readout.shape)))
     return Chosen(content, name, values, answers)
 
 
@@ -219,7 +218,13 @@ def _require_fit(name: str, pixels: NDArray[np.uint8], labels: NDArray[np.int64]
             hint="give the data set that the network was trained on with --dataset",
         )
     if labels.max() >= n_classes:
-        raise RangeError(f"data set `{name}`: label {labels.max()}, the network has {n_classes} classes")
+        raise _unknown_label(f"data set `{name}`", labels, n_classes)
+
+
+def _unknown_label(where: str, labels: NDArray[np.int64], n_classes: int) -> RangeError:
+    from_one = labels.min() >= 1 and labels.max() == n_classes
+    hint = f"classes are 0..{n_classes - 1}: save y - 1" if from_one else None
+    return RangeError(f"{where}: label {labels.max()}, the network has {n_classes} classes", hint)
 
 
 def _require_classes(name: str, got: tuple[str, ...], trained: tuple[str, ...]) -> None:
