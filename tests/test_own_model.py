@@ -273,6 +273,7 @@ def test_files_of_other_tools_are_called_by_their_names(of_another_tool, tmp_pat
     for allowed, function, arguments in (
         ("a checkpoint", nctool.export, [tmp_path / "m.net"]),
         ("a checkpoint", nctool.finetune, [tmp_path / "run"]),
+        ("the name of a recipe or a .toml file", nctool.train, [tmp_path / "run"]),
         ("an exported network", nctool.run_sim, []),
         ("an exported network", nctool.inspect, []),
     ):

@@ -6,11 +6,11 @@ In: a recipe's name or the path of a recipe file. Out: its path, or the resolved
 from __future__ import annotations
 
 import os
+from difflib import get_close_matches
 from pathlib import Path
 
 from nctool.errors import RecipeError
 from nctool.recipe import Overrides, Recipe, read_recipe
-from nctool.toml_schema import closest
 
 _FOLDER = Path(__file__).parent / "recipes"
 _SUFFIX = ".toml"
@@ -29,8 +29,9 @@ def recipe_path(name: str) -> Path:
     """
     known = list_recipes()
     if name not in known:
-        hint = closest(name, known) or "a recipe of your own is given by the path of its .toml file"
-        raise RecipeError(f"unknown recipe `{name}`, available: {', '.join(known)}", hint)
+        near = " or ".join(f"`{each}`" for each in get_close_matches(name, known))
+        way_out = f"did you mean {near}?" if near else "a recipe of your own is given by the path of its .toml file;"
+        raise RecipeError(f"unknown recipe `{name}`", hint=f"{way_out} `nctool recipes` lists those built in")
     return _FOLDER / f"{name}{_SUFFIX}"
 
 

@@ -66,6 +66,7 @@ def _require_checkpoint(path: Path) -> None:
         hint = "the run is not finished: repeat its command with --resume" if unfinished else _FOLDER_HINT
         raise UsageError(f"`{path}` is the state of a run, allowed: a checkpoint", hint)
     _require_no_other_tool(path, "a checkpoint")
+    _require_no_data(path, "a checkpoint", _FOLDER_HINT)
 
 
 def _require_no_other_tool(path: Path, allowed: str) -> None:
@@ -73,6 +74,34 @@ def _require_no_other_tool(path: Path, allowed: str) -> None:
     what = "an ONNX file" if path.suffix == ".onnx" else "a file of torch.save" if _is_of_torch(path) else None
     if what is not None:
         raise UsageError(f"`{path}` is {what}, allowed: {allowed}", hint=_FROM_PYTHON)
+
+
+_DATA_SUFFIXES = {".npz": "an .npz file", ".npy": "a .npy file"}
+
+
+def _require_no_data(path: Path, allowed: str, hint: str) -> None:
+    """Refuse arrays of samples."""
+    if path.suffix in _DATA_SUFFIXES:
+        raise UsageError(f"`{path}` is {_DATA_SUFFIXES[path.suffix]}, allowed: {allowed}", hint)
+
+
+def require_no_other_recipe(recipe: Path | str) -> None:
+    """Refuse, where a recipe is wanted, a file of data, a network, or its weights alone."""
+    path, allowed = Path(recipe), "the name of a recipe or a .toml file"
+    if path.suffix in ("", ".toml") or not path.is_file():
+        return
+    _require_no_data(path, allowed, f"a recipe names its data: nctool train RECIPE --set data.name={quote(str(path))}")
+    _require_no_other_tool(path, allowed)
+    what = "a checkpoint" if path.suffix == ".safetensors" else "an exported network" if h5py.is_hdf5(path) else None
+    if what is not None:
+        raise UsageError(f"`{path}` is {what}, allowed: {allowed}", hint="`nctool finetune RUN` trains a network on")
+
+
+def require_run_folder(path: Path) -> None:
+    """Refuse a file where the folder of a training run is wanted."""
+    if path.is_file():
+        what = "an exported network" if h5py.is_hdf5(path) else "a file"
+        raise UsageError(f"`{path}` is {what}, allowed: the folder of a run", hint=_FOLDER_HINT)
 
 
 def _is_of_torch(path: Path) -> bool:
@@ -87,6 +116,8 @@ def require_no_checkpoint(path: Path) -> None:
     """Refuse, where an exported network is wanted, a file of another tool, a file or the folder of a training run."""
     if path.is_file():
         _require_no_other_tool(path, "an exported network")
+        option = "--input" if path.suffix == ".npy" else "--dataset"
+        _require_no_data(path, "an exported network", f"give it with the network: {option} {quote(str(path))}")
     if path.is_file() and (path.name == STATE_NAME or path.suffix == ".toml"):
         what = "a recipe" if path.suffix == ".toml" else "the state of a training run"
         raise UsageError(f"`{path}` is {what}, allowed: an exported network", hint="give a file of `nctool export`")

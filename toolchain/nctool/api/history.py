@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from nctool.api import history_figure
-from nctool.api.checkpoints import RunPath
+from nctool.api.checkpoints import RunPath, require_run_folder
 from nctool.api.figure_file import OPTION
 from nctool.api.outputs import FIGURE, require_outputs, run_files
 from nctool.arguments import public
@@ -46,6 +46,7 @@ def history(run: RunPath, *, plot: Path | str | None = None) -> HistoryReport:
         UsageError: there is no run, or the plot cannot be written.
         FormatError: metrics.jsonl is not what nctool writes.
     """
+    require_run_folder(Path(run))
     draw = None if plot is None else history_figure.prepare(Path(plot))
     require_outputs(run_files(run), {OPTION: (FIGURE, plot)})
     report = HistoryReport(Path(run), read_metrics(Path(run)))

@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from nctool.allocation import is_allocation_failure
+from nctool.api.checkpoints import require_no_other_recipe
 from nctool.api.tensorboard import with_events
 from nctool.arguments import Hint, public
 from nctool.errors import RecipeError, UsageError, first_line
@@ -110,6 +111,7 @@ def train(
         RangeError: training diverged, or memory does not suffice for the images or the training.
         Interrupted: SIGINT, SIGTERM or SIGHUP came while it trained; see `nctool.errors`.
     """
+    require_no_other_recipe(recipe)
     resolved = load_recipe(recipe, overrides, seed)
     if model is not None:
         resolved = _with_own(resolved, model)
