@@ -566,11 +566,6 @@ def windows(m: Model, x: torch.Tensor) -> torch.Tensor:
             'at `torch._assert(isinstance(x, int), "expected four features")` (expected four features)\n' + IN_ORDER,
         ),
         (
-            made,
-            "at `return nn.Linear(4, 2)(x)` (module is not installed as a submodule)\n"
-            "hint: make the layers in __init__, and keep those of a list in nn.ModuleList",
-        ),
-        (
             printed,
             "at `print(float(x.mean()))  # noqa: T201 - left in by a user` (float() argument must be a string or a "
             "real number, not '_Proxy')\n"
@@ -593,6 +588,53 @@ def test_a_forward_method_that_depends_on_data_is_refused_with_its_line(join, te
     with pytest.raises(UnsupportedError) as caught:
         trace(Model(join), (4,))
     assert str(caught.value) == f"model `Model`: its forward method depends on data {text}"
+
+
+class Layers(nn.Module):
+    def __init__(self, join: Callable[[Layers, torch.Tensor], torch.Tensor]) -> None:
+        super().__init__()
+        self.net = nn.Sequential(nn.Linear(4, 4), NoisyQuantReLU(4), nn.Linear(4, 2))
+        self.plain = [nn.Linear(4, 2)]
+        self.join = join
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.join(self, x)
+
+
+def sliced(m: Layers, x: torch.Tensor) -> torch.Tensor:
+    return m.net[2](m.net[:-1](x))
+
+
+def listed(m: Layers, x: torch.Tensor) -> torch.Tensor:
+    return m.plain[0](x)
+
+
+@pytest.mark.parametrize(
+    ("join", "line"),
+    [
+        (sliced, "return m.net[2](m.net[:-1](x))"),
+        (listed, "return m.plain[0](x)"),
+        (made, "return nn.Linear(4, 2)(x)"),
+    ],
+)
+def test_a_module_that_the_model_does_not_hold_is_refused_with_its_line(join, line):
+    with pytest.raises(UnsupportedError) as caught:
+        trace(Layers(join), (4,))
+    assert str(caught.value) == (
+        f"model `Layers`: its forward method calls a module that the model does not hold at `{line}` (module is not "
+        "installed as a submodule)\n"
+        "hint: make the layers in __init__ and keep those of a list in nn.ModuleList; in place of a slice, call its "
+        "layers: for layer in self.net[:-1]: x = layer(x)"
+    )
+
+
+def test_the_layers_of_a_slice_are_read_one_by_one():
+    def one_by_one(m: Layers, x: torch.Tensor) -> torch.Tensor:
+        for layer in m.net[:-1]:
+            x = layer(x)
+        return m.net[2](x)
+
+    trace(Layers(one_by_one), (4,))
 
 
 def test_a_second_input_is_refused():

@@ -40,8 +40,10 @@ _BY_STATEMENT = {
     "assert": "leave out the assert: it asks for the numbers in a tensor",
     "print": "leave out the print: it asks for the numbers in a tensor",
 }
+_NOT_HELD = "not installed as a submodule"
 _BY_REASON = {
-    "not installed as a submodule": "make the layers in __init__, and keep those of a list in nn.ModuleList",
+    _NOT_HELD: "make the layers in __init__ and keep those of a list in nn.ModuleList; in place of a slice, call its "
+    "layers: for layer in self.net[:-1]: x = layer(x)",
     "argument 'kernel_size'": "use nn.AdaptiveAvgPool2d(1), or windows of a fixed size",
 }
 
@@ -232,9 +234,8 @@ def _depends_on_data(model: nn.Module, error: Exception) -> UnsupportedError:
     by_reason = (hint for words, hint in _BY_REASON.items() if words in reason)
     hint = next(by_reason, _BY_STATEMENT.get(_statement(line), _IN_ORDER))
     place = f" at `{line}`" if line else ""
-    return UnsupportedError(
-        f"model `{type(model).__name__}`: its forward method depends on data{place} ({reason})", hint=hint
-    )
+    what = "calls a module that the model does not hold" if _NOT_HELD in reason else "depends on data"
+    return UnsupportedError(f"model `{type(model).__name__}`: its forward method {what}{place} ({reason})", hint=hint)
 
 
 def _assert_at(file: str, line: int) -> ast.Assert | None:
