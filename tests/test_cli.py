@@ -170,6 +170,7 @@ def test_one_is_singular(nctool, digits_run: Path, tmp_path: Path) -> None:
     assert ran.splitlines()[0] == "digits/test, 1 sample of 1 time step, engine fast"
     assert "\n1 window step, one sample every 1; the answer stands after 5 steps" in ran
     assert nctool("verify", model, "--samples", 1, "--engines", "fast").out.splitlines()[1].startswith("1 sample, ")
+    assert "\ncores: " not in nctool("inspect", model).out  # the simulator has none
 
 
 def test_files_that_are_no_checkpoint_are_called_by_their_names(nctool, digits_run: Path, digits_model: Path) -> None:
@@ -314,7 +315,9 @@ def test_a_target_of_ones_own_and_its_chips(nctool, digits_run: Path, tmp_path: 
     assert sum(used["neurons"]) == exported["neurons"] == 1024 + 2048 + 64 + 10
     assert {len(column) for column in [slices, *used.values()]} == {9}
     assert [layer["cores"] for layer in inspected["layers"]] == [3, 5, 1, 1]
-    assert "9 cores on 2 chips; the most that a core uses: neurons 100%" in nctool("inspect", model).out
+    said = nctool("inspect", model).out
+    assert "\ncores: of a layer, those that hold some of it; small layers share one\n9 cores on 2 chips; the " in said
+    assert "9 cores on 2 chips; the most that a core uses: neurons 100%" in said
     assert nctool("verify", model, "--engines", "reference,fast").code == 0
 
 

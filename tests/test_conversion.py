@@ -393,7 +393,7 @@ def test_every_step_says_what_it_changed():
         assert change.step == f"round `{population.name}`"
         assert change.detail == (
             f"weights {weight.min()}..{weight.max()} of 8 bits; "
-            f"bound proved, head-room {population.bound.head_room_bits:.1f} bits"
+            f"bound proved, head-room {population.bound.head_room_bits:.2f} bits"
         )
         assert not change.exact
         per_channel = np.abs(weight.reshape(len(weight), -1)).max(axis=1)

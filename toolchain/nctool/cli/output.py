@@ -129,7 +129,7 @@ def print_inspect(report: InspectReport) -> None:
     shape = "x".join(map(str, report.input_shape))
     rows = [["input", report.input_coding or "integers", shape, "", "", _span(report.input_range), "", "", "", ""]]
     for layer in report.layers:
-        room = "" if layer.head_room_bits is None else f"{layer.head_room_bits:.1f} bits"
+        room = "" if layer.head_room_bits is None else f"{layer.head_room_bits:.2f} bits"
         rows.append(
             [
                 layer.name,
@@ -154,6 +154,8 @@ def print_inspect(report: InspectReport) -> None:
         print_line(f"netx file of another tool, T={report.steps}; CUBA decays are current/voltage, in parts of 4096")
         return
     if report.cores and report.chips and report.utilisation:
+        if sum(layer.cores or 0 for layer in report.layers) > report.cores:
+            print_line("cores: of a layer, those that hold some of it; small layers share one")
         print_line(_cores(report.cores, report.chips, report.utilisation))
     print_line(
         f"target {report.target}, realisation {report.realisation}, T={report.steps}, "

@@ -225,7 +225,7 @@ def _rounded(fitted: Fitted, form: IntegerFormat) -> tuple[Change, ...]:
     changes = []
     for population in fitted.network.populations:
         bound = population.bound
-        kind = "not bounded" if bound is None else f"{bound.kind}, head-room {bound.head_room_bits:.1f} bits"
+        kind = "not bounded" if bound is None else f"{bound.kind}, head-room {bound.head_room_bits:.2f} bits"
         errors = fitted.errors[population.name]
         for synapse, error in zip(population.synapses, errors.weights, strict=True):
             branch = f" from `{synapse.source}`" if len(population.synapses) > 1 else ""
