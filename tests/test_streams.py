@@ -140,6 +140,13 @@ def test_what_ended_a_command_is_said_where_stdout_is_full_too(
 
 # --- signals ----------------------------------------------------------------------------------------------------------
 
+AT_A_TERMINAL = """
+import signal
+signal.signal(signal.SIGINT, signal.default_int_handler)
+for number in (signal.SIGTERM, signal.SIGHUP):
+    signal.signal(number, signal.SIG_DFL)
+"""
+
 WAITING = """
 import sys, time
 from nctool.cli import application
@@ -206,14 +213,9 @@ def test_a_handler_of_somebody_else_stays() -> None:
 
 
 def start(script: Path) -> subprocess.Popen[str]:
-    """Start a script that handles signals as at a terminal: a shell's background job starts with SIGINT ignored."""
+    """Start a script that handles signals as at a terminal: a job in the background, or nohup, has some ignored."""
     return subprocess.Popen(
-        [
-            sys.executable,
-            "-c",
-            f"import signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
-            f"import runpy; runpy.run_path({str(script)!r})",
-        ],
+        [sys.executable, "-c", f"{AT_A_TERMINAL}import runpy; runpy.run_path({str(script)!r})"],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
