@@ -181,26 +181,31 @@ def broken(error: Exception):
     return fail
 
 
+IMAGE = (sys.modules[write.__module__], "_write_extra")
+"""What makes the content of a file, in memory."""
+
+
 @pytest.mark.parametrize("exists", [True, False])
 @pytest.mark.parametrize(
-    ("error", "kind", "text"),
+    ("place", "error", "kind", "text"),
     [
-        (RuntimeError("no space"), FormatError, "cannot write `{path}`: no space"),
-        (ValueError("bad type"), FormatError, "cannot write `{path}`: bad type"),
+        (IMAGE, RuntimeError("no space"), FormatError, "cannot write `{path}`: no space"),
+        (IMAGE, ValueError("bad type"), FormatError, "cannot write `{path}`: bad type"),
         (
+            (Path, "write_bytes"),
             OSError(28, "No space left on device"),
             UsageError,
             "cannot write `{path}`: no space left on device\n"
             "hint: choose another place with -o, or make the folder and give yourself the right to write there",
         ),
-        (_Disk("anything"), _Disk, "anything"),
+        (IMAGE, _Disk("anything"), _Disk, "anything"),
     ],
 )
-def test_a_write_that_fails_leaves_what_was_there(tmp_path, monkeypatch, exists, error, kind, text):
+def test_a_write_that_fails_leaves_what_was_there(tmp_path, monkeypatch, exists, place, error, kind, text):
     path = tmp_path / "model.net"
     if exists:
         path.write_bytes(b"precious")
-    monkeypatch.setattr(sys.modules[write.__module__], "_write_extra", broken(error))
+    monkeypatch.setattr(*place, broken(error))
     with pytest.raises(kind) as caught:
         written(path)
     assert str(caught.value) == text.format(path=path)
