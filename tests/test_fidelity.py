@@ -267,6 +267,17 @@ def test_a_window_that_leaves_no_weights_is_refused():
     assert caught.value.hint == "export with fewer --steps"
 
 
+def test_a_window_that_leaves_only_a_bias_is_refused_with_the_way_out():
+    """A unit of weight adds up to 9 x 127 x 500; a threshold of about 100 units leaves none, and fills no register."""
+    model = nn.Sequential(linear([[0.004] * 9], [0.3]), NoisyQuantReLU(4, 1.0), linear([[1.0]], [0.0]))
+    with pytest.raises(RangeError) as caught:
+        of(model, (9,), 500)
+    assert str(caught.value) == (
+        "population `0`: all its weights round to 0 over 500 time steps, beside a bias of 0.3 in channel 0\n"
+        "hint: export with fewer --steps"
+    )
+
+
 def test_a_layer_that_cannot_fire_is_noted():
     model = nn.Sequential(linear([[1.0, 1.0]], [-9.0]), NoisyQuantReLU(4, 1.0), linear([[1.0]], [0.0]))
     assert of(model).notes == ("no neuron of `0` can fire, whatever the image: train the network again",)

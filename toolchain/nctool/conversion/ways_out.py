@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from nctool.integer_format import WEIGHT_BITS_RANGE, IntegerFormat
-from nctool.network import Population
+from nctool.network import IntegrateFire, Population
 
 
 def finer_weights(rounded: Sequence[Population], form: IntegerFormat, n_steps: int, otherwise: str) -> str:
@@ -21,7 +21,7 @@ def finer_weights(rounded: Sequence[Population], form: IntegerFormat, n_steps: i
     """
     small = [population for population in rounded if 2 * _largest_weight(population) <= form.weight_max]
     ways = []
-    if n_steps > 1 and any(_fills_accumulator(population) for population in small):
+    if n_steps > 1 and any(_is_held_by_window(population, form) for population in small):
         ways.append("fewer --steps")
     if form.weight_bits < WEIGHT_BITS_RANGE[1] and len(small) < len(rounded):
         ways.append("more --weight-bits")
@@ -32,5 +32,13 @@ def _largest_weight(population: Population) -> int:
     return max(int(np.abs(synapse.weight).max()) for synapse in population.synapses)
 
 
-def _fills_accumulator(population: Population) -> bool:
-    return population.bound is not None and population.bound.head_room_bits < 1
+def _is_held_by_window(population: Population, form: IntegerFormat) -> bool:
+    """Return whether the sum over all steps keeps the weights small: it fills the accumulator.
+
+    Where no weight is left, any would: unless bias or threshold fill their own registers.
+    """
+    if _largest_weight(population) > 0:
+        return population.bound is not None and population.bound.head_room_bits < 1
+    largest_threshold = form.threshold_mantissa_max * 2**form.threshold_exponent_max
+    threshold = population.neuron.threshold if isinstance(population.neuron, IntegrateFire) else np.zeros(1)
+    return bool(2 * np.abs(population.bias).max() <= form.bias_max and 2 * threshold.max() <= largest_threshold)
