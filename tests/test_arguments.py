@@ -113,7 +113,7 @@ PATH = "a path or a text"
         ("explore", "weight_bits", [8, "4"], "weight_bits[1]: got '4', allowed: a whole number"),
         ("explore", "progress", "yes", "progress: got 'yes', allowed: a function"),
         ("run_sim", "samples", "3", "samples: got '3', allowed: a whole number or None"),
-        ("run_sim", "samples", np.bool_(True), "samples: got a bool_, allowed: a whole number or None"),
+        ("run_sim", "samples", np.bool_(True), "samples: got a bool, allowed: a whole number or None"),
         ("run_sim", "timeout_s", float("nan"), "timeout_s: got nan, allowed: a finite number"),
         ("run_sim", "timeout_s", float("inf"), "timeout_s: got inf, allowed: a finite number"),
         ("run_sim", "timeout_s", 0, "timeout_s: got 0, allowed: >= 1"),

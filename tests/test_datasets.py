@@ -140,6 +140,7 @@ def test_images_lie_row_by_row(write, axes):
         assert found.strides == np.empty(found.shape, np.uint8).strides
 
 
+@pytest.mark.vision
 def test_batches_of_one_channel_go_through_a_network_row_by_row(one_thread):
     """Whatever the strides of the data set: those of `images` say channels-last."""
     images = np.zeros((40, 8, 8, 1), np.uint8).transpose(0, 3, 1, 2)

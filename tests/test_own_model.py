@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -257,7 +258,9 @@ def of_another_tool(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
     if path.suffix == ".onnx":
         path.write_bytes(b"\x08\x07\x12\x07pytorch")
     elif path.stem == "scripted":
-        torch.jit.script(net).save(path)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)  # of newer torch
+            torch.jit.script(net).save(path)
     else:
         held = net if path.stem == "whole" else net.state_dict()
         torch.save(held, path, _use_new_zipfile_serialization=path.stem != "old")

@@ -405,6 +405,7 @@ def test_weights_whose_pruning_was_made_permanent_are_read():
 
 
 FLAT = "use the module nn.Flatten"
+WINDOWS = "nn.AdaptiveAvgPool2d(1) instead of windows of this size"
 ALONE = "hint: let the forward method return the logits alone, or give the part of the network that does"
 CONSTANT = "hint: put a constant into the bias of a linear layer"
 ALPHA = "hint: scale the weights of the branch instead"
@@ -507,7 +508,7 @@ def read_after(y: torch.Tensor, change) -> torch.Tensor:
         (lambda m, x: m.one(x).reshape(-1, 2), f"function `reshape` cannot be converted\nhint: {FLAT}"),
         (
             lambda m, x: x.view(x.size(0), -1),
-            f"function `size` cannot be converted\nhint: {FLAT} instead of a view",
+            f"function `size` cannot be converted\nhint: {FLAT} instead of a view, {WINDOWS}",
         ),
         (lambda m, x: (m.one(x), x), f"model: returns tuple, allowed one tensor of logits\n{ALONE}"),
         (lambda m, x: {"out": m.one(x)}, f"model: returns dict, allowed one tensor of logits\n{ALONE}"),
@@ -576,18 +577,24 @@ def windows(m: Model, x: torch.Tensor) -> torch.Tensor:
             "at `assert float(x.mean()) < 1` (float() argument must be a string or a real number, not '_Proxy')\n"
             "hint: leave out the assert: it asks for the numbers in a tensor",
         ),
-        (
-            windows,
-            "at `return m.two(F.avg_pool2d(m.act(m.one(x)), x.size()[2:]))` (avg_pool2d(): argument 'kernel_size' "
-            "(position 2) must be tuple of ints, not _Proxy)\n"
-            "hint: use nn.AdaptiveAvgPool2d(1), or windows of a fixed size",
-        ),
     ],
 )
 def test_a_forward_method_that_depends_on_data_is_refused_with_its_line(join, text):
     with pytest.raises(UnsupportedError) as caught:
         trace(Model(join), (4,))
     assert str(caught.value) == f"model `Model`: its forward method depends on data {text}"
+
+
+def test_windows_of_the_size_of_the_image_are_refused():
+    """Older torch does not take the size for an argument while it traces; newer torch does."""
+    with pytest.raises(UnsupportedError) as caught:
+        trace(Model(windows), (4,))
+    assert str(caught.value) in (
+        "model `Model`: its forward method depends on data at `return m.two(F.avg_pool2d(m.act(m.one(x)), "
+        "x.size()[2:]))` (avg_pool2d(): argument 'kernel_size' (position 2) must be tuple of ints, not _Proxy)\n"
+        "hint: use nn.AdaptiveAvgPool2d(1), or windows of a fixed size",
+        f"function `size` cannot be converted\nhint: {FLAT} instead of a view, {WINDOWS}",
+    )
 
 
 class Layers(nn.Module):

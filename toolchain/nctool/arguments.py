@@ -7,8 +7,8 @@ What has a check of its own, with a hint that fits (modules, tensors, arrays), i
 from __future__ import annotations
 
 import inspect
+import math
 import os
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass
 from functools import cache, wraps
@@ -62,11 +62,18 @@ def _is_number(value: Any, kind: type) -> bool:
     return isinstance(value, kind) and not isinstance(value, bool)
 
 
+def _is_finite(value: Any) -> bool:
+    try:
+        return math.isfinite(value)
+    except OverflowError:  # a whole number beyond every float
+        return False
+
+
 _PLAIN = {
     NoneType: _Plain("None", lambda value: value is None, lambda value: value),
     bool: _Plain("True or False", lambda value: isinstance(value, (bool, np.bool_)), bool),
     int: _Plain("a whole number", lambda value: _is_number(value, Integral), int),
-    float: _Plain("a finite number", lambda value: _is_number(value, Real) and abs(value) <= sys.float_info.max, float),
+    float: _Plain("a finite number", lambda value: _is_number(value, Real) and _is_finite(value), float),
     str: _Plain("a text", lambda value: isinstance(value, str), str),
     Path: _Plain("a path", lambda value: isinstance(value, os.PathLike) and isinstance(os.fspath(value), str), Path),
 }
@@ -126,7 +133,7 @@ def _checked(name: str, value: Any, annotation: Any) -> Any:
         return _fitted(name, value, annotation)
     except _MisfitError as misfit:
         is_short = isinstance(misfit.value, (str, int, float, NoneType))
-        text = repr(misfit.value) if is_short else f"a {type(misfit.value).__name__}"
+        text = repr(misfit.value) if is_short else f"a {type(misfit.value).__name__.rstrip('_')}"
         text = text if len(text) <= _LONGEST_VALUE else f"{text[:_LONGEST_VALUE]}…"
         hint = None if is_short else next((each.text for each in get_args(annotation) if isinstance(each, Hint)), None)
         raise UsageError(f"{misfit.place}: got {text}, allowed: {misfit.allowed}", hint) from None

@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import sys
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from multiprocessing import Process
@@ -26,6 +27,9 @@ from numpy.typing import NDArray
 
 BUFFERED_STEPS = 32
 """Steps that a layer may run ahead of the recording."""
+
+EXIT_CODE_S = 5.0
+"""How long the exit code of a process that has ended is waited for."""
 
 
 def tap(block: AbstractProcess) -> Extractor:
@@ -62,10 +66,11 @@ def _watched(process: AbstractProcess) -> Iterator[None]:
     actors, over = process.runtime._messaging_infrastructure.actors, Event()
 
     def watch() -> None:
-        wait([actor.sentinel for actor in actors])
+        by_sentinel = {actor.sentinel: actor for actor in actors}
+        ended = [by_sentinel[sentinel] for sentinel in wait(by_sentinel)]
         if not over.is_set():
             sys.stderr.writelines(trace for _, trace in filter(None, (actor.exception for actor in actors)))
-            sys.stderr.writelines(f"a process of Lava ended by {name}\n" for name in _signals(actors))
+            sys.stderr.writelines(f"a process of Lava {_end(actor)}\n" for actor in ended)
             sys.stderr.flush()
             os._exit(1)
 
@@ -76,9 +81,13 @@ def _watched(process: AbstractProcess) -> Iterator[None]:
         over.set()
 
 
-def _signals(actors: Sequence[Process]) -> list[str]:
-    """Return the names of the signals that ended processes."""
-    return [Signals(-actor.exitcode).name for actor in actors if actor.exitcode is not None and actor.exitcode < 0]
+def _end(actor: Process) -> str:
+    """Say how a process ended. Another thread may have asked the system for it, and be about to write it down."""
+    deadline = time.monotonic() + EXIT_CODE_S
+    while actor.exitcode is None and time.monotonic() < deadline:
+        time.sleep(0.01)
+    code = actor.exitcode
+    return "ended" if code is None or code >= 0 else f"ended by {Signals(-code).name}"
 
 
 def _end_with_thread(error: threading.ExceptHookArgs) -> None:

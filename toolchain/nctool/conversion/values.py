@@ -65,7 +65,7 @@ HINTS: dict[str, str] = {
     "view": "use the module nn.Flatten",
     "reshape": "use the module nn.Flatten",
     **dict.fromkeys(("squeeze", "unsqueeze"), "use the module nn.Flatten"),
-    "size": "use the module nn.Flatten instead of a view",
+    "size": "use the module nn.Flatten instead of a view, nn.AdaptiveAvgPool2d(1) instead of windows of this size",
     "getattr": "use the module nn.Flatten instead of a view by x.shape",
 }
 
