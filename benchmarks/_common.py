@@ -16,9 +16,9 @@ import torch
 from torch import nn
 
 from nctool.conversion import convert
-from nctool.network import IntNetwork
-from nctool.recipe import ActivationSettings
-from nctool_deploy.autapse import AUTAPSE_FORMAT
+from nctool.ir.network import IntNetwork
+from nctool.recipe.schema import ActivationSettings
+from nctool_deploy.backends.autapse import AUTAPSE_FORMAT
 from nctool_models import build_model
 
 Name = TypeVar("Name")

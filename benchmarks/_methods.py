@@ -11,8 +11,8 @@ from pathlib import Path
 
 import nctool
 from nctool.training import load_checkpoint
-from nctool.training.checkpoint import CHECKPOINT_NAME
-from nctool.training.state import STATE_NAME
+from nctool.training.checkpoints.checkpoint import CHECKPOINT_NAME
+from nctool.training.checkpoints.state import STATE_NAME
 from nctool_models import load_recipe
 
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from _peer_networks import Layer, Peer, all_peers
-from nctool.network import (
+from nctool.ir.network import (
     INPUT_NAME,
     ConvGeometry,
     InputEncoding,
@@ -22,7 +22,7 @@ from nctool.network import (
     Readout,
     Synapse,
 )
-from nctool.sim.reference import simulate
+from nctool.reference.simulate import simulate
 
 INPUT_VALUES = np.arange(256) % 5 - 2
 """Pixel p enters as one of -2..2."""

@@ -29,18 +29,18 @@ import torch
 from torch import nn
 
 from _common import environment, random_pixels, zoo_model
+from nctool.activation.noisy_quant import NoisyQuantReLU
 from nctool.api.exporting import n_known_answers
 from nctool.conversion import Conversion, convert
 from nctool.conversion.fidelity import measure_fidelity
-from nctool.nq import NoisyQuantReLU
-from nctool.recipe import LenetSettings, ResnetSettings, SmallVggSettings
-from nctool.sim.fast import FastEngine
-from nctool.sim.trace import join
-from nctool.training.data import CALIBRATION_IMAGES
-from nctool_deploy.autapse import AUTAPSE_FORMAT
+from nctool.fast.engine import FastEngine
+from nctool.recipe.schema import LenetSettings, ResnetSettings, SmallVggSettings
+from nctool.reference.trace import join
+from nctool.training.images.data import CALIBRATION_IMAGES
+from nctool_deploy.backends.autapse import AUTAPSE_FORMAT
 from nctool_deploy.lowering import lower
 from nctool_deploy.netx import KnownAnswers, write
-from nctool_deploy.targets import find_target
+from nctool_deploy.targets.target import find_target
 
 Shape = tuple[int, int, int]
 

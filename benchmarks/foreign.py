@@ -18,10 +18,10 @@ from pathlib import Path
 import numpy as np
 
 from _common import environment, seconds, side_by_side
-from nctool.sim import reference
-from nctool.sim.fast import FastEngine
-from nctool_deploy import engine as lava
-from nctool_deploy.netx import read_foreign
+from nctool.fast.engine import FastEngine
+from nctool.reference import simulate as reference
+from nctool_deploy.foreign import read_foreign
+from nctool_deploy.lava import engine as lava
 
 STEPS = 16
 

@@ -18,7 +18,7 @@ from pathlib import Path
 import torch
 
 from _common import environment
-from nctool.recipe import parse_recipe
+from nctool.recipe.schema import parse_recipe
 from nctool.training import LabelledImages, Normalisation, TrainingData, fit
 from nctool_models import build_model
 

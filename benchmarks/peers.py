@@ -53,8 +53,8 @@ def measure_here(n_images: int, batch: int, repeat: int) -> dict[str, Any]:
     from _common import environment, random_pixels, side_by_side, to_integers, zoo_model
     from _peer_check import check_peers, integer_layers
     from _peer_networks import LIBRARIES, all_peers
-    from nctool.recipe import SmallVggSettings
-    from nctool.sim.fast import FastEngine
+    from nctool.fast.engine import FastEngine
+    from nctool.recipe.schema import SmallVggSettings
 
     check_peers(N_STEPS)
     pixels = random_pixels(n_images, SHAPE)

@@ -22,8 +22,9 @@ from typing import Any
 import numpy as np
 
 from _common import environment, random_pixels, seconds, side_by_side
-from nctool.bounds import prove, with_bounds
-from nctool.network import (
+from nctool.fast.engine import FastEngine
+from nctool.ir.bounds import prove, with_bounds
+from nctool.ir.network import (
     INPUT_NAME,
     ConvGeometry,
     InputEncoding,
@@ -33,12 +34,11 @@ from nctool.network import (
     Readout,
     Synapse,
 )
-from nctool.sim import reference
-from nctool.sim.fast import FastEngine
-from nctool.sim.trace import join
+from nctool.reference import simulate as reference
+from nctool.reference.trace import join
 from nctool_deploy.lowering import lower
 from nctool_deploy.netx import KnownAnswers, read, write
-from nctool_deploy.targets import find_target
+from nctool_deploy.targets.target import find_target
 
 REFERENCE_IMAGES = 2
 KNOWN_ANSWERS = 16

@@ -28,15 +28,15 @@ from torch import nn
 
 import peers
 from _common import environment, random_pixels, seconds, side_by_side, to_integers, zoo_model
-from nctool.network import IntNetwork
-from nctool.nq import NoisyQuantReLU
-from nctool.recipe import LenetSettings, SmallVggSettings
-from nctool.sim import reference
-from nctool.sim.fast import FastEngine
-from nctool_deploy import engine as lava
+from nctool.activation.noisy_quant import NoisyQuantReLU
+from nctool.fast.engine import FastEngine
+from nctool.ir.network import IntNetwork
+from nctool.recipe.schema import LenetSettings, SmallVggSettings
+from nctool.reference import simulate as reference
+from nctool_deploy.lava import engine as lava
 from nctool_deploy.lowering import lower
 from nctool_deploy.netx import KnownAnswers, write
-from nctool_deploy.targets import find_target
+from nctool_deploy.targets.target import find_target
 
 STEPS = 4
 NETWORKS: dict[str, tuple[Any, tuple[int, int, int], int]] = {

@@ -26,8 +26,8 @@ from torch.nn import functional
 from torch.profiler import ProfilerActivity, profile
 
 from _common import environment, side_by_side, zoo_model
-from nctool.nq import NoisyQuantReLU, activations
-from nctool.recipe import SmallVggSettings
+from nctool.activation.noisy_quant import NoisyQuantReLU, activations
+from nctool.recipe.schema import SmallVggSettings
 
 SHAPE = (3, 32, 32)
 FORMATS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}

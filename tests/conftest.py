@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
-from tests.kept_lava import KeptLava
-from tests.runs import export_short, train_short
+from tests.support.kept_lava import KeptLava
+from tests.support.runs import export_short, train_short
 
 settings.register_profile("ci", max_examples=50, deadline=None, derandomize=True, database=None)
 settings.register_profile("nightly", max_examples=2000, deadline=None, print_blob=True)
@@ -28,7 +28,8 @@ SLOW = {line for line in LIST.read_text(encoding="utf-8").splitlines() if not li
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark what slow.txt lists, which `make quick` leaves out."""
     for item in items:
-        if not SLOW.isdisjoint({item.path.name, f"{item.path.name}::{getattr(item, 'originalname', '')}"}):
+        file = item.path.relative_to(LIST.parent).as_posix()
+        if not SLOW.isdisjoint({file, f"{file}::{getattr(item, 'originalname', '')}"}):
             item.add_marker("slow")
 
 
@@ -43,7 +44,7 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 def kept_lava() -> Iterator[None]:
     """Let all runs of the Lava engine share a subprocess."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("nctool_deploy.engine.child", LAVA.child)
+        patch.setattr("nctool_deploy.lava.engine.child", LAVA.child)
         yield
     LAVA.end()
 

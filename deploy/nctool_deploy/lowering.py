@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from nctool.errors import RangeError, UnsupportedError
-from nctool.network import (
+from nctool.ir.network import (
     FOREIGN_HINT,
     INPUT_NAME,
     LARGEST_DELAY,
@@ -20,18 +20,14 @@ from nctool.network import (
     Population,
     Synapse,
 )
-from nctool_deploy.lava_convolution import convolution_violations, largest_message
+from nctool_deploy.backends.backend import Realisation, RealisationName, Registers, find_realisation
+from nctool_deploy.backends.number_formats import STATE, SYNAPSE_EXPONENT, SYNAPSE_MANTISSA
+from nctool_deploy.depths import delays, depths
+from nctool_deploy.lava.convolution import convolution_violations, largest_message
 from nctool_deploy.listing import raise_all
-from nctool_deploy.mapping import Mapping
-from nctool_deploy.number_formats import (
-    STATE,
-    SYNAPSE_EXPONENT,
-    SYNAPSE_MANTISSA,
-)
-from nctool_deploy.pipeline import delays, depths
-from nctool_deploy.placement import map_network
-from nctool_deploy.realisations import Realisation, RealisationName, Registers, find_realisation
-from nctool_deploy.targets import Target
+from nctool_deploy.mapping.cores import Mapping
+from nctool_deploy.mapping.placement import map_network
+from nctool_deploy.targets.target import Target
 
 
 @dataclass(frozen=True)

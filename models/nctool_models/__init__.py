@@ -10,7 +10,7 @@ May import nctool; nctool imports it from the command line only.
 """
 
 from nctool_models.architectures import build_model, restore_model
-from nctool_models.datasets import Dataset, is_image_folder, load_dataset, training_data
+from nctool_models.datasets.load import Dataset, is_image_folder, load_dataset, training_data
 from nctool_models.zoo import list_recipes, load_recipe, recipe_path
 
 __all__ = [

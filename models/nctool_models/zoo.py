@@ -10,7 +10,7 @@ from difflib import get_close_matches
 from pathlib import Path
 
 from nctool.errors import RecipeError
-from nctool.recipe import Overrides, Recipe, read_recipe
+from nctool.recipe.schema import Overrides, Recipe, read_recipe
 
 _FOLDER = Path(__file__).parent / "recipes"
 _SUFFIX = ".toml"

@@ -1,6 +1,5 @@
-"""netx HDF5: `write` and `read` files with the `/nctool` group, `read_foreign` those of other tools."""
+"""netx HDF5 with the `/nctool` group: `write` and `read`."""
 
-from nctool_deploy.netx.foreign import ForeignFile, is_foreign, is_netx, read_foreign
 from nctool_deploy.netx.metadata import (
     METADATA,
     PROVED_BOUNDS,
@@ -17,14 +16,10 @@ __all__ = [
     "METADATA",
     "PROVED_BOUNDS",
     "ChangeRecord",
-    "ForeignFile",
     "KnownAnswers",
     "Metadata",
     "NetxFile",
     "Provenance",
-    "is_foreign",
-    "is_netx",
     "read",
-    "read_foreign",
     "write",
 ]

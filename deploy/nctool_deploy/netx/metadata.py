@@ -15,14 +15,14 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer
 
-from nctool.equality import StructuralEquality
 from nctool.errors import FormatError, UsageError
-from nctool.inputs import Coding, PixelEncoding
-from nctool.integer_format import WEIGHT_BITS_RANGE
-from nctool.network import IntArray, IntegrateFire, IntNetwork, Population, RateEncoding
-from nctool.sim.trace import Trace
-from nctool_deploy.realisations import RealisationName
-from nctool_deploy.targets import Target, built_in_target
+from nctool.ir.equality import StructuralEquality
+from nctool.ir.inputs import Coding, PixelEncoding
+from nctool.ir.network import IntArray, IntegrateFire, IntNetwork, Population, RateEncoding
+from nctool.ir.number_format import WEIGHT_BITS_RANGE
+from nctool.reference.trace import Trace
+from nctool_deploy.backends.backend import RealisationName
+from nctool_deploy.targets.target import Target, built_in_target
 
 FORMAT_NAME = "nctool-netx"
 CHAIN_VERSION = 1
@@ -62,7 +62,7 @@ class ChangeRecord(Strict):
 
 
 class BoundRecord(Strict):
-    """The bound of one population; see `nctool.network.Bound`."""
+    """The bound of one population; see `nctool.ir.network.Bound`."""
 
     kind: Literal["proved", "calibrated"]
     low: int = Field(le=0)

@@ -11,12 +11,12 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from nctool.errors import FormatError
-from nctool.network import Bound, ConvGeometry, IntegrateFire, Pair, Population, Readout, Shape, Synapse
+from nctool.ir.network import Bound, ConvGeometry, IntegrateFire, Pair, Population, Readout, Shape, Synapse
+from nctool_deploy.backends.backend import Realisation
+from nctool_deploy.backends.number_formats import THRESHOLD
 from nctool_deploy.netx.metadata import PopulationRecord
 from nctool_deploy.netx.node import MAX_SIZE, Node
 from nctool_deploy.netx.write import NEURON_IF, NEURON_READOUT, NEURON_STOCK, STOCK_WEIGHT, fixed_registers
-from nctool_deploy.number_formats import THRESHOLD
-from nctool_deploy.realisations import Realisation
 
 
 def read_population(

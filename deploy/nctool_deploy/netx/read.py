@@ -11,11 +11,12 @@ from pathlib import Path
 import numpy as np
 from pydantic import ValidationError
 
-from nctool.bounds import prove_population
 from nctool.errors import FormatError
-from nctool.inputs import PixelEncoding
-from nctool.network import INPUT_NAME, InputEncoding, IntNetwork, Population, RateEncoding, Shape
-from nctool.sim.trace import Trace
+from nctool.ir.bounds import prove_population
+from nctool.ir.inputs import PixelEncoding
+from nctool.ir.network import INPUT_NAME, InputEncoding, IntNetwork, Population, RateEncoding, Shape
+from nctool.reference.trace import Trace
+from nctool_deploy.backends.backend import find_realisation
 from nctool_deploy.netx.metadata import (
     CHAIN_VERSION,
     DIGEST,
@@ -32,7 +33,6 @@ from nctool_deploy.netx.metadata import (
 from nctool_deploy.netx.node import Node, opened
 from nctool_deploy.netx.populations import read_population, read_shape
 from nctool_deploy.netx.write import layers
-from nctool_deploy.realisations import find_realisation
 
 VERSIONS = range(CHAIN_VERSION, FORMAT_VERSION + 1)
 EXPORT_HINT = "export the checkpoint again with `nctool export`"

@@ -17,7 +17,7 @@ import numpy as np
 
 from nctool.errors import FormatError
 from nctool.files import write_atomically
-from nctool.network import (
+from nctool.ir.network import (
     INPUT_NAME,
     ConvGeometry,
     IntegrateFire,
@@ -27,6 +27,8 @@ from nctool.network import (
     Readout,
     Synapse,
 )
+from nctool_deploy.backends.backend import Realisation, find_realisation
+from nctool_deploy.backends.stock import StockRegisters
 from nctool_deploy.lowering import Lowered
 from nctool_deploy.netx.metadata import (
     DIGEST,
@@ -43,8 +45,6 @@ from nctool_deploy.netx.metadata import (
     group_digest,
     input_digest,
 )
-from nctool_deploy.realisations import Realisation, find_realisation
-from nctool_deploy.stock import StockRegisters
 
 NEURON_IF = "IF"
 NEURON_READOUT = "IF-READOUT"

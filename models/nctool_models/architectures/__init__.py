@@ -12,10 +12,10 @@ from __future__ import annotations
 import torch
 from torch import nn
 
+from nctool.activation.noisy_quant import activations
+from nctool.conversion.trace.prepare import require_module
 from nctool.errors import FormatError, RecipeError, UsageError
-from nctool.nq import activations
-from nctool.preparation import require_module
-from nctool.recipe import (
+from nctool.recipe.schema import (
     ActivationSettings,
     CnnSettings,
     LenetSettings,
@@ -26,7 +26,7 @@ from nctool.recipe import (
     VggSettings,
 )
 from nctool.training import Checkpoint
-from nctool.training.tensor_file import first_mismatch
+from nctool.training.checkpoints.tensor_file import first_mismatch
 from nctool_models.architectures.plain import cnn, lenet, mlp, small_vgg, vgg
 from nctool_models.architectures.resnet import resnet
 from nctool_models.architectures.stack import Stack

@@ -5,7 +5,7 @@ In: a stack to append to, settings. Out: the stack, up to what stands before the
 
 from __future__ import annotations
 
-from nctool.recipe import CnnSettings, LenetSettings, MlpSettings, SmallVggSettings, VggSettings
+from nctool.recipe.schema import CnnSettings, LenetSettings, MlpSettings, SmallVggSettings, VggSettings
 from nctool_models.architectures.stack import Stack
 
 _LENET_KERNEL = 5

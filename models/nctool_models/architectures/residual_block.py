@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 from torch import Tensor, nn
 
-from nctool.nq import NoisyQuantReLU
+from nctool.activation.noisy_quant import NoisyQuantReLU
 
 
 class ResidualBlock(nn.Module):

@@ -5,7 +5,7 @@ In: a stack to append to, settings. Out: the stack, up to what stands before the
 
 from __future__ import annotations
 
-from nctool.recipe import ResnetSettings
+from nctool.recipe.schema import ResnetSettings
 from nctool_models.architectures.stack import Stack
 
 _STAGES = {

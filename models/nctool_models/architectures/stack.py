@@ -10,9 +10,9 @@ from collections import Counter
 import torch
 from torch import nn
 
+from nctool.activation.noisy_quant import NoisyQuantReLU
 from nctool.errors import RecipeError
-from nctool.nq import NoisyQuantReLU
-from nctool.recipe import ActivationSettings
+from nctool.recipe.schema import ActivationSettings
 from nctool_models.architectures.residual_block import ResidualBlock
 
 

@@ -5,11 +5,11 @@ from nctool.api.exporting import ExportReport, export
 from nctool.api.finetuning import finetune
 from nctool.api.history import HistoryReport, history
 from nctool.api.inspecting import BranchReport, InspectReport, inspect
-from nctool.api.models import ForeignOptions
 from nctool.api.running import RunReport, run_sim
 from nctool.api.training import TrainReport, train
 from nctool.api.verifying import VerifyReport, verify
-from nctool.preparation import prepare
+from nctool.conversion.trace.prepare import prepare
+from nctool.running.models import ForeignOptions
 
 __all__ = [
     "BranchReport",

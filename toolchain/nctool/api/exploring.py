@@ -14,26 +14,26 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import nn
 
-from nctool.api.checkpoints import RunPath, open_checkpoint, remembered
-from nctool.api.converting import converted, design
-from nctool.api.costing import CostMeter, CostReport
-from nctool.api.figure_file import OPTION
-from nctool.api.names import split_names
-from nctool.api.outputs import FIGURE, require_outputs, run_files
 from nctool.api.pareto import best
-from nctool.api.samples import dataset_path, dataset_samples, require_here
-from nctool.api.settings import Setting, settings
 from nctool.arguments import public
 from nctool.errors import RangeError, UnsupportedError, UsageError
-from nctool.inputs import Coding, find_coding
+from nctool.exporting.convert import converted, design
+from nctool.exporting.settings import Setting, settings
+from nctool.fast.engine import FastEngine, find_device
+from nctool.figures.file import OPTION
+from nctool.ir.inputs import Coding, find_coding
 from nctool.progress import ProgressCallback, no_progress
-from nctool.sim.fast import FastEngine, find_device
+from nctool.running.checkpoints import RunPath, open_checkpoint, remembered
+from nctool.running.cost import CostMeter, CostReport
+from nctool.running.names import split_names
+from nctool.running.outputs import FIGURE, require_outputs, run_files
+from nctool.running.samples import dataset_path, dataset_samples, require_here
 from nctool.spelling import spoken
-from nctool.training.checkpoint import Checkpoint
+from nctool.training.checkpoints.checkpoint import Checkpoint
+from nctool_deploy.backends.backend import REALISATIONS, find_realisation
+from nctool_deploy.cost.operations import OperationCounter
 from nctool_deploy.lowering import Lowered, lower
-from nctool_deploy.operations import OperationCounter
-from nctool_deploy.realisations import REALISATIONS, find_realisation
-from nctool_deploy.targets import Target, find_target
+from nctool_deploy.targets.target import Target, find_target
 from nctool_models import restore_model
 
 ALL = tuple(realisation.name for realisation in REALISATIONS)

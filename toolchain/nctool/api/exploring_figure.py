@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nctool.api.figure_file import LOOKS, require_figure, save_figure
+from nctool.figures.file import LOOKS, require_figure, save_figure
 
 if TYPE_CHECKING:
     from nctool.api.exploring import ExploreReport, ExploreRow, Measured

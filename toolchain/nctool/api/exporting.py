@@ -12,26 +12,26 @@ from typing import Any, Literal
 
 from torch import nn
 
-from nctool.api.checkpoints import OutputPath, RunPath, open_checkpoint
-from nctool.api.converting import ann_logits, converted, default_realisation, design, notes_of
-from nctool.api.outputs import NETX, require_outputs, run_files
-from nctool.api.unit_search import Budget, search_units
-from nctool.api.utilisation import Utilisation, utilisation
 from nctool.arguments import public
 from nctool.conversion import Change, Conversion, Units
 from nctool.conversion.fidelity import Fidelity, measure_fidelity
 from nctool.errors import UsageError
-from nctool.inputs import find_coding
-from nctool.network import IntNetwork
+from nctool.exporting.convert import ann_logits, converted, default_realisation, design, notes_of
+from nctool.exporting.unit_search import Budget, search_units
+from nctool.exporting.utilisation import Utilisation, utilisation
+from nctool.fast.engine import FastEngine
+from nctool.ir.inputs import find_coding
+from nctool.ir.network import IntNetwork
 from nctool.progress import ProgressCallback, no_progress
-from nctool.sim.fast import FastEngine
-from nctool.sim.trace import join
+from nctool.reference.trace import join
+from nctool.running.checkpoints import OutputPath, RunPath, open_checkpoint
+from nctool.running.outputs import NETX, require_outputs, run_files
 from nctool.spelling import spoken
-from nctool.training.checkpoint import Checkpoint
+from nctool.training.checkpoints.checkpoint import Checkpoint
+from nctool_deploy.backends.backend import find_realisation
 from nctool_deploy.lowering import Lowered, lower
 from nctool_deploy.netx import ChangeRecord, KnownAnswers, Provenance, write
-from nctool_deploy.realisations import find_realisation
-from nctool_deploy.targets import find_target
+from nctool_deploy.targets.target import find_target
 from nctool_models import restore_model
 
 N_KNOWN_ANSWERS = 16

@@ -10,13 +10,13 @@ from pathlib import Path
 
 from torch import nn
 
-from nctool.api.checkpoints import RunPath, open_checkpoint, remembered
-from nctool.api.tensorboard import with_events
 from nctool.api.training import RUNS, TrainReport, integer_format, require_vacant, train_report
 from nctool.arguments import public
 from nctool.errors import UsageError
+from nctool.figures.tensorboard import with_events
 from nctool.progress import ProgressCallback, no_progress
-from nctool.recipe import FinetuneSettings, Overrides, Recipe, consistent, parse_recipe
+from nctool.recipe.schema import FinetuneSettings, Overrides, Recipe, consistent, parse_recipe
+from nctool.running.checkpoints import RunPath, open_checkpoint, remembered
 from nctool.toml_text import literal
 from nctool.training import (
     Checkpoint,

@@ -9,11 +9,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from nctool.api import history_figure
-from nctool.api.checkpoints import RunPath, require_run_folder
-from nctool.api.figure_file import OPTION
-from nctool.api.outputs import FIGURE, require_outputs, run_files
 from nctool.arguments import public
+from nctool.figures import history as history_figure
+from nctool.figures.file import OPTION
+from nctool.running.checkpoints import RunPath, require_run_folder
+from nctool.running.outputs import FIGURE, require_outputs, run_files
 from nctool.training.metrics import EpochMetrics, read_metrics
 
 

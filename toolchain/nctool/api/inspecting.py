@@ -12,15 +12,16 @@ from typing import Any
 
 import numpy as np
 
-from nctool.api.checkpoints import ModelPath
 from nctool.api.exporting import head_room_bits
-from nctool.api.models import ForeignOptions, open_model
-from nctool.api.utilisation import Utilisation, utilisation
 from nctool.arguments import public
-from nctool.network import CurrentBased, IntArray, IntNetwork, Population, Readout, Synapse
+from nctool.exporting.utilisation import Utilisation, utilisation
+from nctool.ir.network import CurrentBased, IntArray, IntNetwork, Population, Readout, Synapse
+from nctool.running.checkpoints import ModelPath
+from nctool.running.models import ForeignOptions, open_model
+from nctool_deploy.depths import delays, depths
+from nctool_deploy.foreign import ForeignFile
 from nctool_deploy.lowering import lower
-from nctool_deploy.netx import ForeignFile, NetxFile
-from nctool_deploy.pipeline import delays, depths
+from nctool_deploy.netx import NetxFile
 
 Interval = tuple[int, int]
 

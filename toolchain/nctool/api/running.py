@@ -14,19 +14,19 @@ from typing import Annotated, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from nctool.api.arrays import Source, load_array, path_of, record, require_array_names
-from nctool.api.checkpoints import ModelPath
-from nctool.api.costing import CostMeter, CostReport, meter_for
-from nctool.api.engines import Job, require_engine, traces
-from nctool.api.models import Content, ForeignOptions, open_model
-from nctool.api.outputs import TRACES, model_files, require_outputs
-from nctool.api.samples import choose_samples, dataset_path, trained_on
-from nctool.api.sharding import require_workers, shared_summaries
 from nctool.arguments import AtLeast, public
 from nctool.progress import ProgressCallback, no_progress
-from nctool.sim.trace import Summary
-from nctool_deploy import engine as lava
-from nctool_deploy.netx import ForeignFile
+from nctool.reference.trace import Summary
+from nctool.running.arrays import Source, load_array, path_of, record, require_array_names
+from nctool.running.checkpoints import ModelPath
+from nctool.running.cost import CostMeter, CostReport, meter_for
+from nctool.running.engines import Job, require_engine, traces
+from nctool.running.models import Content, ForeignOptions, open_model
+from nctool.running.outputs import TRACES, model_files, require_outputs
+from nctool.running.samples import choose_samples, dataset_path, trained_on
+from nctool.running.sharding import require_workers, shared_summaries
+from nctool_deploy.foreign import ForeignFile
+from nctool_deploy.lava import engine as lava
 
 
 @dataclass(frozen=True)

@@ -13,23 +13,23 @@ from typing import Annotated, Any
 import torch
 from torch import nn
 
+from nctool.activation.noisy_quant import activations
 from nctool.allocation import is_allocation_failure
-from nctool.api.checkpoints import require_no_other_recipe
-from nctool.api.tensorboard import with_events
 from nctool.arguments import Hint, public
+from nctool.conversion.trace.prepare import require_module
 from nctool.errors import RecipeError, UsageError, first_line
-from nctool.integer_format import IntegerFormat
-from nctool.nq import activations
-from nctool.preparation import require_module
+from nctool.figures.tensorboard import with_events
+from nctool.ir.number_format import IntegerFormat
 from nctool.progress import ProgressCallback, no_progress
-from nctool.recipe import Overrides, OwnSettings, Recipe, consistent
+from nctool.recipe.schema import Overrides, OwnSettings, Recipe, consistent
+from nctool.running.checkpoints import require_no_other_recipe
 from nctool.toml_text import literal
 from nctool.training import EpochCallback, TrainResult, fit, no_report
-from nctool.training.checkpoint import CHECKPOINT_NAME, RECIPE_NAME
-from nctool.training.data import Normalisation, TrainingData
+from nctool.training.checkpoints.checkpoint import CHECKPOINT_NAME, RECIPE_NAME
+from nctool.training.checkpoints.state import STATE_NAME
 from nctool.training.execution import usable_device
-from nctool.training.state import STATE_NAME
-from nctool_deploy.realisations import find_realisation
+from nctool.training.images.data import Normalisation, TrainingData
+from nctool_deploy.backends.backend import find_realisation
 from nctool_models import build_model, load_dataset, load_recipe, training_data
 
 RUNS = Path("runs")

@@ -14,25 +14,26 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
-from nctool.api import junit as junit_file
-from nctool.api import trace_file
-from nctool.api.arrays import Source, load_array, path_of
-from nctool.api.checkpoints import ModelPath
-from nctool.api.checks import Check, all_checks, changes
-from nctool.api.comparing import FILE, Comparison, compare_engines, compare_known_answers
-from nctool.api.engines import Job, require_engine
-from nctool.api.models import Content, ForeignOptions, open_model
-from nctool.api.names import split_names
-from nctool.api.outputs import JUNIT, TRACES, model_files, require_outputs
-from nctool.api.samples import choose_samples, dataset_path, trained_on
 from nctool.arguments import AtLeast, public
-from nctool.differences import PairDifferences
-from nctool.equivalence import Divergence
 from nctool.errors import UsageError
-from nctool.inputs import Samples
+from nctool.ir.inputs import Samples
 from nctool.progress import ProgressCallback, no_progress
-from nctool_deploy import engine as lava
-from nctool_deploy.netx import PROVED_BOUNDS, ForeignFile, NetxFile
+from nctool.running.arrays import Source, load_array, path_of
+from nctool.running.checkpoints import ModelPath
+from nctool.running.engines import Job, require_engine
+from nctool.running.models import Content, ForeignOptions, open_model
+from nctool.running.names import split_names
+from nctool.running.outputs import JUNIT, TRACES, model_files, require_outputs
+from nctool.running.samples import choose_samples, dataset_path, trained_on
+from nctool.verification import junit as junit_file
+from nctool.verification import trace_file
+from nctool.verification.checks import Check, all_checks, changes
+from nctool.verification.compare import FILE, Comparison, compare_engines, compare_known_answers
+from nctool.verification.counts import PairDifferences
+from nctool.verification.divergence import Divergence
+from nctool_deploy.foreign import ForeignFile
+from nctool_deploy.lava import engine as lava
+from nctool_deploy.netx import PROVED_BOUNDS, NetxFile
 
 
 @dataclass(frozen=True)

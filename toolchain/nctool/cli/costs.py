@@ -12,8 +12,8 @@ from nctool.cli.tables import counted, print_line, print_rows
 
 if TYPE_CHECKING:
     from nctool.api import RunReport
-    from nctool.api.costing import CostReport, PopulationCost
-    from nctool_deploy.energy import SplitEnergy
+    from nctool.running.cost import CostReport, PopulationCost
+    from nctool_deploy.cost.energy import SplitEnergy
 
 COLUMNS = [
     *("layer", "neurons", "spikes", "bias spikes", "synaptic operations", "of autapses", "of biases"),

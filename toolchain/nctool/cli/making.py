@@ -28,7 +28,7 @@ from nctool.cli.options import (
     TensorBoard,
 )
 from nctool.cli.tables import print_whole
-from nctool.integer_format import LONGEST_WINDOW
+from nctool.ir.number_format import LONGEST_WINDOW
 
 
 @app.command()

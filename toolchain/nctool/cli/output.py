@@ -18,9 +18,9 @@ from nctool.cli.tables import counted, print_line, print_rows, print_whole
 
 if TYPE_CHECKING:
     from nctool.api import BranchReport, ExportReport, InspectReport, RunReport, TrainReport
-    from nctool.api.utilisation import Utilisation
-    from nctool_deploy.number_formats import NumberFormat
-    from nctool_deploy.targets import Limit, Target
+    from nctool.exporting.utilisation import Utilisation
+    from nctool_deploy.backends.number_formats import NumberFormat
+    from nctool_deploy.targets.target import Limit, Target
 
 SHOWN_ANSWERS = 20
 """Answers to samples of your own that are shown."""

@@ -29,7 +29,7 @@ from nctool.cli.options import (
 )
 from nctool.cli.tables import print_whole
 from nctool.cli.verification import print_verify
-from nctool_deploy.engine import DEFAULT_TIMEOUT_S
+from nctool_deploy.lava.engine import DEFAULT_TIMEOUT_S
 
 EXIT_DIFFERENT = 1
 

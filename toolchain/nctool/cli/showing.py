@@ -68,8 +68,8 @@ def recipes(
 @app.command()
 def targets(json: Json = False) -> None:
     """List the chips and simulators that `nctool export --target` knows."""
-    from nctool_deploy.number_formats import NUMBER_FORMATS
-    from nctool_deploy.targets import ALIASES, TARGETS
+    from nctool_deploy.backends.number_formats import NUMBER_FORMATS
+    from nctool_deploy.targets.target import ALIASES, TARGETS
 
     if json:
         numbers = [asdict(number) for number in NUMBER_FORMATS]

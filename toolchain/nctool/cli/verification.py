@@ -8,12 +8,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from nctool.cli.tables import counted, print_line, print_rows
-from nctool.differences import Histogram, LogitDifferences, PairDifferences, SpikeDifferences
+from nctool.verification.counts import Histogram, LogitDifferences, PairDifferences, SpikeDifferences
 
 if TYPE_CHECKING:
     from nctool.api import VerifyReport
-    from nctool.equivalence import Divergence
-    from nctool.neighbourhood import Neighbourhood, Side
+    from nctool.verification.divergence import Divergence
+    from nctool.verification.explain import Neighbourhood, Side
 
 NOT_KEPT = "not kept"
 

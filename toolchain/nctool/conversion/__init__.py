@@ -2,6 +2,6 @@
 
 from nctool.conversion.pipeline import Change, Conversion, convert
 from nctool.conversion.units import Units
-from nctool.integer_format import IntegerFormat
+from nctool.ir.number_format import IntegerFormat
 
 __all__ = ["Change", "Conversion", "IntegerFormat", "Units", "convert"]

@@ -19,8 +19,8 @@ from numpy.typing import NDArray
 
 from nctool.conversion.float_network import FloatArray, FloatNetwork, FloatPopulation, FloatSynapse
 from nctool.conversion.folding import per_weight
-from nctool.integer_format import IntegerFormat
-from nctool.network import INPUT_NAME, Pair
+from nctool.ir.network import INPUT_NAME, Pair
+from nctool.ir.number_format import IntegerFormat
 
 Interval = tuple[FloatArray, FloatArray]
 """Smallest and largest value of each channel, float64 (channels,) each."""

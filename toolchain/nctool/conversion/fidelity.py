@@ -17,12 +17,12 @@ from numpy.typing import NDArray
 
 from nctool.conversion.float_network import FloatArray
 from nctool.conversion.float_spikes import FloatSpikes
-from nctool.conversion.output_error import relative_error
 from nctool.conversion.pipeline import Change, Conversion
+from nctool.conversion.quantise.output_error import relative_error
 from nctool.conversion.units import MAX_UNITS
 from nctool.conversion.ways_out import finer_weights
-from nctool.network import IntArray, IntNetwork
-from nctool.sim.fast import FastEngine
+from nctool.fast.engine import FastEngine
+from nctool.ir.network import IntArray, IntNetwork
 
 WORK = 2 * 10**9
 """Connections that may be computed, over all images and steps: about a second on one core of a CPU."""

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from nctool.inputs import PixelEncoding
-from nctool.network import INPUT_NAME, ConvGeometry, Pair, Shape
+from nctool.ir.inputs import PixelEncoding
+from nctool.ir.network import INPUT_NAME, ConvGeometry, Pair, Shape
 
 FloatArray = NDArray[np.float64]
 
@@ -58,7 +58,7 @@ class FloatSynapse:
         module: name of the linear module, or of the sum that an identity is a part of, for messages.
         source: population or `input` that it reads.
         source_shape: shape of that source, before pooling.
-        weight: float64, axes as in `nctool.network.Synapse`; per unit of the (pooled) source.
+        weight: float64, axes as in `nctool.ir.network.Synapse`; per unit of the (pooled) source.
         bias: float64 (channels,).
         conv: geometry of a convolution, None for a dense layer.
         norm: batch normalisation still to be folded.

@@ -1,7 +1,7 @@
 """The float spiking network: what the integers stand for, before anything was rounded.
 
-The same neurons as in training (`nctool.surrogate`), with the same units, on the pixels as they are, or on the same
-spike trains. Each layer reads the spikes of the float layers before it.
+The same neurons as in training (`nctool.activation.surrogate`), with the same units, on the pixels as they are, or on
+the same spike trains. Each layer reads the spikes of the float layers before it.
 
 In: a FloatNetwork whose units are copied, pixels. Out: how often each neuron fires, and logits. Must not import the
 reference engine.
@@ -16,13 +16,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from nctool.activation.surrogate import Reset, integrate_and_fire
 from nctool.conversion.float_network import CodedInput, FloatArray, FloatNetwork, FloatPopulation
-from nctool.inputs import RateEncoding
-from nctool.network import INPUT_NAME, IntArray, Shape
-from nctool.sim.fast import exact_arithmetic
-from nctool.sim.fast_layer import weighted_sum
-from nctool.sim.kernel import Kernel, kernel_of
-from nctool.surrogate import Reset, integrate_and_fire
+from nctool.fast.engine import exact_arithmetic
+from nctool.fast.kernel import Kernel, kernel_of
+from nctool.fast.layer import weighted_sum
+from nctool.ir.inputs import RateEncoding
+from nctool.ir.network import INPUT_NAME, IntArray, Shape
 
 CPU = torch.device("cpu")
 

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from nctool.conversion.float_network import CodedInput, FloatArray, FloatNetwork, FloatSynapse, Pool
 from nctool.errors import RangeError, UnsupportedError
-from nctool.network import ConvGeometry, InputEncoding, Pair, Shape
+from nctool.ir.network import ConvGeometry, InputEncoding, Pair, Shape
 
 INPUT_MAX = 127
 """Graded inputs stay within -127..127; -128 stays free so that the range is symmetric."""

@@ -15,20 +15,20 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import nn
 
-from nctool.conversion.accumulator import Fitted, fit
 from nctool.conversion.constants import Held, hold
 from nctool.conversion.float_network import CodedInput, FloatNetwork, FloatSynapse
 from nctool.conversion.folding import absorb_spike_values, each, encode_input, fold_batch_norm, fold_pooling
-from nctool.conversion.input_precision import choose_input
+from nctool.conversion.quantise.accumulator import Fitted, fit
+from nctool.conversion.quantise.input_precision import choose_input
 from nctool.conversion.rate_input import rate_input, split_input
-from nctool.conversion.same_network import first_images, require_same_network
-from nctool.conversion.tracing import trace
+from nctool.conversion.trace.same_network import first_images, require_same_network
+from nctool.conversion.trace.tracing import trace
 from nctool.conversion.units import Units, stagger, units_by_name
 from nctool.conversion.ways_out import finer_weights
 from nctool.errors import UnsupportedError, UsageError
-from nctool.inputs import find_coding
-from nctool.integer_format import LONGEST_WINDOW, IntegerFormat
-from nctool.network import InputEncoding, IntNetwork, Shape, Synapse
+from nctool.ir.inputs import find_coding
+from nctool.ir.network import InputEncoding, IntNetwork, Shape, Synapse
+from nctool.ir.number_format import LONGEST_WINDOW, IntegerFormat
 from nctool.progress import ProgressCallback, no_progress
 
 
@@ -93,7 +93,7 @@ def convert(
     """Convert a trained network of NoisyQuantReLU activations to integers.
 
     Args:
-        model: see `nctool.conversion.tracing` for what it may hold.
+        model: see `nctool.conversion.trace.tracing` for what it may hold.
         input_shape: shape of one sample.
         mean, std: normalisation of the input per channel, in units of pixel / 255.
         form: the integers that the realisation can hold.

@@ -17,7 +17,7 @@ import numpy as np
 from nctool.conversion.float_network import CodedInput, FloatArray, FloatNetwork
 from nctool.conversion.folding import each, normalised_pixels
 from nctool.conversion.units import copy_channels
-from nctool.network import INPUT_NAME, RateEncoding, Shape
+from nctool.ir.network import INPUT_NAME, RateEncoding, Shape
 
 RATE_THRESHOLD = 2**12
 """Of the encoders: over the longest window of a recipe, 64 steps, a rate is exact to 1/128 of a spike."""

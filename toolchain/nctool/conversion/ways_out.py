@@ -9,8 +9,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from nctool.integer_format import WEIGHT_BITS_RANGE, IntegerFormat
-from nctool.network import IntegrateFire, Population
+from nctool.ir.network import IntegrateFire, Population
+from nctool.ir.number_format import WEIGHT_BITS_RANGE, IntegerFormat
 
 
 def finer_weights(rounded: Sequence[Population], form: IntegerFormat, n_steps: int, otherwise: str) -> str:

@@ -12,9 +12,9 @@ May import of nctool what stands below it: conversion and the fast engine measur
 Nothing of models or deploy.
 """
 
-from nctool.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
-from nctool.training.coding import InputCoding, input_coding
-from nctool.training.data import LabelledImages, Normalisation, TrainingData
+from nctool.training.checkpoints.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from nctool.training.images.coding import InputCoding, input_coding
+from nctool.training.images.data import LabelledImages, Normalisation, TrainingData
 from nctool.training.loop import fit
 from nctool.training.metrics import EpochCallback, EpochMetrics, no_report
 from nctool.training.noise import HeldOutReport, measure_held_out

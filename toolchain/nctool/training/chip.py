@@ -15,14 +15,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from nctool.activation.noisy_quant import activations
 from nctool.conversion import IntegerFormat, convert
 from nctool.errors import RangeError, UnsupportedError
-from nctool.network import IntNetwork
-from nctool.nq import activations
-from nctool.recipe import ChipSettings, Recipe
-from nctool.sim.fast import FastEngine
-from nctool.sim.trace import Trace
-from nctool.training.data import TrainingData
+from nctool.fast.engine import FastEngine
+from nctool.ir.network import IntNetwork
+from nctool.recipe.schema import ChipSettings, Recipe
+from nctool.reference.trace import Trace
+from nctool.training.images.data import TrainingData
 
 
 @dataclass(frozen=True)

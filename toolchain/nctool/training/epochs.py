@@ -17,14 +17,14 @@ from torch import nn
 from nctool.errors import Interrupted
 from nctool.files import cannot_write
 from nctool.progress import ProgressCallback
-from nctool.recipe import Recipe
-from nctool.training.checkpoint import CHECKPOINT_NAME, RECIPE_NAME
+from nctool.recipe.schema import Recipe
+from nctool.training.checkpoints.checkpoint import CHECKPOINT_NAME, RECIPE_NAME
+from nctool.training.checkpoints.state import STATE_NAME, TrainingState, save_state
 from nctool.training.interruption import Interruption
 from nctool.training.metrics import EpochCallback, EpochMetrics, add_metrics
 from nctool.training.optimiser import EpochLoss, Optimiser
 from nctool.training.result import sigma_of, theta_of
 from nctool.training.stages import Outcome, Stage, Task, snapshot
-from nctool.training.state import STATE_NAME, TrainingState, save_state
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from nctool.errors import UsageError
-from nctool.recipe import TrainingSettings
+from nctool.recipe.schema import TrainingSettings
 
 _CUBLAS = "CUBLAS_WORKSPACE_CONFIG"
 _REPEATABLE_WORKSPACES = (":4096:8", ":16:8")

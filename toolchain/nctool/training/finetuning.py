@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from torch.func import functional_call  # type: ignore[attr-defined] # torch does not list it
 from torch.nn import functional
 
-from nctool.nq import unrolled
-from nctool.recipe import FinetuneSettings
+from nctool.activation.noisy_quant import unrolled
+from nctool.recipe.schema import FinetuneSettings
 from nctool.training.spiking import ann_accuracy, snn_accuracy
 from nctool.training.stages import Outcome, Task, snapshot
 from nctool.training.weight_grid import WeightGrid

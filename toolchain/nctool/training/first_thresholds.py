@@ -8,12 +8,12 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from nctool.balancing import FIRST_PERCENTILE, balanced_thresholds
+from nctool.activation.noisy_quant import activations, rectified
+from nctool.activation.thresholds import FIRST_PERCENTILE, balanced_thresholds
 from nctool.errors import RangeError
-from nctool.nq import activations, rectified
-from nctool.recipe import Recipe
-from nctool.training.coding import InputCoding
-from nctool.training.data import TrainingData
+from nctool.recipe.schema import Recipe
+from nctool.training.images.coding import InputCoding
+from nctool.training.images.data import TrainingData
 
 
 def start_thresholds(model: nn.Module, data: TrainingData, coding: InputCoding, recipe: Recipe) -> None:

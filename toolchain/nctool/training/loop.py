@@ -14,25 +14,25 @@ from torch import nn
 
 from nctool.errors import FormatError, UsageError
 from nctool.files import make_directory, require_writable
-from nctool.integer_format import IntegerFormat
+from nctool.ir.number_format import IntegerFormat
 from nctool.progress import ProgressCallback, no_progress
-from nctool.recipe import Recipe
-from nctool.training.checkpoint import CHECKPOINT_NAME, RECIPE_NAME, save_checkpoint
+from nctool.recipe.schema import Recipe
+from nctool.training.checkpoints.checkpoint import CHECKPOINT_NAME, RECIPE_NAME, save_checkpoint
+from nctool.training.checkpoints.state import STATE_NAME, TrainingState, load_state
+from nctool.training.checkpoints.tensor_file import first_mismatch
 from nctool.training.chip import Chip
-from nctool.training.coding import input_coding
-from nctool.training.data import TrainingData
+from nctool.training.distributed.ranks import joined, own_gpu
 from nctool.training.epochs import Outside, run_stage
 from nctool.training.execution import execution, usable_device
 from nctool.training.finetuning import Finetuning
 from nctool.training.first_thresholds import start_thresholds
+from nctool.training.images.coding import input_coding
+from nctool.training.images.data import TrainingData
 from nctool.training.interruption import Interruption
 from nctool.training.memory import explained_out_of_memory
 from nctool.training.metrics import METRICS_NAME, EpochCallback, no_report
-from nctool.training.ranks import joined, own_gpu
 from nctool.training.result import TrainResult, checkpoint_of, tested
 from nctool.training.stages import Stage, Task, first_stage, snapshot
-from nctool.training.state import STATE_NAME, TrainingState, load_state
-from nctool.training.tensor_file import first_mismatch
 
 
 def fit(

@@ -16,7 +16,7 @@ from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from nctool.errors import FormatError, UsageError
 from nctool.files import cannot_write, write_atomically
 from nctool.reading import cannot_read, plain_file
-from nctool.recipe_tables import MOST_EPOCHS
+from nctool.recipe.tables import MOST_EPOCHS
 
 METRICS_NAME = "metrics.jsonl"
 MOST_EPOCHS_OF_A_RUN = 2 * MOST_EPOCHS

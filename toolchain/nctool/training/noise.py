@@ -13,12 +13,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from nctool.network import IntNetwork
-from nctool.nq import activations, spiking
+from nctool.activation.noisy_quant import activations, spiking
+from nctool.ir.network import IntNetwork
 from nctool.training.chip import ChipRun
-from nctool.training.coding import InputCoding
-from nctool.training.data import LabelledImages
-from nctool.training.ranks import ALONE, Ranks
+from nctool.training.distributed.ranks import ALONE, Ranks
+from nctool.training.images.coding import InputCoding
+from nctool.training.images.data import LabelledImages
 from nctool.training.spiking import MEASURED_AT_ONCE, n_correct
 
 MAX_IMAGES = 5000

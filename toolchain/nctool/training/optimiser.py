@@ -16,17 +16,17 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from nctool.activation.noisy_quant import activations
 from nctool.errors import RangeError, UsageError
-from nctool.nq import activations
 from nctool.progress import ProgressCallback
-from nctool.recipe import Recipe
-from nctool.training.augment import augment
-from nctool.training.auto_augment import require_auto_augment
-from nctool.training.data import LabelledImages
+from nctool.recipe.schema import Recipe
+from nctool.training.distributed.global_batch import global_batch
+from nctool.training.distributed.ranks import ALONE, Ranks
 from nctool.training.execution import autocast
-from nctool.training.global_batch import global_batch
+from nctool.training.images.augment import augment
+from nctool.training.images.auto_augment import require_auto_augment
+from nctool.training.images.data import LabelledImages
 from nctool.training.interruption import Interruption
-from nctool.training.ranks import ALONE, Ranks
 from nctool.training.stages import Stage
 
 _SMALLEST_BATCH = 2

@@ -12,15 +12,15 @@ from pathlib import Path
 
 from torch import nn
 
-from nctool.nq import activations, rectified
+from nctool.activation.noisy_quant import activations, rectified
 from nctool.progress import ProgressCallback
-from nctool.recipe import Recipe
-from nctool.training.checkpoint import Checkpoint
-from nctool.training.data import TrainingData
+from nctool.recipe.schema import Recipe
+from nctool.training.checkpoints.checkpoint import Checkpoint
+from nctool.training.checkpoints.state import TrainingState
+from nctool.training.images.data import TrainingData
 from nctool.training.metrics import count_epochs
 from nctool.training.spiking import ann_accuracy, snn_accuracy
 from nctool.training.stages import Task
-from nctool.training.state import TrainingState
 
 
 @dataclass(frozen=True)

@@ -10,11 +10,11 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from nctool.nq import spiking
+from nctool.activation.noisy_quant import spiking
 from nctool.progress import ProgressCallback, no_progress
-from nctool.training.coding import InputCoding
-from nctool.training.data import LabelledImages
-from nctool.training.ranks import ALONE, Ranks
+from nctool.training.distributed.ranks import ALONE, Ranks
+from nctool.training.images.coding import InputCoding
+from nctool.training.images.data import LabelledImages
 
 REPORTED_STEPS = (1, 2, 4, 8, 16)
 """The windows that accuracy is reported for, as in Huang et al., arXiv 2404.17456."""

@@ -12,14 +12,14 @@ from typing import Protocol
 from torch import Tensor, nn
 from torch.nn import functional
 
-from nctool.balancing import PERCENTILE, balanced_thresholds
-from nctool.nq import activations, rectified
-from nctool.recipe import Recipe
+from nctool.activation.noisy_quant import activations, rectified
+from nctool.activation.thresholds import PERCENTILE, balanced_thresholds
+from nctool.recipe.schema import Recipe
 from nctool.training.chip import Chip
-from nctool.training.coding import InputCoding
-from nctool.training.data import LabelledImages, TrainingData
+from nctool.training.distributed.ranks import ALONE, Ranks
+from nctool.training.images.coding import InputCoding
+from nctool.training.images.data import LabelledImages, TrainingData
 from nctool.training.noise import affordable_images, measure_held_out, set_sigma
-from nctool.training.ranks import ALONE, Ranks
 from nctool.training.spiking import MEASURED_AT_ONCE, ann_accuracy, snn_accuracy
 
 

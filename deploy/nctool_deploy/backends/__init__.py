@@ -1,0 +1,1 @@
+"""How a neuron is built of what a chip has."""

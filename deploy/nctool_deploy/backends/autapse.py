@@ -1,0 +1,193 @@
+"""The autapse: reset by subtraction out of the stock LIF, one compartment a neuron.
+
+The stock LIF clears its voltage v at a spike but never its current u. So u is the membrane: it does not
+decay, and v = u + constant has no memory. A synapse from each neuron to itself with weight -threshold arrives
+one step after the spike, which is before the next comparison: exactly an IF neuron with reset by subtraction.
+The real bias must be integrated, so it comes through synapses from always-on source neurons. See
+docs/SEMANTICS.md, rules R1 to R5.
+
+In: populations of an IntNetwork. Out: register values, or every reason why there are none. Must not import torch or
+Lava.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from nctool.errors import RangeError
+from nctool.ir.equality import StructuralEquality
+from nctool.ir.network import IntArray, IntegrateFire, Population
+from nctool.ir.number_format import IntegerFormat
+from nctool_deploy.backends.number_formats import BIAS_MANTISSA, SYNAPSE_EXPONENT, SYNAPSE_MANTISSA, THRESHOLD
+from nctool_deploy.listing import raise_all
+from nctool_deploy.mapping.wiring import AutapseWiring, DenseWiring, Wiring
+
+FLUSH_STEPS = 1
+"""Silent steps between two windows, in which the last autapse spikes decay (R5)."""
+
+BIAS_EXPONENT = 7
+"""Exponent of the coarse always-on source: with an exact fine source beside it, a 16-bit bias."""
+
+BIAS_LIMIT = SYNAPSE_MANTISSA.high * 2**BIAS_EXPONENT + 2 ** (BIAS_EXPONENT - 1)
+"""Largest |bias|, the same on both sides, that the two sources are asked to hold: 127 * 128 + 64."""
+
+AUTAPSE_FORMAT = IntegerFormat(
+    weight_bits=8,
+    threshold_mantissa_max=SYNAPSE_MANTISSA.high,
+    threshold_exponent_max=SYNAPSE_EXPONENT.high,
+    bias_max=BIAS_LIMIT,
+    weight_exponent_max=SYNAPSE_EXPONENT.high,
+    comparison_max=BIAS_MANTISSA.high,
+)
+"""The numbers that this realisation can hold; conversion rounds to them."""
+
+
+@dataclass(frozen=True, eq=False)
+class BiasSource(StructuralEquality):
+    """One always-on neuron that drives a population: bias part = weight * 2**exponent per channel."""
+
+    weight: IntArray
+    exponent: int
+
+
+@dataclass(frozen=True, eq=False)
+class AutapseRegisters(StructuralEquality):
+    """Register values of one population.
+
+    Args:
+        threshold_mantissa: vth, one for the population (R1).
+        bias_mantissa: int64 (channels,), the constant part of v (R1).
+        self_weight: int64 (channels,), the autapse: -threshold / 2**self_exponent (R2). None for a readout.
+        self_exponent: weight exponent of the autapse.
+        bias_sources: always-on sources that add up to the bias (R3); none when every bias is 0.
+    """
+
+    threshold_mantissa: int
+    bias_mantissa: IntArray
+    self_weight: IntArray | None
+    self_exponent: int
+    bias_sources: tuple[BiasSource, ...]
+
+
+def registers(population: Population) -> AutapseRegisters:
+    """Work out the registers of `population`, a readout or a neuron that resets by subtraction.
+
+    Raises:
+        RangeError: a threshold, an initial potential or a bias has no exact form; all violations are listed.
+    """
+    raise_all(violations(population))
+    sources = split_bias(population.bias)
+    neuron = population.neuron
+    if not isinstance(neuron, IntegrateFire):  # R4: u never reaches the highest threshold
+        return AutapseRegisters(THRESHOLD.high, np.zeros_like(population.bias), None, 0, sources)
+    threshold_mantissa, bias_mantissa = _comparison(neuron)
+    exponent = self_exponent(neuron.threshold)
+    return AutapseRegisters(threshold_mantissa, bias_mantissa, -(neuron.threshold >> exponent), exponent, sources)
+
+
+def self_exponent(threshold: IntArray) -> int:
+    """Return the smallest exponent e <= 7 with which no threshold needs a mantissa above 127, or 7 (R2)."""
+    exponents = range(SYNAPSE_EXPONENT.high + 1)
+    return next((e for e in exponents if threshold.max() >> e <= SYNAPSE_MANTISSA.high), SYNAPSE_EXPONENT.high)
+
+
+def bias_exponents(bias: IntArray) -> tuple[int, ...]:
+    """Return the exponents of the always-on sources that hold `bias`: none, one or two (R3)."""
+    largest = int(np.abs(bias).max())
+    return () if largest == 0 else (0,) if largest <= SYNAPSE_MANTISSA.high else (BIAS_EXPONENT, 0)
+
+
+def split_bias(bias: IntArray) -> tuple[BiasSource, ...]:
+    """Split biases, int64 (channels,) within ±BIAS_LIMIT, into 8-bit weights of at most two sources (R3)."""
+    exponents = bias_exponents(bias)
+    if len(exponents) < 2:
+        return tuple(BiasSource(bias, exponent) for exponent in exponents)
+    coarse = np.clip((bias + 2 ** (BIAS_EXPONENT - 1)) >> BIAS_EXPONENT, SYNAPSE_MANTISSA.low, SYNAPSE_MANTISSA.high)
+    return BiasSource(coarse, BIAS_EXPONENT), BiasSource(bias - (coarse << BIAS_EXPONENT), 0)
+
+
+def _comparison(neuron: IntegrateFire) -> tuple[int, IntArray]:
+    """Return vth and the constant part of v per channel (R1); every gap is at least 1, and so is the centre."""
+    gap = neuron.threshold - neuron.initial
+    centre = (int(gap.max()) + int(gap.min())) // 2
+    return centre - 1, centre - gap
+
+
+def wirings(population: Population) -> tuple[Wiring, ...]:
+    """Return the connections that the realisation adds: bias sources (R3), and the autapse of what fires (R2)."""
+    sources = tuple(DenseWiring(1) for _ in bias_exponents(population.bias))
+    return (*sources, AutapseWiring()) if isinstance(population.neuron, IntegrateFire) else sources
+
+
+# --- what does not fit ----------------------------------------------------
+
+
+def violations(population: Population) -> list[RangeError]:
+    """Return all that keeps `population` from having registers; empty when it has."""
+    where, neuron = f"population `{population.name}`", population.neuron
+    found = _bias_violations(population.bias, where)
+    if isinstance(neuron, IntegrateFire):
+        found += [*_neuron_violations(neuron, where), *_threshold_violations(neuron.threshold, where)]
+        found += _comparison_violations(neuron, where)
+    return found
+
+
+def _bias_violations(bias: IntArray, where: str) -> list[RangeError]:
+    worst = int(bias[np.argmax(np.abs(bias))])
+    if abs(worst) <= BIAS_LIMIT:
+        return []
+    return [
+        RangeError(
+            f"{where}: bias {worst} does not fit two always-on sources, allowed -{BIAS_LIMIT}..{BIAS_LIMIT}",
+            hint="export with fewer --weight-bits, which lowers the biases",
+        )
+    ]
+
+
+def _neuron_violations(neuron: IntegrateFire, where: str) -> list[RangeError]:
+    found = []
+    if neuron.reset != "subtract":
+        found.append(RangeError(f"{where}: reset is `{neuron.reset}`, the autapse allows `subtract`"))
+    if (neuron.initial >= neuron.threshold).any():
+        found.append(RangeError(f"{where}: an initial potential reaches its threshold, allowed below it"))
+    return found
+
+
+def _threshold_violations(threshold: IntArray, where: str) -> list[RangeError]:
+    exponent = self_exponent(threshold)
+    mantissa = threshold >> exponent
+    bad = (mantissa << exponent != threshold) | (mantissa > SYNAPSE_MANTISSA.high)
+    if not bad.any():
+        return []
+    return [
+        RangeError(
+            f"{where}: threshold {int(threshold[bad][0])} is no synaptic weight m * 2**e with one "
+            f"e <= {SYNAPSE_EXPONENT.high} for the layer, allowed m 1..{SYNAPSE_MANTISSA.high} (here e = {exponent})",
+            hint="convert with nctool, which rounds thresholds to that form",
+        )
+    ]
+
+
+def _comparison_violations(neuron: IntegrateFire, where: str) -> list[RangeError]:
+    gap = neuron.threshold - neuron.initial
+    threshold_mantissa, bias_mantissa = _comparison(neuron)
+    found = []
+    if threshold_mantissa > THRESHOLD.high:
+        found.append(
+            RangeError(
+                f"{where}: an initial potential {int(gap.max())} below its threshold needs a threshold register of "
+                f"{threshold_mantissa}, allowed {THRESHOLD.low}..{THRESHOLD.high}"
+            )
+        )
+    low, high = int(bias_mantissa.min()), int(bias_mantissa.max())
+    if low < BIAS_MANTISSA.low or high > BIAS_MANTISSA.high:
+        found.append(
+            RangeError(
+                f"{where}: thresholds spread over {int(gap.min())}..{int(gap.max())} above the initial potential need "
+                f"bias mantissas {low}..{high}, allowed {BIAS_MANTISSA.low}..{BIAS_MANTISSA.high}",
+                hint="export with fewer --weight-bits, which lowers the thresholds",
+            )
+        )
+    return found

@@ -1,0 +1,186 @@
+"""Realisations out of stock netx: what an unmodified lava-dl Network loads and runs.
+
+The stock LIF clears its voltage v at a spike. Its current holds the input of the present step only (current decay
+4096). Two networks of such neurons are exact:
+
+* `population`: v has no memory either, so a neuron compares the drive of one step with its threshold. That is a window
+  of one time step, in which the units of an activation together are the quantised ANN. One register serves the
+  thresholds of a population; what a neuron's own distance differs from it lies in its bias.
+* `zero-reset`: v integrates, and a spike sets it to zero. It is cleared when a new sample arrives, so it starts at 0.
+
+See docs/SEMANTICS.md, rules P1 to P5.
+
+In: an IntNetwork. Out: an equal one in the form that the registers hold, registers, or every reason why there are none.
+Must not import torch or Lava.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from nctool.errors import RangeError
+from nctool.ir.equality import StructuralEquality
+from nctool.ir.network import Bound, IntArray, IntegrateFire, IntNetwork, Population, Synapse
+from nctool.ir.number_format import IntegerFormat
+from nctool_deploy.backends.number_formats import BIAS_MANTISSA, STATE, THRESHOLD
+from nctool_deploy.lava.weights import as_lava_runs
+
+BIAS_REACH = BIAS_MANTISSA.high + 1
+"""The current holds the drive alone: it exceeds the accumulated input by a bias, which may be as large as this."""
+
+POPULATION_FORMAT = IntegerFormat(
+    weight_bits=8,
+    threshold_mantissa_max=THRESHOLD.high,
+    threshold_exponent_max=0,
+    bias_max=BIAS_MANTISSA.high,
+    accumulator_max=STATE.high - 3 * BIAS_REACH,  # the bias that was, the one that it becomes (P2), and the drive alone
+    comparison_max=BIAS_MANTISSA.high,
+    comparison_holds_bias=True,
+)
+ZERO_RESET_FORMAT = IntegerFormat(
+    weight_bits=8,
+    threshold_mantissa_max=THRESHOLD.high,
+    threshold_exponent_max=0,
+    bias_max=BIAS_MANTISSA.high,
+    accumulator_max=STATE.high - BIAS_REACH,
+    reset="zero",
+    one_threshold=True,
+)
+
+
+@dataclass(frozen=True, eq=False)
+class StockRegisters(StructuralEquality):
+    """Register values of one population.
+
+    Args:
+        threshold_mantissa: vth, one for the population; out of reach for a readout.
+        bias_mantissa: int64 (channels,), added at every step.
+    """
+
+    threshold_mantissa: int
+    bias_mantissa: IntArray
+
+
+def registers(population: Population) -> StockRegisters:
+    """Return the registers of a population without violations: it fires when v > vth (P1)."""
+    neuron = population.neuron
+    threshold = int(neuron.threshold[0]) - 1 if isinstance(neuron, IntegrateFire) else THRESHOLD.high
+    return StockRegisters(threshold, population.bias)
+
+
+# --- the form that the registers hold -------------------------------------
+
+
+def compare_once(network: IntNetwork) -> IntNetwork:
+    """Return a network of the same spikes and logits in a window of one step, with one threshold a population (P2).
+
+    What the threshold of a neuron, its initial potential and its bias make of the distance that its drive has to cover
+    moves into the bias, beside a threshold in the middle of all distances.
+    """
+    return replace(network, populations=tuple(_compared_once(population) for population in network.populations))
+
+
+def _compared_once(population: Population) -> Population:
+    neuron = population.neuron
+    if not isinstance(neuron, IntegrateFire):
+        return population
+    distance = neuron.threshold.astype(np.int64) - neuron.initial - population.bias
+    centre = int(np.clip((int(distance.max()) + int(distance.min())) // 2, 1, BIAS_MANTISSA.high))
+    bias, zero = centre - distance, np.zeros_like(distance)
+    return replace(
+        population,
+        neuron=IntegrateFire(np.full_like(distance, centre), zero, reset="zero"),
+        bias=bias,
+        bound=_moved(population.bound, bias - population.bias),
+    )
+
+
+def _moved(bound: Bound | None, added: IntArray) -> Bound | None:
+    """Return the bound of an accumulated input to which every neuron adds one of `added`."""
+    if bound is None:
+        return None
+    low, high = bound.low + int(added.min()), bound.high + int(added.max())
+    return replace(bound, low=min(low, 0), high=max(high, 0))
+
+
+# --- what does not fit ----------------------------------------------------
+
+
+def network_violations(network: IntNetwork) -> list[RangeError]:
+    """Return what keeps the whole network from being compared once."""
+    if network.n_steps == 1:
+        return []
+    return [
+        RangeError(
+            f"network: a window of {network.n_steps} time steps, neurons without memory allow 1",
+            hint="export with --steps 1, or with --realisation autapse",
+        )
+    ]
+
+
+def violations(population: Population) -> list[RangeError]:
+    """Return all that keeps `population` from having stock registers, and a stock loader from keeping its weights."""
+    where = f"population `{population.name}`"
+    found = [*_bias_violations(population, where), *_state_violations(population, where)]
+    if isinstance(population.neuron, IntegrateFire):
+        found += _neuron_violations(population.neuron, where)
+    for synapse in population.synapses:
+        found += _weight_violations(synapse, where)
+    return found
+
+
+def _bias_violations(population: Population, where: str) -> Iterator[RangeError]:
+    low, high = int(population.bias.min()), int(population.bias.max())
+    if low < BIAS_MANTISSA.low or high > BIAS_MANTISSA.high:
+        yield RangeError(
+            f"{where}: biases need mantissas {low}..{high}, allowed {BIAS_MANTISSA.low}..{BIAS_MANTISSA.high}",
+            hint="export with fewer --weight-bits, which lowers biases and thresholds",
+        )
+
+
+def _state_violations(population: Population, where: str) -> Iterator[RangeError]:
+    """The current holds the drive without the bias: it must fit whatever the bias makes up for."""
+    if population.bound is None:
+        return
+    reach = max(population.bound.high, -population.bound.low) + int(np.abs(population.bias).max())
+    if reach > STATE.high:
+        yield RangeError(
+            f"{where}: the drive without its bias may reach {reach}, allowed {STATE.high}",
+            hint="export with fewer --weight-bits",
+        )
+
+
+def _neuron_violations(neuron: IntegrateFire, where: str) -> Iterator[RangeError]:
+    low, high = int(neuron.threshold.min()), int(neuron.threshold.max())
+    if neuron.reset != "zero":
+        yield RangeError(f"{where}: reset is `{neuron.reset}`, the stock neuron allows `zero`")
+    if neuron.initial.any():
+        yield RangeError(f"{where}: an initial potential is not 0, the stock neuron starts at 0")
+    if low != high:
+        yield RangeError(f"{where}: thresholds {low}..{high}, the stock neuron allows one for a population")
+    if high - 1 > THRESHOLD.high:
+        yield RangeError(f"{where}: threshold {high}, allowed 1..{THRESHOLD.high + 1}")
+
+
+def _weight_violations(synapse: Synapse, where: str) -> Iterator[RangeError]:
+    """A stock loader changes some dense matrices without a word."""
+    weight, hint = synapse.weight.astype(np.int64), "export with --realisation autapse, which keeps every weight"
+    if synapse.exponent != 0:
+        yield RangeError(f"{where}: weight exponent is {synapse.exponent}, stock netx allows 0", hint=hint)
+    if synapse.conv is not None or weight.min() < -256 or weight.max() > 255:
+        return
+    if not weight.any():
+        yield RangeError(f"{where}: all weights are 0, on which the stock netx loader fails", hint=hint)
+        return
+    running, exponent = as_lava_runs(weight, where)
+    changed = running != weight << -exponent
+    if changed.any():
+        at = np.unravel_index(changed.argmax(), changed.shape)
+        yield RangeError(
+            f"{where}: the stock netx loader runs {int(changed.sum())} of {weight.size} weights with another value, "
+            f"{weight[at]} as {running[at] * 2.0**exponent:g}",
+            hint=hint,
+        )

@@ -1,0 +1,192 @@
+"""What a chip does for a sample, counted from the spikes that there really were (docs/COST.md).
+
+Steps are local ones (rule N2): a pipeline shifts them and changes no count. Steps in which it fills or drains belong to
+no sample and are not counted.
+
+In: a network, its realisation, samples and traces. Out: exact sums. Must not import torch or Lava.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nctool.errors import UnsupportedError
+from nctool.ir.inputs import Samples
+from nctool.ir.network import INPUT_NAME, CurrentBased, IntNetwork, Population
+from nctool.reference.signal import own_signal
+from nctool.reference.trace import Trace
+from nctool_deploy.backends.backend import Realisation
+from nctool_deploy.cost.connections import Bool, fan_out, reached
+from nctool_deploy.depths import depths
+from nctool_deploy.mapping.wiring import AutapseWiring
+
+
+@dataclass(frozen=True)
+class Operations:
+    """What one population did, or the input, or all of them.
+
+    Args:
+        spikes: its own; of a graded input, values other than 0 in each step.
+        bias_spikes: of the always-on sources that drive it (rule R3).
+        network_operations: synaptic operations, one for each connection that a spike uses, of the synapses into it.
+        autapse_operations: the same of its autapses (rule R2).
+        bias_operations: the same of its always-on sources.
+        active_updates: updates of a neuron, one a step, in steps in which it gets a synaptic operation or fires.
+        idle_updates: updates in all other steps.
+    """
+
+    spikes: int = 0
+    bias_spikes: int = 0
+    network_operations: int = 0
+    autapse_operations: int = 0
+    bias_operations: int = 0
+    active_updates: int = 0
+    idle_updates: int = 0
+
+    def __add__(self, other: Operations) -> Operations:
+        return Operations(*(mine + its for mine, its in zip(vars(self).values(), vars(other).values(), strict=True)))
+
+    @property
+    def synaptic_operations(self) -> int:
+        """Return the synaptic operations of every kind."""
+        return self.network_operations + self.autapse_operations + self.bias_operations
+
+    @property
+    def all_spikes(self) -> int:
+        """Return the spikes, those of the always-on sources among them."""
+        return self.spikes + self.bias_spikes
+
+
+@dataclass(frozen=True)
+class Timing:
+    """How many time steps a sample takes.
+
+    Args:
+        window_steps: in which the network computes.
+        flush_steps: silent ones behind a window (rule R5).
+        depth: layers between the input and the answer; each sees its input one step later than the one before it.
+    """
+
+    window_steps: int
+    flush_steps: int
+    depth: int
+
+    @property
+    def latency_steps(self) -> int:
+        """Return the steps from the first input of a sample until its answer stands."""
+        return self.window_steps + self.depth
+
+    @property
+    def period_steps(self) -> int:
+        """Return the steps from one sample to the next in a stream."""
+        return self.window_steps + self.flush_steps
+
+
+def timing(network: IntNetwork, realisation: Realisation) -> Timing:
+    """Return how many time steps a sample of `network` takes."""
+    return Timing(network.n_steps, realisation.flush_steps, depths(network)[network.readout.name])
+
+
+class OperationCounter:
+    """Add up the operations of consecutive batches of samples.
+
+    Args:
+        network: what runs, for the whole of its window.
+        realisation: how its neurons are built.
+
+    Raises:
+        UnsupportedError: the network holds current-based neurons, whose realisation is not known.
+    """
+
+    def __init__(self, network: IntNetwork, realisation: Realisation) -> None:
+        for population in network.populations:
+            if isinstance(population.neuron, CurrentBased):
+                raise UnsupportedError(
+                    f"population `{population.name}`: the cost of current-based neurons is not counted, allowed "
+                    "integrate-and-fire neurons",
+                    hint="leave out --cost; it is for files that nctool exported",
+                )
+        self.network = network
+        self.timing = timing(network, realisation)
+        self.added = {population.name: _added(realisation, population) for population in network.populations}
+        self.n_samples = 0
+        self.operations = dict.fromkeys((INPUT_NAME, *self.added), Operations())
+
+    def add(self, samples: Samples, trace: Trace) -> None:
+        """Count one batch: the samples, and the trace of the whole window that an engine gave for them."""
+        signal = own_signal(self.network, samples, self.network.n_steps) != 0
+        sent: Mapping[str, Bool] = {INPUT_NAME: signal, **trace.spikes}
+        self.n_samples += len(signal)
+        spikes = int(np.count_nonzero(signal)) * _repeats(signal, self.network.n_steps)
+        self.operations[INPUT_NAME] += Operations(spikes=spikes)
+        for population in self.network.populations:
+            self.operations[population.name] += self._count(population, sent)
+
+    @property
+    def total(self) -> Operations:
+        """Return the operations of the input and of all populations."""
+        return sum(self.operations.values(), Operations())
+
+    def _count(self, population: Population, sent: Mapping[str, Bool]) -> Operations:
+        n_samples, n_steps = len(sent[INPUT_NAME]), self.network.n_steps
+        added, updates = self.added[population.name], n_samples * population.n_neurons
+        fired = sent.get(population.name)
+        spikes = 0 if fired is None else int(np.count_nonzero(fired))
+        if added.bias_sources:  # their operations reach every neuron in every step of the window
+            active = updates * n_steps
+        else:
+            active = int(np.count_nonzero(self._active(population, sent, added)))
+        if fired is not None and added.has_autapse:  # the last spikes return in the flush step
+            active += int(np.count_nonzero(fired[:, -1]))
+        return Operations(
+            spikes=spikes,
+            bias_spikes=n_samples * n_steps * added.bias_sources,
+            network_operations=sum(
+                _operations(sent[synapse.source], fan_out(synapse, self.network.shapes[synapse.source]), n_steps)
+                for synapse in population.synapses
+            ),
+            autapse_operations=spikes if added.has_autapse else 0,
+            bias_operations=updates * n_steps * added.bias_sources,
+            active_updates=active,
+            idle_updates=updates * self.timing.period_steps - active,
+        )
+
+    def _active(self, population: Population, sent: Mapping[str, Bool], added: _Added) -> Bool:
+        """Return which neurons get a synaptic operation or fire, (samples, steps, *shape)."""
+        n_samples, fired = len(sent[INPUT_NAME]), sent.get(population.name)
+        active = np.zeros((n_samples, self.network.n_steps, *population.shape), np.bool_)
+        for synapse in population.synapses:
+            active |= reached(synapse, sent[synapse.source])
+        if fired is not None:
+            active |= fired
+        if fired is not None and added.has_autapse:
+            active[:, 1:] |= fired[:, :-1]
+        return active
+
+
+@dataclass(frozen=True)
+class _Added:
+    """What a realisation adds to a population."""
+
+    has_autapse: bool
+    bias_sources: int
+
+
+def _added(realisation: Realisation, population: Population) -> _Added:
+    wirings = realisation.wirings(population)
+    autapses = sum(isinstance(wiring, AutapseWiring) for wiring in wirings)
+    return _Added(autapses > 0, len(wirings) - autapses)
+
+
+def _operations(spikes: Bool, connections: NDArray[np.int64], n_steps: int) -> int:
+    """Return the connections that spikes use; a source of one step sends the same in all of them."""
+    per_neuron = spikes.sum(axis=(0, 1), dtype=np.int64)
+    return int((per_neuron * connections).sum()) * _repeats(spikes, n_steps)
+
+
+def _repeats(spikes: Bool, n_steps: int) -> int:
+    return n_steps // spikes.shape[1]

@@ -1,0 +1,181 @@
+"""A netx Network of stock Lava processes that realises an exported file.
+
+Each population becomes one block: its synapses, always-on bias sources, a LIF with the registers of the autapse
+realisation, and its resets (docs/SEMANTICS.md, rules R1 to R7).
+
+In: an exported file. Out: a Lava process. Must not import torch itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+from lava.lib.dl.netx import hdf5
+from lava.lib.dl.netx.blocks.models import AbstractPyBlockModel
+from lava.magma.core.decorator import implements
+from lava.magma.core.process.ports.ports import InPort, OutPort
+from lava.magma.core.process.process import AbstractProcess
+from lava.magma.core.sync.protocols.loihi_protocol import LoihiProtocol
+from lava.proc.dense.process import Dense
+from lava.proc.io.reset import Reset
+from lava.proc.io.source import RingBuffer as Source
+from lava.proc.lif.process import LIFReset
+from lava.proc.sparse.process import Sparse
+from scipy.sparse import diags
+
+from nctool.errors import UnsupportedError
+from nctool.ir.network import INPUT_NAME, IntArray, Population, Synapse
+from nctool_deploy.backends.autapse import FLUSH_STEPS, AutapseRegisters, BiasSource
+from nctool_deploy.depths import delays, depths
+from nctool_deploy.lava.convolution import largest_message
+from nctool_deploy.lava.runner.branch import GRADED_BITS, Branch, mixed, to_lava
+from nctool_deploy.lava.runner.schedule import Schedule
+from nctool_deploy.lowering import lower
+from nctool_deploy.netx import NetxFile, read
+
+STATE_SHIFT = 6
+
+
+class IFBlock(AbstractProcess):
+    """One population: a synapse for each branch, bias synapses, LIF, autapse and resets.
+
+    Args:
+        population: what to build.
+        branches: its synapses.
+        values: its registers.
+        layer: its depth in the pipeline, 1 for what only the input drives.
+        schedule: the run that the resets serve.
+    """
+
+    def __init__(
+        self,
+        population: Population,
+        branches: Sequence[Branch],
+        values: AutapseRegisters,
+        layer: int,
+        schedule: Schedule,
+    ) -> None:
+        super().__init__(name=population.name)
+        self.shape = to_lava(population.shape)
+        self.output_message_bits = 0
+        self.neuron = LIFReset(
+            shape=self.shape,
+            du=-1,
+            dv=4096,
+            vth=values.threshold_mantissa,
+            bias_mant=np.ascontiguousarray(population.per_neuron(values.bias_mantissa).T),
+            bias_exp=STATE_SHIFT,
+            reset_interval=schedule.period,
+            reset_offset=layer if values.self_weight is not None else layer + 1,
+        )
+        self.inputs = [self._connect_branch(branch, number) for number, branch in enumerate(branches)]
+        self.inp = self.inputs[0]
+        self._connect_bias(population, values.bias_sources, layer, schedule.depth)
+        if values.self_weight is not None:
+            self._connect_autapse(population.per_neuron(values.self_weight), values.self_exponent)
+            self.reset = Reset(interval=schedule.period, offset=schedule.n_steps + layer)
+            self.reset.connect_var(self.neuron.u)
+        self.out = OutPort(shape=self.neuron.s_out.shape)
+        self.neuron.s_out.connect(self.out)
+
+    def _connect_branch(self, branch: Branch, number: int) -> InPort:
+        """Let a branch drive the neurons, and return the port that its source sends to."""
+        port, synapse = InPort(shape=to_lava(branch.source_shape)), branch.process()
+        setattr(self, f"inp{number}", port)  # Lava finds the ports of a process among its attributes
+        source = port if len(synapse.s_in.shape) == len(port.shape) else port.flatten()
+        source.connect(synapse.s_in)
+        synapse.a_out.reshape(self.shape).connect(self.neuron.a_in)
+        return port
+
+    def _connect_bias(self, population: Population, parts: Sequence[BiasSource], layer: int, depth: int) -> None:
+        """Add a synapse per part from the always-on neuron of this depth in `Network.bias_source`."""
+        self.bias_inp = InPort(shape=(depth,))
+        self.bias_synapses = []
+        for part in parts:
+            weight = np.zeros((population.n_neurons, depth), np.int64)
+            weight[:, layer - 1] = population.per_neuron(part.weight).T.reshape(-1)
+            synapse = Dense(**mixed(weight, part.exponent))
+            self.bias_inp.connect(synapse.s_in)
+            synapse.a_out.reshape(self.shape).connect(self.neuron.a_in)
+            self.bias_synapses.append(synapse)
+
+    def _connect_autapse(self, weight: IntArray, exponent: int) -> None:
+        matrix = diags(weight.T.reshape(-1), dtype=np.int64).tocsr()
+        self.autapse = Sparse(num_message_bits=GRADED_BITS, **mixed(matrix, exponent))
+        self.neuron.s_out.flatten().connect(self.autapse.s_in)
+        self.autapse.a_out.reshape(self.shape).connect(self.neuron.a_in)
+
+
+class Network(hdf5.Network):
+    """A netx Network that holds neurons of type `IF`, built of stock Lava processes.
+
+    Args:
+        net_config: path of a file that nctool exported.
+        n_samples: windows that one run will stream.
+        n_steps: length of a window; the file's own by default.
+
+    Raises:
+        NctoolError: as `nctool_deploy.netx.read` and `nctool_deploy.lowering.lower`.
+    """
+
+    def __init__(self, net_config: str | Path, n_samples: int = 1, n_steps: int | None = None) -> None:
+        content = read(Path(net_config))
+        _require_autapse(content, net_config)
+        self.lowered = lower(content.network, content.metadata.chip, content.metadata.realisation, chips=None)
+        depth = max(depths(content.network).values())
+        self.schedule = Schedule(n_steps or content.network.n_steps, n_samples, depth, FLUSH_STEPS)
+        bits = 0 if content.network.has_binary_input else GRADED_BITS
+        super().__init__(net_config=str(net_config), input_message_bits=bits)
+        for port in self._input_ports():
+            if port is not self.in_layer.inp:  # which the stock Network has connected
+                self.inp.connect(port)
+
+    def _create(self) -> list[IFBlock]:
+        network, depth = self.lowered.network, depths(self.lowered.network)
+        active = [self.schedule.active(layer) for layer in range(1, self.schedule.depth + 1)]
+        self.bias_source = Source(data=np.array(active, np.int32))
+        registers = [values for values in self.lowered.registers if isinstance(values, AutapseRegisters)]
+        blocks: dict[str, IFBlock] = {}
+        for population, values in zip(network.populations, registers, strict=True):
+            waits = zip(population.synapses, delays(population, depth), strict=True)
+            branches = [self._branch(synapse, delay) for synapse, delay in waits]
+            block = IFBlock(population, branches, values, depth[population.name], self.schedule)
+            for branch, port in zip(branches, block.inputs, strict=True):
+                if branch.synapse.source != INPUT_NAME:
+                    blocks[branch.synapse.source].out.connect(port)
+            if block.bias_synapses:
+                self.bias_source.s_out.connect(block.bias_inp)
+            blocks[population.name] = block
+        return list(blocks.values())
+
+    def _branch(self, synapse: Synapse, delay: int) -> Branch:
+        network, source = self.lowered.network, synapse.source
+        bits = self.input_message_bits if source == INPUT_NAME else 0
+        return Branch(synapse, network.shapes[source], delay, bits, largest_message(network, source))
+
+    def _input_ports(self) -> Iterator[InPort]:
+        """Yield the ports that take the input of the network."""
+        for population, block in zip(self.lowered.network.populations, self.layers, strict=True):
+            for synapse, port in zip(population.synapses, block.inputs, strict=True):
+                if synapse.source == INPUT_NAME:
+                    yield port
+
+
+def _require_autapse(content: NetxFile, path: str | Path) -> None:
+    if content.metadata.realisation != "autapse":
+        raise UnsupportedError(
+            f"`{path}`: realisation `{content.metadata.realisation}`, this Network allows `autapse`",
+            hint="the file is stock netx: lava.lib.dl.netx.hdf5.Network runs it",
+        )
+
+
+@implements(proc=IFBlock, protocol=LoihiProtocol)
+class PyIFBlockModel(AbstractPyBlockModel):
+    """The block is its parts: nothing to compute."""
+
+
+@implements(proc=Network, protocol=LoihiProtocol)
+class PyNetworkModel(AbstractPyBlockModel):
+    """The network is its blocks: nothing to compute."""

@@ -1,0 +1,122 @@
+"""Stream many samples through a Network in one run of the Lava CPU simulator.
+
+The Lava engine starts this module in a process of its own (`nctool.children`).
+
+In: jobs. Out: traces. Must not import torch itself.
+"""
+
+from __future__ import annotations
+
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from lava.proc.io.extractor import VarWire
+from lava.proc.io.source import RingBuffer as Source
+from numpy.typing import NDArray
+
+from nctool.children import requests
+from nctool.errors import EngineError, NctoolError, first_line
+from nctool.ir.network import IntArray
+from nctool.reference.trace import Trace
+from nctool_deploy.backends.backend import find_realisation
+from nctool_deploy.depths import depths
+from nctool_deploy.lava.engine import LavaJob
+from nctool_deploy.lava.patches import WITHOUT_LAVA
+from nctool_deploy.lava.runner.branch import to_lava
+from nctool_deploy.lava.runner.foreign import read_layers, run_foreign
+from nctool_deploy.lava.runner.memory import share_without_names
+from nctool_deploy.lava.runner.network import STATE_SHIFT, Network
+from nctool_deploy.lava.runner.record import BUFFERED_STEPS, run_and_record, tap
+from nctool_deploy.lava.runner.schedule import Schedule
+from nctool_deploy.lava.runner.stock import stock_network, stock_schedule
+from nctool_deploy.netx import read
+
+
+def run(model: Path, samples: IntArray, n_steps: int) -> tuple[dict[str, NDArray[np.bool_]], NDArray[np.int64]]:
+    """Stream the signal of some samples through the Lava fixed-point models in one run.
+
+    Args:
+        samples: integers (samples, n_steps or 1, *input shape).
+
+    Returns:
+        spikes per spiking population, bool (samples, steps, *shape), and the readout's potential after each
+        step, int64 (samples, steps, classes).
+    """
+    content = read(model)
+    populations = content.network.populations
+    if find_realisation(content.metadata.realisation).is_stock:
+        network, schedule = stock_network(model, content, n_steps), stock_schedule(content, len(samples), n_steps)
+        potential = network.out_layer.neuron.v
+    else:
+        network = Network(model, n_samples=len(samples), n_steps=n_steps)
+        schedule, potential = network.schedule, network.out_layer.neuron.u
+    if len(network.inp.shape) == 1:  # a stock dense layer takes an image in (channel, height, width) order
+        samples = samples.reshape(*samples.shape[:2], -1)
+    source = Source(data=stimulus(samples, schedule))
+    source.s_out.connect(network.inp)
+    taps = [tap(block) for block in network.layers[:-1]]
+    membrane = VarWire(buffer_size=BUFFERED_STEPS)
+    membrane.connect_var(potential)
+    recorded = run_and_record(network, [*taps, membrane], schedule.n_total)
+    depth = depths(content.network)
+    own = {p.name: gather(data, schedule.window(depth[p.name])) for p, data in zip(populations, recorded, strict=True)}
+    logits = own.pop(populations[-1].name).astype(np.int64) >> STATE_SHIFT
+    return {name: data.astype(np.bool_) for name, data in own.items()}, logits
+
+
+def stimulus(samples: IntArray, schedule: Schedule) -> NDArray[np.int32]:
+    """Lay the signals out in time, int32 (width, height, channel, n_total), silent in flush steps."""
+    data = np.zeros((*to_lava(samples.shape[2:]), schedule.n_total), np.int32)
+    for sample, steps in zip(samples, schedule.window(0), strict=True):
+        data[..., steps] = sample.T  # the last axis is time, of length 1 where the signal is constant
+    return data
+
+
+def gather(data: NDArray[Any], steps: IntArray) -> NDArray[Any]:
+    """Pick steps of a (n_total, *Lava shape) recording as (samples, steps, *shape)."""
+    picked = data[steps]
+    return picked.transpose(0, 1, *reversed(range(2, picked.ndim)))
+
+
+def main(link: Connection[Any, Any]) -> None:
+    """Run each job that comes: the body of the engine's subprocess.
+
+    It sends None when it begins, and then what came of each job; whoever sent waits for the next job.
+    """
+    share_without_names()
+    link.send(None)
+    for job in requests(link):
+        link.send(_outcome(job))
+
+
+def _outcome(job: LavaJob) -> Trace | NctoolError:
+    try:
+        return _answer(job)
+    except NctoolError as error:
+        return error
+    except Exception as error:  # noqa: BLE001 - of whatever kind: the process that started this one is to say it
+        return EngineError(f"engine `lava`: {type(error).__name__}: {first_line(error)}", hint=WITHOUT_LAVA)
+
+
+def _answer(job: LavaJob) -> Trace:
+    """Run a job; where its file is not what it was, that is the error, whatever else went wrong."""
+    try:
+        if job.layers is None:
+            spikes, logits = run(job.model, job.samples, job.n_steps)
+        else:
+            spikes, logits = run_foreign(job.model, job.samples, job.n_steps, *job.layers)
+    finally:
+        _require_unchanged(job)
+    return Trace(spikes, logits, {}, {})
+
+
+def _require_unchanged(job: LavaJob) -> None:
+    """Refuse a file that does not hold the network of the job; what a foreign one takes goes by its samples."""
+    if job.network is None:
+        return
+    content = read(job.model) if job.layers is None else read_layers(job.model, job.samples, *job.layers)
+    has_input = job.layers is not None or content.network.input == job.network.input
+    if not has_input or content.network.populations != job.network.populations:
+        raise EngineError(f"`{job.model}` was replaced while Lava ran it", hint="run again, and let the file be")

@@ -1,9 +1,0 @@
-"""The only package that imports Lava; importing it makes Lava importable (`nctool_deploy.lava_compat`).
-
-It holds nothing else: when Lava looks for the models of a process, it
-executes every module in the folder of that process.
-"""
-
-from nctool_deploy.lava_compat import make_importable
-
-make_importable()

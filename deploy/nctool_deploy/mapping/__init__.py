@@ -1,0 +1,1 @@
+"""Which neuron lies on which core, and what each core uses."""

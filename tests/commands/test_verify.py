@@ -1,0 +1,377 @@
+"""`verify` finds what changed, and names exactly the layer that changed."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+
+import nctool
+from nctool.errors import FormatError
+from nctool.ir.network import IntNetwork, Population
+from nctool.reference.simulate import simulate
+from nctool.reference.trace import Trace, join
+from nctool.running.engines import ENGINES, Job
+from nctool.verification.counts import PairDifferences, differences
+from nctool.verification.divergence import first_divergence
+from nctool_deploy.lava import engine
+from nctool_deploy.netx import read
+from nctool_deploy.netx.metadata import group_digest
+
+LAYERS = ("conv1", "conv2", "fc1", "fc2")
+
+
+def corrupt(network: IntNetwork, layer: str, index: tuple[int, ...], value: int) -> IntNetwork:
+    """Return `network` with one weight of one layer replaced."""
+
+    def changed(population: Population) -> Population:
+        weight = population.synapses[0].weight.copy()
+        weight[index] = value
+        return replace(population, synapses=(replace(population.synapses[0], weight=weight),))
+
+    populations = tuple(changed(p) if p.name == layer else p for p in network.populations)
+    return replace(network, populations=populations)
+
+
+def visible_corruption(network: IntNetwork, layer: str, pixels: np.ndarray) -> tuple[tuple[int, ...], int]:
+    """Find one weight of `layer` and a value that changes what the layer does on `pixels`."""
+    weight = next(p for p in network.populations if p.name == layer).synapses[0].weight
+    expected = simulate(network, pixels)
+    for flat in np.argsort(-np.abs(weight.reshape(-1)), kind="stable")[:200]:
+        index = tuple(int(i) for i in np.unravel_index(flat, weight.shape))
+        value = -int(weight[index])
+        actual = simulate(corrupt(network, layer, index, value), pixels)
+        if first_divergence(network, expected, actual, ("a", "b")) is not None:
+            return index, value
+    raise AssertionError(f"no weight of {layer} matters on these samples")
+
+
+@pytest.mark.parametrize("layer", LAYERS)
+def test_one_changed_weight_in_the_file_is_found_in_its_layer(digits_model: Path, tmp_path: Path, layer: str) -> None:
+    content = read(digits_model)
+    index, value = visible_corruption(content.network, layer, content.known_answers.pixels)
+    path = tmp_path / "changed.net"
+    shutil.copy(digits_model, path)
+    number = next(record.layer for record in content.metadata.populations if record.name == layer)
+    with h5py.File(path, "r+") as file:
+        file[f"layer/{number}/weight"][index] = value
+    report = nctool.verify(path, engines=["reference"])
+    assert not report.equal
+    found = report.first_divergence
+    assert found is not None
+    assert (found.layer, found.expected_by, found.actual_by) == (layer, "file", "reference")
+    assert found.quantity == ("logit" if layer == "fc2" else "spike")
+    assert found.expected != found.actual
+    with pytest.raises(FormatError, match=f"layer `{layer}` is not what was exported"):
+        read(path)
+
+
+def test_a_change_that_no_trace_shows_is_found_by_its_digest(digits_model: Path, tmp_path: Path) -> None:
+    path = tmp_path / "changed.net"
+    shutil.copy(digits_model, path)
+    network = read(path).network
+    with h5py.File(path, "r+") as file:
+        weight = file["layer/1/weight"]
+        weight[0, 0, 0, 0] = weight[0, 0, 0, 0] + 1
+    changed = read(path, check_digests=False)
+    assert changed.network != network
+    assert changed.changed_layers == ("conv1",)
+    report = nctool.verify(path, engines=["reference"])
+    assert not report.equal
+    assert report.first_divergence is not None
+    assert report.first_divergence.layer == "conv1"
+
+
+@pytest.mark.lava
+@pytest.mark.parametrize("layer", ["conv2", "fc2"])
+def test_one_changed_weight_in_memory_is_found_in_its_layer_on_lava(digits_model: Path, layer: str) -> None:
+    content = read(digits_model)
+    pixels = content.known_answers.pixels[:3]
+    index, value = visible_corruption(content.network, layer, pixels)
+    (lava,) = engine.stream(digits_model, content.network, pixels)
+    assert first_divergence(content.network, simulate(content.network, pixels), lava, ("reference", "lava")) is None
+    found = first_divergence(
+        content.network, simulate(corrupt(content.network, layer, index, value), pixels), lava, ("reference", "lava")
+    )
+    assert found is not None
+    assert found.layer == layer
+
+
+def test_a_sound_file_is_equal_to_its_known_answers(digits_model: Path) -> None:
+    report = nctool.verify(digits_model, engines=["reference"])
+    assert report.equal
+    assert report.samples == report.known_answers == 16
+    network = read(digits_model).network
+    neurons = sum(p.n_neurons for p in network.populations[:-1])
+    assert report.compared_spikes == 16 * network.n_steps * neurons
+    assert report.compared_logits == 16 * network.n_steps * 10
+
+
+@pytest.mark.parametrize("engines", [["reference", "lava"], ["lava"]])
+def test_a_file_that_is_not_what_was_exported_is_not_run(
+    digits_model: Path, tmp_path: Path, engines: list[str]
+) -> None:
+    """Lava would refuse the file; the answer is *different*, not a failed engine."""
+    path = tmp_path / "changed.net"
+    shutil.copy(digits_model, path)
+    digest = read(path).metadata.populations[1].digest
+    with h5py.File(path, "r+") as file:
+        text = file["nctool/metadata"]
+        text[()] = text[()].replace(digest.encode(), digest[::-1].encode())
+    report = nctool.verify(path, engines=engines, layers=tmp_path / "traces.npz")
+    assert (report.equal, report.samples, report.known_answers) == (False, 0, 16)
+    assert str(report.first_divergence) == "layer `conv2` is not what was exported: its content differs"
+    outcomes = {(check.group, check.name): check.outcome for check in report.checks}
+    assert [name for name, outcome in outcomes.items() if outcome == "failed"] == [
+        ("file", "conv2"),
+        ("file", "/nctool"),
+    ]
+    not_run = [name for name, outcome in outcomes.items() if outcome == "not run"]
+    assert not_run == [("reference = lava", layer) for layer in ("conv1", "conv2", "fc1", "fc2 logits")] * (
+        len(engines) - 1
+    )
+
+
+def reverse_classes(metadata: dict) -> None:
+    metadata["provenance"]["classes"].reverse()
+
+
+def narrow_a_proved_bound(metadata: dict) -> None:
+    metadata["populations"][0]["bound"].update(kind="proved", low=-1, high=1)
+
+
+def edited(model: Path, path: Path, change: Callable[[dict], object]) -> Path:
+    """Copy a model and change its metadata."""
+    shutil.copy(model, path)
+    with h5py.File(path, "r+") as file:
+        metadata = json.loads(file["nctool/metadata"][()])
+        change(metadata)
+        del file["nctool/metadata"]
+        file["nctool/metadata"] = np.bytes_(json.dumps(metadata).encode())
+    return path
+
+
+def outcomes_of_the_file(path: Path) -> dict[str, tuple[str, str]]:
+    report = nctool.verify(path, engines=["reference"])
+    return {check.name: (check.outcome, check.text) for check in report.checks if check.group == "file"}
+
+
+def test_every_part_of_a_sound_file_is_checked(digits_model: Path) -> None:
+    assert outcomes_of_the_file(digits_model) == dict.fromkeys(
+        ("input", *LAYERS, "/nctool", "proved bounds"), ("passed", "")
+    )
+
+
+def test_changed_metadata_are_different(digits_model: Path, tmp_path: Path) -> None:
+    """`run-sim --input` would have shown the wrong names, and every trace is as exported."""
+    path = edited(digits_model, tmp_path / "changed.net", reverse_classes)
+    report = nctool.verify(path, engines=["reference", "fast"])
+    assert (report.equal, report.samples) == (False, 0)
+    assert str(report.first_divergence) == "group `/nctool` is not what was exported: its content differs"
+    failed = [(check.name, check.text) for check in report.checks if check.outcome == "failed"]
+    assert failed == [("/nctool", "group `/nctool` is not what was exported: its digest differs")]
+    with pytest.raises(FormatError, match="group `/nctool` is not what was exported: its digest differs"):
+        nctool.run_sim(path, input=read(digits_model).known_answers.pixels)
+
+
+def test_a_false_proof_is_different(digits_model: Path, tmp_path: Path) -> None:
+    path = edited(digits_model, tmp_path / "changed.net", narrow_a_proved_bound)
+    with h5py.File(path, "r+") as file:
+        file["nctool/digest"][()] = np.bytes_(group_digest(file["nctool"]))
+    report = nctool.verify(path, engines=["reference"])
+    assert not report.equal
+    assert str(report.first_divergence) == "layer `conv1` is not what was exported: its bound differs"
+    failed = [(check.name, check.text) for check in report.checks if check.outcome == "failed"]
+    assert failed == [("proved bounds", "layer `conv1` can leave its bound, although the file calls it proved")]
+
+
+def test_an_older_file_runs_and_verify_says_what_is_not_covered(digits_model: Path, tmp_path: Path) -> None:
+    path = edited(digits_model, tmp_path / "older.net", reverse_classes)
+    with h5py.File(path, "r+") as file:
+        del file["nctool/digest"]
+        file["nctool/version"][()] = 1
+    report = nctool.verify(path, engines=["reference", "fast"])
+    assert (report.equal, report.samples) == (True, 16)
+    (check,) = (check for check in report.checks if check.outcome == "not run")
+    assert (check.group, check.name) == ("file", "/nctool")
+    assert check.text == (
+        "an older nctool wrote no digest of `/nctool`: class names, target, weight bits and calibrated bounds may have "
+        "changed"
+    )
+    assert nctool.run_sim(path, input=read(path).known_answers.pixels).samples == 16
+
+
+def test_an_overflow_is_never_equal(digits_model: Path, tmp_path: Path) -> None:
+    path = tmp_path / "overflow.net"
+    shutil.copy(digits_model, path)
+    with h5py.File(path, "r+") as file:
+        bias = file["layer/1/bias"]
+        bias[...] = np.full(bias.shape, -(2**17), np.int32)
+    report = nctool.verify(path, engines=["reference"])
+    assert not report.equal
+
+
+@pytest.mark.lava
+def test_lava_and_reference_agree_on_a_trained_network(digits_model: Path) -> None:
+    report = nctool.verify(digits_model, engines=["reference", "lava"], samples=40)
+    assert report.equal, report.first_divergence
+    assert report.samples == 40
+    assert report.overflows == 0
+
+
+# --- an engine that differs ---------------------------------------------
+
+
+def odd(pixels: np.ndarray) -> np.ndarray:
+    """Pick the samples that the broken engine gets wrong, whatever chunk they are in."""
+    return pixels.reshape(len(pixels), -1).sum(axis=1) % 2 == 1
+
+
+def broken(job: Job) -> Iterator[Trace]:
+    """Run the network, but on odd samples with 1 more on the bias of class 3."""
+    readout = job.network.readout
+    wrong = replace(readout, bias=readout.bias + (np.arange(10) == 3))
+    wrong_network = replace(job.network, populations=(*job.network.populations[:-1], wrong))
+    for k, is_odd in enumerate(odd(job.pixels)):
+        yield simulate(wrong_network if is_odd else job.network, job.pixels[k : k + 1])
+
+
+@pytest.fixture
+def broken_fast(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The fast engine is the broken one; returns the sizes of the chunks that it is given."""
+    sizes: list[int] = []
+
+    def run(job: Job) -> Iterator[Trace]:
+        sizes.append(len(job.pixels))
+        return broken(job)
+
+    monkeypatch.setitem(ENGINES, "fast", run)
+    return sizes
+
+
+def whole(model: Path) -> PairDifferences:
+    """Compare the broken engine on all known inputs at once."""
+    content = read(model)
+    pixels = content.known_answers.pixels
+    actual = join(broken(Job(model, content, pixels)))
+    return differences(content.network, simulate(content.network, pixels), actual, ("reference", "fast"))
+
+
+def test_the_broken_engine_is_wrong_on_some_samples_but_not_on_the_first(digits_model: Path) -> None:
+    wrong = odd(read(digits_model).known_answers.pixels)
+    assert not wrong[:2].any() and 2 <= wrong.sum() <= 14
+
+
+@pytest.mark.parametrize("chunk", [1, 3, 500])
+def test_all_differences_are_counted_whatever_the_chunks(
+    digits_model: Path, monkeypatch: pytest.MonkeyPatch, broken_fast: list[int], chunk: int
+) -> None:
+    monkeypatch.setattr(engine, "MAX_SAMPLES_PER_RUN", chunk)
+    report = nctool.verify(digits_model, engines=["reference", "fast"], all_differences=True)
+    assert report.samples == sum(broken_fast) == 16
+    assert max(broken_fast) == min(chunk, 16)
+    assert report.statistics[1] == whole(digits_model)
+    wrong = np.flatnonzero(odd(read(digits_model).known_answers.pixels))
+    logits = report.statistics[1].logits
+    assert (logits.samples, logits.first_step, logits.differing) == (len(wrong), 1, 4 * len(wrong))
+    assert logits.magnitudes == {"1": len(wrong), "2": 2 * len(wrong), "4": len(wrong)}
+    found = report.first_divergence
+    assert (found.layer, found.sample, found.step, found.neuron) == ("fc2", wrong[0], 1, (3,))
+
+
+def test_the_first_chunk_that_differs_is_the_last_one(
+    digits_model: Path, monkeypatch: pytest.MonkeyPatch, broken_fast: list[int]
+) -> None:
+    monkeypatch.setattr(engine, "MAX_SAMPLES_PER_RUN", 2)
+    report = nctool.verify(digits_model, engines=["reference", "fast"])
+    chunks = int(np.flatnonzero(odd(read(digits_model).known_answers.pixels))[0]) // 2 + 1
+    assert len(broken_fast) == chunks > 1
+    assert report.samples == report.statistics[1].samples == 2 * chunks
+
+
+def test_every_engine_runs_the_chunk_that_differs(
+    digits_model: Path, monkeypatch: pytest.MonkeyPatch, broken_fast: list[int]
+) -> None:
+    """So that it can be seen which of three engines is the odd one out."""
+    monkeypatch.setitem(ENGINES, "lava", lambda job: iter([simulate(job.network, job.pixels)]))
+    report = nctool.verify(digits_model, engines=["reference", "fast", "lava"])
+    assert [(pair.actual_by, pair.equal) for pair in report.statistics] == [
+        ("reference", True),
+        ("fast", False),
+        ("lava", True),
+    ]
+    failed = [(check.group, check.name) for check in report.checks if check.outcome == "failed"]
+    assert failed == [("reference = fast", "fc2 logits")]
+
+
+def test_the_first_divergence_comes_with_its_neighbourhood(digits_model: Path, broken_fast: list[int]) -> None:
+    report = nctool.verify(digits_model, engines=["reference", "fast"])
+    found = json.loads(json.dumps(report.to_json()))["first_divergence"]
+    near, content = found["neighbourhood"], read(digits_model)
+    pixels = content.known_answers.pixels[found["sample"]][np.newaxis]
+    expected = int(simulate(content.network, pixels).logits[0, 0, 3])
+    assert (found["expected"], found["actual"]) == (expected, expected + 1)
+    assert near["kind"] == "readout"
+    assert near["drive"] == near["rules"]["values"] == near["expected"]["values"] == [expected]
+    assert near["actual"] == {"name": "fast", "values": [expected + 1], "potentials": [expected + 1]}
+    assert near["inputs_agree"] is True
+    assert {each["source"] for each in near["inputs"]} == {"fc1"}
+    added = sum(each["contribution"] for each in near["inputs"])
+    assert added + near["more_contribution"] + near["bias"] == expected
+
+
+def test_engines_that_keep_no_potentials_say_so_and_the_rules_give_them(
+    digits_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def flipped(job: Job) -> Iterator[Trace]:
+        trace = simulate(job.network, job.pixels)
+        spikes = trace.spikes["conv2"].copy()
+        spikes[1, 2, 3, 4, 5] ^= True
+        yield replace(trace, spikes={**trace.spikes, "conv2": spikes})
+
+    monkeypatch.setitem(ENGINES, "lava", flipped)
+    report = nctool.verify(digits_model, engines=["fast", "lava"])
+    assert report.first_divergence is not None
+    near, network = report.first_divergence.neighbourhood, read(digits_model).network
+    assert near is not None and near.rules is not None
+    assert near.expected.potentials is near.actual.potentials is None
+    trace = simulate(network, read(digits_model).known_answers.pixels, potentials=True)
+    assert near.rules.potentials == tuple(trace.potentials["conv2"][1, :3, 3, 4, 5].tolist())
+    assert near.rules.values == near.expected.values != near.actual.values
+
+
+def test_traces_of_different_shapes_have_no_neighbourhood(digits_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(ENGINES, "fast", lambda job: iter([simulate(job.network, job.pixels, n_steps=3)]))
+    report = nctool.verify(digits_model, engines=["reference", "fast"])
+    assert report.first_divergence is not None
+    assert report.first_divergence.expected == "shape (16, 4, 16, 8, 8)"
+    assert report.first_divergence.neighbourhood is None
+
+
+def test_an_overflow_is_counted_once_however_many_engines_see_it(
+    digits_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def overflowing(job: Job) -> Iterator[Trace]:
+        yield replace(simulate(job.network, job.pixels), overflows={"fc1": 7})
+
+    monkeypatch.setitem(ENGINES, "reference", overflowing)
+    monkeypatch.setitem(ENGINES, "fast", overflowing)
+    report = nctool.verify(digits_model, engines=["reference", "fast"])
+    assert (report.equal, report.overflows, report.first_divergence) == (False, 7, None)
+    assert [(check.name, check.text) for check in report.checks if check.group == "overflow"] == [
+        (name, f"7 accumulated inputs left the accumulator in `{name}`, allowed 0") for name in ("reference", "fast")
+    ]
+
+
+def test_an_engine_that_cannot_count_overflows_is_not_said_to_have_none(
+    digits_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(ENGINES, "lava", lambda job: iter([replace(simulate(job.network, job.pixels), overflows={})]))
+    (check,) = (c for c in nctool.verify(digits_model, engines=["lava"]).checks if c.group == "overflow")
+    assert (check.name, check.outcome, check.text) == ("lava", "not run", "no engine that was run counts them")

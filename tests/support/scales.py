@@ -1,0 +1,21 @@
+"""The scale of a population for the tests: found, or the error that conversion raises."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from nctool.conversion.float_network import FloatArray, FloatPopulation
+from nctool.conversion.quantise.scaling import Scale, find_scale, no_scale
+from nctool.ir.number_format import IntegerFormat
+
+
+def choose_scale(population: FloatPopulation, form: IntegerFormat, ceiling: FloatArray | float = np.inf) -> Scale:
+    """Return the scale at which no weight is clipped.
+
+    Raises:
+        RangeError: there is none.
+    """
+    scale = find_scale(population, form, ceiling)
+    if scale is None:
+        raise no_scale(population, form, ceiling)
+    return scale

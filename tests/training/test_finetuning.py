@@ -1,0 +1,257 @@
+"""Fine-tuning: the spiking network itself, at its windows, with rounded weights, from a checkpoint or from nothing."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional
+
+import nctool
+from nctool.activation.noisy_quant import NoisyQuantReLU, spiking
+from nctool.errors import UsageError
+from nctool.recipe.schema import FinetuneSettings
+from nctool.training import fit, load_checkpoint, snn_accuracy
+from nctool.training.finetuning import Finetuning, window_logits
+from nctool.training.stages import Task
+from nctool.training.weight_grid import WeightGrid
+from nctool_deploy.netx import read
+from nctool_models import restore_model
+from tests.support.runs import run_command
+from tests.support.small_run import small_data, small_fit, small_model, small_recipe
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+FINETUNE = ("training.epochs=2", "finetune.epochs=2", "finetune.steps=[1, 3]")
+
+
+def metrics(directory):
+    return [json.loads(line) for line in (directory / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_logits_are_the_running_mean_of_the_step_wise_network():
+    model, data = small_model(small_recipe()).eval(), small_data()
+    steps = torch.stack(list(data.normalisation.steps(data.test.images[:7], 3)))
+    with spiking(model):
+        logits = torch.stack([model(each) for each in steps])
+    expected = torch.stack([logits[: t + 1].mean(dim=0) for t in range(3)])
+    torch.testing.assert_close(window_logits(model, {}, steps), expected)
+
+
+def test_the_loss_is_the_mean_over_the_windows():
+    recipe, data = small_recipe(*FINETUNE), small_data()
+    model = small_model(recipe).eval()
+    stage = Finetuning(Task(model, data, data.held_out, data.normalisation, recipe, None), recipe.finetune)
+    batch = data.train.first(9)
+    found, _ = stage.loss(batch.images, batch.labels)
+    model.load_state_dict(stage.weights())
+    with spiking(model):
+        logits = torch.stack([model(each) for each in data.normalisation.steps(batch.images, 3)])
+    losses = [functional.cross_entropy(logits[:t].mean(dim=0), batch.labels) for t in (1, 3)]
+    torch.testing.assert_close(found.detach(), sum(losses) / 2)
+
+
+def test_the_stages_follow_each_other(tmp_path):
+    result = small_fit(tmp_path, FINETUNE)
+    lines = metrics(tmp_path)
+    assert [(line["epoch"], line["stage"]) for line in lines] == [
+        (1, "train"), (2, "train"), (3, "finetune"), (4, "finetune"),
+    ]  # fmt: skip
+    assert [line["learning_rate"] for line in lines] == pytest.approx([0.05, 0.025, 0.02, 0.01])
+    assert [list(line["validation_accuracy_snn"]) for line in lines] == [["4"], ["4"], ["1", "3"], ["1", "3"]]
+    scores = {line["epoch"]: sum(line["validation_accuracy_snn"].values()) for line in lines[2:]}
+    assert result.best_epoch == max(scores, key=lambda epoch: (scores[epoch], epoch))
+
+
+def test_the_checkpoint_holds_the_rounded_weights_of_the_chosen_epoch(tmp_path):
+    result = small_fit(tmp_path, [*FINETUNE, "finetune.weight_bits=3"])
+    loaded, data = load_checkpoint(tmp_path), small_data()
+    for name in ("fc1", "fc2", "fc3"):
+        weight = loaded.state[f"{name}.weight"]
+        rows = weight.reshape(1, -1) if name == "fc3" else weight
+        assert all(len(torch.unique((row / row.abs().max()).mul(3).round(decimals=3))) <= 7 for row in rows)
+    model = restore_model(loaded)
+    chosen = metrics(tmp_path)[result.best_epoch - 1]["validation_accuracy_snn"]
+    assert snn_accuracy(model, data.held_out, data.normalisation, (1, 3)) == {int(t): a for t, a in chosen.items()}
+
+
+def test_two_and_two_epochs_equal_four(tmp_path):
+    def interrupt(epoch):
+        def progress(done, total, message=""):
+            if message.startswith(f"epoch {epoch}/"):
+                raise KeyboardInterrupt
+
+        return progress
+
+    small_fit(tmp_path / "whole", FINETUNE)
+    for epoch in (3, 4):  # at the border of the stages, and within the second
+        parts = tmp_path / f"parts{epoch}"
+        with pytest.raises(KeyboardInterrupt):
+            small_fit(parts, FINETUNE, progress=interrupt(epoch))
+        small_fit(parts, FINETUNE, resume=True)
+        whole = (tmp_path / "whole" / "checkpoint.safetensors").read_bytes()
+        assert (parts / "checkpoint.safetensors").read_bytes() == whole
+
+
+def test_direct_training_starts_from_fresh_weights(tmp_path):
+    result = small_fit(tmp_path, ["training.epochs=0", "finetune.epochs=6", "finetune.learning_rate=0.05"])
+    assert {line["stage"] for line in metrics(tmp_path)} == {"finetune"}
+    assert result.accuracy_snn["4"] > 0.8
+
+
+def test_a_network_of_neurons_that_are_reset_to_zero_is_fine_tuned_too(tmp_path):
+    result = small_fit(tmp_path, [*FINETUNE, "activation.reset=zero"])
+    assert result.accuracy_snn["4"] > 0.7
+
+
+def test_rate_coded_input_is_trained_on_its_spikes(tmp_path):
+    result = small_fit(tmp_path, [*FINETUNE, "input.coding=rate"])
+    assert result.accuracy_snn["4"] > 0.7
+
+
+class Branches(nn.Module):
+    """A network of one's own: a skip around a convolution."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem, self.conv, self.out = nn.Conv2d(1, 6, 3, padding=1), nn.Conv2d(6, 6, 3, padding=1), nn.Linear(96, 2)
+        self.relu = nn.ReLU()
+
+    def forward(self, x):
+        x = self.relu(self.stem(x))
+        return self.out(torch.flatten(self.relu(self.conv(x) + x), 1))
+
+
+def test_a_network_of_your_own_with_a_skip_is_fine_tuned(tmp_path):
+    torch.manual_seed(0)
+    data, recipe = small_data(), small_recipe(*FINETUNE)
+    model = nctool.prepare(Branches(), data.normalisation(data.train.images))
+    result = fit(model, data, recipe, tmp_path)
+    assert result.accuracy_snn["1"] > 0.8
+
+
+# --- a ReLU network, and thresholds balanced on data ------------------------------------------------------------------
+
+
+def test_a_relu_network_gets_its_thresholds_from_data(tmp_path):
+    result = small_fit(tmp_path, ["activation.function=relu", "noise.source=none"])
+    assert result.accuracy_ann > 0.8
+    assert result.accuracy_snn["16"] > 0.7
+    assert result.sigma == {"act1": 0.0, "act2": 0.0}
+    model, data = restore_model(load_checkpoint(tmp_path)), small_data()
+    seen = []
+    handle = model.act1.register_forward_hook(lambda layer, given, output: seen.append(given[0]))
+    with torch.no_grad():
+        model(data.normalisation(data.calibration(3).images))
+    handle.remove()
+    positive = seen[0][seen[0] > 0].numpy()
+    assert result.theta["act1"] == pytest.approx(float(np.quantile(positive, 0.999)), rel=1e-5)
+
+
+# --- from a checkpoint ------------------------------------------------------------------------------------------------
+
+QUICK = ("finetune.epochs=1",)
+
+
+def test_a_checkpoint_is_fine_tuned_into_another_folder(digits_run, tmp_path):
+    before = (digits_run / "checkpoint.safetensors").read_bytes()
+    report = nctool.finetune(digits_run, tmp_path / "tuned", overrides=[*QUICK, "finetune.weight_bits=4"])
+    assert (digits_run / "checkpoint.safetensors").read_bytes() == before
+    assert report.accuracy_snn["1"] > load_checkpoint(digits_run).results["accuracy_snn"]["1"] - 0.03
+    recipe = load_checkpoint(tmp_path / "tuned").recipe
+    assert recipe.finetune == FinetuneSettings(epochs=1, steps=(1, 2, 4), weight_bits=4, learning_rate=0.02)
+    assert [line["epoch"] for line in metrics(tmp_path / "tuned")] == [4]
+
+
+def test_an_export_takes_window_and_bits_of_the_fine_tuning(digits_run, tmp_path):
+    nctool.finetune(digits_run, tmp_path, overrides=[*QUICK, "finetune.weight_bits=4", "finetune.steps=[2, 1]"])
+    exported = nctool.export(tmp_path, tmp_path / "m.net", target="lava")
+    assert exported.steps == 2
+    assert nctool.inspect(tmp_path / "m.net").weight_bits == 4
+    network = read(tmp_path / "m.net").network
+    state = load_checkpoint(tmp_path).state["fc2.weight"]
+    largest = float(state.abs().max())
+    np.testing.assert_array_equal(network.readout.synapses[0].weight, np.rint(state.double().numpy() * 7 / largest))
+
+
+def test_layers_that_share_a_weight_are_fine_tuned():
+    """The shared weight has one grid, that of the layer where it is used last."""
+
+    class Tied(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.flatten = nn.Flatten()
+            self.one, self.two, self.out = nn.Linear(64, 64), nn.Linear(64, 64), nn.Linear(64, 10)
+            self.two.weight = self.one.weight
+            self.first, self.second = NoisyQuantReLU(4, 1.0), NoisyQuantReLU(4, 1.0)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.out(self.second(self.two(self.first(self.one(self.flatten(x))))))
+
+    net, images = Tied(), torch.rand(6, 1, 8, 8)
+    weights = WeightGrid(net, images, 4).weights()
+    assert list(weights) == ["two.weight", "out.weight"]
+    window_logits(net, weights, images.expand(2, *images.shape)).sum().backward()
+    assert net.one.weight.grad is not None
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (
+            ["activation.levels=8"],
+            "overrides changes what the network was trained as, allowed: keys of finetune, training, data\n"
+            "hint: `nctool.train()` makes another network",
+        ),
+        (
+            ["data.validation_fraction=0.2"],
+            "overrides changes `data.validation_fraction` to 0.2, allowed: 0.1, as in training",
+        ),
+        (
+            ["data.mean=[0.5]", "data.std=[0.25]"],
+            "overrides changes `data.mean` to [0.5], allowed: none, as in training\n"
+            "hint: images are normalised as in training",
+        ),
+        (
+            ["training.epochs=2"],
+            "overrides changes `training.epochs` to 2, allowed: 3, as in training\n"
+            "hint: fine-tuning lasts `finetune.epochs`",
+        ),
+        (
+            ["training.learning_rate=0.1"],
+            "overrides changes `training.learning_rate` to 0.1, allowed: 0.05, as in training\n"
+            "hint: that of fine-tuning is `finetune.learning_rate`",
+        ),
+    ],
+)
+def test_the_network_and_its_held_out_images_are_as_trained(digits_run, tmp_path, overrides, message):
+    with pytest.raises(UsageError) as caught:
+        nctool.finetune(digits_run, tmp_path, overrides=overrides)
+    assert str(caught.value) == message
+
+
+def test_a_checkpoint_is_not_overwritten(digits_run):
+    with pytest.raises(UsageError) as caught:
+        nctool.finetune(digits_run, digits_run)
+    assert str(caught.value) == f"output `{digits_run}` holds the checkpoint itself, allowed: another folder"
+
+
+def test_another_data_set_is_refused(digits_run, tmp_path):
+    images, labels = np.zeros((20, 8, 8), np.uint8), np.arange(20) % 2
+    path = tmp_path / "other.npz"
+    np.savez(path, x_train=images, y_train=labels, x_test=images, y_test=labels)
+    with pytest.raises(UsageError) as caught:
+        nctool.finetune(digits_run, tmp_path / "run", overrides=[f"data.name={path}"])
+    assert str(caught.value) == (
+        f"data set `{path}` has images (1, 8, 8) of 2 classes, allowed: (1, 8, 8) of 10 classes, those of the "
+        "checkpoint\n"
+        'hint: name the data set that it was trained on with overrides={"data.name": "NAME"}'
+    )
+
+
+def test_the_command(digits_run, tmp_path, capsys, monkeypatch):
+    options = ["--set", "finetune.epochs=1", "--set", "finetune.steps=[1]", "--json"]
+    done = run_command(capsys, monkeypatch, "finetune", digits_run, "-o", tmp_path / "run", *options)
+    assert done.code == 0
+    assert done.json["accuracy_snn"]["1"] > 0.7
+    assert done.json["path"] == str(tmp_path / "run")

@@ -1,0 +1,110 @@
+"""A window as one differentiable function: the spikes of the step-wise neuron, and gradients of a written-out graph."""
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from nctool.activation.noisy_quant import Mode, NoisyQuantReLU, spiking, unrolled
+from nctool.activation.surrogate import integrate_and_fire
+
+RESETS = ("subtract", "zero")
+
+
+class Spike(torch.autograd.Function):
+    """The step function of u/θ − 1, with the slope of a ramp of width 1."""
+
+    @staticmethod
+    def forward(ctx, x):
+        ctx.save_for_backward(x)
+        return (x >= 0).to(x.dtype)
+
+    @staticmethod
+    def backward(ctx, grad):
+        (x,) = ctx.saved_tensors
+        return grad * (x.abs() <= 0.5)
+
+
+def written_out(drive: Tensor, threshold: Tensor, n_steps: int, reset: str) -> Tensor:
+    """The docstring's equations, one operation of torch after the other."""
+    potential = threshold / 2 if reset == "subtract" else torch.zeros_like(threshold)
+    outputs = []
+    for z in drive.unflatten(0, (n_steps, -1)):
+        before = potential + z
+        spikes = Spike.apply(before / threshold - 1)
+        potential = before - threshold * spikes if reset == "subtract" else before * (1 - spikes)
+        outputs.append(threshold * spikes)
+    return torch.cat(outputs)
+
+
+@given(
+    drive=st.lists(st.integers(-64, 96), min_size=12, max_size=12),
+    threshold=st.sampled_from([0.5, 1.0, 2.0, 4.0]),
+    n_steps=st.sampled_from([1, 2, 3, 4, 6]),
+    reset=st.sampled_from(RESETS),
+)
+def test_values_and_gradients_are_those_of_the_equations_written_out(drive, threshold, n_steps, reset):
+    """On a grid of 1/16 all sums are exact, so that both sides agree on which side of an edge a potential lies."""
+    weights = torch.linspace(-1, 2, len(drive), dtype=torch.float64)
+    found = []
+    for function in (integrate_and_fire, written_out):
+        z = (torch.tensor(drive, dtype=torch.float64) / 16).requires_grad_()
+        theta = torch.tensor(threshold, dtype=torch.float64, requires_grad=True)
+        output = function(z, theta, n_steps, reset)
+        (output * weights).sum().backward()
+        found.append((output.detach(), z.grad, theta.grad))
+    assert torch.equal(found[0][0], found[1][0])
+    torch.testing.assert_close(found[0][1], found[1][1], rtol=0, atol=1e-12)
+    torch.testing.assert_close(found[0][2], found[1][2], rtol=0, atol=1e-12)
+
+
+def test_gradients_by_hand():
+    """θ = 1, z = 0.25 then 0.5 from v = 0.5: u = 0.75 (no spike), u = 1.25 (spike); both lie on the ramp."""
+    z = torch.tensor([0.25, 0.5], requires_grad=True)
+    theta = torch.tensor(1.0, requires_grad=True)
+    output = integrate_and_fire(z, theta, 2, "subtract")
+    assert output.tolist() == [0.0, 1.0]
+    (output * torch.tensor([10.0, 100.0])).sum().backward()
+    # λ after step 2 is 0; before it 100, which is the gradient of z[2]. Step 1: 100 + (10 − 100) = 10.
+    assert z.grad.tolist() == [10.0, 100.0]
+    # 100·(1 − 1.25) + (10 − 100)·(0 − 0.75) + 10/2
+    assert theta.grad.item() == pytest.approx(-25 + 67.5 + 5)
+
+
+def test_one_step_has_the_gradients_of_the_quantised_activation_of_one_level():
+    z = torch.linspace(-1, 5, 25, dtype=torch.float64)
+    layer = NoisyQuantReLU(1, 2.0).double()
+    weights = torch.linspace(-1, 2, len(z), dtype=torch.float64)
+    found = []
+    for n_steps in (0, 1):
+        layer.threshold.grad, x = None, z.clone().requires_grad_()
+        with unrolled(layer, n_steps):
+            output = layer(x)
+        (output * weights).sum().backward()
+        found.append((output.detach(), x.grad, layer.threshold.grad))
+    kept = float(weights.abs().sum()) / 504  # the activation keeps its rounding error to 1/504 of a level
+    for ours, theirs, tolerance in zip(*found, (1e-12, 1e-12, kept), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=0, atol=tolerance)
+
+
+@pytest.mark.parametrize("reset", RESETS)
+def test_an_unrolled_network_spikes_as_the_step_wise_one(reset):
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        nn.Linear(6, 9), NoisyQuantReLU(4, 0.7, reset), nn.Linear(9, 4), NoisyQuantReLU(4, 0.3, reset)
+    )
+    steps = torch.randn(5, 3, 6)
+    with spiking(model):
+        expected = torch.stack([model(each) for each in steps])
+    with unrolled(model, 5):
+        found = model(steps.flatten(0, 1)).detach()
+    assert torch.equal(found.unflatten(0, (5, 3)), expected)
+    assert expected.count_nonzero() > 5
+
+
+def test_the_mode_holds_inside_the_block_only():
+    model = nn.Sequential(NoisyQuantReLU(4, 1.0))
+    with unrolled(model, 2):
+        assert model[0].mode is Mode.WINDOW
+    assert model[0].mode is Mode.NOISY

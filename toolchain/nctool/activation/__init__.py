@@ -1,0 +1,1 @@
+"""The noisy quantised ReLU that networks are trained with, and its thresholds."""

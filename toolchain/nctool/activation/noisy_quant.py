@@ -1,0 +1,242 @@
+"""The noisy quantised activation, and the spiking neuron that it stands for.
+
+In: real pre-activations. Out: activations on a grid of `levels` steps (plus noise while training), or
+the spikes of an integrate-and-fire neuron. The arithmetic of the activation is in `staircase`, that of a whole window
+in `surrogate`.
+
+For a tracer `NoisyQuantReLU` is a leaf: its forward pass depends on the mode and on state.
+Source: Huang et al., arXiv 2404.17456.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import relu
+
+from nctool.activation.staircase import activate
+from nctool.activation.surrogate import Reset, integrate_and_fire
+from nctool.errors import RangeError, UsageError
+
+MAX_LEVELS = 64
+"""Most quantisation levels: as many as the longest window that a recipe may ask for."""
+
+
+class Mode(enum.Enum):
+    """What `NoisyQuantReLU.forward` computes."""
+
+    NOISY = "noisy"
+    """Quantised plus Gaussian noise, with gradients: training."""
+    QUANTISED = "quantised"
+    """Quantised, no noise: the noise-free ANN."""
+    SPIKING = "spiking"
+    """One time step of an integrate-and-fire neuron, with state."""
+    RECTIFIED = "rectified"
+    """An ordinary ReLU, which knows no threshold: the network before its thresholds are balanced."""
+    WINDOW = "window"
+    """All time steps of an integrate-and-fire neuron, with gradients: fine-tuning."""
+
+
+class NoisyQuantReLU(nn.Module):
+    """Quantised ReLU with a trainable threshold, noise while training, and a spiking mode.
+
+    With z the input, θ = `threshold`, L = `levels`, σ = `sigma`:
+
+        q(z) = θ/L · floor(L · clip(z/θ, 0, 1) + 1/2)      quantised: values 0, θ/L, …, θ
+        a(z) = q(z) + σ·ε,  ε ~ N(0, 1) for each element   noisy: torch's global generator decides
+        v ← v + z;  s = [v ≥ θ];  v ← v − θ·s;  out = θ·s  spiking: v starts at θ/2
+
+    With `reset` "zero" it is the staircase of a neuron that a spike sets to zero, over L time steps:
+
+        q(z) = θ/L · floor(L / ceil(θ/z)) for z > 0, else 0   no value between θ/2 and θ
+        v ← v + z;  s = [v ≥ θ];  v ← v·(1 − s);  out = θ·s   v starts at 0
+
+    The mode follows `training` (noisy or quantised), except inside `spiking(model)`, `unrolled(model, n_steps)` and
+    `rectified(model)`.
+
+    Attributes:
+        levels: L, 1..64; with reset "zero" the time steps of the window.
+        reset: "subtract" or "zero": what a spike does to the membrane potential.
+        threshold: θ, a trainable float scalar of shape (), in units of the pre-activation, > 0.
+        sigma: σ, a float buffer of shape () in the same units, ≥ 0; starts at 0, is saved with the
+            model, receives no gradient.
+        potential: v, the membrane potential, of the input's shape; None before the first step.
+        window: time steps that lie one after the other in each input, inside `unrolled`; else 0.
+        is_rectified: inside `rectified`.
+
+    Raises:
+        RangeError: `levels` outside 1..64, an unknown reset, or a threshold that is not positive and finite.
+
+    Source: Huang et al., arXiv 2404.17456; floor passes gradients straight through, clip keeps its own (bounds
+    included).
+    """
+
+    sigma: Tensor
+
+    def __init__(self, levels: int, threshold: float = 8.0, reset: Reset = "subtract") -> None:
+        super().__init__()
+        if reset not in ("subtract", "zero"):
+            raise RangeError(f"activation `reset` is {reset!r}, allowed subtract, zero")
+        if not 1 <= levels <= MAX_LEVELS:
+            raise RangeError(f"activation `levels` is {levels}, allowed 1..{MAX_LEVELS}")
+        self.levels = levels
+        self.reset_to: Reset = reset
+        self.threshold = nn.Parameter(torch.tensor(float(threshold)))
+        self.register_buffer("sigma", torch.tensor(0.0))
+        self.potential: Tensor | None = None
+        self.is_spiking = False
+        self.window = 0
+        self.is_rectified = False
+        self.positive_threshold()
+
+    @property
+    def mode(self) -> Mode:
+        """What the next forward pass computes."""
+        if self.window:
+            return Mode.WINDOW
+        if self.is_spiking:
+            return Mode.SPIKING
+        if self.is_rectified:
+            return Mode.RECTIFIED
+        return Mode.NOISY if self.training else Mode.QUANTISED
+
+    def positive_threshold(self) -> float:
+        """Return θ as a number.
+
+        Raises:
+            RangeError: θ is zero, negative, infinite or not a number.
+        """
+        value = float(self.threshold.detach())
+        if not 0.0 < value < float("inf"):
+            raise RangeError(
+                f"activation `threshold` is {value:g}, allowed: a positive number",
+                hint="train the network with a lower learning rate",
+            )
+        return value
+
+    def reset(self) -> None:
+        """Forget the membrane potential: the next spiking step starts at θ/2, or at 0 with reset "zero"."""
+        self.potential = None
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Apply the activation in the current mode.
+
+        Args:
+            x: float pre-activations of any shape.
+
+        Returns:
+            float activations of the same shape.
+
+        Raises:
+            RangeError: the threshold is not positive. On an accelerator it is not looked at here, which would mean to
+                wait for the device in every layer: training looks at all thresholds once a step.
+            UsageError: the shape changed within one spiking run.
+        """
+        if self._is_on_host:
+            self.positive_threshold()
+        x = x.to(torch.promote_types(x.dtype, self.threshold.dtype))  # mixed precision ends in front of the neurons
+        mode = self.mode
+        if mode is Mode.SPIKING:
+            return self._spike(x)
+        if mode is Mode.RECTIFIED:
+            return relu(x)
+        if mode is Mode.WINDOW:
+            return integrate_and_fire(x, self.threshold, self.window, self.reset_to)
+        return activate(x, self.threshold, self.levels, self.reset_to, self._noise())
+
+    def extra_repr(self) -> str:
+        """Show the settings in `print(model)`."""
+        numbers = f"levels={self.levels}, threshold={float(self.threshold.detach()):g}, sigma={float(self.sigma):g}"
+        return numbers if self.reset_to == "subtract" else f"{numbers}, reset={self.reset_to}"
+
+    @property
+    def _is_on_host(self) -> bool:
+        """Whether a number can be read without making an accelerator stop and be waited for."""
+        return self.threshold.device.type == "cpu"
+
+    def _noise(self) -> Tensor | None:
+        """Return σ if the mode has noise: where reading it costs nothing, only a σ that is not 0."""
+        if self.mode is not Mode.NOISY or (self._is_on_host and not float(self.sigma) > 0.0):
+            return None
+        return self.sigma
+
+    def _spike(self, x: Tensor) -> Tensor:
+        threshold = self.threshold.detach()
+        if self.potential is None:
+            start = threshold / 2 if self.reset_to == "subtract" else torch.zeros_like(threshold)
+            self.potential = start.expand_as(x)
+        if self.potential.shape != x.shape:
+            raise UsageError(
+                f"spiking state has shape {tuple(self.potential.shape)}, got input {tuple(x.shape)}",
+                hint="enter `spiking(model)` anew for each batch",
+            )
+        potential = self.potential + x.detach()
+        output = potential.clone().ge_(threshold).mul_(threshold)  # as floats: bools are several times slower
+        self.potential = (
+            potential.sub_(output) if self.reset_to == "subtract" else potential.masked_fill_(output > 0.0, 0.0)
+        )
+        return output
+
+
+def activations(model: nn.Module) -> dict[str, NoisyQuantReLU]:
+    """Return every `NoisyQuantReLU` of a model by its qualified name, in order of registration."""
+    return {name: layer for name, layer in model.named_modules() if isinstance(layer, NoisyQuantReLU)}
+
+
+@contextmanager
+def spiking(model: nn.Module) -> Iterator[None]:
+    """Run a model as a float spiking network: each call of `model` is one time step.
+
+    On entry every activation forgets its state and the whole model is put in evaluation mode, without
+    gradients; on exit every module gets back the mode that it had. One entry is one window:
+
+        with spiking(model):
+            logits = sum(model(images) for _ in range(n_steps))
+    """
+    layers = activations(model).values()
+    training_before = [(module, module.training) for module in model.modules()]
+    spiking_before = [(layer, layer.is_spiking) for layer in layers]
+    try:
+        model.eval()
+        for layer in layers:
+            layer.reset()
+            layer.is_spiking = True
+        with torch.no_grad():
+            yield
+    finally:
+        for layer, was_spiking in spiking_before:
+            layer.reset()
+            layer.is_spiking = was_spiking
+        for module, was_training in training_before:
+            module.training = was_training
+
+
+def unrolled(model: nn.Module, n_steps: int) -> AbstractContextManager[None]:
+    """Run a model as a float spiking network with gradients: each call of `model` is a window of `n_steps`.
+
+    The inputs of all steps lie one after the other in the batch, (n_steps · N, …), and so do the outputs. The numbers
+    are those of `spiking`, gradients are those of `nctool.activation.surrogate`. The model's mode is kept.
+    """
+    return _switched(model, "window", n_steps)
+
+
+def rectified(model: nn.Module) -> AbstractContextManager[None]:
+    """Run a model with ordinary ReLU activations; its mode is kept."""
+    return _switched(model, "is_rectified", True)
+
+
+@contextmanager
+def _switched(model: nn.Module, attribute: str, value: int) -> Iterator[None]:
+    """Set an attribute of every activation while the block runs."""
+    before = [(layer, getattr(layer, attribute)) for layer in activations(model).values()]
+    try:
+        for layer, _ in before:
+            setattr(layer, attribute, value)
+        yield
+    finally:
+        for layer, value_before in before:
+            setattr(layer, attribute, value_before)

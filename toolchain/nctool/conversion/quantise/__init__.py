@@ -1,0 +1,1 @@
+"""From float weights and thresholds to integers: scales, clipping, rounding."""

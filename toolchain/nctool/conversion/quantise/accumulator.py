@@ -1,0 +1,136 @@
+"""Fit every population into the accumulator: the step from real numbers to integers.
+
+A population is rounded at the best scale; if interval arithmetic proves that its accumulated input fits, that is
+kept. If not, the scale is lowered for a proof where the largest scale that fits gives up at most one bit for it. If
+that is not enough, the bound is measured on calibration data, widened by a margin, and the scale lowered until it
+fits: marked `calibrated`.
+
+In: a folded FloatNetwork, an IntegerFormat, calibration pixels. Out: an IntNetwork with bounds. Must not
+import torch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nctool.conversion.float_network import CodedInput, FloatArray, FloatNetwork, FloatPopulation
+from nctool.conversion.quantise.calibration import Calibration
+from nctool.conversion.quantise.candidates import Candidates, Errors
+from nctool.conversion.quantise.output_error import view
+from nctool.conversion.ways_out import finer_weights
+from nctool.errors import RangeError
+from nctool.ir.bounds import prove_population
+from nctool.ir.network import IntNetwork, Population
+from nctool.ir.number_format import IntegerFormat
+from nctool.progress import ProgressCallback, no_progress
+
+PROOF_LOSS = 2.0
+"""A scale is divided by at most this to turn a measured bound into a proved one."""
+
+MARGIN = 2.0
+"""Measured bounds are widened by this factor: test images reach further than 256 training images do."""
+
+SAFETY = 0.98
+"""Scales are lowered a little further than the ratio asks for: rounding moves the sums."""
+
+MAX_ROUNDS = 20
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """An integer network with the errors of each population."""
+
+    network: IntNetwork
+    errors: dict[str, Errors]
+
+
+def fit(
+    network: FloatNetwork,
+    coded: CodedInput,
+    form: IntegerFormat,
+    pixels: NDArray[np.uint8],
+    n_steps: int,
+    progress: ProgressCallback = no_progress,
+) -> Fitted:
+    """Round every population of `network` so that its accumulated input stays in the accumulator.
+
+    Args:
+        pixels: uint8 calibration samples (samples, *input shape), at least one.
+        progress: told of every population, and of every batch of samples that one is run on.
+
+    Raises:
+        RangeError: a population cannot be made to fit, or none of its weights is left.
+    """
+    place = {population.name: number for number, population in enumerate(network.populations)}
+
+    def running(name: str, done: int, total: int) -> None:
+        progress(place[name], len(place), f"converting `{name}`, {done} of {total} samples")
+
+    calibration = Calibration(coded, pixels, n_steps, running)
+    units = {population.name: population.units for population in network.populations}
+    last_reader, populations, errors = network.last_readers, [], {}
+    for real in network.populations:
+        progress(place[real.name], len(place), f"converting `{real.name}`")
+        population, errors[real.name] = fit_population(real, coded, form, calibration, units)
+        _require_weights(real, population, form, n_steps)
+        if real.name in last_reader:
+            calibration.settle(population)
+        for source in [source for source, reader in last_reader.items() if reader == real.name]:
+            calibration.forget(source)
+        populations.append(population)
+    return Fitted(IntNetwork(coded.encoding, tuple(populations), n_steps), errors)
+
+
+def _require_weights(real: FloatPopulation, rounded: Population, form: IntegerFormat, n_steps: int) -> None:
+    """Refuse with a RangeError a population that no longer sees anything: such a network cannot work."""
+    if any(synapse.weight.any() for synapse in rounded.synapses) or not any(s.weight.any() for s in real.synapses):
+        return
+    channel = int(np.abs(real.bias).argmax())
+    raise RangeError(
+        f"population `{real.name}`: all its weights round to 0 over {n_steps} time step{'s' * (n_steps > 1)}, beside "
+        f"a bias of {real.bias[channel]:.3g} in channel {channel}",
+        hint=finer_weights([rounded], form, n_steps, otherwise="train the network again"),
+    )
+
+
+def fit_population(
+    real: FloatPopulation,
+    coded: CodedInput,
+    form: IntegerFormat,
+    calibration: Calibration,
+    units: Mapping[str, int],
+) -> tuple[Population, Errors]:
+    """Round one population; return it with its bound, and its errors.
+
+    Args:
+        units: of each population that it reads; 1 where it is not named.
+
+    Raises:
+        RangeError: no scale keeps its accumulated input in the accumulator.
+    """
+    candidates = Candidates(real, form, calibration.n_steps, view(real, units, calibration))
+    ceiling: FloatArray = np.full(real.shape[0], np.inf)
+    proving = True
+    for attempt in range(MAX_ROUNDS):
+        tried = candidates.at(ceiling)
+        if attempt == 0:
+            plain = prove_population(tried[0].population, coded.encoding, calibration.n_steps)
+            proving = bool(plain.magnitude.max() <= PROOF_LOSS * form.accumulator_max)
+        best = min(tried, key=candidates.error)
+        if proving:
+            found, margin = prove_population(best.population, coded.encoding, calibration.n_steps), 1.0
+        else:
+            found, margin = calibration.range_of(best.population), MARGIN
+        excess = found.magnitude * margin / form.accumulator_max
+        if excess.max() <= 1:
+            bound = found.bound("proved" if proving else "calibrated", margin)
+            return replace(best.population, bound=bound), candidates.errors(best)
+        ceiling = np.where(excess > 1, best.scale.per_channel / np.maximum(excess, 1) * SAFETY, ceiling)
+    raise RangeError(
+        f"population `{real.name}`: no scale keeps its accumulated input within +-{form.accumulator_max}",
+        hint="export with fewer --steps" if calibration.n_steps > 1 else "train with weight decay",
+    )

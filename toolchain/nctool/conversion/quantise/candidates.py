@@ -1,0 +1,103 @@
+"""Ways to round a population: each weight by itself at the largest scale, and with clipping and error feedback.
+
+Where the second is not better on calibration data, the first is taken.
+
+In: a FloatPopulation and what its synapses see. Out: integer populations, their errors. Must not import torch.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from nctool.conversion.float_network import FloatArray, FloatPopulation
+from nctool.conversion.quantise.clipping import Curve, choose_clipped, error_curve
+from nctool.conversion.quantise.exponents import candidate_exponents
+from nctool.conversion.quantise.output_error import View, output_error, round_for_output, squared_error
+from nctool.conversion.quantise.scaling import (
+    Scale,
+    find_scale,
+    fitting_scales,
+    no_scale,
+    round_population,
+    weight_errors,
+)
+from nctool.ir.network import Population
+from nctool.ir.number_format import IntegerFormat
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A population rounded at a scale."""
+
+    scale: Scale
+    population: Population
+
+
+@dataclass(frozen=True)
+class Errors:
+    """What rounding did to one population.
+
+    Args:
+        weights: per synapse, the largest error of a weight, relative to the largest weight of its channel.
+        output: of the drive on calibration data, as far as it can change an output (see `output_error`).
+    """
+
+    weights: tuple[float, ...]
+    output: float
+
+
+class Candidates:
+    """The ways to round one population.
+
+    Args:
+        real: the population.
+        form: what its integers may be.
+        n_steps: length of the window.
+        views: what its synapses see on calibration data.
+    """
+
+    def __init__(self, real: FloatPopulation, form: IntegerFormat, n_steps: int, views: tuple[View, ...]) -> None:
+        self.real = real
+        self.form = form
+        self.n_steps = n_steps
+        self.views = views
+        self._curves: dict[tuple[int, ...], Curve] = {}
+
+    def at(self, ceiling: FloatArray) -> list[Candidate]:
+        """Return the candidates whose scales do not exceed `ceiling`, float64 (channels,), the plainest first.
+
+        Raises:
+            RangeError: there is none.
+        """
+        plain, found = find_scale(self.real, self.form, ceiling), []
+        exponents = candidate_exponents(self.real, self.form)[-1] if plain is None else plain.exponents
+        if plain is not None:
+            found.append(Candidate(plain, round_population(self.real, plain, self.form, self.n_steps)))
+        clipped = choose_clipped(self.real, self.form, self._curve(exponents), exponents, ceiling)
+        if clipped is not None:
+            rounded = round_for_output(self.real, clipped, self.form, self.n_steps, self.views)
+            found.append(Candidate(clipped, rounded))
+        if not found:
+            raise no_scale(self.real, self.form, ceiling)
+        return found
+
+    def _curve(self, exponents: tuple[int, ...]) -> Curve:
+        if exponents not in self._curves:
+            base = fitting_scales(self.real, self.form, exponents)[:: self.real.units]
+            if self.form.one_threshold or self.real.threshold is None:
+                base = np.full(len(base), base.min())
+            weights = [each.weights(exponent) for each, exponent in zip(self.views, exponents, strict=True)]
+            self._curves[exponents] = error_curve(base, weights, self.form.weight_max)
+        return self._curves[exponents]
+
+    def error(self, candidate: Candidate) -> float:
+        """Return the mean square error of the drive on calibration data, in real units."""
+        return squared_error(self.real, candidate.scale, candidate.population, self.views)
+
+    def errors(self, candidate: Candidate) -> Errors:
+        """Return what is told of a candidate."""
+        scale, rounded = candidate.scale, candidate.population
+        output = output_error(self.real, scale, rounded, self.views)
+        return Errors(weight_errors(self.real, scale, rounded), output)

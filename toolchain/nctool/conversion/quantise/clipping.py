@@ -1,0 +1,162 @@
+"""Choose scales at which the largest weights are clipped, where that makes the output more exact.
+
+A larger scale rounds all weights more finely and clips those that no longer fit. The error of the output is measured at
+scales up to a few times the largest that fits, with the rounding that will be used, and read off between them.
+
+In: weights, covariances of their signals. Out: a scale. Must not import torch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from nctool.conversion.float_network import FloatArray, FloatPopulation
+from nctool.conversion.quantise.factors import Factor
+from nctool.conversion.quantise.rounding import round_with_feedback
+from nctool.conversion.quantise.scaling import Scale, fitting_scales, hard_limits
+from nctool.ir.network import IntArray
+from nctool.ir.number_format import IntegerFormat
+
+STEPS_PER_DOUBLING = 4
+DOUBLINGS = 3
+"""Scales are tried up to 2**3 times the largest that fits: at 2 bits, normal weights want 3 to 4 times."""
+
+FACTORS = 2.0 ** (np.arange(STEPS_PER_DOUBLING * DOUBLINGS + 1) / STEPS_PER_DOUBLING)
+
+BUDGET = 2e10
+"""Multiplications spent on the curve of one synapse; beyond it, channels are left out, and are like the others."""
+
+AT_ONCE = 2**23
+"""Weights that are rounded together, in 64 MiB."""
+
+
+@dataclass(frozen=True, eq=False)
+class Weights:
+    """The weights of a synapse, without copies, and how their errors add up.
+
+    Args:
+        weight: float64 (groups, channels / groups, fan-in).
+        factors: of the covariance of the signals, one a group.
+        exponent: weight exponent of the synapse.
+    """
+
+    weight: FloatArray
+    factors: tuple[Factor, ...]
+    exponent: int
+
+
+@dataclass(frozen=True, eq=False)
+class Curve:
+    """Mean square error of the output of each channel by its scale.
+
+    Args:
+        errors: float64 (FACTORS, channels), at base * FACTORS.
+        base: float64 (channels,), the largest scale at which nothing is clipped; 1 where there are no weights.
+    """
+
+    errors: FloatArray
+    base: FloatArray
+
+    def at(self, scale: FloatArray) -> FloatArray:
+        """Read off errors at scales (tried, channels); below the base, they grow as the steps of the weights do."""
+        place = np.clip(np.log2(scale / self.base) * STEPS_PER_DOUBLING, 0, len(self.errors) - 1)
+        lower = np.floor(place).astype(int)
+        upper, channel = np.minimum(lower + 1, len(self.errors) - 1), np.arange(len(self.base))
+        between = self.errors[lower, channel] * (lower + 1 - place) + self.errors[upper, channel] * (place - lower)
+        found: FloatArray = between * np.maximum(self.base / scale, 1.0) ** 2
+        return found
+
+
+def error_curve(base: FloatArray, synapses: Sequence[Weights], largest: int) -> Curve:
+    """Measure the error at scales from `base`, float64 (channels,), on.
+
+    Args:
+        synapses: all that drive the population.
+        largest: magnitude that no weight exceeds.
+    """
+    base = np.where(np.isfinite(base), base, 1.0)
+    scales = FACTORS[:, np.newaxis] * base
+    errors = [_errors(each, scales / 2**each.exponent, largest) for each in synapses]
+    return Curve(np.sum(errors, axis=0), base)
+
+
+def _errors(synapse: Weights, units: FloatArray, largest: int) -> FloatArray:
+    """Return the error of each channel at integer units per real unit, (tried, channels), of the same shape."""
+    weight = synapse.weight
+    groups, channels = weight.shape[:2]
+    units = units.reshape(-1, groups, channels)
+    stride = max(1, round(units.size * synapse.factors[0].multiplications / BUDGET))
+    triples = zip(weight[:, ::stride], np.swapaxes(units, 0, 1)[..., ::stride], synapse.factors, strict=True)
+    exact: FloatArray = np.stack([_feedback_errors(*each, largest) for each in triples], axis=1)
+    if stride == 1:
+        return exact.reshape(len(units), -1)
+    plain = np.array([_plain_errors(weight, each, largest) for each in units])
+    beside = plain[..., ::stride].sum(axis=(1, 2))
+    ratio = exact.sum(axis=(1, 2)) / np.where(beside > 0, beside, 1.0)
+    errors: FloatArray = plain * ratio[:, np.newaxis, np.newaxis]
+    errors[..., ::stride] = exact
+    return errors.reshape(len(units), -1)
+
+
+def _feedback_errors(weight: FloatArray, units: FloatArray, factor: Factor, largest: int) -> FloatArray:
+    """Return errors (tried, channels) of weights (channels, fan-in) at units (tried, channels)."""
+    channel, unit = np.tile(np.arange(len(weight)), len(units)), units.reshape(-1, 1)
+    step = max(1, AT_ONCE // weight.shape[1])
+    parts = (slice(start, start + step) for start in range(0, len(unit), step))
+    squares = [round_with_feedback(weight[channel[part]] * unit[part], factor, largest)[1] for part in parts]
+    return np.concatenate(squares).reshape(units.shape) / units**2
+
+
+def _plain_errors(weight: FloatArray, units: FloatArray, largest: int) -> FloatArray:
+    """Return the mean square error of the weights themselves, (groups, channels), at units of that shape."""
+    wanted = weight * units[..., np.newaxis]
+    error = np.clip(np.rint(wanted), -largest, largest) - wanted
+    mean: FloatArray = (error**2).mean(axis=2) / units**2
+    return mean
+
+
+def choose_clipped(
+    population: FloatPopulation, form: IntegerFormat, curve: Curve, exponents: tuple[int, ...], ceiling: FloatArray
+) -> Scale | None:
+    """Return the scale of least output error; None if no threshold fits.
+
+    Args:
+        curve: of the population without copies.
+        exponents: of the synapses.
+        ceiling: float64 (channels,), scales may not exceed it.
+    """
+    fitting = fitting_scales(population, form, exponents)
+    caps = np.minimum(ceiling, hard_limits(population, form, fitting))
+    if form.one_threshold or population.threshold is None:
+        fitting, caps = (np.full(len(each), each.min()) for each in (fitting, caps))
+    tried = np.minimum(fitting * FACTORS[:, np.newaxis], caps)[:, :: population.units]
+    if population.threshold is None:
+        tried = np.where(np.isfinite(tried), tried, 1.0)
+        return Scale(tried[curve.at(tried).sum(axis=1).argmin()], None, exponents)
+    chosen = _choose_threshold(population.threshold, form, curve, tried)
+    if chosen is None:
+        return None
+    threshold = np.repeat(chosen, population.units)
+    return Scale(threshold / population.threshold, threshold, exponents)
+
+
+def _choose_threshold(theta: float, form: IntegerFormat, curve: Curve, tried: FloatArray) -> IntArray | None:
+    """Return thresholds m * 2**e with one e, of scales (tried, channels) or less: those of the least error."""
+    best: IntArray | None = None
+    least = np.inf
+    channel = np.arange(tried.shape[1])
+    for exponent in range(form.threshold_exponent_max + 1):
+        mantissa = np.minimum(np.floor(tried * theta / 2**exponent), form.threshold_mantissa_max)
+        if mantissa.max(axis=0).min() < 1:
+            break
+        errors = np.where(mantissa < 1, np.inf, curve.at(np.maximum(mantissa, 1) * 2**exponent / theta))
+        if form.one_threshold:
+            errors = np.broadcast_to(errors.sum(axis=1, keepdims=True), errors.shape)
+        chosen = errors.argmin(axis=0)
+        error = float(errors[chosen, channel].mean())
+        if error < least:
+            best, least = (mantissa[chosen, channel] * 2**exponent).astype(np.int64), error
+    return best

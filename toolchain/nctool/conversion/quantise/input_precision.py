@@ -1,0 +1,127 @@
+"""Choose how finely the input is graded.
+
+The accumulator holds products of input and weight: where it is the limit, bits given to the input are bits taken
+from the weights. The range of the graded input is the one that reproduces the first layer's drive best.
+
+In: a folded FloatNetwork, the normalisation, calibration pixels. Out: a CodedInput. Must not import torch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nctool.conversion.float_network import CodedInput, FloatArray, FloatNetwork, FloatPopulation, FloatSynapse
+from nctool.conversion.folding import absorb_spike_values, encode_input
+from nctool.conversion.quantise.accumulator import fit_population
+from nctool.conversion.quantise.calibration import Calibration
+from nctool.errors import UnsupportedError
+from nctool.ir.network import INPUT_NAME, IntegrateFire, Population, Readout, Synapse
+from nctool.ir.number_format import IntegerFormat
+from nctool.reference.synapses import convolve, dense
+
+LARGEST = (127, 63, 31, 15, 7)
+"""Candidates for the magnitude of the largest graded input: 8 to 4 signed bits."""
+
+SAMPLES = 64
+"""Calibration samples that candidates are compared on."""
+
+
+def choose_input(
+    network: FloatNetwork,
+    mean: tuple[float, ...],
+    std: tuple[float, ...],
+    form: IntegerFormat,
+    pixels: NDArray[np.uint8],
+    n_steps: int,
+) -> CodedInput:
+    """Return 8 bits where the weights keep theirs; else the finest graded input that a coarser one does not beat.
+
+    Args:
+        network: folded, weights per unit of real input.
+        mean, std: normalisation per channel, in units of pixel / 255.
+        pixels: uint8 calibration samples.
+    """
+    pixels = pixels[:SAMPLES]
+    best, *coarser = (encode_input(network.input_shape, mean, std, largest) for largest in LARGEST)
+    readers = _round_readers(network, best, form, pixels, n_steps)
+    if all(_fills(population, form) for _, population in readers):
+        return best
+    least = drive_error(readers, best, pixels, n_steps)
+    for graded in coarser:
+        readers = _round_readers(network, graded, form, pixels, n_steps)
+        error = drive_error(readers, graded, pixels, n_steps)
+        if error >= least:
+            break
+        best, least = graded, error
+    return best
+
+
+def _round_readers(
+    network: FloatNetwork, graded: CodedInput, form: IntegerFormat, pixels: NDArray[np.uint8], n_steps: int
+) -> list[tuple[FloatPopulation, Population]]:
+    """Return what reads the input, in real numbers per unit of graded input and rounded; other sources are left out."""
+    absorbed = absorb_spike_values(network, graded).populations
+    reading = ((p, tuple(s for s in p.synapses if s.source == INPUT_NAME)) for p in absorbed)
+    readers = [replace(population, synapses=synapses) for population, synapses in reading if synapses]
+    return [(p, fit_population(p, graded, form, Calibration(graded, pixels, n_steps), {})[0]) for p in readers]
+
+
+def _fills(population: Population, form: IntegerFormat) -> bool:
+    """Return True when most channels of every synapse use at least half the range of its weights."""
+    return all(_typical_weight(synapse, form) >= form.weight_max / 2 for synapse in population.synapses)
+
+
+def _typical_weight(synapse: Synapse, form: IntegerFormat) -> float:
+    """Return the median over the channels of the largest weight; of no weights at all, the full range."""
+    largest = np.abs(synapse.weight.reshape(len(synapse.weight), -1)).max(axis=1)
+    return float(np.median(largest[largest > 0] if largest.any() else form.weight_max))
+
+
+def drive_error(
+    readers: list[tuple[FloatPopulation, Population]],
+    graded: CodedInput,
+    pixels: NDArray[np.uint8],
+    n_steps: int,
+) -> float:
+    """Return the root mean square error of one step's drive, relative to the threshold, over what reads the input."""
+    encoded = graded.encoding.signal(pixels, n_steps)[:, 0].astype(np.float64)
+    channel = np.arange(pixels.shape[1]).reshape(-1, *[1] * (pixels.ndim - 2))
+    exact = (graded.real / graded.step[:, np.newaxis])[channel, pixels]
+    squares = []
+    for real, rounded in readers:
+        wanted = _drive(exact, real.synapses, real.bias)
+        got = _drive(encoded, rounded.synapses, rounded.bias.astype(np.float64))
+        units = _per_channel(_units(real, rounded, n_steps), got)
+        squares.append(np.mean((got / units - wanted) ** 2) / (real.threshold or wanted.std() or 1.0) ** 2)
+    return float(np.sqrt(np.mean(squares)))
+
+
+def _drive(signal: FloatArray, synapses: Sequence[FloatSynapse | Synapse], bias: FloatArray) -> FloatArray:
+    weighted = sum((_weigh(signal, synapse) for synapse in synapses[1:]), _weigh(signal, synapses[0]))
+    drive: FloatArray = weighted + _per_channel(bias, weighted)
+    return drive
+
+
+def _weigh(signal: FloatArray, synapse: FloatSynapse | Synapse) -> FloatArray:
+    weight = synapse.weight.astype(np.float64)
+    if isinstance(synapse, Synapse):
+        weight = weight * 2.0**synapse.exponent
+    return dense(signal, weight) if synapse.conv is None else convolve(signal, weight, synapse.conv)
+
+
+def _units(real: FloatPopulation, rounded: Population, n_steps: int) -> FloatArray:
+    """Return the integer units per real unit of each channel."""
+    neuron = rounded.neuron
+    if isinstance(neuron, IntegrateFire):
+        return neuron.threshold / np.float64(real.threshold or 1.0)
+    if isinstance(neuron, Readout):
+        return np.full(len(rounded.bias), 1.0 / (neuron.scale * n_steps))
+    raise UnsupportedError(f"population `{rounded.name}`: current-based neurons are not converted")
+
+
+def _per_channel(values: FloatArray, like: FloatArray) -> FloatArray:
+    return values.reshape(-1, *[1] * (like.ndim - 2))

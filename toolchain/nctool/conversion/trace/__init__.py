@@ -1,0 +1,1 @@
+"""From a torch module to a FloatNetwork, and what makes a module fit for it."""

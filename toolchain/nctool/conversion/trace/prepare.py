@@ -1,0 +1,144 @@
+"""prepare: a network of your own becomes one that trains with noisy quantised activations and converts.
+
+In: a torch module, pretrained or not, and some of its input. Out: an fx.GraphModule that shares its parameters
+and buffers.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, fx, nn
+
+from nctool.activation.noisy_quant import NoisyQuantReLU
+from nctool.activation.surrogate import Reset
+from nctool.activation.thresholds import FIRST_PERCENTILE, balanced_thresholds, unfit_images
+from nctool.arguments import public
+from nctool.conversion.folding import each, fold_pooling
+from nctool.conversion.trace.evaluation import evaluation
+from nctool.conversion.trace.poolings import same_shapes
+from nctool.conversion.trace.reading import read_graph, require_type, require_unwrapped
+from nctool.conversion.trace.remarks import warn_of_fresh_norms, warn_of_training
+from nctool.conversion.trace.rewriting import Rewritten, maxima_in_place, replace_activations, rewrite
+from nctool.conversion.trace.same_network import require_same_answers, require_same_calls, require_same_network
+from nctool.conversion.trace.tracing import trace
+from nctool.errors import UsageError
+from nctool.fast.engine import exact_arithmetic
+
+
+@public
+def prepare(
+    model: nn.Module,
+    images: Tensor,
+    *,
+    levels: int = 4,
+    reset: Reset = "subtract",
+    percentile: float = FIRST_PERCENTILE,
+) -> fx.GraphModule:
+    """Turn a network of ReLU activations into one that trains and converts; its weights are kept.
+
+    Every ReLU, module or function, becomes a `NoisyQuantReLU` of its own, with a threshold from data; maximum pooling
+    becomes average pooling of the same stride; functional pooling, means over the image and views become modules.
+    Train the result: the accuracy of a pretrained network is lost until it is fine-tuned.
+
+    Args:
+        model: left as it is. The result shares its parameters and buffers (the statistics of batch norms): training
+            the result changes them. Give `copy.deepcopy(model)` where the original is still needed.
+        images: float (N, channels, height, width), normalised as in training; some dozens, for the first thresholds.
+        levels: of the activations, 1..64.
+        reset: of the neurons, `subtract` or `zero`.
+        percentile: 0..100, of the positive values before an activation: its first threshold.
+
+    Raises:
+        UsageError: the model is no module, the images are no float tensor (N, ...) or do not fit the model, or the
+            percentile is out of range.
+        UnsupportedError: something has no integrate-and-fire form; it is named.
+        RangeError: an activation is never positive, or a parameter is not finite.
+    """
+    require_module(model)
+    _require_images(images)
+    if not 0.0 < percentile <= 100.0:
+        raise UsageError(f"percentile: {percentile} is out of range, allowed 0 < percentile <= 100")
+    images = images.to(torch.float32)
+    graph = read_graph(model)
+    require_type(model, (torch.float32,))
+    _require_fit(model, graph, images)
+    warn_of_training(model, graph)
+    rewritten = rewrite(model, graph)
+    with maxima_in_place(rewritten):
+        require_same_answers(model, rewritten.module, images)
+    thresholds = _thresholds(model, rewritten, images, percentile)
+    prepared = rewritten.module
+    replace_activations(prepared, thresholds, lambda theta: NoisyQuantReLU(levels, theta, reset).to(images.device))
+    _take_mode(prepared, model)
+    _require_convertible(prepared, images)
+    warn_of_fresh_norms(prepared)
+    return prepared
+
+
+def _require_fit(model: nn.Module, graph: fx.Graph, images: Tensor) -> None:
+    """Compare `graph` with the model on some of the images; where they do not fit, tell the shape of all."""
+    try:
+        require_same_calls(model, graph, images)
+    except UsageError as error:
+        said = error.__cause__ if isinstance(error.__cause__, Exception) else error
+        raise unfit_images(images, said, channels=_first_channels(model, graph)) from said
+
+
+def _first_channels(model: nn.Module, graph: fx.Graph) -> int | None:
+    """Return the channels of the input, where a convolution is the first that reads it."""
+    _, first, *_ = graph.nodes
+    layer = model.get_submodule(str(first.target)) if first.op == "call_module" else None
+    return layer.in_channels if isinstance(layer, nn.Conv2d) else None
+
+
+def _thresholds(model: nn.Module, rewritten: Rewritten, images: Tensor, percentile: float) -> dict[str, float]:
+    """Measure the activations of the rewritten network; the modules that it shares with `model` stay as they are."""
+    layers = {name: rewritten.module.get_submodule(name) for name in rewritten.activations}
+    with evaluation(model), exact_arithmetic(), same_shapes(rewritten.module, rewritten.maxima):
+        return balanced_thresholds(rewritten.module.eval(), layers, images, percentile)
+
+
+def _take_mode(prepared: nn.Module, model: nn.Module) -> None:
+    """Give every module that is not of `model` its mode; the others keep their own."""
+    own = set(model.modules())
+    for module in prepared.modules():
+        if module not in own:
+            module.training = model.training
+
+
+def _require_convertible(prepared: nn.Module, images: Tensor) -> None:
+    """Refuse before training what `export` would refuse."""
+    traced = trace(prepared, tuple(images.shape[1:]))
+    each(traced, fold_pooling)
+    require_same_network(prepared, traced, images)
+
+
+def require_module(model: object) -> None:
+    """Refuse with a UsageError what is no network: a path, a state dict, a module in a wrapper, or compiled code."""
+    if not isinstance(model, nn.Module):
+        raise UsageError(
+            f"model: got {type(model).__name__}, allowed a torch.nn.Module",
+            hint="build the network, then load its weights: model.load_state_dict(torch.load(path))",
+        )
+    if isinstance(model, torch.jit.ScriptModule):
+        raise UsageError(
+            f"model: got {type(model).__name__}, allowed a torch.nn.Module in Python",
+            hint="give the module that was scripted or traced: its forward method is read",
+        )
+    require_unwrapped(model)
+
+
+def _require_images(images: object) -> None:
+    if not isinstance(images, Tensor):
+        raise UsageError(
+            f"images: got {type(images).__name__}, allowed a float tensor (N, channels, height, width)",
+            hint="torch.from_numpy(images).float() makes one of an array",
+        )
+    if not images.is_floating_point() or images.ndim < 2 or len(images) == 0:
+        raise UsageError(
+            f"images: got {images.dtype} {tuple(images.shape)}, allowed float (N, channels, height, width)",
+            hint=None if images.is_floating_point() else "normalise them as in training: (pixels / 255 - mean) / std",
+        )
+    if not images.isfinite().all():
+        bad = float(images[~images.isfinite()][0])
+        raise UsageError(f"images: hold {bad}, allowed finite numbers", hint="a standard deviation of 0 divides by 0")

@@ -1,0 +1,265 @@
+"""See that what was read from a module is the network that runs: both are run on images and compared.
+
+What is read goes by the class of each module and by the forward method; what runs may be something else. The first
+place where the two differ is named.
+
+In: a module, what was read from it, images. Out: an UnsupportedError where they are two networks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, fx, nn
+from torch.nn import functional
+
+from nctool.activation.noisy_quant import activations
+from nctool.activation.thresholds import images_fit
+from nctool.conversion.float_network import FloatNetwork, FloatPopulation, FloatSynapse
+from nctool.conversion.folding import normalised_pixels
+from nctool.conversion.trace.evaluation import evaluation
+from nctool.conversion.trace.reading import require_type
+from nctool.errors import UnsupportedError
+from nctool.fast.engine import exact_arithmetic
+from nctool.ir.inputs import require_pixels
+from nctool.ir.network import INPUT_NAME, Shape
+
+N_IMAGES = 2
+"""Images to compare on: few suffice, for every number of every layer is compared."""
+
+SAME_CALLS = 2**6
+"""Roundings by which the same calls of torch may differ: none, but for kernels that are chosen by memory layout."""
+
+REDUCED = (torch.bfloat16, torch.float16)
+"""Types whose roundings hide a difference: networks in them are refused, and so is an autocast that makes them."""
+
+OTHER_ORDER = 2**10
+"""Roundings by which the drive of a population may differ from the same in float64: 0.01 % in float32. Sums of some
+thousand products and batch normalisation in another order make up to 30; what is meant to differ makes far more."""
+
+
+def require_same_calls(model: nn.Module, graph: fx.Graph, images: Tensor) -> None:
+    """Compare what each module that `graph` calls gets and gives with the same when `model` runs.
+
+    The graph runs after the model, so that nothing which the forward method sets while it runs is there.
+
+    Raises:
+        UsageError: the images do not fit the model.
+        UnsupportedError: they differ, or the forward method changes weights or draws random numbers.
+    """
+    images = images[:N_IMAGES]
+    with evaluation(model), exact_arithmetic(), images_fit(images):
+        ran = _run(model, graph, images)
+    with evaluation(model), exact_arithmetic():
+        _require_same_run(model, ran, _Replay(fx.GraphModule(model, graph)), images)
+
+
+def require_same_answers(model: nn.Module, other: nn.Module, images: Tensor) -> None:
+    """Compare what `model` gives with what `other` does, which computes the same and shares its modules.
+
+    Raises:
+        UnsupportedError: they differ.
+    """
+    images = images[:N_IMAGES]
+    with evaluation(model), evaluation(other), exact_arithmetic():
+        _require_equal(model, model(images.clone()), other(images.clone()), "what it gives behind its rewriting")
+
+
+@dataclass(frozen=True)
+class _Run:
+    """What a model did.
+
+    Args:
+        calls: of modules, in order: the module, what it got and what it gave.
+        output, again: what the model gave the first and the second time.
+    """
+
+    calls: list[tuple[nn.Module, tuple[Any, ...], Any]]
+    output: Any
+    again: Any
+
+
+def _run(model: nn.Module, graph: fx.Graph, images: Tensor) -> _Run:
+    """Run a model twice, and note the first time what is called of the modules that `graph` calls."""
+    calls: list[tuple[nn.Module, tuple[Any, ...], Any]] = []
+
+    def note(module: nn.Module, given: tuple[Any, ...], output: Any) -> None:
+        calls.append((module, tuple(map(_kept, given)), _kept(output)))
+
+    names = {str(node.target) for node in graph.nodes if node.op == "call_module"}
+    hooks = [module.register_forward_hook(note) for module in {model.get_submodule(name) for name in names}]
+    try:
+        output = _kept(model(images.clone()))
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return _Run(calls, output, model(images.clone()))
+
+
+def _kept(value: Any) -> Any:
+    """Return a copy of a tensor: what follows may change it in place."""
+    return value.clone() if isinstance(value, Tensor) else value
+
+
+def _require_same_run(model: nn.Module, ran: _Run, replay: _Replay, images: Tensor) -> None:
+    calls = iter(ran.calls)
+    for name, its_module, its_given, its_output in replay.calls(images.clone()):
+        module, given, output = next(calls, (None, (), None))
+        if module is not its_module:
+            where = f"module `{name}` is not called" if module is None else f"it does not call `{name}` next"
+            raise _computes_something_else(model, where)
+        for one, other in zip(given, its_given, strict=False):
+            _require_equal(model, one, other, f"what module `{name}` gets")
+        _require_equal(model, output, its_output, f"what module `{name}` gives")
+    if next(calls, None) is not None:
+        raise _computes_something_else(model, "one call too many")
+    _require_equal(model, ran.output, replay.last, "what it gives")
+    _require_equal(model, ran.again, ran.output, "what it gives the second time")
+
+
+def _require_equal(model: nn.Module, found: Any, wanted: Any, what: str) -> None:
+    if isinstance(found, Tensor) and isinstance(wanted, Tensor) and _differs(found, wanted, SAME_CALLS):
+        raise _computes_something_else(model, what)
+
+
+class _Replay(fx.Interpreter):
+    """Run a graph step by step; what a module computes, its class says."""
+
+    last: Any = None
+
+    def calls(self, images: Tensor) -> Iterator[tuple[str, nn.Module, tuple[Any, ...], Any]]:
+        """Yield the name of each module that is called, the module, what it gets and what it gives."""
+        self.args_iter = iter((images,))
+        for node in self.module.graph.nodes:
+            self.last = self.env[node] = self.run_node(node)
+            if node.op == "call_module":
+                given = fx.node.map_arg(node.args, lambda each: self.env[each])
+                yield str(node.target), self.fetch_attr(node.target), given, self.last
+            for unread in self.user_to_last_uses.get(node, ()):
+                del self.env[unread]
+
+    def call_module(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Let the class of a module compute: no hook, no method of the object."""
+        module = self.fetch_attr(target)
+        return type(module).forward(module, *args, **kwargs)
+
+
+def require_same_network(model: nn.Module, network: FloatNetwork, images: Tensor, called: str = "images") -> None:
+    """Compare what drives each activation, and the logits, with what the populations of `network` make of the same.
+
+    Each population gets what the activations of the model give, so that no rounding is carried on.
+
+    Args:
+        network: as traced, its populations in the order in which the model calls its activations.
+        images: float, of the model's own input.
+        called: what messages call them.
+
+    Raises:
+        UsageError: the images do not fit the model.
+        UnsupportedError: they differ, or the forward method changes weights or draws random numbers.
+    """
+    require_type(model, (torch.float32, torch.float64))
+    images = _like(model, images[:N_IMAGES])
+    with evaluation(model), exact_arithmetic(), images_fit(images, called):
+        drives, signals = _activated(model, images)
+    names = [population.name for population in network.populations]
+    if len(drives) != len(names):
+        raise _computes_something_else(model, f"it calls {len(drives) - 1} activations, not {len(names) - 1}")
+    sources = dict(zip((INPUT_NAME, *names[:-1]), signals, strict=True))
+    for population, found in zip(network.populations, drives, strict=True):
+        wanted, scale = _drive(population, sources)
+        if _differs(found, wanted, OTHER_ORDER, scale):
+            raise _computes_something_else(model, f"what drives `{population.name}`")
+
+
+def first_images(pixels: NDArray[np.uint8], shape: Shape, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:
+    """Return the first samples of `pixels`, uint8 (samples, *shape), normalised: float64 (up to N_IMAGES, *shape).
+
+    Raises:
+        RangeError: the pixels have another type or shape, or there is not one mean and deviation for each channel.
+    """
+    require_pixels(pixels, shape)
+    channel = np.arange(shape[0]).reshape(-1, *[1] * (len(shape) - 1))
+    return torch.from_numpy(normalised_pixels(shape, mean, std)[channel, pixels[:N_IMAGES]])
+
+
+def _activated(model: nn.Module, images: Tensor) -> tuple[list[Tensor], list[Tensor]]:
+    """Return what each call of an activation gets, the logits behind them; the images, and what each of them gives."""
+    drives, signals = [], [images.clone()]
+
+    def note(_: nn.Module, given: tuple[Tensor, ...], named: dict[str, Tensor], output: Tensor) -> None:
+        (drive,) = (*given, *named.values())
+        drives.append(drive.clone())  # what follows may change them in place
+        signals.append(output.clone())
+
+    hooks = [layer.register_forward_hook(note, with_kwargs=True) for layer in activations(model).values()]
+    try:
+        drives.append(model(images))
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return drives, signals
+
+
+def _like(model: nn.Module, images: Tensor) -> Tensor:
+    """Return images of the type and on the device of the model's first parameter."""
+    first = next(model.parameters(), images)
+    return images.to(first.device, first.dtype)
+
+
+def _drive(population: FloatPopulation, sources: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+    """Return the sum of all branches, and of each channel the magnitude of what was added up: what rounds."""
+    total, scale = torch.zeros(()), torch.zeros(())
+    for synapse in population.synapses:
+        for term in _terms(synapse, sources[synapse.source].cpu().to(torch.float64)):
+            total = total + term
+            scale = scale + term.abs().amax(dim=[axis for axis in range(term.ndim) if axis != 1], keepdim=True)
+    return total, scale
+
+
+def _terms(synapse: FloatSynapse, signal: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the weighted sum with its bias, and what batch normalisation adds to it, if any."""
+    for pool in synapse.pools:
+        image = signal.reshape(-1, *pool.source)
+        signal = functional.avg_pool2d(image, pool.kernel, pool.stride, pool.padding, divisor_override=pool.divisor)
+    weight, bias, conv = torch.from_numpy(synapse.weight), torch.from_numpy(synapse.bias), synapse.conv
+    if conv is None:
+        weighted = functional.linear(signal.flatten(1), weight, bias)
+    else:
+        weighted = functional.conv2d(signal, weight, bias, conv.stride, conv.padding, conv.dilation, conv.groups)
+    if synapse.norm is None:
+        return weighted, torch.zeros_like(weighted)
+    gain, shift = (torch.from_numpy(each) for each in (synapse.norm.gain, synapse.norm.shift))
+    aligned = (-1, *[1] * (weighted.ndim - 2))
+    return weighted * gain.reshape(aligned), shift.reshape(aligned).expand_as(weighted)
+
+
+def _differs(found: Tensor, wanted: Tensor, roundings: int, scale: Tensor | None = None) -> bool:
+    """Return whether two tensors differ by more than `roundings` of the type of `found`, or this type rounds more.
+
+    Args:
+        scale: what a rounding is a part of; the largest magnitude of `wanted` by default.
+    """
+    if found.shape != wanted.shape or found.dtype in REDUCED:
+        return True
+    here = found.to(wanted)
+    if torch.equal(here, wanted) or not found.is_floating_point():
+        return not torch.equal(here, wanted)
+    if scale is None:
+        scale = wanted.abs().nan_to_num(0.0, 0.0, 0.0).max()
+    near = (here - wanted).abs() <= roundings * torch.finfo(found.dtype).eps * scale
+    return not bool((near | (here == wanted) | (here.isnan() & wanted.isnan())).all())
+
+
+def _computes_something_else(model: nn.Module, difference: str) -> UnsupportedError:
+    return UnsupportedError(
+        f"model `{type(model).__name__}`: computes something else than its modules and forward method say; "
+        f"first difference: {difference}",
+        hint="move what is computed elsewhere into the forward method or the weights; nctool does not read "
+        "global state",
+    )

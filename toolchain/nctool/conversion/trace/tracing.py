@@ -1,0 +1,178 @@
+"""Trace a torch module into a FloatNetwork.
+
+Supported: Conv2d, Linear, BatchNorm1d/2d, AvgPool2d, AdaptiveAvgPool2d, Flatten, Dropout, Identity and
+NoisyQuantReLU: linear, optional batch norm, activation, optional pooling, ... What an activation gives may go to
+several layers, branches may be added before an activation, and what activations give may be joined along the channels.
+
+In: a torch module. Out: a FloatNetwork, or an UnsupportedError that names the module and says what to do.
+"""
+
+from __future__ import annotations
+
+import operator
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import fx, nn
+
+from nctool.activation.noisy_quant import NoisyQuantReLU
+from nctool.conversion.float_network import FloatNetwork, FloatPopulation
+from nctool.conversion.trace import joins, sums
+from nctool.conversion.trace.aliases import aliases, changed_by, later_readers, name_of
+from nctool.conversion.trace.modules import HANDLERS, flatten
+from nctool.conversion.trace.reading import read_graph
+from nctool.conversion.trace.values import HINTS, Signal, Value, unsupported
+from nctool.errors import UnsupportedError
+from nctool.ir.network import INPUT_NAME, Shape
+
+ADDS = (operator.add, operator.iadd, torch.add, "add", "add_")
+"""How fx writes a sum: functions, and names of methods."""
+
+JOINS = (torch.cat, torch.concat, torch.concatenate)
+"""How fx writes a concatenation."""
+
+SAME = ("contiguous", "float", "clone", "stochastic_depth")
+"""What gives the numbers that it gets, in evaluation mode; `float` of what is float32."""
+
+READS_TENSOR = "let a module of torch hold it and use it: nn.Conv2d, nn.Linear, nn.BatchNorm2d"
+"""The way out of weights that no module uses."""
+
+
+def trace(model: nn.Module, input_shape: Shape) -> FloatNetwork:
+    """Read `model` as populations joined by synapses.
+
+    Args:
+        input_shape: shape of one sample, (channels, height, width) or (features,).
+
+    Raises:
+        UnsupportedError: a module or function has no integrate-and-fire form, or stands at the wrong place.
+        RangeError: a parameter is not finite.
+    """
+    return _Builder(model, input_shape).build(read_graph(model))
+
+
+class _Builder:
+    """Walk a graph in order and collect populations.
+
+    Args:
+        model: owner of the modules.
+        input_shape: shape of one sample.
+    """
+
+    def __init__(self, model: nn.Module, input_shape: Shape) -> None:
+        self.model, self.input_shape = model, input_shape
+        self.values: dict[fx.Node, Value] = {}
+        self.populations: list[FloatPopulation] = []
+
+    def build(self, graph: fx.Graph) -> FloatNetwork:
+        """Visit every node and return what was collected."""
+        for node in graph.nodes:
+            if node.op == "placeholder":
+                self.values[node] = Signal(INPUT_NAME, self.input_shape, self.input_shape)
+            elif node.op == "output":
+                self._finish(self._value(node.args[0]))
+            elif node.op == "call_module":
+                self.values[node] = self._call_module(node)
+            elif node.op in ("call_function", "call_method") and name_of(node) in SAME:
+                self.values[node] = self._argument(node)
+            elif _is_flatten(node):
+                self.values[node] = flatten(self._argument(node), node.name, _flatten_axes(node))
+            elif _is_add(node):
+                self.values[node] = self._add(node)
+            elif node.op == "call_function" and node.target in JOINS:
+                parts, axis = _parts(node)
+                self.values[node] = joins.join([self._value(part) for part in parts], axis, node.name)
+            elif node.op == "get_attr":
+                raise unsupported(f"tensor `{node.target}` (read by the forward method)", READS_TENSOR)
+            else:
+                name = name_of(node) or node.name
+                raise unsupported(f"function `{name}`", HINTS.get(name))
+        return FloatNetwork(self.input_shape, tuple(self.populations))
+
+    def _value(self, node: Any) -> Value:
+        if not isinstance(node, fx.Node) or node not in self.values:
+            kind = type(node).__name__.removeprefix("immutable_")
+            raise UnsupportedError(
+                f"model: returns {kind}, allowed one tensor of logits",
+                hint="let the forward method return the logits alone, or give the part of the network that does",
+            )
+        return self.values[node]
+
+    def _argument(self, node: fx.Node) -> Value:
+        return self._value(node.args[0] if node.args else next(iter(node.kwargs.values()), None))
+
+    def _call_module(self, node: fx.Node) -> Value:
+        name = str(node.target)
+        module, value = self.model.get_submodule(name), self._argument(node)
+        if type(module) is NoisyQuantReLU:
+            return self._activate(module, value, name)
+        handler = HANDLERS.get(type(module))
+        if handler is None:
+            kind = type(module).__name__
+            raise unsupported(f"module `{name}` ({kind})", HINTS.get(kind))
+        return handler(module, value, name)
+
+    def _add(self, node: fx.Node) -> Value:
+        one, other = _terms(node)
+        changed = changed_by(node, self.model)
+        if changed is not None and any(later_readers(each, node) for each in aliases(changed, node, self.model)):
+            raise unsupported(f"function `{node.name}` (in place, of what is read later)", "write y = x + branch")
+        return sums.add(self._value(one), self._value(other), node.name)
+
+    def _activate(self, module: NoisyQuantReLU, value: Value, name: str) -> Signal:
+        drive = sums.require_drive(value, name)
+        population = replace(drive, name=self._unique(drive.name), threshold=module.positive_threshold())
+        self.populations.append(population)
+        return Signal(population.name, population.shape, population.shape)
+
+    def _finish(self, value: Value) -> None:
+        if not isinstance(value, FloatPopulation):
+            raise UnsupportedError(
+                f"model: ends in spikes of `{value.source}`, allowed a linear layer as the last one",
+                hint="end the network with nn.Linear without an activation",
+            )
+        if len(value.shape) != 1:
+            raise UnsupportedError(
+                f"module `{value.name}`: the output has shape {value.shape}, allowed (classes,)",
+                hint="pool and flatten before the last nn.Linear",
+            )
+        self.populations.append(replace(value, name=self._unique(value.name)))
+
+    def _unique(self, name: str) -> str:
+        taken = {population.name for population in self.populations} | {INPUT_NAME}
+        candidates = (name if k == 1 else f"{name}_{k}" for k in range(1, len(taken) + 2))
+        return next(candidate for candidate in candidates if candidate not in taken)
+
+
+def _is_add(node: fx.Node) -> bool:
+    return node.op in ("call_function", "call_method") and node.target in ADDS
+
+
+def _terms(node: fx.Node) -> tuple[fx.Node, fx.Node]:
+    """Return what a sum adds; a sum of anything but two tensors is refused."""
+    given: dict[str, Any] = dict(zip(("input", "other", "alpha"), node.args, strict=False)) | node.kwargs
+    one, other = given.pop("input", None), given.pop("other", None)
+    if given:
+        raise unsupported(
+            f"function `{node.name}` (with {', '.join(given)})", "scale the weights of the branch instead"
+        )
+    if isinstance(one, fx.Node) and isinstance(other, fx.Node):
+        return one, other
+    constant = other if isinstance(one, fx.Node) else one
+    raise unsupported(f"function `{node.name}` (of {constant})", "put a constant into the bias of a linear layer")
+
+
+def _parts(node: fx.Node) -> tuple[list[Any], int]:
+    """Return what a concatenation joins, which torch has checked to be a list of tensors, and along which axis."""
+    given: dict[str, Any] = dict(zip(("tensors", "dim"), node.args, strict=False)) | node.kwargs
+    return list(given["tensors"]), int(given.get("dim", given.get("axis", 0)))
+
+
+def _is_flatten(node: fx.Node) -> bool:
+    return node.target is torch.flatten or (node.op == "call_method" and node.target == "flatten")
+
+
+def _flatten_axes(node: fx.Node) -> tuple[int, int]:
+    given: dict[str, Any] = dict(zip(("start_dim", "end_dim"), node.args[1:], strict=False)) | node.kwargs
+    return int(given.get("start_dim", 0)), int(given.get("end_dim", -1))

@@ -1,0 +1,156 @@
+"""What flows through a torch module while it is traced: signals, joined or added signals, weighted sums.
+
+In: parts of a FloatNetwork. Out: frozen dataclasses, or an UnsupportedError with a hint. Must not import torch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+from nctool.conversion.float_network import FloatPopulation, Pool
+from nctool.errors import UnsupportedError
+from nctool.ir.network import Shape
+
+SUPPORTED = (
+    "Conv2d, Linear, BatchNorm, AvgPool2d, AdaptiveAvgPool2d, Flatten, Dropout, NoisyQuantReLU, sums of branches, "
+    "torch.cat of channels; through nctool.prepare also ReLU and maximum pooling"
+)
+_RELU = "replace it by nn.ReLU, then nctool.prepare, and train again"
+_GATE = "behind a hidden layer use nn.ReLU, behind the last one return the logits; leave out gates"
+_NORM = "use nn.BatchNorm2d and train again: what is normalised by its own statistics has no fixed weights"
+_PARAMETRIZED = "make it permanent: torch.nn.utils.parametrize.remove_parametrizations(module, 'weight')"
+_ENTERS = "let normalisation, and the weights of the layer behind it, take constants"
+_TRAINED = "nctool.prepare puts a NoisyQuantReLU there: train it"
+_RECURRENT = "no recurrent layer has an integrate-and-fire form here: use nn.Linear or nn.Conv2d, and train again"
+_ONE_AXIS = "use nn.Conv2d of kernel (1, k), on samples of shape (channels, 1, length)"
+_FUNCTION = "use the module, which holds the weights: "
+WRAPPED = {
+    **dict.fromkeys(("DataParallel", "DistributedDataParallel", "FullyShardedDataParallel"), "module"),
+    "AveragedModel": "module",
+    "OptimizedModule": "_orig_mod",
+}
+"""What holds a network without being one, and where."""
+HINTS: dict[str, str] = {
+    **{kind: f"call the network in it: .{attribute}" for kind, attribute in WRAPPED.items()},
+    **dict.fromkeys(("RNN", "LSTM", "GRU", "RNNCell", "LSTMCell", "GRUCell"), _RECURRENT),
+    **dict.fromkeys(("Conv1d", "MaxPool1d", "AvgPool1d", "AdaptiveAvgPool1d"), _ONE_AXIS),
+    **{name: _FUNCTION + module for name, module in (("conv2d", "nn.Conv2d"), ("linear", "nn.Linear"))},
+    "batch_norm": _FUNCTION + "nn.BatchNorm2d",
+    "SyncBatchNorm": "use nn.BatchNorm2d, of the same numbers: norm.load_state_dict(synchronised.state_dict())",
+    **dict.fromkeys(("GELU", "LeakyReLU", "PReLU", "RReLU", "SiLU", "Mish", "Hardswish", "Hardtanh"), _RELU),
+    **dict.fromkeys(("gelu", "leaky_relu", "rrelu", "silu", "mish", "hardswish", "hardtanh", "clamp"), _RELU),
+    **dict.fromkeys(("ELU", "CELU", "SELU", "Softplus", "Softsign"), _RELU),
+    **dict.fromkeys(("elu", "celu", "selu", "softplus", "softsign"), _RELU),
+    **dict.fromkeys(("Sigmoid", "Hardsigmoid", "Tanh", "sigmoid", "hardsigmoid", "tanh"), _GATE),
+    **dict.fromkeys(("LayerNorm", "GroupNorm", "InstanceNorm2d", "layer_norm", "group_norm", "instance_norm"), _NORM),
+    **dict.fromkeys(("ReLU", "ReLU6", "relu", "relu_", "relu6"), _TRAINED),
+    "MaxPool2d": "spikes cannot represent a maximum: use nn.AvgPool2d and train again",
+    "max_pool2d_with_indices": "leave out return_indices: spikes do not know the place of a maximum",
+    "AdaptiveMaxPool2d": "spikes cannot represent a maximum: use nn.AdaptiveAvgPool2d(1) and train again",
+    "max_pool2d": "spikes cannot represent a maximum: use the module nn.AvgPool2d and train again",
+    "avg_pool2d": "use the module nn.AvgPool2d",
+    "adaptive_avg_pool2d": "use the module nn.AdaptiveAvgPool2d(1)",
+    "mean": "use the module nn.AdaptiveAvgPool2d(1)",
+    "mul": "neurons add, they do not multiply: leave out gates, and put a constant into the weights behind it",
+    "log_softmax": "return the logits, and let the loss take them: functional.cross_entropy",
+    "softmax": "return the logits, and let the loss take them: functional.cross_entropy",
+    "LogSoftmax": "return the logits, and let the loss take them: nn.CrossEntropyLoss",
+    "Softmax": "return the logits, and let the loss take them: nn.CrossEntropyLoss",
+    **dict.fromkeys(("ParametrizedConv2d", "ParametrizedLinear"), _PARAMETRIZED),
+    **dict.fromkeys(("truediv", "div", "sub"), _ENTERS),
+    **dict.fromkeys(("ZeroPad2d", "pad"), "use padding= of the convolution behind it"),
+    "dropout": "use the module nn.Dropout",
+    "dropout2d": "use the module nn.Dropout2d",
+    "view": "use the module nn.Flatten",
+    "reshape": "use the module nn.Flatten",
+    **dict.fromkeys(("squeeze", "unsqueeze"), "use the module nn.Flatten"),
+    "size": "use the module nn.Flatten instead of a view, nn.AdaptiveAvgPool2d(1) instead of windows of this size",
+    "getattr": "use the module nn.Flatten instead of a view by x.shape",
+}
+
+
+@dataclass(frozen=True)
+class Signal:
+    """Spikes, or the input, on their way to the next linear layer.
+
+    Args:
+        source: population that sends, or `input`.
+        source_shape: its shape.
+        shape: shape after the poolings and flattening met since.
+        pools: those poolings.
+    """
+
+    source: str
+    source_shape: Shape
+    shape: Shape
+    pools: tuple[Pool, ...] = ()
+
+
+@dataclass(frozen=True)
+class Joined:
+    """Signals one behind the other along the channels, or along the features once they are flattened.
+
+    Args:
+        parts: at least two; their shapes are equal but for the first axis.
+    """
+
+    parts: tuple[Signal, ...]
+
+    @property
+    def shape(self) -> Shape:
+        """Return the shape of all parts together."""
+        return (sum(part.shape[0] for part in self.parts), *self.parts[0].shape[1:])
+
+    @property
+    def source(self) -> str:
+        """Return the populations that send, as a message names them."""
+        return "`, `".join(part.source for part in self.parts)
+
+
+@dataclass(frozen=True)
+class Summed:
+    """Signals that are added: an activation behind them, or every linear layer that reads them, takes each.
+
+    Args:
+        name: of the sum.
+        parts: at least two, of one shape.
+    """
+
+    name: str
+    parts: tuple[Signal, ...]
+
+    @property
+    def shape(self) -> Shape:
+        """Return the shape of each part, which is that of the sum."""
+        return self.parts[0].shape
+
+    @property
+    def source(self) -> str:
+        """Return the populations that send, as a message names them."""
+        return "`, `".join(part.source for part in self.parts)
+
+
+Spikes = Signal | Joined | Summed
+Value = Spikes | FloatPopulation
+"""A FloatPopulation as a value is a weighted sum, of one or several branches, whose activation has not been met yet."""
+
+
+def each_part(value: Spikes, change: Callable[[Signal], Signal]) -> Spikes:
+    """Apply `change` to every part."""
+    return change(value) if isinstance(value, Signal) else replace(value, parts=tuple(map(change, value.parts)))
+
+
+def unsupported(what: str, hint: str | None) -> UnsupportedError:
+    """Say that `what` cannot be converted, and what to do instead."""
+    return UnsupportedError(f"{what} cannot be converted", hint=hint or f"supported are {SUPPORTED}")
+
+
+def require_spikes(value: Value, name: str, else_do: str = "") -> Spikes:
+    """Return `value` if it is spikes or the input; else say that an activation is missing, and what `else_do` says."""
+    if not isinstance(value, FloatPopulation):
+        return value
+    raise UnsupportedError(
+        f"module `{name}`: follows `{value.name}` with no NoisyQuantReLU between them",
+        hint=f"put nn.ReLU right before `{name}`{else_do}, then nctool.prepare, and train again",
+    )

@@ -1,0 +1,1 @@
+"""From a checkpoint and its settings to an integer network that fits a target."""

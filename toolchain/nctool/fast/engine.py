@@ -1,0 +1,147 @@
+"""The fast engine: the same integers as the reference engine, in batched torch kernels on CPU or GPU.
+
+Floating point is exact on integers while no sum leaves the mantissa: below 2**24 in float32, 2**53 in float64. The
+type of each population is chosen from bounds that hold for every input, so the result is equal by proof; the
+tests compare it all the same. Four things make it fast: the graph has no recurrence across populations, so all
+time steps of a layer are one batch of one convolution; the constant input is weighed once; a kernel that came from
+folded pooling is taken apart again, sums first; memory is channels-last.
+
+In: an IntNetwork and samples. Out: traces or summaries, batch by batch. Must not import the reference engine.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from nctool.errors import RangeError, UsageError
+from nctool.fast.current_based import CurrentBasedLayer
+from nctool.fast.integrate_fire import IntegrateFireLayer
+from nctool.fast.layer import LayerRun
+from nctool.ir.inputs import Samples
+from nctool.ir.network import INPUT_NAME, CurrentBased, IntArray, IntNetwork, Population
+from nctool.reference.signal import input_signal
+from nctool.reference.trace import Summary, Trace
+
+CPU_BATCH_BYTES = 8 * 2**20
+"""Memory of the largest layer's drive in one batch on a CPU: small enough to stay near the cache."""
+
+GPU_BATCH_BYTES = 2**30
+"""The same on a GPU, where a batch must be large enough to fill it."""
+
+
+class FastEngine:
+    """A network prepared for a device and a window.
+
+    Args:
+        network: what to run.
+        n_steps: length of the window; the network's own by default.
+        device: `cpu` or `cuda`.
+
+    Raises:
+        RangeError: n_steps < 1, or a sum could leave the mantissa of float64.
+        UsageError: the device is not there.
+    """
+
+    def __init__(self, network: IntNetwork, *, n_steps: int | None = None, device: str = "cpu") -> None:
+        self.network = network
+        self.n_steps = network.n_steps if n_steps is None else n_steps
+        if self.n_steps < 1:
+            raise RangeError(f"simulation: n_steps is {self.n_steps}, allowed >= 1")
+        self.device = find_device(device)
+        self.layers = [self._layer(population) for population in network.populations]
+        self.batch = self._batch_size()
+
+    def _layer(self, population: Population) -> IntegrateFireLayer | CurrentBasedLayer:
+        if isinstance(population.neuron, CurrentBased):
+            return CurrentBasedLayer.prepare(self.network, population, self.device)
+        return IntegrateFireLayer.prepare(self.network, population, self.n_steps, self.device)
+
+    def traces(self, samples: Samples) -> Iterator[Trace]:
+        """Yield full traces of consecutive batches: every spike of every population."""
+        for runs in self._batches(samples):
+            spikes = {name: _to_numpy(r.spikes).astype(np.bool_) for name, r in runs.items() if r.spikes is not None}
+            yield Trace(spikes, self._logits(runs), {name: run.overflows for name, run in runs.items()}, {})
+
+    def summaries(self, samples: Samples) -> Iterator[Summary]:
+        """Yield logits, spike counts and overflow counts of consecutive batches; spikes stay on the device."""
+        for runs in self._batches(samples):
+            counts = {name: count(run.spikes) for name, run in runs.items() if run.spikes is not None}
+            yield Summary(self._logits(runs), counts, {name: run.overflows for name, run in runs.items()})
+
+    def _logits(self, runs: dict[str, LayerRun]) -> NDArray[np.int64]:
+        """Return the answer of the last population (rules S4 and C6), int64 (samples, steps, neurons)."""
+        neuron, run = self.network.readout.neuron, runs[self.network.readout.name]
+        answer = run.potentials
+        if isinstance(neuron, CurrentBased) and not neuron.answers_by_voltage and run.spikes is not None:
+            answer = run.spikes.cumsum(dim=0, dtype=torch.float64)
+        if answer is None:
+            raise RangeError(f"population `{self.network.readout.name}`: gives no answer, allowed a readout")
+        return _to_numpy(answer.flatten(2)).astype(np.int64)
+
+    def _batches(self, samples: Samples) -> Iterator[dict[str, LayerRun]]:
+        if len(samples) == 0:
+            raise RangeError("simulation: number of samples is 0, allowed >= 1")
+        for start in range(0, len(samples), self.batch):
+            signal = input_signal(self.network, samples[start : start + self.batch], self.n_steps)
+            with exact_arithmetic():
+                runs = self._window(signal)
+            yield runs
+
+    def _window(self, signal: IntArray) -> dict[str, LayerRun]:
+        """Run one batch of the input's signal, (samples, n_steps or 1, *shape)."""
+        steps_first = torch.from_numpy(signal).transpose(0, 1).to(self.device, torch.float32)
+        signals, runs, lead = {INPUT_NAME: steps_first}, {}, self.network.lead
+        for layer in self.layers:
+            run = layer.run(signals, lead + self.n_steps)
+            if run.spikes is not None:
+                signals[layer.population.name] = run.spikes
+            runs[layer.population.name] = run.after(lead)
+        return runs
+
+    def _batch_size(self) -> int:
+        steps = self.network.lead + self.n_steps
+        largest = max(population.n_neurons for population in self.network.populations) * steps
+        budget = CPU_BATCH_BYTES if self.device.type == "cpu" else GPU_BATCH_BYTES
+        return max(1, min(4096, budget // (4 * largest)))
+
+
+def find_device(name: str) -> torch.device:
+    """Return the torch device called `name`; a UsageError says when it is not there."""
+    if name not in ("cpu", "cuda"):
+        raise UsageError(f"unknown device `{name}`, allowed cpu, cuda")
+    if name == "cuda" and not torch.cuda.is_available():
+        raise UsageError("device `cuda` is not available here", hint="use --device cpu")
+    return torch.device(name)
+
+
+@contextmanager
+def exact_arithmetic() -> Iterator[None]:
+    """Switch off gradients and what rounds a float32 product or sum to fewer bits, an autocast of the caller too."""
+    matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
+    before = (matmul.allow_tf32, cudnn.allow_tf32, torch.get_float32_matmul_precision())
+    try:
+        matmul.allow_tf32 = cudnn.allow_tf32 = False
+        torch.set_float32_matmul_precision("highest")
+        with torch.inference_mode(), torch.autocast("cpu", enabled=False), torch.autocast("cuda", enabled=False):
+            yield
+    finally:
+        matmul.allow_tf32, cudnn.allow_tf32 = before[:2]
+        torch.set_float32_matmul_precision(before[2])  # last: it sets matmul.allow_tf32 too
+
+
+def count(spikes: Tensor) -> int:
+    """Count the spikes of (steps, samples, *shape): per step and sample in its own type, then in float64."""
+    per_sample = spikes.sum(dim=tuple(range(2, spikes.dim())))
+    return int(per_sample.sum(dtype=torch.float64).item())
+
+
+def _to_numpy(values: Tensor) -> NDArray[np.floating]:  # type: ignore[type-arg]  # float32 or float64
+    """Return (steps, samples, ...) as a NumPy array (samples, steps, ...)."""
+    array: NDArray[np.floating] = values.transpose(0, 1).contiguous().cpu().numpy()  # type: ignore[type-arg]  # as above
+    return array

@@ -1,0 +1,1 @@
+"""Figures of reports, and event files for TensorBoard."""

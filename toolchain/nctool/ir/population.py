@@ -1,0 +1,243 @@
+"""The parts of an IntNetwork: synapses, neurons, populations.
+
+Every number that takes part in the computation is an integer; docs/SEMANTICS.md says what the numbers do and labels
+each rule (W1, S1, ...) that the docstrings here cite. `nctool.ir.network` puts the parts together and validates them.
+
+In: NumPy arrays. Out: frozen dataclasses. Must not import torch, h5py or Lava.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nctool.ir.equality import StructuralEquality
+from nctool.ir.number_format import ACCUMULATOR_LIMIT
+
+Shape = tuple[int, ...]
+Pair = tuple[int, int]
+IntArray = NDArray[np.signedinteger[Any]]
+BoundKind = Literal["proved", "calibrated"]
+
+MANTISSA_LIMIT = 2**17 - 1
+"""Largest threshold mantissa of a chip. Source: lava-nc 0.10.0, `lava/proc/lif/models.py` (`vth`, precision 17)."""
+
+LARGEST_DELAY = 62
+"""In time steps. Source: lava-dl 0.6.0, `lava/lib/dl/netx/hdf5.py`, which clamps delays to it."""
+
+CONVOLUTION_BITS = 24
+"""Signed width of a convolution's sum. Source: lava-nc 0.10.0, `lava/proc/conv/models.py` (`clamp_precision`)."""
+
+DENSE_BITS = 32
+"""The same of a dense synapse. Source: `lava/proc/dense/models.py` (`a_buff`, `weights`: int32)."""
+
+SUM_BITS = 32
+"""Signed width of the sum of a current and its input, before it wraps to 24 bits (rule C1).
+Source: `lava/proc/lif/models.py` (`decayed_curr`: int32)."""
+
+INPUT_NAME = "input"
+
+
+@dataclass(frozen=True)
+class ConvGeometry:
+    """How a convolutional synapse slides over its source (rule W2).
+
+    Args:
+        stride, padding, dilation: (height, width) in neurons.
+        groups: number of blocks that the channels are split into.
+    """
+
+    stride: Pair = (1, 1)
+    padding: Pair = (0, 0)
+    dilation: Pair = (1, 1)
+    groups: int = 1
+
+    def output_size(self, source: Shape, kernel: Pair) -> Pair:
+        """Return the (height, width) of the output for a (channel, height, width) source."""
+        height, width = (
+            (size + 2 * pad - dil * (k - 1) - 1) // step + 1
+            for size, pad, dil, k, step in zip(
+                source[1:], self.padding, self.dilation, kernel, self.stride, strict=True
+            )
+        )
+        return height, width
+
+    def reaches(self, source: Shape, kernel: Pair) -> bool:
+        """Return False where every weight of a kernel falls on padding, wherever it is put: the sums are all 0."""
+        return all(taps.any() for taps in self.seen_taps(source, kernel))
+
+    def seen_taps(self, source: Shape, kernel: Pair) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+        """Return which rows and which columns of a kernel see a neuron of the source at some place; others see padding.
+
+        Returns:
+            bool (kernel height,) and (kernel width,).
+        """
+        rows, columns = (
+            np.array([_is_seen(size, places, step, dil * tap - pad) for tap in range(taps)])
+            for size, places, taps, pad, dil, step in zip(
+                source[1:],
+                self.output_size(source, kernel),
+                kernel,
+                self.padding,
+                self.dilation,
+                self.stride,
+                strict=True,
+            )
+        )
+        return rows, columns
+
+
+def _is_seen(size: int, places: int, step: int, offset: int) -> bool:
+    """Return whether one of `places` looks at a neuron of an axis: place p looks at step * p + offset."""
+    first = max(0, -(offset // step))
+    return first < places and step * first + offset < size
+
+
+@dataclass(frozen=True, eq=False)
+class Synapse(StructuralEquality):
+    """Weights from one population (or the input) to another (rules W1 to W3).
+
+    Args:
+        source: name of the population that sends, or `input`; the population's own name for a recurrent one (W6).
+        weight: int32; (out, in) for a dense synapse, whose source is flattened in (channel, height, width)
+            order; (out, in / groups, kernel height, kernel width) for a convolution.
+        exponent: the weighted sum is multiplied by 2**exponent; a negative one rounds towards minus infinity and
+            is allowed into a current-based population only.
+        conv: geometry of a convolution, None for a dense synapse.
+        delay: of a dense synapse into a current-based population, int64 (out, in), 0..62 time steps (rule W4);
+            None for no delay.
+    """
+
+    source: str
+    weight: IntArray
+    exponent: int = 0
+    conv: ConvGeometry | None = None
+    delay: IntArray | None = None
+
+    @property
+    def register_bits(self) -> int:
+        """Return the signed width of its sums, where it drives a current-based population (rule W5)."""
+        return DENSE_BITS if self.conv is None else CONVOLUTION_BITS
+
+    def output_shape(self, source: Shape) -> Shape:
+        """Return the shape that this synapse drives from a source of shape `source`."""
+        if self.conv is None:
+            return (self.weight.shape[0],)
+        kernel = (self.weight.shape[2], self.weight.shape[3])
+        return (self.weight.shape[0], *self.conv.output_size(source, kernel))
+
+
+@dataclass(frozen=True, eq=False)
+class IntegrateFire(StructuralEquality):
+    """An integrate-and-fire neuron (rules S1 to S3).
+
+    Args:
+        threshold: int64 (channels,), > 0; a neuron fires when its membrane potential reaches it.
+        initial: int64 (channels,); membrane potential at the start of a window.
+        reset: `subtract` takes the threshold off at a spike, `zero` clears the potential.
+    """
+
+    threshold: IntArray
+    initial: IntArray
+    reset: Literal["subtract", "zero"] = "subtract"
+
+
+@dataclass(frozen=True, eq=False)
+class CurrentBased(StructuralEquality):
+    """Loihi's current-based leaky integrate-and-fire neuron, CUBA for short (rules C1 to C6).
+
+    Args:
+        threshold: mantissa, >= 0; a neuron fires when its voltage is above 64 * threshold.
+        current_decay, voltage_decay: int64 (channels,), 0..4096; what is lost in a step, in parts of 4096.
+        reset_interval: both states are cleared before time step 1 and every so many steps; None for never.
+        lead: time steps that the neuron runs before step 1, because in a pipeline the input of the network reaches
+            it so many steps late (rule C4).
+    """
+
+    threshold: int
+    current_decay: IntArray
+    voltage_decay: IntArray
+    reset_interval: int | None = None
+    lead: int = 0
+
+    @property
+    def answers_by_voltage(self) -> bool:
+        """Return True when the threshold is out of reach by design, so that the answer is the voltage (rule C6)."""
+        return self.threshold >= MANTISSA_LIMIT
+
+
+@dataclass(frozen=True)
+class Readout:
+    """A neuron that never fires: its membrane potential is the logit (rule S4).
+
+    Args:
+        scale: real logit per unit of membrane potential after the whole window; > 0.
+    """
+
+    scale: float
+
+
+@dataclass(frozen=True, eq=False)
+class Bound(StructuralEquality):
+    """What the accumulated input of a population stays within over a window (rule O1).
+
+    Args:
+        kind: `proved` by interval arithmetic on the weights, or `calibrated`: measured on data and widened.
+        low, high: smallest and largest accumulated input, in weight units, low <= 0 <= high.
+        margin: factor by which measured values were widened; 1 when proved.
+    """
+
+    kind: BoundKind
+    low: int
+    high: int
+    margin: float = 1.0
+
+    @property
+    def head_room_bits(self) -> float:
+        """Return how many times the bound could double before it left the accumulator."""
+        return float(np.log2(ACCUMULATOR_LIMIT / max(self.high, -self.low, 1)))
+
+
+@dataclass(frozen=True, eq=False)
+class Population(StructuralEquality):
+    """Neurons that share a kind, with the synapses that drive them.
+
+    Args:
+        name: unique, not `input`.
+        shape: (channels,) or (channels, height, width).
+        neuron: what each neuron does with its drive.
+        bias: int64 (channels,), added to the membrane potential at every step.
+        synapses: each source stands before this population; none for a current-based population that takes the
+            sample itself as its bias (rule I3).
+        bound: range of the accumulated input, if known.
+    """
+
+    name: str
+    shape: Shape
+    neuron: IntegrateFire | CurrentBased | Readout
+    bias: IntArray
+    synapses: tuple[Synapse, ...]
+    bound: Bound | None = None
+
+    @property
+    def n_neurons(self) -> int:
+        """Return the number of neurons."""
+        return int(np.prod(self.shape))
+
+    @property
+    def recurrent(self) -> tuple[Synapse, ...]:
+        """Return the synapses from this population to itself (rule W6)."""
+        return tuple(synapse for synapse in self.synapses if synapse.source == self.name)
+
+    @property
+    def feedforward(self) -> tuple[Synapse, ...]:
+        """Return the synapses from the input and from populations that stand before this one."""
+        return tuple(synapse for synapse in self.synapses if synapse.source != self.name)
+
+    def per_neuron(self, values: IntArray) -> IntArray:
+        """Spread one value per channel, (channels,), over the population's shape as int64."""
+        column = np.asarray(values, np.int64).reshape(-1, *[1] * (len(self.shape) - 1))
+        return np.broadcast_to(column, self.shape)

@@ -1,0 +1,255 @@
+"""The recipe of an experiment: a checked, frozen value that reads and writes as TOML.
+
+In: TOML text or a file, overrides, a seed. Out: `Recipe`, or a RecipeError that names the key, the value got and what
+is allowed. Imports of nctool only errors, its tables, its overrides and the TOML helpers; where the built-in recipes
+lie is known to `nctool_models.zoo` only.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import Field
+
+from nctool.errors import RecipeError
+from nctool.recipe.overrides import Overrides, override
+from nctool.recipe.tables import (
+    ActivationSettings,
+    ChipSettings,
+    CnnSettings,
+    DataSettings,
+    FinetuneSettings,
+    InputSettings,
+    LenetSettings,
+    MlpSettings,
+    ModelSettings,
+    NoiseSettings,
+    OwnSettings,
+    ResnetSettings,
+    SmallVggSettings,
+    Table,
+    TrainingSettings,
+    VggSettings,
+    whole,
+)
+from nctool.toml_schema import DocumentKind, parse_document, read_document, validate_document
+from nctool.toml_text import literal
+
+__all__ = [
+    "FOLLOWING",
+    "ActivationSettings",
+    "ChipSettings",
+    "CnnSettings",
+    "DataSettings",
+    "FinetuneSettings",
+    "InputSettings",
+    "LenetSettings",
+    "MlpSettings",
+    "ModelSettings",
+    "NoiseSettings",
+    "Overrides",
+    "OwnSettings",
+    "Recipe",
+    "ResnetSettings",
+    "SmallVggSettings",
+    "TrainingSettings",
+    "VggSettings",
+    "parse_recipe",
+    "read_recipe",
+]
+
+FOLLOWING = {"chip": "noise.source", "finetune.weight_bits": "chip.weight_bits", "model": "model.architecture"}
+"""What has its default from another key, and from which: a table, or a key, or a table's keys besides that one."""
+
+AnyTable = TypeVar("AnyTable", bound=Table)
+
+_KIND = DocumentKind("recipe", RecipeError, "`nctool recipes` lists the built-in recipes")
+
+
+class Recipe(Table):
+    """One experiment, complete: with the data it determines the trained network on the CPU.
+
+    Attributes:
+        name: lower-case letters, digits, `-`, `_` and `.`.
+        description: one line for `nctool recipes`.
+        seed: starts every random stream, 0..2^32 − 1.
+        chip: set where `noise.source` is `chip`, and only there.
+        finetune: set where training ends with fine-tuning.
+    """
+
+    name: str = Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$", description="lower-case letters, digits and `-_.`")
+    description: str = Field(default="", min_length=0, description="a text")
+    seed: int = whole(0, 2**32 - 1, 1)
+    data: DataSettings
+    input: InputSettings = InputSettings()
+    model: ModelSettings
+    activation: ActivationSettings = ActivationSettings()
+    noise: NoiseSettings = NoiseSettings()
+    chip: ChipSettings | None = None
+    training: TrainingSettings
+    finetune: FinetuneSettings | None = None
+
+    @property
+    def n_epochs(self) -> int:
+        """Epochs of all stages of training."""
+        return self.training.epochs + (self.finetune.epochs if self.finetune else 0)
+
+    def to_toml(self) -> str:
+        """Write the resolved recipe as TOML that `parse_recipe` reads back to an equal value.
+
+        What follows from another key, and was not said, stands behind a `#`: it goes on following it.
+        """
+        content = self.model_dump(exclude_none=True)
+        tables = {key: value for key, value in content.items() if isinstance(value, dict)}
+        lines = [f"{key} = {literal(value)}" for key, value in content.items() if key not in tables]
+        for name, values in tables.items():
+            said = getattr(self, name).model_fields_set
+            table_mark = "# " if name in FOLLOWING and name not in self.model_fields_set else ""
+            lines += ["", f"{table_mark}[{name}]"]
+            for key, value in values.items():
+                mark = table_mark or ("# " if _is_following(name, key) and key not in said else "")
+                lines.append(f"{mark}{key} = {literal(value)}")
+        return "\n".join(lines) + "\n"
+
+
+def _is_following(table: str, key: str) -> bool:
+    """Say whether the default of a key depends on another one."""
+    leader = FOLLOWING.get(table)
+    in_table = leader is not None and leader.startswith(f"{table}.") and leader != f"{table}.{key}"
+    return in_table or f"{table}.{key}" in FOLLOWING
+
+
+def read_recipe(path: Path, overrides: Overrides = (), seed: int | None = None, *, source: str | None = None) -> Recipe:
+    """Read a recipe file.
+
+    Args:
+        path: a UTF-8 TOML file.
+        overrides: `table.key=value` or `key=value`, applied in order; a value is a TOML literal, else plain text. Or
+            values by `table.key`.
+        seed: replaces the recipe's seed, after the overrides.
+        source: what messages call the recipe; its path when None.
+
+    Raises:
+        RecipeError: the file is missing or not TOML, an override has no key or value, or the recipe is not allowed.
+    """
+    text = read_document(path, _KIND)
+    return parse_recipe(text, overrides, seed, source=source or str(path))
+
+
+def parse_recipe(text: str, overrides: Overrides = (), seed: int | None = None, *, source: str = "recipe") -> Recipe:
+    """Check TOML text and make a `Recipe` of it.
+
+    Args:
+        text: the TOML document.
+        overrides: as for `read_recipe`.
+        seed: as for `read_recipe`.
+        source: where the text came from, for messages.
+
+    Raises:
+        RecipeError: the text is not TOML, an override has no `=`, or a key or value is not allowed.
+    """
+    content = parse_document(text, _KIND, source)
+    override(content, overrides)
+    if seed is not None:
+        content["seed"] = seed
+    return consistent(validate_document(content, Recipe, _KIND, source), source)
+
+
+def consistent(recipe: Recipe, source: str) -> Recipe:
+    """Return `recipe` with what its tables say of each other, if they go together; a RecipeError says which do not."""
+    _require_one_normalisation(recipe, source)
+    _require_one_window(recipe, source)
+    _require_something_to_train(recipe, source)
+    return _with_weight_bits(_with_chip(recipe, source))
+
+
+def _require_one_normalisation(recipe: Recipe, source: str) -> None:
+    """Mean and standard deviation of each channel are both given, or both measured."""
+    counts = {key: len(getattr(recipe.data, key) or ()) for key in ("mean", "std")}
+    if counts["mean"] != counts["std"]:
+        raise RecipeError(
+            f"recipe `{source}`: `data.mean` and `data.std` have lengths {counts['mean']} and {counts['std']}, "
+            "allowed: equal ones, a number for each channel",
+            hint="without both, those of the training images are taken",
+        )
+
+
+def _require_one_window(recipe: Recipe, source: str) -> None:
+    """A staircase is that of one window: noise measured on another would not be its error."""
+    levels, steps = recipe.activation.levels, recipe.noise.steps
+    if recipe.activation.reset == "zero" and steps != levels:
+        raise RecipeError(
+            f"recipe `{source}`: `noise.steps` is {steps}, allowed: {levels}, as `activation.levels`",
+            hint='with activation.reset = "zero" the levels are the time steps of the window',
+        )
+
+
+def _require_something_to_train(recipe: Recipe, source: str) -> None:
+    """Epochs of some kind, windows that differ, noise where there can be some, and one neuron for each activation."""
+    if recipe.training.epochs == 0 and recipe.finetune is None:
+        raise RecipeError(
+            f"recipe `{source}`: `training.epochs` is 0, allowed: 1 or more",
+            hint="0 is for recipes with [finetune], which then train the spiking network from the start",
+        )
+    if recipe.activation.function == "relu" and recipe.noise.source != "none":
+        raise RecipeError(
+            f'recipe `{source}`: `noise.source` is "{recipe.noise.source}", allowed: none',
+            hint='with activation.function = "relu" the network is trained without noise',
+        )
+    steps = recipe.finetune.steps if recipe.finetune else ()
+    if len(set(steps)) != len(steps):
+        raise RecipeError(f"recipe `{source}`: `finetune.steps` is {list(steps)}, allowed: each window once")
+    if recipe.finetune is not None and recipe.chip is not None and recipe.chip.units > 1:
+        raise RecipeError(
+            f"recipe `{source}`: `chip.units` is {recipe.chip.units}, allowed: 1",
+            hint="[finetune] trains one neuron for each activation; more of them come close to the ANN without it",
+        )
+
+
+def _with_chip(recipe: Recipe, source: str) -> Recipe:
+    """Fill in `[chip]` where noise is measured on it; anywhere else it would be read and ignored."""
+    if recipe.noise.source == "chip":
+        chip = recipe.chip or ChipSettings()
+        _require_one_chip(recipe, chip, source)
+        return _following(recipe, chip=chip)
+    if recipe.chip is not None:
+        raise RecipeError(
+            f'recipe `{source}`: has a table `chip`, but `noise.source` is "{recipe.noise.source}"',
+            hint='set noise.source = "chip", or leave out [chip]',
+        )
+    return recipe
+
+
+def _with_weight_bits(recipe: Recipe) -> Recipe:
+    """Fine-tune for the weights of the chip that the noise was measured on, unless `[finetune]` says others."""
+    if recipe.chip is None or recipe.finetune is None or "weight_bits" in recipe.finetune.model_fields_set:
+        return recipe
+    finetune = _following(recipe.finetune, weight_bits=recipe.chip.weight_bits)
+    return recipe.model_copy(update={"finetune": finetune})
+
+
+def _following(table: AnyTable, **values: Any) -> AnyTable:
+    """Return a table with values that follow from other keys; what was not said before is not said by it."""
+    filled = table.model_copy(update=values)
+    filled.model_fields_set.intersection_update(table.model_fields_set)
+    return filled
+
+
+def _require_one_chip(recipe: Recipe, chip: ChipSettings, source: str) -> None:
+    """Activation, window and units must be those that neurons of the realisation have."""
+    if recipe.activation.reset == "zero" and chip.realisation != "zero-reset":
+        raise RecipeError(
+            f'recipe `{source}`: `chip.realisation` is "{chip.realisation}", allowed: zero-reset',
+            hint='with activation.reset = "zero" the network is trained for neurons that a spike sets to zero',
+        )
+    if chip.realisation == "population" and recipe.noise.steps != 1:
+        raise RecipeError(
+            f"recipe `{source}`: `noise.steps` is {recipe.noise.steps}, allowed: 1, the window of population",
+            hint="with chip.units = activation.levels, one step gives the quantised activation",
+        )
+    if chip.realisation == "zero-reset" and chip.units > 1:
+        raise RecipeError(
+            f"recipe `{source}`: `chip.units` is {chip.units}, allowed: 1",
+            hint="zero-reset starts every neuron at 0, units differ in where they start",
+        )

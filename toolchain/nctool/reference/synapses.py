@@ -1,0 +1,146 @@
+"""Synapses of the reference engine: weigh signals, in NumPy int64 (rules W1 to W5).
+
+In: signals and synapses. Out: weighted sums. Must not import torch, nor an engine.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nctool.ir.network import ConvGeometry, IntArray, Pair, Synapse
+
+Int64 = NDArray[np.int64]
+Numbers = TypeVar("Numbers", NDArray[np.int64], NDArray[np.float64])
+"""The engine computes in int64; calibration weighs real numbers by the same two functions."""
+
+PATCHES = 2**22
+"""Numbers that a convolution lays out at once, unless one row of one image takes more: 32 MiB, twice."""
+
+
+def synaptic_input(synapse: Synapse, signal: IntArray, n_steps: int) -> Int64:
+    """Weigh a signal (rules W1 to W4).
+
+    Args:
+        signal: integers (samples, n_steps, *source shape), or (samples, 1, *source shape): the same at every step.
+
+    Returns:
+        int64 (samples, n_steps, *driven shape).
+    """
+    if synapse.delay is None:
+        weighted = _weigh(synapse, synapse.weight, signal)
+        return np.broadcast_to(weighted, (len(signal), n_steps, *weighted.shape[2:]))
+    total = np.zeros((len(signal), n_steps, len(synapse.weight)), np.int64)
+    signal = np.broadcast_to(signal, (len(signal), n_steps, *signal.shape[2:]))
+    for delay in np.unique(synapse.delay[synapse.delay < n_steps]):
+        of_this_delay = np.where(synapse.delay == delay, synapse.weight, 0)
+        total[:, delay:] += _weigh(synapse, of_this_delay, signal[:, : n_steps - delay])  # W4
+    return total
+
+
+def registered_input(synapse: Synapse, signal: IntArray, n_steps: int) -> tuple[Int64, int]:
+    """Weigh a signal for a current-based population (rules W1 to W5).
+
+    Args:
+        signal: as for `synaptic_input`.
+
+    Returns:
+        int64 (samples, n_steps, *driven shape), and how many sums their register changed (rule O2).
+    """
+    is_delayed = synapse.delay is not None
+    sums = synaptic_input(synapse, signal, n_steps) if is_delayed else _sums(synapse, synapse.weight, signal)
+    kept = held(sums, synapse.register_bits)
+    changed = int((kept != sums).sum()) * (n_steps // sums.shape[1])
+    arriving = kept if is_delayed else shifted(kept, synapse.exponent)
+    return np.broadcast_to(arriving, (len(signal), n_steps, *arriving.shape[2:])), changed
+
+
+def held(values: Int64, bits: int) -> Int64:
+    """Return integers as a signed register of `bits` holds them: they wrap (rule W5)."""
+    half = 2 ** (bits - 1)
+    kept: Int64 = (values + half) % (2 * half) - half
+    return kept
+
+
+def _weigh(synapse: Synapse, weight: IntArray, signal: IntArray) -> Int64:
+    """Weigh every step of a signal by `weight` (rules W1 to W3)."""
+    return shifted(_sums(synapse, weight, signal), synapse.exponent)
+
+
+def _sums(synapse: Synapse, weight: IntArray, signal: IntArray) -> Int64:
+    """Weigh every step of a signal by `weight` (rules W1 and W2)."""
+    samples, steps = signal.shape[:2]
+    flat = signal.reshape(samples * steps, *signal.shape[2:]).astype(np.int64)
+    wide = weight.astype(np.int64)
+    weighted = dense(flat, wide) if synapse.conv is None else convolve(flat, wide, synapse.conv)
+    return weighted.reshape(samples, steps, *weighted.shape[1:])
+
+
+def shifted(weighted: Int64, exponent: int) -> Int64:
+    """Return weighted * 2**exponent, rounded towards minus infinity (rule W3)."""
+    return weighted << exponent if exponent >= 0 else weighted >> -exponent
+
+
+def dense(signal: Numbers, weight: Numbers) -> Numbers:
+    """Rule W1: out[n, o] = sum_i weight[o, i] * signal[n, i], the source flattened in C order."""
+    out: Numbers = np.einsum("ni,io->no", signal.reshape(len(signal), -1), np.ascontiguousarray(weight.T))
+    return out
+
+
+def convolve(signal: Numbers, weight: Numbers, conv: ConvGeometry) -> Numbers:
+    """Rule W2: cross-correlation with zero padding, as torch.nn.functional.conv2d defines it.
+
+    Args:
+        signal: int64 (batch, channels, height, width).
+        weight: int64 (out, channels / groups, kernel height, kernel width).
+
+    Returns:
+        int64 (batch, out, height, width).
+    """
+    kernel = (weight.shape[2], weight.shape[3])
+    high, wide = conv.output_size(signal.shape[1:], kernel)
+    row = signal.shape[1] * math.prod(kernel) * wide
+    rows = min(max(PATCHES // row, 1), high)
+    images = max(PATCHES // (row * high), 1)
+    out: Numbers = np.empty((len(signal), len(weight), high, wide), signal.dtype)
+    for first in range(0, len(signal), images):
+        for top in range(0, high, rows):
+            part = signal[first : first + images], weight, conv, range(top, min(top + rows, high))
+            out[first : first + images, :, top : top + rows] = _convolve_rows(*part)
+    return out
+
+
+def _convolve_rows(signal: Numbers, weight: Numbers, conv: ConvGeometry, rows: range) -> Numbers:
+    """Return some rows of a convolution, (batch, out, rows, width)."""
+    patches = _patches(signal, (weight.shape[2], weight.shape[3]), conv, rows)
+    outputs = [
+        dense(np.moveaxis(block, (1, 2), (3, 4)).reshape(-1, block.shape[1] * block.shape[2]), kernel)
+        for block, kernel in zip(
+            np.split(patches, conv.groups, axis=1),
+            np.split(weight.reshape(len(weight), -1), conv.groups),
+            strict=True,
+        )
+    ]
+    return np.moveaxis(np.concatenate(outputs, axis=1).reshape(len(signal), *patches.shape[3:], -1), 3, 1)
+
+
+def _patches(signal: Numbers, kernel: Pair, conv: ConvGeometry, rows: range) -> Numbers:
+    """Return what each weight of a kernel sees, (batch, channel, weight, rows, width): 0 where that is padding."""
+    _, wide = conv.output_size(signal.shape[1:], kernel)
+    patches: Numbers = np.zeros((*signal.shape[:2], math.prod(kernel), len(rows), wide), signal.dtype)
+    for number, (y, x) in enumerate(np.ndindex(kernel)):
+        places_y, seen_y = _seen(signal.shape[2], rows, conv.stride[0], y * conv.dilation[0] - conv.padding[0])
+        places_x, seen_x = _seen(signal.shape[3], range(wide), conv.stride[1], x * conv.dilation[1] - conv.padding[1])
+        patches[:, :, number, places_y, places_x] = signal[:, :, seen_y, seen_x]
+    return patches
+
+
+def _seen(size: int, places: range, step: int, offset: int) -> tuple[slice, slice]:
+    """Return which of `places` look at a neuron of an axis, and at which: place p looks at step * p + offset."""
+    first = max(places.start, -(offset // step))
+    last = max(min(places.stop, (size - 1 - offset) // step + 1), first)
+    seen = range(step * first + offset, step * last + offset, step)
+    return slice(first - places.start, last - places.start), slice(seen.start, max(seen.stop, seen.start), step)

@@ -1,0 +1,1 @@
+"""Run a file on samples: files and data in, traces out."""

@@ -1,0 +1,90 @@
+"""The engines by name: each turns an exported file and pixels into traces, batch by batch.
+
+In: an engine's name, a file, samples. Out: an iterator of traces.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from numpy.typing import NDArray
+
+from nctool.errors import UsageError
+from nctool.fast.engine import FastEngine
+from nctool.ir.inputs import Samples
+from nctool.ir.network import IntNetwork
+from nctool.reference import simulate as reference
+from nctool.reference.trace import Summary, Trace
+from nctool.running.models import Content
+from nctool_deploy.foreign import ForeignFile
+from nctool_deploy.lava import engine as lava
+
+
+@dataclass(frozen=True)
+class Job:
+    """What an engine runs.
+
+    Args:
+        path: the file; `content` is what it holds.
+        content: the file's content.
+        pixels: uint8 (samples, *input shape); integers as `IntegerInput.signal` takes them for a file of another
+            tool.
+        device: `cpu` or `cuda`, for the fast engine.
+        timeout_s: seconds that one run of a subprocess may take.
+        potentials: also keep membrane potentials, in the engine that can: the reference.
+    """
+
+    path: Path
+    content: Content
+    pixels: Samples
+    device: str = "cpu"
+    timeout_s: float = lava.DEFAULT_TIMEOUT_S
+    potentials: bool = False
+
+    @property
+    def network(self) -> IntNetwork:
+        """Return the network."""
+        return self.content.network
+
+
+def _reference(job: Job) -> Iterator[Trace]:
+    return reference.stream(job.network, job.pixels, potentials=job.potentials)
+
+
+def _fast(job: Job) -> Iterator[Trace]:
+    return FastEngine(job.network, device=job.device).traces(job.pixels)
+
+
+def _lava(job: Job) -> Iterator[Trace]:
+    if isinstance(job.content, ForeignFile):
+        return lava.stream_foreign(job.path, job.content, job.pixels, timeout_s=job.timeout_s)
+    pixels: NDArray[Any] = job.pixels  # the input checks what they are
+    return lava.stream(job.path, job.network, pixels, timeout_s=job.timeout_s)
+
+
+ENGINES: dict[str, Callable[[Job], Iterator[Trace]]] = {"reference": _reference, "fast": _fast, "lava": _lava}
+
+
+def traces(name: str, job: Job) -> Iterator[Trace]:
+    """Run `job` on the engine called `name` and yield every spike, batch by batch."""
+    require_engine(name)
+    return ENGINES[name](job)
+
+
+def summaries(name: str, job: Job) -> Iterator[Summary]:
+    """Run `job` on the engine called `name` and yield logits and counts, batch by batch."""
+    require_engine(name)
+    if name == "fast":
+        return FastEngine(job.network, device=job.device).summaries(job.pixels)
+    return (trace.summary() for trace in ENGINES[name](job))
+
+
+def require_engine(name: str, device: str = "cpu") -> None:
+    """Refuse an engine that does not exist, or one that does not run on `device`, with a UsageError."""
+    if name not in ENGINES:
+        raise UsageError(f"unknown engine `{name}`, allowed {', '.join(ENGINES)}")
+    if device != "cpu" and name != "fast":
+        raise UsageError(f"engine `{name}` runs on the CPU only, got device `{device}`", hint="use --engine fast")

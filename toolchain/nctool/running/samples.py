@@ -1,0 +1,241 @@
+"""Find the samples that a model is run on: a data set, or arrays of the user.
+
+In: a model and what the user asked for. Out: samples, labels, and the model set up for them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nctool.errors import RangeError, UsageError
+from nctool.image_arrays import channels_first, how_to_pixels
+from nctool.ir.network import IntArray, IntegerInput, Shape
+from nctool.running.arrays import LABELS, Source, load_array, load_labels, name_of
+from nctool.running.models import Content
+from nctool_deploy.foreign import ForeignFile
+from nctool_deploy.netx import NetxFile
+from nctool_models import is_image_folder, load_dataset
+from nctool_models.datasets.load import NAMES
+
+SPLITS = ("test", "train")
+_MOST_NAMES = 5
+"""Class names that a message lists."""
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """What to run.
+
+    Args:
+        content: the model; a foreign network lasts as long as its samples and knows their range.
+        name: of the samples, for the report.
+        samples: uint8 pixels, or the integers that a foreign network takes.
+        labels: int64 (samples,), or None.
+    """
+
+    content: Content
+    name: str
+    samples: NDArray[np.uint8] | IntArray
+    labels: NDArray[np.int64] | None
+
+
+def choose_samples(
+    content: Content,
+    dataset: str | None,
+    split: str,
+    n_samples: int | None,
+    data_dir: Path | str | None,
+    array: Source | None,
+    label_array: Source | None,
+) -> Chosen:
+    """Return the samples of a data set, or those of `array`.
+
+    Raises:
+        UsageError: the choice is ambiguous or empty, or a file or data set is not there.
+        FormatError: a file is bad.
+        RangeError: the samples or labels do not fit the network.
+    """
+    if array is None:
+        if label_array is not None:
+            raise UsageError("labels without samples", hint="give the samples with --input")
+        if isinstance(content, ForeignFile):
+            raise UsageError(
+                "a netx file of another tool does not say what data it is for", hint="give samples with --input X.npy"
+            )
+        pixels, labels = load_samples(content, dataset, split, n_samples, data_dir)
+        return Chosen(content, f"{dataset or trained_on(content)}/{split}", pixels, labels)
+    name = name_of(array, "input")
+    if dataset is not None:
+        raise UsageError(f"two sources of samples: `{name}` and data set `{dataset}`")
+    _require_no_data_set_options(name, split, data_dir)
+    found = load_array(array)
+    _require_count(n_samples, len(found), name)
+    values: Any = np.asarray(found[:n_samples])
+    answers = None if label_array is None else load_labels(label_array, len(values))
+    if isinstance(content, ForeignFile):
+        values = content.samples(values)
+        content = fitted_to(content, values)
+    else:
+        shape = content.network.input.sample_shape
+        values = channels_first(values, f"`{name}`", shape=shape)
+        _require_pixels(values, shape, name)
+    if answers is not None and answers.max() >= np.prod(content.network.readout.shape):
+        raise _unknown_label(f"`{name_of(label_array, LABELS)}`", answers, int(np.prod(content.network.readout.shape)))
+    return Chosen(content, name, values, answers)
+
+
+def _require_no_data_set_options(name: str, split: str, data_dir: Path | str | None) -> None:
+    for option, is_given in (("--split", split != SPLITS[0]), ("--data-dir", data_dir is not None)):
+        if is_given:
+            raise UsageError(f"{option}: allowed with a data set only, got the samples `{name}`", hint="leave it out")
+
+
+def trained_on(content: Content) -> str | None:
+    """Return the name or path of the data set that a network was trained on, if its file says so."""
+    provenance = None if isinstance(content, ForeignFile) else content.metadata.provenance
+    return None if provenance is None else provenance.dataset
+
+
+def dataset_path(name: str | None) -> Path | None:
+    """Return where the files of a data set lie; None for a built-in one, which has its own folder."""
+    return None if name is None or name in NAMES else Path(name)
+
+
+def require_here(trained: str) -> None:
+    """Refuse the data set that a network was trained on, where that is a path and nothing is there."""
+    if trained not in NAMES and not Path(trained).exists():
+        raise UsageError(
+            f"the network was trained on `{trained}`, which is not here", hint="name the data with --dataset PATH"
+        )
+
+
+def _require_pixels(values: NDArray[Any], shape: Shape, name: str) -> None:
+    if values.dtype == np.uint8 and values.shape[1:] == shape:
+        return
+    hint = "give pixels 0..255 of the size that the network was trained on, before any normalisation"
+    if values.shape[1:] == shape:
+        hint = how_to_pixels("x", values)
+    elif values.shape in (shape, shape[1:], (*shape[1:], shape[0])):
+        hint = "a single sample needs an axis of samples in front: `numpy.save(path, x[None])`"
+    raise RangeError(
+        f"`{name}`: holds {values.dtype} {values.shape}, allowed uint8 (samples, {', '.join(map(str, shape))})", hint
+    )
+
+
+def fitted_to(content: ForeignFile, values: NDArray[Any]) -> ForeignFile:
+    """Return a foreign file whose network lasts as long as `values` do and knows their range.
+
+    Raises:
+        RangeError: the values do not fit the input.
+    """
+    network = content.network
+    has_steps = values.ndim == len(network.input.sample_shape) + 2
+    signal = network.input.signal(values, values.shape[1] if has_steps else network.n_steps)
+    if has_steps:
+        network = replace(network, n_steps=signal.shape[1])
+    low, high = int(signal.min()), int(signal.max())
+    return replace(content, network=replace(network, input=IntegerInput(network.input.shape, low, high)))
+
+
+def load_samples(
+    content: NetxFile, dataset: str | None, split: str, n_samples: int | None, data_dir: Path | str | None
+) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+    """Return pixels, uint8 (samples, *input shape), and labels, int64 (samples,).
+
+    Args:
+        dataset: name, .npz path or folder of images; the one that the network was trained on by default.
+        split: `test` or `train`.
+        n_samples: the first so many; all by default.
+
+    Raises:
+        UsageError: no data set, unknown split, or fewer samples than asked for.
+        RangeError: the samples or labels do not fit the network.
+    """
+    provenance, name = content.metadata.provenance, dataset or trained_on(content)
+    if name is None:
+        raise UsageError("the file does not say which data set it was trained on", hint="name one with --dataset")
+    if dataset is None:
+        require_here(name)
+    network, classes = content.network, provenance.classes if provenance else None
+    n_classes = network.readout.shape[0]
+    return dataset_samples(name, split, n_samples, data_dir, network.input.sample_shape, n_classes, classes)
+
+
+def dataset_samples(
+    name: str,
+    split: str,
+    n_samples: int | None,
+    data_dir: Path | str | None,
+    shape: Shape,
+    n_classes: int,
+    classes: tuple[str, ...] | None,
+) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+    """Return pixels, uint8 (samples, *shape), and labels, int64 (samples,), of a data set given by name or path.
+
+    The images of a folder are brought to the size that the network takes, if it is a square, and made grey or RGB.
+    Their labels are positions in the sorted list of its classes, so the classes must be those of the training.
+
+    Raises:
+        UsageError: no such data set, unknown split, or fewer samples than asked for.
+        RangeError: the samples or labels do not fit a network that takes `shape` and has `n_classes`, or a folder has
+            other classes than `classes`, where they are known.
+    """
+    if split not in SPLITS:
+        raise UsageError(f"unknown split `{split}`, allowed {', '.join(SPLITS)}")
+    size, channels = (_side(shape), _channels(shape)) if is_image_folder(name) else (None, None)
+    data = load_dataset(name, data_dir, image_size=size, channels=channels)
+    pixels, labels = (data.x_test, data.y_test) if split == "test" else (data.x_train, data.y_train)
+    _require_count(n_samples, len(pixels), f"{name}, {split}")
+    _require_fit(name, pixels, labels, shape, n_classes)
+    if is_image_folder(name) and classes is not None:
+        _require_classes(name, data.classes, classes)
+    return pixels[:n_samples], labels[:n_samples]
+
+
+def _side(shape: Shape) -> int | None:
+    """Return the side of square images, None for other samples."""
+    return shape[-1] if len(shape) == 3 and shape[1] == shape[2] else None
+
+
+def _channels(shape: Shape) -> int | None:
+    """Return the channels of images that are grey or RGB, None for other samples."""
+    return shape[0] if len(shape) == 3 and shape[0] in (1, 3) else None
+
+
+def _require_count(n_samples: int | None, available: int, name: str) -> None:
+    if n_samples is not None and not 1 <= n_samples <= available:
+        raise UsageError(f"samples: {n_samples} is out of range, allowed 1..{available} ({name})")
+
+
+def _require_fit(name: str, pixels: NDArray[np.uint8], labels: NDArray[np.int64], shape: Shape, n_classes: int) -> None:
+    if pixels.shape[1:] != shape:
+        raise RangeError(
+            f"data set `{name}`: samples have shape {pixels.shape[1:]}, the network takes {shape}",
+            hint="give the data set that the network was trained on with --dataset",
+        )
+    if labels.max() >= n_classes:
+        raise _unknown_label(f"data set `{name}`", labels, n_classes)
+
+
+def _unknown_label(where: str, labels: NDArray[np.int64], n_classes: int) -> RangeError:
+    from_one = labels.min() >= 1 and labels.max() == n_classes
+    hint = f"classes are 0..{n_classes - 1}: save y - 1" if from_one else None
+    return RangeError(f"{where}: label {labels.max()}, the network has {n_classes} classes", hint)
+
+
+def _require_classes(name: str, got: tuple[str, ...], trained: tuple[str, ...]) -> None:
+    if got != trained:
+        raise RangeError(
+            f"data set `{name}`: has the classes {_shown(got)}, the network was trained on {_shown(trained)}",
+            hint="give it a folder for each class that the network was trained on, of the same name",
+        )
+
+
+def _shown(names: tuple[str, ...]) -> str:
+    shown = ", ".join(names[:_MOST_NAMES])
+    return shown if len(names) <= _MOST_NAMES else f"{shown}, ... ({len(names)} of them)"

@@ -1,1 +1,0 @@
-"""Simulation of an IntNetwork: `reference` is the definition; every engine returns a `Trace`."""

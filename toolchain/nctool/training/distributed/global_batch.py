@@ -1,0 +1,111 @@
+"""One process's rows of a batch, computed as the rows that they are of the whole batch.
+
+In: a model and the rows. Out: the same forward and backward pass as one process would make for all rows, up to the
+order of sums. What couples the rows of a batch is done for all of them:
+
+    noise, dropout   every process draws for the whole batch and takes its rows: the numbers do not depend on how many
+                     processes there are
+    batch norm       mean and variance are those of all rows
+    cross-entropy    the mean becomes this process's part of it: parts add up to the loss, and gradients to its gradient
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from functools import partial
+from types import TracebackType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.overrides import TorchFunctionMode
+
+from nctool.activation.noisy_quant import Mode, NoisyQuantReLU, activations
+from nctool.training.distributed.global_batch_norm import global_batch_norm
+from nctool.training.distributed.ranks import Ranks
+
+_BELOW_ZERO = -1.0
+"""A pre-activation whose activation is 0, so that only noise is left of it."""
+
+
+def global_batch(model: nn.Module, n_rows: int, ranks: Ranks) -> AbstractContextManager[Any]:
+    """Compute with this process's share of a batch of `n_rows` while the block runs, backward pass included."""
+    return nullcontext() if ranks.size == 1 else _GlobalBatch(model, n_rows, ranks)
+
+
+class _GlobalBatch(TorchFunctionMode):
+    """Puts the functions of the table in the place of torch's, and noise behind the activations."""
+
+    def __init__(self, model: nn.Module, n_rows: int, ranks: Ranks) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self._layers, self._n_rows, self._rows = activations(model).values(), n_rows, ranks.rows(n_rows)
+        self._instead: dict[Callable[..., Any], Callable[..., Any]] = {
+            functional.batch_norm: partial(global_batch_norm, ranks),
+            functional.dropout: self._dropout,
+            functional.cross_entropy: self._cross_entropy,
+        }
+        self._silenced: set[nn.Module] = set()
+        self._handles: list[Any] = []
+
+    def __enter__(self) -> _GlobalBatch:
+        for layer in self._layers:
+            before = layer.register_forward_pre_hook(self._silence)
+            self._handles += [before, layer.register_forward_hook(self._add_noise)]
+        super().__enter__()  # type: ignore[no-untyped-call]
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        super().__exit__(kind, error, traceback)  # type: ignore[no-untyped-call]
+        for handle in self._handles:
+            handle.remove()
+
+    def __torch_function__(
+        self,
+        function: Callable[..., Any],
+        types: Sequence[type],
+        args: Sequence[Any] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        return self._instead.get(function, function)(*args, **(kwargs or {}))
+
+    def _own(self, values: Tensor) -> Tensor:
+        """Return this process's rows of each time step."""
+        by_step: Tensor = values.unflatten(0, (-1, self._n_rows))
+        return by_step[:, self._rows].flatten(0, 1)
+
+    def _whole(self, x: Tensor, value: float) -> Tensor:
+        """Return a tensor for all rows of what `x` is of this process's rows, filled with one value."""
+        n_steps = max((layer.window for layer in self._layers), default=0) or 1
+        whole = x.new_full((n_steps * self._n_rows, *x.shape[1:]), value)
+        return whole.contiguous(memory_format=torch.channels_last) if _is_channels_last(x) else whole
+
+    def _silence(self, layer: NoisyQuantReLU, _inputs: tuple[Tensor]) -> None:
+        """Let a noisy activation draw nothing for this process's rows alone."""
+        if layer.mode is Mode.NOISY:
+            layer.training = False
+            self._silenced.add(layer)
+
+    def _add_noise(self, layer: NoisyQuantReLU, inputs: tuple[Tensor], output: Tensor) -> Tensor | None:
+        """Let it draw for all rows, and add this process's part."""
+        if layer not in self._silenced:
+            return None
+        self._silenced.remove(layer)
+        layer.training = True
+        with torch.no_grad():
+            noise = layer.forward(self._whole(inputs[0], _BELOW_ZERO))
+        return output + self._own(noise)
+
+    def _dropout(self, x: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False) -> Tensor:
+        kept = self._own(functional.dropout(self._whole(x.detach(), 1.0), p, training))
+        return x.mul_(kept) if inplace else x * kept
+
+    def _cross_entropy(self, logits: Tensor, labels: Tensor, **options: Any) -> Tensor:
+        return functional.cross_entropy(logits, labels, **(options | {"reduction": "sum"})) / self._n_rows
+
+
+def _is_channels_last(x: Tensor) -> bool:
+    return x.ndim == 4 and not x.is_contiguous() and x.is_contiguous(memory_format=torch.channels_last)

@@ -1,0 +1,1 @@
+"""Compare what runs with what was designed, and explain the first difference."""
