@@ -106,9 +106,10 @@ def test_the_wheel_holds_the_three_packages_and_nothing_else(wheel):
     assert names == set().union(*map(sources, PACKAGES))
 
 
-def test_the_wheel_holds_the_recipes_the_targets_and_the_licence(wheel):
+def test_the_wheel_holds_types_recipes_targets_and_the_licence(wheel):
     with ZipFile(wheel) as archive:
         names = archive.namelist()
+    assert {f"{package}/py.typed" for package in PACKAGES} <= set(names)
     assert "nctool_models/recipes/digits-cnn.toml" in names
     assert "nctool_deploy/targets/files/loihi2.toml" in names
     assert "nctool-0.1.0.dist-info/licenses/LICENSE" in names

@@ -164,3 +164,9 @@ def test_every_benchmark_in_the_text_takes_its_arguments(command: str, monkeypat
             main()
     else:
         assert not arguments
+
+
+def test_the_citation_names_the_version_that_is_built() -> None:
+    version = re.search(r'^version = "(.+)"', (ROOT / "pyproject.toml").read_text(encoding="utf-8"), re.MULTILINE)
+    assert version
+    assert f"\nversion: {version[1]}\n" in (ROOT / "CITATION.cff").read_text(encoding="utf-8")
