@@ -80,7 +80,6 @@ def test_defaults_fill_what_is_left_out():
         "learning_rate": 0.05,
         "momentum": 0.9,
         "weight_decay": 5e-4,
-        "schedule": "cosine",
         "crop_padding": 0,
         "auto_augment": "none",
         "horizontal_flip": False,
@@ -88,6 +87,12 @@ def test_defaults_fill_what_is_left_out():
         "precision": "float32",
         "deterministic": False,
     }
+
+
+def test_the_schedule_of_an_older_recipe_is_dropped():
+    recipe = parse_recipe(TEXT.replace("[training]", '[training]\nschedule = "cosine"'))
+    assert recipe == parse_recipe(TEXT)
+    assert "schedule" not in recipe.to_toml()
 
 
 def test_a_recipe_is_frozen():
@@ -179,7 +184,7 @@ def test_an_override_below_a_value_is_refused():
 
 TOP = "name, description, seed, data, input, model, activation, noise, chip, training, finetune"
 TRAINING = (
-    "epochs, batch_size, learning_rate, momentum, weight_decay, schedule, "
+    "epochs, batch_size, learning_rate, momentum, weight_decay, "
     "crop_padding, horizontal_flip, auto_augment, cutout, precision, deterministic"
 )
 
@@ -241,7 +246,11 @@ TRAINING = (
         ("training.learning_rate=inf", "`training.learning_rate` is inf, allowed: a number above 0"),
         ("training.horizontal_flip=1", "`training.horizontal_flip` is 1, allowed: true or false"),
         ("training.auto_augment=svhn", '`training.auto_augment` is "svhn", allowed: none, cifar10, imagenet'),
-        ("training.schedule=step", '`training.schedule` is "step", allowed: cosine'),
+        (
+            "training.schedule=step",
+            '`training.schedule` is "step", allowed: cosine\n'
+            "hint: leave it out: the learning rate always follows a cosine",
+        ),
         ("noise.source=idael", '`noise.source` is "idael", allowed: ideal, none, chip\nhint: did you mean `ideal`?'),
         ("noise.steps=65", "`noise.steps` is 65, allowed: a whole number 1..64"),
         ("chip.units=65", "`chip.units` is 65, allowed: a whole number 1..64"),
@@ -462,7 +471,6 @@ batch_size = 128
 learning_rate = 0.05
 momentum = 0.9
 weight_decay = 0.0005
-schedule = "cosine"
 crop_padding = 0
 horizontal_flip = false
 auto_augment = "none"

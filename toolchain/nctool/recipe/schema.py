@@ -151,9 +151,21 @@ def parse_recipe(text: str, overrides: Overrides = (), seed: int | None = None, 
     """
     content = parse_document(text, _KIND, source)
     override(content, overrides)
+    _drop_schedule(content, source)
     if seed is not None:
         content["seed"] = seed
     return consistent(validate_document(content, Recipe, _KIND, source), source)
+
+
+def _drop_schedule(content: dict[str, Any], source: str) -> None:
+    """Drop `training.schedule`, a key of recipes and checkpoints of older versions that had one value."""
+    training = content.get("training")
+    schedule = training.pop("schedule", "cosine") if isinstance(training, dict) else "cosine"
+    if schedule != "cosine":
+        raise RecipeError(
+            f"recipe `{source}`: `training.schedule` is {literal(schedule)}, allowed: cosine",
+            hint="leave it out: the learning rate always follows a cosine",
+        )
 
 
 def consistent(recipe: Recipe, source: str) -> Recipe:

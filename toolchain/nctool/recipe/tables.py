@@ -206,7 +206,6 @@ class TrainingSettings(Table):
     learning_rate: float = _positive(0.05)
     momentum: float = _fraction(0.9)
     weight_decay: float = _fraction(5e-4)
-    schedule: Literal["cosine"] = Field(default="cosine", description="cosine")
     crop_padding: int = whole(0, 64, 0)
     horizontal_flip: bool = Field(default=False, description="true or false")
     auto_augment: Literal["none", "cifar10", "imagenet"] = Field(default="none", description="none, cifar10, imagenet")
