@@ -1,8 +1,8 @@
 """The image data sets of the model zoo, all in one shape.
 
 In: a name, or the path of an .npz file or of a folder of images, and a folder for downloads. Out: a `Dataset` of uint8
-arrays, all of it in memory. `digits` needs scikit-learn, every other name and folders of images need torchvision; each
-is imported by its loader only.
+arrays, all of it in memory. `digits` is part of this package; every other name and folders of images need torchvision,
+which is imported by their loaders only.
 """
 
 from __future__ import annotations
@@ -26,11 +26,10 @@ from nctool_models.datasets.torchvision_files import SOURCES, load_torchvision
 
 NAMES = tuple(sorted(("digits", TINY_IMAGENET, *SOURCES)))
 """The built-in data sets."""
-_DIGITS_LARGEST = 16
-"""Pixel values of scikit-learn's digits are 0..16 (its data set description)."""
-_DIGITS_TEST_FRACTION = 0.2
-_DIGITS_SPLIT_SEED = 0
-"""The test images of `digits` are the same for every recipe and every seed."""
+_DIGITS = Path(__file__).with_name("digits.npz")
+"""The 1,797 grey images of 8x8 pixels that scikit-learn (BSD-3) has as `load_digits`, their values 0..16 scaled to
+0..255; a fifth of each class, drawn at random, is the test split. Source: E. Alpaydin, C. Kaynak, Optical Recognition
+of Handwritten Digits, UCI Machine Learning Repository, doi 10.24432/C50P49, CC BY 4.0."""
 _CHUNK = 1024
 """Images that statistics are taken of at a time."""
 
@@ -100,7 +99,7 @@ def load_dataset(
     if name.endswith(".npz"):
         return _dataset(name, *read_npz(Path(name)))
     if name == "digits":
-        return _digits()
+        return _dataset(name, *read_npz(_DIGITS))
     if name in SOURCES:
         return replace(_dataset(name, *load_torchvision(name, folder, download)), data_dir=named)
     raise UsageError(
@@ -197,20 +196,6 @@ def stratified_split(
         members = generator.permutation(np.flatnonzero(labels == label))
         in_second[members[: round(len(members) * fraction)]] = True
     return np.flatnonzero(~in_second), np.flatnonzero(in_second)
-
-
-def _digits() -> Dataset:
-    """Load scikit-learn's 1,797 digits of 8x8 pixels; a fifth of each class is the test split."""
-    try:
-        from sklearn.datasets import load_digits
-    except ImportError as error:
-        raise UsageError("data set `digits` needs scikit-learn", hint="pip install scikit-learn") from error
-    bunch = load_digits()
-    images = np.rint(bunch.images[:, None] * (255 / _DIGITS_LARGEST)).astype(np.uint8)
-    labels = bunch.target.astype(np.int64)
-    train, test = stratified_split(labels, _DIGITS_TEST_FRACTION, _DIGITS_SPLIT_SEED)
-    classes = tuple(str(digit) for digit in range(10))
-    return _dataset("digits", classes, images[train], labels[train], images[test], labels[test])
 
 
 def _dataset(
