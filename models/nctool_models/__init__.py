@@ -1,6 +1,6 @@
 """The model zoo: recipes, the networks that they name, and the images that they train on.
 
-    load_recipe(name_or_path, overrides, seed) -> Recipe        zoo · recipes/*.toml
+    load_recipe(name_or_path, overrides, seed) -> Recipe        recipes
     load_dataset(name, data_dir, image_size) -> Dataset         datasets
     training_data(dataset, fraction, seed) -> TrainingData      datasets
     build_model(model, input_shape, n_classes, activation)      architectures
@@ -9,9 +9,10 @@
 May import nctool; nctool imports it from the command line only.
 """
 
-from nctool_models.architectures import build_model, restore_model
-from nctool_models.datasets.load import Dataset, is_image_folder, load_dataset, training_data
-from nctool_models.zoo import list_recipes, load_recipe, recipe_path
+from nctool_models.architectures.build import build_model, restore_model
+from nctool_models.datasets.dataset import Dataset, training_data
+from nctool_models.datasets.load import is_image_folder, load_dataset
+from nctool_models.recipes.load import list_recipes, load_recipe, recipe_path
 
 __all__ = [
     "Dataset",

@@ -16,7 +16,7 @@ from nctool.recipe.schema import (
     VggSettings,
 )
 from nctool_models import build_model
-from nctool_models.architectures.residual_block import ResidualBlock
+from nctool_models.architectures.stack import ResidualBlock
 
 ACTIVATION = ActivationSettings(levels=3, threshold_init=2.5)
 CONVERTIBLE = (

@@ -1,6 +1,7 @@
 """Data sets: what they hold, how they are split, and what a refusal says. No test reaches the network."""
 
 import hashlib
+import io
 import os
 import pickle
 import struct
@@ -19,8 +20,8 @@ from nctool.recipe.schema import TrainingSettings
 from nctool.training.images.augment import augment
 from nctool.training.images.coding import RateCoding
 from nctool_models import load_dataset, training_data
-from nctool_models.datasets.load import default_data_dir, stratified_split
-from nctool_models.datasets.torchvision_files import _answers
+from nctool_models.datasets.dataset import stratified_split
+from nctool_models.datasets.load import default_data_dir
 
 HINT = (
     "\nhint: the file holds x_train, y_train, x_test, y_test: uint8 images (N, H, W) or (N, H, W, C), whole labels (N,)"
@@ -78,15 +79,15 @@ def test_a_split_takes_the_same_part_of_every_class():
 
 def test_held_out_images_are_training_images_chosen_by_the_seed():
     digits = load_dataset("digits")
-    one, again, other = (training_data(digits, 0.1, seed) for seed in (1, 1, 2))
-    assert (len(one.train), len(one.held_out), len(one.test)) == (1295, 143, 359)
-    assert torch.equal(one.held_out.images, again.held_out.images)
-    assert not torch.equal(one.held_out.images, other.held_out.images)
-    assert torch.equal(one.test.images, other.test.images)
-    together = torch.cat([one.train.images, one.held_out.images]).flatten(1).tolist()
+    data, again, of_seed_2 = (training_data(digits, 0.1, seed) for seed in (1, 1, 2))
+    assert (len(data.train), len(data.held_out), len(data.test)) == (1295, 143, 359)
+    assert torch.equal(data.held_out.images, again.held_out.images)
+    assert not torch.equal(data.held_out.images, of_seed_2.held_out.images)
+    assert torch.equal(data.test.images, of_seed_2.test.images)
+    together = torch.cat([data.train.images, data.held_out.images]).flatten(1).tolist()
     assert sorted(together) == sorted(digits.x_train.reshape(1438, -1).tolist())
-    assert (one.name, one.classes, one.input_shape) == ("digits", digits.classes, (1, 8, 8))
-    assert (one.normalisation.mean, one.normalisation.std) == (digits.mean, digits.std)
+    assert (data.name, data.classes, data.input_shape) == ("digits", digits.classes, (1, 8, 8))
+    assert (data.normalisation.mean, data.normalisation.std) == (digits.mean, digits.std)
 
 
 # --- .npz -------------------------------------------------------------------------------------------------------------
@@ -136,8 +137,8 @@ def test_images_lie_row_by_row(write, axes):
     """Also those of one channel, whose strides torch would else read as channels-last."""
     images = np.zeros(axes, np.uint8)
     dataset = load_dataset(str(write(x_train=images, x_test=images[:3])))
-    for found in (dataset.x_train, dataset.x_test, load_dataset("digits").x_test):
-        assert found.strides == np.empty(found.shape, np.uint8).strides
+    for array in (dataset.x_train, dataset.x_test, load_dataset("digits").x_test):
+        assert array.strides == np.empty(array.shape, np.uint8).strides
 
 
 @pytest.mark.vision
@@ -357,21 +358,30 @@ def test_images_whose_order_the_shape_does_not_tell_are_read_as_the_file_says(wr
         f"`{path}`, key `x_train`: got images {images.shape}, allowed: a shape that tells which axis the channels are\n"
         f"hint: {ORDER}"
     )
-    found = load_dataset(str(write(x_train=images, x_test=images[:3], layout=layout)))
-    np.testing.assert_array_equal(found.x_train, images.transpose(axes))
-    np.testing.assert_array_equal(found.x_test, images[:3].transpose(axes))
+    dataset = load_dataset(str(write(x_train=images, x_test=images[:3], layout=layout)))
+    np.testing.assert_array_equal(dataset.x_train, images.transpose(axes))
+    np.testing.assert_array_equal(dataset.x_test, images[:3].transpose(axes))
 
 
 @pytest.mark.parametrize("shape", [(34, 34, 2), (28, 28, 1), (3, 4, 1), (3, 5, 2), (2, 2, 1)])
 def test_channels_fewer_than_rows_and_columns_come_last(write, shape):
     images = np.random.default_rng(0).integers(0, 256, (6, *shape), dtype=np.uint8)
-    found = load_dataset(str(write(x_train=images, x_test=images[:3]))).x_train
-    np.testing.assert_array_equal(found, images.transpose(0, 3, 1, 2))
+    dataset = load_dataset(str(write(x_train=images, x_test=images[:3])))
+    np.testing.assert_array_equal(dataset.x_train, images.transpose(0, 3, 1, 2))
 
 
 # --- MNIST and Fashion-MNIST ------------------------------------------------------------------------------------------
 
 FILES = "train-images-idx3-ubyte, train-labels-idx1-ubyte, t10k-images-idx3-ubyte, t10k-labels-idx1-ubyte"
+
+
+@pytest.fixture
+def servers_answer(monkeypatch):
+    monkeypatch.setattr("nctool_models.datasets.torchvision_files.urlopen", lambda request, timeout: io.BytesIO())
+
+
+def offline(*_args, **_options):
+    raise URLError("no route to host")
 
 
 def idx(array) -> bytes:
@@ -436,11 +446,8 @@ def test_what_is_missing_is_not_downloaded_when_not_wanted(tmp_path):
 
 
 @pytest.mark.vision
+@pytest.mark.usefixtures("servers_answer")
 def test_a_failed_download_says_what_to_put_where(tmp_path, monkeypatch, capsys):
-    def offline(*_args, **_options):
-        raise URLError("no route to host")
-
-    monkeypatch.setattr("nctool_models.datasets.torchvision_files._answers", lambda address: True)
     monkeypatch.setattr("torchvision.datasets.mnist.download_and_extract_archive", offline)
     assert refusal(UsageError, "fashion-mnist", tmp_path / "new") == (
         f"cannot download data set `fashion-mnist` to `{tmp_path}/new`\n"
@@ -462,8 +469,7 @@ def test_a_data_set_that_no_server_answers_for_is_said_at_once(tmp_path, monkeyp
         raise URLError("no route to host")
 
     monkeypatch.setattr("nctool_models.datasets.torchvision_files.urlopen", silent)
-    found = refusal(UsageError, name, tmp_path / "new")
-    assert found.startswith(
+    assert refusal(UsageError, name, tmp_path / "new").startswith(
         f"cannot download data set `{name}` to `{tmp_path}/new`: none of its servers answers\nhint: put "
     )
     said = f"data set `{name}` is not in `{tmp_path}/new`: downloading it\n"
@@ -473,12 +479,16 @@ def test_a_data_set_that_no_server_answers_for_is_said_at_once(tmp_path, monkeyp
     assert not (tmp_path / "new").exists()
 
 
-def test_a_server_that_refuses_has_answered(monkeypatch):
+@pytest.mark.vision
+def test_a_server_that_refuses_has_answered(tmp_path, monkeypatch):
+    """It may refuse the question and give the file: torchvision then says that it does not."""
+
     def refuse(request, timeout):
         raise HTTPError(request.full_url, 403, "Forbidden", Message(), None)
 
     monkeypatch.setattr("nctool_models.datasets.torchvision_files.urlopen", refuse)
-    assert _answers("https://example.org/")
+    monkeypatch.setattr("torchvision.datasets.mnist.download_and_extract_archive", offline)
+    assert refusal(UsageError, "mnist", tmp_path).startswith(f"cannot download data set `mnist` to `{tmp_path}`\n")
 
 
 @pytest.mark.vision
@@ -490,6 +500,7 @@ def test_the_folder_that_was_named_is_remembered(tmp_path, monkeypatch):
 
 
 @pytest.mark.vision
+@pytest.mark.usefixtures("servers_answer")
 def test_a_download_fills_the_folder(tmp_path, monkeypatch):
     def download(*, url, download_root, **_options):
         (Path(download_root) / url.rpartition("/")[2].removesuffix(".gz")).write_bytes(
@@ -499,7 +510,6 @@ def test_a_download_fills_the_folder(tmp_path, monkeypatch):
     def archive(url, download_root, filename=None, md5=None):
         download(url=url, download_root=download_root)
 
-    monkeypatch.setattr("nctool_models.datasets.torchvision_files._answers", lambda address: True)
     monkeypatch.setattr("torchvision.datasets.mnist.download_and_extract_archive", archive)
     assert load_dataset("mnist", tmp_path / "new").x_train.shape == (5, 1, 28, 28)
 
@@ -609,11 +619,8 @@ def test_missing_cifar_files_are_those_that_torchvision_reads(tmp_path, name):
 
 
 @pytest.mark.vision
+@pytest.mark.usefixtures("servers_answer")
 def test_a_failed_download_of_cifar_says_what_to_put_where(tmp_path, monkeypatch, capsys):
-    def offline(*_args, **_options):
-        raise URLError("no route to host")
-
-    monkeypatch.setattr("nctool_models.datasets.torchvision_files._answers", lambda address: True)
     monkeypatch.setattr("torchvision.datasets.cifar.download_and_extract_archive", offline)
     assert refusal(UsageError, "cifar100", tmp_path) == (
         f"cannot download data set `cifar100` to `{tmp_path}`\n"

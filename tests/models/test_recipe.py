@@ -24,7 +24,7 @@ from nctool.recipe.schema import (
     read_recipe,
 )
 from nctool.toml_text import literal, parse, parse_value
-from nctool_models.zoo import list_recipes, load_recipe, recipe_path
+from nctool_models.recipes.load import list_recipes, load_recipe, recipe_path
 
 RECIPES = (
     "cifar10-resnet18",

@@ -14,14 +14,8 @@ import numpy.typing as npt
 from nctool.errors import FormatError, NctoolError, RangeError, UsageError
 from nctool.image_arrays import CHANNEL_AXES, channels_first, how_to_class_numbers, how_to_pixels, row_by_row
 from nctool.reading import cannot_read, plain_file
+from nctool_models.datasets.dataset import Arrays
 
-Arrays = tuple[
-    tuple[str, ...],
-    npt.NDArray[np.uint8],
-    npt.NDArray[np.int64],
-    npt.NDArray[np.uint8],
-    npt.NDArray[np.int64],
-]
 _KEYS = ("x_train", "y_train", "x_test", "y_test")
 _OPTIONAL = ("classes", "layout")
 _MOST_CLASSES = 65536

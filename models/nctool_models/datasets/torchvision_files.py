@@ -22,7 +22,7 @@ from nctool.errors import FormatError, UsageError
 from nctool.files import make_directory
 from nctool.image_arrays import row_by_row
 from nctool.processes import rank_and_size
-from nctool_models.datasets.npz import Arrays
+from nctool_models.datasets.dataset import Arrays
 
 PATIENCE_S = 4.0
 """Seconds that a server may take to answer at all."""
@@ -72,7 +72,7 @@ SOURCES = {
 """The data sets that torchvision reads, by name."""
 
 
-def load_torchvision(name: str, data_dir: Path, download: bool) -> Arrays:
+def read_torchvision(name: str, data_dir: Path, download: bool) -> Arrays:
     """Read a data set from its folder below `data_dir`, after downloading it when it is not there.
 
     Args:
@@ -140,7 +140,7 @@ def _read(
     where = f"data set `{name}`, `{Path(data_dir) / source.folder / source.parts[not train]}`"
     try:
         split = loader(str(data_dir), train=train, download=False)
-        classes = tuple(str(each) for each in split.classes)
+        classes = tuple(map(str, split.classes))
         images, labels = np.asarray(split.data), np.asarray(split.targets, dtype=np.int64)
     except (RuntimeError, OSError, ValueError, AssertionError, TypeError, KeyError, IndexError) as error:
         raise _bad(source, where, source.damage) from error

@@ -2,7 +2,7 @@
 
 In: TOML text or a file, overrides, a seed. Out: `Recipe`, or a RecipeError that names the key, the value got and what
 is allowed. Imports of nctool only errors, its tables, its overrides and the TOML helpers; where the built-in recipes
-lie is known to `nctool_models.zoo` only.
+lie is known to `nctool_models.recipes.load` only.
 """
 
 from __future__ import annotations

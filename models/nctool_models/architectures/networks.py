@@ -1,11 +1,14 @@
-"""Networks without a skip connection: dense, LeNet, VGG.
+"""The networks that recipes name: dense, LeNet, VGG, and residual networks for small images.
 
 In: a stack to append to, settings. Out: the stack, up to what stands before the last dense layer.
 """
 
 from __future__ import annotations
 
-from nctool.recipe.schema import CnnSettings, LenetSettings, MlpSettings, SmallVggSettings, VggSettings
+from collections.abc import Callable
+from typing import Any
+
+from nctool.recipe.schema import CnnSettings, LenetSettings, MlpSettings, ResnetSettings, SmallVggSettings, VggSettings
 from nctool_models.architectures.stack import Stack
 
 _LENET_KERNEL = 5
@@ -14,6 +17,14 @@ _VGG_STAGES = {
     16: ((64, 64), (128, 128), (256, 256, 256), (512, 512, 512), (512, 512, 512)),
 }
 """Channels of the convolutions of each stage. Source: Simonyan and Zisserman, arXiv 1409.1556, table 1, A and D."""
+_RESNET_STAGES = {
+    8: ((16, 1), (32, 1), (64, 1)),
+    18: ((64, 2), (128, 2), (256, 2), (512, 2)),
+    20: ((16, 3), (32, 3), (64, 3)),
+    34: ((64, 3), (128, 4), (256, 6), (512, 3)),
+}
+"""Channels and number of blocks of each stage. Source: He et al., arXiv 1512.03385, section 4.2 for the depths 6n + 2,
+table 1 for 18 and 34, whose stem is the 3x3 convolution of the others here: the images are small."""
 
 
 def mlp(stack: Stack, model: MlpSettings) -> None:
@@ -56,3 +67,24 @@ def vgg(stack: Stack, model: VggSettings) -> None:
     stack.flatten().dropout(model.dropout)
     for width in model.hidden:
         stack.dense(width).activation().dropout(model.dropout)
+
+
+def resnet(stack: Stack, model: ResnetSettings) -> None:
+    """Append a 3x3 stem, stages of residual blocks and global pooling; every stage but the first halves the sides."""
+    stages = _RESNET_STAGES[model.depth]
+    stack.convolution(stages[0][0], 3, padding=1).activation()
+    for number, (channels, blocks) in enumerate(stages):
+        for block in range(blocks):
+            stack.block(channels, stride=2 if number > 0 and block == 0 else 1)
+    stack.global_pool().flatten()
+
+
+NETWORKS: dict[str, Callable[[Stack, Any], None]] = {
+    "mlp": mlp,
+    "cnn": cnn,
+    "lenet": lenet,
+    "small-vgg": small_vgg,
+    "vgg": vgg,
+    "resnet": resnet,
+}
+"""What appends the layers of an architecture, by the name that recipes give it; it takes its settings."""

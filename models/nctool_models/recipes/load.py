@@ -1,4 +1,4 @@
-"""The built-in recipes: one TOML file for each experiment, in the folder `recipes` beside this module.
+"""The built-in recipes: one TOML file for each experiment, beside this module.
 
 In: a recipe's name or the path of a recipe file. Out: its path, or the resolved `Recipe`.
 """
@@ -12,7 +12,7 @@ from pathlib import Path
 from nctool.errors import RecipeError
 from nctool.recipe.schema import Overrides, Recipe, read_recipe
 
-_FOLDER = Path(__file__).parent / "recipes"
+_FOLDER = Path(__file__).parent
 _SUFFIX = ".toml"
 
 
@@ -29,7 +29,7 @@ def recipe_path(name: str) -> Path:
     """
     known = list_recipes()
     if name not in known:
-        near = " or ".join(f"`{each}`" for each in get_close_matches(name, known))
+        near = " or ".join(f"`{match}`" for match in get_close_matches(name, known))
         way_out = f"did you mean {near}?" if near else "a recipe of your own is given by the path of its .toml file;"
         raise RecipeError(f"unknown recipe `{name}`", hint=f"{way_out} `nctool recipes` lists those built in")
     return _FOLDER / f"{name}{_SUFFIX}"
