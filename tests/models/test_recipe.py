@@ -23,7 +23,7 @@ from nctool.recipe.schema import (
     parse_recipe,
     read_recipe,
 )
-from nctool.toml_text import literal, parse, parse_value
+from nctool.toml import literal, parse_value
 from nctool_models.recipes.load import list_recipes, load_recipe, recipe_path
 
 RECIPES = (
@@ -524,7 +524,7 @@ def test_a_resolved_recipe_reads_back_equal(model, description, data, seed, rate
 
 @given(st.recursive(texts | st.integers(-(2**60), 2**60) | st.booleans() | st.floats(allow_nan=False), st.lists))
 def test_a_literal_reads_back_equal(value):
-    assert parse(f"value = {literal(value)}")["value"] == value
+    assert parse_value(literal(value)) == value
 
 
 @pytest.mark.parametrize(

@@ -15,8 +15,7 @@ from pydantic.fields import FieldInfo
 import nctool
 from nctool.cli.application import app
 from nctool.recipe.schema import Recipe
-from nctool.toml_schema import _tables_of, _tags
-from nctool.toml_text import literal
+from nctool.toml import literal, tables_of, tags_of
 from nctool_models import list_recipes
 from nctool_models.datasets.load import NAMES
 from tests.support.markdown import FENCE, PAGES, ROOT, Block, blocks, page_text, rows, sections
@@ -71,7 +70,7 @@ def test_the_page_of_recipes_says_of_every_key_what_it_allows_and_its_default() 
     assert len(tables) == len(Recipe.model_fields) - 3 == len(documented) - 1
     for name, field in tables.items():
         if name != "model":
-            (table,) = _tables_of(field)
+            (table,) = tables_of(field)
             expected = [key_row(key, each) for key, each in table.model_fields.items()]
             assert [row[:3] for row in documented[f"`[{name}]`"]] == expected, name
 
@@ -83,8 +82,8 @@ def test_the_page_of_recipes_says_of_every_network_what_its_keys_allow() -> None
         found.append((network[0], *others))
     expected = [
         (tag, *key_row(key, field))
-        for table in _tables_of(Recipe.model_fields["model"])
-        for tag in _tags(table)
+        for table in tables_of(Recipe.model_fields["model"])
+        for tag in tags_of(table)
         for key, field in table.model_fields.items()
         if key != "architecture"
     ]

@@ -12,7 +12,7 @@ from torch.nn import functional
 
 from nctool.activation.noisy_quant import NoisyQuantReLU, unrolled
 from nctool.errors import EngineError, UsageError
-from nctool.processes import rank_and_size
+from nctool.torchrun import rank_and_size
 from nctool.training.distributed.global_batch import global_batch
 from nctool.training.distributed.global_batch_norm import global_batch_norm
 from nctool.training.distributed.ranks import ALONE, Ranks

@@ -106,3 +106,16 @@ def first_line(error: Exception) -> str:
     """Return what a library says, as a part of a message: one line in lower case that a terminal only prints."""
     line = (str(error).splitlines() or [type(error).__name__])[0].lower()
     return "".join(character if character.isprintable() else "?" for character in line)
+
+
+_NO_CPU_MEMORY = "DefaultCPUAllocator: can't allocate memory"
+"""How torch begins to say it of the CPU: it has no type of error for that."""
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Return True for memory that could not be had, of the machine or of a device.
+
+    torch's error of a device is known by its name: this module must be loaded without torch.
+    """
+    is_of_device = any(kind.__name__ == "OutOfMemoryError" for kind in type(error).__mro__)
+    return isinstance(error, MemoryError) or is_of_device or _NO_CPU_MEMORY in str(error)

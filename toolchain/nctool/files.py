@@ -1,6 +1,6 @@
-"""Write files so that a reader sees the old content or the new one, never a part.
+"""Files: a plain one to read; written so that a reader sees the old content or the new one, never a part.
 
-In: a path and a way to fill it. Out: the file, or a UsageError and nothing at all. Imports only errors.
+In: a path, and a way to fill it. Out: the path of a plain file; the file written, or a UsageError and nothing at all.
 """
 
 from __future__ import annotations
@@ -8,16 +8,40 @@ from __future__ import annotations
 import fcntl
 import os
 import shutil
+import stat
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from errno import EISDIR
+from errno import EINVAL, EISDIR
 from pathlib import Path
 
 from nctool.errors import UsageError
 
 PREFIX, SUFFIX = ".nctool-", ".part"
 """Of the name of a folder for a file that is being written."""
+_KINDS = {stat.S_IFIFO: "a pipe", stat.S_IFSOCK: "a socket", stat.S_IFCHR: "a device", stat.S_IFBLK: "a device"}
+
+
+def plain_file(path: Path | str) -> Path:
+    """Return the path of a plain file; links are followed.
+
+    Nothing else may be opened: a pipe without a writer would be waited for, a device may never end.
+
+    Raises:
+        OSError: there is none, it cannot be reached, or something else lies there.
+    """
+    path = Path(path)
+    kind = stat.S_IFMT(path.stat().st_mode)
+    if kind == stat.S_IFDIR:
+        raise IsADirectoryError(EISDIR, os.strerror(EISDIR))
+    if kind != stat.S_IFREG:
+        raise OSError(EINVAL, f"it is {_KINDS.get(kind, 'something else')}, allowed: a file")
+    return path
+
+
+def cannot_read(path: Path, error: OSError, what: str = "") -> UsageError:
+    """Describe a failed read by its path and the system's reason; `what` is what messages call the file."""
+    return UsageError(f"cannot read {what}`{path}`: {(error.strerror or str(error)).lower()}")
 
 
 @contextmanager

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 
-from nctool.toml_text import parse_value
+from nctool.toml import parse_value
 
 _ARGUMENTS = {"o": "output", "set": "overrides", "timeout": "timeout_s"}
 """Arguments that are called otherwise than their options."""

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nctool.errors import FormatError, NctoolError, UnsupportedError, UsageError, first_line
-from nctool.reading import cannot_read, plain_file
+from nctool.files import cannot_read, plain_file
 
 MAX_TEXT_BYTES = 2**20
 MAX_SIZE = 2**24 - 1

@@ -16,7 +16,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field
 
 from nctool.errors import UsageError
-from nctool.toml_schema import DocumentKind, closest, parse_document, read_document, validate_document
+from nctool.toml import DocumentKind, closest, parse_document, read_document, validate_document
 
 
 class _Table(BaseModel):

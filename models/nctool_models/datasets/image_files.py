@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from nctool.errors import FormatError, NctoolError, RangeError
-from nctool.reading import cannot_read, plain_file
+from nctool.files import cannot_read, plain_file
 
 Size = tuple[int, int]
 """Height and width in pixels."""

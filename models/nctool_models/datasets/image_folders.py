@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from nctool.errors import FormatError, UsageError
-from nctool.reading import cannot_read, plain_file
+from nctool.files import cannot_read, plain_file
 from nctool_models.datasets.dataset import Arrays
 from nctool_models.datasets.image_files import RGB, ImageReader
 from nctool_models.datasets.torchvision_files import import_torchvision

@@ -14,7 +14,7 @@ from functools import partial
 from pathlib import Path
 
 from nctool.errors import UsageError
-from nctool.toml_schema import closest
+from nctool.toml import closest
 from nctool_models.datasets.dataset import Arrays, Dataset
 from nctool_models.datasets.image_files import RGB
 from nctool_models.datasets.image_folders import TINY_IMAGENET, read_folder, read_tiny_imagenet

@@ -12,8 +12,8 @@ import numpy as np
 import numpy.typing as npt
 
 from nctool.errors import FormatError, NctoolError, RangeError, UsageError
+from nctool.files import cannot_read, plain_file
 from nctool.image_arrays import CHANNEL_AXES, channels_first, how_to_class_numbers, how_to_pixels, row_by_row
-from nctool.reading import cannot_read, plain_file
 from nctool_models.datasets.dataset import Arrays
 
 _KEYS = ("x_train", "y_train", "x_test", "y_test")

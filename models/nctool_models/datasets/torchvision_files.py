@@ -21,7 +21,7 @@ import numpy.typing as npt
 from nctool.errors import FormatError, UsageError
 from nctool.files import make_directory
 from nctool.image_arrays import row_by_row
-from nctool.processes import rank_and_size
+from nctool.torchrun import rank_and_size
 from nctool_models.datasets.dataset import Arrays
 
 PATIENCE_S = 4.0

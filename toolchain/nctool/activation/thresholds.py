@@ -19,8 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from nctool.allocation import is_allocation_failure
-from nctool.errors import RangeError, UsageError, first_line
+from nctool.errors import RangeError, UsageError, first_line, is_out_of_memory
 
 PERCENTILE = 99.9
 """Of the positive values of an activation: its threshold. What lies above is clipped."""
@@ -107,7 +106,7 @@ def images_fit(images: Tensor, called: str = "images") -> Iterator[None]:
     try:
         yield
     except (RuntimeError, ValueError) as error:
-        if is_allocation_failure(error):
+        if is_out_of_memory(error):
             raise
         raise unfit_images(images, error, called) from error
 

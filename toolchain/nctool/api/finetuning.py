@@ -17,7 +17,7 @@ from nctool.figures.tensorboard import with_events
 from nctool.progress import ProgressCallback, no_progress
 from nctool.recipe.schema import FinetuneSettings, Overrides, Recipe, consistent, parse_recipe
 from nctool.running.checkpoints import RunPath, open_checkpoint, remembered
-from nctool.toml_text import literal
+from nctool.toml import literal
 from nctool.training import (
     Checkpoint,
     EpochCallback,

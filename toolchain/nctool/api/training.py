@@ -14,16 +14,15 @@ import torch
 from torch import nn
 
 from nctool.activation.noisy_quant import activations
-from nctool.allocation import is_allocation_failure
 from nctool.arguments import Hint, public
 from nctool.conversion.trace.prepare import require_module
-from nctool.errors import RecipeError, UsageError, first_line
+from nctool.errors import RecipeError, UsageError, first_line, is_out_of_memory
 from nctool.figures.tensorboard import with_events
 from nctool.ir.number_format import IntegerFormat
 from nctool.progress import ProgressCallback, no_progress
 from nctool.recipe.schema import Overrides, OwnSettings, Recipe, consistent
 from nctool.running.checkpoints import require_no_other_recipe
-from nctool.toml_text import literal
+from nctool.toml import literal
 from nctool.training import EpochCallback, TrainResult, fit, no_report
 from nctool.training.checkpoints.checkpoint import CHECKPOINT_NAME, RECIPE_NAME
 from nctool.training.checkpoints.state import STATE_NAME
@@ -243,7 +242,7 @@ def _require_own(model: nn.Module, data: TrainingData, n_classes: int) -> None:
         with torch.no_grad():
             found = tuple(model.eval().cpu()(images).shape)
     except RuntimeError as error:
-        if is_allocation_failure(error):
+        if is_out_of_memory(error):
             raise
         raise UsageError(f"model: does not take images {tuple(images.shape)} ({first_line(error)})") from error
     finally:

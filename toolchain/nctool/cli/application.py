@@ -22,9 +22,9 @@ from typer.exceptions import TyperException
 
 from nctool.cli import output
 from nctool.cli.streams import held_stdout, lossy_stderr
-from nctool.errors import SIGNALS, Interrupted, NctoolError, UsageError, first_line
-from nctool.processes import rank_and_size
+from nctool.errors import SIGNALS, Interrupted, NctoolError, UsageError, first_line, is_out_of_memory
 from nctool.progress import ProgressCallback, no_progress, progress_bar
+from nctool.torchrun import rank_and_size
 
 EXIT_BUG = 70
 EXIT_SHORTAGE = 71
@@ -93,9 +93,7 @@ def _exit_code() -> int:
 
 def _is_shortage(error: Exception) -> bool:
     """Return True where the machine has no more of something, which is no bug."""
-    from nctool.allocation import is_allocation_failure  # which loads torch
-
-    return is_allocation_failure(error) or (isinstance(error, OSError) and error.errno in SHORTAGES)
+    return is_out_of_memory(error) or (isinstance(error, OSError) and error.errno in SHORTAGES)
 
 
 def _run_command() -> int:

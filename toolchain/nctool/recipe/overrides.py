@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from nctool.errors import RecipeError
-from nctool.toml_text import parse_value
+from nctool.toml import parse_value
 
 Overrides = Sequence[str] | Mapping[str, Any] | str
 """A text `table.key=value`, several of them, or values by `table.key`."""

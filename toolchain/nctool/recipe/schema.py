@@ -33,8 +33,7 @@ from nctool.recipe.tables import (
     VggSettings,
     whole,
 )
-from nctool.toml_schema import DocumentKind, parse_document, read_document, validate_document
-from nctool.toml_text import literal
+from nctool.toml import DocumentKind, literal, parse_document, read_document, validate_document
 
 __all__ = [
     "FOLLOWING",

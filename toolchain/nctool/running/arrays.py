@@ -17,9 +17,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from nctool.errors import FormatError, UnsupportedError, UsageError, first_line
-from nctool.files import write_atomically
+from nctool.files import cannot_read, plain_file, write_atomically
 from nctool.image_arrays import how_to_class_numbers
-from nctool.reading import cannot_read, plain_file
 from nctool.reference.trace import Trace, join
 
 SAVE_HINT = "save an array of numbers with `numpy.save`"

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 
 from nctool.errors import UnsupportedError, UsageError
 from nctool.ir.inputs import Samples
-from nctool.processes import rank_and_size
 from nctool.reference.trace import Trace
 from nctool.running.models import Content
+from nctool.torchrun import rank_and_size
 from nctool_deploy.backends.backend import find_realisation
 from nctool_deploy.cost.energy import SplitEnergy, split_energy
 from nctool_deploy.cost.operations import OperationCounter, Operations

@@ -12,8 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from nctool.errors import UsageError
-from nctool.files import require_writable
-from nctool.reading import plain_file
+from nctool.files import plain_file, require_writable
 from nctool.training.checkpoints.checkpoint import CHECKPOINT_NAME, RECIPE_NAME
 from nctool.training.checkpoints.state import STATE_NAME
 from nctool.training.metrics import METRICS_NAME

@@ -15,10 +15,10 @@ from typing import Any
 from torch.distributed.rendezvous import rendezvous
 
 from nctool.errors import UsageError
-from nctool.processes import exchange, rank_and_size
 from nctool.reference.trace import Summary
 from nctool.running.engines import Job, summaries
 from nctool.running.workers import summaries_of_workers, use_gpu
+from nctool.torchrun import exchange, rank_and_size
 
 CHUNKS_PER_WORKER = 4
 """Parts that each worker gets: enough for progress and for even shares, few enough to prepare the network seldom."""

@@ -11,8 +11,7 @@ from contextlib import contextmanager
 
 import torch
 
-from nctool.allocation import is_allocation_failure
-from nctool.errors import RangeError
+from nctool.errors import RangeError, is_out_of_memory
 
 
 @contextmanager
@@ -29,7 +28,7 @@ def explained_out_of_memory(device: str | torch.device, batch_size: int) -> Iter
     try:
         yield
     except (MemoryError, RuntimeError) as error:
-        if not is_allocation_failure(error):
+        if not is_out_of_memory(error):
             raise
         raise RangeError(
             f"training ran out of memory on `{device}`, with batches of {batch_size} images",

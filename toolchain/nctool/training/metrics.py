@@ -14,8 +14,7 @@ from typing import Annotated, ClassVar, Protocol
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
 from nctool.errors import FormatError, UsageError
-from nctool.files import cannot_write, write_atomically
-from nctool.reading import cannot_read, plain_file
+from nctool.files import cannot_read, cannot_write, plain_file, write_atomically
 from nctool.recipe.tables import MOST_EPOCHS
 
 METRICS_NAME = "metrics.jsonl"

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from nctool.errors import FormatError, RecipeError, UsageError
 from nctool.recipe.schema import Recipe, parse_recipe
-from nctool.toml_text import literal
+from nctool.toml import literal
 from nctool.training.checkpoints.tensor_file import read_tensors, with_prefix, write_tensors
 from nctool.training.metrics import MOST_EPOCHS_OF_A_RUN
 

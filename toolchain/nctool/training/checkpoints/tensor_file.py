@@ -18,8 +18,7 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from nctool.errors import FormatError
-from nctool.files import write_atomically
-from nctool.reading import cannot_read, plain_file
+from nctool.files import cannot_read, plain_file, write_atomically
 
 VERSION = 1
 """Of both formats that nctool writes in safetensors."""

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, distributed, nn
 
 from nctool.errors import NctoolError, UsageError
-from nctool.processes import exchange, local_rank, rank_and_size
+from nctool.torchrun import exchange, local_rank, rank_and_size
 
 T = TypeVar("T")
 

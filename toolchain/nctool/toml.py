@@ -1,27 +1,35 @@
-"""Read a TOML document into a pydantic schema; whatever is wrong becomes one error that a user understands.
+"""TOML: read into a pydantic schema, and values written as literals; what is wrong becomes one error for the user.
 
 In: a file, or TOML text, and a schema whose fields say in their `description` what they allow. Out: plain values, a
-model, or an error that names the key, the value got, what is allowed and, for a typo, the nearest name. Imports of
-nctool only errors, reading and toml_text.
+model, or an error that names the key, the value got, what is allowed and, for a typo, the nearest name.
 """
 
 from __future__ import annotations
 
 import difflib
 import re
+import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar, get_args
 
+import tomli_w
 from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 
 from nctool.errors import UsageError
-from nctool.reading import plain_file
-from nctool.toml_text import PARSE_ERRORS, literal, parse
+from nctool.files import plain_file
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
 
 Model = TypeVar("Model", bound=BaseModel)
+
+_PARSE_ERRORS = (tomllib.TOMLDecodeError, RecursionError)
+"""What TOML's parser raises on text that is not TOML, or is nested too deep to read."""
 
 _LONGEST_VALUE = 60
 """Characters of a value that a message shows."""
@@ -77,8 +85,8 @@ def read_document(path: Path, kind: DocumentKind) -> str:
 def parse_document(text: str, kind: DocumentKind, source: str) -> dict[str, Any]:
     """Return the values of a TOML document; `kind.error` says where it is no TOML, `source` where it came from."""
     try:
-        return parse(text)
-    except PARSE_ERRORS as error:
+        return tomllib.loads(text)
+    except _PARSE_ERRORS as error:
         reason = str(error).splitlines()[0].lower()
         raise kind.error(f"{kind.noun} `{source}` is not valid TOML: {reason}") from error
 
@@ -91,10 +99,35 @@ def validate_document(content: Mapping[str, Any], schema: type[Model], kind: Doc
         raise _describe(error, schema, kind, f"{kind.noun} `{source}`") from error
 
 
+def parse_value(text: str) -> Any:
+    """Read one TOML literal; text that is none is returned as it is."""
+    try:
+        document = tomllib.loads(f"value = {text}")
+    except _PARSE_ERRORS:
+        return text
+    return document["value"] if list(document) == ["value"] else text
+
+
+def literal(value: Any) -> str:
+    """Write a value as a TOML literal on one line.
+
+    Args:
+        value: str, bool, int, float, or a list, tuple or mapping of these; anything else (dates) is written as its
+            text.
+    """
+    if isinstance(value, Mapping):
+        return "{" + ", ".join(f"{literal(str(key))} = {literal(inner)}" for key, inner in value.items()) + "}"
+    if isinstance(value, (list, tuple)):  # tomli_w gives every member a line of its own
+        return "[" + ", ".join(literal(inner) for inner in value) + "]"
+    plain = value if isinstance(value, (bool, int, float)) else str(value)
+    text = tomli_w.dumps({"value": plain}).removeprefix("value = ").removesuffix("\n")
+    return text.replace("\t", "\\t")  # which is allowed in TOML, but cannot be seen
+
+
 def _describe(error: ValidationError, schema: type[BaseModel], kind: DocumentKind, where: str) -> UsageError:
     """Describe the first finding; an unknown key goes before what it may have caused."""
     findings: list[Any] = list(error.errors(include_url=False))
-    finding = min(findings, key=lambda each: each["type"] != "extra_forbidden")
+    finding = min(findings, key=lambda error: error["type"] != "extra_forbidden")
     place = _locate(schema, finding["loc"])
     indices = [part for part in finding["loc"] if isinstance(part, int)]
     path = ".".join(place.keys) + "".join(f"[{index}]" for index in indices)
@@ -136,7 +169,7 @@ def _unknown_key(place: _Place, schema: type[BaseModel]) -> tuple[str, str | Non
 def _elsewhere(key: str, schema: type[BaseModel]) -> str | None:
     """Return the hint that other tables have the key, or None where none has."""
     fields = schema.model_fields.items()
-    tables = [name for name, field in fields if any(key in table.model_fields for table in _tables_of(field))]
+    tables = [name for name, field in fields if any(key in table.model_fields for table in tables_of(field))]
     return f"did you mean {' or '.join(f'`{table}.{key}`' for table in tables)}?" if tables else None
 
 
@@ -145,7 +178,7 @@ def _key_of_others(place: _Place, key: str) -> str | None:
     union = place.union
     if union is None:
         return None
-    others = [tag for table in _tables_of(union) if key in table.model_fields for tag in _tags(table)]
+    others = [tag for table in tables_of(union) if key in table.model_fields for tag in tags_of(table)]
     if not others:
         return None
     what = f"it is a key of {union.discriminator} {', '.join(others)}: leave it out, or replace the whole table"
@@ -155,7 +188,7 @@ def _key_of_others(place: _Place, key: str) -> str | None:
 def _bad_tag(path: str, field: FieldInfo, finding: dict[str, Any]) -> tuple[str, str | None]:
     """Describe a discriminated union without its discriminator, or with an unknown one."""
     context, key = finding["ctx"], f"{path}.{field.discriminator}"
-    known = [tag for table in _tables_of(field) for tag in _tags(table)]
+    known = [tag for table in tables_of(field) for tag in tags_of(table)]
     if "tag" not in context:
         return f"`{key}` is missing, allowed: {', '.join(known)}", None
     return f"`{key}` is {_shown(context['tag'])}, allowed: {', '.join(known)}", closest(context["tag"], known)
@@ -170,21 +203,22 @@ def _locate(schema: type[BaseModel], location: tuple[int | str, ...]) -> _Place:
         field = next((table.model_fields[part] for table in place.tables if part in table.model_fields), None)
         place = replace(place, keys=[*place.keys, part], field=field)
         if rest and field is not None:
-            tables = _tables_of(field)
+            tables = tables_of(field)
             if not tables:
                 break  # what follows is pydantic's name of one of several types of a value
             tag = rest.pop(0) if len(tables) > 1 else None
-            tables = [table for table in tables if tag is None or tag in _tags(table)]
+            tables = [table for table in tables if tag is None or tag in tags_of(table)]
             place = replace(place, tables=tables, union=None if tag is None else field)
     return place
 
 
-def _tables_of(field: FieldInfo) -> list[type[BaseModel]]:
+def tables_of(field: FieldInfo) -> list[type[BaseModel]]:
+    """Return the schemas of a field: that of a table, or all variants of a discriminated union; none of a value."""
     candidates = get_args(field.annotation) or (field.annotation,)
-    return [each for each in candidates if isinstance(each, type) and issubclass(each, BaseModel)]
+    return [table for table in candidates if isinstance(table, type) and issubclass(table, BaseModel)]
 
 
-def _tags(table: type[BaseModel]) -> tuple[str, ...]:
+def tags_of(table: type[BaseModel]) -> tuple[str, ...]:
     """Return the values that a variant's discriminator, its first field, may have."""
     return get_args(next(iter(table.model_fields.values())).annotation)
 
@@ -194,7 +228,7 @@ def _allowed(field: FieldInfo | None) -> str:
         return "a TOML document"
     if field.description is not None:
         return field.description
-    names = list(dict.fromkeys(name for table in _tables_of(field) for name in table.model_fields))
+    names = list(dict.fromkeys(name for table in tables_of(field) for name in table.model_fields))
     return f"a table of {', '.join(names)}"
 
 
