@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nctool import prepare
-from nctool.activation.noisy_quant import NoisyQuantReLU, activations, rectified, spiking
+from nctool.activation.noisy_quant import NoisyQuantReLU, activations, in_mode
 from nctool.activation.thresholds import images_fit
 from nctool.conversion import convert
 from nctool.errors import NctoolError, NctoolWarning, RangeError, UnsupportedError, UsageError
@@ -120,7 +120,7 @@ def test_it_trains_and_converts(reset):
         prepared.eval(), input_shape=(2, 8, 8), mean=(0.5,), std=(0.3,), form=form, n_steps=4, calibration=pixels
     ).network
     assert [population.name for population in network.populations] == ["conv1", "conv2", "fc1", "fc2"]
-    with spiking(prepared):
+    with in_mode(prepared, "spiking"):
         real = torch.from_numpy((pixels / 255 - 0.5) / 0.3).float()
         wanted = sum(prepared(real) for _ in range(4)).numpy() / 4
     found = simulate(network, pixels).logits[:, -1] * network.readout.neuron.scale
@@ -220,7 +220,7 @@ def test_a_sum_in_place_is_a_sum(add, where):
     torch.manual_seed(0)
     own = Skip(add, where).eval()
     prepared = prepare(own, IMAGES)
-    with torch.no_grad(), rectified(prepared):
+    with torch.no_grad(), in_mode(prepared, "rectified"):
         assert torch.equal(prepared.eval()(IMAGES), own(IMAGES))
     torch.manual_seed(0)
     plain = prepare(Skip(lambda y, x: y + x, where).eval(), IMAGES)
@@ -286,7 +286,7 @@ def test_no_change_in_place_is_lost(change):
         prepared = prepare(own, IMAGES)
     except UnsupportedError:
         return
-    with torch.no_grad(), rectified(prepared):
+    with torch.no_grad(), in_mode(prepared, "rectified"):
         assert torch.equal(prepared.eval()(IMAGES), own(IMAGES))
 
 

@@ -9,7 +9,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 from torch import nn
 
-from nctool.activation.noisy_quant import NoisyQuantReLU, activations, spiking
+from nctool.activation.noisy_quant import NoisyQuantReLU, activations, in_mode
 from nctool.conversion import Change, Conversion, convert
 from nctool.conversion.rate_input import RATE_THRESHOLD, rate_input, split_input
 from nctool.conversion.trace.tracing import trace
@@ -144,7 +144,7 @@ def test_integers_spike_like_the_float_network_on_the_same_trains(seed, n_steps,
         layer.register_forward_hook(lambda m, i, o, name=name: seen[name].append(o.numpy() > 0))
         for name, layer in activations(model).items()
     ]
-    with spiking(model):
+    with in_mode(model, "spiking"):
         logits = np.cumsum([model(x).numpy() for x in trains_in_real_numbers(pixels, shape, n_steps)], axis=0)
     for hook in hooks:
         hook.remove()

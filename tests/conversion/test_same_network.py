@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
 
 from nctool import prepare
-from nctool.activation.noisy_quant import NoisyQuantReLU, activations, rectified
+from nctool.activation.noisy_quant import NoisyQuantReLU, activations, in_mode
 from nctool.conversion import convert
 from nctool.errors import NctoolError, NctoolWarning, UnsupportedError, UsageError
 from nctool_deploy.backends.autapse import AUTAPSE_FORMAT
@@ -153,7 +153,7 @@ def test_the_network_of_evaluation_mode_is_prepared_and_another_in_training_is_s
     assert caught[0].filename == __file__
     assert same(everything(own), before)
     assert (prepared.training, prepared.act.training, prepared.two.training) == (training, training, False)
-    with torch.no_grad(), rectified(prepared):
+    with torch.no_grad(), in_mode(prepared, "rectified"):
         torch.testing.assert_close(prepared.eval()(IMAGES), own.eval()(IMAGES))
 
 
@@ -171,7 +171,7 @@ def test_stochastic_depth_of_torchvision_is_left_out():
     own.depth = StochasticDepth(0.5, "row")
     with pytest.warns(NctoolWarning, match="in training its forward method calls `stochastic_depth` otherwise"):
         prepared = prepare(own.train(), IMAGES)
-    with torch.no_grad(), rectified(prepared):
+    with torch.no_grad(), in_mode(prepared, "rectified"):
         torch.testing.assert_close(prepared.eval()(IMAGES), own.eval()(IMAGES))
 
 
@@ -231,7 +231,7 @@ def test_a_block_whose_forward_is_replaced_is_read_as_it_runs():
     block = net.two = nn.Sequential(net.two)
     block.forward = lambda x: block[0](x) + x
     prepared = prepare(net, IMAGES)
-    with torch.no_grad(), rectified(prepared):
+    with torch.no_grad(), in_mode(prepared, "rectified"):
         torch.testing.assert_close(prepared.eval()(IMAGES), net.eval()(IMAGES))
 
 
@@ -332,7 +332,7 @@ def test_a_forward_method_may_keep_what_it_computed():
     own = variant(keeps)
     prepared = prepare(own, IMAGES)
     assert not hasattr(own, "features")
-    with torch.no_grad(), rectified(prepared):
+    with torch.no_grad(), in_mode(prepared, "rectified"):
         torch.testing.assert_close(prepared.eval()(IMAGES), own.eval()(IMAGES))
 
 
@@ -503,7 +503,7 @@ def test_what_computes_the_same_is_taken(forward, base):
         converted(own)
         return
     prepared = prepare(own, IMAGES)
-    with torch.no_grad(), rectified(prepared):
+    with torch.no_grad(), in_mode(prepared, "rectified"):
         torch.testing.assert_close(prepared.eval()(IMAGES), own.eval()(IMAGES))
 
 

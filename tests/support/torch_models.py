@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from nctool.activation.noisy_quant import NoisyQuantReLU, activations, spiking
+from nctool.activation.noisy_quant import NoisyQuantReLU, activations, in_mode
 from nctool.conversion import Conversion, convert
 from nctool.fast.engine import FastEngine
 from nctool.ir.network import IntNetwork
@@ -44,7 +44,7 @@ def float_run(model: nn.Module, x: torch.Tensor, n_steps: int) -> tuple[dict[str
         layer.register_forward_hook(lambda m, i, o, name=name: seen[name].append(o.numpy() > 0))
         for name, layer in activations(model).items()
     ]
-    with spiking(model):
+    with in_mode(model, "spiking"):
         logits = np.cumsum([model(x).numpy() for _ in range(n_steps)], axis=0)
     for hook in hooks:
         hook.remove()

@@ -9,7 +9,7 @@ from torch import nn
 from torch.nn import functional
 
 import nctool
-from nctool.activation.noisy_quant import NoisyQuantReLU, spiking
+from nctool.activation.noisy_quant import NoisyQuantReLU, in_mode
 from nctool.errors import UsageError
 from nctool.recipe.schema import FinetuneSettings
 from nctool.training import fit, load_checkpoint, snn_accuracy
@@ -32,7 +32,7 @@ def metrics(directory):
 def test_logits_are_the_running_mean_of_the_step_wise_network():
     model, data = small_model(small_recipe()).eval(), small_data()
     steps = torch.stack(list(data.normalisation.steps(data.test.images[:7], 3)))
-    with spiking(model):
+    with in_mode(model, "spiking"):
         logits = torch.stack([model(each) for each in steps])
     expected = torch.stack([logits[: t + 1].mean(dim=0) for t in range(3)])
     torch.testing.assert_close(window_logits(model, {}, steps), expected)
@@ -45,7 +45,7 @@ def test_the_loss_is_the_mean_over_the_windows():
     batch = data.train.first(9)
     found, _ = stage.loss(batch.images, batch.labels)
     model.load_state_dict(stage.weights())
-    with spiking(model):
+    with in_mode(model, "spiking"):
         logits = torch.stack([model(each) for each in data.normalisation.steps(batch.images, 3)])
     losses = [functional.cross_entropy(logits[:t].mean(dim=0), batch.labels) for t in (1, 3)]
     torch.testing.assert_close(found.detach(), sum(losses) / 2)

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from nctool.activation.noisy_quant import Mode, NoisyQuantReLU, activations, spiking
+from nctool.activation.noisy_quant import NoisyQuantReLU, activations, in_mode
 from nctool.errors import RangeError, UsageError
 
 # θ = 2 and L = 4: the grid is 0, 0.5, 1, 1.5, 2, and a value rounds up from the middle of two grid points.
@@ -117,7 +117,7 @@ def test_sigma_is_saved_with_the_model_and_gets_no_gradient():
 )
 def test_spiking_steps(z, outputs, last_potential):
     layer = NoisyQuantReLU(4, 2.0)
-    with spiking(layer):
+    with in_mode(layer, "spiking"):
         got = [float(layer(torch.tensor([z]))) for _ in range(4)]
         torch.testing.assert_close(layer.potential, torch.tensor([last_potential]))
     assert got == outputs
@@ -128,7 +128,7 @@ def test_the_rate_of_a_constant_input_over_as_many_steps_as_levels_is_the_quanti
     layer = NoisyQuantReLU(levels, 2.0).eval()
     x = torch.tensor([z / 64])  # dyadic numbers: float arithmetic is exact
     quantised = layer(x)
-    with spiking(layer):
+    with in_mode(layer, "spiking"):
         rate = sum(layer(x) for _ in range(levels)) / levels
     assert torch.equal(rate, quantised)
 
@@ -137,22 +137,22 @@ def test_mode_follows_training_and_the_context_and_is_restored():
     model = nn.Sequential(nn.Linear(3, 3), nn.BatchNorm1d(3), NoisyQuantReLU(4, 2.0))
     model[1].eval()
     layer = model[2]
-    assert layer.mode is Mode.NOISY
-    with spiking(model):
-        assert layer.mode is Mode.SPIKING
+    assert (layer.mode, layer.draws_noise) == ("quantised", True)
+    with in_mode(model, "spiking"):
+        assert (layer.mode, layer.draws_noise) == ("spiking", False)
         assert not model.training
         assert not model(torch.randn(5, 3)).requires_grad
-    assert layer.mode is Mode.NOISY
+    assert (layer.mode, layer.draws_noise) == ("quantised", True)
     assert (model.training, model[0].training, model[1].training, layer.training) == (True, True, False, True)
     model.eval()
-    assert layer.mode is Mode.QUANTISED
+    assert (layer.mode, layer.draws_noise) == ("quantised", False)
 
 
 def test_mode_is_restored_after_an_error():
     layer = NoisyQuantReLU(4, 2.0)
-    with pytest.raises(ZeroDivisionError), spiking(layer):
+    with pytest.raises(ZeroDivisionError), in_mode(layer, "spiking"):
         raise ZeroDivisionError
-    assert (layer.mode, layer.potential) == (Mode.NOISY, None)
+    assert (layer.mode, layer.training, layer.potential) == ("quantised", True, None)
     assert torch.is_grad_enabled()
 
 
@@ -160,7 +160,7 @@ def test_each_window_starts_with_fresh_state():
     layer = NoisyQuantReLU(4, 2.0)
     windows = []
     for _ in range(2):
-        with spiking(layer):
+        with in_mode(layer, "spiking"):
             windows.append([float(layer(torch.tensor([0.8]))) for _ in range(2)])
     assert windows == [[0.0, 2.0], [0.0, 2.0]]
 
@@ -202,12 +202,12 @@ def test_a_threshold_that_is_not_positive_is_refused(threshold, shown):
 
 def test_another_batch_in_the_same_window_is_refused():
     layer = NoisyQuantReLU(4, 2.0)
-    with spiking(layer):
+    with in_mode(layer, "spiking"):
         layer(torch.zeros(3, 2))
         with pytest.raises(UsageError) as caught:
             layer(torch.zeros(1, 2))
     assert str(caught.value) == (
-        "spiking state has shape (3, 2), got input (1, 2)\nhint: enter `spiking(model)` anew for each batch"
+        "spiking state has shape (3, 2), got input (1, 2)\nhint: enter `in_mode(model, 'spiking')` anew for each batch"
     )
 
 
@@ -237,7 +237,7 @@ def test_the_gradients_of_the_staircase():
 def test_the_staircase_is_the_rate_of_the_neuron_over_as_many_steps_as_levels(z, levels):
     layer = NoisyQuantReLU(levels, 2.0, "zero").eval()
     value = torch.tensor([z / 128])  # binary fractions: the potential adds up without rounding
-    with spiking(layer):
+    with in_mode(layer, "spiking"):
         count = sum(layer(value) for _ in range(levels)) / 2
     assert torch.equal((layer(value) / 2 * levels).round(), count)
 

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from nctool.activation.noisy_quant import NoisyQuantReLU, unrolled
+from nctool.activation.noisy_quant import NoisyQuantReLU, in_mode
 from nctool.errors import EngineError, UsageError
 from nctool.torchrun import rank_and_size
 from nctool.training.distributed.global_batch import global_batch
@@ -163,7 +163,7 @@ def test_dropout_in_a_window_is_that_of_each_time_step():
     steps = torch.randn(3, 4, 5)
     ranks = Ranks(1, 2)
     torch.manual_seed(5)
-    with unrolled(model, 3):
+    with in_mode(model, "window", 3):
         whole = model(steps.flatten(0, 1)).unflatten(0, (3, 4))
         torch.manual_seed(5)
         with global_batch(model, 4, ranks):

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 import nctool
-from nctool.activation.noisy_quant import NoisyQuantReLU, spiking
+from nctool.activation.noisy_quant import NoisyQuantReLU, in_mode
 from nctool.conversion.rate_input import rate_input
 from nctool.reference.simulate import simulate
 from nctool.training import (
@@ -96,7 +96,7 @@ def test_the_gap_by_hand():
 def test_the_spiking_network_sees_one_step_of_the_trains_at_a_time():
     recipe, data = small_recipe(*RATE), small_data()
     model, coding = small_model(recipe), input_coding(data.normalisation, small_recipe(*RATE))
-    with spiking(model):
+    with in_mode(model, "spiking"):
         logits = torch.stack([model(x) for x in coding.steps(data.test.images, 5)]).cumsum(dim=0)
     expected = {t: float((logits[t - 1].argmax(dim=1) == data.test.labels).float().mean()) for t in (1, 2, 5)}
     assert snn_accuracy(model, data.test, coding, [1, 2, 5]) == pytest.approx(expected)

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from nctool.activation.noisy_quant import Mode, NoisyQuantReLU, spiking, unrolled
+from nctool.activation.noisy_quant import NoisyQuantReLU, in_mode
 from nctool.activation.surrogate import integrate_and_fire
 
 RESETS = ("subtract", "zero")
@@ -76,15 +76,15 @@ def test_one_step_has_the_gradients_of_the_quantised_activation_of_one_level():
     z = torch.linspace(-1, 5, 25, dtype=torch.float64)
     layer = NoisyQuantReLU(1, 2.0).double()
     weights = torch.linspace(-1, 2, len(z), dtype=torch.float64)
-    found = []
-    for n_steps in (0, 1):
+    results = []
+    for mode in ("quantised", "window"):
         layer.threshold.grad, x = None, z.clone().requires_grad_()
-        with unrolled(layer, n_steps):
+        with in_mode(layer, mode):
             output = layer(x)
         (output * weights).sum().backward()
-        found.append((output.detach(), x.grad, layer.threshold.grad))
+        results.append((output.detach(), x.grad, layer.threshold.grad))
     kept = float(weights.abs().sum()) / 504  # the activation keeps its rounding error to 1/504 of a level
-    for ours, theirs, tolerance in zip(*found, (1e-12, 1e-12, kept), strict=True):
+    for ours, theirs, tolerance in zip(*results, (1e-12, 1e-12, kept), strict=True):
         torch.testing.assert_close(ours, theirs, rtol=0, atol=tolerance)
 
 
@@ -95,9 +95,9 @@ def test_an_unrolled_network_spikes_as_the_step_wise_one(reset):
         nn.Linear(6, 9), NoisyQuantReLU(4, 0.7, reset), nn.Linear(9, 4), NoisyQuantReLU(4, 0.3, reset)
     )
     steps = torch.randn(5, 3, 6)
-    with spiking(model):
+    with in_mode(model, "spiking"):
         expected = torch.stack([model(each) for each in steps])
-    with unrolled(model, 5):
+    with in_mode(model, "window", 5):
         found = model(steps.flatten(0, 1)).detach()
     assert torch.equal(found.unflatten(0, (5, 3)), expected)
     assert expected.count_nonzero() > 5
@@ -105,6 +105,6 @@ def test_an_unrolled_network_spikes_as_the_step_wise_one(reset):
 
 def test_the_mode_holds_inside_the_block_only():
     model = nn.Sequential(NoisyQuantReLU(4, 1.0))
-    with unrolled(model, 2):
-        assert model[0].mode is Mode.WINDOW
-    assert model[0].mode is Mode.NOISY
+    with in_mode(model, "window", 2):
+        assert (model[0].mode, model[0].window) == ("window", 2)
+    assert (model[0].mode, model[0].window) == ("quantised", 1)

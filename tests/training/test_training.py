@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from nctool.activation.noisy_quant import NoisyQuantReLU, spiking
+from nctool.activation.noisy_quant import NoisyQuantReLU, in_mode
 from nctool.errors import FormatError, RangeError, UsageError
 from nctool.progress import no_progress, progress_bar
 from nctool.recipe.schema import TrainingSettings
@@ -155,7 +155,7 @@ def test_the_gap_is_that_of_separate_runs_and_hides_neither_mode_nor_hooks():
     assert not model.act2._forward_hooks
     head = nn.Sequential(*list(model)[: list(dict(model.named_children())).index("act2") + 1])
     images = data.normalisation(data.held_out.images)
-    with spiking(head):
+    with in_mode(head, "spiking"):
         rate = sum(head(images) for _ in range(3)) / 3
     gap = head.eval()(images).detach() - rate
     assert report.sigma["act2"] == pytest.approx(float(gap.std(correction=0)), rel=1e-5)
@@ -218,7 +218,7 @@ def test_one_pass_gives_the_accuracy_of_every_window():
     one_pass = snn_accuracy(model, data.test, data.normalisation, batch_size=7)
     images = data.normalisation(data.test.images)
     for steps, accuracy in one_pass.items():
-        with spiking(model):
+        with in_mode(model, "spiking"):
             logits = sum(model(images) for _ in range(steps))
         assert accuracy == float((logits.argmax(1) == data.test.labels).double().mean())
     assert len(set(one_pass.values())) > 1

@@ -10,9 +10,9 @@ Source: Huang et al., arXiv 2404.17456.
 
 from __future__ import annotations
 
-import enum
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager, nullcontext
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -26,37 +26,28 @@ MAX_LEVELS = 64
 """Most quantisation levels: as many as the longest window that a recipe may ask for."""
 
 
-class Mode(enum.Enum):
-    """What `NoisyQuantReLU.forward` computes."""
+Mode = Literal["quantised", "rectified", "spiking", "window"]
+"""What the forward pass of a `NoisyQuantReLU` computes.
 
-    NOISY = "noisy"
-    """Quantised plus Gaussian noise, with gradients: training."""
-    QUANTISED = "quantised"
-    """Quantised, no noise: the noise-free ANN."""
-    SPIKING = "spiking"
-    """One time step of an integrate-and-fire neuron, with state."""
-    RECTIFIED = "rectified"
-    """An ordinary ReLU, which knows no threshold: the network before its thresholds are balanced."""
-    WINDOW = "window"
-    """All time steps of an integrate-and-fire neuron, with gradients: fine-tuning."""
+quantised: the staircase; while training, with noise. rectified: an ordinary ReLU, which knows no threshold: the network
+before its thresholds are balanced. spiking: one time step of an integrate-and-fire neuron, with state. window: all time
+steps of that neuron at once, with gradients: fine-tuning.
+"""
 
 
 class NoisyQuantReLU(nn.Module):
-    """Quantised ReLU with a trainable threshold, noise while training, and a spiking mode.
+    """Quantised ReLU with a trainable threshold, and noise while training; or what else `in_mode` makes of it.
 
     With z the input, θ = `threshold`, L = `levels`, σ = `sigma`:
 
         q(z) = θ/L · floor(L · clip(z/θ, 0, 1) + 1/2)      quantised: values 0, θ/L, …, θ
-        a(z) = q(z) + σ·ε,  ε ~ N(0, 1) for each element   noisy: torch's global generator decides
+        a(z) = q(z) + σ·ε,  ε ~ N(0, 1) for each element   while training: torch's global generator decides
         v ← v + z;  s = [v ≥ θ];  v ← v − θ·s;  out = θ·s  spiking: v starts at θ/2
 
     With `reset` "zero" it is the staircase of a neuron that a spike sets to zero, over L time steps:
 
         q(z) = θ/L · floor(L / ceil(θ/z)) for z > 0, else 0   no value between θ/2 and θ
         v ← v + z;  s = [v ≥ θ];  v ← v·(1 − s);  out = θ·s   v starts at 0
-
-    The mode follows `training` (noisy or quantised), except inside `spiking(model)`, `unrolled(model, n_steps)` and
-    `rectified(model)`.
 
     Attributes:
         levels: L, 1..64; with reset "zero" the time steps of the window.
@@ -65,8 +56,8 @@ class NoisyQuantReLU(nn.Module):
         sigma: σ, a float buffer of shape () in the same units, ≥ 0; starts at 0, is saved with the
             model, receives no gradient.
         potential: v, the membrane potential, of the input's shape; None before the first step.
-        window: time steps that lie one after the other in each input, inside `unrolled`; else 0.
-        is_rectified: inside `rectified`.
+        mode: what the next forward pass computes; `in_mode` sets it.
+        window: time steps that lie one after the other in each input, in mode "window"; else 1.
 
     Raises:
         RangeError: `levels` outside 1..64, an unknown reset, or a threshold that is not positive and finite.
@@ -88,21 +79,14 @@ class NoisyQuantReLU(nn.Module):
         self.threshold = nn.Parameter(torch.tensor(float(threshold)))
         self.register_buffer("sigma", torch.tensor(0.0))
         self.potential: Tensor | None = None
-        self.is_spiking = False
-        self.window = 0
-        self.is_rectified = False
+        self.mode: Mode = "quantised"
+        self.window = 1
         self.positive_threshold()
 
     @property
-    def mode(self) -> Mode:
-        """What the next forward pass computes."""
-        if self.window:
-            return Mode.WINDOW
-        if self.is_spiking:
-            return Mode.SPIKING
-        if self.is_rectified:
-            return Mode.RECTIFIED
-        return Mode.NOISY if self.training else Mode.QUANTISED
+    def draws_noise(self) -> bool:
+        """Whether the next forward pass adds noise, if σ is not 0."""
+        return self.mode == "quantised" and self.training
 
     def positive_threshold(self) -> float:
         """Return θ as a number.
@@ -139,12 +123,11 @@ class NoisyQuantReLU(nn.Module):
         if self._is_on_host:
             self.positive_threshold()
         x = x.to(torch.promote_types(x.dtype, self.threshold.dtype))  # mixed precision ends in front of the neurons
-        mode = self.mode
-        if mode is Mode.SPIKING:
-            return self._spike(x)
-        if mode is Mode.RECTIFIED:
+        if self.mode == "rectified":
             return relu(x)
-        if mode is Mode.WINDOW:
+        if self.mode == "spiking":
+            return self._spike(x)
+        if self.mode == "window":
             return integrate_and_fire(x, self.threshold, self.window, self.reset_to)
         return activate(x, self.threshold, self.levels, self.reset_to, self._noise())
 
@@ -159,8 +142,8 @@ class NoisyQuantReLU(nn.Module):
         return self.threshold.device.type == "cpu"
 
     def _noise(self) -> Tensor | None:
-        """Return σ if the mode has noise: where reading it costs nothing, only a σ that is not 0."""
-        if self.mode is not Mode.NOISY or (self._is_on_host and not float(self.sigma) > 0.0):
+        """Return σ if noise is drawn: where reading it costs nothing, only a σ that is not 0."""
+        if not self.draws_noise or (self._is_on_host and not float(self.sigma) > 0.0):
             return None
         return self.sigma
 
@@ -172,7 +155,7 @@ class NoisyQuantReLU(nn.Module):
         if self.potential.shape != x.shape:
             raise UsageError(
                 f"spiking state has shape {tuple(self.potential.shape)}, got input {tuple(x.shape)}",
-                hint="enter `spiking(model)` anew for each batch",
+                hint="enter `in_mode(model, 'spiking')` anew for each batch",
             )
         potential = self.potential + x.detach()
         output = potential.clone().ge_(threshold).mul_(threshold)  # as floats: bools are several times slower
@@ -188,55 +171,46 @@ def activations(model: nn.Module) -> dict[str, NoisyQuantReLU]:
 
 
 @contextmanager
-def spiking(model: nn.Module) -> Iterator[None]:
-    """Run a model as a float spiking network: each call of `model` is one time step.
+def in_mode(model: nn.Module, mode: Mode, n_steps: int = 1) -> Iterator[None]:
+    """Run a model with all its activations in one mode while the block runs; afterwards every module is as before.
 
-    On entry every activation forgets its state and the whole model is put in evaluation mode, without
-    gradients; on exit every module gets back the mode that it had. One entry is one window:
+    "spiking": each call of the model is one time step, in evaluation mode and without gradients; the activations forget
+    their state on entry, so that one entry is one window:
 
-        with spiking(model):
+        with in_mode(model, "spiking"):
             logits = sum(model(images) for _ in range(n_steps))
+
+    "window": each call is a window of `n_steps`, with gradients. The inputs of all steps lie one after the other in the
+    batch, (n_steps · N, …), and so do the outputs. The numbers are those of "spiking", the gradients those of
+    `nctool.activation.surrogate`.
+
+    Args:
+        model: in training or in evaluation mode, which but for "spiking" is kept.
+        mode: of the activations.
+        n_steps: of "window" only.
     """
     layers = activations(model).values()
-    training_before = [(module, module.training) for module in model.modules()]
-    spiking_before = [(layer, layer.is_spiking) for layer in layers]
+    before = [(layer, layer.mode, layer.window) for layer in layers]
     try:
-        model.eval()
         for layer in layers:
             layer.reset()
-            layer.is_spiking = True
-        with torch.no_grad():
+            layer.mode, layer.window = mode, n_steps
+        with _evaluated(model) if mode == "spiking" else nullcontext():
             yield
     finally:
-        for layer, was_spiking in spiking_before:
+        for layer, mode_before, window_before in before:
             layer.reset()
-            layer.is_spiking = was_spiking
-        for module, was_training in training_before:
-            module.training = was_training
-
-
-def unrolled(model: nn.Module, n_steps: int) -> AbstractContextManager[None]:
-    """Run a model as a float spiking network with gradients: each call of `model` is a window of `n_steps`.
-
-    The inputs of all steps lie one after the other in the batch, (n_steps · N, …), and so do the outputs. The numbers
-    are those of `spiking`, gradients are those of `nctool.activation.surrogate`. The model's mode is kept.
-    """
-    return _switched(model, "window", n_steps)
-
-
-def rectified(model: nn.Module) -> AbstractContextManager[None]:
-    """Run a model with ordinary ReLU activations; its mode is kept."""
-    return _switched(model, "is_rectified", True)
+            layer.mode, layer.window = mode_before, window_before
 
 
 @contextmanager
-def _switched(model: nn.Module, attribute: str, value: int) -> Iterator[None]:
-    """Set an attribute of every activation while the block runs."""
-    before = [(layer, getattr(layer, attribute)) for layer in activations(model).values()]
+def _evaluated(model: nn.Module) -> Iterator[None]:
+    """Put a whole model in evaluation mode, without gradients."""
+    training_before = [(module, module.training) for module in model.modules()]
     try:
-        for layer, _ in before:
-            setattr(layer, attribute, value)
-        yield
+        model.eval()
+        with torch.no_grad():
+            yield
     finally:
-        for layer, value_before in before:
-            setattr(layer, attribute, value_before)
+        for module, was_training in training_before:
+            module.training = was_training

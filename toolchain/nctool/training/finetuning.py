@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.func import functional_call  # type: ignore[attr-defined] # torch does not list it
 from torch.nn import functional
 
-from nctool.activation.noisy_quant import unrolled
+from nctool.activation.noisy_quant import in_mode
 from nctool.recipe.schema import FinetuneSettings
 from nctool.training.spiking import ann_accuracy, snn_accuracy
 from nctool.training.stages import Outcome, Task, snapshot
@@ -78,7 +78,7 @@ def window_logits(model: nn.Module, weights: Mapping[str, Tensor], steps: Tensor
     Returns:
         the mean of the logits up to each step, float (T, N, classes).
     """
-    with unrolled(model, len(steps)):
+    with in_mode(model, "window", len(steps)):
         logits: Tensor = functional_call(model, dict(weights), (steps.flatten(0, 1),))
     sums = accumulate(logits.float().unflatten(0, steps.shape[:2]))  # a GPU's cumsum does not repeat its result
     return torch.stack([total / step for step, total in enumerate(sums, start=1)])

@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from nctool.activation.noisy_quant import activations, rectified
+from nctool.activation.noisy_quant import activations, in_mode
 from nctool.activation.thresholds import FIRST_PERCENTILE, balanced_thresholds
 from nctool.errors import RangeError
 from nctool.recipe.schema import Recipe
@@ -31,7 +31,7 @@ def start_thresholds(model: nn.Module, data: TrainingData, coding: InputCoding, 
     images = coding(data.calibration(recipe.seed).images.to(next(model.parameters()).device))
     is_training = model.training
     try:
-        with rectified(model.eval()):
+        with in_mode(model.eval(), "rectified"):
             measured = balanced_thresholds(model, activations(model), images, FIRST_PERCENTILE)
     except RangeError as error:
         raise RangeError(error.message, hint="set activation.threshold_init to a number") from error

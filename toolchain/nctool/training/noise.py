@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from nctool.activation.noisy_quant import activations, spiking
+from nctool.activation.noisy_quant import activations, in_mode
 from nctool.ir.network import IntNetwork
 from nctool.training.chip import ChipRun
 from nctool.training.distributed.ranks import ALONE, Ranks
@@ -126,7 +126,7 @@ def set_sigma(model: nn.Module, sigma: dict[str, float]) -> None:
 
 
 def _spiking_logits(model: nn.Module, steps: Iterator[Tensor]) -> Tensor:
-    with spiking(model):
+    with in_mode(model, "spiking"):
         logits: Tensor = model(next(steps))
         for images in steps:
             logits = logits + model(images)

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from torch import nn
 
-from nctool.activation.noisy_quant import activations, rectified
+from nctool.activation.noisy_quant import activations, in_mode
 from nctool.progress import ProgressCallback
 from nctool.recipe.schema import Recipe
 from nctool.training.checkpoints.checkpoint import Checkpoint
@@ -54,7 +54,7 @@ def tested(task: Task, state: TrainingState, path: Path, progress: ProgressCallb
     model, recipe, coding, ranks, at_once = task.model, task.recipe, task.coding, task.ranks, task.measured_at_once
     test = task.data.test.to(task.held_out.images.device)
     is_relu = recipe.activation.function == "relu" and recipe.finetune is None
-    with rectified(model) if is_relu else nullcontext():
+    with in_mode(model, "rectified") if is_relu else nullcontext():
         accuracy_ann = ann_accuracy(model, test, coding, ranks, batch_size=at_once)
     by_steps = snn_accuracy(model, test, coding, ranks=ranks, progress=progress, batch_size=at_once)
     ideal_epochs = 0 if recipe.chip is None else ranks.from_first(lambda: count_epochs(path.parent, "ideal"))

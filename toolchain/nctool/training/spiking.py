@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from nctool.activation.noisy_quant import spiking
+from nctool.activation.noisy_quant import in_mode
 from nctool.progress import ProgressCallback, no_progress
 from nctool.training.distributed.ranks import ALONE, Ranks
 from nctool.training.images.coding import InputCoding
@@ -72,7 +72,7 @@ def snn_accuracy(
     batches = list(ranks.own(split.batches(batch_size)))
     for number, batch in enumerate(batches, start=1):
         logits = torch.zeros((), device=batch.images.device)
-        with spiking(model):
+        with in_mode(model, "spiking"):
             for step, images in enumerate(coding.steps(batch.images, max(steps)), start=1):
                 logits = logits + model(images)
                 if step in correct:

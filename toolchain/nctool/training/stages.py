@@ -12,7 +12,7 @@ from typing import Protocol
 from torch import Tensor, nn
 from torch.nn import functional
 
-from nctool.activation.noisy_quant import activations, rectified
+from nctool.activation.noisy_quant import activations, in_mode
 from nctool.activation.thresholds import PERCENTILE, balanced_thresholds
 from nctool.recipe.schema import Recipe
 from nctool.training.chip import Chip
@@ -165,7 +165,7 @@ class RectifiedTraining(_Training):
 
     def loss(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """Return the cross-entropy of the ReLU network."""
-        with rectified(self._task.model):
+        with in_mode(self._task.model, "rectified"):
             logits = self._task.model(self._task.coding(images))
         return functional.cross_entropy(logits, labels), logits
 
@@ -173,7 +173,7 @@ class RectifiedTraining(_Training):
         """Set each threshold to a high percentile of what its activation lets through."""
         task, steps, held_out = self._task, self._task.recipe.noise.steps, self._held_out()
         images = task.data.calibration(task.recipe.seed).to(task.held_out.images.device).images
-        with rectified(task.model.eval()):
+        with in_mode(task.model.eval(), "rectified"):
             thresholds = balanced_thresholds(task.model, activations(task.model), task.coding(images), PERCENTILE)
             ann = ann_accuracy(task.model, held_out, task.coding, task.ranks, batch_size=task.measured_at_once)
         for name, layer in activations(task.model).items():

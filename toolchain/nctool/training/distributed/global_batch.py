@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
-from nctool.activation.noisy_quant import Mode, NoisyQuantReLU, activations
+from nctool.activation.noisy_quant import NoisyQuantReLU, activations
 from nctool.training.distributed.global_batch_norm import global_batch_norm
 from nctool.training.distributed.ranks import Ranks
 
@@ -79,13 +79,13 @@ class _GlobalBatch(TorchFunctionMode):
 
     def _whole(self, x: Tensor, value: float) -> Tensor:
         """Return a tensor for all rows of what `x` is of this process's rows, filled with one value."""
-        n_steps = max((layer.window for layer in self._layers), default=0) or 1
+        n_steps = max((layer.window for layer in self._layers), default=1)
         whole = x.new_full((n_steps * self._n_rows, *x.shape[1:]), value)
         return whole.contiguous(memory_format=torch.channels_last) if _is_channels_last(x) else whole
 
     def _silence(self, layer: NoisyQuantReLU, _inputs: tuple[Tensor]) -> None:
         """Let a noisy activation draw nothing for this process's rows alone."""
-        if layer.mode is Mode.NOISY:
+        if layer.draws_noise:
             layer.training = False
             self._silenced.add(layer)
 
