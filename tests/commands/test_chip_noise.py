@@ -17,7 +17,7 @@ from nctool.conversion import convert
 from nctool.errors import RangeError, UnsupportedError, UsageError
 from nctool.recipe.schema import ChipSettings
 from nctool.reference.simulate import simulate
-from nctool.training import LabelledImages, Normalisation, chip, input_coding, load_checkpoint, measure_held_out
+from nctool.training import LabelledImages, Normalisation, chip, image_encoding, load_checkpoint, measure_held_out
 from nctool_deploy.backends.backend import RealisationName, find_realisation
 from nctool_deploy.netx import read
 from nctool_models import load_recipe, restore_model
@@ -167,8 +167,8 @@ def test_noise_is_that_of_the_network_that_is_exported(tmp_path, realisation, ov
     assert metrics(tmp_path)[result.best_epoch - 1]["validation_accuracy_snn"] == {
         str(recipe.noise.steps): correct.mean()
     }
-    restored, coding = restore_model(load_checkpoint(tmp_path)), input_coding(small_data().normalisation, recipe)
-    again = measure_held_out(restored, held_out, coding, recipe.noise.steps, network, batch_size=16)
+    restored, encoding = restore_model(load_checkpoint(tmp_path)), image_encoding(small_data().normalisation, recipe)
+    again = measure_held_out(restored, held_out, encoding, recipe.noise.steps, network, batch_size=16)
     assert again.sigma == pytest.approx(result.sigma, rel=1e-6)
 
 

@@ -18,7 +18,7 @@ import torch
 from nctool.errors import FormatError, RangeError, UsageError
 from nctool.recipe.schema import TrainingSettings
 from nctool.training.images.augment import augment
-from nctool.training.images.coding import RateCoding
+from nctool.training.images.encoding import SpikeTrainEncoding
 from nctool_models import load_dataset, training_data
 from nctool_models.datasets.dataset import stratified_split
 from nctool_models.datasets.load import default_data_dir
@@ -158,11 +158,11 @@ def test_batches_of_one_channel_go_through_a_network_row_by_row(one_thread):
         auto_augment="cifar10",
         cutout=2,
     )
-    codings = (data.normalisation, RateCoding(data.normalisation.mean, data.normalisation.std, 2))
+    encodings = (data.normalisation, SpikeTrainEncoding(data.normalisation.mean, data.normalisation.std, 2))
     for part in (data.train, data.held_out, data.test, data.calibration(0), data.test.first(4)):
         for batch in part.batches(4):
-            for coded in (*(coding(batch.images) for coding in codings), *codings[1].steps(batch.images, 2)):
-                assert convolution(coded).is_contiguous()
+            for encoded in (*(encoding(batch.images) for encoding in encodings), *encodings[1].steps(batch.images, 2)):
+                assert convolution(encoded).is_contiguous()
             assert convolution(augment(batch.images, changes).float()).is_contiguous()
 
 

@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from nctool.activation.noise import gaussian_noise
+from nctool.activation.gaussian import gaussian_noise
 
 SIGMA = torch.tensor(0.25)
 

@@ -15,12 +15,12 @@ from nctool.training import (
     LabelledImages,
     Normalisation,
     ann_accuracy,
-    input_coding,
+    image_encoding,
     load_checkpoint,
     measure_held_out,
     snn_accuracy,
 )
-from nctool.training.images.coding import RateCoding
+from nctool.training.images.encoding import SpikeTrainEncoding
 from nctool.verification.divergence import first_divergence
 from nctool_deploy.lava.engine import LavaJob, run_jobs
 from nctool_deploy.netx import read
@@ -43,13 +43,13 @@ def test_rates_and_trains_by_hand():
 
     A third of 4096 is 1365: from 2048, the potential passes 4096 at steps 2 and 5, at 4778 and 4777.
     """
-    coding = RateCoding((0.2,), (0.5,), n_steps=4)
+    encoding = SpikeTrainEncoding((0.2,), (0.5,), n_steps=4)
     images = pixels(0, 51, 119, 255)
-    steps = torch.stack(list(coding.steps(images, 5))).reshape(5, 4)
+    steps = torch.stack(list(encoding.steps(images, 5))).reshape(5, 4)
     assert steps.dtype == torch.float32
     expected = [[-0.4, 0, 0, 1.6], [-0.4, 0, 1.6, 1.6], [-0.4, 0, 0, 1.6], [-0.4, 0, 0, 1.6], [-0.4, 0, 1.6, 1.6]]
     np.testing.assert_allclose(steps, expected, rtol=1e-6, atol=0)
-    np.testing.assert_allclose(coding(images).reshape(4), [-0.4, 0, 0.4, 1.6], rtol=1e-6)
+    np.testing.assert_allclose(encoding(images).reshape(4), [-0.4, 0, 0.4, 1.6], rtol=1e-6)
 
 
 def test_trains_are_those_of_the_exported_network():
@@ -59,15 +59,15 @@ def test_trains_are_those_of_the_exported_network():
     coded = rate_input((3, 2, 4), mean, std)
     sent = coded.encoding.signal(images, 7) * coded.step.reshape(-1, 1, 1)
     expected = sent[:, :, ::2] + sent[:, :, 1::2]
-    steps = list(RateCoding(mean, std, 4).steps(torch.from_numpy(images), 7))
+    steps = list(SpikeTrainEncoding(mean, std, 4).steps(torch.from_numpy(images), 7))
     np.testing.assert_array_equal(np.stack(steps, axis=1), expected.astype(np.float32))
 
 
 def test_a_recipe_chooses_the_coding_and_its_window():
     normalisation = Normalisation((0.4,), (0.25,))
-    assert input_coding(normalisation, small_recipe()) is normalisation
+    assert image_encoding(normalisation, small_recipe()) is normalisation
     recipe = small_recipe(*RATE, "noise.steps=3")
-    assert input_coding(normalisation, recipe) == RateCoding((0.4,), (0.25,), 3)
+    assert image_encoding(normalisation, recipe) == SpikeTrainEncoding((0.4,), (0.25,), 3)
 
 
 def test_graded_input_is_the_same_at_every_step():
@@ -90,19 +90,19 @@ def test_the_gap_by_hand():
     model = nn.Sequential(nn.Flatten(), NoisyQuantReLU(4, 1.0))
     split = LabelledImages(pixels(51, 255), torch.tensor([1]))
     assert measure_held_out(model, split, Normalisation((0.0,), (1.0,)), 2).sigma == {"1": 0.125}
-    assert measure_held_out(model, split, RateCoding((0.0,), (1.0,), 2), 2).sigma == {"1": 0.0}
+    assert measure_held_out(model, split, SpikeTrainEncoding((0.0,), (1.0,), 2), 2).sigma == {"1": 0.0}
 
 
 def test_the_spiking_network_sees_one_step_of_the_trains_at_a_time():
     recipe, data = small_recipe(*RATE), small_data()
-    model, coding = small_model(recipe), input_coding(data.normalisation, small_recipe(*RATE))
+    model, encoding = small_model(recipe), image_encoding(data.normalisation, small_recipe(*RATE))
     with in_mode(model, "spiking"):
-        logits = torch.stack([model(x) for x in coding.steps(data.test.images, 5)]).cumsum(dim=0)
+        logits = torch.stack([model(x) for x in encoding.steps(data.test.images, 5)]).cumsum(dim=0)
     expected = {t: float((logits[t - 1].argmax(dim=1) == data.test.labels).float().mean()) for t in (1, 2, 5)}
-    assert snn_accuracy(model, data.test, coding, [1, 2, 5]) == pytest.approx(expected)
-    report = measure_held_out(model, data.test, coding, 5)
+    assert snn_accuracy(model, data.test, encoding, [1, 2, 5]) == pytest.approx(expected)
+    report = measure_held_out(model, data.test, encoding, 5)
     assert report.accuracy_snn == pytest.approx(expected[5])
-    assert report.accuracy_ann == ann_accuracy(model, data.test, coding)
+    assert report.accuracy_ann == ann_accuracy(model, data.test, encoding)
 
 
 # --- from recipe to file ------------------------------------------------
@@ -115,9 +115,9 @@ def test_a_run_trained_for_rates_is_measured_with_them_and_exported_so(tmp_path)
     recipe, data = small_recipe(*RATE), small_data()
     model = small_model(recipe)
     model.load_state_dict(checkpoint.state)
-    coding = input_coding(data.normalisation, recipe)
-    assert result.accuracy_ann == ann_accuracy(model, data.test, coding)
-    assert result.accuracy_snn == {str(t): a for t, a in snn_accuracy(model, data.test, coding).items()}
+    encoding = image_encoding(data.normalisation, recipe)
+    assert result.accuracy_ann == ann_accuracy(model, data.test, encoding)
+    assert result.accuracy_snn == {str(t): a for t, a in snn_accuracy(model, data.test, encoding).items()}
     exported = nctool.export(tmp_path / "run", tmp_path / "m.net", target="loihi1")
     assert exported.input == "rate"
     assert read(tmp_path / "m.net").network.has_binary_input

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from nctool.activation.noise import gaussian_noise
+from nctool.activation.gaussian import gaussian_noise
 from nctool.activation.surrogate import Reset
 
 _CPU_BLOCK = 1 << 18

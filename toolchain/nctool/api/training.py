@@ -27,7 +27,8 @@ from nctool.training import EpochCallback, TrainResult, fit, no_report
 from nctool.training.checkpoints.checkpoint import CHECKPOINT_NAME, RECIPE_NAME
 from nctool.training.checkpoints.state import STATE_NAME
 from nctool.training.execution import usable_device
-from nctool.training.images.data import Normalisation, TrainingData
+from nctool.training.images.data import TrainingData
+from nctool.training.images.encoding import Normalisation
 from nctool_deploy.backends.backend import find_realisation
 from nctool_models import build_model, load_dataset, load_recipe, training_data
 

@@ -17,8 +17,7 @@ from nctool.errors import RangeError
 from nctool.ir.inputs import Coding
 from nctool.progress import ProgressCallback, no_progress
 from nctool.training.checkpoints.checkpoint import Checkpoint
-from nctool.training.images.coding import input_coding
-from nctool.training.images.data import Normalisation
+from nctool.training.images.encoding import Normalisation, image_encoding
 from nctool_deploy.backends.backend import Realisation
 
 OTHERWISE = "autapse"
@@ -109,9 +108,9 @@ def converted(
 
 def ann_logits(loaded: Checkpoint, model: nn.Module, images: NDArray[np.uint8]) -> NDArray[np.float64]:
     """Return what the noise-free ANN says of uint8 images (N, C, H, W): float64 (N, classes)."""
-    coding = input_coding(Normalisation(loaded.mean, loaded.std), loaded.recipe)
+    encoding = image_encoding(Normalisation(loaded.mean, loaded.std), loaded.recipe)
     with torch.no_grad():
-        logits = model.eval()(coding(torch.from_numpy(images)))
+        logits = model.eval()(encoding(torch.from_numpy(images)))
     return np.asarray(logits, np.float64)
 
 

@@ -18,7 +18,7 @@ from torch.nn import functional
 
 from nctool.activation.noisy_quant import in_mode
 from nctool.recipe.schema import FinetuneSettings
-from nctool.training.spiking import ann_accuracy, snn_accuracy
+from nctool.training.accuracy import ann_accuracy, snn_accuracy
 from nctool.training.stages import Outcome, Task, snapshot
 from nctool.training.weight_grid import WeightGrid
 
@@ -32,7 +32,7 @@ class Finetuning:
         self._task, self._settings = task, settings
         self.epochs, self.learning_rate = settings.epochs, settings.learning_rate
         self.remedy = "lower finetune.learning_rate"
-        self._grid = WeightGrid(task.model, task.coding(task.held_out.images[:1]), settings.weight_bits)
+        self._grid = WeightGrid(task.model, task.encoding(task.held_out.images[:1]), settings.weight_bits)
 
     def begin_epoch(self) -> None:
         """Fit the grids to the weights as they are now."""
@@ -41,7 +41,7 @@ class Finetuning:
 
     def loss(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """Return the cross-entropy of the spiking network, averaged over the windows; logits of the longest."""
-        steps = torch.stack(list(self._task.coding.steps(images, max(self._settings.steps))))
+        steps = torch.stack(list(self._task.encoding.steps(images, max(self._settings.steps))))
         logits = window_logits(self._task.model, self._grid.weights(), steps)
         losses = [functional.cross_entropy(logits[step - 1], labels) for step in self._settings.steps]
         return torch.stack(losses).mean(), logits[-1]
@@ -50,11 +50,11 @@ class Finetuning:
         """Measure the spiking network at every window that it is trained for; the score is their mean."""
         task = self._task
         with self._grid.applied():
-            ann = ann_accuracy(task.model, task.held_out, task.coding, task.ranks, batch_size=task.measured_at_once)
+            ann = ann_accuracy(task.model, task.held_out, task.encoding, task.ranks, batch_size=task.measured_at_once)
             snn = snn_accuracy(
                 task.model,
                 task.held_out,
-                task.coding,
+                task.encoding,
                 self._settings.steps,
                 task.ranks,
                 batch_size=task.measured_at_once,

@@ -12,11 +12,11 @@ from nctool.activation.noisy_quant import activations, in_mode
 from nctool.activation.thresholds import FIRST_PERCENTILE, balanced_thresholds
 from nctool.errors import RangeError
 from nctool.recipe.schema import Recipe
-from nctool.training.images.coding import InputCoding
 from nctool.training.images.data import TrainingData
+from nctool.training.images.encoding import ImageEncoding
 
 
-def start_thresholds(model: nn.Module, data: TrainingData, coding: InputCoding, recipe: Recipe) -> None:
+def start_thresholds(model: nn.Module, data: TrainingData, encoding: ImageEncoding, recipe: Recipe) -> None:
     """Set every threshold to what one in a hundred positive pre-activations exceeds, if the recipe asks for that.
 
     A network of your own has thresholds already: `nctool.prepare` measured them, or they were trained. One that is
@@ -28,7 +28,7 @@ def start_thresholds(model: nn.Module, data: TrainingData, coding: InputCoding, 
     rectified_first = recipe.activation.function == "relu" and recipe.training.epochs > 0
     if recipe.activation.threshold_init != "data" or recipe.model.architecture == "own" or rectified_first:
         return
-    images = coding(data.calibration(recipe.seed).images.to(next(model.parameters()).device))
+    images = encoding(data.calibration(recipe.seed).images.to(next(model.parameters()).device))
     is_training = model.training
     try:
         with in_mode(model.eval(), "rectified"):

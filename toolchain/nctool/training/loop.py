@@ -26,8 +26,8 @@ from nctool.training.epochs import Outside, run_stage
 from nctool.training.execution import execution, usable_device
 from nctool.training.finetuning import Finetuning
 from nctool.training.first_thresholds import start_thresholds
-from nctool.training.images.coding import input_coding
 from nctool.training.images.data import TrainingData
+from nctool.training.images.encoding import image_encoding
 from nctool.training.interruption import Interruption
 from nctool.training.memory import explained_out_of_memory
 from nctool.training.metrics import METRICS_NAME, EpochCallback, no_report
@@ -91,9 +91,9 @@ def fit(
     device, chip = own_gpu(usable_device(device, recipe.training)), _chip(recipe, form)
     with explained_out_of_memory(device, recipe.training.batch_size), joined(device) as ranks:
         model.to(device)
-        coding = input_coding(data.normalisation, recipe)
+        encoding = image_encoding(data.normalisation, recipe)
         if not (trained or resume):
-            start_thresholds(model, data, coding, recipe)
+            start_thresholds(model, data, encoding, recipe)
         ranks.equalise(model)
         progress, on_epoch = (progress, on_epoch) if ranks.is_first else (no_progress, no_report)
         start = _nothing_done(model, recipe.training.epochs if trained else 0)
@@ -101,7 +101,7 @@ def fit(
         if resume:
             start = ranks.from_first(partial(load_state, out_dir, recipe))
             _require_fit(model, start, out_dir)
-        task = Task(model, data, data.held_out.to(device), coding, recipe, chip, ranks)
+        task = Task(model, data, data.held_out.to(device), encoding, recipe, chip, ranks)
         random_devices = [device] if device.type == "cuda" else []
         with (
             torch.random.fork_rng(devices=random_devices),

@@ -15,11 +15,11 @@ from torch import Tensor, nn
 
 from nctool.activation.noisy_quant import activations, in_mode
 from nctool.ir.network import IntNetwork
+from nctool.training.accuracy import MEASURED_AT_ONCE, n_correct
 from nctool.training.chip import ChipRun
 from nctool.training.distributed.ranks import ALONE, Ranks
-from nctool.training.images.coding import InputCoding
 from nctool.training.images.data import LabelledImages
-from nctool.training.spiking import MEASURED_AT_ONCE, n_correct
+from nctool.training.images.encoding import ImageEncoding
 
 MAX_IMAGES = 5000
 """Most held-out images that one estimate uses: σ is known to 1 % far earlier."""
@@ -52,7 +52,7 @@ class HeldOutReport:
 def measure_held_out(
     model: nn.Module,
     split: LabelledImages,
-    coding: InputCoding,
+    encoding: ImageEncoding,
     n_steps: int,
     network: IntNetwork | None = None,
     ranks: Ranks = ALONE,
@@ -67,7 +67,7 @@ def measure_held_out(
     Args:
         model: a network with `NoisyQuantReLU` activations; its mode is kept.
         split: the held-out images; the first `MAX_IMAGES` are used, or `MAX_CHIP_IMAGES` with `network`.
-        coding: from pixels to the network's input.
+        encoding: from pixels to the network's input.
         n_steps: T_val, ≥ 1.
         network: the integer network converted from `model` for T_val steps, in place of its float spiking network.
         ranks: the processes that share the batches; each gets the same answer.
@@ -84,10 +84,10 @@ def measure_held_out(
     correct_ann = correct_snn = 0
     with torch.no_grad(), _Recorder(model) as recorder:
         for batch in ranks.own(split.batches(batch_size)):
-            correct_ann += n_correct(model(coding(batch.images)), batch.labels)
+            correct_ann += n_correct(model(encoding(batch.images)), batch.labels)
             quantised = recorder.take()
             if chip is None:
-                logits = _spiking_logits(model, coding.steps(batch.images, n_steps))
+                logits = _spiking_logits(model, encoding.steps(batch.images, n_steps))
                 spiked = {name: sums / n_steps for name, sums in recorder.take().items()}
             else:
                 logits, spiked = chip.run(batch.images, quantised)

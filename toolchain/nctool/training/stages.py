@@ -15,12 +15,12 @@ from torch.nn import functional
 from nctool.activation.noisy_quant import activations, in_mode
 from nctool.activation.thresholds import PERCENTILE, balanced_thresholds
 from nctool.recipe.schema import Recipe
+from nctool.training.accuracy import MEASURED_AT_ONCE, ann_accuracy, snn_accuracy
 from nctool.training.chip import Chip
 from nctool.training.distributed.ranks import ALONE, Ranks
-from nctool.training.images.coding import InputCoding
 from nctool.training.images.data import LabelledImages, TrainingData
+from nctool.training.images.encoding import ImageEncoding
 from nctool.training.noise import affordable_images, measure_held_out, set_sigma
-from nctool.training.spiking import MEASURED_AT_ONCE, ann_accuracy, snn_accuracy
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class Task:
         model: on the device where it is trained.
         data: the three splits.
         held_out: the held-out split, on that device.
-        coding: from pixels to the network's input.
+        encoding: from pixels to the network's input.
         recipe: of the run.
         chip: what noise is measured on where the recipe asks for it.
         ranks: the processes that train together.
@@ -40,7 +40,7 @@ class Task:
     model: nn.Module
     data: TrainingData
     held_out: LabelledImages
-    coding: InputCoding
+    encoding: ImageEncoding
     recipe: Recipe
     chip: Chip | None
     ranks: Ranks = ALONE
@@ -137,7 +137,7 @@ class NoisyTraining(_Training):
 
     def loss(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """Return the cross-entropy of the noisy network."""
-        logits = self._task.model(self._task.coding(images))
+        logits = self._task.model(self._task.encoding(images))
         return functional.cross_entropy(logits, labels), logits
 
     def end_epoch(self) -> Outcome:
@@ -147,7 +147,7 @@ class NoisyTraining(_Training):
         report = measure_held_out(
             task.model,
             self._held_out(),
-            task.coding,
+            task.encoding,
             noise.steps,
             network,
             task.ranks,
@@ -166,7 +166,7 @@ class RectifiedTraining(_Training):
     def loss(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """Return the cross-entropy of the ReLU network."""
         with in_mode(self._task.model, "rectified"):
-            logits = self._task.model(self._task.coding(images))
+            logits = self._task.model(self._task.encoding(images))
         return functional.cross_entropy(logits, labels), logits
 
     def end_epoch(self) -> Outcome:
@@ -174,11 +174,11 @@ class RectifiedTraining(_Training):
         task, steps, held_out = self._task, self._task.recipe.noise.steps, self._held_out()
         images = task.data.calibration(task.recipe.seed).to(task.held_out.images.device).images
         with in_mode(task.model.eval(), "rectified"):
-            thresholds = balanced_thresholds(task.model, activations(task.model), task.coding(images), PERCENTILE)
-            ann = ann_accuracy(task.model, held_out, task.coding, task.ranks, batch_size=task.measured_at_once)
+            thresholds = balanced_thresholds(task.model, activations(task.model), task.encoding(images), PERCENTILE)
+            ann = ann_accuracy(task.model, held_out, task.encoding, task.ranks, batch_size=task.measured_at_once)
         for name, layer in activations(task.model).items():
             layer.threshold.data.fill_(thresholds[name])
-        snn = snn_accuracy(task.model, held_out, task.coding, (steps,), task.ranks, batch_size=task.measured_at_once)
+        snn = snn_accuracy(task.model, held_out, task.encoding, (steps,), task.ranks, batch_size=task.measured_at_once)
         return Outcome(ann, snn, "none", {}, (ann, snn[steps]))
 
 

@@ -1,24 +1,21 @@
-"""The images of one experiment in memory, and how a batch of them reaches the network.
+"""The images of one experiment in memory.
 
-In: uint8 images and labels, split in three. Out: normalised float batches on a device.
+In: uint8 images and labels, split in three. Out: batches on a device, and the images of a calibration.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import repeat
 
 import torch
 from torch import Tensor
 
 from nctool.errors import UsageError
+from nctool.training.images.encoding import Normalisation
 
 CALIBRATION_IMAGES = 256
 """Most training images that a conversion is calibrated on, and that a checkpoint carries for it."""
-
-_WHITE = 255.0
-"""The largest value of a uint8 pixel; mean and std are in units of pixel/255."""
 
 
 @dataclass(frozen=True)
@@ -55,30 +52,6 @@ class LabelledImages:
         """Yield the split in order, in batches; the last may be smaller."""
         for images, labels in zip(self.images.split(batch_size), self.labels.split(batch_size), strict=True):
             yield LabelledImages(images, labels)
-
-
-@dataclass(frozen=True)
-class Normalisation:
-    """(pixel/255 − mean) / std for each channel, in float32 and in this order.
-
-    Attributes:
-        mean: one number for each channel, in units of pixel/255.
-        std: the same, > 0.
-    """
-
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-
-    def __call__(self, images: Tensor) -> Tensor:
-        """Turn uint8 images (N, C, H, W) into float32 ones of the same shape."""
-        shape = (1, -1, 1, 1)
-        mean = torch.tensor(self.mean, device=images.device).view(shape)
-        std = torch.tensor(self.std, device=images.device).view(shape)
-        return images.to(torch.float32).div_(_WHITE).sub_(mean).div_(std)
-
-    def steps(self, images: Tensor, n_steps: int) -> Iterator[Tensor]:
-        """Yield what a spiking network sees at each step: the same float images every time."""
-        return repeat(self(images), n_steps)
 
 
 @dataclass(frozen=True)

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from nctool.activation.noisy_quant import in_mode
 from nctool.progress import ProgressCallback, no_progress
 from nctool.training.distributed.ranks import ALONE, Ranks
-from nctool.training.images.coding import InputCoding
 from nctool.training.images.data import LabelledImages
+from nctool.training.images.encoding import ImageEncoding
 
 REPORTED_STEPS = (1, 2, 4, 8, 16)
 """The windows that accuracy is reported for, as in Huang et al., arXiv 2404.17456."""
@@ -25,7 +25,7 @@ MEASURED_AT_ONCE = 250
 def ann_accuracy(
     model: nn.Module,
     split: LabelledImages,
-    coding: InputCoding,
+    encoding: ImageEncoding,
     ranks: Ranks = ALONE,
     *,
     batch_size: int = MEASURED_AT_ONCE,
@@ -39,7 +39,7 @@ def ann_accuracy(
     correct = 0
     with torch.no_grad():
         for batch in ranks.own(split.batches(batch_size)):
-            correct += n_correct(model(coding(batch.images)), batch.labels)
+            correct += n_correct(model(encoding(batch.images)), batch.labels)
     model.train(was_training)
     return ranks.counts([correct], split.images.device)[0] / len(split)
 
@@ -47,7 +47,7 @@ def ann_accuracy(
 def snn_accuracy(
     model: nn.Module,
     split: LabelledImages,
-    coding: InputCoding,
+    encoding: ImageEncoding,
     steps: Sequence[int] = REPORTED_STEPS,
     ranks: Ranks = ALONE,
     progress: ProgressCallback = no_progress,
@@ -59,7 +59,7 @@ def snn_accuracy(
     Args:
         model: a network with `NoisyQuantReLU` activations; its mode is kept.
         split: the images.
-        coding: from pixels to what the network sees at each step.
+        encoding: from pixels to what the network sees at each step.
         steps: windows in time steps, ≥ 1.
         ranks: the processes that share the work; each gets the same answer.
         progress: told of every batch of this process.
@@ -73,7 +73,7 @@ def snn_accuracy(
     for number, batch in enumerate(batches, start=1):
         logits = torch.zeros((), device=batch.images.device)
         with in_mode(model, "spiking"):
-            for step, images in enumerate(coding.steps(batch.images, max(steps)), start=1):
+            for step, images in enumerate(encoding.steps(batch.images, max(steps)), start=1):
                 logits = logits + model(images)
                 if step in correct:
                     correct[step] += n_correct(logits, batch.labels)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import repeat
 
 import numpy as np
 import torch
@@ -15,11 +16,37 @@ from torch import Tensor
 from nctool.conversion.float_network import FloatArray
 from nctool.conversion.rate_input import rate_input
 from nctool.recipe.schema import Recipe
-from nctool.training.images.data import Normalisation
+
+_WHITE = 255.0
+"""The largest value of a uint8 pixel; mean and std are in units of pixel/255."""
 
 
 @dataclass(frozen=True)
-class RateCoding:
+class Normalisation:
+    """(pixel/255 − mean) / std for each channel, in float32 and in this order.
+
+    Attributes:
+        mean: one number for each channel, in units of pixel/255.
+        std: the same, > 0.
+    """
+
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """Turn uint8 images (N, C, H, W) into float32 ones of the same shape."""
+        shape = (1, -1, 1, 1)
+        mean = torch.tensor(self.mean, device=images.device).view(shape)
+        std = torch.tensor(self.std, device=images.device).view(shape)
+        return images.to(torch.float32).div_(_WHITE).sub_(mean).div_(std)
+
+    def steps(self, images: Tensor, n_steps: int) -> Iterator[Tensor]:
+        """Yield what a spiking network sees at each step: the same float images every time."""
+        return repeat(self(images), n_steps)
+
+
+@dataclass(frozen=True)
+class SpikeTrainEncoding:
     """Normalised pixels as the exported network will see them: ON spikes minus OFF spikes, each times its worth.
 
     Attributes:
@@ -43,21 +70,21 @@ class RateCoding:
     def _values(self, n_steps: int) -> FloatArray:
         """Return what each pixel value sends at each step, (256, n_steps, channels)."""
         n_channels = len(self.mean)
-        coded = rate_input((n_channels,), self.mean, self.std)
+        rate = rate_input((n_channels,), self.mean, self.std)
         every_pixel = np.repeat(np.arange(256, dtype=np.uint8)[:, np.newaxis], n_channels, axis=1)
-        worth = coded.encoding.signal(every_pixel, n_steps) * coded.step
+        worth = rate.encoding.signal(every_pixel, n_steps) * rate.step
         values: FloatArray = worth.reshape(256, n_steps, n_channels, -1).sum(axis=-1)
         return values
 
 
-InputCoding = Normalisation | RateCoding
+ImageEncoding = Normalisation | SpikeTrainEncoding
 
 
-def input_coding(normalisation: Normalisation, recipe: Recipe) -> InputCoding:
-    """Return the coding that the recipe's `[input]` asks for, over its window `noise.steps`."""
+def image_encoding(normalisation: Normalisation, recipe: Recipe) -> ImageEncoding:
+    """Return the encoding that the recipe's `[input]` asks for, over its window `noise.steps`."""
     if recipe.input.coding == "graded":
         return normalisation
-    return RateCoding(normalisation.mean, normalisation.std, recipe.noise.steps)
+    return SpikeTrainEncoding(normalisation.mean, normalisation.std, recipe.noise.steps)
 
 
 def _look_up(table: FloatArray, images: Tensor) -> Tensor:
