@@ -10,8 +10,8 @@ from nctool.conversion.trace.prepare import prepare
 from nctool.errors import NctoolWarning, RangeError, UsageError
 from nctool.recipe.schema import OwnSettings
 from nctool.training import fit
-from nctool.training.first_thresholds import start_thresholds
 from nctool.training.metrics import read_metrics
+from nctool.training.stages import start_thresholds
 from tests.support.small_run import small_data, small_fit, small_model, small_recipe
 
 pytestmark = pytest.mark.usefixtures("one_thread")

@@ -7,15 +7,15 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch import nn
+from torch import distributed, nn
 from torch.nn import functional
 
 from nctool.activation.noisy_quant import NoisyQuantReLU, in_mode
 from nctool.errors import EngineError, UsageError
 from nctool.torchrun import rank_and_size
-from nctool.training.distributed.global_batch import global_batch
+from nctool.training.distributed.global_batch import GlobalBatch
 from nctool.training.distributed.global_batch_norm import global_batch_norm
-from nctool.training.distributed.ranks import ALONE, Ranks
+from nctool.training.distributed.ranks import Ranks
 from nctool.training.metrics import read_metrics
 from tests.support.small_run import small_fit
 
@@ -65,15 +65,15 @@ def test_a_run_that_one_process_began_goes_on_in_three_with_the_same_numbers(tmp
     def stop(metrics, n_epochs):
         raise KeyboardInterrupt
 
-    small_fit(tmp_path / "one", BOTH_STAGES)
+    small_fit(tmp_path / "alone", BOTH_STAGES)
     with pytest.raises(KeyboardInterrupt):
         small_fit(tmp_path / "three", BOTH_STAGES, on_epoch=stop)
     ended = torchrun(tmp_path, 3, tmp_path / "three", "resume", "run", *BOTH_STAGES)
     assert ended.returncode == 0, ended.stderr
-    one, three = read_metrics(tmp_path / "one"), read_metrics(tmp_path / "three")
+    alone, three = read_metrics(tmp_path / "alone"), read_metrics(tmp_path / "three")
     assert [line.epoch for line in three] == [1, 2, 3, 4]
-    assert one[0].sigma["act2"] > 0  # there was noise in the epochs to come
-    for a, b in zip(one, three, strict=True):
+    assert alone[0].sigma["act2"] > 0  # there was noise in the epochs to come
+    for a, b in zip(alone, three, strict=True):
         assert b.loss == pytest.approx(a.loss, rel=1e-5)
         assert b.sigma == pytest.approx(a.sigma, rel=1e-5)
         assert b.theta == pytest.approx(a.theta, rel=1e-5)
@@ -151,11 +151,12 @@ def test_noise_and_dropout_are_the_rows_of_those_of_the_whole_batch(rank, layout
     whole = model(images)
     ranks = Ranks(rank, 3)  # the first has no row
     torch.manual_seed(5)
-    with global_batch(model, 2, ranks):
+    with GlobalBatch(model, 2, ranks.rows(2)):
         part = model(images[ranks.rows(2)])
     assert torch.equal(part, whole[ranks.rows(2)])
     assert model[0].training
-    assert not model[0]._forward_hooks
+    torch.manual_seed(5)
+    assert torch.equal(model(images), whole)  # nothing of it is left behind
 
 
 def test_dropout_in_a_window_is_that_of_each_time_step():
@@ -166,7 +167,7 @@ def test_dropout_in_a_window_is_that_of_each_time_step():
     with in_mode(model, "window", 3):
         whole = model(steps.flatten(0, 1)).unflatten(0, (3, 4))
         torch.manual_seed(5)
-        with global_batch(model, 4, ranks):
+        with GlobalBatch(model, 4, ranks.rows(4)):
             part = model(steps[:, ranks.rows(4)].flatten(0, 1)).unflatten(0, (3, 2))
     assert torch.equal(part, whole[:, ranks.rows(4)])
 
@@ -175,26 +176,35 @@ def test_the_parts_of_a_loss_add_up_to_it():
     logits, labels = torch.randn(5, 3), torch.tensor([0, 2, 1, 1, 0])
     model, parts = nn.Identity(), []
     for ranks in (Ranks(0, 2), Ranks(1, 2)):
-        with global_batch(model, 5, ranks):
+        with GlobalBatch(model, 5, ranks.rows(5)):
             parts.append(functional.cross_entropy(logits[ranks.rows(5)], labels[ranks.rows(5)]))
     torch.testing.assert_close(sum(parts), functional.cross_entropy(logits, labels))
 
 
+@pytest.fixture
+def group_of_one():
+    """A process group that this process has to itself."""
+    distributed.init_process_group("gloo", store=distributed.HashStore(), rank=0, world_size=1)
+    yield
+    distributed.destroy_process_group()
+
+
+@pytest.mark.usefixtures("group_of_one")
 @pytest.mark.parametrize("shape", [(6, 3), (4, 3, 5, 5)])
 @pytest.mark.parametrize("affine", [True, False])
 def test_batch_norm_of_one_process_is_that_of_torch(shape, affine):
     x = torch.randn(shape, dtype=torch.float32).mul_(3).add_(1)
     upstream = torch.randn(shape)
     results = []
-    for function in (functional.batch_norm, lambda *given: global_batch_norm(ALONE, *given)):
+    for function in (functional.batch_norm, global_batch_norm):
         inputs = x.clone().requires_grad_()
         scale = [torch.tensor(values).requires_grad_() for values in ([0.5, 2.0, -1.0], [0.1, 0.2, 0.3])]
         mean, var = torch.full((3,), 0.2), torch.full((3,), 2.0)
         output = function(inputs, mean, var, *(scale if affine else (None, None)), True, 0.3, 1e-3)
         output.backward(upstream)
-        results.append([output.detach(), inputs.grad, mean, var, *(each.grad for each in scale if affine)])
-    for found, expected in zip(*results, strict=True):
-        torch.testing.assert_close(found, expected)
+        results.append([output.detach(), inputs.grad, mean, var, *(value.grad for value in scale if affine)])
+    for expected, result in zip(*results, strict=True):
+        torch.testing.assert_close(result, expected)
 
 
 def test_a_gpu_named_for_all_processes_is_refused(monkeypatch, tmp_path):

@@ -12,9 +12,9 @@ from torch import Tensor, nn
 
 from nctool.activation.noisy_quant import in_mode
 from nctool.progress import ProgressCallback, no_progress
-from nctool.training.distributed.ranks import ALONE, Ranks
 from nctool.training.images.data import LabelledImages
 from nctool.training.images.encoding import ImageEncoding
+from nctool.training.processes import ALONE, Processes
 
 REPORTED_STEPS = (1, 2, 4, 8, 16)
 """The windows that accuracy is reported for, as in Huang et al., arXiv 2404.17456."""
@@ -26,22 +26,22 @@ def ann_accuracy(
     model: nn.Module,
     split: LabelledImages,
     encoding: ImageEncoding,
-    ranks: Ranks = ALONE,
+    processes: Processes = ALONE,
     *,
     batch_size: int = MEASURED_AT_ONCE,
 ) -> float:
     """Return the fraction of `split` that the noise-free ANN classifies correctly; the model's mode is kept.
 
-    `ranks` share the work; each gets the same answer.
+    `processes` share the work; each gets the same answer.
     """
     was_training = model.training
     model.eval()
     correct = 0
     with torch.no_grad():
-        for batch in ranks.own(split.batches(batch_size)):
+        for batch in processes.own(split.batches(batch_size)):
             correct += n_correct(model(encoding(batch.images)), batch.labels)
     model.train(was_training)
-    return ranks.counts([correct], split.images.device)[0] / len(split)
+    return processes.sums([correct])[0] / len(split)
 
 
 def snn_accuracy(
@@ -49,7 +49,7 @@ def snn_accuracy(
     split: LabelledImages,
     encoding: ImageEncoding,
     steps: Sequence[int] = REPORTED_STEPS,
-    ranks: Ranks = ALONE,
+    processes: Processes = ALONE,
     progress: ProgressCallback = no_progress,
     *,
     batch_size: int = MEASURED_AT_ONCE,
@@ -61,7 +61,7 @@ def snn_accuracy(
         split: the images.
         encoding: from pixels to what the network sees at each step.
         steps: windows in time steps, ≥ 1.
-        ranks: the processes that share the work; each gets the same answer.
+        processes: those that share the work; each gets the same answer.
         progress: told of every batch of this process.
         batch_size: images that are run at once.
 
@@ -69,7 +69,7 @@ def snn_accuracy(
         accuracy 0..1 by number of steps, from the running sum of the logits.
     """
     correct = dict.fromkeys(sorted(steps), 0)
-    batches = list(ranks.own(split.batches(batch_size)))
+    batches = list(processes.own(split.batches(batch_size)))
     for number, batch in enumerate(batches, start=1):
         logits = torch.zeros((), device=batch.images.device)
         with in_mode(model, "spiking"):
@@ -78,7 +78,7 @@ def snn_accuracy(
                 if step in correct:
                     correct[step] += n_correct(logits, batch.labels)
         progress(number, len(batches), f"measuring {len(split):,} images")
-    counts = ranks.counts(list(correct.values()), split.images.device)
+    counts = processes.sums(list(correct.values()))
     return {step: count / len(split) for step, count in zip(correct, counts, strict=True)}
 
 

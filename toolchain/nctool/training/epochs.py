@@ -6,7 +6,6 @@ In: a stage and the state before it. Out: the state after it, or `Interrupted`. 
 
 from __future__ import annotations
 
-import signal
 import time
 from dataclasses import dataclass, replace
 from functools import partial
@@ -56,8 +55,7 @@ def run_stage(stage: Stage, epochs_before: int, task: Task, state: TrainingState
         state = replace(state, model=state.best, momentum={}, best_score=(0.0, 0.0))
     task.model.load_state_dict(state.model)
     train = task.data.train.to(task.held_out.images.device)
-    ranks = task.ranks
-    optimiser = Optimiser(task.model, train, stage, epochs_before, task.recipe, ranks)
+    optimiser = Optimiser(task.model, train, stage, epochs_before, task.recipe, task.processes)
     optimiser.set_momentum(state.momentum)
     progress = outside.progress
     for epoch in range(state.epoch + 1, epochs_before + stage.epochs + 1):
@@ -72,10 +70,10 @@ def run_stage(stage: Stage, epochs_before: int, task: Task, state: TrainingState
         line = _metrics(stage, optimiser, epoch, loss, outcome, task.model)
         metrics = replace(line, seconds=seconds, seconds_noise=ended - trained)
         before, state = state, _after_epoch(stage, task.model, optimiser, outcome, seconds, state)
-        ranks.from_first(partial(_write, outside.directory, metrics, before, state, task.recipe))
+        task.processes.from_first(partial(_write, outside.directory, metrics, before, state, task.recipe))
         outside.on_epoch(metrics, task.recipe.n_epochs)
         progress = _with_held_out(outside.progress, metrics)
-        if ranks.any(outside.interruption.noted is not None, train.images.device):
+        if task.processes.any(outside.interruption.noted is not None):
             raise _interrupted(state, task.recipe, outside)
     return state
 
@@ -106,16 +104,8 @@ def _with_held_out(progress: ProgressCallback, metrics: EpochMetrics) -> Progres
 
 
 def _interrupted(state: TrainingState, recipe: Recipe, outside: Outside) -> Interrupted:
-    """Say what of a run is kept, and how it goes on."""
-    number = outside.interruption.noted or signal.SIGTERM
-    if not state.seconds:
-        return Interrupted(f"stopped by {number.name} before an epoch was complete", None, number)
-    return Interrupted(
-        f"stopped by {number.name} after epoch {state.epoch} of {recipe.n_epochs}, "
-        f"which `{outside.directory / STATE_NAME}` holds",
-        hint="repeat the command with --resume to go on",
-        signal_number=number,
-    )
+    epochs_here = state.epoch if state.seconds else 0  # of a network that was trained before, none yet
+    return outside.interruption.error(epochs_here, recipe.n_epochs, outside.directory / STATE_NAME)
 
 
 def _metrics(

@@ -18,7 +18,6 @@ from torch.nn import functional
 
 from nctool.activation.noisy_quant import in_mode
 from nctool.recipe.schema import FinetuneSettings
-from nctool.training.accuracy import ann_accuracy, snn_accuracy
 from nctool.training.stages import Outcome, Task, snapshot
 from nctool.training.weight_grid import WeightGrid
 
@@ -50,15 +49,8 @@ class Finetuning:
         """Measure the spiking network at every window that it is trained for; the score is their mean."""
         task = self._task
         with self._grid.applied():
-            ann = ann_accuracy(task.model, task.held_out, task.encoding, task.ranks, batch_size=task.measured_at_once)
-            snn = snn_accuracy(
-                task.model,
-                task.held_out,
-                task.encoding,
-                self._settings.steps,
-                task.ranks,
-                batch_size=task.measured_at_once,
-            )
+            ann = task.accuracy_ann(task.held_out)
+            snn = task.accuracy_snn(task.held_out, self._settings.steps)
         return Outcome(ann, snn, "none", {}, (sum(snn.values()) / len(snn), ann))
 
     def weights(self) -> dict[str, Tensor]:

@@ -1,16 +1,22 @@
-"""Signals that end a training run in good order, behind the batch in work.
+"""What may end a training run before its last epoch: a signal, or memory that runs out.
 
-In: nothing. Out: whether one came. What is done about it is the loop's affair. Imports of nctool only errors.
+In: a block of work. Out: whether a signal came, and the errors that say what is left of the run. What is done about a
+signal is the loop's affair.
 """
 
 from __future__ import annotations
 
 import signal
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from nctool.errors import SIGNALS
+import torch
+
+from nctool.errors import SIGNALS, Interrupted, RangeError, is_out_of_memory
 
 
 class Interruption:
@@ -45,3 +51,41 @@ class Interruption:
             return
         self.__exit__()
         signal.raise_signal(number)
+
+    def error(self, epoch: int, n_epochs: int, state_path: Path) -> Interrupted:
+        """Return what the run is ended with, which says what of it is kept, and how it goes on.
+
+        Args:
+            epoch: complete epochs, of `n_epochs`.
+            state_path: the file that holds them.
+        """
+        number = self.noted or signal.SIGTERM  # where only another process was told
+        if epoch == 0:
+            return Interrupted(f"stopped by {number.name} before an epoch was complete", None, number)
+        return Interrupted(
+            f"stopped by {number.name} after epoch {epoch} of {n_epochs}, which `{state_path}` holds",
+            hint="repeat the command with --resume to go on",
+            signal_number=number,
+        )
+
+
+@contextmanager
+def explained_out_of_memory(device: str | torch.device, batch_size: int) -> Iterator[None]:
+    """Turn an allocation that failed in the block into an error with a way out; leave other errors alone.
+
+    Args:
+        device: where the network is trained, for the message.
+        batch_size: images of a batch, for the message.
+
+    Raises:
+        RangeError: memory of the device or of the machine ran out.
+    """
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        raise RangeError(
+            f"training ran out of memory on `{device}`, with batches of {batch_size} images",
+            hint="lower training.batch_size, or take a smaller network or smaller images",
+        ) from error

@@ -25,14 +25,12 @@ from nctool.training.distributed.ranks import joined, own_gpu
 from nctool.training.epochs import Outside, run_stage
 from nctool.training.execution import execution, usable_device
 from nctool.training.finetuning import Finetuning
-from nctool.training.first_thresholds import start_thresholds
 from nctool.training.images.data import TrainingData
 from nctool.training.images.encoding import image_encoding
-from nctool.training.interruption import Interruption
-from nctool.training.memory import explained_out_of_memory
+from nctool.training.interruption import Interruption, explained_out_of_memory
 from nctool.training.metrics import METRICS_NAME, EpochCallback, no_report
 from nctool.training.result import TrainResult, checkpoint_of, tested
-from nctool.training.stages import Stage, Task, first_stage, snapshot
+from nctool.training.stages import Stage, Task, first_stage, snapshot, start_thresholds
 
 
 def fit(
@@ -89,19 +87,19 @@ def fit(
         Interrupted: a signal came.
     """
     device, chip = own_gpu(usable_device(device, recipe.training)), _chip(recipe, form)
-    with explained_out_of_memory(device, recipe.training.batch_size), joined(device) as ranks:
+    with explained_out_of_memory(device, recipe.training.batch_size), joined(device) as processes:
         model.to(device)
         encoding = image_encoding(data.normalisation, recipe)
         if not (trained or resume):
             start_thresholds(model, data, encoding, recipe)
-        ranks.equalise(model)
-        progress, on_epoch = (progress, on_epoch) if ranks.is_first else (no_progress, no_report)
+        processes.equalise(model)
+        progress, on_epoch = (progress, on_epoch) if processes.is_first else (no_progress, no_report)
         start = _nothing_done(model, recipe.training.epochs if trained else 0)
-        ranks.from_first(partial(_make_ready, out_dir))
+        processes.from_first(partial(_make_ready, out_dir))
         if resume:
-            start = ranks.from_first(partial(load_state, out_dir, recipe))
+            start = processes.from_first(partial(load_state, out_dir, recipe))
             _require_fit(model, start, out_dir)
-        task = Task(model, data, data.held_out.to(device), encoding, recipe, chip, ranks)
+        task = Task(model, data, data.held_out.to(device), encoding, recipe, chip, processes)
         random_devices = [device] if device.type == "cuda" else []
         with (
             torch.random.fork_rng(devices=random_devices),
@@ -112,7 +110,7 @@ def fit(
         model.load_state_dict(state.best)
         model.eval()
         result = tested(task, state, out_dir / CHECKPOINT_NAME, progress)
-        ranks.from_first(lambda: save_checkpoint(out_dir, checkpoint_of(data, recipe, state, result)))
+        processes.from_first(lambda: save_checkpoint(out_dir, checkpoint_of(data, recipe, state, result)))
     return result
 
 

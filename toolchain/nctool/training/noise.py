@@ -7,7 +7,7 @@ Source: Huang et al., arXiv 2404.17456.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -17,9 +17,9 @@ from nctool.activation.noisy_quant import activations, in_mode
 from nctool.ir.network import IntNetwork
 from nctool.training.accuracy import MEASURED_AT_ONCE, n_correct
 from nctool.training.chip import ChipRun
-from nctool.training.distributed.ranks import ALONE, Ranks
 from nctool.training.images.data import LabelledImages
 from nctool.training.images.encoding import ImageEncoding
+from nctool.training.processes import ALONE, Processes
 
 MAX_IMAGES = 5000
 """Most held-out images that one estimate uses: σ is known to 1 % far earlier."""
@@ -55,7 +55,7 @@ def measure_held_out(
     encoding: ImageEncoding,
     n_steps: int,
     network: IntNetwork | None = None,
-    ranks: Ranks = ALONE,
+    processes: Processes = ALONE,
     *,
     batch_size: int = MEASURED_AT_ONCE,
 ) -> HeldOutReport:
@@ -70,7 +70,7 @@ def measure_held_out(
         encoding: from pixels to the network's input.
         n_steps: T_val, ≥ 1.
         network: the integer network converted from `model` for T_val steps, in place of its float spiking network.
-        ranks: the processes that share the batches; each gets the same answer.
+        processes: those that share the batches; each gets the same answer.
         batch_size: images that are run at once.
 
     Raises:
@@ -80,10 +80,11 @@ def measure_held_out(
     chip = None if network is None else ChipRun.prepare(network, model)
     was_training = model.training
     model.eval()
-    moments: dict[str, list[Tensor]] = {name: [] for name in activations(model)}
+    layers = activations(model)
+    moments: list[Tensor] = []
     correct_ann = correct_snn = 0
     with torch.no_grad(), _Recorder(model) as recorder:
-        for batch in ranks.own(split.batches(batch_size)):
+        for batch in processes.own(split.batches(batch_size)):
             correct_ann += n_correct(model(encoding(batch.images)), batch.labels)
             quantised = recorder.take()
             if chip is None:
@@ -92,14 +93,19 @@ def measure_held_out(
             else:
                 logits, spiked = chip.run(batch.images, quantised)
             correct_snn += n_correct(logits, batch.labels)
-            for name, values in spiked.items():
-                moments[name].append(torch.stack(torch.var_mean(quantised[name].sub_(values), correction=0)))
+            moments.append(_moments(quantised, spiked, list(layers)))
     model.train(was_training)
-    device = split.images.device
-    sizes = torch.tensor([len(labels) for labels in split.labels.split(batch_size)], device=device)
-    sigma = {name: _deviation(ranks.in_order(each, (len(sizes), 2), device), sizes) for name, each in moments.items()}
-    correct_ann, correct_snn = ranks.counts([correct_ann, correct_snn], device)
+    whole = torch.stack(processes.in_order(moments)).double()
+    sizes = torch.tensor([len(labels) for labels in split.labels.split(batch_size)], device=whole.device)
+    sigma = {name: _deviation(of_layer, sizes) for name, of_layer in zip(layers, whole.unbind(1), strict=True)}
+    correct_ann, correct_snn = processes.sums([correct_ann, correct_snn])
     return HeldOutReport(sigma, correct_ann / len(split), correct_snn / len(split))
+
+
+def _moments(quantised: Mapping[str, Tensor], spiked: Mapping[str, Tensor], layers: Sequence[str]) -> Tensor:
+    """Return variance and mean of the gap of each layer, (layers, 2); takes `quantised` for it."""
+    gaps = (quantised[name].sub_(spiked[name]) for name in layers)
+    return torch.stack([torch.stack(torch.var_mean(gap, correction=0)) for gap in gaps])
 
 
 def _deviation(moments: Tensor, sizes: Tensor) -> float:

@@ -20,13 +20,12 @@ from nctool.activation.noisy_quant import activations
 from nctool.errors import RangeError, UsageError
 from nctool.progress import ProgressCallback
 from nctool.recipe.schema import Recipe
-from nctool.training.distributed.global_batch import global_batch
-from nctool.training.distributed.ranks import ALONE, Ranks
 from nctool.training.execution import autocast
 from nctool.training.images.augment import augment
 from nctool.training.images.auto_augment import require_auto_augment
 from nctool.training.images.data import LabelledImages
 from nctool.training.interruption import Interruption
+from nctool.training.processes import ALONE, Processes
 from nctool.training.stages import Stage
 
 _SMALLEST_BATCH = 2
@@ -55,7 +54,7 @@ class Optimiser:
         stage: what is trained for, how long, and the first learning rate.
         epochs_before: of the stages before this one.
         recipe: `[training]` and the seed.
-        ranks: the processes that share every batch; `training.batch_size` is that of all together.
+        processes: those that share every batch; `training.batch_size` is that of all together.
 
     Raises:
         UsageError: fewer than two training images, or ones that `training.auto_augment` cannot change.
@@ -68,13 +67,13 @@ class Optimiser:
         stage: Stage,
         epochs_before: int,
         recipe: Recipe,
-        ranks: Ranks = ALONE,
+        processes: Processes = ALONE,
     ) -> None:
         if len(train) < _SMALLEST_BATCH:
             raise UsageError(f"got {len(train)} training image, allowed: {_SMALLEST_BATCH} or more")
         require_auto_augment(recipe.training.auto_augment, train.images.shape[1])
         self._model, self._train, self._stage, self._epochs_before = model, train, stage, epochs_before
-        self._recipe, self._settings, self._ranks = recipe, recipe.training, ranks
+        self._recipe, self._settings, self._processes = recipe, recipe.training, processes
         self._layers = activations(model)
         self._sgd = torch.optim.SGD(
             model.parameters(),
@@ -144,17 +143,17 @@ class Optimiser:
         """
         for group in self._sgd.param_groups:
             group["lr"] = self.learning_rate(epoch, step)
-        images, rows = augment(self._train.images[chosen], self._settings), self._ranks.rows(len(chosen))
+        images, rows = augment(self._train.images[chosen], self._settings), self._processes.rows(len(chosen))
         labels = self._train.labels[chosen][rows]
         self._sgd.zero_grad(set_to_none=True)
-        with global_batch(self._model, len(chosen), self._ranks):
+        with self._processes.whole_batch(self._model, len(chosen)):
             with autocast(self._settings, images.device.type):
                 loss, logits = self._stage.loss(images[rows], labels)
             loss.backward()
         stop = loss.new_tensor(float(interruption.noted is not None))
         correct = (logits.argmax(dim=1) == labels).sum()
         numbers = torch.stack([loss.detach(), correct, stop])
-        numbers = self._ranks.add_gradients(self._model, numbers)
+        numbers = self._processes.add_gradients(self._model, numbers)
         self._sgd.step()
         return self._checked(numbers, epoch, step)
 

@@ -15,7 +15,6 @@ from torch import nn
 from nctool.activation.noisy_quant import activations, in_mode
 from nctool.progress import ProgressCallback
 from nctool.recipe.schema import Recipe
-from nctool.training.accuracy import ann_accuracy, snn_accuracy
 from nctool.training.checkpoints.checkpoint import Checkpoint
 from nctool.training.checkpoints.state import TrainingState
 from nctool.training.images.data import TrainingData
@@ -51,13 +50,13 @@ class TrainResult:
 
 def tested(task: Task, state: TrainingState, path: Path, progress: ProgressCallback) -> TrainResult:
     """Look at the test images, once; the processes of `task` share them."""
-    model, recipe, encoding, ranks, at_once = task.model, task.recipe, task.encoding, task.ranks, task.measured_at_once
+    model, recipe = task.model, task.recipe
     test = task.data.test.to(task.held_out.images.device)
     is_relu = recipe.activation.function == "relu" and recipe.finetune is None
     with in_mode(model, "rectified") if is_relu else nullcontext():
-        accuracy_ann = ann_accuracy(model, test, encoding, ranks, batch_size=at_once)
-    by_steps = snn_accuracy(model, test, encoding, ranks=ranks, progress=progress, batch_size=at_once)
-    ideal_epochs = 0 if recipe.chip is None else ranks.from_first(lambda: count_epochs(path.parent, "ideal"))
+        accuracy_ann = task.accuracy_ann(test)
+    by_steps = task.accuracy_snn(test, progress=progress)
+    ideal_epochs = 0 if recipe.chip is None else task.processes.from_first(lambda: count_epochs(path.parent, "ideal"))
     return TrainResult(
         path=path,
         accuracy_ann=accuracy_ann,

@@ -1,26 +1,31 @@
 """The first stage of a training run: noisy quantised activations, or ordinary ones whose thresholds are balanced.
 
-In: a network and its data. Out: the loss of a batch, and after each epoch what the held-out images say.
-A stage is what `loop` runs for some epochs with one schedule of the learning rate; the other one is `finetuning`.
+In: a network and its data. Out: its first thresholds, the loss of a batch, and after each epoch what the held-out
+images say. A stage is what `loop` runs for some epochs with one cosine of the learning rate; the other stage is
+`finetuning`.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from nctool.activation.noisy_quant import activations, in_mode
-from nctool.activation.thresholds import PERCENTILE, balanced_thresholds
+from nctool.activation.thresholds import FIRST_PERCENTILE, PERCENTILE, balanced_thresholds
+from nctool.errors import RangeError
+from nctool.progress import ProgressCallback, no_progress
 from nctool.recipe.schema import Recipe
-from nctool.training.accuracy import MEASURED_AT_ONCE, ann_accuracy, snn_accuracy
+from nctool.training.accuracy import MEASURED_AT_ONCE, REPORTED_STEPS, ann_accuracy, snn_accuracy
 from nctool.training.chip import Chip
-from nctool.training.distributed.ranks import ALONE, Ranks
 from nctool.training.images.data import LabelledImages, TrainingData
 from nctool.training.images.encoding import ImageEncoding
 from nctool.training.noise import affordable_images, measure_held_out, set_sigma
+from nctool.training.processes import ALONE, Processes
 
 
 @dataclass(frozen=True)
@@ -34,7 +39,7 @@ class Task:
         encoding: from pixels to the network's input.
         recipe: of the run.
         chip: what noise is measured on where the recipe asks for it.
-        ranks: the processes that train together.
+        processes: those that train together.
     """
 
     model: nn.Module
@@ -43,12 +48,24 @@ class Task:
     encoding: ImageEncoding
     recipe: Recipe
     chip: Chip | None
-    ranks: Ranks = ALONE
+    processes: Processes = ALONE
 
     @property
     def measured_at_once(self) -> int:
         """Images of a batch that is measured: no more than are trained at once, so that memory suffices."""
         return min(self.recipe.training.batch_size, MEASURED_AT_ONCE)
+
+    def accuracy_ann(self, split: LabelledImages) -> float:
+        """Measure the noise-free ANN; see `ann_accuracy`."""
+        return ann_accuracy(self.model, split, self.encoding, self.processes, batch_size=self.measured_at_once)
+
+    def accuracy_snn(
+        self, split: LabelledImages, steps: Sequence[int] = REPORTED_STEPS, progress: ProgressCallback = no_progress
+    ) -> dict[int, float]:
+        """Measure the spiking network after several windows; see `snn_accuracy`."""
+        return snn_accuracy(
+            self.model, split, self.encoding, steps, self.processes, progress, batch_size=self.measured_at_once
+        )
 
 
 @dataclass(frozen=True)
@@ -150,7 +167,7 @@ class NoisyTraining(_Training):
             task.encoding,
             noise.steps,
             network,
-            task.ranks,
+            task.processes,
             batch_size=task.measured_at_once,
         )
         if noise.source != "none":
@@ -175,16 +192,42 @@ class RectifiedTraining(_Training):
         images = task.data.calibration(task.recipe.seed).to(task.held_out.images.device).images
         with in_mode(task.model.eval(), "rectified"):
             thresholds = balanced_thresholds(task.model, activations(task.model), task.encoding(images), PERCENTILE)
-            ann = ann_accuracy(task.model, held_out, task.encoding, task.ranks, batch_size=task.measured_at_once)
+            ann = task.accuracy_ann(held_out)
         for name, layer in activations(task.model).items():
             layer.threshold.data.fill_(thresholds[name])
-        snn = snn_accuracy(task.model, held_out, task.encoding, (steps,), task.ranks, batch_size=task.measured_at_once)
+        snn = task.accuracy_snn(held_out, (steps,))
         return Outcome(ann, snn, "none", {}, (ann, snn[steps]))
 
 
 def first_stage(task: Task) -> Stage:
     """Return the stage that the recipe's `activation.function` asks for."""
     return RectifiedTraining(task) if task.recipe.activation.function == "relu" else NoisyTraining(task)
+
+
+def start_thresholds(model: nn.Module, data: TrainingData, encoding: ImageEncoding, recipe: Recipe) -> None:
+    """Set every threshold to what one in a hundred positive pre-activations exceeds, if the recipe asks for that.
+
+    A network of your own has thresholds already: `nctool.prepare` measured them, or they were trained. One that is
+    trained with ReLUs gets its own after each epoch.
+
+    Raises:
+        RangeError: an activation is never positive.
+    """
+    rectified_first = recipe.activation.function == "relu" and recipe.training.epochs > 0
+    if recipe.activation.threshold_init != "data" or recipe.model.architecture == "own" or rectified_first:
+        return
+    images = encoding(data.calibration(recipe.seed).images.to(next(model.parameters()).device))
+    is_training = model.training
+    try:
+        with in_mode(model.eval(), "rectified"):
+            measured = balanced_thresholds(model, activations(model), images, FIRST_PERCENTILE)
+    except RangeError as error:
+        raise RangeError(error.message, hint="set activation.threshold_init to a number") from error
+    finally:
+        model.train(is_training)
+    with torch.no_grad():
+        for name, layer in activations(model).items():
+            layer.threshold.fill_(measured[name])
 
 
 def snapshot(model: nn.Module) -> dict[str, Tensor]:

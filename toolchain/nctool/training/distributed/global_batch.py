@@ -12,8 +12,6 @@ order of sums. What couples the rows of a batch is done for all of them:
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
-from functools import partial
 from types import TracebackType
 from typing import Any
 
@@ -24,32 +22,34 @@ from torch.overrides import TorchFunctionMode
 
 from nctool.activation.noisy_quant import NoisyQuantReLU, activations
 from nctool.training.distributed.global_batch_norm import global_batch_norm
-from nctool.training.distributed.ranks import Ranks
 
 _BELOW_ZERO = -1.0
 """A pre-activation whose activation is 0, so that only noise is left of it."""
 
 
-def global_batch(model: nn.Module, n_rows: int, ranks: Ranks) -> AbstractContextManager[Any]:
-    """Compute with this process's share of a batch of `n_rows` while the block runs, backward pass included."""
-    return nullcontext() if ranks.size == 1 else _GlobalBatch(model, n_rows, ranks)
+class GlobalBatch(TorchFunctionMode):
+    """Computes with one process's rows of a batch while the block runs, backward pass included.
 
+    It puts the functions of a table in the place of torch's, and noise behind the activations.
 
-class _GlobalBatch(TorchFunctionMode):
-    """Puts the functions of the table in the place of torch's, and noise behind the activations."""
+    Args:
+        model: what computes.
+        n_rows: of the whole batch.
+        rows: this process's.
+    """
 
-    def __init__(self, model: nn.Module, n_rows: int, ranks: Ranks) -> None:
+    def __init__(self, model: nn.Module, n_rows: int, rows: slice) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self._layers, self._n_rows, self._rows = activations(model).values(), n_rows, ranks.rows(n_rows)
+        self._layers, self._n_rows, self._rows = activations(model).values(), n_rows, rows
         self._instead: dict[Callable[..., Any], Callable[..., Any]] = {
-            functional.batch_norm: partial(global_batch_norm, ranks),
+            functional.batch_norm: global_batch_norm,
             functional.dropout: self._dropout,
             functional.cross_entropy: self._cross_entropy,
         }
         self._silenced: set[nn.Module] = set()
         self._handles: list[Any] = []
 
-    def __enter__(self) -> _GlobalBatch:
+    def __enter__(self) -> GlobalBatch:
         for layer in self._layers:
             before = layer.register_forward_pre_hook(self._silence)
             self._handles += [before, layer.register_forward_hook(self._add_noise)]

@@ -12,11 +12,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from nctool.training.distributed.ranks import Ranks
+from nctool.training.distributed.exchange import gathered, total
 
 
 def global_batch_norm(
-    ranks: Ranks,
     x: Tensor,
     running_mean: Tensor | None,
     running_var: Tensor | None,
@@ -28,29 +27,30 @@ def global_batch_norm(
 ) -> Tensor:
     """Do what `functional.batch_norm` does, with mean and variance of the rows of all processes.
 
+    All processes call it the same number of times, backward passes included.
+
     Args:
-        ranks: the processes; all call this function the same number of times, backward passes included.
         x: this process's rows, float (N, C, ...); N may be 0.
         running_mean, running_var, weight, bias, training, momentum, eps: as for `functional.batch_norm`; the running
             variance is the unbiased one.
     """
     if not training:
         return functional.batch_norm(x, running_mean, running_var, weight, bias, False, momentum, eps)
-    mean, variance, count = _moments(ranks, x.detach())
+    mean, variance, count = _moments(x.detach())
     with torch.no_grad():
         if running_mean is not None and running_var is not None:
             running_mean.lerp_(mean, momentum)
             running_var.lerp_(variance * (count / (count - 1)), momentum)
     inverse = (variance + eps).rsqrt()
-    return cast(Tensor, _Normalise.apply(ranks, x, weight, bias, mean, inverse, count))  # type: ignore[no-untyped-call]
+    return cast(Tensor, _Normalise.apply(x, weight, bias, mean, inverse, count))  # type: ignore[no-untyped-call]
 
 
-def _moments(ranks: Ranks, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def _moments(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Return for each channel mean, variance and number of values in all processes, (C,)."""
     axes, n_values = _axes(x), x.numel() // x.shape[1]
     variance, mean = torch.var_mean(x.float(), axes, correction=0) if n_values else x.new_zeros(2, x.shape[1]).float()
     counts = torch.full_like(mean, n_values)
-    means, variances, counts = ranks.gathered(torch.stack([mean, variance, counts]).double()).unbind(1)
+    means, variances, counts = gathered(torch.stack([mean, variance, counts]).double()).unbind(1)
     shares = counts / counts.sum(0)
     whole_mean = (shares * means).sum(0)
     whole_variance = (shares * (variances + (means - whole_mean).square())).sum(0)
@@ -63,7 +63,6 @@ class _Normalise(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any,
-        ranks: Ranks,
         x: Tensor,
         weight: Tensor | None,
         bias: Tensor | None,
@@ -71,7 +70,6 @@ class _Normalise(torch.autograd.Function):
         inverse: Tensor,
         count: Tensor,
     ) -> Tensor:
-        ctx.ranks = ranks
         ctx.save_for_backward(x, weight, mean, inverse, count)
         normalised = (x - _column(mean, x)) * _column(inverse, x)
         if weight is not None and bias is not None:
@@ -89,11 +87,11 @@ class _Normalise(torch.autograd.Function):
         upstream, axes = grad.float(), _axes(grad)
         normalised = (x - _column(mean, x)) * _column(inverse, x)
         own = torch.stack([upstream.sum(axes), (upstream * normalised).sum(axes)])
-        by_bias, by_weight = ctx.ranks.total(own.clone()) / count
+        by_bias, by_weight = total(own.clone()) / count
         scale = inverse if weight is None else inverse * weight
         by_input = (upstream - _column(by_bias, x) - normalised * _column(by_weight, x)) * _column(scale, x)
         affine = (None, None) if weight is None else (own[1], own[0])
-        return None, by_input.to(grad.dtype), *affine, None, None, None
+        return by_input.to(grad.dtype), *affine, None, None, None
 
 
 def _axes(x: Tensor) -> list[int]:

@@ -1,37 +1,40 @@
-"""The processes that train one network together: what each of them takes, and what they exchange.
+"""The processes of torchrun that train together: what each of them takes, and what they make of all parts.
 
-In: the processes of torchrun. Out: `Ranks`; alone, one that exchanges nothing. `gloo` carries the exchange on the CPU,
-`nccl` on GPUs.
+In: the processes of torchrun. Out: `Ranks`, or `ALONE` without torchrun. `gloo` carries the exchange on the CPU, `nccl`
+on GPUs.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from itertools import islice
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, distributed, nn
 
 from nctool.errors import NctoolError, UsageError
 from nctool.torchrun import exchange, local_rank, rank_and_size
+from nctool.training.distributed.exchange import gathered_values, take_first, total, value_of_first
+from nctool.training.distributed.global_batch import GlobalBatch
+from nctool.training.processes import ALONE, Processes
 
 T = TypeVar("T")
 
 
 @dataclass(frozen=True)
-class Ranks:
-    """This process among those that train together. Every method but `rows` and `own` is called by all of them.
+class Ranks(Processes):
+    """This process among several.
 
     Attributes:
         rank: number of this process, from 0.
         size: number of processes.
     """
 
-    rank: int = 0
-    size: int = 1
+    rank: int
+    size: int
 
     @property
     def is_first(self) -> bool:
@@ -46,36 +49,41 @@ class Ranks:
         """Yield this process's batches of an evaluation: every `size`-th."""
         return islice(batches, self.rank, None, self.size)
 
-    def total(self, values: Tensor) -> Tensor:
-        """Add up tensors of one shape, in place; every process gets the same bits."""
-        if self.size > 1:
-            with exchange():
-                distributed.all_reduce(values)
-        return values
+    def in_order(self, own: Sequence[Tensor]) -> list[Tensor]:
+        """Return the tensors of all batches in order, on the CPU."""
+        parts = gathered_values([tensor.cpu() for tensor in own])
+        n_batches = sum(map(len, parts))
+        return [parts[number % self.size][number // self.size] for number in range(n_batches)]
 
-    def gathered(self, values: Tensor) -> Tensor:
-        """Return the tensors of all processes, (size, ...), in order."""
-        if self.size == 1:
-            return values.unsqueeze(0)
-        parts = [torch.empty_like(values) for _ in range(self.size)]
-        with exchange():
-            distributed.all_gather(parts, values)
-        return torch.stack(parts)
+    def sums(self, own: Sequence[int]) -> list[int]:
+        """Add up whole numbers of all processes, number by number."""
+        return [sum(numbers) for numbers in zip(*gathered_values(list(own)), strict=True)]
 
-    def in_order(self, own: Sequence[Tensor], shape: tuple[int, int], device: torch.device) -> Tensor:
-        """Return the numbers of all batches, float64 of `shape` (batches, numbers); each process has its `own`."""
-        values = torch.zeros(shape, dtype=torch.float64, device=device)
-        for number, value in zip(range(self.rank, shape[0], self.size), own, strict=True):
-            values[number] = value
-        return self.total(values)
+    def any(self, own: bool) -> bool:
+        """Say whether something is so in any process."""
+        return any(gathered_values(own))
 
-    def counts(self, own: Sequence[int], device: torch.device) -> list[int]:
-        """Add up whole numbers."""
-        return list(own) if self.size == 1 else [int(n) for n in self.total(torch.tensor(own, device=device))]
+    def from_first(self, make: Callable[[], T]) -> T:
+        """Let the first process alone do something, and return what it got, or raise its NctoolError, in all."""
+        outcome: tuple[T | None, NctoolError | None] = (None, None)
+        if self.is_first:
+            try:
+                outcome = (make(), None)
+            except NctoolError as error:
+                outcome = (None, error)
+        value, failure = value_of_first(outcome)
+        if failure is not None:
+            raise failure
+        return value  # type: ignore[return-value] # None only where that is what `make` returns
 
-    def any(self, is_so: bool, device: torch.device) -> bool:
-        """Say whether it is so in any process."""
-        return is_so if self.size == 1 else bool(self.total(torch.tensor(float(is_so), device=device)) > 0)
+    def equalise(self, model: nn.Module) -> None:
+        """Give the model of every process the weights of the first."""
+        for tensor in model.state_dict().values():
+            take_first(tensor)
+
+    def whole_batch(self, model: nn.Module, n_rows: int) -> AbstractContextManager[Any]:
+        """Let `model` compute this process's rows as those of a batch of `n_rows`, the backward pass included."""
+        return GlobalBatch(model, n_rows, self.rows(n_rows))
 
     def add_gradients(self, model: nn.Module, numbers: Tensor) -> Tensor:
         """Add up gradients, and float numbers (n,) beside them, in one exchange; return the sums of the numbers.
@@ -83,45 +91,16 @@ class Ranks:
         One exchange behind the backward pass is simple and works with weights that are computed, as in fine-tuning. It
         does not overlap with that pass.
         """
-        if self.size == 1:
-            return numbers
         gradients = [value.grad for value in model.parameters() if value.grad is not None]
-        flat = self.total(torch.cat([*(gradient.reshape(-1) for gradient in gradients), numbers]))
+        flat = total(torch.cat([*(gradient.reshape(-1) for gradient in gradients), numbers]))
         *sums, numbers = flat.split([*(gradient.numel() for gradient in gradients), len(numbers)])
         for gradient, whole in zip(gradients, sums, strict=True):
             gradient.copy_(whole.view(gradient.shape))
         return numbers
 
-    def equalise(self, model: nn.Module) -> None:
-        """Give the model of every process the weights of the first."""
-        if self.size > 1:
-            with exchange():
-                for tensor in model.state_dict().values():
-                    distributed.broadcast(tensor, src=0)
-
-    def from_first(self, make: Callable[[], T]) -> T:
-        """Let the first process alone do something, and return what it got, or raise its NctoolError, in all."""
-        if self.size == 1:
-            return make()
-        outcome: list[tuple[T | None, NctoolError | None]] = [(None, None)]
-        if self.is_first:
-            try:
-                outcome = [(make(), None)]
-            except NctoolError as error:
-                outcome = [(None, error)]
-        with exchange():
-            distributed.broadcast_object_list(outcome, src=0)
-        value, failure = outcome[0]
-        if failure is not None:
-            raise failure
-        return value  # type: ignore[return-value] # None only where that is what `make` returns
-
-
-ALONE = Ranks()
-
 
 @contextmanager
-def joined(device: torch.device) -> Iterator[Ranks]:
+def joined(device: torch.device) -> Iterator[Processes]:
     """Join the processes of torchrun while the block runs; without torchrun, be alone.
 
     A process group that is there is used and left. One of `gloo` is left as it is at the end, for the next run: its
