@@ -14,7 +14,7 @@ __all__ = ["Network"]
 def __getattr__(name: str) -> Any:
     if name != "Network":
         raise AttributeError(f"module `nctool_deploy` has no attribute `{name}`")
-    from nctool_deploy.lava.compat import require_lava
+    from nctool_deploy.lava.compatibility import require_lava
 
     require_lava()
     from nctool_deploy.lava.runner.network import Network

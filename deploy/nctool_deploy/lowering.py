@@ -6,13 +6,12 @@ every violation. Must not import torch or Lava.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from nctool.errors import RangeError, UnsupportedError
 from nctool.ir.network import (
     FOREIGN_HINT,
-    INPUT_NAME,
     LARGEST_DELAY,
     Bound,
     CurrentBased,
@@ -20,13 +19,12 @@ from nctool.ir.network import (
     Population,
     Synapse,
 )
-from nctool_deploy.backends.backend import Realisation, RealisationName, Registers, find_realisation
+from nctool_deploy.backends.backend import DEFAULT, Realisation, RealisationName, Registers, find_realisation
 from nctool_deploy.backends.number_formats import STATE, SYNAPSE_EXPONENT, SYNAPSE_MANTISSA
-from nctool_deploy.depths import delays, depths
-from nctool_deploy.lava.convolution import convolution_violations, largest_message
-from nctool_deploy.listing import raise_all
+from nctool_deploy.lava.synapses import largest_message
 from nctool_deploy.mapping.cores import Mapping
 from nctool_deploy.mapping.placement import map_network
+from nctool_deploy.pipeline import delays, depths
 from nctool_deploy.targets.target import Target
 
 
@@ -54,7 +52,7 @@ class Lowered:
         return len(self.mapping.cores)
 
 
-def lower(network: IntNetwork, target: Target, realisation: str = "autapse", chips: int | None = 1) -> Lowered:
+def lower(network: IntNetwork, target: Target, realisation: str = DEFAULT.name, chips: int | None = 1) -> Lowered:
     """Realise `network` on `target`.
 
     Args:
@@ -69,15 +67,14 @@ def lower(network: IntNetwork, target: Target, realisation: str = "autapse", chi
     chosen = find_realisation(realisation)
     _require_integrate_fire(network)
     _require_spikes(network, target)
-    if chosen.is_stock:
-        require_chain(network)
+    chosen.require_graph(network)
     prepared = chosen.prepare(network)
-    mapping, too_large = map_network(prepared, target, chosen.wirings)
-    found = chosen.network_violations(prepared)
+    mapping, too_large = map_network(prepared, target, chosen)
+    errors = chosen.network_violations(prepared)
     depth = depths(prepared)
     for population in prepared.populations:
-        found += _violations(prepared, population, depth, chosen)
-    raise_all([*found, *(too_large or _chip_violations(mapping, chips))])
+        errors += _violations(prepared, population, depth, chosen)
+    _raise_all([*errors, *(too_large or _chip_violations(mapping, chips))])
     return Lowered(prepared, target, chosen.name, tuple(chosen.registers(p) for p in prepared.populations), mapping)
 
 
@@ -111,24 +108,6 @@ def _require_spikes(network: IntNetwork, target: Target) -> None:
         )
 
 
-def require_chain(network: IntNetwork) -> None:
-    """Refuse a network whose populations are not one chain from the input to the readout.
-
-    Raises:
-        UnsupportedError: a population has several incoming synapses, or skips its predecessor.
-    """
-    previous = INPUT_NAME
-    for population in network.populations:
-        sources = [synapse.source for synapse in population.synapses]
-        if sources != [previous]:
-            listed = ", ".join(f"`{source}`" for source in sources)
-            raise UnsupportedError(
-                f"population `{population.name}`: driven by {listed}, allowed one synapse from `{previous}`",
-                hint="export with --realisation autapse: stock netx has no skip connections",
-            )
-        previous = population.name
-
-
 def _violations(
     network: IntNetwork, population: Population, depth: dict[str, int], realisation: Realisation
 ) -> Iterator[RangeError]:
@@ -138,8 +117,7 @@ def _violations(
     ):
         yield from _synapse_violations(synapse, branch)
         yield from _delay_violations(delay, branch)
-        if realisation.is_stock:  # a synapse of the autapse that Conv cannot hold runs as a sparse matrix
-            yield from convolution_violations(synapse, largest_message(network, synapse.source), branch)
+        yield from realisation.synapse_violations(synapse, largest_message(network, synapse.source), branch)
     yield from _bound_violations(population.bound, where)
     yield from realisation.violations(population)
 
@@ -183,3 +161,13 @@ def _bound_violations(bound: Bound | None, where: str) -> Iterator[RangeError]:
             f"{where}: accumulated input reaches {bound.low}..{bound.high}, allowed -{STATE.high}..{STATE.high}",
             hint="export with fewer --steps or fewer --weight-bits",
         )
+
+
+def _raise_all(errors: Sequence[RangeError]) -> None:
+    """Raise one RangeError with the message of each of `errors` on a line of its own and each hint once, if any.
+
+    A user can then mend all of them before trying again.
+    """
+    if errors:
+        hints = dict.fromkeys(error.hint for error in errors if error.hint)
+        raise RangeError("\n".join(error.message for error in errors), hint="; ".join(hints) or None)

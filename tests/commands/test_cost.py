@@ -9,8 +9,8 @@ import pytest
 
 import nctool
 from nctool.errors import UnsupportedError, UsageError
-from nctool_deploy.cost.energy import SplitEnergy, split_energy
 from nctool_deploy.cost.operations import Operations
+from nctool_deploy.cost.report import SplitEnergy, split_energy
 from nctool_deploy.netx import read
 from nctool_deploy.targets.target import Target, find_target, parse_target
 from tests.support.foreign import Draft, dense_layer

@@ -11,7 +11,7 @@ from hypothesis import given
 
 from nctool.errors import NctoolError, RangeError, UsageError
 from nctool.ir.network import Bound, InputEncoding, IntNetwork, Population, RateEncoding, Synapse
-from nctool_deploy.backends.autapse import registers
+from nctool_deploy.backends.autapse import Autapse
 from nctool_deploy.lowering import lower
 from nctool_deploy.targets.target import find_target
 from tests.support.networks import conv, dense, fire, random_network, read_out, seeds, signed_input
@@ -78,7 +78,7 @@ def test_a_network_that_fits_is_kept_and_gets_registers(seed):
     lowered = lower(network, LOIHI)
     assert lowered.network is network
     assert (lowered.target, lowered.realisation) == (LOIHI, "autapse")
-    assert lowered.registers == tuple(registers(p) for p in network.populations)
+    assert lowered.registers == tuple(Autapse().registers(p) for p in network.populations)
     assert lowered == lower(network, LOIHI)
 
 

@@ -15,10 +15,10 @@ from nctool.ir.network import INPUT_NAME, IntegerInput, IntNetwork, Population, 
 from nctool.reference.simulate import simulate
 from nctool.reference.trace import Trace
 from nctool_deploy.backends.backend import REALISATIONS, Realisation, find_realisation
-from nctool_deploy.cost.connections import fan_out, reached
-from nctool_deploy.cost.operations import OperationCounter, Operations, Timing
+from nctool_deploy.cost.operations import OperationCounter, Operations, fan_out, reached
 from nctool_deploy.lava.runner.unrolling import unroll
 from nctool_deploy.mapping.wiring import AutapseWiring
+from nctool_deploy.pipeline import Schedule
 from tests.lava.test_unrolling import random_conv
 from tests.support.networks import (
     as_pixels,
@@ -56,7 +56,7 @@ def two_neurons(bias: int = 0) -> IntNetwork:
 def test_autapses_by_hand():
     """Input (1, 0) at three steps: neuron 0 holds 1, 2, 1 and fires at step 2; neuron 1 gets a weight of 0."""
     counter = count(two_neurons(), AUTAPSE, as_pixels([[1, 0]]))
-    assert counter.timing == Timing(window_steps=3, flush_steps=1, depth=2)
+    assert counter.schedule == Schedule(n_steps=3, flush_steps=1, depth=2)
     assert counter.operations == {
         INPUT_NAME: Operations(spikes=3),
         # 3 spikes of the input reach both neurons; the autapse acts at step 3; 6 of 2 * 4 updates are active
@@ -105,7 +105,7 @@ def test_stock_neurons_have_no_autapse_no_bias_source_and_no_flush_step():
     network = two_neurons(bias=1)
     populations = [replace(p, neuron=replace(p.neuron, reset="zero")) for p in network.populations[:1]]
     counter = count(replace(network, populations=(*populations, network.readout)), ZERO_RESET, as_pixels([[0, 0]]))
-    assert counter.timing == Timing(window_steps=3, flush_steps=0, depth=2)
+    assert counter.schedule == Schedule(n_steps=3, flush_steps=0, depth=2)
     # both fire at step 2 of 3: 2 of 6 updates are active; 2 spikes reach 3 classes
     assert counter.operations["hidden"] == Operations(spikes=2, active_updates=2, idle_updates=4)
     assert counter.operations["out"] == Operations(network_operations=6, active_updates=3, idle_updates=6)
@@ -125,7 +125,7 @@ def test_latency_goes_by_the_longest_path():
     later = fire("later", dense("hidden", [[1]]))
     network = IntNetwork(signed_input(1), (hidden, later, read_out(dense("hidden", [[1]]), dense("later", [[1]]))), 5)
     counter = OperationCounter(network, AUTAPSE)
-    assert (counter.timing.latency_steps, counter.timing.period_steps) == (8, 6)
+    assert (counter.schedule.latency, counter.schedule.period) == (8, 6)
 
 
 def test_current_based_neurons_are_refused():
@@ -217,7 +217,7 @@ def test_every_count_is_the_one_of_a_matrix_of_connections(seed, realisation, si
     assert counter.operations == by_brute_force(network, realisation, pixels, trace)
     assert counter.n_samples == 3
     updates = counter.total.active_updates + counter.total.idle_updates
-    assert updates == 3 * counter.timing.period_steps * sum(p.n_neurons for p in network.populations)
+    assert updates == 3 * counter.schedule.period * sum(p.n_neurons for p in network.populations)
 
 
 def _often_zero(table: np.ndarray, seed: int) -> np.ndarray:

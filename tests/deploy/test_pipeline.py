@@ -8,7 +8,7 @@ from itertools import pairwise
 from hypothesis import given
 
 from nctool.ir.network import INPUT_NAME, IntNetwork
-from nctool_deploy.depths import delays, depths
+from nctool_deploy.pipeline import delays, depths
 from tests.support.networks import dense, fire, random_graph, random_network, read_out, seeds, signed_input
 
 

@@ -17,8 +17,8 @@ from nctool.running.models import with_steps
 from nctool.running.samples import fitted_to
 from nctool_deploy.foreign import ForeignFile, is_foreign, read_foreign
 from nctool_deploy.lava import engine
-from nctool_deploy.lava.compat import make_importable
-from nctool_deploy.lava.weights import as_lava_runs, parts_as_lava_runs
+from nctool_deploy.lava.compatibility import make_importable
+from nctool_deploy.lava.synapses import as_lava_runs, parts_as_lava_runs
 from tests.support.foreign import (
     Case,
     Draft,

@@ -181,7 +181,7 @@ def test_a_delay_that_is_off_by_one_shows(tmp_path: Path, monkeypatch: pytest.Mo
     worker = """
         from nctool_deploy.lava.runner import network, run
         from nctool_deploy.lava.runner.run import main
-        from nctool_deploy.depths import delays
+        from nctool_deploy.pipeline import delays
 
         def skewed(job, offsets=iter((-1, 0, 1)), answer=run._answer):
             offset = next(offsets)

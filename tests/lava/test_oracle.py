@@ -11,7 +11,7 @@ import pytest
 from nctool.ir.network import IntegerInput, IntNetwork, Population, Synapse
 from nctool.reference.simulate import simulate
 from nctool.reference.trace import Trace
-from nctool_deploy.lava.weights import as_lava_runs
+from nctool_deploy.lava.synapses import as_lava_runs
 from tests.support.emulator import Chain, Layer, Record, emulate
 from tests.support.foreign import ground_truth
 from tests.support.networks import leaky

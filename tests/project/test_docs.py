@@ -234,7 +234,7 @@ def test_the_blocks_that_are_not_run() -> None:
     assert found == [
         ("README.md", "they make the environment, and run all tests, this one too"),
         ("LAVA.md", "installs packages, from the network"),
-        ("LAVA.md", "of installations that are refused; tests/lava/test_lava_compat.py makes them"),
+        ("LAVA.md", "of installations that are refused; tests/lava/test_compatibility.py makes them"),
         ("TRAINING.md", "400 epochs on a GPU, of data that are downloaded"),
         ("TRAINING.md", "a layout of folders"),
         ("TRAINING.md", "wants several GPUs, or a process for each core"),

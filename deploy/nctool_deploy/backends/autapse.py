@@ -6,26 +6,38 @@ one step after the spike, which is before the next comparison: exactly an IF neu
 The real bias must be integrated, so it comes through synapses from always-on source neurons. See
 docs/SEMANTICS.md, rules R1 to R5.
 
-In: populations of an IntNetwork. Out: register values, or every reason why there are none. Must not import torch or
-Lava.
+In: populations of an IntNetwork. Out: register values, or every reason why there are none. Must not import torch.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 
-from nctool.errors import RangeError
+from nctool.errors import FormatError, RangeError
 from nctool.ir.equality import StructuralEquality
-from nctool.ir.network import IntArray, IntegrateFire, Population
+from nctool.ir.network import IntArray, IntegrateFire, IntNetwork, Population, Readout, Synapse
 from nctool.ir.number_format import IntegerFormat
-from nctool_deploy.backends.number_formats import BIAS_MANTISSA, SYNAPSE_EXPONENT, SYNAPSE_MANTISSA, THRESHOLD
-from nctool_deploy.listing import raise_all
+from nctool_deploy.backends.number_formats import (
+    BIAS_MANTISSA,
+    FULL_DECAY,
+    MAY_FIRE_AGAIN,
+    SYNAPSE_EXPONENT,
+    SYNAPSE_MANTISSA,
+    THRESHOLD,
+)
+from nctool_deploy.hdf5 import Node
 from nctool_deploy.mapping.wiring import AutapseWiring, DenseWiring, Wiring
 
 FLUSH_STEPS = 1
 """Silent steps between two windows, in which the last autapse spikes decay (R5)."""
+
+NEURON_IF, NEURON_READOUT = "IF", "IF-READOUT"
+"""Types that a stock netx loader rejects: running them as CUBA would be silently wrong."""
 
 BIAS_EXPONENT = 7
 """Exponent of the coarse always-on source: with an exact fine source beside it, a 16-bit bias."""
@@ -71,20 +83,92 @@ class AutapseRegisters(StructuralEquality):
     bias_sources: tuple[BiasSource, ...]
 
 
-def registers(population: Population) -> AutapseRegisters:
-    """Work out the registers of `population`, a readout or a neuron that resets by subtraction.
+class Autapse:
+    """The realisation `autapse`; its members are those of `nctool_deploy.backends.backend.Realisation`."""
 
-    Raises:
-        RangeError: a threshold, an initial potential or a bias has no exact form; all violations are listed.
-    """
-    raise_all(violations(population))
-    sources = split_bias(population.bias)
-    neuron = population.neuron
-    if not isinstance(neuron, IntegrateFire):  # R4: u never reaches the highest threshold
-        return AutapseRegisters(THRESHOLD.high, np.zeros_like(population.bias), None, 0, sources)
-    threshold_mantissa, bias_mantissa = _comparison(neuron)
-    exponent = self_exponent(neuron.threshold)
-    return AutapseRegisters(threshold_mantissa, bias_mantissa, -(neuron.threshold >> exponent), exponent, sources)
+    name: ClassVar[Literal["autapse"]] = "autapse"
+    description: ClassVar = "reset by subtraction, exact; runs in nctool's own Network"
+    form: ClassVar = AUTAPSE_FORMAT
+    steps: ClassVar[int | None] = None
+    flush_steps: ClassVar = FLUSH_STEPS
+    fixed_registers: ClassVar[Mapping[str, int]] = {"iDecay": 0, "vDecay": FULL_DECAY, "refDelay": MAY_FIRE_AGAIN}
+    stored_weight: ClassVar[type[np.signedinteger[Any]]] = np.int8
+    stores_exponents: ClassVar = True
+
+    def default_units(self, levels: int) -> int:
+        """Return 1: a window of several steps stands for the levels."""
+        return 1
+
+    def explored_windows(self, wanted: Sequence[int] | None) -> Sequence[int]:
+        """Return the windows that the user wants, or short ones."""
+        return wanted or (1, 2, 4, 8)
+
+    def explored_units(self, wanted: Sequence[int] | None, levels: int) -> Sequence[int]:
+        """Return the units that the user wants, or a few."""
+        return wanted or (1, 2, 4)
+
+    def require_graph(self, network: IntNetwork) -> None:
+        """Do nothing: populations may have any number of synapses."""
+
+    def prepare(self, network: IntNetwork) -> IntNetwork:
+        """Return the network as it is."""
+        return network
+
+    def network_violations(self, network: IntNetwork) -> list[RangeError]:
+        """Return nothing: each population stands for itself."""
+        return []
+
+    def synapse_violations(self, synapse: Synapse, largest_message: int, where: str) -> Iterator[RangeError]:
+        """Yield nothing: a synapse that Conv cannot hold runs as a sparse matrix."""
+        yield from ()
+
+    def violations(self, population: Population) -> list[RangeError]:
+        """Return all that keeps `population` from having registers; empty when it has."""
+        where, neuron = f"population `{population.name}`", population.neuron
+        errors = _bias_violations(population.bias, where)
+        if isinstance(neuron, IntegrateFire):
+            errors += [*_neuron_violations(neuron, where), *_threshold_violations(neuron.threshold, where)]
+            errors += _comparison_violations(neuron, where)
+        return errors
+
+    def registers(self, population: Population) -> AutapseRegisters:
+        """Return the registers of `population`, a readout or a neuron that resets by subtraction."""
+        sources, neuron = split_bias(population.bias), population.neuron
+        if not isinstance(neuron, IntegrateFire):  # R4: u never reaches the highest threshold
+            return AutapseRegisters(THRESHOLD.high, np.zeros_like(population.bias), None, 0, sources)
+        threshold_mantissa, bias_mantissa = _comparison(neuron)
+        exponent = self_exponent(neuron.threshold)
+        return AutapseRegisters(threshold_mantissa, bias_mantissa, -(neuron.threshold >> exponent), exponent, sources)
+
+    def wirings(self, population: Population) -> tuple[Wiring, ...]:
+        """Return bias sources (R3), and the autapse of what fires (R2)."""
+        sources = tuple(DenseWiring(1) for _ in bias_exponents(population.bias))
+        return (*sources, AutapseWiring()) if isinstance(population.neuron, IntegrateFire) else sources
+
+    def neuron_data(self, population: Population) -> Mapping[str, Any]:
+        """Return the thresholds and initial potentials of what fires; the registers follow from them on loading."""
+        neuron = population.neuron
+        if not isinstance(neuron, IntegrateFire):
+            return {"type": NEURON_READOUT}
+        thresholds = {"vThMant": neuron.threshold.astype(np.int32), "vInit": neuron.initial.astype(np.int32)}
+        return {"type": NEURON_IF, **thresholds}
+
+    def read_neuron(self, node: Node, channels: int, scale: float | None) -> IntegrateFire | Readout:
+        """Return the neuron that `neuron_data` wrote."""
+        kind = node.text("type")
+        if kind == NEURON_READOUT and scale is not None:
+            return Readout(scale)
+        if kind != NEURON_IF or scale is not None:
+            raise FormatError(f"`{node.name}/type` is `{kind}`, allowed {NEURON_IF}, or {NEURON_READOUT} with a scale")
+        threshold, initial = (node.array(key, np.int32, 1).astype(np.int64) for key in ("vThMant", "vInit"))
+        return IntegrateFire(threshold, initial)
+
+    def lava_network(self, model: Path, network: IntNetwork, n_samples: int, n_steps: int) -> tuple[Any, Any]:
+        """Return nctool's Network; the membrane is the current of its neurons."""
+        from nctool_deploy.lava.runner.network import Network
+
+        process = Network(model, n_samples=n_samples, n_steps=n_steps)
+        return process, process.out_layer.neuron.u
 
 
 def self_exponent(threshold: IntArray) -> int:
@@ -115,23 +199,7 @@ def _comparison(neuron: IntegrateFire) -> tuple[int, IntArray]:
     return centre - 1, centre - gap
 
 
-def wirings(population: Population) -> tuple[Wiring, ...]:
-    """Return the connections that the realisation adds: bias sources (R3), and the autapse of what fires (R2)."""
-    sources = tuple(DenseWiring(1) for _ in bias_exponents(population.bias))
-    return (*sources, AutapseWiring()) if isinstance(population.neuron, IntegrateFire) else sources
-
-
 # --- what does not fit ----------------------------------------------------
-
-
-def violations(population: Population) -> list[RangeError]:
-    """Return all that keeps `population` from having registers; empty when it has."""
-    where, neuron = f"population `{population.name}`", population.neuron
-    found = _bias_violations(population.bias, where)
-    if isinstance(neuron, IntegrateFire):
-        found += [*_neuron_violations(neuron, where), *_threshold_violations(neuron.threshold, where)]
-        found += _comparison_violations(neuron, where)
-    return found
 
 
 def _bias_violations(bias: IntArray, where: str) -> list[RangeError]:
@@ -147,12 +215,12 @@ def _bias_violations(bias: IntArray, where: str) -> list[RangeError]:
 
 
 def _neuron_violations(neuron: IntegrateFire, where: str) -> list[RangeError]:
-    found = []
+    errors = []
     if neuron.reset != "subtract":
-        found.append(RangeError(f"{where}: reset is `{neuron.reset}`, the autapse allows `subtract`"))
+        errors.append(RangeError(f"{where}: reset is `{neuron.reset}`, the autapse allows `subtract`"))
     if (neuron.initial >= neuron.threshold).any():
-        found.append(RangeError(f"{where}: an initial potential reaches its threshold, allowed below it"))
-    return found
+        errors.append(RangeError(f"{where}: an initial potential reaches its threshold, allowed below it"))
+    return errors
 
 
 def _threshold_violations(threshold: IntArray, where: str) -> list[RangeError]:
@@ -173,9 +241,9 @@ def _threshold_violations(threshold: IntArray, where: str) -> list[RangeError]:
 def _comparison_violations(neuron: IntegrateFire, where: str) -> list[RangeError]:
     gap = neuron.threshold - neuron.initial
     threshold_mantissa, bias_mantissa = _comparison(neuron)
-    found = []
+    errors = []
     if threshold_mantissa > THRESHOLD.high:
-        found.append(
+        errors.append(
             RangeError(
                 f"{where}: an initial potential {int(gap.max())} below its threshold needs a threshold register of "
                 f"{threshold_mantissa}, allowed {THRESHOLD.low}..{THRESHOLD.high}"
@@ -183,11 +251,11 @@ def _comparison_violations(neuron: IntegrateFire, where: str) -> list[RangeError
         )
     low, high = int(bias_mantissa.min()), int(bias_mantissa.max())
     if low < BIAS_MANTISSA.low or high > BIAS_MANTISSA.high:
-        found.append(
+        errors.append(
             RangeError(
                 f"{where}: thresholds spread over {int(gap.min())}..{int(gap.max())} above the initial potential need "
                 f"bias mantissas {low}..{high}, allowed {BIAS_MANTISSA.low}..{BIAS_MANTISSA.high}",
                 hint="export with fewer --weight-bits, which lowers the thresholds",
             )
         )
-    return found
+    return errors

@@ -1,115 +1,111 @@
 """The realisations: how a neuron of an IntNetwork is built out of the parts of the chip.
 
-In: nothing. Out: one frozen description for each. Must not import torch or Lava.
+In: nothing. Out: the protocol, one object for each realisation, and the one of a name. Must not import torch or Lava.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar, Literal, Protocol
+
+import numpy as np
 
 from nctool.errors import RangeError, UsageError
-from nctool.ir.network import IntNetwork, Population
+from nctool.ir.network import IntegrateFire, IntNetwork, Population, Readout, Synapse
 from nctool.ir.number_format import IntegerFormat
-from nctool_deploy.backends import autapse, stock
+from nctool_deploy.backends.autapse import Autapse, AutapseRegisters
+from nctool_deploy.backends.stock import StockPopulation, StockRegisters, StockZeroReset
+from nctool_deploy.hdf5 import Node
 from nctool_deploy.mapping.wiring import Wiring
 
-FULL_DECAY = 4096
-"""Of 4096 parts: nothing is left after a step. Source: lava-nc 0.10.0, lava/proc/lif/models.py."""
-
 RealisationName = Literal["autapse", "population", "zero-reset"]
-Registers = autapse.AutapseRegisters | stock.StockRegisters
+Registers = AutapseRegisters | StockRegisters
 
 
-@dataclass(frozen=True)
-class Realisation:
-    """How neurons are built.
+class Realisation(Protocol):
+    """How neurons are built: all that one realisation does otherwise than another.
 
-    Args:
-        name: what `--realisation` calls it.
+    Attributes:
         description: one line.
         form: the numbers that it can hold.
-        is_stock: its file runs in an unmodified netx Network of lava-dl.
-        current_decay, voltage_decay: of the stock neuron, of 4096 parts a step.
-        prepare: brings a network into the form that the registers hold; spikes and logits stay the same.
-        network_violations, violations: what keeps a network, or one of its populations, from having registers.
-        registers: the registers of a population without violations.
-        wirings: connections of a population that the realisation adds.
         steps: the only window that it can run, None for any.
         flush_steps: silent steps between two samples of a stream.
+        fixed_registers: the registers that every neuron has, by their key in a file (docs/SEMANTICS.md, R1 and P1).
+        stored_weight: the type of a weight in a file.
+        stores_exponents: a file holds the exponents of weights; otherwise they are 0.
     """
 
-    name: RealisationName
-    description: str
-    form: IntegerFormat
-    is_stock: bool
-    current_decay: int
-    voltage_decay: int
-    prepare: Callable[[IntNetwork], IntNetwork]
-    network_violations: Callable[[IntNetwork], list[RangeError]]
-    violations: Callable[[Population], list[RangeError]]
-    registers: Callable[[Population], Registers]
-    wirings: Callable[[Population], tuple[Wiring, ...]]
-    steps: int | None = None
-    flush_steps: int = 0
+    description: ClassVar[str]
+    form: ClassVar[IntegerFormat]
+    steps: ClassVar[int | None]
+    flush_steps: ClassVar[int]
+    fixed_registers: ClassVar[Mapping[str, int]]
+    stored_weight: ClassVar[type[np.signedinteger[Any]]]
+    stores_exponents: ClassVar[bool]
+
+    @property
+    def name(self) -> RealisationName:
+        """Return what `--realisation` calls it."""
+
+    # what is exported and tried where the user does not say
+
+    def default_units(self, levels: int) -> int:
+        """Return the units of a network whose activations were trained with `levels`."""
+
+    def explored_windows(self, wanted: Sequence[int] | None) -> Sequence[int]:
+        """Return the windows that `explore` tries, of those that the user wants."""
+
+    def explored_units(self, wanted: Sequence[int] | None, levels: int) -> Sequence[int]:
+        """Return the units that `explore` tries, of those that the user wants."""
+
+    # lowering
+
+    def require_graph(self, network: IntNetwork) -> None:
+        """Refuse with an UnsupportedError a network whose synapses cannot be wired."""
+
+    def prepare(self, network: IntNetwork) -> IntNetwork:
+        """Bring a network into the form that the registers hold; spikes and logits stay the same."""
+
+    def network_violations(self, network: IntNetwork) -> list[RangeError]:
+        """Return what keeps the network as a whole from being realised."""
+
+    def synapse_violations(self, synapse: Synapse, largest_message: int, where: str) -> Iterator[RangeError]:
+        """Yield what keeps a synapse from being realised; `where` is what a message calls it."""
+
+    def violations(self, population: Population) -> list[RangeError]:
+        """Return what keeps a population from having registers."""
+
+    def registers(self, population: Population) -> Registers:
+        """Return the registers of a population without violations."""
+
+    def wirings(self, population: Population) -> tuple[Wiring, ...]:
+        """Return the connections that the realisation adds to those of a population."""
+
+    # the file, and the run on Lava
+
+    def neuron_data(self, population: Population) -> Mapping[str, Any]:
+        """Return what the neuron of a population is in a file, beside the fixed registers: datasets by key."""
+
+    def read_neuron(self, node: Node, channels: int, scale: float | None) -> IntegrateFire | Readout:
+        """Return the neuron that `neuron_data` wrote, or refuse it with a FormatError.
+
+        Args:
+            node: the group of the neuron.
+            channels: of its population.
+            scale: that of a readout; None for a neuron that fires.
+        """
+
+    def lava_network(self, model: Path, network: IntNetwork, n_samples: int, n_steps: int) -> tuple[Any, Any]:
+        """Return the Lava process that runs a file, and the variable of it that holds the readout's potential.
+
+        Raises:
+            UnsupportedError: the realisation cannot run a window of `n_steps`.
+        """
 
 
-def _as_it_is(network: IntNetwork) -> IntNetwork:
-    return network
-
-
-def _none(_: IntNetwork | Population) -> list[RangeError]:
-    return []
-
-
-def _no_wirings(_: Population) -> tuple[Wiring, ...]:
-    return ()
-
-
-REALISATIONS = (
-    Realisation(
-        name="autapse",
-        description="reset by subtraction, exact; runs in nctool's own Network",
-        form=autapse.AUTAPSE_FORMAT,
-        is_stock=False,
-        current_decay=0,
-        voltage_decay=FULL_DECAY,
-        prepare=_as_it_is,
-        network_violations=_none,
-        violations=autapse.violations,
-        registers=autapse.registers,
-        wirings=autapse.wirings,
-        flush_steps=autapse.FLUSH_STEPS,
-    ),
-    Realisation(
-        name="population",
-        description="stock netx: the quantised ANN in one time step, exact",
-        form=stock.POPULATION_FORMAT,
-        is_stock=True,
-        current_decay=FULL_DECAY,
-        voltage_decay=FULL_DECAY,
-        prepare=stock.compare_once,
-        network_violations=stock.network_violations,
-        violations=stock.violations,
-        registers=stock.registers,
-        wirings=_no_wirings,
-        steps=1,
-    ),
-    Realisation(
-        name="zero-reset",
-        description="stock netx: reset to zero, rate coded over the window",
-        form=stock.ZERO_RESET_FORMAT,
-        is_stock=True,
-        current_decay=FULL_DECAY,
-        voltage_decay=0,
-        prepare=_as_it_is,
-        network_violations=_none,
-        violations=stock.violations,
-        registers=stock.registers,
-        wirings=_no_wirings,
-    ),
-)
+REALISATIONS: tuple[Realisation, ...] = (Autapse(), StockPopulation(), StockZeroReset())
+DEFAULT = REALISATIONS[0]
 
 
 def find_realisation(name: str) -> Realisation:
@@ -119,3 +115,8 @@ def find_realisation(name: str) -> Realisation:
             return realisation
     allowed = ", ".join(realisation.name for realisation in REALISATIONS)
     raise UsageError(f"unknown realisation `{name}`, allowed {allowed}")
+
+
+def realisation_of_reset(reset: str) -> Realisation:
+    """Return the first realisation whose spikes do `reset` to the potential, `subtract` or `zero`."""
+    return next(realisation for realisation in REALISATIONS if realisation.form.reset == reset)

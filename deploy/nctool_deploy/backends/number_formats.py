@@ -1,4 +1,4 @@
-"""Ranges of the registers and synapses that a realisation is made of: those of Lava's processes, for every target.
+"""Ranges and values of the registers and synapses that a realisation is made of: those of Lava's processes.
 
 In: nothing. Out: named ranges, each with its source. Must not import torch or Lava.
 """
@@ -59,3 +59,9 @@ NUMBER_FORMATS = (
     CONVOLUTION_SUM,
     CONVOLUTION_GEOMETRY,
 )
+
+FULL_DECAY = 4096
+"""Of 4096 parts: nothing is left after a step. Source: lava-nc 0.10.0, lava/proc/lif/models.py."""
+
+MAY_FIRE_AGAIN = 1
+"""Refractory delay of a neuron that may fire at every step."""

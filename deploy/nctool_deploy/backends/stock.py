@@ -11,22 +11,28 @@ The stock LIF clears its voltage v at a spike. Its current holds the input of th
 See docs/SEMANTICS.md, rules P1 to P5.
 
 In: an IntNetwork. Out: an equal one in the form that the registers hold, registers, or every reason why there are none.
-Must not import torch or Lava.
+Must not import torch.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 
-from nctool.errors import RangeError
+from nctool.errors import FormatError, RangeError, UnsupportedError
 from nctool.ir.equality import StructuralEquality
-from nctool.ir.network import Bound, IntArray, IntegrateFire, IntNetwork, Population, Synapse
+from nctool.ir.network import INPUT_NAME, Bound, IntArray, IntegrateFire, IntNetwork, Population, Readout, Synapse
 from nctool.ir.number_format import IntegerFormat
-from nctool_deploy.backends.number_formats import BIAS_MANTISSA, STATE, THRESHOLD
-from nctool_deploy.lava.weights import as_lava_runs
+from nctool_deploy.backends.number_formats import BIAS_MANTISSA, FULL_DECAY, MAY_FIRE_AGAIN, STATE, THRESHOLD
+from nctool_deploy.hdf5 import Node
+from nctool_deploy.lava.synapses import as_lava_runs, convolution_violations
+from nctool_deploy.mapping.wiring import Wiring
+
+NEURON_STOCK = "CUBA"
 
 BIAS_REACH = BIAS_MANTISSA.high + 1
 """The current holds the drive alone: it exceeds the accumulated input by a bias, which may be as large as this."""
@@ -64,23 +70,156 @@ class StockRegisters(StructuralEquality):
     bias_mantissa: IntArray
 
 
-def registers(population: Population) -> StockRegisters:
-    """Return the registers of a population without violations: it fires when v > vth (P1)."""
-    neuron = population.neuron
-    threshold = int(neuron.threshold[0]) - 1 if isinstance(neuron, IntegrateFire) else THRESHOLD.high
-    return StockRegisters(threshold, population.bias)
+class StockBackend:
+    """What the realisations of stock netx share; see `nctool_deploy.backends.backend.Realisation` for the members."""
+
+    flush_steps: ClassVar = 0
+    stored_weight: ClassVar[type[np.signedinteger[Any]]] = np.int32  # netx shifts dense weights up in the type it finds
+    stores_exponents: ClassVar = False
+
+    def require_graph(self, network: IntNetwork) -> None:
+        """Refuse a network whose populations are not one chain from the input to the readout."""
+        previous = INPUT_NAME
+        for population in network.populations:
+            sources = [synapse.source for synapse in population.synapses]
+            if sources != [previous]:
+                listed = ", ".join(f"`{source}`" for source in sources)
+                raise UnsupportedError(
+                    f"population `{population.name}`: driven by {listed}, allowed one synapse from `{previous}`",
+                    hint="export with --realisation autapse: stock netx has no skip connections",
+                )
+            previous = population.name
+
+    def synapse_violations(self, synapse: Synapse, largest_message: int, where: str) -> Iterator[RangeError]:
+        """Yield what Conv cannot hold: it runs every convolution."""
+        return convolution_violations(synapse, largest_message, where)
+
+    def violations(self, population: Population) -> list[RangeError]:
+        """Return all that keeps `population` from having registers, and a stock loader from keeping its weights."""
+        where = f"population `{population.name}`"
+        errors = [*_bias_violations(population, where), *_state_violations(population, where)]
+        if isinstance(population.neuron, IntegrateFire):
+            errors += _neuron_violations(population.neuron, where)
+        for synapse in population.synapses:
+            errors += _weight_violations(synapse, where)
+        return errors
+
+    def registers(self, population: Population) -> StockRegisters:
+        """Return the registers of `population`: it fires when v > vth (P1)."""
+        neuron = population.neuron
+        threshold = int(neuron.threshold[0]) - 1 if isinstance(neuron, IntegrateFire) else THRESHOLD.high
+        return StockRegisters(threshold, population.bias)
+
+    def wirings(self, population: Population) -> tuple[Wiring, ...]:
+        """Return nothing: the stock neuron needs no other connections."""
+        return ()
+
+    def neuron_data(self, population: Population) -> Mapping[str, Any]:
+        """Return the type and the threshold register."""
+        return {"type": NEURON_STOCK, "vThMant": np.int64(self.registers(population).threshold_mantissa)}
+
+    def read_neuron(self, node: Node, channels: int, scale: float | None) -> IntegrateFire | Readout:
+        """Return the neuron that `neuron_data` wrote."""
+        kind = node.text("type")
+        if kind != NEURON_STOCK:
+            raise FormatError(f"`{node.name}/type` is `{kind}`, allowed {NEURON_STOCK}")
+        if scale is not None:
+            node.require_integers({"vThMant": THRESHOLD.high})
+            return Readout(scale)
+        threshold = np.full(channels, node.integer("vThMant") + 1, np.int64)
+        return IntegrateFire(threshold, np.zeros(channels, np.int64), reset="zero")
+
+
+class StockPopulation(StockBackend):
+    """The realisation `population`: the units of an activation together are the quantised ANN, in one step."""
+
+    name: ClassVar[Literal["population"]] = "population"
+    description: ClassVar = "stock netx: the quantised ANN in one time step, exact"
+    form: ClassVar = POPULATION_FORMAT
+    steps: ClassVar[int | None] = 1
+    fixed_registers: ClassVar[Mapping[str, int]] = {
+        "iDecay": FULL_DECAY,
+        "vDecay": FULL_DECAY,
+        "refDelay": MAY_FIRE_AGAIN,
+    }
+
+    def default_units(self, levels: int) -> int:
+        """Return the levels: each unit stands for one."""
+        return levels
+
+    def explored_windows(self, wanted: Sequence[int] | None) -> Sequence[int]:
+        """Return the only window."""
+        return (1,)
+
+    def explored_units(self, wanted: Sequence[int] | None, levels: int) -> Sequence[int]:
+        """Return the levels."""
+        return (levels,)
+
+    def prepare(self, network: IntNetwork) -> IntNetwork:
+        """Return a network of the same spikes and logits in a window of one step, with one threshold a population (P2).
+
+        What the threshold of a neuron, its initial potential and its bias make of the distance that its drive has to
+        cover moves into the bias, beside a threshold in the middle of all distances.
+        """
+        return replace(network, populations=tuple(_compared_once(population) for population in network.populations))
+
+    def network_violations(self, network: IntNetwork) -> list[RangeError]:
+        """Return what keeps the whole network from being compared once."""
+        if network.n_steps == self.steps:
+            return []
+        return [
+            RangeError(
+                f"network: a window of {network.n_steps} time steps, neurons without memory allow 1",
+                hint="export with --steps 1, or with --realisation autapse",
+            )
+        ]
+
+    def lava_network(self, model: Path, network: IntNetwork, n_samples: int, n_steps: int) -> tuple[Any, Any]:
+        """Return the stock Network; nothing needs to be cleared between samples."""
+        from nctool_deploy.lava.runner.stock import exported_network
+
+        if n_steps != self.steps:
+            raise UnsupportedError(f"realisation `{self.name}`: a window of {n_steps} steps, allowed {self.steps}")
+        return exported_network(model, network, reset_interval=None)
+
+
+class StockZeroReset(StockBackend):
+    """The realisation `zero-reset`: rate coded over the window, a spike clears the potential."""
+
+    name: ClassVar[Literal["zero-reset"]] = "zero-reset"
+    description: ClassVar = "stock netx: reset to zero, rate coded over the window"
+    form: ClassVar = ZERO_RESET_FORMAT
+    steps: ClassVar[int | None] = None
+    fixed_registers: ClassVar[Mapping[str, int]] = {"iDecay": FULL_DECAY, "vDecay": 0, "refDelay": MAY_FIRE_AGAIN}
+
+    def default_units(self, levels: int) -> int:
+        """Return 1: all neurons start at 0, so that several units would do the same."""
+        return 1
+
+    def explored_windows(self, wanted: Sequence[int] | None) -> Sequence[int]:
+        """Return the windows that the user wants, or longer ones: potential is lost at every spike."""
+        return wanted or (4, 8)
+
+    def explored_units(self, wanted: Sequence[int] | None, levels: int) -> Sequence[int]:
+        """Return 1, as `default_units`."""
+        return (1,)
+
+    def prepare(self, network: IntNetwork) -> IntNetwork:
+        """Return the network as it is."""
+        return network
+
+    def network_violations(self, network: IntNetwork) -> list[RangeError]:
+        """Return nothing: each population stands for itself."""
+        return []
+
+    def lava_network(self, model: Path, network: IntNetwork, n_samples: int, n_steps: int) -> tuple[Any, Any]:
+        """Return the stock Network, whose neurons are cleared at the start of every window (P3)."""
+        from nctool_deploy.lava.runner.stock import exported_network
+
+        return exported_network(model, network, reset_interval=n_steps)
 
 
 # --- the form that the registers hold -------------------------------------
-
-
-def compare_once(network: IntNetwork) -> IntNetwork:
-    """Return a network of the same spikes and logits in a window of one step, with one threshold a population (P2).
-
-    What the threshold of a neuron, its initial potential and its bias make of the distance that its drive has to cover
-    moves into the bias, beside a threshold in the middle of all distances.
-    """
-    return replace(network, populations=tuple(_compared_once(population) for population in network.populations))
 
 
 def _compared_once(population: Population) -> Population:
@@ -107,29 +246,6 @@ def _moved(bound: Bound | None, added: IntArray) -> Bound | None:
 
 
 # --- what does not fit ----------------------------------------------------
-
-
-def network_violations(network: IntNetwork) -> list[RangeError]:
-    """Return what keeps the whole network from being compared once."""
-    if network.n_steps == 1:
-        return []
-    return [
-        RangeError(
-            f"network: a window of {network.n_steps} time steps, neurons without memory allow 1",
-            hint="export with --steps 1, or with --realisation autapse",
-        )
-    ]
-
-
-def violations(population: Population) -> list[RangeError]:
-    """Return all that keeps `population` from having stock registers, and a stock loader from keeping its weights."""
-    where = f"population `{population.name}`"
-    found = [*_bias_violations(population, where), *_state_violations(population, where)]
-    if isinstance(population.neuron, IntegrateFire):
-        found += _neuron_violations(population.neuron, where)
-    for synapse in population.synapses:
-        found += _weight_violations(synapse, where)
-    return found
 
 
 def _bias_violations(population: Population, where: str) -> Iterator[RangeError]:

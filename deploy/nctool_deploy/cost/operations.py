@@ -3,6 +3,9 @@
 Steps are local ones (rule N2): a pipeline shifts them and changes no count. Steps in which it fills or drains belong to
 no sample and are not counted.
 
+A connection is one weight on its way from one neuron to another: a kernel tap that falls on padding is none, and a
+weight of 0 is one, as it is kept in synaptic memory.
+
 In: a network, its realisation, samples and traces. Out: exact sums. Must not import torch or Lava.
 """
 
@@ -16,13 +19,14 @@ from numpy.typing import NDArray
 
 from nctool.errors import UnsupportedError
 from nctool.ir.inputs import Samples
-from nctool.ir.network import INPUT_NAME, CurrentBased, IntNetwork, Population
+from nctool.ir.network import INPUT_NAME, CurrentBased, IntNetwork, Population, Shape, Synapse
 from nctool.reference.signal import own_signal
 from nctool.reference.trace import Trace
 from nctool_deploy.backends.backend import Realisation
-from nctool_deploy.cost.connections import Bool, fan_out, reached
-from nctool_deploy.depths import depths
-from nctool_deploy.mapping.wiring import AutapseWiring
+from nctool_deploy.mapping.wiring import AutapseWiring, ConvolutionWiring, wire
+from nctool_deploy.pipeline import Schedule, depths
+
+Bool = NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
@@ -61,36 +65,6 @@ class Operations:
         return self.spikes + self.bias_spikes
 
 
-@dataclass(frozen=True)
-class Timing:
-    """How many time steps a sample takes.
-
-    Args:
-        window_steps: in which the network computes.
-        flush_steps: silent ones behind a window (rule R5).
-        depth: layers between the input and the answer; each sees its input one step later than the one before it.
-    """
-
-    window_steps: int
-    flush_steps: int
-    depth: int
-
-    @property
-    def latency_steps(self) -> int:
-        """Return the steps from the first input of a sample until its answer stands."""
-        return self.window_steps + self.depth
-
-    @property
-    def period_steps(self) -> int:
-        """Return the steps from one sample to the next in a stream."""
-        return self.window_steps + self.flush_steps
-
-
-def timing(network: IntNetwork, realisation: Realisation) -> Timing:
-    """Return how many time steps a sample of `network` takes."""
-    return Timing(network.n_steps, realisation.flush_steps, depths(network)[network.readout.name])
-
-
 class OperationCounter:
     """Add up the operations of consecutive batches of samples.
 
@@ -111,7 +85,8 @@ class OperationCounter:
                     hint="leave out --cost; it is for files that nctool exported",
                 )
         self.network = network
-        self.timing = timing(network, realisation)
+        depth = depths(network)[network.readout.name]
+        self.schedule = Schedule(network.n_steps, realisation.flush_steps, depth)
         self.added = {population.name: _added(realisation, population) for population in network.populations}
         self.n_samples = 0
         self.operations = dict.fromkeys((INPUT_NAME, *self.added), Operations())
@@ -152,7 +127,7 @@ class OperationCounter:
             autapse_operations=spikes if added.has_autapse else 0,
             bias_operations=updates * n_steps * added.bias_sources,
             active_updates=active,
-            idle_updates=updates * self.timing.period_steps - active,
+            idle_updates=updates * self.schedule.period - active,
         )
 
     def _active(self, population: Population, sent: Mapping[str, Bool], added: _Added) -> Bool:
@@ -190,3 +165,31 @@ def _operations(spikes: Bool, connections: NDArray[np.int64], n_steps: int) -> i
 
 def _repeats(spikes: Bool, n_steps: int) -> int:
     return n_steps // spikes.shape[1]
+
+
+def fan_out(synapse: Synapse, source: Shape) -> NDArray[np.int64]:
+    """Return how many connections each neuron of a source of shape `source` has, int64 (*source)."""
+    wiring = wire(synapse, source, shared_kernels=False)
+    if not isinstance(wiring, ConvolutionWiring):
+        return np.full(source, len(synapse.weight), np.int64)
+    places = np.outer(wiring.row_taps.sum(axis=0), wiring.column_taps.sum(axis=0)).astype(np.int64)
+    return np.broadcast_to(places * (wiring.channels // wiring.groups), source)
+
+
+def reached(synapse: Synapse, spikes: Bool) -> Bool:
+    """Return which neurons get a spike.
+
+    Args:
+        spikes: (samples, steps, *source shape).
+
+    Returns:
+        (samples, steps, *driven shape), broadcast where neurons share their sources.
+    """
+    batch, source = spikes.shape[:2], spikes.shape[2:]
+    wiring = wire(synapse, source, shared_kernels=False)
+    if not isinstance(wiring, ConvolutionWiring):
+        return np.broadcast_to(spikes.reshape(*batch, -1).any(axis=2, keepdims=True), (*batch, len(synapse.weight)))
+    grouped = spikes.reshape(*batch, wiring.groups, wiring.group_size, *source[1:]).any(axis=3).astype(np.float32)
+    rows, columns = (taps.astype(np.float32) for taps in (wiring.row_taps, wiring.column_taps))
+    hit: Bool = rows @ grouped @ columns.T > 0
+    return np.repeat(hit, wiring.channels // wiring.groups, axis=2)

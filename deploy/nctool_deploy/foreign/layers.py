@@ -19,8 +19,8 @@ from nctool.ir.network import LARGEST_DELAY, CurrentBased, IntArray, Population,
 from nctool_deploy.foreign.neuron import SIMULATED, read_neuron
 from nctool_deploy.foreign.node import ForeignNode, listed
 from nctool_deploy.foreign.values import Transform, read_bias, read_geometry
-from nctool_deploy.lava.weights import parts_as_lava_runs
-from nctool_deploy.netx.node import MAX_SIZE
+from nctool_deploy.hdf5 import MAX_SIZE
+from nctool_deploy.lava.synapses import parts_as_lava_runs
 
 RECURRENT = "dense_rec"
 """What slayer calls a dense layer whose spikes come back to it."""

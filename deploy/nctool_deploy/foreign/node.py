@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from nctool.errors import FormatError
 from nctool.ir.network import Shape
-from nctool_deploy.netx.node import MAX_BYTES, MAX_SIZE, Node
+from nctool_deploy.hdf5 import MAX_BYTES, MAX_SIZE, Node
 
 MAX_WORD_LENGTH = 256
 LARGEST = 2**31 - 1

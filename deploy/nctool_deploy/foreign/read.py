@@ -16,14 +16,15 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from nctool.errors import FormatError, RangeError, UsageError
+from nctool.errors import FormatError, RangeError, UnsupportedError, UsageError
 from nctool.ir.equality import StructuralEquality
 from nctool.ir.inputs import INPUT_LIMIT
 from nctool.ir.network import INPUT_NAME, CurrentBased, IntegerInput, IntNetwork, Population, Shape
+from nctool_deploy.cost.report import CostMeter
 from nctool_deploy.foreign.layers import Layers, Source
 from nctool_deploy.foreign.node import ForeignNode
 from nctool_deploy.foreign.values import Transform
-from nctool_deploy.netx.node import Node, opened
+from nctool_deploy.hdf5 import Node, opened
 
 MAX_LAYERS = 1024
 MAX_STEPS = 2**20 - 1
@@ -48,6 +49,13 @@ class ForeignFile(StructuralEquality):
     image_shape: Shape | None
     n_layers: int
     skip_layers: int
+
+    def cost_meter(self) -> CostMeter:
+        """Refuse with an UnsupportedError: it is not known how the neurons of another tool are built."""
+        raise UnsupportedError(
+            "cost: the file is netx of another tool, allowed one that nctool exported",
+            hint="leave --cost out: spikes per layer are reported all the same",
+        )
 
     def samples(self, values: NDArray[np.generic]) -> NDArray[np.generic]:
         """Return samples as the network takes them: integers stay, real numbers go through the transform.

@@ -25,8 +25,7 @@ from nctool.ir.network import CurrentBased, IntArray, IntNetwork
 from nctool.reference.signal import own_signal
 from nctool.reference.trace import Trace
 from nctool_deploy.foreign import ForeignFile
-from nctool_deploy.lava.compat import require_lava
-from nctool_deploy.lava.patches import WITHOUT_LAVA
+from nctool_deploy.lava.compatibility import WITHOUT_LAVA, require_lava
 
 DEFAULT_TIMEOUT_S = 1800.0
 BUFFER_BYTES = 256 * 2**20

@@ -18,14 +18,12 @@ from numpy.typing import NDArray
 
 from nctool.errors import RangeError
 from nctool.ir.network import INPUT_NAME, IntNetwork, Population
-from nctool_deploy.backends import autapse
-from nctool_deploy.depths import delays, depths
+from nctool_deploy.backends.backend import DEFAULT, Realisation
 from nctool_deploy.mapping.cores import Core, Mapping, Slice, Usage, capacity
 from nctool_deploy.mapping.packing import WORD_BYTES
 from nctool_deploy.mapping.wiring import AutapseWiring, Destinations, SynapseWiring, Wiring, wire
+from nctool_deploy.pipeline import delays, depths
 from nctool_deploy.targets.target import Target
-
-AddedWirings = Callable[[Population], tuple[Wiring, ...]]
 
 
 def is_mapped(target: Target) -> bool:
@@ -34,12 +32,12 @@ def is_mapped(target: Target) -> bool:
 
 
 def map_network(
-    network: IntNetwork, target: Target, added_wirings: AddedWirings = autapse.wirings
+    network: IntNetwork, target: Target, realisation: Realisation = DEFAULT
 ) -> tuple[Mapping, list[RangeError]]:
     """Place `network` on the cores of `target`.
 
     Args:
-        added_wirings: connections of a population that its realisation adds.
+        realisation: how the neurons are built: it may add connections.
 
     Returns:
         The mapping, and an error for every population of which a core cannot hold even one neuron; the mapping is
@@ -48,7 +46,7 @@ def map_network(
     if not is_mapped(target):
         return Mapping(target, ()), []
     order = {population.name: number for number, population in enumerate(network.populations)}
-    cores, errors = _Placement(network, target, added_wirings).run()
+    cores, errors = _Placement(network, target, realisation).run()
     placed = (Core(tuple(sorted(slices, key=lambda part: order[part.population]))) for slices in cores)
     in_order = sorted(placed, key=lambda core: (order[core.slices[0].population], core.slices[0].start))
     return Mapping(target, tuple(in_order)), errors
@@ -94,9 +92,9 @@ class _Demand:
 class _Placement:
     """A greedy placement under way: the cores so far, and how far every neuron reaches."""
 
-    def __init__(self, network: IntNetwork, target: Target, added_wirings: AddedWirings) -> None:
+    def __init__(self, network: IntNetwork, target: Target, realisation: Realisation) -> None:
         self.network = network
-        self.added_wirings = added_wirings
+        self.realisation = realisation
         self.target = target
         self.capacity = capacity(target)
         self.shapes, self.depth = network.shapes, depths(network)
@@ -141,11 +139,11 @@ class _Placement:
     def _demand(self, population: Population) -> _Demand:
         shared = self.target.features.shared_kernels.value
         synapses = [
-            (each.source, wire(each, self.shapes[each.source], shared, delay))
-            for each, delay in zip(population.synapses, delays(population, self.depth), strict=True)
+            (synapse.source, wire(synapse, self.shapes[synapse.source], shared, delay))
+            for synapse, delay in zip(population.synapses, delays(population, self.depth), strict=True)
         ]
         wirings: list[Wiring] = [wiring for _, wiring in synapses]
-        added = self.added_wirings(population)
+        added = self.realisation.wirings(population)
         wirings += added
         reached = self.destinations[population.name].reshape(-1) + sum(isinstance(w, AutapseWiring) for w in added)
         senders = tuple((source, wiring) for source, wiring in synapses if source != INPUT_NAME)

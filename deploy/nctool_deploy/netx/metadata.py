@@ -21,7 +21,9 @@ from nctool.ir.inputs import Coding, PixelEncoding
 from nctool.ir.network import IntArray, IntegrateFire, IntNetwork, Population, RateEncoding
 from nctool.ir.number_format import WEIGHT_BITS_RANGE
 from nctool.reference.trace import Trace
-from nctool_deploy.backends.backend import RealisationName
+from nctool_deploy.backends.backend import RealisationName, find_realisation
+from nctool_deploy.cost.operations import OperationCounter
+from nctool_deploy.cost.report import CostMeter
 from nctool_deploy.targets.target import Target, built_in_target
 
 FORMAT_NAME = "nctool-netx"
@@ -176,6 +178,11 @@ class NetxFile(StructuralEquality):
     changed_layers: tuple[str, ...] = ()
     metadata_changed: bool | None = False
     false_bounds: tuple[str, ...] = ()
+
+    def cost_meter(self) -> CostMeter:
+        """Return a meter of what the network costs on its chip."""
+        realisation = find_realisation(self.metadata.realisation)
+        return CostMeter(OperationCounter(self.network, realisation), self.metadata.chip, realisation.name)
 
     @property
     def changes(self) -> dict[str, str]:

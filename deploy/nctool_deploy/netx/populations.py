@@ -6,17 +6,15 @@ and the reason. Must not import torch or Lava.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
 from nctool.errors import FormatError
-from nctool.ir.network import Bound, ConvGeometry, IntegrateFire, Pair, Population, Readout, Shape, Synapse
+from nctool.ir.network import Bound, ConvGeometry, Pair, Population, Shape, Synapse
 from nctool_deploy.backends.backend import Realisation
-from nctool_deploy.backends.number_formats import THRESHOLD
+from nctool_deploy.hdf5 import MAX_SIZE, Node
 from nctool_deploy.netx.metadata import PopulationRecord
-from nctool_deploy.netx.node import MAX_SIZE, Node
-from nctool_deploy.netx.write import NEURON_IF, NEURON_READOUT, NEURON_STOCK, STOCK_WEIGHT, fixed_registers
 
 
 def read_population(
@@ -35,12 +33,15 @@ def read_population(
     """
     first, *others = sources
     bound = None if record.bound is None else Bound(**record.bound.model_dump())
-    synapse = _read_synapse(layer, first, realisation)
+    synapse, neuron = _read_synapse(layer, first, realisation), layer.child("neuron")
+    shape = read_shape(layer, (1,) if synapse.conv is None else (3,))
+    neuron.require_integers(realisation.fixed_registers)
+    bias = layer.array("bias", np.int32, 1).astype(np.int64)
     return Population(
         name=record.name,
-        shape=read_shape(layer, (1,) if synapse.conv is None else (3,)),
-        neuron=_read_neuron(layer, record, realisation),
-        bias=layer.array("bias", np.int32, 1).astype(np.int64),
+        shape=shape,
+        neuron=realisation.read_neuron(neuron, len(bias), record.scale),
+        bias=bias,
         synapses=(synapse, *_read_branches(layer, others, realisation)),
         bound=bound,
     )
@@ -76,43 +77,9 @@ def _read_synapse(node: Node, source: str, realisation: Realisation) -> Synapse:
     kind = node.text("type")
     if kind not in ("conv", "dense"):
         raise FormatError(f"`{node.name}/type` is `{kind}`, allowed conv, dense")
-    stored = STOCK_WEIGHT if realisation.is_stock else np.int8
-    weight = node.array("weight", stored, 4 if kind == "conv" else 2).astype(np.int32)
-    exponent = 0 if realisation.is_stock else node.integer("wgtExp")
+    weight = node.array("weight", realisation.stored_weight, 4 if kind == "conv" else 2).astype(np.int32)
+    exponent = node.integer("wgtExp") if realisation.stores_exponents else 0
     return Synapse(source, weight, exponent, _geometry(node) if kind == "conv" else None)
-
-
-def _read_neuron(layer: Node, record: PopulationRecord, realisation: Realisation) -> IntegrateFire | Readout:
-    node = layer.child("neuron")
-    _require_registers(node, fixed_registers(realisation))
-    return _read_stock_neuron(layer, node, record) if realisation.is_stock else _read_own_neuron(node, record)
-
-
-def _require_registers(node: Node, registers: Mapping[str, int]) -> None:
-    for key, expected in registers.items():
-        if node.integer(key) != expected:
-            raise FormatError(f"`{node.name}/{key}` is {node.integer(key)}, allowed {expected}")
-
-
-def _read_stock_neuron(layer: Node, node: Node, record: PopulationRecord) -> IntegrateFire | Readout:
-    kind, channels = node.text("type"), layer.array("bias", np.int32, 1).shape
-    if kind != NEURON_STOCK:
-        raise FormatError(f"`{node.name}/type` is `{kind}`, allowed {NEURON_STOCK}")
-    if record.scale is not None:
-        _require_registers(node, {"vThMant": THRESHOLD.high})
-        return Readout(record.scale)
-    threshold = np.full(channels, node.integer("vThMant") + 1, np.int64)
-    return IntegrateFire(threshold, np.zeros(channels, np.int64), reset="zero")
-
-
-def _read_own_neuron(node: Node, record: PopulationRecord) -> IntegrateFire | Readout:
-    kind = node.text("type")
-    if kind == NEURON_READOUT and record.scale is not None:
-        return Readout(record.scale)
-    if kind != NEURON_IF or record.scale is not None:
-        raise FormatError(f"`{node.name}/type` is `{kind}`, allowed {NEURON_IF}, or {NEURON_READOUT} with a scale")
-    threshold, initial = (node.array(key, np.int32, 1).astype(np.int64) for key in ("vThMant", "vInit"))
-    return IntegrateFire(threshold, initial)
 
 
 def _geometry(layer: Node) -> ConvGeometry:

@@ -17,6 +17,7 @@ from nctool.ir.inputs import PixelEncoding
 from nctool.ir.network import INPUT_NAME, InputEncoding, IntNetwork, Population, RateEncoding, Shape
 from nctool.reference.trace import Trace
 from nctool_deploy.backends.backend import find_realisation
+from nctool_deploy.hdf5 import Node, opened
 from nctool_deploy.netx.metadata import (
     CHAIN_VERSION,
     DIGEST,
@@ -30,7 +31,6 @@ from nctool_deploy.netx.metadata import (
     group_digest,
     input_digest,
 )
-from nctool_deploy.netx.node import Node, opened
 from nctool_deploy.netx.populations import read_population, read_shape
 from nctool_deploy.netx.write import layers
 

@@ -17,18 +17,8 @@ import numpy as np
 
 from nctool.errors import FormatError
 from nctool.files import write_atomically
-from nctool.ir.network import (
-    INPUT_NAME,
-    ConvGeometry,
-    IntegrateFire,
-    IntNetwork,
-    Population,
-    RateEncoding,
-    Readout,
-    Synapse,
-)
+from nctool.ir.network import INPUT_NAME, ConvGeometry, IntNetwork, Population, RateEncoding, Readout, Synapse
 from nctool_deploy.backends.backend import Realisation, find_realisation
-from nctool_deploy.backends.stock import StockRegisters
 from nctool_deploy.lowering import Lowered
 from nctool_deploy.netx.metadata import (
     DIGEST,
@@ -45,22 +35,6 @@ from nctool_deploy.netx.metadata import (
     group_digest,
     input_digest,
 )
-
-NEURON_IF = "IF"
-NEURON_READOUT = "IF-READOUT"
-"""Types that a stock netx loader rejects: running them as CUBA would be silently wrong."""
-
-MAY_FIRE_AGAIN = 1
-"""Refractory delay of a neuron that may fire at every step."""
-
-NEURON_STOCK = "CUBA"
-STOCK_WEIGHT = np.int32
-"""netx shifts dense weights up in the type that it finds: 8 bits would overflow."""
-
-
-def fixed_registers(realisation: Realisation) -> dict[str, int]:
-    """Return the registers that every neuron of a realisation has (docs/SEMANTICS.md, R1 and P1)."""
-    return {"iDecay": realisation.current_decay, "vDecay": realisation.voltage_decay, "refDelay": MAY_FIRE_AGAIN}
 
 
 def write(
@@ -157,53 +131,35 @@ def _record(population: Population, layer: int, previous: str) -> PopulationReco
 
 
 def _write_layers(group: h5py.Group, lowered: Lowered) -> None:
-    registers = dict(zip((p.name for p in lowered.network.populations), lowered.registers, strict=True))
-    fixed = fixed_registers(find_realisation(lowered.realisation))
+    realisation = find_realisation(lowered.realisation)
     for number, (kind, population) in enumerate(layers(lowered.network)):
         layer = group.create_group(str(number))
         _put(layer, "type", kind)
         if kind == "input":
             _put(layer, "shape", np.array(lowered.network.input.shape, np.int64))
         elif population is not None:
-            stock = registers[population.name]
-            _write_population(layer, population, is_stock=isinstance(stock, StockRegisters))
-            neuron = layer.create_group("neuron")
-            for key, value in fixed.items():
-                _put(neuron, key, np.int64(value))
-            if isinstance(stock, StockRegisters):
-                _write_stock_neuron(neuron, stock)
-            else:
-                _write_own_neuron(neuron, population)
+            _write_population(layer, population, realisation)
 
 
-def _write_population(layer: h5py.Group, population: Population, *, is_stock: bool) -> None:
+def _write_population(layer: h5py.Group, population: Population, realisation: Realisation) -> None:
     first, *others = population.synapses
     _put(layer, "shape", np.array(population.shape, np.int64))
     _put(layer, "bias", population.bias.astype(np.int32))
-    _write_synapse(layer, first, is_stock=is_stock)
+    _write_synapse(layer, first, realisation)
     for number, synapse in enumerate(others, start=1):
         branch = layer.create_group(f"synapse/{number}")
         _put(branch, "type", synapse_type(synapse))
-        _write_synapse(branch, synapse, is_stock=is_stock)
+        _write_synapse(branch, synapse, realisation)
+    neuron = layer.create_group("neuron")
+    for key, value in realisation.fixed_registers.items():
+        _put(neuron, key, np.int64(value))
+    for key, value in realisation.neuron_data(population).items():
+        _put(neuron, key, value)
 
 
-def _write_stock_neuron(neuron: h5py.Group, registers: StockRegisters) -> None:
-    _put(neuron, "type", NEURON_STOCK)
-    _put(neuron, "vThMant", np.int64(registers.threshold_mantissa))
-
-
-def _write_own_neuron(neuron: h5py.Group, population: Population) -> None:
-    if isinstance(population.neuron, IntegrateFire):
-        _put(neuron, "type", NEURON_IF)
-        _put(neuron, "vThMant", population.neuron.threshold.astype(np.int32))
-        _put(neuron, "vInit", population.neuron.initial.astype(np.int32))
-    else:
-        _put(neuron, "type", NEURON_READOUT)
-
-
-def _write_synapse(group: h5py.Group, synapse: Synapse, *, is_stock: bool) -> None:
-    _put(group, "weight", synapse.weight.astype(STOCK_WEIGHT if is_stock else np.int8))
-    if not is_stock:
+def _write_synapse(group: h5py.Group, synapse: Synapse, realisation: Realisation) -> None:
+    _put(group, "weight", synapse.weight.astype(realisation.stored_weight))
+    if realisation.stores_exponents:
         _put(group, "wgtExp", np.int64(synapse.exponent))
     if synapse.conv is not None:
         _write_geometry(group, synapse.conv)

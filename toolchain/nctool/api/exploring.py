@@ -24,7 +24,6 @@ from nctool.figures.file import OPTION
 from nctool.ir.inputs import Coding, find_coding
 from nctool.progress import ProgressCallback, no_progress
 from nctool.running.checkpoints import RunPath, open_checkpoint, remembered
-from nctool.running.cost import CostMeter, CostReport
 from nctool.running.names import split_names
 from nctool.running.outputs import FIGURE, require_outputs, run_files
 from nctool.running.samples import dataset_path, dataset_samples, require_here
@@ -32,6 +31,7 @@ from nctool.spelling import spoken
 from nctool.training.checkpoints.checkpoint import Checkpoint
 from nctool_deploy.backends.backend import REALISATIONS, find_realisation
 from nctool_deploy.cost.operations import OperationCounter
+from nctool_deploy.cost.report import CostMeter, CostReport
 from nctool_deploy.lowering import Lowered, lower
 from nctool_deploy.targets.target import Target, find_target
 from nctool_models import restore_model

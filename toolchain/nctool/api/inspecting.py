@@ -18,10 +18,10 @@ from nctool.exporting.utilisation import Utilisation, utilisation
 from nctool.ir.network import CurrentBased, IntArray, IntNetwork, Population, Readout, Synapse
 from nctool.running.checkpoints import ModelPath
 from nctool.running.models import ForeignOptions, open_model
-from nctool_deploy.depths import delays, depths
 from nctool_deploy.foreign import ForeignFile
 from nctool_deploy.lowering import lower
 from nctool_deploy.netx import NetxFile
+from nctool_deploy.pipeline import delays, depths
 
 Interval = tuple[int, int]
 

@@ -19,12 +19,12 @@ from nctool.progress import ProgressCallback, no_progress
 from nctool.reference.trace import Summary
 from nctool.running.arrays import Source, load_array, path_of, record, require_array_names
 from nctool.running.checkpoints import ModelPath
-from nctool.running.cost import CostMeter, CostReport, meter_for
 from nctool.running.engines import Job, require_engine, traces
 from nctool.running.models import Content, ForeignOptions, open_model
 from nctool.running.outputs import TRACES, model_files, require_outputs
 from nctool.running.samples import choose_samples, dataset_path, trained_on
 from nctool.running.sharding import require_workers, shared_summaries
+from nctool_deploy.cost.report import CostMeter, CostReport
 from nctool_deploy.foreign import ForeignFile
 from nctool_deploy.lava import engine as lava
 
@@ -116,7 +116,7 @@ def run_sim(
     """
     require_engine(engine, device)
     output, dataset = None if output is None else Path(output), None if dataset is None else str(dataset)
-    require_workers(engine, workers, output)
+    require_workers(engine, workers, output, cost=cost)
     path, options = Path(model), options or ForeignOptions()
     shape = None if input is None else load_array(input).shape[-3:]
     content = open_model(path, options, input_shape=shape)
@@ -126,7 +126,7 @@ def run_sim(
     require_outputs({**given, **model_files(path)}, {"-o": (TRACES, output)})
     if output is not None:
         require_array_names((population.name for population in content.network.populations), "-o")
-    meter = meter_for(content, workers) if cost else None
+    meter = content.cost_meter() if cost else None
     chosen = choose_samples(content, dataset, split, samples, data_dir, input, labels)
     n_samples, n_steps = len(chosen.samples), chosen.content.network.n_steps
     options.require_steps(n_steps)

@@ -12,8 +12,7 @@ from nctool.cli.tables import counted, print_line, print_rows
 
 if TYPE_CHECKING:
     from nctool.api import RunReport
-    from nctool.running.cost import CostReport, PopulationCost
-    from nctool_deploy.cost.energy import SplitEnergy
+    from nctool_deploy.cost.report import CostReport, PopulationCost, SplitEnergy
 
 COLUMNS = [
     *("layer", "neurons", "spikes", "bias spikes", "synaptic operations", "of autapses", "of biases"),

@@ -12,7 +12,7 @@ from nctool.cli.tables import counted, print_line, print_rows
 if TYPE_CHECKING:
     from nctool.api import ExploreReport
     from nctool.api.exploring import ExploreRow, Measured
-    from nctool_deploy.cost.energy import SplitEnergy
+    from nctool_deploy.cost.report import SplitEnergy
 
 COLUMNS = [
     *("", "realisation", "K", "T", "bits", "accuracy", "latency", "every", "neurons", "cores", "spikes"),

@@ -18,10 +18,8 @@ from nctool.ir.inputs import Coding
 from nctool.progress import ProgressCallback, no_progress
 from nctool.training.checkpoints.checkpoint import Checkpoint
 from nctool.training.images.encoding import Normalisation, image_encoding
-from nctool_deploy.backends.backend import Realisation
+from nctool_deploy.backends.backend import DEFAULT, Realisation, realisation_of_reset
 
-OTHERWISE = "autapse"
-RESETS = {"subtract": "autapse", "zero": "zero-reset"}
 WEIGHT_BITS = 8
 """Of a network that was trained for no width."""
 
@@ -117,18 +115,18 @@ def ann_logits(loaded: Checkpoint, model: nn.Module, images: NDArray[np.uint8]) 
 def default_realisation(loaded: Checkpoint) -> str:
     """Return the realisation that a network was trained for: that of its chip, or of its activation's reset."""
     recipe = loaded.recipe
-    return RESETS[recipe.activation.reset] if recipe.chip is None else recipe.chip.realisation
+    return realisation_of_reset(recipe.activation.reset).name if recipe.chip is None else recipe.chip.realisation
 
 
 def notes_of(loaded: Checkpoint, realisation: Realisation) -> tuple[str, ...]:
     """Return what of a realisation is likely to cost accuracy: a reset that the network was not trained for."""
-    trained, zero = loaded.recipe.activation.reset, RESETS["zero"]
-    if (realisation.name == zero) == (trained == "zero"):
+    trained, exported = loaded.recipe.activation.reset, realisation.form.reset
+    if exported == trained:
         return ()
     return (
         f'trained with activation.reset = "{trained}", but a spike of `{realisation.name}` '
-        f"{'sets to zero' if realisation.name == zero else 'subtracts'}: expect to lose accuracy; train for it, or "
-        f"export with --realisation {RESETS[trained]}",
+        f"{'sets to zero' if exported == 'zero' else 'subtracts'}: expect to lose accuracy; train for it, or "
+        f"export with --realisation {realisation_of_reset(trained).name}",
     )
 
 
@@ -145,7 +143,7 @@ def _window(loaded: Checkpoint, realisation: Realisation, steps: int | None) -> 
     if realisation.steps not in (None, steps):
         raise RangeError(
             f"steps: {steps}, realisation `{realisation.name}` allows {realisation.steps}",
-            hint=f"leave out --steps, or export with --realisation {OTHERWISE}",
+            hint=f"leave out --steps, or export with --realisation {DEFAULT.name}",
         )
     return steps
 
@@ -155,5 +153,5 @@ def _units(loaded: Checkpoint, realisation: Realisation, units: Units | None) ->
     if units is None and chip is not None and chip.realisation == realisation.name:
         return chip.units
     if units is None:
-        return loaded.recipe.activation.levels if realisation.steps == 1 else 1
+        return realisation.default_units(loaded.recipe.activation.levels)
     return units

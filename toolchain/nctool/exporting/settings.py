@@ -12,13 +12,7 @@ from itertools import product
 from nctool.conversion.units import MAX_UNITS
 from nctool.errors import UsageError
 from nctool.ir.number_format import LONGEST_WINDOW, WEIGHT_BITS_RANGE
-from nctool_deploy.backends.backend import Realisation, find_realisation
-
-STEPS, ZERO_RESET_STEPS = (1, 2, 4, 8), (4, 8)
-"""Windows that are tried where none are asked for; what loses potential at every spike needs a longer one."""
-
-UNITS = (1, 2, 4)
-"""Units that are tried where none are asked for."""
+from nctool_deploy.backends.backend import find_realisation
 
 
 @dataclass(frozen=True)
@@ -68,25 +62,14 @@ def settings(
     }.items():
         _require_some(what, values)
     low, high = WEIGHT_BITS_RANGE
-    _require_range("steps", steps or STEPS, 1, LONGEST_WINDOW)
-    _require_range("units", units or UNITS, 1, MAX_UNITS)
+    _require_range("steps", steps or (), 1, LONGEST_WINDOW)
+    _require_range("units", units or (), 1, MAX_UNITS)
     _require_range("weight bits", weight_bits, low, high)
     found = []
     for realisation in map(find_realisation, dict.fromkeys(realisations)):
-        windows, copies = _choices(realisation, steps, units, levels)
+        windows, copies = realisation.explored_windows(steps), realisation.explored_units(units, levels)
         found += [Setting(realisation.name, k, t, bits) for bits, k, t in product(weight_bits, copies, windows)]
     return list(dict.fromkeys(found))
-
-
-def _choices(
-    realisation: Realisation, steps: Sequence[int] | None, units: Sequence[int] | None, levels: int
-) -> tuple[Sequence[int], Sequence[int]]:
-    """Return the windows and the units of a realisation."""
-    if realisation.steps is not None:
-        return (realisation.steps,), (levels,)
-    if realisation.form.reset == "zero":
-        return steps or ZERO_RESET_STEPS, (1,)
-    return steps or STEPS, units or UNITS
 
 
 def _require_some(what: str, values: Sequence[object] | None) -> None:

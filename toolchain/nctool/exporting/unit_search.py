@@ -117,7 +117,7 @@ def search_units(
     def measure(units: Units) -> Trial:
         network = converted(loaded, model, replace(design, units=units)).network
         found = np.concatenate([summary.logits[:, -1] for summary in FastEngine(network).summaries(images)])
-        mapping, _ = map_network(design.realisation.prepare(network), target, design.realisation.wirings)
+        mapping, _ = map_network(design.realisation.prepare(network), target, design.realisation)
         spiking = [population for population in network.populations if isinstance(population.neuron, IntegrateFire)]
         return Trial(
             units={p.name: units if isinstance(units, int) else units[p.name] for p in spiking},

@@ -27,15 +27,18 @@ POLL_S = 0.05
 """How often a rank asks for the others' summaries; torchrun ends all of them when one fails."""
 
 
-def require_workers(engine: str, workers: int, output: Path | None) -> None:
-    """Refuse a number of workers that an engine cannot use, or that could not write `output`, with a UsageError."""
+def require_workers(engine: str, workers: int, output: Path | None, *, cost: bool) -> None:
+    """Refuse a number of workers that cannot run `engine`, write `output` or count the cost, with a UsageError."""
+    n_ranks = rank_and_size()[1]
     if workers < 1:
         raise UsageError(f"workers: {workers} is out of range, allowed >= 1")
-    if max(workers, rank_and_size()[1]) > 1 and engine == "lava":
+    if max(workers, n_ranks) > 1 and engine == "lava":
         raise UsageError("engine `lava` starts processes of its own, allowed one worker", hint="use --engine fast")
-    if max(workers, rank_and_size()[1]) > 1 and output is not None:
+    if max(workers, n_ranks) > 1 and output is not None:
         raise UsageError(f"output `{output}` is written by one process, allowed one worker")
-    if workers > 1 and rank_and_size()[1] > 1:
+    if max(workers, n_ranks) > 1 and cost:
+        raise UsageError("cost: counted by one process, allowed one worker", hint="leave --workers out")
+    if workers > 1 and n_ranks > 1:
         raise UsageError(f"workers: {workers} beside torchrun, allowed one of both")
 
 

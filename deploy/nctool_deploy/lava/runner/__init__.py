@@ -1,9 +1,9 @@
-"""The only package that imports Lava; importing it makes Lava importable (`nctool_deploy.lava.compat`).
+"""The only package that imports Lava; importing it makes Lava importable (`nctool_deploy.lava.compatibility`).
 
 It holds nothing else: when Lava looks for the models of a process, it
 executes every module in the folder of that process.
 """
 
-from nctool_deploy.lava.compat import make_importable
+from nctool_deploy.lava.compatibility import make_importable
 
 make_importable()

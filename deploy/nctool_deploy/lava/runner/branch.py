@@ -18,8 +18,8 @@ from lava.utils.weightutils import SignMode
 from scipy.sparse import csr_matrix
 
 from nctool.ir.network import ConvGeometry, IntArray, Shape, Synapse
-from nctool_deploy.lava.convolution import convolution_violations
 from nctool_deploy.lava.runner.unrolling import unroll
+from nctool_deploy.lava.synapses import convolution_violations
 
 GRADED_BITS = 8
 MAX_UNROLLED = 20_000_000

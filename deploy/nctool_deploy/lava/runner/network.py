@@ -27,13 +27,12 @@ from scipy.sparse import diags
 
 from nctool.errors import UnsupportedError
 from nctool.ir.network import INPUT_NAME, IntArray, Population, Synapse
-from nctool_deploy.backends.autapse import FLUSH_STEPS, AutapseRegisters, BiasSource
-from nctool_deploy.depths import delays, depths
-from nctool_deploy.lava.convolution import largest_message
+from nctool_deploy.backends.autapse import FLUSH_STEPS, Autapse, AutapseRegisters, BiasSource
 from nctool_deploy.lava.runner.branch import GRADED_BITS, Branch, mixed, to_lava
-from nctool_deploy.lava.runner.schedule import Schedule
-from nctool_deploy.lowering import lower
-from nctool_deploy.netx import NetxFile, read
+from nctool_deploy.lava.synapses import largest_message
+from nctool_deploy.lowering import Lowered, lower
+from nctool_deploy.netx import read
+from nctool_deploy.pipeline import Schedule, delays, depths
 
 STATE_SHIFT = 6
 
@@ -122,10 +121,10 @@ class Network(hdf5.Network):
 
     def __init__(self, net_config: str | Path, n_samples: int = 1, n_steps: int | None = None) -> None:
         content = read(Path(net_config))
-        _require_autapse(content, net_config)
         self.lowered = lower(content.network, content.metadata.chip, content.metadata.realisation, chips=None)
+        self.registers = _autapse_registers(self.lowered, net_config)
         depth = max(depths(content.network).values())
-        self.schedule = Schedule(n_steps or content.network.n_steps, n_samples, depth, FLUSH_STEPS)
+        self.schedule = Schedule(n_steps or content.network.n_steps, FLUSH_STEPS, depth, n_samples)
         bits = 0 if content.network.has_binary_input else GRADED_BITS
         super().__init__(net_config=str(net_config), input_message_bits=bits)
         for port in self._input_ports():
@@ -136,9 +135,8 @@ class Network(hdf5.Network):
         network, depth = self.lowered.network, depths(self.lowered.network)
         active = [self.schedule.active(layer) for layer in range(1, self.schedule.depth + 1)]
         self.bias_source = Source(data=np.array(active, np.int32))
-        registers = [values for values in self.lowered.registers if isinstance(values, AutapseRegisters)]
         blocks: dict[str, IFBlock] = {}
-        for population, values in zip(network.populations, registers, strict=True):
+        for population, values in zip(network.populations, self.registers, strict=True):
             waits = zip(population.synapses, delays(population, depth), strict=True)
             branches = [self._branch(synapse, delay) for synapse, delay in waits]
             block = IFBlock(population, branches, values, depth[population.name], self.schedule)
@@ -163,12 +161,15 @@ class Network(hdf5.Network):
                     yield port
 
 
-def _require_autapse(content: NetxFile, path: str | Path) -> None:
-    if content.metadata.realisation != "autapse":
+def _autapse_registers(lowered: Lowered, path: str | Path) -> list[AutapseRegisters]:
+    """Return the registers of all populations; refuse a file of another realisation with an UnsupportedError."""
+    registers = [values for values in lowered.registers if isinstance(values, AutapseRegisters)]
+    if len(registers) < len(lowered.registers):
         raise UnsupportedError(
-            f"`{path}`: realisation `{content.metadata.realisation}`, this Network allows `autapse`",
+            f"`{path}`: realisation `{lowered.realisation}`, this Network allows `{Autapse.name}`",
             hint="the file is stock netx: lava.lib.dl.netx.hdf5.Network runs it",
         )
+    return registers
 
 
 @implements(proc=IFBlock, protocol=LoihiProtocol)

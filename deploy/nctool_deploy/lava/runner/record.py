@@ -1,6 +1,10 @@
-"""Run a Lava process and record what its parts send while it runs.
+"""Run a Lava process and record what its parts send while it runs; nothing of it is left behind.
 
 Reading a Var after the run would send one message per element; extractors stream whole arrays, step by step.
+
+The processes of Lava share memory that has no name: it is gone when they are, however they end. Lava's own comes from
+`multiprocessing.managers`: named segments, which a process of their own is to delete, and a socket in the temporary
+folder. Both stay behind when a whole session is killed, and containers have little room for segments.
 
 In: a Lava process. Out: arrays over time. Must not import torch itself.
 """
@@ -13,6 +17,7 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from mmap import mmap
 from multiprocessing import Process
 from multiprocessing.connection import wait
 from signal import Signals
@@ -22,6 +27,7 @@ import numpy as np
 from lava.magma.core.process.process import AbstractProcess
 from lava.magma.core.run_conditions import RunSteps
 from lava.magma.core.run_configs import Loihi2SimCfg
+from lava.magma.runtime.message_infrastructure import multiprocessing as infrastructure
 from lava.proc.io.extractor import Extractor, PyLoihiExtractorModel, VarWire
 from numpy.typing import NDArray
 
@@ -95,3 +101,36 @@ def _end_with_thread(error: threading.ExceptHookArgs) -> None:
     threading.__excepthook__(error)
     sys.stderr.flush()
     os._exit(1)
+
+
+# --- memory that the processes of Lava share ------------------------------
+
+
+class Memory:
+    """What the channels of Lava read of a shared memory.
+
+    Attributes:
+        buf: the bytes; a process that is forked later has the same ones.
+    """
+
+    def __init__(self, size: int) -> None:
+        self.buf = memoryview(mmap(-1, size))
+
+
+class Memories:
+    """What the message infrastructure of Lava asks of `SharedMemoryManager`."""
+
+    def start(self) -> None:
+        """Do nothing: no process is needed."""
+
+    def create_shared_memory(self, size: int) -> Memory:
+        """Return a memory of `size` bytes, all 0."""
+        return Memory(size)
+
+    def shutdown(self) -> None:
+        """Do nothing: a memory is freed with the last channel that holds it."""
+
+
+def share_without_names() -> None:
+    """Let the runs of this process take `Memories`."""
+    infrastructure.SharedMemoryManager = Memories

@@ -21,17 +21,14 @@ from nctool.errors import EngineError, NctoolError, first_line
 from nctool.ir.network import IntArray
 from nctool.reference.trace import Trace
 from nctool_deploy.backends.backend import find_realisation
-from nctool_deploy.depths import depths
+from nctool_deploy.lava.compatibility import WITHOUT_LAVA
 from nctool_deploy.lava.engine import LavaJob
-from nctool_deploy.lava.patches import WITHOUT_LAVA
 from nctool_deploy.lava.runner.branch import to_lava
 from nctool_deploy.lava.runner.foreign import read_layers, run_foreign
-from nctool_deploy.lava.runner.memory import share_without_names
-from nctool_deploy.lava.runner.network import STATE_SHIFT, Network
-from nctool_deploy.lava.runner.record import BUFFERED_STEPS, run_and_record, tap
-from nctool_deploy.lava.runner.schedule import Schedule
-from nctool_deploy.lava.runner.stock import stock_network, stock_schedule
+from nctool_deploy.lava.runner.network import STATE_SHIFT
+from nctool_deploy.lava.runner.record import BUFFERED_STEPS, run_and_record, share_without_names, tap
 from nctool_deploy.netx import read
+from nctool_deploy.pipeline import Schedule, depths
 
 
 def run(model: Path, samples: IntArray, n_steps: int) -> tuple[dict[str, NDArray[np.bool_]], NDArray[np.int64]]:
@@ -45,13 +42,10 @@ def run(model: Path, samples: IntArray, n_steps: int) -> tuple[dict[str, NDArray
         step, int64 (samples, steps, classes).
     """
     content = read(model)
-    populations = content.network.populations
-    if find_realisation(content.metadata.realisation).is_stock:
-        network, schedule = stock_network(model, content, n_steps), stock_schedule(content, len(samples), n_steps)
-        potential = network.out_layer.neuron.v
-    else:
-        network = Network(model, n_samples=len(samples), n_steps=n_steps)
-        schedule, potential = network.schedule, network.out_layer.neuron.u
+    populations, depth = content.network.populations, depths(content.network)
+    realisation = find_realisation(content.metadata.realisation)
+    network, potential = realisation.lava_network(model, content.network, len(samples), n_steps)
+    schedule = Schedule(n_steps, realisation.flush_steps, max(depth.values()), len(samples))
     if len(network.inp.shape) == 1:  # a stock dense layer takes an image in (channel, height, width) order
         samples = samples.reshape(*samples.shape[:2], -1)
     source = Source(data=stimulus(samples, schedule))
@@ -60,7 +54,6 @@ def run(model: Path, samples: IntArray, n_steps: int) -> tuple[dict[str, NDArray
     membrane = VarWire(buffer_size=BUFFERED_STEPS)
     membrane.connect_var(potential)
     recorded = run_and_record(network, [*taps, membrane], schedule.n_total)
-    depth = depths(content.network)
     own = {p.name: gather(data, schedule.window(depth[p.name])) for p, data in zip(populations, recorded, strict=True)}
     logits = own.pop(populations[-1].name).astype(np.int64) >> STATE_SHIFT
     return {name: data.astype(np.bool_) for name, data in own.items()}, logits

@@ -5,7 +5,7 @@ In: a path. Out: nodes, or errors that name the file, the key and the reason. Mu
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from errno import EACCES, EAGAIN, ENOENT, ENOLCK, ENOSYS, ENOTDIR
 from pathlib import Path
@@ -130,6 +130,12 @@ class Node:
         if not isinstance(member, h5py.Group):
             raise FormatError(f"`{self.name}/{key}` is no group")
         return Node(member, f"{self.name}/{key}", self.budget, self.taken)
+
+    def require_integers(self, values: Mapping[str, int]) -> None:
+        """Refuse with a FormatError a member that is missing, no integer, or another than `values` says."""
+        for key, expected in values.items():
+            if self.integer(key) != expected:
+                raise FormatError(f"`{self.name}/{key}` is {self.integer(key)}, allowed {expected}")
 
     def require_all_taken(self) -> None:
         """Refuse members that nobody took, and attributes: what is not read is under no check.

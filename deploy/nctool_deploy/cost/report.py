@@ -1,6 +1,6 @@
 """What a sample costs on the chip, in the form that reports print (docs/COST.md).
 
-In: traces, while an engine makes them. Out: a CostReport of means over the samples.
+In: traces, while an engine makes them. Out: a CostReport of means over the samples. Must not import torch or Lava.
 """
 
 from __future__ import annotations
@@ -8,16 +8,28 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-from nctool.errors import UnsupportedError, UsageError
 from nctool.ir.inputs import Samples
 from nctool.reference.trace import Trace
-from nctool.running.models import Content
-from nctool.torchrun import rank_and_size
-from nctool_deploy.backends.backend import find_realisation
-from nctool_deploy.cost.energy import SplitEnergy, split_energy
 from nctool_deploy.cost.operations import OperationCounter, Operations
-from nctool_deploy.netx import NetxFile
-from nctool_deploy.targets.target import Target
+from nctool_deploy.targets.target import Energy, Target
+
+
+@dataclass(frozen=True)
+class SplitEnergy:
+    """Picojoules of one sample, by cause.
+
+    Args:
+        synaptic_operations_pj, active_updates_pj, idle_updates_pj, spikes_pj: by cause.
+        total_pj: their sum. Static power, hops between cores and input and output are not in it.
+        basis: what sort of figures they come from.
+    """
+
+    synaptic_operations_pj: float
+    active_updates_pj: float
+    idle_updates_pj: float
+    spikes_pj: float
+    total_pj: float
+    basis: str
 
 
 @dataclass(frozen=True)
@@ -98,43 +110,46 @@ class CostMeter:
 
     def report(self) -> CostReport:
         """Return the means of what was counted so far."""
-        counter, timing, step = self.counter, self.counter.timing, self.target.step_time
+        counter, schedule, step = self.counter, self.counter.schedule, self.target.step_time
         neurons = {population.name: population.n_neurons for population in counter.network.populations}
         figures, n_samples = self.target.energy, counter.n_samples
         return CostReport(
             target=self.target.name,
             realisation=self.realisation,
             samples=n_samples,
-            window_steps=timing.window_steps,
-            flush_steps=timing.flush_steps,
-            latency_steps=timing.latency_steps,
-            period_steps=timing.period_steps,
+            window_steps=schedule.n_steps,
+            flush_steps=schedule.flush_steps,
+            latency_steps=schedule.latency,
+            period_steps=schedule.period,
             populations={
                 name: _mean(operations, neurons.get(name, 0), n_samples)
                 for name, operations in counter.operations.items()
             },
             total=_mean(counter.total, sum(neurons.values()), n_samples),
             energy=split_energy(counter.total, n_samples, figures) if figures else None,
-            latency_ns=(step.low_ns * timing.latency_steps, step.high_ns * timing.latency_steps) if step else None,
+            latency_ns=(step.low_ns * schedule.latency, step.high_ns * schedule.latency) if step else None,
         )
 
 
-def meter_for(content: Content, workers: int) -> CostMeter:
-    """Return a meter for an exported file.
-
-    Raises:
-        UnsupportedError: the file is one of another tool.
-        UsageError: more than one process would count.
-    """
-    if not isinstance(content, NetxFile):
-        raise UnsupportedError(
-            "cost: the file is netx of another tool, allowed one that nctool exported",
-            hint="leave --cost out: spikes per layer are reported all the same",
+def split_energy(operations: Operations, n_samples: int, figures: Energy) -> SplitEnergy:
+    """Return what a sample costs, of `n_samples` that took `operations` together."""
+    synaptic_operations, active_updates, idle_updates, spikes = (
+        count * figure.pj / n_samples
+        for count, figure in (
+            (operations.synaptic_operations, figures.synaptic_operation),
+            (operations.active_updates, figures.active_update),
+            (operations.idle_updates, figures.idle_update),
+            (operations.all_spikes, figures.spike),
         )
-    if max(workers, rank_and_size()[1]) > 1:
-        raise UsageError("cost: counted by one process, allowed one worker", hint="leave --workers out")
-    realisation = find_realisation(content.metadata.realisation)
-    return CostMeter(OperationCounter(content.network, realisation), content.metadata.chip, realisation.name)
+    )
+    return SplitEnergy(
+        synaptic_operations_pj=synaptic_operations,
+        active_updates_pj=active_updates,
+        idle_updates_pj=idle_updates,
+        spikes_pj=spikes,
+        total_pj=synaptic_operations + active_updates + idle_updates + spikes,
+        basis=figures.basis,
+    )
 
 
 def _mean(operations: Operations, neurons: int, n_samples: int) -> PopulationCost:

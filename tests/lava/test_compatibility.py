@@ -18,10 +18,8 @@ import pytest
 
 import nctool
 from nctool.errors import EngineError
-from nctool_deploy.lava import compat as lava_compat
-from nctool_deploy.lava import patches as lava_patches
-from nctool_deploy.lava.compat import PatchFinder, make_importable, require_lava
-from nctool_deploy.lava.patches import KNOWN_VERSIONS, PATCHES, Patch
+from nctool_deploy.lava import compatibility
+from nctool_deploy.lava.compatibility import KNOWN_VERSIONS, PATCHES, Patch, PatchFinder, make_importable, require_lava
 from tests.support.runs import run_command
 
 NEWER = sys.version_info >= (3, 11)
@@ -42,10 +40,10 @@ class Machine:
     def __init__(self, monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
         self.folder, self.versions = folder, dict(KNOWN_VERSIONS)
         self.sys = SimpleNamespace(version_info=(3, 12, 0), meta_path=["Python's own"])
-        monkeypatch.setattr(lava_compat, "sys", self.sys)
-        monkeypatch.setattr(lava_compat, "version", self.version)
-        monkeypatch.setattr(lava_patches, "distribution", lambda name: SimpleNamespace(locate_file=folder.joinpath))
-        monkeypatch.setattr(lava_compat, "PATCHES", {"example": self.install("one = 1\n")})
+        monkeypatch.setattr(compatibility, "sys", self.sys)
+        monkeypatch.setattr(compatibility, "version", self.version)
+        monkeypatch.setattr(compatibility, "distribution", lambda name: SimpleNamespace(locate_file=folder.joinpath))
+        monkeypatch.setattr(compatibility, "PATCHES", {"example": self.install("one = 1\n")})
 
     def version(self, package: str) -> str:
         if package not in self.versions:
