@@ -20,7 +20,7 @@ import numpy as np
 from _common import environment, seconds, side_by_side
 from nctool.fast.engine import FastEngine
 from nctool.reference import simulate as reference
-from nctool_deploy.foreign import read_foreign
+from nctool_deploy.foreign import ForeignOptions, read_foreign
 from nctool_deploy.lava import engine as lava
 
 STEPS = 16
@@ -41,7 +41,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=8)
     arguments = parser.parse_args()
     path = shipped("network.net")
-    content = read_foreign(path, reset_interval=STEPS)
+    content = read_foreign(path, ForeignOptions(reset_interval=STEPS))
     network = replace(content.network, n_steps=STEPS)
     image = np.load(shipped("image.npy"), allow_pickle=False).T[np.newaxis]
     images = np.repeat(image, arguments.batch, axis=0)
@@ -60,7 +60,8 @@ def main() -> None:
     )
 
     def run(n_steps: int) -> float:
-        return seconds(lambda: list(lava.stream_foreign(path, content, image, n_steps=n_steps)))
+        options = content.foreign_options
+        return seconds(lambda: list(lava.stream(path, network, image, foreign_options=options, n_steps=n_steps)))
 
     lava_s = (run(3 * STEPS) - run(STEPS)) / 2
     rows = {

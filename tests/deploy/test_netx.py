@@ -18,7 +18,8 @@ from nctool.ir.network import Bound, IntNetwork
 from nctool.reference.simulate import simulate
 from nctool_deploy.lowering import lower
 from nctool_deploy.netx import ChangeRecord, KnownAnswers, Provenance, read, write
-from nctool_deploy.netx.metadata import NetxFile, digest
+from nctool_deploy.netx.metadata import digest
+from nctool_deploy.netx.netx_file import NetxFile
 from nctool_deploy.targets.target import find_target
 from tests.support.networks import (
     conv,

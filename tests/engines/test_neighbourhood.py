@@ -15,7 +15,7 @@ from nctool.reference.simulate import input_signal, run_population, simulate
 from nctool.reference.synapses import registered_input
 from nctool.reference.trace import Trace
 from nctool.verification.explain import MAX_INPUTS, Input, Neighbourhood, Place, Side, neighbourhood
-from nctool_deploy.foreign import read_foreign
+from nctool_deploy.foreign import ForeignOptions, read_foreign
 from tests.support.foreign import random_case
 from tests.support.networks import (
     as_pixels,
@@ -140,7 +140,7 @@ def drives(network: IntNetwork, samples: np.ndarray) -> dict[str, np.ndarray]:
 def test_it_explains_current_based_neurons_with_delays_and_a_lead(tmp_path_factory, seed):
     """Networks of other tools: input as bias, roundings of negative exponents, conv and dense, every kind of answer."""
     case = random_case(tmp_path_factory.mktemp("netx") / "foreign.net", seed)
-    content = read_foreign(case.path, reset_interval=case.reset_interval)
+    content = read_foreign(case.path, ForeignOptions(reset_interval=case.reset_interval))
     samples = content.samples(case.samples)
     network = replace(content.network, n_steps=case.n_steps, input=IntegerInput(content.network.input.shape))
     rng = np.random.default_rng(seed)

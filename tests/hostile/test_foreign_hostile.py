@@ -19,7 +19,7 @@ from hypothesis.extra.numpy import array_dtypes, array_shapes, arrays, scalar_dt
 
 from nctool.errors import FormatError, NctoolError, UnsupportedError, UsageError
 from nctool.reference.simulate import simulate
-from nctool_deploy.foreign import is_foreign, read_foreign
+from nctool_deploy.foreign import ForeignOptions, is_foreign, read_foreign
 from tests.support.foreign import Draft, conv_layer, dense_layer, input_block
 
 EXPORT = "export it again, with `nctool export` or with the tool that wrote it"
@@ -59,10 +59,10 @@ def path(tmp_path: Path, sound: bytes) -> Path:
     return path
 
 
-def refusal(path: Path, kind: type[NctoolError] = FormatError, **options: Any) -> str:
+def refusal(path: Path, kind: type[NctoolError] = FormatError, input_shape=None, **options: Any) -> str:
     """Return the error less the path, and less the hint where it is the usual one."""
     with pytest.raises(NctoolError) as caught:
-        read_foreign(path, **options)
+        read_foreign(path, ForeignOptions(**options), input_shape=input_shape)
     assert type(caught.value) is kind
     assert caught.value.message.isprintable()
     return str(caught.value).removeprefix(f"`{path}`: ").removesuffix(f"\nhint: {EXPORT}")
@@ -502,7 +502,7 @@ def test_layers_that_are_left_out(path):
     assert refusal(path, UsageError, num_layers=2, skip_layers=2) == "layers: skips 2 of 2, allowed 0..1"
     assert refusal(path, UsageError, skip_layers=-1) == "layers: skips -1 of 5, allowed 0..4"
     assert refusal(path, num_layers=3, skip_layers=2) == "`/layer` holds no layer that computes"
-    assert read_foreign(path, num_layers=99) == read_foreign(path)
+    assert read_foreign(path, ForeignOptions(num_layers=99)) == read_foreign(path)
 
 
 # --- bombs ---------------------------------------------------------------
@@ -511,7 +511,7 @@ READ = """
 import resource, sys, time
 from pathlib import Path
 from nctool.errors import NctoolError
-from nctool_deploy.foreign import read_foreign
+from nctool_deploy.foreign import ForeignOptions, read_foreign
 start = time.process_time()
 try:
     result = len(read_foreign(Path(sys.argv[1])).network.populations)
@@ -592,7 +592,7 @@ def assert_runs_or_refuses(path: Path) -> None:
     """Read a file and run what it holds; any exception but an NctoolError fails the test, and so does a long wait."""
     start = time.process_time()
     try:
-        network = read_foreign(path, reset_interval=2).network
+        network = read_foreign(path, ForeignOptions(reset_interval=2)).network
         if sum(population.n_neurons for population in network.populations) < LARGEST_RUN:
             simulate(network, np.ones((1, 2, *network.input.shape), np.int64), n_steps=2)
     except NctoolError as error:

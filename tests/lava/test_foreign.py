@@ -13,9 +13,7 @@ from nctool.fast.engine import FastEngine
 from nctool.ir.network import IntNetwork
 from nctool.reference import simulate as reference
 from nctool.reference.trace import Trace
-from nctool.running.models import with_steps
-from nctool.running.samples import fitted_to
-from nctool_deploy.foreign import ForeignFile, is_foreign, read_foreign
+from nctool_deploy.foreign import ForeignFile, ForeignOptions, is_foreign, read_foreign
 from nctool_deploy.lava import engine
 from nctool_deploy.lava.compatibility import make_importable
 from nctool_deploy.lava.synapses import as_lava_runs, parts_as_lava_runs
@@ -49,9 +47,9 @@ def from_lava_axes(values: np.ndarray, n_spatial: int = 3) -> np.ndarray:
 
 
 def opened(case: Case) -> tuple[ForeignFile, np.ndarray]:
-    content = read_foreign(case.path, reset_interval=case.reset_interval)
+    content = read_foreign(case.path, ForeignOptions(reset_interval=case.reset_interval))
     samples = content.samples(case.samples)
-    return fitted_to(with_steps(content, case.n_steps), samples), samples
+    return content.with_steps(case.n_steps).fitted_to(samples), samples
 
 
 # --- files that the lava-dl wheel ships ----------------------------------
@@ -60,7 +58,7 @@ def opened(case: Case) -> tuple[ForeignFile, np.ndarray]:
 @pytest.mark.lava
 def test_pilotnet_gives_the_ground_truth_of_every_layer():
     """The shipped vectors come from a run of 24 steps in which layer k is reset every 17 of its own steps."""
-    content = read_foreign(shipped("gts/pilotnet_lif/network.net"), reset_interval=17)
+    content = read_foreign(shipped("gts/pilotnet_lif/network.net"), ForeignOptions(reset_interval=17))
     image = ground_truth("pilotnet_lif/image.npy").T[np.newaxis]
     network = IntNetwork(content.network.input, content.network.populations, 24)
     trace = assert_engines_agree(network, content.samples(image))
@@ -75,7 +73,7 @@ def test_pilotnet_gives_the_ground_truth_of_every_layer():
 
 @pytest.mark.lava
 def test_pilotnet_gives_the_voltages_of_the_ground_truth():
-    content = read_foreign(shipped("gts/pilotnet_lif/network.net"), num_layers=2, reset_interval=17)
+    content = read_foreign(shipped("gts/pilotnet_lif/network.net"), ForeignOptions(num_layers=2, reset_interval=17))
     image = ground_truth("pilotnet_lif/image.npy").T[np.newaxis]
     trace = reference.simulate(content.network, image, n_steps=16, potentials=True)
     voltages, fired = trace.potentials["conv1"][0], trace.spikes["conv1"][0]
@@ -86,7 +84,7 @@ def test_pilotnet_gives_the_voltages_of_the_ground_truth():
 
 @pytest.mark.lava
 def test_tinynet_gives_the_ground_truth():
-    content = read_foreign(shipped("tiny.net"), reset_interval=17)
+    content = read_foreign(shipped("tiny.net"), ForeignOptions(reset_interval=17))
     bias = ground_truth("tinynet/input_bias.npy").astype(np.int64).T[np.newaxis]
     network = IntNetwork(content.network.input, content.network.populations, 15)
     trace = assert_engines_agree(network, bias)
@@ -97,7 +95,7 @@ def test_tinynet_gives_the_ground_truth():
 
 @pytest.mark.lava
 def test_ntidigits_with_axonal_delays_gives_the_ground_truth():
-    content = read_foreign(shipped("gts/ntidigits/ntidigits.net"), num_layers=5)
+    content = read_foreign(shipped("gts/ntidigits/ntidigits.net"), ForeignOptions(num_layers=5))
     spikes = ground_truth("ntidigits/input.npy").T[np.newaxis].astype(np.int64)
     network = IntNetwork(content.network.input, content.network.populations, spikes.shape[1])
     trace = assert_engines_agree(network, spikes)
@@ -113,12 +111,12 @@ def test_ntidigits_with_axonal_delays_gives_the_ground_truth():
     [("tiny.net", {}, 9), ("tiny.net", {"reset_interval": 4}, 9), ("mnist.net", {}, 9)],
 )
 def test_shipped_files_run_as_in_lava(name, options, steps):
-    content = read_foreign(shipped(name), **options)
+    content = read_foreign(shipped(name), ForeignOptions(**options))
     shape = content.network.input.shape
     samples = np.random.default_rng(0).integers(0, 140, (2, *shape))
     network = IntNetwork(content.network.input, content.network.populations, steps)
     expected = assert_engines_agree(network, samples)
-    (found,) = engine.stream_foreign(shipped(name), content, samples, n_steps=steps)
+    (found,) = engine.stream(shipped(name), network, samples, foreign_options=content.foreign_options)
     assert_same(expected, found)
 
 
@@ -145,9 +143,8 @@ def test_random_files_run_as_in_lava(tmp_path, one_thread):
     for case in cases:
         content, samples = opened(case)
         expected.append(reference.simulate(content.network, samples))
-        layers = (content.n_layers, content.skip_layers, case.reset_interval or 0)
         signal = content.network.input.signal(samples, content.network.n_steps)
-        jobs.append(engine.LavaJob(case.path, signal, content.network.n_steps, layers))
+        jobs.append(engine.LavaJob(case.path, signal, content.network.n_steps, content.foreign_options))
     for seed, one, other in zip(STREAMED, expected, engine.run_jobs(jobs), strict=True):
         for name, spikes in one.spikes.items():
             np.testing.assert_array_equal(other.spikes[name], spikes, err_msg=f"seed {seed}, {name}")
@@ -213,10 +210,10 @@ EDGES: dict[str, tuple[list[dict[str, Any]], np.ndarray]] = {
 def test_edges_run_as_in_lava(tmp_path, one_thread):
     expected, jobs = [], []
     for number, (name, (layers, samples)) in enumerate(EDGES.items()):
-        path, interval = Draft(layers).write(tmp_path / f"{number}.net"), 2 if "reset" in name else 0
-        content, n_steps = fitted_to(read_foreign(path, reset_interval=interval or None), samples), samples.shape[1]
+        path, interval = Draft(layers).write(tmp_path / f"{number}.net"), 2 if "reset" in name else None
+        content = read_foreign(path, ForeignOptions(reset_interval=interval)).fitted_to(samples)
         expected.append(assert_engines_agree(content.network, samples))
-        jobs.append(engine.LavaJob(path, samples, n_steps, (content.n_layers, 0, interval)))
+        jobs.append(engine.LavaJob(path, samples, samples.shape[1], content.foreign_options))
     for name, one, other in zip(EDGES, expected, engine.run_jobs(jobs), strict=True):
         for layer, spikes in one.spikes.items():
             np.testing.assert_array_equal(other.spikes[layer], spikes, err_msg=f"{name}, {layer}")
@@ -276,7 +273,7 @@ def test_weights_of_a_recurrent_layer_become_what_lava_makes_of_them(monkeypatch
 def test_I3_W1_C1_to_C3_by_hand(tmp_path):
     """Input: v = 50 a step over a threshold of 70, so it fires at steps 2, 4, ...; then 3 · 64 / 2 ... in the layer."""
     layers = [input_block(1, threshold=70, voltage_decay=0), dense_layer([[3]], neuron=neuron(2, 2048, 4096))]
-    content = read_foreign(Draft(layers).write(tmp_path / "x.net"), reset_interval=8)
+    content = read_foreign(Draft(layers).write(tmp_path / "x.net"), ForeignOptions(reset_interval=8))
     trace = reference.simulate(content.network, np.array([[50]]), n_steps=5, potentials=True)
     assert trace.potentials["input0"][0, :, 0].tolist() == [3200, 6400, 3200, 6400, 3200]
     assert trace.spikes["input0"][0, :, 0].tolist() == [0, 1, 0, 1, 0]
@@ -298,7 +295,7 @@ def test_C4_W4_a_spike_from_before_the_first_step_arrives_after_a_delay_of_the_w
     """The source fires in every step that it runs, the first of them step 0; the window has two steps."""
     source = dense_layer([[1]], bias=[100], neuron=neuron(60, 4096, 4096))
     layers = [source, dense_layer([[100]], delay=np.float32(delay), neuron=neuron(60, 4096, 4096))]
-    network = with_steps(read_foreign(Draft(layers).write(tmp_path / "x.net")), 2).network
+    network = read_foreign(Draft(layers).write(tmp_path / "x.net")).with_steps(2).network
     trace = assert_engines_agree(network, np.zeros((1, 2, 1), int))
     assert trace.spikes["dense0"][0, :, 0].tolist() == [1, 1]
     assert trace.spikes["dense1"][0, :, 0].tolist() == fired
@@ -307,7 +304,7 @@ def test_C4_W4_a_spike_from_before_the_first_step_arrives_after_a_delay_of_the_w
 def test_C4_C5_W6_a_spike_from_before_the_first_step_comes_back_after_a_reset(tmp_path):
     """It fires at step 0 by its bias of 100 > 60; that spike brings -90, so it is silent at step 1, and so on."""
     layer = dense_layer([[1]], type="dense_rec", weight_rec=[[-90]], bias=[100], neuron=neuron(60, **NO_MEMORY))
-    content = with_steps(read_foreign(Draft([layer]).write(tmp_path / "x.net"), reset_interval=4), 4)
+    content = read_foreign(Draft([layer]).write(tmp_path / "x.net"), ForeignOptions(reset_interval=4)).with_steps(4)
     assert [p.neuron.lead for p in content.network.populations] == [1]
     trace = assert_engines_agree(content.network, np.zeros((1, 4, 1), int))
     assert trace.spikes["dense0"][0, :, 0].tolist() == [0, 1, 0, 1]
@@ -315,21 +312,21 @@ def test_C4_C5_W6_a_spike_from_before_the_first_step_comes_back_after_a_reset(tm
 
 def test_C5_a_reset_clears_what_came_before_the_first_step(tmp_path):
     layers = [dense_layer([[1]], bias=[1], neuron=neuron(131071, 4096, 0))]
-    content = read_foreign(Draft(layers).write(tmp_path / "x.net"), reset_interval=2)
+    content = read_foreign(Draft(layers).write(tmp_path / "x.net"), ForeignOptions(reset_interval=2))
     trace = reference.simulate(content.network, np.zeros((1, 5, 1), int), n_steps=5)
     assert trace.logits[0, :, 0].tolist() == [64, 128, 64, 128, 64]
 
 
 def test_W4_a_delayed_spike_outlives_a_reset(tmp_path):
     layers = [dense_layer([[5]], delay=np.float32(3), neuron=neuron(131071, 4096, 4096))]
-    content = read_foreign(Draft(layers).write(tmp_path / "x.net"), reset_interval=2)
+    content = read_foreign(Draft(layers).write(tmp_path / "x.net"), ForeignOptions(reset_interval=2))
     spikes = np.array([1, 1, 0, 0, 0, 0]).reshape(1, 6, 1)
     assert reference.simulate(content.network, spikes, n_steps=6).logits[0, :, 0].tolist() == [0, 0, 0, 320, 320, 0]
 
 
 def test_O2_wraps_and_saturations_are_counted(tmp_path):
     layers = [dense_layer([[127]], neuron=neuron(131071, 0, 0))]
-    content = read_foreign(Draft(layers).write(tmp_path / "x.net"), reset_interval=99)
+    content = read_foreign(Draft(layers).write(tmp_path / "x.net"), ForeignOptions(reset_interval=99))
     network = IntNetwork(content.network.input, content.network.populations, 4)
     trace = assert_engines_agree(network, np.full((1, 4, 1), 1000))
     # 127 · 1000 · 64 = 8,128,000 a step. u: 8128000, 16256000 - 2^24, 7606784, 15734784 - 2^24.
@@ -359,19 +356,19 @@ def test_delays_of_a_convolution_are_noted(tmp_path):
 def test_behind_skipped_layers_lava_takes_spikes_only(tmp_path, first):
     """Its Network forgets then that messages have bits."""
     path = Draft([first, dense_layer([[1, 1]])]).write(tmp_path / "x.net")
-    content = read_foreign(path, skip_layers=1)
+    content = read_foreign(path, ForeignOptions(skip_layers=1))
     assert content.notes == (
         "behind skipped layers, Lava takes every value but 0 for a spike: give samples of 0 and 1",
     )
-    fitted_to(content, np.array([[[0, 1]]]))
+    content.fitted_to(np.array([[[0, 1]]]))
     with pytest.raises(RangeError) as raised:
-        fitted_to(content, np.array([[[0, 2]]]))
+        content.fitted_to(np.array([[[0, 2]]]))
     assert str(raised.value) == "input: values reach from 0 to 2, allowed 0..1"
 
 
 def test_a_skipped_shape_leaves_the_messages_as_they_are(tmp_path):
     path = Draft([{"type": "input", "shape": (2,)}, dense_layer([[1, 1]])]).write(tmp_path / "x.net")
-    content = read_foreign(path, skip_layers=1)
+    content = read_foreign(path, ForeignOptions(skip_layers=1))
     assert (content.notes, content.network.input_range) == ((), (-32767, 32767))
 
 

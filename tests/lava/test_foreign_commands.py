@@ -12,7 +12,7 @@ import pytest
 from nctool.reference.simulate import simulate
 from nctool.reference.trace import Trace
 from nctool.running import engines
-from nctool_deploy.foreign import read_foreign
+from nctool_deploy.foreign import ForeignOptions, read_foreign
 from nctool_deploy.netx import read
 from tests.support.foreign import Draft, dense_layer, input_block, neuron
 from tests.support.runs import Finished, run_command
@@ -48,7 +48,7 @@ def test_run_sim_writes_what_the_reference_engine_computes(nctool, foreign: Path
     out = tmp_path / "out.npz"
     ended = nctool("run-sim", foreign, "--input", spikes, "--reset-interval", 4, "-o", out, "--json")
     assert ended.code == 0, ended.err
-    network = read_foreign(foreign, reset_interval=4).network
+    network = read_foreign(foreign, ForeignOptions(reset_interval=4)).network
     expected = simulate(network, np.load(spikes), n_steps=9)
     with np.load(out) as found:
         assert sorted(found.files) == ["logits", "spikes/dense0", "spikes/dense1"]

@@ -21,7 +21,7 @@ from nctool.ir.network import Bound, InputEncoding, IntegerInput, IntegrateFire,
 from nctool.reference.simulate import simulate
 from nctool.reference.trace import Trace
 from nctool_deploy.backends.stock import StockRegisters
-from nctool_deploy.foreign import read_foreign
+from nctool_deploy.foreign import ForeignOptions, read_foreign
 from nctool_deploy.lowering import Lowered, lower
 from nctool_deploy.netx import KnownAnswers, read, write
 from nctool_deploy.targets.target import find_target
@@ -139,7 +139,8 @@ def test_stock_keys_alone_say_the_same(tmp_path_factory, realisation, seed):
     path = written(tmp_path_factory.mktemp("s") / "m.net", lowered, pixels)
     with h5py.File(path, "r+") as file:
         del file["nctool"]
-    foreign = read_foreign(path, reset_interval=network.n_steps, input_shape=network.input.shape).network
+    options = ForeignOptions(reset_interval=network.n_steps)
+    foreign = read_foreign(path, options, input_shape=network.input.shape).network
     assert isinstance(foreign.input, IntegerInput)
     samples = network.pixel_input.encode(pixels).astype(np.int64).reshape(len(pixels), *foreign.input.shape)
     settled = tuple(replace(p, neuron=replace(p.neuron, lead=0)) for p in foreign.populations)

@@ -16,9 +16,9 @@ import numpy as np
 
 from nctool.errors import FormatError, UnsupportedError
 from nctool.ir.network import LARGEST_DELAY, CurrentBased, IntArray, Population, Shape, Synapse
-from nctool_deploy.foreign.neuron import SIMULATED, read_neuron
+from nctool_deploy.foreign.foreign_file import Transform
 from nctool_deploy.foreign.node import ForeignNode, listed
-from nctool_deploy.foreign.values import Transform, read_bias, read_geometry
+from nctool_deploy.foreign.values import SIMULATED, read_bias, read_geometry, read_neuron
 from nctool_deploy.hdf5 import MAX_SIZE
 from nctool_deploy.lava.synapses import parts_as_lava_runs
 

@@ -10,73 +10,20 @@ Lava.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
-from numpy.typing import NDArray
-
-from nctool.errors import FormatError, RangeError, UnsupportedError, UsageError
-from nctool.ir.equality import StructuralEquality
+from nctool.errors import FormatError, UsageError
 from nctool.ir.inputs import INPUT_LIMIT
 from nctool.ir.network import INPUT_NAME, CurrentBased, IntegerInput, IntNetwork, Population, Shape
-from nctool_deploy.cost.report import CostMeter
+from nctool_deploy.foreign.foreign_file import ForeignFile, ForeignOptions
 from nctool_deploy.foreign.layers import Layers, Source
 from nctool_deploy.foreign.node import ForeignNode
-from nctool_deploy.foreign.values import Transform
 from nctool_deploy.hdf5 import Node, opened
 
 MAX_LAYERS = 1024
 MAX_STEPS = 2**20 - 1
 BAD_FILE_HINT = "export it again, with `nctool export` or with the tool that wrote it"
-
-
-@dataclass(frozen=True, eq=False)
-class ForeignFile(StructuralEquality):
-    """A netx file of another tool.
-
-    Args:
-        network: what Lava would run; its names are the layers' types and numbers, as `conv1`.
-        notes: where Lava runs something else than the file says.
-        transform: what turns real samples into the bias of the input block; None for a file that takes spikes.
-        image_shape: of a sample, where the file says one and its first layer takes it flattened.
-        n_layers, skip_layers: which layers were read.
-    """
-
-    network: IntNetwork
-    notes: tuple[str, ...]
-    transform: Transform | None
-    image_shape: Shape | None
-    n_layers: int
-    skip_layers: int
-
-    def cost_meter(self) -> CostMeter:
-        """Refuse with an UnsupportedError: it is not known how the neurons of another tool are built."""
-        raise UnsupportedError(
-            "cost: the file is netx of another tool, allowed one that nctool exported",
-            hint="leave --cost out: spikes per layer are reported all the same",
-        )
-
-    def samples(self, values: NDArray[np.generic]) -> NDArray[np.generic]:
-        """Return samples as the network takes them: integers stay, real numbers go through the transform.
-
-        Raises:
-            RangeError: a value that is not finite, or a fraction for a network without an input block.
-        """
-        if self.image_shape is not None and values.ndim > 3 and values.shape[-3:] == self.image_shape:
-            values = values.reshape(*values.shape[:-3], -1)
-        if values.dtype.kind != "f":
-            return values
-        if not np.isfinite(values).all():
-            raise RangeError(f"input: got {values.dtype} with values that are not finite, allowed numbers")
-        if self.transform is not None:
-            return self.transform.apply(values)
-        if (values != np.rint(values)).any():
-            raise RangeError(
-                f"input: got {values.dtype} with fractions, allowed whole numbers: spikes or graded spikes",
-                hint="only a file with an input block says how real numbers become integers",
-            )
-        return np.clip(values, -INPUT_LIMIT - 1, INPUT_LIMIT + 1).astype(np.int64)
 
 
 def is_foreign(path: Path) -> bool:
@@ -102,19 +49,11 @@ def is_netx(path: Path) -> bool:
         return False
 
 
-def read_foreign(
-    path: Path,
-    *,
-    num_layers: int | None = None,
-    skip_layers: int = 0,
-    reset_interval: int | None = None,
-    input_shape: Shape | None = None,
-) -> ForeignFile:
+def read_foreign(path: Path, options: ForeignOptions | None = None, *, input_shape: Shape | None = None) -> ForeignFile:
     """Read a netx file that another tool wrote.
 
     Args:
-        num_layers, skip_layers: only layers skip_layers .. num_layers - 1 of the file, as netx counts them.
-        reset_interval: clear all states every so many time steps, from the first step of each layer's data on.
+        options: which layers to read, and how long they run and when they are cleared.
         input_shape: (channel, height, width) of a sample, for a file whose first layer is a convolution and that
             does not say it.
 
@@ -123,13 +62,14 @@ def read_foreign(
         FormatError: the file is not sound.
         UnsupportedError: it holds a layer or neuron that Lava cannot build, or that is not current-based.
     """
+    options = options or ForeignOptions()
     with opened(Path(path), hint=BAD_FILE_HINT) as file:
         layer = ForeignNode(file.group, "", file.budget).child("layer")
-        stop = _stop(layer, num_layers, skip_layers)
-        layers = Layers(Source(INPUT_NAME, input_shape, is_stated=False), skip_layers, reset_interval)
+        stop = _stop(layer, options.num_layers, options.skip_layers)
+        layers = Layers(Source(INPUT_NAME, input_shape, is_stated=False), options.skip_layers, options.reset_interval)
         for number in range(stop):
             layers.read(number, layer.child(str(number)))
-        return _assemble(layers, stop, _sample_steps(file))
+        return _assemble(layers, replace(options, num_layers=stop), _sample_steps(file))
 
 
 def _stop(layer: Node, num_layers: int | None, skip_layers: int) -> int:
@@ -142,16 +82,16 @@ def _stop(layer: Node, num_layers: int | None, skip_layers: int) -> int:
     return stop
 
 
-def _assemble(layers: Layers, stop: int, n_steps: int) -> ForeignFile:
+def _assemble(layers: Layers, options: ForeignOptions, n_steps: int) -> ForeignFile:
     populations = tuple(layers.populations)
-    if layers.reset_interval and not any(map(_carries_over, populations)):
+    if options.reset_interval and not any(map(_carries_over, populations)):
         populations = tuple(map(_without_lead, populations))
     if not populations or layers.input_shape is None:
         raise FormatError("`/layer` holds no layer that computes")
     low, high = (0, 1) if layers.takes_spikes_only else (-INPUT_LIMIT, INPUT_LIMIT)
-    network = IntNetwork(IntegerInput(layers.input_shape, low, high), populations, n_steps)
+    network = IntNetwork(IntegerInput(layers.input_shape, low, high), populations, options.steps or n_steps)
     image = layers.declared if layers.declared != layers.input_shape else None
-    return ForeignFile(network, tuple(layers.notes), layers.transform, image, stop, layers.skip_layers)
+    return ForeignFile(network, tuple(layers.notes), layers.transform, image, options)
 
 
 def _carries_over(population: Population) -> bool:

@@ -1,4 +1,6 @@
-"""Values of a foreign netx file within the ranges that Lava holds: geometry, bias, the transform of an input block.
+"""Geometry, bias and neuron of a layer of a foreign netx file, within the ranges that Lava holds.
+
+Source of the neuron: lava-dl 0.6.0, `lava/lib/dl/netx/hdf5.py` (`get_neuron_params`, `create_dense`).
 
 In: nodes of a file. Out: values of nctool, or an error that names layer, value and limit. Must not import torch or
 Lava.
@@ -6,41 +8,23 @@ Lava.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
-from numpy.typing import NDArray
 
-from nctool.errors import FormatError, RangeError
-from nctool.ir.network import ConvGeometry, IntArray, Pair, Shape
+from nctool.errors import FormatError, UnsupportedError
+from nctool.ir.network import ConvGeometry, CurrentBased, IntArray, Pair, Shape
+from nctool_deploy.foreign.foreign_file import BIAS_LIMIT
 from nctool_deploy.foreign.node import ForeignNode, listed
 
 INT8_MAX = 127
 """Geometry of a convolution is kept in 8 bits; beyond, Lava computes zeros. Source: lava-nc 0.10.0,
 `lava/proc/conv/models.py`."""
 
-BIAS_LIMIT = 2**15
-"""Lava keeps bias mantissas in 16 bits, beyond them they wrap. Source: lava-nc 0.10.0, `lava/proc/lif/models.py`."""
+CURRENT_BASED = ("LOIHI", "CUBA")
+SIMULATED = "only files of current-based neurons (LOIHI, CUBA) are simulated"
 
-
-@dataclass(frozen=True)
-class Transform:
-    """How an input block turns a real number x, usually -1 .. 1, into a bias: weight * x + bias, towards zero."""
-
-    weight: int
-    bias: int
-
-    def apply(self, values: NDArray[np.generic]) -> IntArray:
-        """Return the bias mantissas of real samples, which must be finite.
-
-        Raises:
-            RangeError: a bias does not fit.
-        """
-        real = self.weight * values.astype(np.float64) + self.bias
-        largest = np.abs(real).max()
-        if largest >= BIAS_LIMIT:
-            raise RangeError(f"input: a bias of {largest:g}, allowed below {BIAS_LIMIT}")
-        return real.astype(np.int64)
+LARGEST_DECAY = 2**12
+LARGEST_THRESHOLD = 2**24 - 1
+"""Slayer writes 2**18 - 1 for a layer that never fires; Lava shifts what it finds up by 6 bits, in 32."""
 
 
 def read_geometry(node: ForeignNode, weight: IntArray, where: str) -> ConvGeometry:
@@ -72,3 +56,47 @@ def read_bias(node: ForeignNode, shape: Shape, where: str) -> IntArray:
     if np.abs(bias).max() >= BIAS_LIMIT:
         raise FormatError(f"{where}: bias {bias[np.abs(bias).argmax()]}, allowed below {BIAS_LIMIT}")
     return bias
+
+
+def read_neuron(
+    node: ForeignNode | None, channels: int, where: str, *, reset_interval: int | None, lead: int
+) -> CurrentBased:
+    """Return the neuron of a layer.
+
+    Args:
+        node: None for a dense layer that names no neuron: it integrates and never fires.
+        where: names the layer in messages.
+
+    Raises:
+        FormatError: a register is missing, out of range, or an array of another size.
+        UnsupportedError: the neuron is not current-based.
+    """
+    if node is None:
+        current, voltage = (np.full(channels, decay, np.int64) for decay in (0, LARGEST_DECAY))
+        return CurrentBased(1 << 17, current, voltage, reset_interval, lead)
+    kind = node.word("type")
+    if kind not in CURRENT_BASED:
+        raise UnsupportedError(f"{where}: neuron `{kind}`, allowed {', '.join(CURRENT_BASED)}", hint=SIMULATED)
+    if "messageBits" in node:
+        raise UnsupportedError(f"{where}: `messageBits`, on which the stock netx loader fails", hint="leave it out")
+    current, voltage = (_decay(node, key, channels, where) for key in ("iDecay", "vDecay"))
+    return CurrentBased(_threshold(node, where), current, voltage, reset_interval, lead)
+
+
+def _decay(node: ForeignNode, key: str, channels: int, where: str) -> IntArray:
+    """Return a decay for each channel: slayer writes one for all, or with `shared_param=False` one each."""
+    values = np.atleast_1d(node.numbers(key))
+    if values.shape not in ((1,), (channels,)):
+        allowed = f"one number, or one for each of {channels} channels"
+        raise FormatError(f"{where}: `{key}` {listed(values.shape)}, allowed {allowed}")
+    for extreme in (values.min(), values.max()):
+        if not 0 <= extreme <= LARGEST_DECAY:
+            raise FormatError(f"{where}: `{key}` is {extreme}, allowed 0..{LARGEST_DECAY}")
+    return np.broadcast_to(values, channels).astype(np.int64)
+
+
+def _threshold(node: ForeignNode, where: str) -> int:
+    threshold = node.number("vThMant")
+    if not 0 <= threshold <= LARGEST_THRESHOLD:
+        raise FormatError(f"{where}: `vThMant` is {threshold}, allowed 0..{LARGEST_THRESHOLD}")
+    return threshold

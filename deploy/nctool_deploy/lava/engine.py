@@ -16,15 +16,13 @@ from pathlib import Path
 from tempfile import TemporaryFile
 from typing import IO, Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 from nctool.children import Child, ChildError, child
 from nctool.errors import EngineError, NctoolError, RangeError
-from nctool.ir.network import CurrentBased, IntArray, IntNetwork
+from nctool.ir.inputs import Samples
+from nctool.ir.network import IntArray, IntNetwork
 from nctool.reference.signal import own_signal
 from nctool.reference.trace import Trace
-from nctool_deploy.foreign import ForeignFile
+from nctool_deploy.foreign import ForeignOptions
 from nctool_deploy.lava.compatibility import WITHOUT_LAVA, require_lava
 
 DEFAULT_TIMEOUT_S = 1800.0
@@ -39,16 +37,18 @@ TRACEBACK = "Traceback (most recent call last):"
 def stream(
     model: Path,
     network: IntNetwork,
-    pixels: NDArray[np.uint8],
+    samples: Samples,
     *,
+    foreign_options: ForeignOptions | None = None,
     n_steps: int | None = None,
     timeout_s: float = DEFAULT_TIMEOUT_S,
 ) -> Iterator[Trace]:
     """Yield the traces of consecutive runs of `model` on the Lava simulator.
 
     Args:
-        model: an exported file; `network` is what it holds.
-        pixels: uint8 (samples, *input shape), at least one sample.
+        model: an exported file, or one of another tool; `network` is what it holds.
+        samples: as the network takes them, at least one.
+        foreign_options: how a file of another tool was read; it runs in the stock Network of lava-dl.
         n_steps: length of the window; the network's own by default.
         timeout_s: seconds that one run may take.
 
@@ -57,47 +57,16 @@ def stream(
 
     Raises:
         EngineError: Lava is missing, failed or ran out of time, or `model` was replaced.
-        RangeError: the pixels do not fit the input, there is no sample, or n_steps < 1.
+        RangeError: the samples do not fit the input, there is none, or n_steps < 1.
     """
     require_lava()
     n_steps = network.n_steps if n_steps is None else n_steps
-    if n_steps < 1 or len(pixels) == 0:
-        raise RangeError(f"simulation: {len(pixels)} samples and {n_steps} steps, allowed >= 1 of both")
-    samples = network.pixel_input.signal(pixels, n_steps)
-    chunk = samples_per_run(network, n_steps)
-    parts = (samples[i : i + chunk] for i in range(0, len(samples), chunk))
-    return (run_jobs([LavaJob(model, part, n_steps, network=network)], timeout_s)[0] for part in parts)
-
-
-def stream_foreign(
-    model: Path,
-    content: ForeignFile,
-    samples: NDArray[np.integer[Any]],
-    *,
-    n_steps: int | None = None,
-    timeout_s: float = DEFAULT_TIMEOUT_S,
-) -> Iterator[Trace]:
-    """Yield the traces of consecutive runs of a netx file of another tool in the stock Network of lava-dl.
-
-    Args:
-        model: the file; `content` is what it holds.
-        samples: as `IntegerInput.signal` takes them.
-        n_steps, timeout_s: as for `stream`.
-
-    Raises:
-        EngineError: Lava is missing, failed or ran out of time, or `model` was replaced.
-        RangeError: the samples do not fit the input.
-    """
-    require_lava()
-    network = content.network
-    n_steps = network.n_steps if n_steps is None else n_steps
-    signal = own_signal(network, samples, n_steps)  # type: ignore[arg-type]  # a foreign network takes integers
-    neuron = network.readout.neuron
-    interval = neuron.reset_interval if isinstance(neuron, CurrentBased) else None
-    layers = (content.n_layers, content.skip_layers, interval or 0)
+    if n_steps < 1 or len(samples) == 0:
+        raise RangeError(f"simulation: {len(samples)} samples and {n_steps} steps, allowed >= 1 of both")
+    signal = own_signal(network, samples, n_steps)
     chunk = samples_per_run(network, n_steps)
     parts = (signal[i : i + chunk] for i in range(0, len(signal), chunk))
-    return (run_jobs([LavaJob(model, part, n_steps, layers, network)], timeout_s)[0] for part in parts)
+    return (run_jobs([LavaJob(model, part, n_steps, foreign_options, network)], timeout_s)[0] for part in parts)
 
 
 def samples_per_run(network: IntNetwork, n_steps: int) -> int:
@@ -114,14 +83,14 @@ class LavaJob:
         model: an exported file, or one of another tool.
         samples: the input's signal, integers (samples, n_steps or 1, *input shape).
         n_steps: length of the window.
-        layers: of a foreign file, the layers to read and to skip and the reset interval, 0 for none.
+        foreign_options: how the file of another tool was read; None for an exported one.
         network: what the file held when it was read; None where that is not known.
     """
 
     model: Path
     samples: IntArray
     n_steps: int
-    layers: tuple[int, int, int] | None = None
+    foreign_options: ForeignOptions | None = None
     network: IntNetwork | None = None
 
 

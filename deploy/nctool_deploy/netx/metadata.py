@@ -7,23 +7,17 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 import h5py
 import numpy as np
-from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer
 
 from nctool.errors import FormatError, UsageError
-from nctool.ir.equality import StructuralEquality
 from nctool.ir.inputs import Coding, PixelEncoding
-from nctool.ir.network import IntArray, IntegrateFire, IntNetwork, Population, RateEncoding
+from nctool.ir.network import IntArray, IntegrateFire, Population, RateEncoding
 from nctool.ir.number_format import WEIGHT_BITS_RANGE
-from nctool.reference.trace import Trace
-from nctool_deploy.backends.backend import RealisationName, find_realisation
-from nctool_deploy.cost.operations import OperationCounter
-from nctool_deploy.cost.report import CostMeter
+from nctool_deploy.backends.backend import RealisationName
 from nctool_deploy.targets.target import Target, built_in_target
 
 FORMAT_NAME = "nctool-netx"
@@ -41,10 +35,6 @@ EXTRA = "nctool"
 
 DIGEST = "digest"
 """The key in it that holds the digest of all its others."""
-
-METADATA = f"/{EXTRA}"
-PROVED_BOUNDS = "proved bounds"
-"""What a check of the file may be about, beside its layers."""
 
 
 class Strict(BaseModel):
@@ -143,58 +133,6 @@ class Metadata(Strict):
             return built_in_target(self.target)
         except UsageError as error:
             raise FormatError(f"`/nctool/metadata`: {error.message}", hint="update nctool") from error
-
-
-@dataclass(frozen=True, eq=False)
-class KnownAnswers(StructuralEquality):
-    """A few inputs with what the network must answer, by the reference engine.
-
-    Args:
-        pixels: uint8 (samples, *input shape).
-        trace: spikes of every population and the logits after every step.
-    """
-
-    pixels: NDArray[np.uint8]
-    trace: Trace
-
-
-@dataclass(frozen=True, eq=False)
-class NetxFile(StructuralEquality):
-    """Everything that a file holds.
-
-    Args:
-        network: the integer network.
-        metadata: target, realisation, provenance, changes.
-        known_answers: inputs with their expected trace.
-        changed_layers: `input` or populations whose content does not match the digest written at export; empty in
-            a sound file.
-        metadata_changed: whether the group `/nctool` does not match its digest; None in an older file, which has none.
-        false_bounds: populations that match their digest, and whose bound says *proved* and is left by some input.
-    """
-
-    network: IntNetwork
-    metadata: Metadata
-    known_answers: KnownAnswers
-    changed_layers: tuple[str, ...] = ()
-    metadata_changed: bool | None = False
-    false_bounds: tuple[str, ...] = ()
-
-    def cost_meter(self) -> CostMeter:
-        """Return a meter of what the network costs on its chip."""
-        realisation = find_realisation(self.metadata.realisation)
-        return CostMeter(OperationCounter(self.network, realisation), self.metadata.chip, realisation.name)
-
-    @property
-    def changes(self) -> dict[str, str]:
-        """Return what is not as it was exported: a text for each layer, for `/nctool` and for the proved bounds."""
-        found = {name: f"layer `{name}` is not what was exported: its digest differs" for name in self.changed_layers}
-        if self.metadata_changed:
-            found[METADATA] = f"group `{METADATA}` is not what was exported: its digest differs"
-        if self.false_bounds:
-            found[PROVED_BOUNDS] = (
-                f"layer `{self.false_bounds[0]}` can leave its bound, although the file calls it proved"
-            )
-        return found
 
 
 def digest(population: Population) -> str:

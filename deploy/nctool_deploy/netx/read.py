@@ -24,13 +24,12 @@ from nctool_deploy.netx.metadata import (
     EXTRA,
     FORMAT_NAME,
     FORMAT_VERSION,
-    KnownAnswers,
     Metadata,
-    NetxFile,
     digest,
     group_digest,
     input_digest,
 )
+from nctool_deploy.netx.netx_file import KnownAnswers, NetxFile
 from nctool_deploy.netx.populations import read_population, read_shape
 from nctool_deploy.netx.write import layers
 

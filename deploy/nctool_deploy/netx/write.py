@@ -27,7 +27,6 @@ from nctool_deploy.netx.metadata import (
     FORMAT_VERSION,
     BoundRecord,
     ChangeRecord,
-    KnownAnswers,
     Metadata,
     PopulationRecord,
     Provenance,
@@ -35,6 +34,7 @@ from nctool_deploy.netx.metadata import (
     group_digest,
     input_digest,
 )
+from nctool_deploy.netx.netx_file import KnownAnswers
 
 
 def write(

@@ -9,7 +9,7 @@ from nctool.api.running import RunReport, run_sim
 from nctool.api.training import TrainReport, train
 from nctool.api.verifying import VerifyReport, verify
 from nctool.conversion.trace.prepare import prepare
-from nctool.running.models import ForeignOptions
+from nctool_deploy.foreign import ForeignOptions
 
 __all__ = [
     "BranchReport",

@@ -17,10 +17,10 @@ from nctool.arguments import public
 from nctool.exporting.utilisation import Utilisation, utilisation
 from nctool.ir.network import CurrentBased, IntArray, IntNetwork, Population, Readout, Synapse
 from nctool.running.checkpoints import ModelPath
-from nctool.running.models import ForeignOptions, open_model
-from nctool_deploy.foreign import ForeignFile
+from nctool.running.models import open_model
+from nctool_deploy.foreign import ForeignOptions
 from nctool_deploy.lowering import lower
-from nctool_deploy.netx import NetxFile
+from nctool_deploy.netx import KnownAnswers, Metadata
 from nctool_deploy.pipeline import delays, depths
 
 Interval = tuple[int, int]
@@ -122,13 +122,15 @@ def inspect(model: ModelPath) -> InspectReport:
         neurons=sum(layer.neurons for layer in layers),
         synapses=sum(layer.synapses for layer in layers),
         steps=network.n_steps,
+        notes=content.notes,
     )
-    return replace(report, notes=content.notes) if isinstance(content, ForeignFile) else _exported(report, content)
+    return report if content.metadata is None else _exported(report, network, content.metadata, content.known_answers)
 
 
-def _exported(report: InspectReport, content: NetxFile) -> InspectReport:
+def _exported(
+    report: InspectReport, network: IntNetwork, metadata: Metadata, answers: KnownAnswers | None
+) -> InspectReport:
     """Add what only a file that nctool exported says."""
-    network, metadata = content.network, content.metadata
     lowered, depth = lower(network, metadata.chip, metadata.realisation, chips=None), depths(network)
     return replace(
         report,
@@ -144,7 +146,7 @@ def _exported(report: InspectReport, content: NetxFile) -> InspectReport:
         target=metadata.target,
         realisation=metadata.realisation,
         weight_bits=metadata.weight_bits,
-        known_answers=len(content.known_answers.pixels),
+        known_answers=0 if answers is None else len(answers.pixels),
         tool_version=metadata.tool_version,
         provenance=metadata.provenance.model_dump(mode="json") if metadata.provenance else None,
         changes=tuple(change.model_dump(mode="json") for change in metadata.changes),

@@ -20,12 +20,12 @@ from nctool.reference.trace import Summary
 from nctool.running.arrays import Source, load_array, path_of, record, require_array_names
 from nctool.running.checkpoints import ModelPath
 from nctool.running.engines import Job, require_engine, traces
-from nctool.running.models import Content, ForeignOptions, open_model
+from nctool.running.models import ModelFile, open_model
 from nctool.running.outputs import TRACES, model_files, require_outputs
 from nctool.running.samples import choose_samples, dataset_path, trained_on
 from nctool.running.sharding import require_workers, shared_summaries
 from nctool_deploy.cost.report import CostMeter, CostReport
-from nctool_deploy.foreign import ForeignFile
+from nctool_deploy.foreign import ForeignOptions
 from nctool_deploy.lava import engine as lava
 
 
@@ -136,7 +136,7 @@ def run_sim(
     for summary in _reported(_summaries(engine, job, output, workers, meter), n_samples, progress):
         tally.add(summary)
     seconds = time.perf_counter() - start
-    answers = () if isinstance(chosen.content, ForeignFile) else tuple(tally.answers)
+    answers = tuple(tally.answers) if chosen.content.is_classifier else ()
     return RunReport(
         engine=engine,
         dataset=chosen.name,
@@ -149,13 +149,13 @@ def run_sim(
         steps_per_second=n_samples * n_steps / seconds,
         spikes_per_layer=tally.spikes_per_layer(),
         overflows=tally.overflows,
-        notes=chosen.content.notes if isinstance(chosen.content, ForeignFile) else (),
+        notes=chosen.content.notes,
         cost=None if meter is None else meter.report(),
     )
 
 
-def _named(answers: tuple[int, ...], content: Content) -> tuple[str, ...]:
-    provenance = None if isinstance(content, ForeignFile) else content.metadata.provenance
+def _named(answers: tuple[int, ...], content: ModelFile) -> tuple[str, ...]:
+    provenance = content.provenance
     if provenance is None or len(provenance.classes) != content.network.readout.n_neurons:
         return ()
     return tuple(provenance.classes[answer] for answer in answers)

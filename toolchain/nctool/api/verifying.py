@@ -21,19 +21,18 @@ from nctool.progress import ProgressCallback, no_progress
 from nctool.running.arrays import Source, load_array, path_of
 from nctool.running.checkpoints import ModelPath
 from nctool.running.engines import Job, require_engine
-from nctool.running.models import Content, ForeignOptions, open_model
+from nctool.running.models import ModelFile, open_model
 from nctool.running.names import split_names
 from nctool.running.outputs import JUNIT, TRACES, model_files, require_outputs
 from nctool.running.samples import choose_samples, dataset_path, trained_on
 from nctool.verification import junit as junit_file
 from nctool.verification import trace_file
-from nctool.verification.checks import Check, all_checks, changes
+from nctool.verification.checks import Check, all_checks
 from nctool.verification.compare import FILE, Comparison, compare_engines, compare_known_answers
 from nctool.verification.counts import PairDifferences
 from nctool.verification.divergence import Divergence
-from nctool_deploy.foreign import ForeignFile
+from nctool_deploy.foreign import ForeignOptions
 from nctool_deploy.lava import engine as lava
-from nctool_deploy.netx import PROVED_BOUNDS, NetxFile
 
 
 @dataclass(frozen=True)
@@ -130,9 +129,10 @@ def verify(
     keep = layers is not None
     if keep:
         trace_file.require_fit(content.network, names, len(pixels))
-    known = None if isinstance(content, ForeignFile) else compare_known_answers(content, keep=keep)
+    answers = content.known_answers
+    known = None if answers is None else compare_known_answers(content.network, answers, keep=keep)
     run = None
-    if known is None or (known.first is None and not changes(content)):
+    if known is None or (known.first is None and not content.changes):
         job = Job(path, content, pixels, timeout_s=timeout_s)
         run = compare_engines(job, names, all_differences=all_differences, keep=keep, progress=progress)
     report = _report(content, names, known, run)
@@ -144,20 +144,20 @@ def verify(
     return report
 
 
-def _known_traces(content: Content, known: Comparison | None) -> tuple[Comparison, Samples]:
+def _known_traces(content: ModelFile, known: Comparison | None) -> tuple[Comparison, Samples]:
     """Return the comparison of a file that was not run on the engines, and its inputs."""
-    if isinstance(content, ForeignFile) or known is None:
+    if content.known_answers is None or known is None:
         raise UsageError("no traces: the file holds no known answers")
     return known, content.known_answers.pixels
 
 
 def _samples(
-    content: Content, samples: int | None, dataset: str | None, data_dir: Path | str | None, array: Source | None
-) -> tuple[Content, Samples]:
+    content: ModelFile, samples: int | None, dataset: str | None, data_dir: Path | str | None, array: Source | None
+) -> tuple[ModelFile, Samples]:
     """Return what to run, and the model set up for it: the known inputs where they are enough."""
     if samples is not None and samples < 1:
         raise UsageError(f"samples: {samples} is out of range, allowed >= 1")
-    if isinstance(content, NetxFile) and dataset is None and array is None:
+    if content.known_answers is not None and dataset is None and array is None:
         known = content.known_answers.pixels
         if samples is None or samples <= len(known):
             return content, known[:samples]
@@ -166,14 +166,14 @@ def _samples(
 
 
 def _report(
-    content: Content, engines: tuple[str, ...], known: Comparison | None, run: Comparison | None
+    content: ModelFile, engines: tuple[str, ...], known: Comparison | None, run: Comparison | None
 ) -> VerifyReport:
     parts = [part for part in (known, run) if part is not None]
     statistics = tuple(pair.differences for part in parts for pair in part.pairs)
     overflows = max((count for part in parts for count in part.overflows.values()), default=0)
     first = next((part.first for part in parts if part.first is not None), _changed_content(content))
     return VerifyReport(
-        equal=first is None and (overflows == 0 or isinstance(content, ForeignFile)),
+        equal=first is None and (overflows == 0 or content.may_overflow),
         engines=engines,
         samples=0 if run is None else run.samples,
         compared_spikes=sum(pair.compared_spikes for pair in statistics),
@@ -186,10 +186,7 @@ def _report(
     )
 
 
-def _changed_content(content: Content) -> Divergence | None:
-    if isinstance(content, ForeignFile) or not content.changes:
+def _changed_content(content: ModelFile) -> Divergence | None:
+    if content.first_change is None:
         return None
-    changed, quantity = next(iter(content.changes)), "content"
-    if changed == PROVED_BOUNDS:
-        changed, quantity = content.false_bounds[0], "bound"
-    return Divergence(changed, quantity, None, None, None, "as exported", "changed", FILE, FILE)
+    return Divergence(*content.first_change, None, None, None, "as exported", "changed", FILE, FILE)

@@ -8,9 +8,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-from numpy.typing import NDArray
 
 from nctool.errors import UsageError
 from nctool.fast.engine import FastEngine
@@ -18,8 +15,7 @@ from nctool.ir.inputs import Samples
 from nctool.ir.network import IntNetwork
 from nctool.reference import simulate as reference
 from nctool.reference.trace import Summary, Trace
-from nctool.running.models import Content
-from nctool_deploy.foreign import ForeignFile
+from nctool.running.models import ModelFile
 from nctool_deploy.lava import engine as lava
 
 
@@ -38,7 +34,7 @@ class Job:
     """
 
     path: Path
-    content: Content
+    content: ModelFile
     pixels: Samples
     device: str = "cpu"
     timeout_s: float = lava.DEFAULT_TIMEOUT_S
@@ -59,10 +55,8 @@ def _fast(job: Job) -> Iterator[Trace]:
 
 
 def _lava(job: Job) -> Iterator[Trace]:
-    if isinstance(job.content, ForeignFile):
-        return lava.stream_foreign(job.path, job.content, job.pixels, timeout_s=job.timeout_s)
-    pixels: NDArray[Any] = job.pixels  # the input checks what they are
-    return lava.stream(job.path, job.network, pixels, timeout_s=job.timeout_s)
+    options = job.content.foreign_options
+    return lava.stream(job.path, job.network, job.pixels, foreign_options=options, timeout_s=job.timeout_s)
 
 
 ENGINES: dict[str, Callable[[Job], Iterator[Trace]]] = {"reference": _reference, "fast": _fast, "lava": _lava}

@@ -5,49 +5,89 @@ In: a path and how to read a foreign file. Out: its content.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any, Protocol
+
+from numpy.typing import NDArray
 
 from nctool.errors import UsageError
-from nctool.ir.network import Shape
+from nctool.ir.network import IntNetwork, Shape
 from nctool.running.checkpoints import require_no_checkpoint
-from nctool_deploy.foreign import ForeignFile, is_foreign, read_foreign
-from nctool_deploy.netx import NetxFile, read
+from nctool_deploy.cost.report import CostMeter
+from nctool_deploy.foreign import ForeignOptions, is_foreign, read_foreign
+from nctool_deploy.netx import KnownAnswers, Metadata, Provenance, read
 
-Content = NetxFile | ForeignFile
 
+class ModelFile(Protocol):
+    """The content of a file, whichever tool wrote it: all that callers ask of it."""
 
-@dataclass(frozen=True)
-class ForeignOptions:
-    """How a netx file of another tool is read; see `nctool_deploy.foreign.read_foreign`.
+    @property
+    def network(self) -> IntNetwork:
+        """Return the network."""
 
-    Args:
-        steps: time steps of a constant input; what the file says by default.
-        reset_interval: clear all states every so many time steps.
-        num_layers, skip_layers: only these layers, as the stock Network counts them.
-    """
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Return where Lava runs something else than the file says."""
 
-    steps: int | None = None
-    reset_interval: int | None = None
-    num_layers: int | None = None
-    skip_layers: int = 0
+    @property
+    def metadata(self) -> Metadata | None:
+        """Return what nctool wrote beside the network; None in a file of another tool."""
 
-    def require_plausible(self) -> None:
-        """Refuse numbers below 1 with a UsageError."""
-        for name in ("steps", "reset_interval", "num_layers"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise UsageError(f"{name}: {value} is out of range, allowed >= 1")
+    @property
+    def provenance(self) -> Provenance | None:
+        """Return where the network came from, if the file says so."""
 
-    def require_steps(self, n_steps: int) -> None:
-        """Refuse `steps` with a UsageError where the samples have a time axis, of another length."""
-        if self.steps not in (None, n_steps):
-            raise UsageError(f"steps: got {self.steps}, and samples that last {n_steps}", hint="leave --steps out")
+    @property
+    def known_answers(self) -> KnownAnswers | None:
+        """Return inputs with their expected trace, if the file holds some."""
+
+    @property
+    def foreign_options(self) -> ForeignOptions | None:
+        """Return how the file of another tool was read; None for one that nctool exported."""
+
+    @property
+    def is_classifier(self) -> bool:
+        """Return whether the network takes pixels and answers with a class, rather than integers with integers."""
+
+    @property
+    def may_overflow(self) -> bool:
+        """Return whether an accumulator may leave its range (rule O2): otherwise that is a defect (rule O1)."""
+
+    @property
+    def checked_parts(self) -> tuple[str, ...]:
+        """Return the parts of the file of which `changes` can say that they are not as exported."""
+
+    @property
+    def unchecked_parts(self) -> Mapping[str, str]:
+        """Return those of which nobody can say whether they changed, each with the reason."""
+
+    @property
+    def changes(self) -> Mapping[str, str]:
+        """Return a text for each part that is not as it was exported."""
+
+    @property
+    def first_change(self) -> tuple[str, str] | None:
+        """Return the first part that is not as it was exported, and whether its `content` or its `bound` is not."""
+
+    def fit(self, values: NDArray[Any], name: str) -> tuple[ModelFile, NDArray[Any]]:
+        """Return the file set up for the samples of a user, and these as its network takes them.
+
+        Args:
+            values: the samples.
+            name: what messages call them.
+
+        Raises:
+            RangeError: the samples do not fit the network.
+        """
+
+    def cost_meter(self) -> CostMeter:
+        """Return a meter of what the network costs on its chip; an UnsupportedError says that nobody knows."""
 
 
 def open_model(
     path: Path, options: ForeignOptions, *, input_shape: Shape | None = None, check_digests: bool = True
-) -> Content:
+) -> ModelFile:
     """Read a model of either kind.
 
     Args:
@@ -60,23 +100,11 @@ def open_model(
     """
     options.require_plausible()
     require_no_checkpoint(path)
-    if not is_foreign(path):
-        if options != ForeignOptions():
-            raise UsageError(
-                f"`{path}` was exported by nctool: steps, resets and layers are fixed in it",
-                hint="--steps, --reset-interval, --num-layers and --skip-layers are for netx files of other tools",
-            )
-        return read(path, check_digests=check_digests)
-    content = read_foreign(
-        path,
-        num_layers=options.num_layers,
-        skip_layers=options.skip_layers,
-        reset_interval=options.reset_interval,
-        input_shape=input_shape,
-    )
-    return content if options.steps is None else with_steps(content, options.steps)
-
-
-def with_steps(content: ForeignFile, n_steps: int) -> ForeignFile:
-    """Return a foreign file whose network runs for `n_steps`."""
-    return replace(content, network=replace(content.network, n_steps=n_steps))
+    if is_foreign(path):
+        return read_foreign(path, options, input_shape=input_shape)
+    if options != ForeignOptions():
+        raise UsageError(
+            f"`{path}` was exported by nctool: steps, resets and layers are fixed in it",
+            hint="--steps, --reset-interval, --num-layers and --skip-layers are for netx files of other tools",
+        )
+    return read(path, check_digests=check_digests)

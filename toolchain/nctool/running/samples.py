@@ -5,20 +5,16 @@ In: a model and what the user asked for. Out: samples, labels, and the model set
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from nctool.errors import RangeError, UsageError
-from nctool.image_arrays import channels_first, how_to_pixels
-from nctool.ir.network import IntArray, IntegerInput, Shape
+from nctool.ir.network import IntArray, Shape
 from nctool.running.arrays import LABELS, Source, load_array, load_labels, name_of
-from nctool.running.models import Content
-from nctool_deploy.foreign import ForeignFile
-from nctool_deploy.netx import NetxFile
+from nctool.running.models import ModelFile
 from nctool_models import is_image_folder, load_dataset
 from nctool_models.datasets.load import NAMES
 
@@ -38,14 +34,14 @@ class Chosen:
         labels: int64 (samples,), or None.
     """
 
-    content: Content
+    content: ModelFile
     name: str
     samples: NDArray[np.uint8] | IntArray
     labels: NDArray[np.int64] | None
 
 
 def choose_samples(
-    content: Content,
+    content: ModelFile,
     dataset: str | None,
     split: str,
     n_samples: int | None,
@@ -63,7 +59,7 @@ def choose_samples(
     if array is None:
         if label_array is not None:
             raise UsageError("labels without samples", hint="give the samples with --input")
-        if isinstance(content, ForeignFile):
+        if not content.is_classifier:
             raise UsageError(
                 "a netx file of another tool does not say what data it is for", hint="give samples with --input X.npy"
             )
@@ -73,20 +69,15 @@ def choose_samples(
     if dataset is not None:
         raise UsageError(f"two sources of samples: `{name}` and data set `{dataset}`")
     _require_no_data_set_options(name, split, data_dir)
-    found = load_array(array)
-    _require_count(n_samples, len(found), name)
-    values: Any = np.asarray(found[:n_samples])
+    values = load_array(array)
+    _require_count(n_samples, len(values), name)
+    values = np.asarray(values[:n_samples])
     answers = None if label_array is None else load_labels(label_array, len(values))
-    if isinstance(content, ForeignFile):
-        values = content.samples(values)
-        content = fitted_to(content, values)
-    else:
-        shape = content.network.input.sample_shape
-        values = channels_first(values, f"`{name}`", shape=shape)
-        _require_pixels(values, shape, name)
-    if answers is not None and answers.max() >= np.prod(content.network.readout.shape):
-        raise _unknown_label(f"`{name_of(label_array, LABELS)}`", answers, int(np.prod(content.network.readout.shape)))
-    return Chosen(content, name, values, answers)
+    content, samples = content.fit(values, name)
+    n_outputs = content.network.readout.n_neurons
+    if answers is not None and answers.max() >= n_outputs:
+        raise _unknown_label(f"`{name_of(label_array, LABELS)}`", answers, n_outputs)
+    return Chosen(content, name, samples, answers)
 
 
 def _require_no_data_set_options(name: str, split: str, data_dir: Path | str | None) -> None:
@@ -95,10 +86,9 @@ def _require_no_data_set_options(name: str, split: str, data_dir: Path | str | N
             raise UsageError(f"{option}: allowed with a data set only, got the samples `{name}`", hint="leave it out")
 
 
-def trained_on(content: Content) -> str | None:
+def trained_on(content: ModelFile) -> str | None:
     """Return the name or path of the data set that a network was trained on, if its file says so."""
-    provenance = None if isinstance(content, ForeignFile) else content.metadata.provenance
-    return None if provenance is None else provenance.dataset
+    return None if content.provenance is None else content.provenance.dataset
 
 
 def dataset_path(name: str | None) -> Path | None:
@@ -114,36 +104,8 @@ def require_here(trained: str) -> None:
         )
 
 
-def _require_pixels(values: NDArray[Any], shape: Shape, name: str) -> None:
-    if values.dtype == np.uint8 and values.shape[1:] == shape:
-        return
-    hint = "give pixels 0..255 of the size that the network was trained on, before any normalisation"
-    if values.shape[1:] == shape:
-        hint = how_to_pixels("x", values)
-    elif values.shape in (shape, shape[1:], (*shape[1:], shape[0])):
-        hint = "a single sample needs an axis of samples in front: `numpy.save(path, x[None])`"
-    raise RangeError(
-        f"`{name}`: holds {values.dtype} {values.shape}, allowed uint8 (samples, {', '.join(map(str, shape))})", hint
-    )
-
-
-def fitted_to(content: ForeignFile, values: NDArray[Any]) -> ForeignFile:
-    """Return a foreign file whose network lasts as long as `values` do and knows their range.
-
-    Raises:
-        RangeError: the values do not fit the input.
-    """
-    network = content.network
-    has_steps = values.ndim == len(network.input.sample_shape) + 2
-    signal = network.input.signal(values, values.shape[1] if has_steps else network.n_steps)
-    if has_steps:
-        network = replace(network, n_steps=signal.shape[1])
-    low, high = int(signal.min()), int(signal.max())
-    return replace(content, network=replace(network, input=IntegerInput(network.input.shape, low, high)))
-
-
 def load_samples(
-    content: NetxFile, dataset: str | None, split: str, n_samples: int | None, data_dir: Path | str | None
+    content: ModelFile, dataset: str | None, split: str, n_samples: int | None, data_dir: Path | str | None
 ) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
     """Return pixels, uint8 (samples, *input shape), and labels, int64 (samples,).
 
@@ -156,7 +118,7 @@ def load_samples(
         UsageError: no data set, unknown split, or fewer samples than asked for.
         RangeError: the samples or labels do not fit the network.
     """
-    provenance, name = content.metadata.provenance, dataset or trained_on(content)
+    provenance, name = content.provenance, dataset or trained_on(content)
     if name is None:
         raise UsageError("the file does not say which data set it was trained on", hint="name one with --dataset")
     if dataset is None:

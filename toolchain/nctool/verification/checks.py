@@ -5,21 +5,13 @@ In: a file's content and comparisons. Out: Checks, in the order in which they ar
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from nctool.ir.network import INPUT_NAME
-from nctool.running.models import Content
+from nctool.running.models import ModelFile
 from nctool.verification.compare import FILE, REFERENCE, Comparison, Pair
 from nctool.verification.counts import LogitDifferences, SpikeDifferences
-from nctool_deploy.foreign import ForeignFile
-from nctool_deploy.netx import METADATA, PROVED_BOUNDS, NetxFile
-
-NO_DIGEST = (
-    f"an older nctool wrote no digest of `{METADATA}`: class names, target, weight bits and calibrated bounds may have "
-    "changed"
-)
 
 Outcome = Literal["passed", "failed", "not run"]
 
@@ -45,33 +37,34 @@ class Check:
 
 
 def all_checks(
-    content: Content, engines: Sequence[str], known: Comparison | None, run: Comparison | None
+    content: ModelFile, engines: Sequence[str], known: Comparison | None, run: Comparison | None
 ) -> tuple[Check, ...]:
     """List every check of a file.
 
     Args:
         engines: those that were to be compared.
-        known: of the known answers; None for a foreign file, which has none.
+        known: of the known answers; None for a file without any.
         run: of the engines; None when the file is not what was exported, so that they did not run.
     """
-    if known is None or isinstance(content, ForeignFile):
-        return () if run is None else tuple(_engine_checks(run))
-    compared = _not_run(engines, known) if run is None else _engine_checks(run)
-    return (*_file_checks(content), _known(known), *compared, *_overflows(known if run is None else run))
+    checks = list(_file_checks(content))
+    if known is not None:
+        checks.append(_known(known))
+    if run is not None:
+        checks += _engine_checks(run)
+    elif known is not None:
+        checks += _not_run(engines, known)
+    last = known if run is None else run
+    if last is not None and not content.may_overflow:
+        checks += _overflows(last)
+    return tuple(checks)
 
 
-def changes(content: Content) -> Mapping[str, str]:
-    """Return what is not as it was exported, by the name of its check; a foreign file says nothing of that."""
-    return {} if isinstance(content, ForeignFile) else content.changes
-
-
-def _file_checks(content: NetxFile) -> Iterator[Check]:
-    layers = (INPUT_NAME, *(population.name for population in content.network.populations))
-    for name in (*layers, METADATA, PROVED_BOUNDS):
-        if name == METADATA and content.metadata_changed is None:
-            yield Check(FILE, name, "not run", NO_DIGEST)
+def _file_checks(content: ModelFile) -> Iterator[Check]:
+    for part in content.checked_parts:
+        if part in content.unchecked_parts:
+            yield Check(FILE, part, "not run", content.unchecked_parts[part])
         else:
-            yield Check(FILE, name, _outcome(name in content.changes), content.changes.get(name, ""))
+            yield Check(FILE, part, _outcome(part in content.changes), content.changes.get(part, ""))
 
 
 def _known(known: Comparison) -> Check:

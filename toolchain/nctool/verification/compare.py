@@ -20,7 +20,7 @@ from nctool.verification.counts import PairDifferences, add, differences
 from nctool.verification.divergence import Divergence, first_divergence
 from nctool.verification.explain import Place, neighbourhood
 from nctool_deploy.lava import engine as lava
-from nctool_deploy.netx import NetxFile
+from nctool_deploy.netx import KnownAnswers
 
 FILE = "file"
 REFERENCE = "reference"
@@ -63,19 +63,18 @@ class Comparison:
         return next((pair.first for pair in self.pairs if pair.first is not None), None)
 
 
-def compare_known_answers(content: NetxFile, *, keep: bool = False) -> Comparison:
-    """Compare what the reference engine says of the known inputs with the answers in the file.
+def compare_known_answers(network: IntNetwork, answers: KnownAnswers, *, keep: bool = False) -> Comparison:
+    """Compare what the reference engine says of the known inputs of a file with its answers.
 
     Args:
         keep: keep the traces of both, with the potentials.
     """
-    answers = content.known_answers
     start = time.perf_counter()
-    trace = reference.simulate(content.network, answers.pixels, potentials=keep)
+    trace = reference.simulate(network, answers.pixels, potentials=keep)
     seconds = time.perf_counter() - start
     return Comparison(
         samples=len(answers.pixels),
-        pairs=(_compare(content.network, answers.pixels, (answers.trace, trace), (FILE, REFERENCE), 0),),
+        pairs=(_compare(network, answers.pixels, (answers.trace, trace), (FILE, REFERENCE), 0),),
         overflows=_overflows(REFERENCE, trace),
         seconds={REFERENCE: seconds},
         traces={FILE: (answers.trace,), REFERENCE: (trace,)} if keep else {},

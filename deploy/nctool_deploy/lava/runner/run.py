@@ -24,9 +24,9 @@ from nctool_deploy.backends.backend import find_realisation
 from nctool_deploy.lava.compatibility import WITHOUT_LAVA
 from nctool_deploy.lava.engine import LavaJob
 from nctool_deploy.lava.runner.branch import to_lava
-from nctool_deploy.lava.runner.foreign import read_layers, run_foreign
 from nctool_deploy.lava.runner.network import STATE_SHIFT
 from nctool_deploy.lava.runner.record import BUFFERED_STEPS, run_and_record, share_without_names, tap
+from nctool_deploy.lava.runner.stock import read_layers, run_foreign
 from nctool_deploy.netx import read
 from nctool_deploy.pipeline import Schedule, depths
 
@@ -96,10 +96,10 @@ def _outcome(job: LavaJob) -> Trace | NctoolError:
 def _answer(job: LavaJob) -> Trace:
     """Run a job; where its file is not what it was, that is the error, whatever else went wrong."""
     try:
-        if job.layers is None:
+        if job.foreign_options is None:
             spikes, logits = run(job.model, job.samples, job.n_steps)
         else:
-            spikes, logits = run_foreign(job.model, job.samples, job.n_steps, *job.layers)
+            spikes, logits = run_foreign(job.model, job.samples, job.n_steps, job.foreign_options)
     finally:
         _require_unchanged(job)
     return Trace(spikes, logits, {}, {})
@@ -109,7 +109,10 @@ def _require_unchanged(job: LavaJob) -> None:
     """Refuse a file that does not hold the network of the job; what a foreign one takes goes by its samples."""
     if job.network is None:
         return
-    content = read(job.model) if job.layers is None else read_layers(job.model, job.samples, *job.layers)
-    has_input = job.layers is not None or content.network.input == job.network.input
-    if not has_input or content.network.populations != job.network.populations:
+    if job.foreign_options is None:
+        network = read(job.model).network
+        same_input = network.input == job.network.input
+    else:
+        network, same_input = read_layers(job.model, job.samples, job.foreign_options).network, True
+    if not same_input or network.populations != job.network.populations:
         raise EngineError(f"`{job.model}` was replaced while Lava ran it", hint="run again, and let the file be")
