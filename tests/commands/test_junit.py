@@ -8,8 +8,7 @@ from xml.etree import ElementTree as ET
 import pytest
 
 import nctool
-from nctool.verification.checks import Check
-from nctool.verification.junit import write_junit
+from nctool.verification.checks import Check, write_junit
 
 CHECKS = (
     Check("file", "conv1", "passed"),

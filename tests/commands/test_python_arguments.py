@@ -9,8 +9,8 @@ import pytest
 import torch
 
 import nctool
+from nctool.arguments import split_names
 from nctool.errors import FormatError, NctoolError, RangeError, UsageError
-from nctool.running.names import split_names
 from nctool_models import load_dataset
 
 ENGINE = "reference"

@@ -18,7 +18,7 @@ from nctool.ir.network import IntNetwork, Population
 from nctool.reference.simulate import simulate
 from nctool.reference.trace import Trace, join
 from nctool.running.engines import ENGINES, Job
-from nctool.verification.counts import PairDifferences, differences
+from nctool.verification.counts import PairCounts, compare_traces
 from nctool.verification.divergence import first_divergence
 from nctool_deploy.lava import engine
 from nctool_deploy.netx import read
@@ -255,12 +255,12 @@ def broken_fast(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return sizes
 
 
-def whole(model: Path) -> PairDifferences:
+def whole(model: Path) -> PairCounts:
     """Compare the broken engine on all known inputs at once."""
     content = read(model)
     pixels = content.known_answers.pixels
     actual = join(broken(Job(model, content, pixels)))
-    return differences(content.network, simulate(content.network, pixels), actual, ("reference", "fast"))
+    return compare_traces(content.network, simulate(content.network, pixels), actual, ("reference", "fast"))
 
 
 def test_the_broken_engine_is_wrong_on_some_samples_but_not_on_the_first(digits_model: Path) -> None:

@@ -237,3 +237,9 @@ def _described(annotation: Any) -> str:
     if kind is Annotated:
         return _described(parts[0])
     return _PLAIN[kind].name if kind in _PLAIN else "a function" if "__call__" in vars(kind) else f"a {kind.__name__}"
+
+
+def split_names(names: Sequence[str] | str) -> tuple[str, ...]:
+    """Return the names of `names`, a list or a text with commas between them, without the blanks around them."""
+    parts = names.split(",") if isinstance(names, str) else names
+    return tuple(name.strip() for name in parts if name.strip())

@@ -130,8 +130,8 @@ class Layers:
         if node.word("type") == RECURRENT:
             sources, weights = [*sources, f"dense{number}"], [weight, _recurrent_matrix(node, n_neurons, where)]
         running = parts_as_lava_runs(weights, where)
-        for matrix, (found, exponent) in zip(weights, running, strict=True):
-            self._note_weights(where, matrix, found, exponent)
+        for matrix, (running_weight, exponent) in zip(weights, running, strict=True):
+            self._note_weights(where, matrix, running_weight, exponent)
         synapses = [Synapse(source, *of_lava) for source, of_lava in zip(sources, running, strict=True)]
         synapses[0] = replace(synapses[0], delay=delay)
         self._compute(number, node, (n_neurons,), synapses, node.child("neuron") if "neuron" in node else None)

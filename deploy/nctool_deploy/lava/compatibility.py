@@ -71,9 +71,9 @@ class Patch:
         Raises:
             EngineError: `source` is not the verified file.
         """
-        found = sha256(source).hexdigest()
-        if found != self.sha256:
-            raise self._refusal(f"has SHA-256 {found[:12]}, allowed {self.sha256[:12]}")
+        digest = sha256(source).hexdigest()
+        if digest != self.sha256:
+            raise self._refusal(f"has SHA-256 {digest[:12]}, allowed {self.sha256[:12]}")
         text = source.decode()
         for old, new in self.replacements.items():
             text = text.replace(old, new)
@@ -170,11 +170,13 @@ def require_lava() -> None:
         )
     for package, known in KNOWN_VERSIONS.items():
         try:
-            found = version(package)
+            installed = version(package)
         except PackageNotFoundError:
             raise EngineError(f"engine `lava`: {package} {known} is not installed", hint=_install_hint()) from None
-        if found != known:
-            raise EngineError(f"engine `lava`: {package} {found} is installed, allowed {known}", hint=_install_hint())
+        if installed != known:
+            raise EngineError(
+                f"engine `lava`: {package} {installed} is installed, allowed {known}", hint=_install_hint()
+            )
     if running != PINNED_PYTHON:
         for patch in PATCHES.values():
             patch.apply(patch.installed())

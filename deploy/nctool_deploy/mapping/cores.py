@@ -59,7 +59,7 @@ class Core:
     @property
     def usage(self) -> Usage:
         """Return what is used of the core."""
-        return sum((each.usage for each in self.slices), Usage())
+        return sum((part.usage for part in self.slices), Usage())
 
 
 @dataclass(frozen=True)
@@ -88,5 +88,5 @@ class Mapping:
 def capacity(target: Target) -> dict[str, int | None]:
     """Return what a core of `target` has of each resource of `Usage`; None for no limit."""
     limits = dict(target.limits)
-    found = {field.name: limits[f"{field.name}_per_core"] for field in fields(Usage)}
-    return {name: limit.value if limit else None for name, limit in found.items()}
+    per_core = {field.name: limits[f"{field.name}_per_core"] for field in fields(Usage)}
+    return {name: limit.value if limit else None for name, limit in per_core.items()}

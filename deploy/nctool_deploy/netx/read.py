@@ -97,17 +97,17 @@ def _require_layers(node: Node, network: IntNetwork, metadata: Metadata) -> None
     if stated != expected:
         raise FormatError(f"`/nctool/metadata`: populations are layers {stated}, allowed {expected}")
     for number, (kind, _) in enumerate(kinds):
-        found = node.child(str(number)).text("type")
-        if found != kind:
-            raise FormatError(f"`{node.name}/{number}/type` is `{found}`, allowed {kind}")
+        written = node.child(str(number)).text("type")
+        if written != kind:
+            raise FormatError(f"`{node.name}/{number}/type` is `{written}`, allowed {kind}")
     if len(node) != len(kinds):
         raise FormatError(f"`{node.name}` holds {len(node)} layers, allowed {len(kinds)}")
 
 
 def _changed_layers(network: IntNetwork, metadata: Metadata) -> tuple[str, ...]:
     written = {INPUT_NAME: metadata.input_digest} | {record.name: record.digest for record in metadata.populations}
-    found = {INPUT_NAME: input_digest(network.pixel_input)} | {p.name: digest(p) for p in network.populations}
-    return tuple(name for name in written if found[name] != written[name])
+    current = {INPUT_NAME: input_digest(network.pixel_input)} | {p.name: digest(p) for p in network.populations}
+    return tuple(name for name in written if current[name] != written[name])
 
 
 def _is_proved(population: Population, network: IntNetwork) -> bool:

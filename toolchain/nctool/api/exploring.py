@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from nctool.api.pareto import best
-from nctool.arguments import public
+from nctool.arguments import public, split_names
 from nctool.errors import RangeError, UnsupportedError, UsageError
 from nctool.exporting.convert import converted, design
 from nctool.exporting.settings import Setting, settings
@@ -24,7 +24,6 @@ from nctool.figures.file import OPTION
 from nctool.ir.inputs import Coding, find_coding
 from nctool.progress import ProgressCallback, no_progress
 from nctool.running.checkpoints import RunPath, open_checkpoint, remembered
-from nctool.running.names import split_names
 from nctool.running.outputs import FIGURE, require_outputs, run_files
 from nctool.running.samples import dataset_path, dataset_samples, require_here
 from nctool.spelling import spoken

@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
-from nctool.arguments import AtLeast, public
+from nctool.arguments import AtLeast, public, split_names
 from nctool.errors import UsageError
 from nctool.ir.inputs import Samples
 from nctool.progress import ProgressCallback, no_progress
@@ -22,14 +22,12 @@ from nctool.running.arrays import Source, load_array, path_of
 from nctool.running.checkpoints import ModelPath
 from nctool.running.engines import Job, require_engine
 from nctool.running.models import ModelFile, open_model
-from nctool.running.names import split_names
 from nctool.running.outputs import JUNIT, TRACES, model_files, require_outputs
 from nctool.running.samples import choose_samples, dataset_path, trained_on
-from nctool.verification import junit as junit_file
 from nctool.verification import trace_file
-from nctool.verification.checks import Check, all_checks
+from nctool.verification.checks import JUNIT_OPTION, Check, all_checks, write_junit
 from nctool.verification.compare import FILE, Comparison, compare_engines, compare_known_answers
-from nctool.verification.counts import PairDifferences
+from nctool.verification.counts import PairCounts
 from nctool.verification.divergence import Divergence
 from nctool_deploy.foreign import ForeignOptions
 from nctool_deploy.lava import engine as lava
@@ -61,7 +59,7 @@ class VerifyReport:
     known_answers: int
     overflows: int
     first_divergence: Divergence | None
-    statistics: tuple[PairDifferences, ...]
+    statistics: tuple[PairCounts, ...]
     checks: tuple[Check, ...]
 
     def to_json(self) -> dict[str, Any]:
@@ -122,7 +120,7 @@ def verify(
     given = {"the samples": path_of(input)}
     if input is None:
         given["the data set"] = dataset_path(dataset or trained_on(content))
-    outputs = {trace_file.OPTION: (TRACES, layers), junit_file.OPTION: (JUNIT, junit)}
+    outputs = {trace_file.OPTION: (TRACES, layers), JUNIT_OPTION: (JUNIT, junit)}
     require_outputs({**given, **model_files(path)}, outputs)
     content, pixels = _samples(content, samples, dataset, data_dir, input)
     options.require_steps(content.network.n_steps)
@@ -140,7 +138,7 @@ def verify(
         compared, shown = (run, pixels) if run is not None else _known_traces(content, known)
         trace_file.write_traces(Path(layers), content.network, shown, compared.traces)
     if junit is not None:
-        junit_file.write_junit(Path(junit), str(model), report.checks)
+        write_junit(Path(junit), str(model), report.checks)
     return report
 
 
@@ -169,7 +167,7 @@ def _report(
     content: ModelFile, engines: tuple[str, ...], known: Comparison | None, run: Comparison | None
 ) -> VerifyReport:
     parts = [part for part in (known, run) if part is not None]
-    statistics = tuple(pair.differences for part in parts for pair in part.pairs)
+    statistics = tuple(pair.counts for part in parts for pair in part.pairs)
     overflows = max((count for part in parts for count in part.overflows.values()), default=0)
     first = next((part.first for part in parts if part.first is not None), _changed_content(content))
     return VerifyReport(

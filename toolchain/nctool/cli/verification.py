@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from nctool.cli.tables import counted, print_line, print_rows
-from nctool.verification.counts import Histogram, LogitDifferences, PairDifferences, SpikeDifferences
+from nctool.verification.counts import Histogram, LogitCounts, PairCounts, SpikeCounts
 
 if TYPE_CHECKING:
     from nctool.api import VerifyReport
@@ -108,7 +108,7 @@ def _print_inputs(found: Neighbourhood, step: int | None) -> None:
     print_rows(f"{n_inputs} inputs were active at step {step}, largest first; {agree}:", columns, rows, n_keys=2)
 
 
-def _print_differences(pair: PairDifferences) -> None:
+def _print_differences(pair: PairCounts) -> None:
     columns = ["layer", "differing", "compared", "samples", "first step", "how far apart"]
     rows = []
     for layer in pair.layers:
@@ -118,8 +118,8 @@ def _print_differences(pair: PairDifferences) -> None:
     print_rows(f"`{pair.expected_by}` ≠ `{pair.actual_by}` on {pair.samples} samples:", columns, rows)
 
 
-def _apart(layer: SpikeDifferences | LogitDifferences) -> str:
-    if isinstance(layer, LogitDifferences):
+def _apart(layer: SpikeCounts | LogitCounts) -> str:
+    if isinstance(layer, LogitCounts):
         bins = {low if low == "1" else f"{low}..{2 * int(low) - 1}": n for low, n in layer.magnitudes.items()}
         return f"by {_bins(bins)}; {layer.changed_predictions} predictions change"
     return f"spike counts off by {_bins(layer.count_differences)}"

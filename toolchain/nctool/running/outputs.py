@@ -18,7 +18,7 @@ from nctool.training.checkpoints.state import STATE_NAME
 from nctool.training.metrics import METRICS_NAME
 from nctool_deploy.foreign import is_netx
 
-Given = Path | str | None
+PathOrNone = Path | str | None
 _TRACE_PARTS = frozenset(("engines", "layers", "logits", "pixels", "potentials", "spikes"))
 """How the names of arrays begin in what `run-sim -o` and `verify --layers` write."""
 
@@ -52,7 +52,7 @@ FIGURE = Kind("figure of nctool", lambda path: b"atplotlib" in path.read_bytes()
 """Its formats name the program that drew them: Matplotlib, or matplotlib in what .svg says of its source."""
 
 
-def require_outputs(inputs: Mapping[str, Given], outputs: Mapping[str, tuple[Kind, Given]]) -> None:
+def require_outputs(inputs: Mapping[str, PathOrNone], outputs: Mapping[str, tuple[Kind, PathOrNone]]) -> None:
     """Refuse output files that could not be written, or would overwrite an input, each other or a file of another kind.
 
     Args:
@@ -63,16 +63,16 @@ def require_outputs(inputs: Mapping[str, Given], outputs: Mapping[str, tuple[Kin
         UsageError: an output cannot be written, or its place is taken.
     """
     taken = {_place(path): what for what, path in inputs.items() if path is not None}
-    for option, (kind, given) in outputs.items():
-        if given is None:
+    for option, (kind, output) in outputs.items():
+        if output is None:
             continue
-        path = Path(given)
+        path = Path(output)
         require_writable(path, option)
         place = _place(path)
-        for each in (place, *place.parents):
-            if each in taken:
-                verb = "is" if each == place else "lies in"
-                raise UsageError(f"{option}: `{path}` {verb} {taken[each]}", hint="give it a file of its own")
+        for folder in (place, *place.parents):
+            if folder in taken:
+                verb = "is" if folder == place else "lies in"
+                raise UsageError(f"{option}: `{path}` {verb} {taken[folder]}", hint="give it a file of its own")
         _require_kind(path, kind, option)
         taken[place] = f"the file of {option}"
 
@@ -91,7 +91,7 @@ def _place(path: Path | str) -> Path:
     return Path(os.path.realpath(path))
 
 
-def run_files(checkpoint: Path | str) -> dict[str, Given]:
+def run_files(checkpoint: Path | str) -> dict[str, PathOrNone]:
     """Return the files of a training run that nothing else may overwrite, by what messages call them.
 
     Args:
@@ -102,11 +102,11 @@ def run_files(checkpoint: Path | str) -> dict[str, Given]:
     return files if path.is_dir() else {**files, "the checkpoint": path}
 
 
-def model_files(model: Path) -> dict[str, Given]:
+def model_files(model: Path) -> dict[str, PathOrNone]:
     """Return an exported network, and the files of a run that may lie in its folder, by what messages call them."""
     return {**_named_files(model.parent), "the model": model}
 
 
-def _named_files(folder: Path) -> dict[str, Given]:
+def _named_files(folder: Path) -> dict[str, PathOrNone]:
     names = (CHECKPOINT_NAME, STATE_NAME, RECIPE_NAME, METRICS_NAME)
     return {f"the run's {name}": folder / name for name in names}

@@ -1,17 +1,29 @@
-"""The list of everything that `verify` checks, each with its outcome.
+"""The list of everything that `verify` checks, each with its outcome; and that list as JUnit XML.
 
-In: a file's content and comparisons. Out: Checks, in the order in which they are made.
+JUnit XML is what GitHub, GitLab and Jenkins read. Apart from the times, the same outcome gives the same bytes. Source
+of the element and attribute names: jenkinsci/xunit-plugin, `junit-10.xsd`.
+
+In: a file's content and comparisons. Out: Checks, in the order in which they are made; a file, whole or not at all.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
+from xml.etree import ElementTree as ET
 
+from nctool.files import write_atomically
 from nctool.running.models import ModelFile
 from nctool.verification.compare import FILE, REFERENCE, Comparison, Pair
-from nctool.verification.counts import LogitDifferences, SpikeDifferences
+from nctool.verification.counts import LogitCounts, SpikeCounts
+
+JUNIT_OPTION = "--junit"
+SUITES = "nctool verify"
+NOT_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+"""Characters that XML 1.0 cannot hold, not even escaped. Source: XML 1.0, production 2 (Char)."""
 
 Outcome = Literal["passed", "failed", "not run"]
 
@@ -69,7 +81,7 @@ def _file_checks(content: ModelFile) -> Iterator[Check]:
 
 def _known(known: Comparison) -> Check:
     (pair,), seconds = known.pairs, known.seconds[REFERENCE]
-    texts = [str(pair.first), *(describe(layer) for layer in pair.differences.layers if layer.differing)]
+    texts = [str(pair.first), *(layer.describe() for layer in pair.counts.layers if layer.differing)]
     failed = pair.first is not None
     return Check(
         "known answers", f"{FILE} = {REFERENCE}", _outcome(failed), "\n".join(texts) if failed else "", seconds
@@ -78,7 +90,7 @@ def _known(known: Comparison) -> Check:
 
 def _engine_checks(run: Comparison) -> Iterator[Check]:
     for pair in run.pairs:
-        compared = pair.differences
+        compared = pair.counts
         seconds = run.seconds[compared.actual_by] + run.seconds[compared.expected_by] / len(run.pairs)
         for layer in compared.layers:
             text = "" if layer.differing == 0 else _text(layer, pair)
@@ -86,16 +98,15 @@ def _engine_checks(run: Comparison) -> Iterator[Check]:
             yield Check(group, layer.title, _outcome(bool(text)), text, seconds / len(compared.layers))
 
 
-def _text(layer: SpikeDifferences | LogitDifferences, pair: Pair) -> str:
+def _text(layer: SpikeCounts | LogitCounts, pair: Pair) -> str:
     """Describe what differs in a layer, after the first divergence if that is where it lies."""
-    quantity = "logit" if isinstance(layer, LogitDifferences) else "spike"
-    here = pair.first is not None and (pair.first.layer, pair.first.quantity) == (layer.layer, quantity)
-    return f"{pair.first}\n{describe(layer)}" if here else describe(layer)
+    here = pair.first is not None and (pair.first.layer, pair.first.quantity) == (layer.layer, layer.quantity)
+    return f"{pair.first}\n{layer.describe()}" if here else layer.describe()
 
 
 def _not_run(engines: Sequence[str], known: Comparison) -> Iterator[Check]:
     for engine in engines[1:]:
-        for layer in known.pairs[0].differences.layers:
+        for layer in known.pairs[0].counts.layers:
             yield Check(f"{engines[0]} = {engine}", layer.title, "not run", "the file is not what was exported")
 
 
@@ -111,14 +122,50 @@ def _outcome(failed: bool) -> Outcome:
     return "failed" if failed else "passed"
 
 
-def describe(layer: SpikeDifferences | LogitDifferences) -> str:
-    """Return one line that says how a layer differs."""
-    what = "logits" if isinstance(layer, LogitDifferences) else "spike values"
-    where = (
-        f"layer `{layer.layer}`: {layer.differing:,} of {layer.compared:,} {what} differ, in {layer.samples} samples, "
-        f"from step {layer.first_step}"
-    )
-    if isinstance(layer, LogitDifferences):
-        return f"{where}; {layer.changed_predictions} predictions change, largest difference {layer.largest:,}"
-    counts = ", ".join(f"{name} in {count:,}" for name, count in layer.count_differences.items() if count)
-    return f"{where}; neurons whose spike counts are off by {counts}"
+# --- JUnit XML ------------------------------------------------------------
+
+
+def write_junit(path: Path, model: str, checks: Sequence[Check]) -> None:
+    """Write one test suite, named after the model, with one test case a check.
+
+    Raises:
+        UsageError: the file cannot be written.
+    """
+    document = _suites(model, checks)
+    ET.indent(document)
+    write_atomically(path, ET.tostring(document, encoding="utf-8", xml_declaration=True), JUNIT_OPTION)
+
+
+def _suites(model: str, checks: Sequence[Check]) -> ET.Element:
+    totals = {
+        "tests": str(len(checks)),
+        "failures": str(sum(check.outcome == "failed" for check in checks)),
+        "errors": "0",
+        "time": _seconds(sum(check.seconds for check in checks)),
+    }
+    suites = ET.Element("testsuites", {"name": SUITES, **totals})
+    skipped = str(sum(check.outcome == "not run" for check in checks))
+    suite = ET.SubElement(suites, "testsuite", {"name": _xml_text(model), "skipped": skipped, **totals})
+    suite.extend(_case(model, check) for check in checks)
+    return suites
+
+
+def _case(model: str, check: Check) -> ET.Element:
+    """Return one test case; class name and name together tell it from those of other models, as GitLab needs it."""
+    names = {"classname": _xml_text(f"{model.removesuffix('.net')}.{check.group}"), "name": _xml_text(check.name)}
+    case = ET.Element("testcase", {**names, "time": _seconds(check.seconds)})
+    message = _xml_text(check.text.partition("\n")[0])
+    if check.outcome == "failed":
+        ET.SubElement(case, "failure", {"type": "difference", "message": message}).text = _xml_text(check.text)
+    if check.outcome == "not run":
+        ET.SubElement(case, "skipped", {"message": message})
+    return case
+
+
+def _xml_text(text: str) -> str:
+    """Return text that XML can hold: characters that it cannot are spelt out in hexadecimal."""
+    return NOT_XML.sub(lambda character: f"\\x{ord(character.group()):02x}", text)
+
+
+def _seconds(seconds: float) -> str:
+    return f"{seconds:.3f}"

@@ -16,9 +16,9 @@ from nctool.progress import ProgressCallback
 from nctool.reference import simulate as reference
 from nctool.reference.trace import Trace, join
 from nctool.running.engines import Job, traces
-from nctool.verification.counts import PairDifferences, add, differences
+from nctool.verification.counts import PairCounts, compare_traces
 from nctool.verification.divergence import Divergence, first_divergence
-from nctool.verification.explain import Place, neighbourhood
+from nctool.verification.explain import Place, explain
 from nctool_deploy.lava import engine as lava
 from nctool_deploy.netx import KnownAnswers
 
@@ -31,12 +31,15 @@ class Pair:
     """Two sides compared.
 
     Args:
-        differences: how many, and how large.
+        counts: how many values differ, and by how much.
         first: the first divergence of the first chunk that holds one, with its neighbourhood; None when equal.
     """
 
-    differences: PairDifferences
+    counts: PairCounts
     first: Divergence | None
+
+    def __add__(self, later: Pair) -> Pair:
+        return Pair(self.counts + later.counts, self.first or later.first)
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,6 +59,17 @@ class Comparison:
     overflows: Mapping[str, int] = field(default_factory=dict)
     seconds: Mapping[str, float] = field(default_factory=dict)
     traces: Mapping[str, tuple[Trace, ...]] = field(default_factory=dict)
+
+    def __add__(self, later: Comparison) -> Comparison:
+        if not self.samples:
+            return later
+        return Comparison(
+            samples=self.samples + later.samples,
+            pairs=tuple(mine + its for mine, its in zip(self.pairs, later.pairs, strict=True)),
+            overflows={name: count + later.overflows[name] for name, count in self.overflows.items()},
+            seconds={name: seconds + later.seconds[name] for name, seconds in self.seconds.items()},
+            traces={name: (*chunks, *later.traces[name]) for name, chunks in self.traces.items()},
+        )
 
     @property
     def first(self) -> Divergence | None:
@@ -97,7 +111,7 @@ def compare_engines(
     progress(0, n_samples)
     for start in range(0, n_samples, chunk):
         part = replace(job, pixels=job.pixels[start : start + chunk])
-        whole = _add(whole, _compare_chunk(part, engines, start, keep))
+        whole += _compare_chunk(part, engines, start, keep)
         progress(whole.samples, n_samples)
         if whole.first is not None and not all_differences:
             break
@@ -130,25 +144,29 @@ def _overflows(engine: str, trace: Trace) -> dict[str, int]:
 def _compare(
     network: IntNetwork, samples: Samples, both: tuple[Trace, Trace], names: tuple[str, str], first_sample: int
 ) -> Pair:
-    counted = differences(network, *both, names)
-    if counted.equal:
-        return Pair(counted, None)
-    found = first_divergence(network, *both, names, first_sample)
-    return Pair(counted, None if found is None else _explain(network, samples, both, found, first_sample))
+    counts = compare_traces(network, *both, names)
+    if counts.equal:
+        return Pair(counts, None)
+    divergence = first_divergence(network, *both, names, first_sample)
+    if divergence is not None:
+        divergence = _explained(network, samples, both, divergence, first_sample)
+    return Pair(counts, divergence)
 
 
-def _explain(
-    network: IntNetwork, samples: Samples, both: tuple[Trace, Trace], found: Divergence, first_sample: int = 0
+def _explained(
+    network: IntNetwork, samples: Samples, both: tuple[Trace, Trace], divergence: Divergence, first_sample: int
 ) -> Divergence:
-    """Return `found` with its neighbourhood; as it is, where the traces have different shapes and so no place."""
-    if found.sample is None or found.step is None or found.neuron is None or isinstance(found.expected, str):
-        return found
-    number = found.sample - first_sample
-    sample = samples[number : number + 1]
-    names = (found.expected_by, found.actual_by)
-    one, other = (_of_sample(network, sample, name, trace, number) for name, trace in zip(names, both, strict=True))
-    place = Place(found.layer, "spike" if found.quantity == "spike" else "logit", found.step, found.neuron)
-    return replace(found, neighbourhood=neighbourhood(network, sample, place, (one, other), names))
+    """Return a divergence with its neighbourhood; as it is, where the traces have different shapes and so no place."""
+    number, step, neuron = divergence.sample, divergence.step, divergence.neuron
+    if number is None or step is None or neuron is None or isinstance(divergence.expected, str):
+        return divergence
+    in_chunk = number - first_sample
+    sample, names = samples[in_chunk : in_chunk + 1], (divergence.expected_by, divergence.actual_by)
+    expected, actual = (
+        _of_sample(network, sample, name, trace, in_chunk) for name, trace in zip(names, both, strict=True)
+    )
+    place = Place(divergence.layer, "spike" if divergence.quantity == "spike" else "logit", step, neuron)
+    return replace(divergence, neighbourhood=explain(network, sample, place, (expected, actual), names))
 
 
 def _of_sample(network: IntNetwork, sample: Samples, name: str, trace: Trace, number: int) -> Trace:
@@ -159,20 +177,4 @@ def _of_sample(network: IntNetwork, sample: Samples, name: str, trace: Trace, nu
         logits=trace.logits[chosen],
         overflows={},
         potentials=reference.simulate(network, sample, potentials=True).potentials if name == REFERENCE else {},
-    )
-
-
-def _add(one: Comparison, other: Comparison) -> Comparison:
-    """Add a chunk of samples to the ones before it."""
-    if not one.samples:
-        return other
-    return Comparison(
-        samples=one.samples + other.samples,
-        pairs=tuple(
-            Pair(add(a.differences, b.differences), a.first or b.first)
-            for a, b in zip(one.pairs, other.pairs, strict=True)
-        ),
-        overflows={name: count + other.overflows[name] for name, count in one.overflows.items()},
-        seconds={name: seconds + other.seconds[name] for name, seconds in one.seconds.items()},
-        traces={name: (*chunks, *other.traces[name]) for name, chunks in one.traces.items()},
     )

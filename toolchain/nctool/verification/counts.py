@@ -2,14 +2,14 @@
 
 The counts of consecutive chunks add up, so that no trace of a whole data set is ever held.
 
-In: traces of the same network and samples. Out: PairDifferences. Must not import torch or Lava.
+In: traces of the same network and samples. Out: PairCounts. Must not import torch or Lava.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,7 +24,7 @@ Histogram = Mapping[str, int]
 
 
 @dataclass(frozen=True)
-class SpikeDifferences:
+class SpikeCounts:
     """How the spikes of one population differ.
 
     Args:
@@ -44,14 +44,31 @@ class SpikeDifferences:
     first_step: int | None
     count_differences: Histogram
 
+    quantity: ClassVar = "spike"
+
+    def __add__(self, later: SpikeCounts) -> SpikeCounts:
+        return SpikeCounts(
+            layer=self.layer,
+            compared=self.compared + later.compared,
+            differing=self.differing + later.differing,
+            samples=self.samples + later.samples,
+            first_step=_earliest(self.first_step, later.first_step),
+            count_differences=_sum(self.count_differences, later.count_differences),
+        )
+
     @property
     def title(self) -> str:
         """Return what to call this among the layers."""
         return self.layer
 
+    def describe(self) -> str:
+        """Return one line that says how the layer differs."""
+        off_by = ", ".join(f"{name} in {count:,}" for name, count in self.count_differences.items() if count)
+        return f"{_extent_text(self, 'spike values')}; neurons whose spike counts are off by {off_by}"
+
 
 @dataclass(frozen=True)
-class LogitDifferences:
+class LogitCounts:
     """How the logits differ.
 
     Args:
@@ -74,14 +91,34 @@ class LogitDifferences:
     magnitudes: Histogram
     changed_predictions: int
 
+    quantity: ClassVar = "logit"
+
+    def __add__(self, later: LogitCounts) -> LogitCounts:
+        magnitudes = _sum(self.magnitudes, later.magnitudes)
+        return LogitCounts(
+            layer=self.layer,
+            compared=self.compared + later.compared,
+            differing=self.differing + later.differing,
+            samples=self.samples + later.samples,
+            first_step=_earliest(self.first_step, later.first_step),
+            largest=max(self.largest, later.largest),
+            magnitudes={low: magnitudes[low] for low in sorted(magnitudes, key=int)},
+            changed_predictions=self.changed_predictions + later.changed_predictions,
+        )
+
     @property
     def title(self) -> str:
         """Return what to call this among the layers: the last population may spike, too."""
         return f"{self.layer} logits"
 
+    def describe(self) -> str:
+        """Return one line that says how the logits differ."""
+        changed = f"{self.changed_predictions} predictions change, largest difference {self.largest:,}"
+        return f"{_extent_text(self, 'logits')}; {changed}"
+
 
 @dataclass(frozen=True)
-class PairDifferences:
+class PairCounts:
     """How the traces of two engines differ over all samples that both ran.
 
     Args:
@@ -94,11 +131,20 @@ class PairDifferences:
     expected_by: str
     actual_by: str
     samples: int
-    spikes: tuple[SpikeDifferences, ...]
-    logits: LogitDifferences
+    spikes: tuple[SpikeCounts, ...]
+    logits: LogitCounts
+
+    def __add__(self, later: PairCounts) -> PairCounts:
+        return PairCounts(
+            expected_by=self.expected_by,
+            actual_by=self.actual_by,
+            samples=self.samples + later.samples,
+            spikes=tuple(mine + its for mine, its in zip(self.spikes, later.spikes, strict=True)),
+            logits=self.logits + later.logits,
+        )
 
     @property
-    def layers(self) -> tuple[SpikeDifferences | LogitDifferences, ...]:
+    def layers(self) -> tuple[SpikeCounts | LogitCounts, ...]:
         """Return the differences of every population in network order."""
         return (*self.spikes, self.logits)
 
@@ -113,55 +159,43 @@ class PairDifferences:
         return sum(layer.compared for layer in self.spikes)
 
 
-def differences(network: IntNetwork, expected: Trace, actual: Trace, names: tuple[str, str]) -> PairDifferences:
+def compare_traces(network: IntNetwork, expected: Trace, actual: Trace, names: tuple[str, str]) -> PairCounts:
     """Count the differences of two traces of `network`.
 
     Args:
         names: who produced `expected` and `actual`.
     """
     spiking = [p.name for p in network.populations if p.name in expected.spikes]
-    spikes = tuple(_spike_differences(name, expected.spikes[name], actual.spikes[name]) for name in spiking)
-    logits = _logit_differences(network.readout.name, expected.logits, actual.logits)
-    return PairDifferences(*names, expected.n_samples, spikes, logits)
+    spikes = tuple(_spike_counts(name, expected.spikes[name], actual.spikes[name]) for name in spiking)
+    logits = _logit_counts(network.readout.name, expected.logits, actual.logits)
+    return PairCounts(*names, expected.n_samples, spikes, logits)
 
 
-def add(one: PairDifferences, other: PairDifferences) -> PairDifferences:
-    """Add the counts of two chunks of samples of the same pair."""
-    pairs = zip(one.spikes, other.spikes, strict=True)
-    return PairDifferences(
-        one.expected_by,
-        one.actual_by,
-        one.samples + other.samples,
-        tuple(_add_spikes(a, b) for a, b in pairs),
-        _add_logits(one.logits, other.logits),
-    )
-
-
-def _spike_differences(layer: str, one: NDArray[np.bool_], other: NDArray[np.bool_]) -> SpikeDifferences:
-    differs = _where_different(one, other)
+def _spike_counts(layer: str, expected: NDArray[np.bool_], actual: NDArray[np.bool_]) -> SpikeCounts:
+    differs = _where_different(expected, actual)
     counts: Histogram = dict.fromkeys(COUNT_BINS, 0)
-    if differs.any() and one.shape == other.shape:
-        off_by = np.abs(one.sum(axis=1) - other.sum(axis=1))[differs.any(axis=1)]
+    if differs.any() and expected.shape == actual.shape:
+        off_by = np.abs(expected.sum(axis=1) - actual.sum(axis=1))[differs.any(axis=1)]
         counts = _count_bins(off_by)
-    return SpikeDifferences(layer, differs.size, *_extent(differs), counts)
+    return SpikeCounts(layer, differs.size, *_extent(differs), counts)
 
 
-def _logit_differences(layer: str, one: NDArray[np.int64], other: NDArray[np.int64]) -> LogitDifferences:
-    differs = _where_different(one, other)
+def _logit_counts(layer: str, expected: NDArray[np.int64], actual: NDArray[np.int64]) -> LogitCounts:
+    differs = _where_different(expected, actual)
     largest, changed = 0, 0
     magnitudes: Histogram = {}
-    if differs.any() and one.shape == other.shape:
-        off_by = np.abs(one - other)[differs]
+    if differs.any() and expected.shape == actual.shape:
+        off_by = np.abs(expected - actual)[differs]
         largest, magnitudes = int(off_by.max()), _magnitude_bins(off_by)
-        changed = int((one[:, -1].argmax(axis=1) != other[:, -1].argmax(axis=1)).sum())
-    return LogitDifferences(layer, differs.size, *_extent(differs), largest, magnitudes, changed)
+        changed = int((expected[:, -1].argmax(axis=1) != actual[:, -1].argmax(axis=1)).sum())
+    return LogitCounts(layer, differs.size, *_extent(differs), largest, magnitudes, changed)
 
 
-def _where_different(one: NDArray[Any], other: NDArray[Any]) -> NDArray[np.bool_]:
+def _where_different(expected: NDArray[Any], actual: NDArray[Any]) -> NDArray[np.bool_]:
     """Return where two arrays differ: everywhere, if their shapes do."""
-    if one.shape != other.shape:
-        return np.ones(one.shape, np.bool_)
-    return np.not_equal(one, other)
+    if expected.shape != actual.shape:
+        return np.ones(expected.shape, np.bool_)
+    return np.not_equal(expected, actual)
 
 
 def _extent(differs: NDArray[np.bool_]) -> tuple[int, int, int | None]:
@@ -183,27 +217,10 @@ def _magnitude_bins(off_by: NDArray[np.int64]) -> Histogram:
     return {str(2**exponent): count for exponent, count in zip(exponents.tolist(), counts.tolist(), strict=True)}
 
 
-def _add_spikes(one: SpikeDifferences, other: SpikeDifferences) -> SpikeDifferences:
-    return SpikeDifferences(
-        one.layer,
-        one.compared + other.compared,
-        one.differing + other.differing,
-        one.samples + other.samples,
-        _earliest(one.first_step, other.first_step),
-        _add_histograms(one.count_differences, other.count_differences),
-    )
-
-
-def _add_logits(one: LogitDifferences, other: LogitDifferences) -> LogitDifferences:
-    return LogitDifferences(
-        one.layer,
-        one.compared + other.compared,
-        one.differing + other.differing,
-        one.samples + other.samples,
-        _earliest(one.first_step, other.first_step),
-        max(one.largest, other.largest),
-        dict(sorted(_add_histograms(one.magnitudes, other.magnitudes).items(), key=lambda each: int(each[0]))),
-        one.changed_predictions + other.changed_predictions,
+def _extent_text(counts: SpikeCounts | LogitCounts, values: str) -> str:
+    return (
+        f"layer `{counts.layer}`: {counts.differing:,} of {counts.compared:,} {values} differ, in {counts.samples} "
+        f"samples, from step {counts.first_step}"
     )
 
 
@@ -211,5 +228,6 @@ def _earliest(*steps: int | None) -> int | None:
     return min((step for step in steps if step is not None), default=None)
 
 
-def _add_histograms(one: Histogram, other: Histogram) -> Histogram:
-    return {name: one.get(name, 0) + other.get(name, 0) for name in {**one, **other}}
+def _sum(*histograms: Histogram) -> Histogram:
+    names = dict.fromkeys(name for histogram in histograms for name in histogram)
+    return {name: sum(histogram.get(name, 0) for histogram in histograms) for name in names}

@@ -1,4 +1,4 @@
-"""Compare traces bit for bit and name the first divergence.
+"""Name the first place where two traces differ.
 
 In: traces of the same network and samples. Out: a Divergence or None. Must not import torch or Lava.
 """
@@ -60,40 +60,31 @@ def first_divergence(
         names: who produced `expected` and `actual`.
         first_sample: number of the first sample in the traces.
     """
-    for population in network.populations:
-        if population.name not in expected.spikes:
-            continue
-        one, other = expected.spikes[population.name], actual.spikes[population.name]
-        found = _first_difference(one, other)
-        if found is not None:
-            return _divergence(population.name, "spike", one, other, found, names, first_sample)
-    found = _first_difference(expected.logits, actual.logits)
-    if found is None:
-        return None
-    return _divergence(network.readout.name, "logit", expected.logits, actual.logits, found, names, first_sample)
+    spiking = [p.name for p in network.populations if p.name in expected.spikes]
+    layers: list[tuple[str, str, NDArray[Any], NDArray[Any]]] = [
+        *((name, "spike", expected.spikes[name], actual.spikes[name]) for name in spiking),
+        (network.readout.name, "logit", expected.logits, actual.logits),
+    ]
+    for layer, quantity, expected_values, actual_values in layers:
+        where = _first_difference(expected_values, actual_values)
+        if where is not None:
+            values = _shown(expected_values, actual_values, where)
+            return Divergence(layer, quantity, where[0] + first_sample, where[1] + 1, where[2:], *values, *names)
+    return None
 
 
-def _first_difference(one: NDArray[Any], other: NDArray[Any]) -> tuple[int, ...] | None:
-    if one.shape != other.shape:
-        return (0,) * one.ndim
-    differs = one != other
+def _first_difference(expected: NDArray[Any], actual: NDArray[Any]) -> tuple[int, ...] | None:
+    """Return the first index at which two arrays differ: that of the first value, if their shapes do."""
+    if expected.shape != actual.shape:
+        return (0,) * expected.ndim
+    differs = expected != actual
     if not differs.any():
         return None
     return tuple(int(axis) for axis in np.unravel_index(int(differs.argmax()), differs.shape))
 
 
-def _divergence(
-    layer: str,
-    quantity: str,
-    one: NDArray[Any],
-    other: NDArray[Any],
-    where: tuple[int, ...],
-    names: tuple[str, str],
-    first_sample: int,
-) -> Divergence:
-    if one.shape != other.shape:
-        expected: int | str = f"shape {one.shape}"
-        actual: int | str = f"shape {other.shape}"
-    else:
-        expected, actual = int(one[where]), int(other[where])
-    return Divergence(layer, quantity, where[0] + first_sample, where[1] + 1, where[2:], expected, actual, *names)
+def _shown(expected: NDArray[Any], actual: NDArray[Any], where: tuple[int, ...]) -> tuple[int | str, int | str]:
+    """Return what a divergence says of the two sides: their values, or their shapes if these differ."""
+    if expected.shape != actual.shape:
+        return f"shape {expected.shape}", f"shape {actual.shape}"
+    return int(expected[where]), int(actual[where])

@@ -129,7 +129,7 @@ class Neighbourhood:
     inputs_agree: bool
 
 
-def neighbourhood(
+def explain(
     network: IntNetwork,
     sample: Samples,
     place: Place,
@@ -149,8 +149,8 @@ def neighbourhood(
     expected, actual = (_signals(network, sample, trace) for trace in traces)
     fields_in = [_field(s, population, network, neuron) for s in population.synapses]
     times = range(network.lead, network.lead + place.step)
-    inputs = [each for field in fields_in for each in _inputs(field, expected, actual, times[-1])]
-    inputs.sort(key=lambda each: -abs(each.contribution))
+    inputs = [source for field in fields_in for source in _inputs(field, expected, actual, times[-1])]
+    inputs.sort(key=lambda source: -abs(source.contribution))
     bias, registers = _bias(population, neuron, expected), isinstance(population.neuron, CurrentBased)
     return Neighbourhood(
         kind=KINDS.get(type(population.neuron), type(population.neuron).__name__),
@@ -165,7 +165,7 @@ def neighbourhood(
         actual=_side(names[1], traces[1], place, neuron),
         inputs=tuple(inputs[:MAX_INPUTS]),
         more_inputs=len(inputs[MAX_INPUTS:]),
-        more_contribution=sum(each.contribution for each in inputs[MAX_INPUTS:]),
+        more_contribution=sum(source.contribution for source in inputs[MAX_INPUTS:]),
         inputs_agree=all(
             np.array_equal(_arriving(field, expected, at), _arriving(field, actual, at))
             for field in fields_in
@@ -180,8 +180,8 @@ def _signals(network: IntNetwork, sample: Samples, trace: Trace) -> Signals:
     What was sent before step 1 (rule C4) stands in no trace: it is what the rules say.
     """
     n_steps, lead = trace.logits.shape[1], network.lead
-    given = input_signal(network, sample, n_steps)
-    signals = {INPUT_NAME: np.broadcast_to(given, (1, lead + n_steps, *given.shape[2:]))}
+    signal = input_signal(network, sample, n_steps)
+    signals = {INPUT_NAME: np.broadcast_to(signal, (1, lead + n_steps, *signal.shape[2:]))}
     for population in network.populations:
         if population.name not in trace.spikes:
             continue
@@ -220,14 +220,14 @@ def _bias(population: Population, neuron: tuple[int, ...], signals: Signals) -> 
 
 def _parameters(population: Population, channel: int) -> dict[str, int | float | str]:
     """Return the fields of a neuron: of an array per channel the channel's value, and every plain number or text."""
-    found: dict[str, int | float | str] = {}
+    parameters: dict[str, int | float | str] = {}
     for field in fields(population.neuron):
         value = getattr(population.neuron, field.name)
         if isinstance(value, np.ndarray) and value.shape == population.shape[:1]:
-            found[field.name] = int(value[channel])
+            parameters[field.name] = int(value[channel])
         elif isinstance(value, int | float | str):
-            found[field.name] = value
-    return found
+            parameters[field.name] = value
+    return parameters
 
 
 def _by_rules(network: IntNetwork, population: Population, signals: Signals, place: Place) -> Side | None:
@@ -254,4 +254,4 @@ def _side(name: str, trace: Trace, place: Place, neuron: tuple[int, ...]) -> Sid
 
 def _until(values: NDArray[np.int64] | NDArray[np.bool_], step: int, neuron: tuple[int, ...]) -> tuple[int, ...]:
     """Return the neuron's values at steps 1 up to a step, of an array (1, steps, *shape)."""
-    return tuple(int(each[neuron]) for each in values[0, :step])
+    return tuple(int(of_step[neuron]) for of_step in values[0, :step])

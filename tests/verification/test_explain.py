@@ -14,7 +14,7 @@ from nctool.reference.neurons import after_reset
 from nctool.reference.simulate import input_signal, run_population, simulate
 from nctool.reference.synapses import registered_input
 from nctool.reference.trace import Trace
-from nctool.verification.explain import MAX_INPUTS, Input, Neighbourhood, Place, Side, neighbourhood
+from nctool.verification.explain import MAX_INPUTS, Input, Neighbourhood, Place, Side, explain
 from nctool_deploy.foreign import ForeignOptions, read_foreign
 from tests.support.foreign import random_case
 from tests.support.networks import (
@@ -54,7 +54,7 @@ def test_a_spike_worked_out_by_hand():
     expected = simulate(network, PIXELS, potentials=True)
     assert expected.spikes["a"].tolist() == [[[True, True], [True, True], [False, True]]]
     actual = replace(flipped(expected, "b", (0, 1, 0)), potentials={})
-    assert neighbourhood(network, PIXELS, Place("b", "spike", 2, (0,)), (expected, actual), NAMES) == Neighbourhood(
+    assert explain(network, PIXELS, Place("b", "spike", 2, (0,)), (expected, actual), NAMES) == Neighbourhood(
         kind="integrate-and-fire",
         parameters={"threshold": 8, "initial": 0, "reset": "zero"},
         bias=0,
@@ -80,7 +80,7 @@ def test_a_logit_worked_out_by_hand():
     expected = simulate(network, PIXELS)
     assert expected.logits[0, :, 1].tolist() == [2, 4, 6]
     actual = replace(expected, logits=expected.logits + 9)
-    found = neighbourhood(network, PIXELS, Place("out", "logit", 3, (1,)), (expected, actual), NAMES)
+    found = explain(network, PIXELS, Place("out", "logit", 3, (1,)), (expected, actual), NAMES)
     assert (found.kind, found.parameters, found.bias) == ("readout", {"scale": 1.0}, 2)
     assert (found.drive, found.inputs) == ((2, 2, 2), ())
     assert found.rules == Side("rules", (2, 4, 6), (2, 4, 6))
@@ -99,7 +99,7 @@ def test_it_explains_any_neuron_of_any_network(seed):
     pixels = random_pixels(network, 1, seed)
     trace = simulate(network, pixels, potentials=True)
     quantity = "logit" if population is network.readout else "spike"
-    found = neighbourhood(network, pixels, Place(population.name, quantity, step, neuron), (trace, trace), NAMES)
+    found = explain(network, pixels, Place(population.name, quantity, step, neuron), (trace, trace), NAMES)
 
     listed = [each.contribution for each in found.inputs]
     assert listed == sorted(listed, key=lambda value: -abs(value))
@@ -154,7 +154,7 @@ def test_it_explains_current_based_neurons_with_delays_and_a_lead(tmp_path_facto
     if population is network.readout:
         places.append((Place(population.name, "logit", step, (neuron,)), trace.logits[0, :step, neuron]))
     for place, values in places:
-        found = neighbourhood(network, samples, place, (trace, replace(trace, potentials={})), NAMES)
+        found = explain(network, samples, place, (trace, replace(trace, potentials={})), NAMES)
         potentials = tuple(trace.potentials[population.name][(0, slice(step), *index)].tolist())
         assert found.drive == tuple(drive[(slice(step), *index)].tolist())
         assert found.rules == Side("rules", tuple(values.astype(int).tolist()), potentials)
@@ -170,7 +170,7 @@ def test_only_the_largest_inputs_are_listed_and_the_rest_is_summed():
     network = IntNetwork(signed_input(30), (fire("a", dense("input", weight)), read_out(dense("a", [[1]]))), 1)
     pixels = as_pixels([[1] * 29 + [-1]])
     trace = simulate(network, pixels)
-    found = neighbourhood(network, pixels, Place("a", "spike", 1, (0,)), (trace, trace), NAMES)
+    found = explain(network, pixels, Place("a", "spike", 1, (0,)), (trace, trace), NAMES)
     assert [each.contribution for each in found.inputs] == [-30, *range(29, 14, -1)]
     assert (found.more_inputs, found.more_contribution) == (14, sum(range(1, 15)))
 
@@ -180,7 +180,7 @@ def test_silent_inputs_and_padding_are_no_inputs():
     network = IntNetwork(signed_input(1, 2, 2), (first, read_out(dense("a", np.ones((1, 4))))), 1)
     pixels = as_pixels([[[[0, 3], [0, 0]]]])
     trace = simulate(network, pixels)
-    found = neighbourhood(network, pixels, Place("a", "spike", 1, (0, 1, 0)), (trace, trace), NAMES)
+    found = explain(network, pixels, Place("a", "spike", 1, (0, 1, 0)), (trace, trace), NAMES)
     assert found.inputs == (Input("input", (0, 0, 1), 3, 1, 3, True),)
 
 
@@ -189,10 +189,10 @@ def test_inputs_on_which_the_sides_do_not_agree_are_marked():
     network = two_layers()
     expected = simulate(network, PIXELS)
     actual = flipped(expected, "a", (0, 0, 1))
-    found = neighbourhood(network, PIXELS, Place("b", "spike", 2, (0,)), (expected, actual), NAMES)
+    found = explain(network, PIXELS, Place("b", "spike", 2, (0,)), (expected, actual), NAMES)
     assert not found.inputs_agree
     assert all(each.agreed for each in found.inputs)  # they differ at step 1, not at step 2
-    found = neighbourhood(network, PIXELS, Place("b", "spike", 1, (0,)), (expected, actual), NAMES)
+    found = explain(network, PIXELS, Place("b", "spike", 1, (0,)), (expected, actual), NAMES)
     assert [each.agreed for each in found.inputs[:2]] == [True, False]
 
 
@@ -211,7 +211,7 @@ def test_a_neuron_of_an_unknown_kind_gets_a_partial_answer():
     leaky = Leaky(np.array([8, 9]), 3, np.arange(5))
     first = replace(network.populations[0], neuron=leaky)
     object.__setattr__(network, "populations", (first, *network.populations[1:]))
-    found = neighbourhood(network, PIXELS, Place("a", "spike", 2, (1,)), (trace, trace), NAMES)
+    found = explain(network, PIXELS, Place("a", "spike", 2, (1,)), (trace, trace), NAMES)
     assert (found.kind, found.parameters, found.rules) == ("Leaky", {"threshold": 9, "decay": 3}, None)
     assert (found.drive, len(found.inputs)) == ((9, 9), 3)
 
@@ -220,7 +220,7 @@ def test_a_neuron_of_an_unknown_kind_gets_a_partial_answer():
 def test_the_sides_are_called_by_their_names(names):
     network = two_layers()
     trace = simulate(network, PIXELS)
-    found = neighbourhood(network, PIXELS, Place("a", "spike", 1, (0,)), (trace, trace), names)
+    found = explain(network, PIXELS, Place("a", "spike", 1, (0,)), (trace, trace), names)
     assert (found.expected.name, found.actual.name) == names
     assert found.expected.potentials is found.actual.potentials is None
     assert found.rules is not None and found.rules.potentials == (13,)

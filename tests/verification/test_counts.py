@@ -10,7 +10,7 @@ from hypothesis import given
 from nctool.ir.network import IntNetwork
 from nctool.reference.simulate import simulate
 from nctool.reference.trace import Trace
-from nctool.verification.counts import COUNT_BINS, LogitDifferences, SpikeDifferences, add, differences
+from nctool.verification.counts import COUNT_BINS, LogitCounts, SpikeCounts, compare_traces
 from tests.support.networks import conv, dense, fire, random_network, random_pixels, read_out, seeds, signed_input
 
 NAMES = ("reference", "lava")
@@ -44,9 +44,9 @@ def test_spikes_counted_by_hand():
     silent = [[0, 0]] * 4
     expected = trace_of([silent, [[0, 0], [1, 0], [0, 0], [0, 0]]], np.zeros((2, 4, 2)))
     actual = trace_of([silent, [[0, 0], [0, 1], [1, 1], [0, 1]]], np.zeros((2, 4, 2)))
-    found = differences(network_of(4), expected, actual, NAMES)
-    assert found.spikes == (SpikeDifferences("a", 16, 5, 1, 2, {**NONE, "0": 1, "3": 1}),)
-    assert found.logits == LogitDifferences("out", 16, 0, 0, None, 0, {}, 0)
+    found = compare_traces(network_of(4), expected, actual, NAMES)
+    assert found.spikes == (SpikeCounts("a", 16, 5, 1, 2, {**NONE, "0": 1, "3": 1}),)
+    assert found.logits == LogitCounts("out", 16, 0, 0, None, 0, {}, 0)
     assert (found.expected_by, found.actual_by, found.samples) == ("reference", "lava", 2)
     assert (found.equal, found.compared_spikes) == (False, 16)
 
@@ -58,15 +58,15 @@ def test_samples_of_a_layer_of_images_counted_by_hand():
     silent = trace_of(np.zeros((4, 3, 2, 1, 2)), np.zeros((4, 3, 1)))
     spikes = silent.spikes["a"].copy()
     spikes[1, 2, 0, 0, 1] = spikes[3, 1, 0, 0, 0] = spikes[3, 1, 1, 0, 1] = True
-    found = differences(network, silent, replace(silent, spikes={"a": spikes}), NAMES)
-    assert found.spikes == (SpikeDifferences("a", 48, 3, 2, 2, {**NONE, "1": 3}),)
+    found = compare_traces(network, silent, replace(silent, spikes={"a": spikes}), NAMES)
+    assert found.spikes == (SpikeCounts("a", 48, 3, 2, 2, {**NONE, "1": 3}),)
 
 
 def test_more_than_three_spikes_apart_is_one_bin():
     shape = (1, 9, 2)
     expected = trace_of(np.zeros(shape), np.zeros((1, 9, 2)))
     actual = trace_of(np.ones(shape), np.zeros((1, 9, 2)))
-    assert differences(network_of(9), expected, actual, NAMES).spikes[0].count_differences == {**NONE, "more": 2}
+    assert compare_traces(network_of(9), expected, actual, NAMES).spikes[0].count_differences == {**NONE, "more": 2}
 
 
 def test_logits_counted_by_hand():
@@ -74,15 +74,15 @@ def test_logits_counted_by_hand():
     spikes = np.zeros((2, 2, 2))
     expected = trace_of(spikes, [[[0, 0], [5, 5]], [[0, 0], [9, 0]]])
     actual = trace_of(spikes, [[[0, 1], [3, 8]], [[0, -4], [1009, 0]]])
-    found = differences(network_of(2), expected, actual, NAMES)
-    assert found.logits == LogitDifferences("out", 8, 5, 2, 1, 1000, {"1": 1, "2": 2, "4": 1, "512": 1}, 1)
+    found = compare_traces(network_of(2), expected, actual, NAMES)
+    assert found.logits == LogitCounts("out", 8, 5, 2, 1, 1000, {"1": 1, "2": 2, "4": 1, "512": 1}, 1)
 
 
 @given(seeds)
 def test_equal_traces_have_no_differences(seed):
     network = random_network(seed)
     trace = simulate(network, random_pixels(network, 3))
-    found = differences(network, trace, trace, NAMES)
+    found = compare_traces(network, trace, trace, NAMES)
     assert found.equal
     assert [layer.differing for layer in found.layers] == [0] * len(network.populations)
     assert found.compared_spikes == sum(s.size for s in trace.spikes.values())
@@ -93,11 +93,11 @@ def test_chunks_add_up_to_the_whole(seed):
     network = random_network(seed)
     expected = simulate(network, random_pixels(network, 7))
     actual = noisy(expected, seed)
-    whole = differences(network, expected, actual, NAMES)
+    whole = compare_traces(network, expected, actual, NAMES)
     chunks = [slice(0, 3), slice(3, 4), slice(4, 7)]
-    one, two, three = (differences(network, part(expected, c), part(actual, c), NAMES) for c in chunks)
-    assert add(add(one, two), three) == whole
-    assert list(add(add(one, two), three).logits.magnitudes) == list(whole.logits.magnitudes)
+    one, two, three = (compare_traces(network, part(expected, c), part(actual, c), NAMES) for c in chunks)
+    assert one + two + three == whole
+    assert list((one + two + three).logits.magnitudes) == list(whole.logits.magnitudes)
 
 
 @given(seeds)
@@ -105,7 +105,7 @@ def test_every_differing_neuron_and_logit_is_in_one_bin(seed):
     network = random_network(seed)
     expected = simulate(network, random_pixels(network, 3))
     actual = noisy(expected, seed)
-    found = differences(network, expected, actual, NAMES)
+    found = compare_traces(network, expected, actual, NAMES)
     for layer in found.spikes:
         apart = expected.spikes[layer.layer] != actual.spikes[layer.layer]
         assert layer.differing == apart.sum()
@@ -116,6 +116,6 @@ def test_every_differing_neuron_and_logit_is_in_one_bin(seed):
 def test_traces_of_different_lengths_differ_everywhere():
     network = network_of(3)
     pixels = random_pixels(network, 2)
-    found = differences(network, simulate(network, pixels), simulate(network, pixels, n_steps=2), NAMES)
-    assert found.spikes == (SpikeDifferences("a", 12, 12, 2, 1, NONE),)
-    assert found.logits == LogitDifferences("out", 12, 12, 2, 1, 0, {}, 0)
+    found = compare_traces(network, simulate(network, pixels), simulate(network, pixels, n_steps=2), NAMES)
+    assert found.spikes == (SpikeCounts("a", 12, 12, 2, 1, NONE),)
+    assert found.logits == LogitCounts("out", 12, 12, 2, 1, 0, {}, 0)
