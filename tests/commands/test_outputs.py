@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import h5py
 import numpy as np
@@ -14,6 +12,7 @@ import pytest
 import nctool
 from nctool.errors import UsageError
 from nctool.running.outputs import TRACES, require_outputs
+from tests.support.refusals import refusal
 from tests.support.runs import SHORT
 
 OWN = "hint: give it a file of its own"
@@ -30,18 +29,12 @@ def contents(folder: Path) -> dict[Path, bytes]:
     return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
-def refusal(function: Callable[..., Any], *arguments: Any, **options: Any) -> str:
-    with pytest.raises(UsageError) as caught:
-        function(*arguments, **options)
-    return str(caught.value)
-
-
 @pytest.mark.parametrize("name", ["checkpoint.safetensors", "last.safetensors", "recipe.toml", "metrics.jsonl"])
 def test_export_leaves_the_files_of_the_run(run: Path, name: str) -> None:
     before = contents(run)
     wanted = f"output: `{run / name}` is the run's {name}\n{OWN}"
-    assert refusal(nctool.export, run, run / name) == wanted
-    assert refusal(nctool.export, run / "checkpoint.safetensors", str(run / "." / name)) == wanted.replace(
+    assert refusal(UsageError, nctool.export, run, run / name) == wanted
+    assert refusal(UsageError, nctool.export, run / "checkpoint.safetensors", str(run / "." / name)) == wanted.replace(
         "the run's checkpoint.safetensors", "the checkpoint"
     )
     assert contents(run) == before
@@ -52,7 +45,7 @@ def test_export_leaves_its_target(run: Path) -> None:
     built_in = Path(__file__).parents[2] / "deploy" / "nctool_deploy" / "targets" / "files" / "loihi2.toml"
     target.write_text(built_in.read_text().replace('name = "loihi2"', 'name = "mine"'))
     before = contents(run)
-    assert refusal(nctool.export, run, target, target=target) == f"output: `{target}` is the target\n{OWN}"
+    assert refusal(UsageError, nctool.export, run, target, target=target) == f"output: `{target}` is the target\n{OWN}"
     assert contents(run) == before
 
 
@@ -77,10 +70,16 @@ def test_run_sim_leaves_model_samples_labels_and_data_set(digits_model: Path, tm
         (labels, "labels"),
         (tmp_path / "checkpoint.safetensors", "run's checkpoint.safetensors"),
     ):
-        found = refusal(nctool.run_sim, model, input=samples, labels=labels, output=path)
+        found = refusal(UsageError, nctool.run_sim, model, input=samples, labels=labels, output=path)
         assert found == f"output: `{path}` is the {what}\n{OWN}"
-    assert refusal(nctool.run_sim, model, dataset=data, output=data) == f"output: `{data}` is the data set\n{OWN}"
-    assert refusal(nctool.verify, model, input=samples, layers=samples) == f"layers: `{samples}` is the samples\n{OWN}"
+    assert (
+        refusal(UsageError, nctool.run_sim, model, dataset=data, output=data)
+        == f"output: `{data}` is the data set\n{OWN}"
+    )
+    assert (
+        refusal(UsageError, nctool.verify, model, input=samples, layers=samples)
+        == f"layers: `{samples}` is the samples\n{OWN}"
+    )
     assert contents(tmp_path) == before
 
 
@@ -88,14 +87,17 @@ def test_a_link_to_an_input_is_that_input(tmp_path: Path) -> None:
     model, link = tmp_path / "m.net", tmp_path / "link.npz"
     model.touch()
     link.symlink_to(model)
-    assert refusal(require_outputs, {"the model": model}, {"-o": (TRACES, link)}) == f"-o: `{link}` is the model\n{OWN}"
+    assert (
+        refusal(UsageError, require_outputs, {"the model": model}, {"-o": (TRACES, link)})
+        == f"-o: `{link}` is the model\n{OWN}"
+    )
 
 
 def test_a_folder_of_images_is_not_written_into(run: Path, tmp_path: Path) -> None:
     image = tmp_path / "photos" / "train" / "cat" / "1.png"
     image.parent.mkdir(parents=True)
     image.write_bytes(b"a cat")
-    found = refusal(nctool.explore, run, dataset=image.parents[2], plot=image)
+    found = refusal(UsageError, nctool.explore, run, dataset=image.parents[2], plot=image)
     assert found == f"plot: `{image}` lies in the data set\n{OWN}"
     assert image.read_bytes() == b"a cat"
 
@@ -104,13 +106,13 @@ def test_plots_leave_the_files_of_the_run(run: Path, tmp_path: Path) -> None:
     before = contents(run)
     for plot in (nctool.explore, nctool.history):
         for path in before:
-            assert refusal(plot, run, plot=path) == (
+            assert refusal(UsageError, plot, run, plot=path) == (
                 f"plot `{path}`: ends in `{path.suffix}`, allowed .png, .svg, .pdf"
             )
     assert contents(run) == before
     renamed = tmp_path / "checkpoint.png"
     shutil.copy(run / "checkpoint.safetensors", renamed)
-    assert refusal(nctool.explore, renamed, plot=renamed) == f"plot: `{renamed}` is the checkpoint\n{OWN}"
+    assert refusal(UsageError, nctool.explore, renamed, plot=renamed) == f"plot: `{renamed}` is the checkpoint\n{OWN}"
 
 
 def test_a_data_set_by_name_is_no_place(digits_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -138,7 +140,7 @@ def test_export_replaces_networks_only(run: Path, digits_model: Path, tmp_path: 
         file["images"] = np.zeros((4, 8, 8), np.uint8)
     before = contents(tmp_path)
     for path in (recipe, data, hdf5):
-        assert refusal(nctool.export, run, path) == kept(path, "netx HDF5 file", "output")
+        assert refusal(UsageError, nctool.export, run, path) == kept(path, "netx HDF5 file", "output")
     assert contents(tmp_path) == before
     foreign = tmp_path / "foreign.net"
     with h5py.File(foreign, "w") as file:
@@ -158,9 +160,11 @@ def test_traces_and_junit_replace_their_own_kind_only(digits_model: Path, tmp_pa
     before = contents(tmp_path)
     for path in (data, logits, recipe):
         traces = ".npz file of traces"
-        assert refusal(nctool.run_sim, digits_model, samples=2, output=path) == kept(path, traces, "output")
-        assert refusal(nctool.verify, digits_model, engines="fast", layers=path) == kept(path, traces, "layers")
-        found = refusal(nctool.verify, digits_model, engines="fast", junit=path)
+        assert refusal(UsageError, nctool.run_sim, digits_model, samples=2, output=path) == kept(path, traces, "output")
+        assert refusal(UsageError, nctool.verify, digits_model, engines="fast", layers=path) == kept(
+            path, traces, "layers"
+        )
+        found = refusal(UsageError, nctool.verify, digits_model, engines="fast", junit=path)
         assert found == kept(path, "JUnit XML file", "junit")
     assert contents(tmp_path) == before
     old, report = tmp_path / "old.npz", tmp_path / "old.xml"
@@ -177,7 +181,7 @@ def test_plots_replace_their_own_kind_only(run: Path, tmp_path: Path, suffix: st
     photo, figure = tmp_path / f"photo{suffix}", tmp_path / f"figure{suffix}"
     photo.write_bytes(b"a cat")
     for plot in (nctool.history, nctool.explore):
-        assert refusal(plot, run, plot=photo) == kept(photo, "figure of nctool", "plot")
+        assert refusal(UsageError, plot, run, plot=photo) == kept(photo, "figure of nctool", "plot")
     assert photo.read_bytes() == b"a cat"
     nctool.history(run, plot=figure)
     before = figure.read_bytes()
@@ -190,8 +194,8 @@ def test_plots_replace_their_own_kind_only(run: Path, tmp_path: Path, suffix: st
 
 def test_a_finished_run_is_replaced_only_if_that_is_wanted(run: Path, digits_run: Path) -> None:
     before, text = contents(run), f"`{run}` holds a finished run\n{FINISHED}"
-    assert refusal(nctool.train, "digits-cnn", run) == text
-    assert refusal(nctool.finetune, digits_run, run) == text
+    assert refusal(UsageError, nctool.train, "digits-cnn", run) == text
+    assert refusal(UsageError, nctool.finetune, digits_run, run) == text
     assert contents(run) == before
     nctool.train("digits-mlp", run, overrides=["training.epochs=1"], overwrite=True)
     assert nctool.history(run).epochs[-1].epoch == 1
@@ -207,7 +211,7 @@ def test_a_recipe_of_your_own_is_not_taken_for_that_of_a_run(tmp_path: Path) -> 
         '# by hand\nname = "x"\n[data]\nname = "digits"\n[model]\narchitecture = "cnn"\n[training]\nepochs = 1\n'
     )
     before = recipe.read_bytes()
-    assert refusal(nctool.train, recipe, folder) == (
+    assert refusal(UsageError, nctool.train, recipe, folder) == (
         f"output `{folder}` holds the recipe itself, as `recipe.toml`, which a run writes anew\n"
         "hint: choose another folder with output, or move the recipe"
     )
@@ -222,5 +226,5 @@ def test_a_finished_run_is_told_again_by_resume(run: Path) -> None:
 
 def test_to_go_on_and_to_begin_anew_are_two_things(run: Path) -> None:
     text = "resume=True and overwrite=True: allowed one of them\nhint: resume=True goes on, overwrite=True begins anew"
-    assert refusal(nctool.train, "digits-cnn", run, resume=True, overwrite=True) == text
-    assert refusal(nctool.finetune, run, run.parent / "new", resume=True, overwrite=True) == text
+    assert refusal(UsageError, nctool.train, "digits-cnn", run, resume=True, overwrite=True) == text
+    assert refusal(UsageError, nctool.finetune, run, run.parent / "new", resume=True, overwrite=True) == text

@@ -12,9 +12,10 @@ from torch import Tensor, nn
 
 import nctool
 from nctool.activation.noisy_quant import NoisyQuantReLU
-from nctool.errors import NctoolError, RecipeError, UsageError
+from nctool.errors import RecipeError, UsageError
 from nctool.recipe.schema import read_recipe
 from nctool.training import load_checkpoint
+from tests.support.refusals import refusal
 from tests.support.runs import run_command
 
 RECIPE = "digits-mlp"
@@ -152,12 +153,6 @@ def test_the_same_seeds_give_the_same_weights(run, tmp_path):
     nctool.train(RECIPE, tmp_path, overrides=SHORT, model=own())
     first, second = (load_checkpoint(folder).state for folder in (run, tmp_path))
     assert all(torch.equal(first[name], second[name]) for name in first)
-
-
-def refusal(kind: type[NctoolError], function, *arguments, **options) -> str:
-    with pytest.raises(kind) as caught:
-        function(*arguments, **options)
-    return str(caught.value)
 
 
 FROM_PYTHON = "hint: give it from Python: nctool.train, finetune, explore and export take it as model=net"

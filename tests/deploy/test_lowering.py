@@ -9,12 +9,13 @@ import numpy as np
 import pytest
 from hypothesis import given
 
-from nctool.errors import NctoolError, RangeError, UsageError
+from nctool.errors import RangeError, UsageError
 from nctool.ir.network import Bound, InputEncoding, IntNetwork, Population, RateEncoding, Synapse
 from nctool_deploy.backends.autapse import Autapse
 from nctool_deploy.lowering import lower
 from nctool_deploy.targets.target import find_target
 from tests.support.networks import conv, dense, fire, random_network, read_out, seeds, signed_input
+from tests.support.refusals import refused
 
 LOIHI, LAVA = find_target("loihi"), find_target("lava")
 FITS = Bound("proved", -100, 100)
@@ -63,10 +64,7 @@ def summing(n_weights: int, last: int) -> IntNetwork:
 
 
 def refusal(network: IntNetwork, target: str = "lava", realisation: str = "autapse") -> str:
-    with pytest.raises(NctoolError) as caught:
-        lower(network, find_target(target), realisation)
-    assert caught.value.exit_code == 3
-    return str(caught.value)
+    return str(refused(RangeError, lower, network, find_target(target), realisation))
 
 
 # --- what fits ----------------------------------------------------------

@@ -16,6 +16,7 @@ from nctool_deploy.lowering import lower
 from nctool_deploy.netx import KnownAnswers, read, write
 from nctool_deploy.targets.target import ALIASES, TARGETS, Feature, Limit, find_target, parse_target, read_target
 from tests.support.networks import random_network, random_pixels
+from tests.support.refusals import refused
 
 DOCS = Path(__file__).parents[2] / "docs" / "TARGETS.md"
 OWN = """
@@ -29,9 +30,7 @@ shared_kernels = { value = false, source = "data sheet" }
 
 
 def refusal(text: str) -> str:
-    with pytest.raises(UsageError) as caught:
-        parse_target(text, "own.toml")
-    return str(caught.value)
+    return str(refused(UsageError, parse_target, text, "own.toml"))
 
 
 # --- built-in targets -----------------------------------------------------

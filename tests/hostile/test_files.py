@@ -14,6 +14,7 @@ import pytest
 
 from nctool.errors import UsageError
 from nctool.files import cannot_write, make_directory, replace_atomically, require_writable
+from tests.support.refusals import refusal
 
 HINT = "hint: choose another place with -o, or make the folder and give yourself the right to write there"
 
@@ -21,12 +22,6 @@ HINT = "hint: choose another place with -o, or make the folder and give yourself
 def write(path: Path, content: bytes) -> None:
     with replace_atomically(path) as temporary:
         temporary.write_bytes(content)
-
-
-def refusal(action, path: Path) -> str:
-    with pytest.raises(UsageError) as caught:
-        action(path)
-    return str(caught.value)
 
 
 def write_x(path: Path) -> None:
@@ -155,7 +150,7 @@ def test_a_full_disk_is_said(tmp_path):
         with replace_atomically(path):
             raise OSError(28, "No space left on device")
 
-    assert refusal(fill, path) == f"cannot write `{path}`: no space left on device\n{HINT}"
+    assert refusal(UsageError, fill, path) == f"cannot write `{path}`: no space left on device\n{HINT}"
     assert names(tmp_path) == []
 
 
@@ -172,26 +167,26 @@ def test_the_file_has_the_rights_of_any_new_file(tmp_path, umask, mode):
 
 def test_a_missing_folder_is_said(tmp_path):
     path = tmp_path / "none" / "file"
-    assert refusal(write_x, path) == f"cannot write `{path}`: no such file or directory\n{HINT}"
+    assert refusal(UsageError, write_x, path) == f"cannot write `{path}`: no such file or directory\n{HINT}"
 
 
 def test_a_folder_that_is_a_file_is_said(tmp_path):
     (tmp_path / "file").write_bytes(b"")
     path = tmp_path / "file" / "model.net"
-    assert refusal(write_x, path) == f"cannot write `{path}`: not a directory\n{HINT}"
-    assert refusal(make_directory, path) == f"cannot write `{path}`: not a directory\n{HINT}"
+    assert refusal(UsageError, write_x, path) == f"cannot write `{path}`: not a directory\n{HINT}"
+    assert refusal(UsageError, make_directory, path) == f"cannot write `{path}`: not a directory\n{HINT}"
 
 
 def test_a_folder_is_not_replaced(tmp_path):
     path = tmp_path / "folder"
     path.mkdir()
-    assert refusal(write_x, path) == f"cannot write `{path}`: is a directory\n{HINT}"
+    assert refusal(UsageError, write_x, path) == f"cannot write `{path}`: is a directory\n{HINT}"
     assert names(tmp_path) == ["folder"]
 
 
 def test_a_name_that_is_too_long_is_said(tmp_path):
     path = tmp_path / ("x" * 300)
-    assert refusal(write_x, path) == f"cannot write `{path}`: file name too long\n{HINT}"
+    assert refusal(UsageError, write_x, path) == f"cannot write `{path}`: file name too long\n{HINT}"
 
 
 def test_a_folder_that_may_not_be_written_is_said(tmp_path, monkeypatch):
@@ -202,7 +197,7 @@ def test_a_folder_that_may_not_be_written_is_said(tmp_path, monkeypatch):
 
     monkeypatch.setattr("tempfile.TemporaryFile", refuse)
     path = tmp_path / "file"
-    assert refusal(write_x, path) == f"cannot write `{path}`: permission denied\n{HINT}"
+    assert refusal(UsageError, write_x, path) == f"cannot write `{path}`: permission denied\n{HINT}"
 
 
 def test_a_directory_is_made_with_its_parents_or_kept(tmp_path):
@@ -222,7 +217,7 @@ def test_an_error_without_a_reason_of_the_system_says_its_text():
 def test_what_cannot_be_written_is_refused_beforehand(tmp_path, name, reason):
     (tmp_path / "old").write_bytes(b"old")
     path = tmp_path / name
-    assert refusal(lambda each: require_writable(each, "--junit"), path) == (
+    assert refusal(UsageError, lambda each: require_writable(each, "--junit"), path) == (
         f"cannot write `{path}`: {reason}\n{HINT.replace('-o', '--junit')}"
     )
     assert names(tmp_path) == ["old"]
@@ -231,7 +226,7 @@ def test_what_cannot_be_written_is_refused_beforehand(tmp_path, name, reason):
 def test_a_pipe_is_refused_beforehand(tmp_path):
     path = tmp_path / "pipe"
     os.mkfifo(path)
-    assert refusal(lambda each: require_writable(each, "-o"), path) == (
+    assert refusal(UsageError, lambda each: require_writable(each, "-o"), path) == (
         f"cannot write `{path}`: it is a device, a pipe or a socket\n{HINT}"
     )
 

@@ -21,6 +21,7 @@ from nctool.errors import FormatError, NctoolError, UnsupportedError, UsageError
 from nctool.reference.simulate import simulate
 from nctool_deploy.foreign import ForeignOptions, is_foreign, read_foreign
 from tests.support.foreign import Draft, conv_layer, dense_layer, input_block
+from tests.support.refusals import refused
 
 EXPORT = "export it again, with `nctool export` or with the tool that wrote it"
 SIMULATED = "only files of current-based neurons (LOIHI, CUBA) are simulated"
@@ -61,11 +62,9 @@ def path(tmp_path: Path, sound: bytes) -> Path:
 
 def refusal(path: Path, kind: type[NctoolError] = FormatError, input_shape=None, **options: Any) -> str:
     """Return the error less the path, and less the hint where it is the usual one."""
-    with pytest.raises(NctoolError) as caught:
-        read_foreign(path, ForeignOptions(**options), input_shape=input_shape)
-    assert type(caught.value) is kind
-    assert caught.value.message.isprintable()
-    return str(caught.value).removeprefix(f"`{path}`: ").removesuffix(f"\nhint: {EXPORT}")
+    error = refused(kind, read_foreign, path, ForeignOptions(**options), input_shape=input_shape)
+    assert error.message.isprintable()
+    return str(error).removeprefix(f"`{path}`: ").removesuffix(f"\nhint: {EXPORT}")
 
 
 def put(path: Path, key: str, value: Any = None, **options: Any) -> None:

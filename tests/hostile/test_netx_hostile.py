@@ -22,6 +22,7 @@ from nctool_deploy.netx.metadata import group_digest
 from nctool_deploy.targets.target import find_target
 from tests.deploy.test_netx import CHANGES, CONV_AND_DENSE, EXPORT, PROVENANCE, answers
 from tests.support.networks import conv, dense, fire, random_network, read_out, signed_input
+from tests.support.refusals import refused
 
 BILLION = 10**9
 SLOWEST_READ_S = 5.0
@@ -66,11 +67,10 @@ def path(tmp_path: Path, sound: bytes) -> Path:
 
 def refusal(path: Path) -> str:
     """Return the first line of the error, less the path; the hint is always there."""
-    with pytest.raises(FormatError) as caught:
-        read(path, check_digests=False)
-    assert caught.value.hint in (EXPORT, "update nctool")
-    assert str(caught.value).startswith(f"`{path}`: ")
-    return caught.value.message.removeprefix(f"`{path}`: ")
+    error = refused(FormatError, read, path, check_digests=False)
+    assert error.hint in (EXPORT, "update nctool")
+    assert str(error).startswith(f"`{path}`: ")
+    return error.message.removeprefix(f"`{path}`: ")
 
 
 def put(path: Path, key: str, value: object, **options: object) -> None:

@@ -25,6 +25,7 @@ from nctool.running.engines import ENGINES
 from nctool_models import load_dataset
 from tests.support.foreign import Draft, dense_layer, input_block
 from tests.support.networks import dense, fire, read_out, signed_input, write_network
+from tests.support.refusals import refused
 
 SAVE = "save an array of numbers with `numpy.save`"
 AXES = "axes are (samples, steps, channel, height, width); Lava's are (width, height, channel, steps)"
@@ -59,10 +60,7 @@ def saved(folder: Path, values: Any, name: str = "x") -> Path:
 def refusal(kind: type[NctoolError], model: Path, array: Any, **options: Any) -> str:
     """Return what `run_sim` says of an array; an array that is a path is taken as it is."""
     path = array if isinstance(array, Path) else saved(model.parent, array)
-    with pytest.raises(NctoolError) as caught:
-        run_sim(model, **{"engine": "reference", **options}, input=path)
-    assert type(caught.value) is kind
-    return str(caught.value)
+    return str(refused(kind, run_sim, model, **{"engine": "reference", **options}, input=path))
 
 
 # --- .npy files ----------------------------------------------------------

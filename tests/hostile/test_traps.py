@@ -28,6 +28,7 @@ from nctool_deploy.lowering import lower
 from nctool_deploy.netx import KnownAnswers, write
 from nctool_deploy.targets.target import find_target
 from tests.support.networks import conv, dense, fire, read_out, signed_input
+from tests.support.refusals import refused
 
 LAVA = find_target("lava")
 N_SAMPLES = 3
@@ -193,15 +194,13 @@ def test_the_traps_are_sprung():
 # --- limits that no realisation can get round -----------------------------
 
 
-def refused(network: IntNetwork, realisation: str = "autapse") -> str:
-    with pytest.raises(RangeError) as caught:
-        lower(network, LAVA, realisation)
-    return caught.value.message
+def refusal(network: IntNetwork, realisation: str = "autapse") -> str:
+    return refused(RangeError, lower, network, LAVA, realisation).message
 
 
 def test_128_groups_are_refused_in_stock_netx():
     network = replace(NETWORKS["128 groups"], n_steps=1)
-    assert refused(network, "population") == (
+    assert refusal(network, "population") == (
         "population `c`: groups 128, kernel (1, 1) or geometry exceed what Lava's Conv holds in 8 bits, "
         "allowed up to 127"
     )
@@ -210,9 +209,9 @@ def test_128_groups_are_refused_in_stock_netx():
 def test_a_sum_beyond_the_state_is_refused():
     wide = read_out(dense("input", [[127] * 9]), bound=Bound("proved", 0, 131072))
     network = IntNetwork(InputEncoding((9,), signed_input(9).table), (wide,), 1)
-    assert refused(network) == "population `out`: accumulated input reaches 0..131072, allowed -131071..131071"
+    assert refusal(network) == "population `out`: accumulated input reaches 0..131072, allowed -131071..131071"
     lower(replace(network, populations=(replace(wide, bound=Bound("proved", 0, 131071)),)), LAVA)
 
 
 def test_a_weight_of_nine_bits_is_refused():
-    assert refused(vector([[128, -1]])) == "population `d`: weight 128 does not fit signed 8 bit, allowed -128..127"
+    assert refusal(vector([[128, -1]])) == "population `d`: weight 128 does not fit signed 8 bit, allowed -128..127"

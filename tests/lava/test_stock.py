@@ -36,6 +36,7 @@ from tests.support.networks import (
     seeds,
     signed_input,
 )
+from tests.support.refusals import refused
 
 LAVA = find_target("lava")
 WIDE = Bound("proved", -1000, 1000)
@@ -257,9 +258,7 @@ def test_random_networks_in_lava(tmp_path, realisation):
 
 
 def refusal(network: IntNetwork, realisation: str) -> str:
-    with pytest.raises(RangeError) as caught:
-        lower(network, LAVA, realisation)
-    return str(caught.value)
+    return str(refused(RangeError, lower, network, LAVA, realisation))
 
 
 def test_a_network_without_memory_has_one_step():

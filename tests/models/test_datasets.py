@@ -22,6 +22,7 @@ from nctool.training.images.encoding import SpikeTrainEncoding
 from nctool_models import load_dataset, training_data
 from nctool_models.datasets.dataset import stratified_split
 from nctool_models.datasets.load import default_data_dir
+from tests.support.refusals import refused
 
 HINT = (
     "\nhint: the file holds x_train, y_train, x_test, y_test: uint8 images (N, H, W) or (N, H, W, C), whole labels (N,)"
@@ -29,9 +30,7 @@ HINT = (
 
 
 def refusal(kind, name, data_dir=None, **options) -> str:
-    with pytest.raises(kind) as caught:
-        load_dataset(str(name), data_dir, **options)
-    return str(caught.value)
+    return str(refused(kind, load_dataset, str(name), data_dir, **options))
 
 
 # --- digits -----------------------------------------------------------------------------------------------------------

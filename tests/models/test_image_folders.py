@@ -12,6 +12,7 @@ import nctool
 from nctool.errors import FormatError, RangeError, UsageError
 from nctool.running.samples import dataset_samples
 from nctool_models import load_dataset
+from tests.support.refusals import refused
 
 pytestmark = pytest.mark.vision
 
@@ -46,9 +47,7 @@ def tree(tmp_path) -> Path:
 
 
 def refusal(kind, name, data_dir=None, **options) -> str:
-    with pytest.raises(kind) as caught:
-        load_dataset(str(name), data_dir, **options)
-    return str(caught.value)
+    return str(refused(kind, load_dataset, str(name), data_dir, **options))
 
 
 # --- trees ------------------------------------------------------------------------------------------------------------

@@ -25,6 +25,7 @@ from nctool.recipe.schema import (
 )
 from nctool.toml import literal, parse_value
 from nctool_models.recipes.load import list_recipes, load_recipe, recipe_path
+from tests.support.refusals import refused
 
 RECIPES = (
     "cifar10-resnet18",
@@ -61,10 +62,7 @@ epochs = 3
 def refusal(*overrides: str | dict[str, Any], text: str = TEXT) -> str:
     """Return what is said of texts, or of one mapping."""
     changes: Any = overrides[0] if overrides and isinstance(overrides[0], dict) else overrides
-    with pytest.raises(RecipeError) as caught:
-        parse_recipe(text, changes, source="small")
-    assert caught.value.exit_code == 2
-    return str(caught.value)
+    return str(refused(RecipeError, parse_recipe, text, changes, source="small"))
 
 
 def test_defaults_fill_what_is_left_out():

@@ -17,6 +17,7 @@ from nctool.running.checkpoints import remembered
 from nctool.training import Checkpoint, load_checkpoint, save_checkpoint
 from nctool.training.checkpoints.tensor_file import first_mismatch
 from nctool_models import restore_model
+from tests.support.refusals import refused
 from tests.support.runs import run_command
 from tests.support.small_run import small_model, small_recipe
 
@@ -62,10 +63,7 @@ def rewrite(path, tensors=(), **metadata):
 
 
 def refusal(path) -> str:
-    with pytest.raises(FormatError) as caught:
-        load_checkpoint(path)
-    assert caught.value.exit_code == 4
-    return str(caught.value)
+    return str(refused(FormatError, load_checkpoint, path))
 
 
 def test_what_is_written_reads_back_equal(run):
