@@ -183,12 +183,12 @@ def test_a_delay_that_is_off_by_one_shows(tmp_path: Path, monkeypatch: pytest.Mo
         from nctool_deploy.lava.runner.run import main
         from nctool_deploy.pipeline import delays
 
-        def skewed(job, offsets=iter((-1, 0, 1)), answer=run._answer):
+        def skewed(job, offsets=iter((-1, 0, 1)), answer=run.answer):
             offset = next(offsets)
             network.delays = lambda *what: tuple(delay and delay + offset for delay in delays(*what))
             return answer(job)
 
-        run._answer = skewed
+        run.answer = skewed
     """
     (tmp_path / "skewing_worker.py").write_text(textwrap.dedent(worker))
     monkeypatch.syspath_prepend(tmp_path)

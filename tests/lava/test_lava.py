@@ -190,7 +190,7 @@ def test_an_error_behind_the_start_of_lava_is_said(tmp_path: Path, monkeypatch: 
         def fail(process):
             raise OSError(28, "No space left on device")
 
-        record._watched = fail
+        record.watched = fail
     """
     expected = f"engine `lava`: OSError: [errno 28] no space left on device\n{WAY_OUT}"
     assert refused_run(tmp_path, monkeypatch, change) == expected

@@ -55,7 +55,7 @@ def run_and_record(
     config = Loihi2SimCfg(select_tag="fixed_pt", exception_proc_model_map={Extractor: PyLoihiExtractorModel})
     threading.excepthook = _end_with_thread  # also in Lava's processes, which are forked from this one
     process.run(condition=RunSteps(num_steps=n_total, blocking=False), run_cfg=config)
-    with _watched(process):
+    with watched(process):
         first = [wire.receive() for wire in wires]
         recorded = [np.empty((n_total, *values.shape), np.int32) for values in first]
         for step in range(n_total):
@@ -67,7 +67,7 @@ def run_and_record(
 
 
 @contextmanager
-def _watched(process: AbstractProcess) -> Iterator[None]:
+def watched(process: AbstractProcess) -> Iterator[None]:
     """End this program when one of Lava's processes fails, and print why: the others would wait for it for ever."""
     actors, over = process.runtime._messaging_infrastructure.actors, Event()
 

@@ -86,14 +86,14 @@ def main(link: Connection[Any, Any]) -> None:
 
 def _outcome(job: LavaJob) -> Trace | NctoolError:
     try:
-        return _answer(job)
+        return answer(job)
     except NctoolError as error:
         return error
     except Exception as error:  # noqa: BLE001 - of whatever kind: the process that started this one is to say it
         return EngineError(f"engine `lava`: {type(error).__name__}: {first_line(error)}", hint=WITHOUT_LAVA)
 
 
-def _answer(job: LavaJob) -> Trace:
+def answer(job: LavaJob) -> Trace:
     """Run a job; where its file is not what it was, that is the error, whatever else went wrong."""
     try:
         if job.foreign_options is None:
