@@ -14,10 +14,11 @@ import pytest
 from hypothesis import given
 
 from nctool.errors import FormatError, UsageError
+from nctool.ir.change import Change
 from nctool.ir.network import Bound, IntNetwork
 from nctool.reference.simulate import simulate
 from nctool_deploy.lowering import lower
-from nctool_deploy.netx import ChangeRecord, KnownAnswers, Provenance, read, write
+from nctool_deploy.netx import KnownAnswers, Provenance, read, write
 from nctool_deploy.netx.metadata import digest
 from nctool_deploy.netx.netx_file import NetxFile
 from nctool_deploy.targets.target import find_target
@@ -46,8 +47,8 @@ PROVENANCE = Provenance(
     classes=("cat", "猫"),
 )
 CHANGES = (
-    ChangeRecord(step="fold", detail="into `a`", exact=True),
-    ChangeRecord(step="r", detail="", exact=False, worst_error=0.1),
+    Change(step="fold", detail="into `a`", exact=True),
+    Change(step="r", detail="", exact=False, worst_error=0.1),
 )
 
 

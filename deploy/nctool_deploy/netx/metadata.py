@@ -14,6 +14,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer
 
 from nctool.errors import FormatError, UsageError
+from nctool.ir.change import Change
 from nctool.ir.inputs import Coding, PixelEncoding
 from nctool.ir.network import IntArray, IntegrateFire, Population, RateEncoding
 from nctool.ir.number_format import WEIGHT_BITS_RANGE
@@ -41,16 +42,6 @@ class Strict(BaseModel):
     """Frozen, no unknown keys, no conversion between types, no NaN."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
-
-
-class ChangeRecord(Strict):
-    """One conversion step: what it changed, whether it is exact, and its errors; see `nctool.conversion.Change`."""
-
-    step: str
-    detail: str
-    exact: bool
-    worst_error: float | None = None
-    output_error: float | None = None
 
 
 class BoundRecord(Strict):
@@ -113,7 +104,7 @@ class Metadata(Strict):
     weight_bits: int = Field(ge=WEIGHT_BITS_RANGE[0], le=WEIGHT_BITS_RANGE[1])
     populations: tuple[PopulationRecord, ...] = Field(strict=False)
     provenance: Provenance | None
-    changes: tuple[ChangeRecord, ...] = Field(strict=False)
+    changes: tuple[Change, ...] = Field(strict=False)
 
     @property
     def older_version(self) -> int:

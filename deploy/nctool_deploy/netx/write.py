@@ -17,6 +17,7 @@ import numpy as np
 
 from nctool.errors import FormatError
 from nctool.files import write_atomically
+from nctool.ir.change import Change
 from nctool.ir.network import INPUT_NAME, ConvGeometry, IntNetwork, Population, RateEncoding, Readout, Synapse
 from nctool_deploy.backends.backend import Realisation, find_realisation
 from nctool_deploy.lowering import Lowered
@@ -26,7 +27,6 @@ from nctool_deploy.netx.metadata import (
     FORMAT_NAME,
     FORMAT_VERSION,
     BoundRecord,
-    ChangeRecord,
     Metadata,
     PopulationRecord,
     Provenance,
@@ -43,7 +43,7 @@ def write(
     known_answers: KnownAnswers,
     *,
     provenance: Provenance | None = None,
-    changes: tuple[ChangeRecord, ...] = (),
+    changes: tuple[Change, ...] = (),
     weight_bits: int = 8,
 ) -> Metadata:
     """Write `lowered` to `path` and return the metadata written.
@@ -95,7 +95,7 @@ def synapse_type(synapse: Synapse) -> str:
 
 
 def _metadata(
-    lowered: Lowered, provenance: Provenance | None, changes: tuple[ChangeRecord, ...], weight_bits: int
+    lowered: Lowered, provenance: Provenance | None, changes: tuple[Change, ...], weight_bits: int
 ) -> Metadata:
     network = lowered.network
     index = {p.name: number for number, (_, p) in enumerate(layers(network)) if p is not None}

@@ -30,7 +30,7 @@ from nctool.spelling import spoken
 from nctool.training.checkpoints.checkpoint import Checkpoint
 from nctool_deploy.backends.backend import find_realisation
 from nctool_deploy.lowering import Lowered, lower
-from nctool_deploy.netx import ChangeRecord, KnownAnswers, Provenance, write
+from nctool_deploy.netx import KnownAnswers, Provenance, write
 from nctool_deploy.targets.target import find_target
 from nctool_models import restore_model
 
@@ -168,7 +168,7 @@ def export(
         lowered,
         KnownAnswers(pixels, join(FastEngine(lowered.network).traces(pixels))),
         provenance=_provenance(loaded),
-        changes=tuple(ChangeRecord(**asdict(change)) for change in conversion.changes),
+        changes=conversion.changes,
         weight_bits=chosen.weight_bits,
     )
     return _report(output, lowered, conversion, fidelity, loaded.data_dir)

@@ -149,7 +149,7 @@ def _exported(
         known_answers=0 if answers is None else len(answers.pixels),
         tool_version=metadata.tool_version,
         provenance=metadata.provenance.model_dump(mode="json") if metadata.provenance else None,
-        changes=tuple(change.model_dump(mode="json") for change in metadata.changes),
+        changes=tuple(asdict(change) for change in metadata.changes),
     )
 
 

@@ -1,7 +1,8 @@
 """Conversion of a trained torch module to an IntNetwork: `convert`."""
 
-from nctool.conversion.pipeline import Change, Conversion, convert
+from nctool.conversion.pipeline import Conversion, convert
 from nctool.conversion.units import Units
+from nctool.ir.change import Change
 from nctool.ir.number_format import IntegerFormat
 
 __all__ = ["Change", "Conversion", "IntegerFormat", "Units", "convert"]

@@ -17,11 +17,12 @@ from numpy.typing import NDArray
 
 from nctool.conversion.float_network import FloatArray
 from nctool.conversion.float_spikes import FloatSpikes
-from nctool.conversion.pipeline import Change, Conversion
+from nctool.conversion.pipeline import Conversion
 from nctool.conversion.quantise.output_error import relative_error
 from nctool.conversion.units import MAX_UNITS
 from nctool.conversion.ways_out import finer_weights
 from nctool.fast.engine import FastEngine
+from nctool.ir.change import Change
 from nctool.ir.network import IntArray, IntNetwork
 
 WORK = 2 * 10**9

@@ -26,34 +26,11 @@ from nctool.conversion.trace.tracing import trace
 from nctool.conversion.units import Units, stagger, units_by_name
 from nctool.conversion.ways_out import finer_weights
 from nctool.errors import UnsupportedError, UsageError
+from nctool.ir.change import Change
 from nctool.ir.inputs import find_coding
 from nctool.ir.network import InputEncoding, IntNetwork, Shape, Synapse
 from nctool.ir.number_format import LONGEST_WINDOW, IntegerFormat
 from nctool.progress import ProgressCallback, no_progress
-
-
-@dataclass(frozen=True)
-class Change:
-    """What one step of the conversion did.
-
-    Args:
-        step: its name.
-        detail: what it changed, in words and numbers.
-        exact: True when the network computes the same real function as before, up to float64 rounding.
-        worst_error: largest error of a single number that the step introduced: of a pixel relative to the largest, of
-            a weight relative to the largest of its channel; None when exact.
-        output_error: root mean square error that rounding all synapses and the bias of a population makes in its
-            drive, on calibration data, relative to the root mean square of the drive. Only what can change an output
-            counts: channels that have weights and, of neurons, the drive from 0 to the threshold. Of a comparison
-            with the float network, the error of a layer's spikes (`nctool.conversion.fidelity`). None for other
-            steps.
-    """
-
-    step: str
-    detail: str
-    exact: bool
-    worst_error: float | None = None
-    output_error: float | None = None
 
 
 @dataclass(frozen=True)
