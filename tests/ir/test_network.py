@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 
 from nctool.errors import RangeError
-from nctool.ir.equality import StructuralEquality
+from nctool.ir.arrays import StructuralEquality
 from nctool.ir.network import Bound, ConvGeometry, InputEncoding, IntNetwork, Population, Readout, Synapse
 from nctool.reference.simulate import simulate
 from tests.support.networks import conv, dense, fire, random_network, random_pixels, read_out, seeds, signed_input

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 from hypothesis import given
 
-from nctool.ir.geometry import receptive_field
 from nctool.ir.network import Shape, Synapse
+from nctool.ir.receptive_field import receptive_field
 from nctool.reference.synapses import synaptic_input
 from tests.support.networks import conv, dense, random_network, seeds
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 
-from nctool.ir.equality import StructuralEquality
+from nctool.ir.arrays import StructuralEquality
 from nctool.ir.network import INPUT_NAME, IntArray, IntegerInput, IntegrateFire, IntNetwork
 from nctool.reference.neurons import after_reset
 from nctool.reference.simulate import input_signal, run_population, simulate

@@ -19,7 +19,7 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 
 from nctool.errors import FormatError, RangeError
-from nctool.ir.equality import StructuralEquality
+from nctool.ir.arrays import StructuralEquality
 from nctool.ir.network import IntArray, IntegrateFire, IntNetwork, Population, Readout, Synapse
 from nctool.ir.number_format import IntegerFormat
 from nctool_deploy.backends.number_formats import (

@@ -24,7 +24,7 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 
 from nctool.errors import FormatError, RangeError, UnsupportedError
-from nctool.ir.equality import StructuralEquality
+from nctool.ir.arrays import StructuralEquality
 from nctool.ir.network import INPUT_NAME, Bound, IntArray, IntegrateFire, IntNetwork, Population, Readout, Synapse
 from nctool.ir.number_format import IntegerFormat
 from nctool_deploy.backends.number_formats import BIAS_MANTISSA, FULL_DECAY, MAY_FIRE_AGAIN, STATE, THRESHOLD

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nctool.errors import RangeError, UnsupportedError, UsageError
-from nctool.ir.equality import StructuralEquality
+from nctool.ir.arrays import StructuralEquality
 from nctool.ir.inputs import INPUT_LIMIT
 from nctool.ir.network import IntArray, IntegerInput, IntNetwork, Shape
 from nctool_deploy.cost.report import CostMeter

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from nctool.errors import RangeError
 from nctool.image_arrays import channels_first, how_to_pixels
-from nctool.ir.equality import StructuralEquality
+from nctool.ir.arrays import StructuralEquality
 from nctool.ir.network import INPUT_NAME, IntNetwork
 from nctool.reference.trace import Trace
 from nctool_deploy.backends.backend import find_realisation

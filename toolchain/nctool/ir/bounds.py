@@ -114,9 +114,7 @@ def _input_interval(synapse: Synapse, encoding: Input) -> Interval:
     if synapse.conv is None:
         per_channel = int(np.prod(encoding.shape[1:]))
         return np.repeat(low, per_channel), np.repeat(high, per_channel)
-    out, group_size = synapse.weight.shape[:2]
-    group = np.arange(out) // (out // synapse.conv.groups)
-    channel = group[:, np.newaxis] * group_size + np.arange(group_size)
+    channel = synapse.conv.source_channels(synapse.weight.shape)
     return low[channel][:, :, np.newaxis, np.newaxis], high[channel][:, :, np.newaxis, np.newaxis]
 
 

@@ -11,16 +11,8 @@ from collections.abc import Mapping
 import numpy as np
 
 from nctool.errors import RangeError
-from nctool.ir.population import (
-    INPUT_NAME,
-    LARGEST_DELAY,
-    CurrentBased,
-    IntArray,
-    IntegrateFire,
-    Population,
-    Shape,
-    Synapse,
-)
+from nctool.ir.geometry import Shape
+from nctool.ir.population import INPUT_NAME, LARGEST_DELAY, CurrentBased, IntArray, IntegrateFire, Population, Synapse
 
 
 def validate_population(population: Population, where: str, seen: Mapping[str, Shape]) -> None:

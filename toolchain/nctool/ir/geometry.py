@@ -1,108 +1,104 @@
-"""The receptive field: which source neurons drive one neuron, and with what weights.
+"""The geometry of a convolution: which neurons of its source each weight sees (rule W2).
 
-In: a synapse, the shape of its source, a neuron. Out: indices and weights. Must not import torch, Lava or an engine:
-the engines are tested against it.
+In: shapes, along a height and a width. Out: sizes and places. Imports only NumPy.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from nctool.ir.network import ConvGeometry, IntArray, Shape, Synapse
+Shape = tuple[int, ...]
+Pair = tuple[int, int]
+Numbers = TypeVar("Numbers", bound=NDArray[Any])
+Places = NDArray[np.int64]
+"""int64 (positions, taps): the row, or the column, of the source that each tap of a kernel sees where the kernel stands
+at each position of the output. Below 0, and from the size of the source on, it is padding."""
 
 
-@dataclass(frozen=True, eq=False)
-class ReceptiveField:
-    """The connections of one synapse into one neuron (rules W1 to W5).
+@dataclass(frozen=True)
+class ConvGeometry:
+    """How a convolutional synapse slides over its source (rule W2).
 
     Args:
-        synapse: where they come from.
-        index: one int64 array (connections,) per axis of the source, in (channel, height, width) order. Taps that
-            fall on padding are left out.
-        weight: int64 (connections,), the exponent not applied.
-        delay: int64 (connections,), time steps.
+        stride, padding, dilation: (height, width) in neurons.
+        groups: number of blocks that the channels are split into.
     """
 
-    synapse: Synapse
-    index: tuple[NDArray[np.int64], ...]
-    weight: NDArray[np.int64]
-    delay: NDArray[np.int64]
+    stride: Pair = (1, 1)
+    padding: Pair = (0, 0)
+    dilation: Pair = (1, 1)
+    groups: int = 1
 
-    def neuron(self, connection: int) -> tuple[int, ...]:
-        """Return the source neuron of a connection."""
-        return tuple(int(axis[connection]) for axis in self.index)
+    def output_size(self, source: Shape, kernel: Pair) -> Pair:
+        """Return the (height, width) of the output for a (channel, height, width) source."""
+        height, width = (
+            (size + 2 * pad - dil * (k - 1) - 1) // step + 1
+            for size, pad, dil, k, step in zip(
+                source[1:], self.padding, self.dilation, kernel, self.stride, strict=True
+            )
+        )
+        return height, width
 
-    def arriving(self, signal: NDArray[np.int64], at: int) -> NDArray[np.int64]:
-        """Return what arrives at a time, int64 (connections,), of what the source sends (rule W4).
+    def places(self, source: Shape, kernel: Pair) -> tuple[Places, Places]:
+        """Return what the taps of a kernel see, along the height and along the width."""
+        positions = self.output_size(source, kernel)
+        rows, columns = (
+            self.stride[axis] * np.arange(positions[axis])[:, np.newaxis]
+            + self.dilation[axis] * np.arange(kernel[axis])
+            - self.padding[axis]
+            for axis in (0, 1)
+        )
+        return rows, columns
+
+    def seen_taps(self, source: Shape, kernel: Pair) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+        """Return which rows and which columns of a kernel see a neuron of the source at some place; others see padding.
+
+        Returns:
+            bool (kernel height,) and (kernel width,).
+        """
+        rows, columns = self.places(source, kernel)
+        return inside(rows, source[1]).any(axis=0), inside(columns, source[2]).any(axis=0)
+
+    def reaches(self, source: Shape, kernel: Pair) -> bool:
+        """Return False where every weight of a kernel falls on padding, wherever it is put: the sums are all 0."""
+        return all(taps.any() for taps in self.seen_taps(source, kernel))
+
+    def source_channels(self, weight: Shape) -> NDArray[np.int64]:
+        """Return the channel of the source that each weight reads.
 
         Args:
-            signal: int64 (times, *source shape); silent before.
-            at: index of the time.
+            weight: its shape, (out, in / groups, kernel height, kernel width).
+
+        Returns:
+            int64 (out, in / groups).
         """
-        sent = at - self.delay
-        where = (np.maximum(sent, 0), *self.index)
-        arriving: NDArray[np.int64] = np.where(sent >= 0, signal[where], 0)
-        return arriving
-
-    def weighted(self, arriving: NDArray[np.int64], *, registers: bool = False) -> int:
-        """Return what the synapse adds to the drive, rounded for each delay on its own (rules W3 and W4).
-
-        Args:
-            registers: hold the sum as rule W5 says.
-        """
-        products, exponent = arriving * self.weight, self.synapse.exponent
-        sums = [int(products[self.delay == delay].sum()) for delay in np.unique(self.delay)]
-        if registers and self.synapse.delay is None:
-            sums = [self._held(value) for value in sums]
-        total = sum(value << exponent if exponent >= 0 else value >> -exponent for value in sums)
-        return self._held(total) if registers and self.synapse.delay is not None else total
-
-    def _held(self, value: int) -> int:
-        """Return a sum as the register of the synapse holds it (rule W5)."""
-        turn = 1 << self.synapse.register_bits
-        value %= turn
-        return value - turn if value >= turn // 2 else value
-
-    def contribution(self, connection: int, value: int) -> int | float:
-        """Return what one connection adds to the drive; a fraction where only the whole sum is rounded."""
-        product, exponent = value * int(self.weight[connection]), self.synapse.exponent
-        return product << exponent if exponent >= 0 else product / 2**-exponent
+        out, group_size = weight[:2]
+        group = np.arange(out) // (out // self.groups)
+        return group[:, np.newaxis] * group_size + np.arange(group_size)
 
 
-def receptive_field(synapse: Synapse, source: Shape, neuron: tuple[int, ...]) -> ReceptiveField:
-    """Return what drives `neuron`, an index into the driven shape, from a source of shape `source`."""
-    weight = synapse.weight[neuron[0]].astype(np.int64)
-    if synapse.conv is None:
-        delay = np.zeros_like(weight) if synapse.delay is None else synapse.delay[neuron[0]].astype(np.int64)
-        return ReceptiveField(synapse, np.unravel_index(np.arange(len(weight)), source), weight, delay)
-    conv, (_, y, x) = synapse.conv, neuron
-    channels = _channels(conv, synapse.weight, neuron[0])
-    rows, rows_inside = _taps(y, weight.shape[1], source[1], _axis(conv, 0))
-    columns, columns_inside = _taps(x, weight.shape[2], source[2], _axis(conv, 1))
-    index = tuple(axis.reshape(-1) for axis in np.meshgrid(channels, rows, columns, indexing="ij"))
-    inside = weight[:, rows_inside][:, :, columns_inside].reshape(-1)
-    return ReceptiveField(synapse, index, inside, np.zeros_like(inside))
+def inside(places: Places, size: int) -> NDArray[np.bool_]:
+    """Return which places are neurons of a source of so many rows, or columns, and not padding."""
+    return (places >= 0) & (places < size)
 
 
-def _channels(conv: ConvGeometry, weight: IntArray, channel: int) -> NDArray[np.int64]:
-    """Return the source channels of the group that an output channel belongs to."""
-    n_outputs, group_size = weight.shape[:2]
-    group = channel // (n_outputs // conv.groups)
-    return group * group_size + np.arange(group_size)
+def unfold(signal: Numbers, rows: Places, columns: Places) -> Numbers:
+    """Return what each tap of a kernel sees at each position, 0 where that is padding.
 
+    Args:
+        signal: (samples, channels, height, width).
+        rows, columns: see `ConvGeometry.places`; some of the positions will do.
 
-def _axis(conv: ConvGeometry, axis: int) -> tuple[int, int, int]:
-    return conv.stride[axis], conv.padding[axis], conv.dilation[axis]
-
-
-def _taps(
-    position: int, kernel: int, size: int, geometry: tuple[int, int, int]
-) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
-    """Return where the kernel's taps fall along one axis, those on padding left out, and which taps are left."""
-    stride, padding, dilation = geometry
-    places = position * stride - padding + dilation * np.arange(kernel)
-    inside = (places >= 0) & (places < size)
-    return places[inside], inside
+    Returns:
+        (samples, channels, rows out, kernel height, columns out, kernel width).
+    """
+    height, width = signal.shape[2:]
+    of_rows = np.take(signal, np.clip(rows, 0, height - 1), axis=2)
+    of_rows[:, :, ~inside(rows, height)] = 0
+    seen: Numbers = np.take(of_rows, np.clip(columns, 0, width - 1), axis=4)
+    seen[..., ~inside(columns, width)] = 0
+    return seen

@@ -13,8 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nctool.errors import RangeError, UsageError
-from nctool.ir.equality import StructuralEquality
-from nctool.ir.population import IntArray, Shape
+from nctool.ir.arrays import StructuralEquality
+from nctool.ir.geometry import Shape
+from nctool.ir.population import IntArray
 
 INPUT_LIMIT = 2**15 - 1
 """Largest magnitude of an integer input: what Lava's 16-bit bias mantissa and our sums hold."""

@@ -15,8 +15,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from nctool.errors import UnsupportedError
+from nctool.ir.arrays import StructuralEquality
 from nctool.ir.checks import largest_sum, require, require_shape, validate_population
-from nctool.ir.equality import StructuralEquality
+from nctool.ir.geometry import ConvGeometry, Pair, Shape
 from nctool.ir.inputs import (
     INPUT_LIMIT,
     LARGEST_RATE_THRESHOLD,
@@ -32,14 +33,11 @@ from nctool.ir.population import (
     LARGEST_DELAY,
     Bound,
     BoundKind,
-    ConvGeometry,
     CurrentBased,
     IntArray,
     IntegrateFire,
-    Pair,
     Population,
     Readout,
-    Shape,
     Synapse,
 )
 

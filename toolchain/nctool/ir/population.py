@@ -14,11 +14,10 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from nctool.ir.equality import StructuralEquality
+from nctool.ir.arrays import StructuralEquality
+from nctool.ir.geometry import ConvGeometry, Shape
 from nctool.ir.number_format import ACCUMULATOR_LIMIT
 
-Shape = tuple[int, ...]
-Pair = tuple[int, int]
 IntArray = NDArray[np.signedinteger[Any]]
 BoundKind = Literal["proved", "calibrated"]
 
@@ -39,61 +38,6 @@ SUM_BITS = 32
 Source: `lava/proc/lif/models.py` (`decayed_curr`: int32)."""
 
 INPUT_NAME = "input"
-
-
-@dataclass(frozen=True)
-class ConvGeometry:
-    """How a convolutional synapse slides over its source (rule W2).
-
-    Args:
-        stride, padding, dilation: (height, width) in neurons.
-        groups: number of blocks that the channels are split into.
-    """
-
-    stride: Pair = (1, 1)
-    padding: Pair = (0, 0)
-    dilation: Pair = (1, 1)
-    groups: int = 1
-
-    def output_size(self, source: Shape, kernel: Pair) -> Pair:
-        """Return the (height, width) of the output for a (channel, height, width) source."""
-        height, width = (
-            (size + 2 * pad - dil * (k - 1) - 1) // step + 1
-            for size, pad, dil, k, step in zip(
-                source[1:], self.padding, self.dilation, kernel, self.stride, strict=True
-            )
-        )
-        return height, width
-
-    def reaches(self, source: Shape, kernel: Pair) -> bool:
-        """Return False where every weight of a kernel falls on padding, wherever it is put: the sums are all 0."""
-        return all(taps.any() for taps in self.seen_taps(source, kernel))
-
-    def seen_taps(self, source: Shape, kernel: Pair) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
-        """Return which rows and which columns of a kernel see a neuron of the source at some place; others see padding.
-
-        Returns:
-            bool (kernel height,) and (kernel width,).
-        """
-        rows, columns = (
-            np.array([_is_seen(size, places, step, dil * tap - pad) for tap in range(taps)])
-            for size, places, taps, pad, dil, step in zip(
-                source[1:],
-                self.output_size(source, kernel),
-                kernel,
-                self.padding,
-                self.dilation,
-                self.stride,
-                strict=True,
-            )
-        )
-        return rows, columns
-
-
-def _is_seen(size: int, places: int, step: int, offset: int) -> bool:
-    """Return whether one of `places` looks at a neuron of an axis: place p looks at step * p + offset."""
-    first = max(0, -(offset // step))
-    return first < places and step * first + offset < size
 
 
 @dataclass(frozen=True, eq=False)

@@ -5,13 +5,13 @@ In: signals and synapses. Out: weighted sums. Must not import torch, nor an engi
 
 from __future__ import annotations
 
-import math
 from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from nctool.ir.network import ConvGeometry, IntArray, Pair, Synapse
+from nctool.ir.geometry import ConvGeometry, unfold
+from nctool.ir.network import IntArray, Synapse
 
 Int64 = NDArray[np.int64]
 Numbers = TypeVar("Numbers", NDArray[np.int64], NDArray[np.float64])
@@ -100,47 +100,24 @@ def convolve(signal: Numbers, weight: Numbers, conv: ConvGeometry) -> Numbers:
     Returns:
         int64 (batch, out, height, width).
     """
-    kernel = (weight.shape[2], weight.shape[3])
-    high, wide = conv.output_size(signal.shape[1:], kernel)
-    row = signal.shape[1] * math.prod(kernel) * wide
-    rows = min(max(PATCHES // row, 1), high)
-    images = max(PATCHES // (row * high), 1)
-    out: Numbers = np.empty((len(signal), len(weight), high, wide), signal.dtype)
+    rows, columns = conv.places(signal.shape[1:], (weight.shape[2], weight.shape[3]))
+    row = signal.shape[1] * weight[0, 0].size * len(columns)
+    at_once = min(max(PATCHES // row, 1), len(rows))
+    images = max(PATCHES // (row * len(rows)), 1)
+    out: Numbers = np.empty((len(signal), len(weight), len(rows), len(columns)), signal.dtype)
     for first in range(0, len(signal), images):
-        for top in range(0, high, rows):
-            part = signal[first : first + images], weight, conv, range(top, min(top + rows, high))
-            out[first : first + images, :, top : top + rows] = _convolve_rows(*part)
+        for top in range(0, len(rows), at_once):
+            patches = unfold(signal[first : first + images], rows[top : top + at_once], columns)
+            out[first : first + images, :, top : top + at_once] = _weigh_patches(patches, weight, conv.groups)
     return out
 
 
-def _convolve_rows(signal: Numbers, weight: Numbers, conv: ConvGeometry, rows: range) -> Numbers:
-    """Return some rows of a convolution, (batch, out, rows, width)."""
-    patches = _patches(signal, (weight.shape[2], weight.shape[3]), conv, rows)
+def _weigh_patches(patches: Numbers, weight: Numbers, groups: int) -> Numbers:
+    """Weigh what `unfold` gives; return (batch, out, rows, columns)."""
+    batch, _, rows, _, columns, _ = patches.shape
+    in_order = patches.transpose(0, 2, 4, 1, 3, 5)
     outputs = [
-        dense(np.moveaxis(block, (1, 2), (3, 4)).reshape(-1, block.shape[1] * block.shape[2]), kernel)
-        for block, kernel in zip(
-            np.split(patches, conv.groups, axis=1),
-            np.split(weight.reshape(len(weight), -1), conv.groups),
-            strict=True,
-        )
+        dense(seen.reshape(batch * rows * columns, -1), kernels.reshape(len(kernels), -1))
+        for seen, kernels in zip(np.split(in_order, groups, axis=3), np.split(weight, groups), strict=True)
     ]
-    return np.moveaxis(np.concatenate(outputs, axis=1).reshape(len(signal), *patches.shape[3:], -1), 3, 1)
-
-
-def _patches(signal: Numbers, kernel: Pair, conv: ConvGeometry, rows: range) -> Numbers:
-    """Return what each weight of a kernel sees, (batch, channel, weight, rows, width): 0 where that is padding."""
-    _, wide = conv.output_size(signal.shape[1:], kernel)
-    patches: Numbers = np.zeros((*signal.shape[:2], math.prod(kernel), len(rows), wide), signal.dtype)
-    for number, (y, x) in enumerate(np.ndindex(kernel)):
-        places_y, seen_y = _seen(signal.shape[2], rows, conv.stride[0], y * conv.dilation[0] - conv.padding[0])
-        places_x, seen_x = _seen(signal.shape[3], range(wide), conv.stride[1], x * conv.dilation[1] - conv.padding[1])
-        patches[:, :, number, places_y, places_x] = signal[:, :, seen_y, seen_x]
-    return patches
-
-
-def _seen(size: int, places: range, step: int, offset: int) -> tuple[slice, slice]:
-    """Return which of `places` look at a neuron of an axis, and at which: place p looks at step * p + offset."""
-    first = max(places.start, -(offset // step))
-    last = max(min(places.stop, (size - 1 - offset) // step + 1), first)
-    seen = range(step * first + offset, step * last + offset, step)
-    return slice(first - places.start, last - places.start), slice(seen.start, max(seen.stop, seen.start), step)
+    return np.moveaxis(np.concatenate(outputs, axis=1).reshape(batch, rows, columns, -1), 3, 1)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from nctool.ir.equality import StructuralEquality
+from nctool.ir.arrays import StructuralEquality
 
 
 @dataclass(frozen=True, eq=False)

@@ -15,9 +15,9 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from nctool.ir.geometry import ReceptiveField, receptive_field
 from nctool.ir.inputs import Samples
 from nctool.ir.network import INPUT_NAME, CurrentBased, IntegrateFire, IntNetwork, Population, Readout, Shape, Synapse
+from nctool.ir.receptive_field import ReceptiveField, receptive_field
 from nctool.reference.neurons import Run
 from nctool.reference.signal import input_signal
 from nctool.reference.simulate import logits, run_population

@@ -1,6 +1,6 @@
-"""Equality of dataclasses that hold arrays: equal means same type, same fields, same array bytes.
+"""Dataclasses that hold arrays: equal means same type, same fields, same array bytes.
 
-In: two objects. Out: True or False. Imports only NumPy.
+Imports only NumPy.
 """
 
 from __future__ import annotations
