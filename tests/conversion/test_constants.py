@@ -31,7 +31,7 @@ def synapse(weight, bias, source: str = INPUT_NAME) -> FloatSynapse:
 
 
 def layer(weight, bias, threshold: float | None = 1.0, units: int = 1, source: str = INPUT_NAME) -> FloatPopulation:
-    return FloatPopulation("fc", (len(bias),), (synapse(weight, bias, source),), threshold, units)
+    return FloatPopulation("fc", (len(bias) * units,), (synapse(weight, bias, source),), threshold, units)
 
 
 def held(population: FloatPopulation, signal=SIGNAL, form=AUTAPSE_FORMAT, n_steps: int = 4):
@@ -51,7 +51,7 @@ def held(population: FloatPopulation, signal=SIGNAL, form=AUTAPSE_FORMAT, n_step
     ],
 )
 def test_a_channel_never_fires_below_what_reaches_the_threshold_in_the_window(form, units, largest_silent):
-    low, high = [[0.05]] * units, [largest_silent - 0.05] * units
+    low, high = [[0.05]], [largest_silent - 0.05]
     found, counted = held(layer(low, np.array(high) - 1e-6, units=units), form=form)
     assert counted == Held(never=units)
     assert not found.synapses[0].weight.any() and not found.bias.any()
@@ -70,12 +70,12 @@ def test_a_channel_never_fires_below_what_reaches_the_threshold_in_the_window(fo
     ],
 )
 def test_a_channel_always_fires_from_what_reaches_the_threshold_at_every_step(form, units, least_firing):
-    weight = [[0.05]] * units
-    found, counted = held(layer(weight, np.full(units, least_firing + 1e-6), units=units), form=form)
+    weight = [[0.05]]
+    found, counted = held(layer(weight, [least_firing + 1e-6], units=units), form=form)
     assert counted == Held(always=units)
     assert not found.synapses[0].weight.any()
-    assert found.bias.tolist() == [1.0] * units
-    assert held(layer(weight, np.full(units, least_firing - 1e-6), units=units), form=form)[1] == Held()
+    assert found.bias.tolist() == [1.0]
+    assert held(layer(weight, [least_firing - 1e-6], units=units), form=form)[1] == Held()
 
 
 def test_all_synapses_of_a_sum_count():

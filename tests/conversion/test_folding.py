@@ -13,7 +13,9 @@ from nctool.conversion.float_network import CodedInput, FloatSynapse
 from nctool.conversion.folding import absorb_spike_values, each, encode_input, fold_batch_norm, fold_pooling
 from nctool.conversion.trace.tracing import trace
 from nctool.errors import RangeError, UnsupportedError
+from nctool.ir.geometry import ConvGeometry
 from nctool.ir.network import InputEncoding
+from nctool.ir.repeat import Repeat
 from tests.support.networks import seeds
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -27,12 +29,16 @@ def first_synapse(*modules: nn.Module, shape: tuple[int, ...]) -> FloatSynapse:
     return trace(model, shape).populations[0].synapses[0]
 
 
+def whole_weight(synapse: FloatSynapse) -> np.ndarray:
+    return synapse.repeat.spread(synapse.weight, synapse.source_shape)
+
+
 def pre_activation(synapse: FloatSynapse, x: torch.Tensor) -> torch.Tensor:
-    """Evaluate a folded synapse in float64."""
-    weight, bias = torch.from_numpy(synapse.weight), torch.from_numpy(synapse.bias)
-    conv = synapse.conv
-    if conv is None:
+    """Evaluate a folded synapse in float64, all its weights."""
+    weight, bias = torch.from_numpy(whole_weight(synapse)), torch.from_numpy(synapse.bias)
+    if synapse.conv is None:
         return x.flatten(1) @ weight.T + bias
+    conv = synapse.repeat.on_neurons(synapse.conv)
     return nn.functional.conv2d(x, weight, bias, conv.stride, conv.padding, conv.dilation, conv.groups)
 
 
@@ -155,17 +161,29 @@ def test_any_poolings_before_a_dense_layer_fold_exactly(seed):
 
 def test_global_pooling_before_a_dense_layer_folds_exactly():
     folded = assert_folds_exactly(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(3, 2), shape=(3, 4, 5))
-    assert folded.weight.shape == (2, 60)
+    assert (folded.weight.shape, folded.repeat) == ((2, 3), Repeat((4, 5)))
+
+
+def test_a_window_alone_is_a_block_whatever_its_stride():
+    folded = assert_folds_exactly(nn.AvgPool2d(4, 1), nn.Flatten(), nn.Linear(3, 2), shape=(3, 4, 4))
+    assert (folded.weight.shape, folded.repeat) == ((2, 3), Repeat((4, 4)))
+
+
+def test_windows_that_overlap_by_whole_tiles_are_blocks_of_a_tile():
+    folded = assert_folds_exactly(nn.AvgPool2d(4, 2), nn.Conv2d(1, 2, 2), shape=(1, 9, 10))
+    assert (folded.weight.shape, folded.repeat) == ((2, 1, 3, 3), Repeat((2, 2)))
 
 
 def test_global_pooling_before_a_convolution_folds_exactly():
     folded = assert_folds_exactly(nn.AdaptiveAvgPool2d(1), nn.Conv2d(3, 2, 1), shape=(3, 4, 5))
-    assert folded.weight.shape == (2, 3, 4, 5)
+    assert (folded.weight.shape, folded.repeat) == ((2, 3, 1, 1), Repeat((4, 5)))
 
 
 def test_pooling_twice_by_two_before_a_padded_convolution_folds_exactly():
     folded = assert_folds_exactly(nn.AvgPool2d(2), nn.AvgPool2d(2), nn.Conv2d(1, 2, 3, padding=1), shape=(1, 8, 12))
-    assert (folded.weight.shape, folded.conv.stride, folded.conv.padding) == ((2, 1, 12, 12), (4, 4), (4, 4))
+    whole = folded.repeat.on_neurons(folded.conv)
+    assert (whole_weight(folded).shape, whole.stride, whole.padding) == ((2, 1, 12, 12), (4, 4), (4, 4))
+    assert (folded.weight.shape, folded.conv) == ((2, 1, 3, 3), ConvGeometry(padding=(1, 1)))
 
 
 def test_a_remainder_that_pooling_drops_folds_exactly_without_padding():
@@ -181,7 +199,7 @@ def test_pooling_by_hand():
     with torch.no_grad():
         conv.weight.copy_(torch.tensor([[[[4.0, 8.0], [12.0, 16.0]]]]))
     folded = fold_pooling(first_synapse(pool, conv.double(), shape=(1, 4, 4)))
-    np.testing.assert_array_equal(folded.weight[0, 0], [[1, 1, 2, 2], [1, 1, 2, 2], [3, 3, 4, 4], [3, 3, 4, 4]])
+    np.testing.assert_array_equal(whole_weight(folded)[0, 0], [[1, 1, 2, 2], [1, 1, 2, 2], [3, 3, 4, 4], [3, 3, 4, 4]])
 
 
 @pytest.mark.parametrize(

@@ -20,14 +20,13 @@ from nctool.conversion.quantise.calibration import Calibration
 from nctool.conversion.quantise.candidates import Candidates
 from nctool.conversion.quantise.clipping import error_curve
 from nctool.conversion.quantise.comparison import fits_comparison
-from nctool.conversion.quantise.copies import distinct
 from nctool.conversion.quantise.factors import triangle
 from nctool.conversion.quantise.output_error import view
 from nctool.conversion.quantise.rounding import round_with_feedback
 from nctool.conversion.quantise.second_moments import extract, moments, n_patches
-from nctool.fast.kernel import is_constant
 from nctool.ir.network import INPUT_NAME, ConvGeometry, Population
 from nctool.ir.number_format import IntegerFormat
+from nctool.ir.repeat import Repeat
 from nctool.reference.simulate import simulate
 from nctool.reference.synapses import convolve
 from nctool_deploy.backends.autapse import AUTAPSE_FORMAT
@@ -98,7 +97,7 @@ def test_patches_are_what_a_convolution_weighs(seed):
     weight = rng.normal(size=(4, 2, 2, 3))
     signal = rng.integers(0, 5, (3, 2 * groups, 6, 5)).astype(np.float64)
     synapse = FloatSynapse("c", INPUT_NAME, signal.shape[1:], weight, np.zeros(4), conv)
-    patches = extract(distinct(synapse, 1, 1), signal, 1000)
+    patches = extract(synapse, signal, 1000)
     found = np.concatenate(
         [p @ w.reshape(len(w), -1).T for p, w in zip(patches, np.split(weight, groups), strict=True)], axis=1
     )
@@ -110,10 +109,10 @@ def test_a_large_image_is_looked_at_in_as_many_patches_as_are_allowed(monkeypatc
     """Of the same neurons however many samples are looked at together."""
     synapse = FloatSynapse("c", INPUT_NAME, (1, 9, 9), np.ones((1, 1, 3, 3)), np.zeros(1), ConvGeometry())
     signal = np.random.default_rng(0).normal(size=(4, 1, 9, 9))
-    patches = extract(distinct(synapse, 1, 1), signal, 50)
+    patches = extract(synapse, signal, 50)
     assert patches.shape == (1, 50, 9)
     monkeypatch.setattr("nctool.conversion.quantise.second_moments.AT_ONCE", 1)
-    np.testing.assert_array_equal(patches, extract(distinct(synapse, 1, 1), signal, 50))
+    np.testing.assert_array_equal(patches, extract(synapse, signal, 50))
 
 
 @pytest.mark.parametrize(
@@ -122,7 +121,7 @@ def test_a_large_image_is_looked_at_in_as_many_patches_as_are_allowed(monkeypatc
 )
 def test_all_patches_of_a_population_fit_into_128_mebibytes_each(widths, patches):
     synapses = [FloatSynapse("fc", INPUT_NAME, (w,), np.zeros((2, w)), np.zeros(2), None) for w in widths]
-    assert n_patches([distinct(synapse, 1, 1) for synapse in synapses]) == patches
+    assert n_patches(synapses) == patches
     assert patches * max(widths) <= 2**25
 
 
@@ -137,10 +136,10 @@ def test_moments_of_signals_that_never_change_are_zero():
 
 
 def population(weight, bias=0.0, threshold: float | None = 1.0, units: int = 1) -> FloatPopulation:
-    weight = np.repeat(np.asarray(weight, np.float64), units, axis=0)
-    bias = np.full(len(weight), bias)
-    synapse = FloatSynapse("fc", INPUT_NAME, weight.shape[1:], weight, bias, None)
-    return FloatPopulation("fc", bias.shape, (synapse,), threshold, units)
+    weight = np.asarray(weight, np.float64)
+    bias, repeat = np.full(len(weight), bias), Repeat(copies_out=units)
+    synapse = FloatSynapse("fc", INPUT_NAME, weight.shape[1:], weight, bias, None, repeat=repeat)
+    return FloatPopulation("fc", (len(weight) * units,), (synapse,), threshold, units)
 
 
 def calibration(seed: int = 0, samples: int = 40) -> Calibration:
@@ -156,9 +155,9 @@ def test_the_output_is_never_worse_than_of_plain_rounding(seed, bits, threshold,
     rng = np.random.default_rng(seed)
     weight = rng.normal(size=(4, 6)) * rng.lognormal(0, 1, (4, 1)) * (rng.random((4, 1)) < 0.9)
     real, seen = population(weight, 0.3, threshold), calibration(seed)
-    candidates = Candidates(real, form(bits, one_threshold=shared), 3, view(real, {}, seen))
+    candidates = Candidates(real, form(bits, one_threshold=shared), 3, view(real, seen))
     found = candidates.at(np.full(4, np.inf))
-    rounded, _ = fit_population(real, GRADED, form(bits, one_threshold=shared), seen, {})
+    rounded, _ = fit_population(real, GRADED, form(bits, one_threshold=shared), seen)
     units = 1 / (rounded.neuron.scale * 3) if threshold is None else rounded.neuron.threshold / threshold
     error = drive(rounded, seen) / units - drive(real, seen)
     assert (error**2).mean() <= candidates.error(found[0]) * (1 + 1e-5)
@@ -176,7 +175,7 @@ def drive(population: FloatPopulation | Population, seen: Calibration) -> np.nda
 @pytest.mark.parametrize("threshold", [30.0, None])
 def test_the_reported_error_is_that_of_the_drive_between_0_and_the_threshold(threshold):
     real, seen = population(np.random.default_rng(0).normal(size=(5, 6)), 0.2, threshold), calibration()
-    rounded, errors = fit_population(real, GRADED, form(3), seen, {})
+    rounded, errors = fit_population(real, GRADED, form(3), seen)
     units = 1 / (rounded.neuron.scale * 3) if threshold is None else rounded.neuron.threshold / threshold
     found, wanted = drive(rounded, seen) / units, drive(real, seen)
     if threshold is not None:
@@ -194,14 +193,14 @@ def test_a_channel_that_lies_far_below_does_not_hide_the_error_of_the_others():
     synapse = FloatSynapse("fc", INPUT_NAME, (6,), weight, bias, None)
     real = FloatPopulation("fc", (5,), (synapse,), 30.0)
     alone = replace(real, shape=(4,), synapses=(replace(synapse, weight=weight[1:], bias=bias[1:]),))
-    _, errors = fit_population(real, GRADED, form(3), seen, {})
-    _, wanted = fit_population(alone, GRADED, form(3), seen, {})
+    _, errors = fit_population(real, GRADED, form(3), seen)
+    _, wanted = fit_population(alone, GRADED, form(3), seen)
     assert 0.5 * wanted.output < errors.output < 2 * wanted.output
 
 
 def test_two_bits_clip_and_beat_the_largest_scale_that_fits():
     real, seen = population(np.random.default_rng(0).normal(size=(20, 6)), threshold=30.0), calibration()
-    candidates = Candidates(real, form(2), 3, view(real, {}, seen))
+    candidates = Candidates(real, form(2), 3, view(real, seen))
     plain, clipped = candidates.at(np.full(20, np.inf))
     assert (clipped.scale.per_channel >= plain.scale.per_channel).all()
     assert (clipped.scale.per_channel > 1.2 * plain.scale.per_channel).any()
@@ -210,7 +209,7 @@ def test_two_bits_clip_and_beat_the_largest_scale_that_fits():
 
 def test_the_mean_of_the_error_goes_into_the_bias():
     real, seen = population(np.random.default_rng(3).normal(size=(5, 6)), threshold=30.0), calibration()
-    rounded, _ = fit_population(real, GRADED, form(3), seen, {})
+    rounded, _ = fit_population(real, GRADED, form(3), seen)
     units = rounded.neuron.threshold / real.threshold
     rates = seen.rates(INPUT_NAME)[:]
     off = (rates @ rounded.synapses[0].weight.T + rounded.bias) / units - rates @ real.synapses[0].weight.T
@@ -219,21 +218,22 @@ def test_the_mean_of_the_error_goes_into_the_bias():
 
 def test_units_are_given_the_same_integers():
     weight = np.random.default_rng(0).normal(size=(3, 6))
-    rounded, _ = fit_population(population(weight, 0.1, units=4), GRADED, form(4), calibration(), {})
+    rounded, _ = fit_population(population(weight, 0.1, units=4), GRADED, form(4), calibration())
     for values in (rounded.synapses[0].weight, rounded.bias, rounded.neuron.threshold):
         np.testing.assert_array_equal(values, np.repeat(values[::4], 4, axis=0))
 
 
 def test_copies_of_the_source_are_given_the_same_weights():
-    weight = np.repeat(np.random.default_rng(0).normal(size=(4, 3)), 2, axis=1)
-    rounded, _ = fit_population(population(weight), GRADED, form(4), calibration(), {INPUT_NAME: 2})
+    real = population(np.random.default_rng(0).normal(size=(4, 3)))
+    doubled = replace(real.synapses[0], source_shape=(6,), repeat=Repeat(copies_in=2))
+    rounded, _ = fit_population(replace(real, synapses=(doubled,)), GRADED, form(4), calibration())
     found = rounded.synapses[0].weight
     np.testing.assert_array_equal(found, np.repeat(found[:, ::2], 2, axis=1))
 
 
 def test_channels_that_are_left_out_of_the_curve_are_like_the_others(monkeypatch):
     real, seen = population(np.random.default_rng(0).normal(size=(40, 6)), threshold=None), calibration()
-    weights, base = view(real, {}, seen)[0].weights(0), np.full(40, 1.0)
+    weights, base = view(real, seen)[0].weights(0), np.full(40, 1.0)
     exact = error_curve(base, [weights], 1).errors
     monkeypatch.setattr("nctool.conversion.quantise.clipping.BUDGET", 13 * 40 * 36 / 4)
     sampled = error_curve(base, [weights], 1).errors
@@ -331,10 +331,10 @@ def test_kernels_of_folded_pooling_stay_constant_in_blocks():
         nn.Conv2d(1, 3, 3), act(), nn.AvgPool2d(2), nn.Conv2d(3, 4, 2), act(), nn.Flatten(), nn.Linear(4, 2)
     )
     pixels = np.random.default_rng(0).integers(0, 256, (20, 1, 6, 6), np.uint8)
-    weight = conversion(model, (1, 6, 6), pixels, form(4)).network.populations[1].synapses[0].weight
-    assert weight.shape == (4, 3, 4, 4)
-    assert is_constant(weight, 2, 2) and is_constant(weight, 3, 2)
-    assert len(np.unique(weight)) > 4
+    synapse = conversion(model, (1, 6, 6), pixels, form(4)).network.populations[1].synapses[0]
+    assert (synapse.weight.shape, synapse.repeat) == ((4, 3, 4, 4), Repeat((2, 2)))
+    np.testing.assert_array_equal(synapse.weight, np.kron(synapse.weight[:, :, ::2, ::2], np.ones((2, 2), int)))
+    assert len(np.unique(synapse.weight)) > 4
 
 
 def test_a_conversion_gives_the_same_integers_each_time():

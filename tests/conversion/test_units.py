@@ -155,7 +155,8 @@ def test_units_differ_by_layer():
 
 def test_copies_behind_a_flattened_image_are_those_of_a_channel():
     copied = stagger(each(trace(model(), (2, 8, 8)), fold_pooling), {"conv2": 2})
-    weight = copied.populations[2].synapses[0].weight.reshape(3, 4, 2, -1)
+    synapse = copied.populations[2].synapses[0]
+    weight = synapse.repeat.spread(synapse.weight, synapse.source_shape).reshape(3, 4, 2, -1)
     np.testing.assert_array_equal(weight[:, :, 0], weight[:, :, 1])
 
 

@@ -22,6 +22,7 @@ from nctool.ir.network import (
     Population,
     Readout,
     Synapse,
+    find_repeats,
 )
 from nctool.reference.simulate import simulate
 from nctool.reference.synapses import synaptic_input
@@ -86,15 +87,15 @@ def test_another_window(seed: int, n_steps: int) -> None:
     assert fast(network, pixels, n_steps=n_steps) == simulate(network, pixels, n_steps=n_steps)
 
 
-def pooled_network(seed: int) -> tuple[IntNetwork, tuple[int, int]]:
-    """A convolution and a dense layer whose weights are constant in blocks, as folded pooling makes them."""
+def repeating_network(seed: int) -> tuple[IntNetwork, tuple[int, int], int]:
+    """A convolution and a dense layer whose weights repeat in blocks, and for each replica of an activation."""
     rng = np.random.default_rng(seed)
     block = tuple(int(b) for b in rng.integers(1, 4, 2))
     kernel, stride, padding = (rng.integers(low, 3, 2).tolist() for low in (1, 1, 0))
-    groups = int(rng.integers(1, 3))
+    groups, copies = (int(rng.integers(1, 3)) for _ in range(2))
     rest = [int(rng.integers(0, b)) if p == 0 else 0 for b, p in zip(block, padding, strict=True)]
     source = (2, *(b * int(rng.integers(2, 5)) + r for b, r in zip(block, rest, strict=True)))
-    small = rng.integers(-128, 128, (4, 2 // groups, *kernel)).astype(np.int32)
+    small = rng.integers(-128, 128, (4, 2 // groups, *kernel)).astype(np.int32).repeat(copies, axis=0)
     geometry = ConvGeometry(
         stride=tuple(s * b for s, b in zip(stride, block, strict=True)),
         padding=tuple(p * b for p, b in zip(padding, block, strict=True)),
@@ -102,24 +103,27 @@ def pooled_network(seed: int) -> tuple[IntNetwork, tuple[int, int]]:
     )
     synapse = Synapse(INPUT_NAME, small.repeat(block[0], axis=2).repeat(block[1], axis=3), conv=geometry)
     shape = synapse.output_shape(source)
-    threshold = rng.integers(1, 128, 4) << 6
-    weight = rng.integers(-99, 100, (3, 4)).repeat(int(np.prod(shape[1:])), axis=1).astype(np.int32)
+    threshold = rng.integers(1, 128, 4 * copies) << 6
+    weight = rng.integers(-99, 100, (3, 4)).repeat(copies * int(np.prod(shape[1:])), axis=1).astype(np.int32)
     populations = (
-        Population("conv", shape, IntegrateFire(threshold, threshold // 2), rng.integers(-99, 99, 4), (synapse,)),
+        Population(
+            "conv", shape, IntegrateFire(threshold, threshold // 2), rng.integers(-99, 99, 4 * copies), (synapse,)
+        ),
         Population("readout", (3,), Readout(1.0), np.zeros(3, np.int64), (Synapse("conv", weight),)),
     )
     table = rng.integers(-128, 128, (2, 256)).astype(np.int8)
-    return IntNetwork(InputEncoding(source, table), populations, 3), block
+    return find_repeats(IntNetwork(InputEncoding(source, table), populations, 3)), block, copies
 
 
 @given(seeds)
-def test_folded_pooling_is_taken_apart_again(seed: int) -> None:
-    network, block = pooled_network(seed)
+def test_weights_that_repeat_are_taken_once(seed: int) -> None:
+    network, block, copies = repeating_network(seed)
     pixels = random_pixels(network, 4, seed)
     assert fast(network, pixels) == simulate(network, pixels)
     found, last = (layer.kernels[0] for layer in FastEngine(network).layers)
-    assert all(f % b == 0 for f, b in zip(found.block, block, strict=True))
+    assert all(f % b == 0 for f, b in zip(found.repeat.block, block, strict=True))
     assert last.weight.shape == (3, 4)
+    assert last.repeat.copies_in == found.repeat.copies_out == copies
 
 
 @pytest.mark.parametrize("bias", [0, 40])

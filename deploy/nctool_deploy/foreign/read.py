@@ -15,7 +15,7 @@ from pathlib import Path
 
 from nctool.errors import FormatError, UsageError
 from nctool.ir.inputs import INPUT_LIMIT
-from nctool.ir.network import INPUT_NAME, CurrentBased, IntegerInput, IntNetwork, Population, Shape
+from nctool.ir.network import INPUT_NAME, CurrentBased, IntegerInput, IntNetwork, Population, Shape, find_repeats
 from nctool_deploy.foreign.foreign_file import ForeignFile, ForeignOptions
 from nctool_deploy.foreign.layers import Layers, Source
 from nctool_deploy.foreign.node import ForeignNode
@@ -89,7 +89,9 @@ def _assemble(layers: Layers, options: ForeignOptions, n_steps: int) -> ForeignF
     if not populations or layers.input_shape is None:
         raise FormatError("`/layer` holds no layer that computes")
     low, high = (0, 1) if layers.takes_spikes_only else (-INPUT_LIMIT, INPUT_LIMIT)
-    network = IntNetwork(IntegerInput(layers.input_shape, low, high), populations, options.steps or n_steps)
+    network = find_repeats(
+        IntNetwork(IntegerInput(layers.input_shape, low, high), populations, options.steps or n_steps)
+    )
     image = layers.declared if layers.declared != layers.input_shape else None
     return ForeignFile(network, tuple(layers.notes), layers.transform, image, options)
 

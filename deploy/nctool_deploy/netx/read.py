@@ -14,7 +14,15 @@ from pydantic import ValidationError
 from nctool.errors import FormatError
 from nctool.ir.bounds import prove_population
 from nctool.ir.inputs import PixelEncoding
-from nctool.ir.network import INPUT_NAME, InputEncoding, IntNetwork, Population, RateEncoding, Shape
+from nctool.ir.network import (
+    INPUT_NAME,
+    InputEncoding,
+    IntNetwork,
+    Population,
+    RateEncoding,
+    Shape,
+    find_repeats,
+)
 from nctool.reference.trace import Trace
 from nctool_deploy.backends.backend import find_realisation
 from nctool_deploy.hdf5 import Node, opened
@@ -64,7 +72,7 @@ def _read(file: Node) -> NetxFile:
     for record in metadata.populations:
         sources = record.sources or (populations[-1].name if populations else INPUT_NAME,)
         populations.append(read_population(layer.child(str(record.layer)), record, sources, realisation))
-    network = IntNetwork(encoding, tuple(populations), metadata.n_steps)
+    network = find_repeats(IntNetwork(encoding, tuple(populations), metadata.n_steps))
     _require_layers(layer, network, metadata)
     known_answers = _read_answers(extra.child("known_answers"), network)
     file.require_all_taken()

@@ -5,12 +5,13 @@ gets drive 0, one that fires at every step the drive of its threshold: no weight
 nothing but padding, or neurons that never fire, become 0. A class whose logit stays far below that of another for every
 input is never the answer: its logit is raised, to one that is still below all that may be.
 
-In: a FloatNetwork whose units are copied, before spike values are absorbed. Out: one of the same spikes and answers,
+In: a FloatNetwork, before spike values are absorbed. Out: one of the same spikes and answers,
 and what was held. Must not import torch.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
@@ -18,7 +19,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nctool.conversion.float_network import FloatArray, FloatNetwork, FloatPopulation, FloatSynapse
-from nctool.conversion.folding import per_weight
 from nctool.ir.network import INPUT_NAME, Pair
 from nctool.ir.number_format import IntegerFormat
 
@@ -31,7 +31,7 @@ class Held:
     """What never changes in one population.
 
     Args:
-        never, always: channels that can never fire, and that fire at every step.
+        never, always: channels that can never fire, and that fire at every step, all units counted.
         unread: weights other than 0 that see nothing.
         raised: classes of a readout that are never the answer, and whose logit was raised.
     """
@@ -61,8 +61,9 @@ def hold(
             held = Held(raised=tuple(np.flatnonzero(~np.isnan(constant)).tolist()))
         else:
             constant = _constant_drive(drive, population.threshold, _starts(population, form), n_steps)
-            signals[population.name] = _spikes(constant, population.threshold / population.units)
-            held = Held(int((constant == 0).sum()), int((constant > 0).sum()))
+            signals[population.name] = _spikes(constant, population.threshold)
+            never, always = (population.units * int(held.sum()) for held in (constant == 0, constant > 0))
+            held = Held(never, always)
         populations.append(_driven_by(read, constant))
         found[population.name] = replace(held, unread=_nonzero(population) - _nonzero(read))
     return replace(network, populations=tuple(populations)), found
@@ -71,10 +72,10 @@ def hold(
 def _without_unread(synapse: FloatSynapse, signal: Interval) -> FloatSynapse:
     """Set weights to 0 that multiply nothing but 0."""
     silent = (signal[0] == 0) & (signal[1] == 0)
-    weight = np.where(per_weight(synapse, silent), 0.0, synapse.weight)
+    weight = np.where(synapse.per_weight(silent), 0.0, synapse.weight)
     if synapse.conv is not None:
         kernel: Pair = (weight.shape[2], weight.shape[3])
-        rows, columns = synapse.conv.seen_taps(synapse.source_shape, kernel)
+        rows, columns = synapse.conv.seen_taps(synapse.summed_shape, kernel)
         weight = weight * np.outer(rows, columns)
     return replace(synapse, weight=weight)
 
@@ -83,7 +84,8 @@ def _drive(population: FloatPopulation, signals: Mapping[str, Interval]) -> Inte
     """Return what one step can add to each channel's potential."""
     low = high = population.bias
     for synapse in population.synapses:
-        ends = [synapse.weight * per_weight(synapse, end) for end in signals[synapse.source]]
+        block = math.prod(synapse.repeat.block)
+        ends = [block * synapse.weight * synapse.per_weight(end) for end in signals[synapse.source]]
         least, most = np.minimum(*ends), np.maximum(*ends)
         if synapse.conv is not None and any(synapse.conv.padding):
             least, most = np.minimum(least, 0.0), np.maximum(most, 0.0)
@@ -111,7 +113,7 @@ def _constant_drive(drive: Interval, threshold: float, starts: tuple[float, floa
 
 
 def _spikes(constant: FloatArray, value: float) -> Interval:
-    """Return what each channel sends in a step, where a spike is worth `value`."""
+    """Return what the units of each channel send in a step, where spikes of all are worth `value`."""
     return np.where(constant > 0, value, 0.0), np.where(constant == 0, 0.0, value)
 
 
@@ -142,4 +144,4 @@ def _without(synapse: FloatSynapse, channels: NDArray[np.bool_]) -> FloatSynapse
 
 
 def _nonzero(population: FloatPopulation) -> int:
-    return sum(int(np.count_nonzero(synapse.weight)) for synapse in population.synapses)
+    return sum(synapse.repeat.copies * int(np.count_nonzero(synapse.weight)) for synapse in population.synapses)

@@ -6,13 +6,17 @@ one. NumPy float64 only; must not import torch.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from nctool.ir.geometry import ConvGeometry, Pair, Shape
 from nctool.ir.inputs import PixelEncoding
-from nctool.ir.network import INPUT_NAME, ConvGeometry, Pair, Shape
+from nctool.ir.population import INPUT_NAME
+from nctool.ir.repeat import NO_REPEAT, Repeat
 
 FloatArray = NDArray[np.float64]
 
@@ -58,11 +62,12 @@ class FloatSynapse:
         module: name of the linear module, or of the sum that an identity is a part of, for messages.
         source: population or `input` that it reads.
         source_shape: shape of that source, before pooling.
-        weight: float64, axes as in `nctool.ir.network.Synapse`; per unit of the (pooled) source.
-        bias: float64 (channels,).
-        conv: geometry of a convolution, None for a dense layer.
+        weight: float64, each weight once, axes as in `nctool.ir.network.Synapse`; per unit of the (pooled) source.
+        bias: float64 (channels,), of one unit for each activation.
+        conv: geometry of the distinct weights on what they read; None for a dense layer.
         norm: batch normalisation still to be folded.
         pools: poolings still to be folded, first applied first.
+        repeat: how the weights repeat on the source.
     """
 
     module: str
@@ -73,6 +78,23 @@ class FloatSynapse:
     conv: ConvGeometry | None
     norm: Norm | None = None
     pools: tuple[Pool, ...] = ()
+    repeat: Repeat = NO_REPEAT
+
+    @property
+    def groups(self) -> int:
+        """Return how many parts the source is split into, each read by channels of its own."""
+        return 1 if self.conv is None else self.conv.groups
+
+    @property
+    def summed_shape(self) -> Shape:
+        """Return the shape of the sums of signals that share a weight."""
+        return self.repeat.summed_shape(self.source_shape)
+
+    def per_weight(self, values: NDArray[Any]) -> NDArray[Any]:
+        """Spread a value of each channel of the source, (channels,), over the weights that read it, to broadcast."""
+        if self.conv is None:
+            return np.repeat(values, math.prod(self.summed_shape[1:]))
+        return values[self.conv.source_channels(self.weight.shape)][:, :, np.newaxis, np.newaxis]
 
     @property
     def largest(self) -> FloatArray:
@@ -87,7 +109,7 @@ class FloatPopulation:
 
     Args:
         name: name of the first linear module, or of the sum if there is none.
-        shape: (channels,) or (channels, height, width) of the output.
+        shape: (channels,) or (channels, height, width) of the output, all units counted.
         synapses: the branches of the sum, at least one.
         threshold: of the activation, > 0, in units of the pre-activation; None for the readout.
         units: neurons that share an activation, >= 1; their channels lie side by side, and a spike of one is worth
@@ -102,7 +124,7 @@ class FloatPopulation:
 
     @property
     def bias(self) -> FloatArray:
-        """Return the bias of all branches together, float64 (channels,)."""
+        """Return the bias of all branches together, float64 (channels,), of one unit for each activation."""
         bias: FloatArray = np.sum([synapse.bias for synapse in self.synapses], axis=0)
         return bias
 

@@ -3,7 +3,7 @@
 The same neurons as in training (`nctool.activation.surrogate`), with the same units, on the pixels as they are, or on
 the same spike trains. Each layer reads the spikes of the float layers before it.
 
-In: a FloatNetwork whose units are copied, pixels. Out: how often each neuron fires, and logits. Must not import the
+In: a FloatNetwork, pixels. Out: how often each neuron fires, and logits. Must not import the
 reference engine.
 """
 
@@ -19,10 +19,10 @@ from torch import Tensor
 from nctool.activation.surrogate import Reset, integrate_and_fire
 from nctool.conversion.float_network import CodedInput, FloatArray, FloatNetwork, FloatPopulation
 from nctool.fast.engine import exact_arithmetic
-from nctool.fast.kernel import Kernel, kernel_of
+from nctool.fast.kernel import Kernel, kernel_of_weights
 from nctool.fast.layer import weighted_sum
 from nctool.ir.inputs import RateEncoding
-from nctool.ir.network import INPUT_NAME, IntArray, Shape
+from nctool.ir.network import INPUT_NAME, IntArray
 
 CPU = torch.device("cpu")
 
@@ -32,7 +32,7 @@ class FloatSpikes:
     """A float network made ready to run.
 
     Args:
-        network: real numbers, units copied, spike values not absorbed.
+        network: real numbers, spike values not absorbed.
         coded: its input.
         reset: what a spike does to the membrane potential.
         n_steps: length of the window.
@@ -48,8 +48,7 @@ class FloatSpikes:
     @classmethod
     def prepare(cls, network: FloatNetwork, coded: CodedInput, reset: Reset, n_steps: int) -> FloatSpikes:
         """Bring the weights of `network` to torch."""
-        shapes = {INPUT_NAME: network.input_shape} | {p.name: p.shape for p in network.populations}
-        return cls(network, coded, reset, n_steps, {p.name: _kernels(p, shapes) for p in network.populations})
+        return cls(network, coded, reset, n_steps, {p.name: _kernels(p) for p in network.populations})
 
     def run(self, pixels: NDArray[np.uint8]) -> tuple[dict[str, IntArray], FloatArray]:
         """Run a batch for one window.
@@ -95,8 +94,9 @@ class FloatSpikes:
         return integrate_and_fire(steps.flatten(0, 1), theta, self.n_steps, self.reset).view_as(steps)
 
 
-def _kernels(population: FloatPopulation, shapes: dict[str, Shape]) -> tuple[Kernel, ...]:
-    first, *others = (
-        kernel_of(s.source, s.weight, s.conv, shapes[s.source], CPU, torch.float64) for s in population.synapses
+def _kernels(population: FloatPopulation) -> tuple[Kernel, ...]:
+    first, *rest = (
+        kernel_of_weights(s.source, s.weight, s.conv, s.source_shape, s.repeat, CPU, torch.float64)
+        for s in population.synapses
     )
-    return (replace(first, bias=torch.from_numpy(population.bias)), *others)
+    return (replace(first, bias=torch.from_numpy(population.bias.repeat(population.units))), *rest)

@@ -9,15 +9,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import replace
-from typing import Any
+from dataclasses import dataclass, replace
 
 import numpy as np
-from numpy.typing import NDArray
 
 from nctool.conversion.float_network import CodedInput, FloatArray, FloatNetwork, FloatSynapse, Pool
 from nctool.errors import RangeError, UnsupportedError
-from nctool.ir.network import ConvGeometry, InputEncoding, Pair, Shape
+from nctool.ir.network import ConvGeometry, InputEncoding, Shape
 
 INPUT_MAX = 127
 """Graded inputs stay within -127..127; -128 stays free so that the range is symmetric."""
@@ -42,50 +40,17 @@ def fold_pooling(synapse: FloatSynapse) -> FloatSynapse:
     """Fold average poolings into the weights behind them, the last one first.
 
     A kernel k behind a pooling of window w and stride p is a kernel (k - 1) p + w of stride s p; a dense layer
-    spreads each weight over its window. Other readers of what was pooled have synapses of their own.
+    spreads each weight over its window. Where the windows tile the image, each weight is kept once, with the block of
+    pixels that share it. Other readers of what was pooled have synapses of their own.
 
     Raises:
         UnsupportedError: padding behind the pooling would meet pixels that the pooling dropped or shares.
     """
     for pool in reversed(synapse.pools):
-        if synapse.conv is None:
-            synapse = _pool_into_dense(synapse, pool)
-        else:
-            synapse = _pool_into_conv(synapse, pool, synapse.conv)
+        if synapse.conv is not None:
+            _require_exact(synapse, pool, synapse.conv)
+        synapse = _fold_one(synapse, pool)
     return replace(synapse, pools=())
-
-
-def _pool_into_dense(synapse: FloatSynapse, pool: Pool) -> FloatSynapse:
-    channels, high, wide = pool.source
-    out, (pooled_high, pooled_wide) = len(synapse.weight), pool.output[1:]
-    share = synapse.weight.reshape(out, channels, pooled_high, pooled_wide) / pool.divisor
-    pad_y, pad_x = pool.padding
-    spread = np.zeros((out, channels, high + 2 * pad_y, wide + 2 * pad_x))
-    for y in range(pool.kernel[0]):
-        for x in range(pool.kernel[1]):
-            rows = slice(y, y + pool.stride[0] * (pooled_high - 1) + 1, pool.stride[0])
-            columns = slice(x, x + pool.stride[1] * (pooled_wide - 1) + 1, pool.stride[1])
-            spread[:, :, rows, columns] += share
-    inner = spread[:, :, pad_y : pad_y + high, pad_x : pad_x + wide]
-    return replace(synapse, weight=inner.reshape(out, math.prod(pool.source)))
-
-
-def _pool_into_conv(synapse: FloatSynapse, pool: Pool, conv: ConvGeometry) -> FloatSynapse:
-    _require_exact(synapse, pool, conv)
-    kernel: Pair = (synapse.weight.shape[2], synapse.weight.shape[3])
-    step_y, step_x = (d * s for d, s in zip(conv.dilation, pool.stride, strict=True))
-    size = [(k - 1) * step + w for k, step, w in zip(kernel, (step_y, step_x), pool.kernel, strict=True)]
-    weight = np.zeros((*synapse.weight.shape[:2], *size))
-    for y in range(kernel[0]):
-        for x in range(kernel[1]):
-            tap = synapse.weight[:, :, y, x, np.newaxis, np.newaxis] / pool.divisor
-            weight[:, :, y * step_y : y * step_y + pool.kernel[0], x * step_x : x * step_x + pool.kernel[1]] += tap
-    geometry = ConvGeometry(
-        stride=_pairwise(lambda s, p: s * p, conv.stride, pool.stride),
-        padding=_pairwise(lambda a, b: a + b, _pairwise(lambda q, p: q * p, conv.padding, pool.stride), pool.padding),
-        groups=conv.groups,
-    )
-    return replace(synapse, weight=weight, conv=geometry)
 
 
 def _require_exact(synapse: FloatSynapse, pool: Pool, conv: ConvGeometry) -> None:
@@ -104,8 +69,80 @@ def _require_exact(synapse: FloatSynapse, pool: Pool, conv: ConvGeometry) -> Non
             )
 
 
-def _pairwise(combine: Callable[[int, int], int], one: Pair, other: Pair) -> Pair:
-    return combine(one[0], other[0]), combine(one[1], other[1])
+@dataclass(frozen=True, eq=False)
+class _Axis:
+    """Weights along the height or the width of what they read.
+
+    Args:
+        weight: float64, 4 axes.
+        axis: 2 for the height, 3 for the width.
+        stride, padding, dilation: of the kernel, in blocks.
+        block: pixels that share each weight.
+    """
+
+    weight: FloatArray
+    axis: int
+    stride: int = 1
+    padding: int = 0
+    dilation: int = 1
+    block: int = 1
+
+    def on_pixels(self) -> _Axis:
+        """Return the same with a weight for each pixel."""
+        weight = np.repeat(self.weight, self.block, axis=self.axis)
+        return replace(self, weight=weight, stride=self.stride * self.block, padding=self.padding * self.block, block=1)
+
+    def behind(self, window: int, stride: int, padding: int) -> _Axis:
+        """Return the kernel that is this one behind a pooling: each weight stands at each pixel of its window."""
+        lines = np.moveaxis(self.weight, self.axis, -1)
+        step = self.dilation * stride
+        reach = step * (lines.shape[-1] - 1) + 1
+        spread = np.zeros((*lines.shape[:-1], reach + window - 1))
+        for offset in range(window):
+            spread[..., offset : offset + reach : step] += lines
+        weight = np.moveaxis(spread, -1, self.axis)
+        return replace(
+            self, weight=weight, stride=self.stride * stride, padding=self.padding * stride + padding, dilation=1
+        )
+
+    def within(self, size: int) -> _Axis:
+        """Return dense weights for the blocks of an image, 0 where no window lies, without those on padding."""
+        lines = np.moveaxis(self.weight, self.axis, 0)[self.padding :][:size]
+        missing = np.zeros((size - len(lines), *lines.shape[1:]))
+        return replace(self, weight=np.moveaxis(np.concatenate([lines, missing]), 0, self.axis), padding=0)
+
+
+def _fold_one(synapse: FloatSynapse, pool: Pool) -> FloatSynapse:
+    conv, before = synapse.conv or ConvGeometry(), synapse.repeat.summed_shape(pool.output)
+    weight = synapse.weight / pool.divisor
+    if synapse.conv is None:
+        weight = weight.reshape(len(weight), -1, *before[1:])
+    axes = []
+    for k in (0, 1):
+        axis = _Axis(weight, 2 + k, conv.stride[k], conv.padding[k], conv.dilation[k], synapse.repeat.block[k])
+        axes.append(_fold_axis(axis, pool, synapse.conv is None))
+        weight = axes[-1].weight
+    high, wide = axes
+    repeat = replace(synapse.repeat, block=(high.block, wide.block))
+    if synapse.conv is None:
+        return replace(synapse, weight=weight.reshape(len(weight), -1), repeat=repeat)
+    geometry = ConvGeometry((high.stride, wide.stride), (high.padding, wide.padding), groups=conv.groups)
+    return replace(synapse, weight=weight, conv=geometry, repeat=repeat)
+
+
+def _fold_axis(along: _Axis, pool: Pool, is_dense: bool) -> _Axis:
+    """Fold what a pooling does along one axis: sums over tiles, and of these a pooling with a smaller window."""
+    k = along.axis - 2
+    size, window, stride, padding = pool.source[1 + k], pool.kernel[k], pool.stride[k], pool.padding[k]
+    if is_dense and pool.output[1 + k] == 1:
+        stride = window  # a window alone may move by any step
+    must_divide = size if is_dense or padding or along.padding else 0
+    tile = math.gcd(window, stride, padding, must_divide)
+    smaller = (window // tile, stride // tile, padding // tile)
+    if smaller != (1, 1, 0):
+        along = along.on_pixels()
+    folded = replace(along.behind(*smaller), block=tile * along.block)
+    return folded.within(size // folded.block) if is_dense else folded
 
 
 def normalised_pixels(shape: Shape, mean: tuple[float, ...], std: tuple[float, ...]) -> FloatArray:
@@ -151,19 +188,9 @@ def absorb_spike_values(network: FloatNetwork, coded: CodedInput) -> FloatNetwor
     """
     values: dict[str, FloatArray] = {coded.name: coded.step}
     spiking = ((p, p.threshold) for p in network.populations if p.threshold is not None)
-    values |= {p.name: np.full(p.shape[0], threshold / p.units) for p, threshold in spiking}
+    values |= {p.name: np.full(len(p.bias), threshold / p.units) for p, threshold in spiking}
     return each(network, lambda synapse: _scale_inputs(synapse, values))
 
 
 def _scale_inputs(synapse: FloatSynapse, values: Mapping[str, FloatArray]) -> FloatSynapse:
-    return replace(synapse, weight=synapse.weight * per_weight(synapse, values[synapse.source]))
-
-
-def per_weight(synapse: FloatSynapse, values: NDArray[Any]) -> NDArray[Any]:
-    """Spread a value of each channel of the source, (channels,), over the weights that read it, to broadcast."""
-    if synapse.conv is None:
-        return np.repeat(values, math.prod(synapse.source_shape[1:]))
-    out, group_size = synapse.weight.shape[:2]
-    group = np.arange(out) // (out // synapse.conv.groups)
-    channel = group[:, np.newaxis] * group_size + np.arange(group_size)
-    return values[channel][:, :, np.newaxis, np.newaxis]
+    return replace(synapse, weight=synapse.weight * synapse.per_weight(values[synapse.source]))

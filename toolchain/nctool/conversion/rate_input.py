@@ -14,9 +14,8 @@ from dataclasses import replace
 
 import numpy as np
 
-from nctool.conversion.float_network import CodedInput, FloatArray, FloatNetwork
+from nctool.conversion.float_network import CodedInput, FloatArray, FloatNetwork, FloatSynapse
 from nctool.conversion.folding import each, normalised_pixels
-from nctool.conversion.units import copy_channels
 from nctool.ir.network import INPUT_NAME, RateEncoding, Shape
 
 RATE_THRESHOLD = 2**12
@@ -45,5 +44,14 @@ def rate_input(shape: Shape, mean: tuple[float, ...], std: tuple[float, ...]) ->
 def split_input(network: FloatNetwork, coded: CodedInput) -> FloatNetwork:
     """Copy the weights behind the input for each part of a channel: W x = W x_on + W x_off."""
     copies = coded.encoding.shape[0] // network.input_shape[0]
-    split = each(network, lambda synapse: copy_channels(synapse, copies if synapse.source == INPUT_NAME else 1, 1))
+    split = each(network, lambda synapse: _split(synapse, copies) if synapse.source == INPUT_NAME else synapse)
     return replace(split, input_shape=coded.encoding.shape)
+
+
+def _split(synapse: FloatSynapse, copies: int) -> FloatSynapse:
+    """Give each part of a channel of the input weights of its own; the parts lie side by side."""
+    channels, *size = synapse.source_shape
+    weight = synapse.weight.reshape(len(synapse.weight), synapse.summed_shape[0] // synapse.groups, -1)
+    weight = np.repeat(weight, copies, axis=1)
+    shape = (len(weight), -1, *synapse.weight.shape[2:])
+    return replace(synapse, source_shape=(channels * copies, *size), weight=weight.reshape(shape))

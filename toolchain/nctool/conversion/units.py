@@ -5,16 +5,13 @@ spike is worth threshold / K. By Hermite's identity, sum over k of floor(x + k /
 T steps what one unit would emit in K * T: the residual error shrinks as K grows, and T = 1 with K = L is the quantised
 ANN itself (docs/SEMANTICS.md, rules U1 and U2).
 
-In: a FloatNetwork whose poolings are folded. Out: a FloatNetwork with the channels copied. Must not import torch.
+In: a FloatNetwork whose poolings are folded. Out: a FloatNetwork whose channels repeat.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import replace
-
-import numpy as np
 
 from nctool.conversion.float_network import FloatNetwork, FloatPopulation, FloatSynapse
 from nctool.errors import UsageError
@@ -44,36 +41,21 @@ def units_by_name(network: FloatNetwork, units: Units) -> dict[str, int]:
 
 
 def stagger(network: FloatNetwork, units: Mapping[str, int]) -> FloatNetwork:
-    """Copy the channels of every population as often as it has units, and the weights behind them."""
-    return replace(network, populations=tuple(_copied(p, units) for p in network.populations))
+    """Give every population its units: its channels, and the weights of those that read it, repeat so often."""
+    return replace(network, populations=tuple(_repeated(p, units) for p in network.populations))
 
 
-def _copied(population: FloatPopulation, units: Mapping[str, int]) -> FloatPopulation:
+def _repeated(population: FloatPopulation, units: Mapping[str, int]) -> FloatPopulation:
     copies = units.get(population.name, 1)
     return replace(
         population,
         shape=(population.shape[0] * copies, *population.shape[1:]),
-        synapses=tuple(copy_channels(synapse, units.get(synapse.source, 1), copies) for synapse in population.synapses),
+        synapses=tuple(_repeat(synapse, units.get(synapse.source, 1), copies) for synapse in population.synapses),
         units=copies,
     )
 
 
-def copy_channels(synapse: FloatSynapse, copies_in: int, copies_out: int) -> FloatSynapse:
-    """Repeat weights along the source's channels and along their own: copies of a channel lie side by side.
-
-    Args:
-        copies_in, copies_out: how many of each channel of the source and of the driven population there are.
-    """
+def _repeat(synapse: FloatSynapse, copies_in: int, copies_out: int) -> FloatSynapse:
     channels, *size = synapse.source_shape
-    weight = synapse.weight
-    if synapse.conv is None:
-        per_channel = weight.reshape(len(weight), channels, math.prod(size))
-        weight = np.repeat(per_channel, copies_in, axis=1).reshape(len(weight), -1)
-    else:
-        weight = np.repeat(weight, copies_in, axis=1)
-    return replace(
-        synapse,
-        source_shape=(channels * copies_in, *size),
-        weight=np.repeat(weight, copies_out, axis=0),
-        bias=np.repeat(synapse.bias, copies_out),
-    )
+    repeat = replace(synapse.repeat, copies_in=copies_in, copies_out=copies_out)
+    return replace(synapse, source_shape=(channels * copies_in, *size), repeat=repeat)

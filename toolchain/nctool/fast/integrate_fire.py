@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from nctool.fast.kernel import Kernel, make_kernel
+from nctool.fast.kernel import Kernel, kernel_of_synapse
 from nctool.fast.layer import LayerRun, Surroundings, empty_steps, exact_type, weighted_sum
 from nctool.ir.bounds import prove_population
 from nctool.ir.network import ACCUMULATOR_LIMIT, IntArray, IntegrateFire, Population
@@ -64,7 +64,7 @@ class IntegrateFireLayer:
         def column(values: IntArray) -> Tensor:
             return torch.from_numpy(values.astype(np.int64)).to(device, dtype).reshape(shape)
 
-        kernels = [make_kernel(s, network.shapes[s.source], device, dtype) for s in population.synapses]
+        kernels = [kernel_of_synapse(s, network.shapes[s.source], device, dtype) for s in population.synapses]
         if population.bias.any():
             kernels[0] = replace(kernels[0], bias=column(population.bias).flatten())
         return cls(

@@ -14,10 +14,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from nctool.fast.kernel import Kernel, make_kernel
+from nctool.fast.kernel import Kernel, kernel_of_synapse
 from nctool.fast.layer import weighted_sum
 from nctool.ir.checks import largest_sum
 from nctool.ir.network import INPUT_NAME, IntArray, IntNetwork, Population, Shape, Synapse
+from nctool.ir.repeat import NO_REPEAT
 
 
 @dataclass(frozen=True)
@@ -110,12 +111,12 @@ def split_by_delay(synapse: Synapse, source: Shape, device: torch.device, dtype:
     """Return one part per delay, holding only the target neurons that have connections of that delay."""
     rows = torch.arange(len(synapse.weight), device=device)
     if synapse.delay is None:
-        return [Delayed(0, rows, make_kernel(synapse, source, device, dtype))]
+        return [Delayed(0, rows, kernel_of_synapse(synapse, source, device, dtype))]
     parts = []
     for delay in np.unique(synapse.delay):
         there = synapse.delay == delay
         some = np.flatnonzero(there.any(axis=1))
         weight: IntArray = np.where(there, synapse.weight, 0)[some]
-        kernel = make_kernel(replace(synapse, weight=weight, delay=None), source, device, dtype)
+        kernel = kernel_of_synapse(replace(synapse, weight=weight, delay=None, repeat=NO_REPEAT), source, device, dtype)
         parts.append(Delayed(int(delay), rows[torch.from_numpy(some).to(device)], kernel))
     return parts

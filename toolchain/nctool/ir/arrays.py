@@ -20,14 +20,15 @@ class StructuralEquality:
     def __eq__(self, other: object) -> bool:
         if type(self) is not type(other):
             return False
-        return all(_same(getattr(self, field.name), getattr(other, field.name)) for field in fields(self))
+        names = (field.name for field in fields(self) if field.compare)
+        return all(_are_equal(getattr(self, name), getattr(other, name)) for name in names)
 
     __hash__ = None  # type: ignore[assignment]  # arrays are mutable: these objects are no dictionary keys
 
 
-def _same(one: object, other: object) -> bool:
-    if isinstance(one, np.ndarray) and isinstance(other, np.ndarray):
-        return one.dtype == other.dtype and np.array_equal(one, other)
-    if isinstance(one, Mapping) and isinstance(other, Mapping):
-        return one.keys() == other.keys() and all(_same(one[key], other[key]) for key in one)
-    return bool(one == other)
+def _are_equal(left: object, right: object) -> bool:
+    if isinstance(left, np.ndarray) and isinstance(right, np.ndarray):
+        return left.dtype == right.dtype and np.array_equal(left, right)
+    if isinstance(left, Mapping) and isinstance(right, Mapping):
+        return left.keys() == right.keys() and all(_are_equal(left[key], right[key]) for key in left)
+    return bool(left == right)

@@ -13,6 +13,7 @@ import numpy as np
 from nctool.errors import RangeError
 from nctool.ir.geometry import Shape
 from nctool.ir.population import INPUT_NAME, LARGEST_DELAY, CurrentBased, IntArray, IntegrateFire, Population, Synapse
+from nctool.ir.repeat import NO_REPEAT
 
 
 def validate_population(population: Population, where: str, seen: Mapping[str, Shape]) -> None:
@@ -84,6 +85,7 @@ def _validate_synapse(synapse: Synapse, population: Population, where: str, seen
         fan_in = (source[0] // conv.groups, *weight.shape[2:])
     require_integers(weight, (weight.shape[0], *fan_in), where, "weight")
     _validate_delay(synapse, population, where)
+    _validate_repeat(synapse, where, source)
     driven = synapse.output_shape(source)
     require(driven == population.shape, where, f"shape driven by `{synapse.source}`", driven, str(population.shape))
 
@@ -97,6 +99,12 @@ def _validate_delay(synapse: Synapse, population: Population, where: str) -> Non
     require_integers(delay, synapse.weight.shape, where, "delay")
     low, high = int(delay.min()), int(delay.max())
     require(low >= 0 and high <= LARGEST_DELAY, where, "delay", (low, high), f"0..{LARGEST_DELAY}")
+
+
+def _validate_repeat(synapse: Synapse, where: str, source: Shape) -> None:
+    repeat = synapse.repeat
+    fits = repeat == NO_REPEAT or (synapse.delay is None and repeat.holds(synapse.weight, synapse.conv, source))
+    require(fits, where, f"repetition of weights from `{synapse.source}`", repeat, "that of the weights")
 
 
 def require_shape(shape: Shape, where: str) -> None:

@@ -10,7 +10,7 @@ In: the parts. Out: a validated frozen dataclass. Must not import torch, h5py or
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -40,6 +40,7 @@ from nctool.ir.population import (
     Readout,
     Synapse,
 )
+from nctool.ir.repeat import find_repeat
 
 __all__ = [
     "ACCUMULATOR_LIMIT",
@@ -138,6 +139,20 @@ class IntNetwork(StructuralEquality):
         A kernel tap that falls on padding is counted: the count is out-neurons times fan-in.
         """
         return sum(population.n_neurons * int(np.prod(s.weight.shape[1:])) for s in population.synapses)
+
+
+def find_repeats(network: IntNetwork) -> IntNetwork:
+    """Return a network that was read from a file with how the weights of each synapse repeat, but where they delay."""
+
+    def found(synapse: Synapse) -> Synapse:
+        source = network.shapes[synapse.source]
+        return replace(synapse, repeat=find_repeat(synapse.weight, synapse.conv, source))
+
+    populations = (
+        replace(p, synapses=tuple(s if s.delay is not None else found(s) for s in p.synapses))
+        for p in network.populations
+    )
+    return replace(network, populations=tuple(populations))
 
 
 def validate(network: IntNetwork) -> None:

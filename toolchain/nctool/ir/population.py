@@ -8,7 +8,7 @@ In: NumPy arrays. Out: frozen dataclasses. Must not import torch, h5py or Lava.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import numpy as np
@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from nctool.ir.arrays import StructuralEquality
 from nctool.ir.geometry import ConvGeometry, Shape
 from nctool.ir.number_format import ACCUMULATOR_LIMIT
+from nctool.ir.repeat import NO_REPEAT, Repeat
 
 IntArray = NDArray[np.signedinteger[Any]]
 BoundKind = Literal["proved", "calibrated"]
@@ -53,6 +54,7 @@ class Synapse(StructuralEquality):
         conv: geometry of a convolution, None for a dense synapse.
         delay: of a dense synapse into a current-based population, int64 (out, in), 0..62 time steps (rule W4);
             None for no delay.
+        repeat: how the weights repeat, where that is known; two synapses of the same weights are equal without it.
     """
 
     source: str
@@ -60,6 +62,7 @@ class Synapse(StructuralEquality):
     exponent: int = 0
     conv: ConvGeometry | None = None
     delay: IntArray | None = None
+    repeat: Repeat = field(default=NO_REPEAT, compare=False)
 
     @property
     def register_bits(self) -> int:

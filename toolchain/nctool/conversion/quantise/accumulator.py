@@ -11,7 +11,6 @@ import torch.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -71,11 +70,10 @@ def fit(
         progress(place[name], len(place), f"converting `{name}`, {done} of {total} samples")
 
     calibration = Calibration(coded, pixels, n_steps, running)
-    units = {population.name: population.units for population in network.populations}
     last_reader, populations, errors = network.last_readers, [], {}
     for real in network.populations:
         progress(place[real.name], len(place), f"converting `{real.name}`")
-        population, errors[real.name] = fit_population(real, coded, form, calibration, units)
+        population, errors[real.name] = fit_population(real, coded, form, calibration)
         _require_weights(real, population, form, n_steps)
         if real.name in last_reader:
             calibration.settle(population)
@@ -102,18 +100,14 @@ def fit_population(
     coded: CodedInput,
     form: IntegerFormat,
     calibration: Calibration,
-    units: Mapping[str, int],
 ) -> tuple[Population, Errors]:
     """Round one population; return it with its bound, and its errors.
-
-    Args:
-        units: of each population that it reads; 1 where it is not named.
 
     Raises:
         RangeError: no scale keeps its accumulated input in the accumulator.
     """
-    candidates = Candidates(real, form, calibration.n_steps, view(real, units, calibration))
-    ceiling: FloatArray = np.full(real.shape[0], np.inf)
+    candidates = Candidates(real, form, calibration.n_steps, view(real, calibration))
+    ceiling: FloatArray = np.full(len(real.bias), np.inf)
     proving = True
     for attempt in range(MAX_ROUNDS):
         tried = candidates.at(ceiling)
@@ -125,7 +119,8 @@ def fit_population(
             found, margin = prove_population(best.population, coded.encoding, calibration.n_steps), 1.0
         else:
             found, margin = calibration.range_of(best.population), MARGIN
-        excess = found.magnitude * margin / form.accumulator_max
+        magnitude = found.magnitude.reshape(-1, real.units).max(axis=1)  # units have one scale
+        excess = magnitude * margin / form.accumulator_max
         if excess.max() <= 1:
             bound = found.bound("proved" if proving else "calibrated", margin)
             return replace(best.population, bound=bound), candidates.errors(best)

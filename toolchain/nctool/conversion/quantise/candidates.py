@@ -85,7 +85,7 @@ class Candidates:
 
     def _curve(self, exponents: tuple[int, ...]) -> Curve:
         if exponents not in self._curves:
-            base = fitting_scales(self.real, self.form, exponents)[:: self.real.units]
+            base = fitting_scales(self.real, self.form, exponents)
             if self.form.one_threshold or self.real.threshold is None:
                 base = np.full(len(base), base.min())
             weights = [each.weights(exponent) for each, exponent in zip(self.views, exponents, strict=True)]

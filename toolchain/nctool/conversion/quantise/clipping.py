@@ -35,7 +35,7 @@ AT_ONCE = 2**23
 
 @dataclass(frozen=True, eq=False)
 class Weights:
-    """The weights of a synapse, without copies, and how their errors add up.
+    """The weights of a synapse, and how their errors add up.
 
     Args:
         weight: float64 (groups, channels / groups, fan-in).
@@ -124,7 +124,7 @@ def choose_clipped(
     """Return the scale of least output error; None if no threshold fits.
 
     Args:
-        curve: of the population without copies.
+        curve: of the population.
         exponents: of the synapses.
         ceiling: float64 (channels,), scales may not exceed it.
     """
@@ -132,14 +132,13 @@ def choose_clipped(
     caps = np.minimum(ceiling, hard_limits(population, form, fitting))
     if form.one_threshold or population.threshold is None:
         fitting, caps = (np.full(len(each), each.min()) for each in (fitting, caps))
-    tried = np.minimum(fitting * FACTORS[:, np.newaxis], caps)[:, :: population.units]
+    tried = np.minimum(fitting * FACTORS[:, np.newaxis], caps)
     if population.threshold is None:
         tried = np.where(np.isfinite(tried), tried, 1.0)
         return Scale(tried[curve.at(tried).sum(axis=1).argmin()], None, exponents)
-    chosen = _choose_threshold(population.threshold, form, curve, tried)
-    if chosen is None:
+    threshold = _choose_threshold(population.threshold, form, curve, tried)
+    if threshold is None:
         return None
-    threshold = np.repeat(chosen, population.units)
     return Scale(threshold / population.threshold, threshold, exponents)
 
 

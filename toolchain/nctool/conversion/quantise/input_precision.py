@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import reduce
 
 import numpy as np
 from numpy.typing import NDArray
@@ -67,7 +68,7 @@ def _round_readers(
     absorbed = absorb_spike_values(network, graded).populations
     reading = ((p, tuple(s for s in p.synapses if s.source == INPUT_NAME)) for p in absorbed)
     readers = [replace(population, synapses=synapses) for population, synapses in reading if synapses]
-    return [(p, fit_population(p, graded, form, Calibration(graded, pixels, n_steps), {})[0]) for p in readers]
+    return [(p, fit_population(p, graded, form, Calibration(graded, pixels, n_steps))[0]) for p in readers]
 
 
 def _fills(population: Population, form: IntegerFormat) -> bool:
@@ -93,31 +94,36 @@ def drive_error(
     exact = (graded.real / graded.step[:, np.newaxis])[channel, pixels]
     squares = []
     for real, rounded in readers:
-        wanted = _drive(exact, real.synapses, real.bias)
-        got = _drive(encoded, rounded.synapses, rounded.bias.astype(np.float64))
-        units = _per_channel(_units(real, rounded, n_steps), got)
-        squares.append(np.mean((got / units - wanted) ** 2) / (real.threshold or wanted.std() or 1.0) ** 2)
+        wanted = _drive(exact, real, [synapse.weight for synapse in real.synapses], real.bias)
+        weights = [
+            synapse.repeat.distinct(integer.weight, synapse.source_shape) * 2.0**integer.exponent
+            for synapse, integer in zip(real.synapses, rounded.synapses, strict=True)
+        ]
+        drive = _drive(encoded, real, weights, rounded.bias[:: real.units].astype(np.float64))
+        error = drive / _per_channel(_scale(real, rounded, n_steps), drive) - wanted
+        squares.append(np.mean(error**2) / (real.threshold or wanted.std() or 1.0) ** 2)
     return float(np.sqrt(np.mean(squares)))
 
 
-def _drive(signal: FloatArray, synapses: Sequence[FloatSynapse | Synapse], bias: FloatArray) -> FloatArray:
-    weighted = sum((_weigh(signal, synapse) for synapse in synapses[1:]), _weigh(signal, synapses[0]))
-    drive: FloatArray = weighted + _per_channel(bias, weighted)
-    return drive
+def _drive(
+    signal: FloatArray, population: FloatPopulation, weights: Sequence[FloatArray], bias: FloatArray
+) -> FloatArray:
+    """Return what the distinct weights of a population make of its input."""
+    terms = (_weigh(signal, *pair) for pair in zip(population.synapses, weights, strict=True))
+    total = reduce(np.add, terms)
+    return total + _per_channel(bias, total)
 
 
-def _weigh(signal: FloatArray, synapse: FloatSynapse | Synapse) -> FloatArray:
-    weight = synapse.weight.astype(np.float64)
-    if isinstance(synapse, Synapse):
-        weight = weight * 2.0**synapse.exponent
-    return dense(signal, weight) if synapse.conv is None else convolve(signal, weight, synapse.conv)
+def _weigh(signal: FloatArray, synapse: FloatSynapse, weight: FloatArray) -> FloatArray:
+    summed: FloatArray = synapse.repeat.summed(signal)
+    return dense(summed, weight) if synapse.conv is None else convolve(summed, weight, synapse.conv)
 
 
-def _units(real: FloatPopulation, rounded: Population, n_steps: int) -> FloatArray:
-    """Return the integer units per real unit of each channel."""
+def _scale(real: FloatPopulation, rounded: Population, n_steps: int) -> FloatArray:
+    """Return what a real unit is in integers, for each channel."""
     neuron = rounded.neuron
     if isinstance(neuron, IntegrateFire):
-        return neuron.threshold / np.float64(real.threshold or 1.0)
+        return neuron.threshold[:: real.units] / np.float64(real.threshold or 1.0)
     if isinstance(neuron, Readout):
         return np.full(len(rounded.bias), 1.0 / (neuron.scale * n_steps))
     raise UnsupportedError(f"population `{rounded.name}`: current-based neurons are not converted")

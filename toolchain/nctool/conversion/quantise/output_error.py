@@ -8,17 +8,16 @@ ICCV 2019, arXiv 1906.04721.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
 
-from nctool.conversion.float_network import FloatArray, FloatPopulation
+from nctool.conversion.float_network import FloatArray, FloatPopulation, FloatSynapse
 from nctool.conversion.quantise.calibration import Calibration
 from nctool.conversion.quantise.clipping import Weights
 from nctool.conversion.quantise.comparison import fits_comparison
-from nctool.conversion.quantise.copies import Distinct, distinct
 from nctool.conversion.quantise.factors import Factor, factor
 from nctool.conversion.quantise.rounding import round_with_feedback
 from nctool.conversion.quantise.scaling import Scale, assemble
@@ -32,11 +31,11 @@ class View:
     """What one synapse sees on calibration data.
 
     Args:
-        distinct: its weights without their copies.
+        synapse: which one.
         patches: float32 (groups, rows, fan-in); row r of every synapse of a population is of the same neuron.
     """
 
-    distinct: Distinct
+    synapse: FloatSynapse
     patches: Float32
 
     @cached_property
@@ -52,15 +51,15 @@ class View:
         return tuple(factor(found, group) for group in range(len(self.patches)))
 
     def by_group(self, weight: FloatArray) -> FloatArray:
-        """Return weights without copies as (groups, out / groups, fan-in)."""
+        """Return weights as (groups, out / groups, fan-in)."""
         return weight.reshape(len(self.patches), -1, self.patches.shape[2])
 
     def weights(self, exponent: int) -> Weights:
         """Return the weights with the factors of what they weigh."""
-        return Weights(self.by_group(self.distinct.weight), self.factors, exponent)
+        return Weights(self.by_group(self.synapse.weight), self.factors, exponent)
 
     def output(self, weight: FloatArray) -> Float32:
-        """Weigh the patches by weights without copies; float32 (rows, out)."""
+        """Weigh the patches; float32 (rows, out)."""
         weighted = self.patches @ np.swapaxes(self.by_group(weight).astype(np.float32), 1, 2)
         return np.swapaxes(weighted, 0, 1).reshape(weighted.shape[1], -1)
 
@@ -70,40 +69,35 @@ class View:
         return mean.reshape(-1)
 
     def round(self, units: FloatArray, largest: int) -> IntArray:
-        """Round with error feedback at integer units per real unit, (out,); whole numbers without copies."""
-        wanted = self.by_group(self.distinct.weight * _column(units, self.distinct.weight))
+        """Round with error feedback at integer units per real unit, (out,); whole numbers."""
+        wanted = self.by_group(self.synapse.weight * _column(units, self.synapse.weight))
         pairs = zip(wanted, self.factors, strict=True)
         rounded = [round_with_feedback(each, factor, largest)[0] for each, factor in pairs]
-        return np.concatenate(rounded).reshape(self.distinct.weight.shape)
+        return np.concatenate(rounded).reshape(self.synapse.weight.shape)
 
     def error(self, rounded: IntArray, units: FloatArray) -> FloatArray:
-        """Return what rounding added to each weight, without copies, in real units."""
-        found: FloatArray = rounded / _column(units, rounded) - self.distinct.weight
+        """Return what rounding added to each weight, in real units."""
+        found: FloatArray = rounded / _column(units, rounded) - self.synapse.weight
         return found
 
 
-def view(population: FloatPopulation, units: Mapping[str, int], calibration: Calibration) -> tuple[View, ...]:
-    """Return what every synapse of `population` sees.
-
-    Args:
-        units: of each population that may be a source; 1 where it is not named.
-    """
-    found = [distinct(s, units.get(s.source, 1), population.units) for s in population.synapses]
-    pairs, patches = zip(found, population.synapses, strict=True), n_patches(found)
-    return tuple(View(each, extract(each, calibration.rates(synapse.source), patches)) for each, synapse in pairs)
+def view(population: FloatPopulation, calibration: Calibration) -> tuple[View, ...]:
+    """Return what every synapse of `population` sees."""
+    patches = n_patches(population.synapses)
+    return tuple(View(s, extract(s, calibration.rates(s.source), patches)) for s in population.synapses)
 
 
 def round_for_output(
     population: FloatPopulation, scale: Scale, form: IntegerFormat, n_steps: int, views: Sequence[View]
 ) -> Population:
     """Round `population` at `scale` with error feedback; the mean of the error that is left goes into its bias."""
-    units, bias = scale.per_channel[:: population.units], population.bias[:: population.units]
+    units, bias = scale.per_channel, population.bias
     weights = []
     for each, exponent in zip(views, scale.exponents, strict=True):
         rounded = each.round(units / 2**exponent, form.weight_max)
         bias = bias - each.mean_output(each.error(rounded, units / 2**exponent))
-        weights.append(each.distinct.spread(rounded))
-    corrected = np.clip(np.rint(bias * units), -form.bias_max, form.bias_max).repeat(population.units)
+        weights.append(rounded)
+    corrected = np.clip(np.rint(bias * units), -form.bias_max, form.bias_max)
     found = assemble(population, scale, form, n_steps, tuple(weights), corrected)
     if _fits(found, form):
         return found
@@ -128,9 +122,7 @@ def output_error(population: FloatPopulation, scale: Scale, rounded: Population,
     Only what can change an output counts: channels that have weights, and of neurons the drive from 0, which gives no
     spike, to the threshold, which gives one at every step.
     """
-    changing = np.any(
-        [each.distinct.weight.reshape(each.distinct.weight.shape[0], -1).any(axis=1) for each in views], 0
-    )
+    changing = np.any([each.synapse.weight.reshape(each.synapse.weight.shape[0], -1).any(axis=1) for each in views], 0)
     wanted = _drive(population, views)[:, changing]
     found = wanted + _drive_error(population, scale, rounded, views)[:, changing]
     if population.threshold is not None:
@@ -148,17 +140,17 @@ def relative_error(squares: float, power: float) -> float:
 
 def _drive(population: FloatPopulation, views: Sequence[View]) -> FloatArray:
     """Return the drive of one step, in real units, (rows, channels)."""
-    total: FloatArray = population.bias[:: population.units] + sum(each.output(each.distinct.weight) for each in views)
+    total: FloatArray = population.bias + sum(each.output(each.synapse.weight) for each in views)
     return total
 
 
 def _drive_error(population: FloatPopulation, scale: Scale, rounded: Population, views: Sequence[View]) -> FloatArray:
     """Return what rounding adds to the drive of one step, in real units, (rows, channels)."""
-    units = scale.per_channel[:: population.units]
-    total: FloatArray = (rounded.bias / scale.per_channel - population.bias)[:: population.units]
+    units = scale.per_channel
+    total: FloatArray = rounded.bias[:: population.units] / units - population.bias
     for each, synapse in zip(views, rounded.synapses, strict=True):
-        picked = each.distinct.pick(synapse.weight)
-        total = total + each.output(each.error(picked, units / 2**synapse.exponent))
+        distinct = synapse.repeat.distinct(synapse.weight, each.synapse.source_shape)
+        total = total + each.output(each.error(distinct, units / 2**synapse.exponent))
     return total
 
 

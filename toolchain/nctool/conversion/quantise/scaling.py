@@ -127,7 +127,8 @@ def _choose_threshold(most: FloatArray, form: IntegerFormat) -> IntArray | None:
 def _rounding_error(population: FloatPopulation, scale: Scale) -> float:
     """Return the sum of the squared rounding errors of all weights, in real units."""
     return sum(
-        float((_error(s, scale, e) ** 2).sum()) for s, e in zip(population.synapses, scale.exponents, strict=True)
+        s.repeat.copies * float((_error(s, scale, e) ** 2).sum())
+        for s, e in zip(population.synapses, scale.exponents, strict=True)
     )
 
 
@@ -164,22 +165,29 @@ def assemble(
     Args:
         form: says how a neuron resets, and so where it starts.
         n_steps: length of the window; the readout's scale turns its potential into a mean over the steps.
-        weights: whole numbers, one array a synapse.
+        weights: whole numbers, one array a synapse, each weight once.
         bias: whole numbers (channels,).
     """
-    units = scale.per_channel
     if scale.threshold is None:
-        neuron: IntegrateFire | Readout = Readout(1.0 / (float(units[0]) * n_steps))
+        neuron: IntegrateFire | Readout = Readout(1.0 / (float(scale.per_channel[0]) * n_steps))
     else:
-        neuron = IntegrateFire(scale.threshold, _initial(scale.threshold, population.units, form), form.reset)
+        threshold = scale.threshold.repeat(population.units)
+        neuron = IntegrateFire(threshold, _initial(threshold, population.units, form), form.reset)
     parts = zip(population.synapses, weights, scale.exponents, strict=True)
     return Population(
         name=population.name,
         shape=population.shape,
         neuron=neuron,
-        bias=bias.astype(np.int64),
-        synapses=tuple(Synapse(s.source, weight.astype(np.int32), exponent, s.conv) for s, weight, exponent in parts),
+        bias=bias.astype(np.int64).repeat(population.units),
+        synapses=tuple(_synapse(real, weight, exponent) for real, weight, exponent in parts),
     )
+
+
+def _synapse(real: FloatSynapse, weight: NDArray[Any], exponent: int) -> Synapse:
+    """Return all weights of a synapse, of the distinct ones rounded."""
+    whole = real.repeat.spread(weight.astype(np.int32), real.source_shape)
+    conv = None if real.conv is None else real.repeat.on_neurons(real.conv)
+    return Synapse(real.source, whole, exponent, conv, repeat=real.repeat)
 
 
 def _initial(threshold: IntArray, units: int, form: IntegerFormat) -> IntArray:
@@ -197,6 +205,7 @@ def weight_errors(population: FloatPopulation, scale: Scale, rounded: Population
 
 
 def _relative_error(real: FloatSynapse, rounded: Synapse, scale: Scale) -> float:
-    error = np.abs(rounded.weight / integer_units(real, scale, rounded.exponent) - real.weight)
+    distinct = real.repeat.distinct(rounded.weight, real.source_shape)
+    error = np.abs(distinct / integer_units(real, scale, rounded.exponent) - real.weight)
     largest = np.where(real.largest > 0, real.largest, 1.0)
     return float((error.reshape(len(largest), -1).max(axis=1) / largest).max())

@@ -15,9 +15,9 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from nctool.conversion.float_network import FloatArray
-from nctool.conversion.quantise.copies import Distinct
-from nctool.ir.network import ConvGeometry, Pair
+from nctool.conversion.float_network import FloatArray, FloatSynapse
+from nctool.ir.geometry import Places, inside
+from nctool.ir.population import IntArray
 
 ROWS = 4096
 """Patches that are looked at; a convolution has one for each sample and pixel, a dense layer one for each sample."""
@@ -89,51 +89,48 @@ def moments(patches: Float32) -> Moments:
     return Moments(mean, patches - mean[:, np.newaxis].astype(np.float32))
 
 
-def n_patches(synapses: Sequence[Distinct]) -> int:
+def n_patches(synapses: Sequence[FloatSynapse]) -> int:
     """Return how many patches the synapses of one population are looked at with: of as many neurons, and the same."""
-    return max(1, min(ROWS, *(NUMBERS // (each.groups * int(each.weight[0].size)) for each in synapses)))
+    return max(1, min(ROWS, *(NUMBERS // (synapse.groups * int(synapse.weight[0].size)) for synapse in synapses)))
 
 
-def extract(distinct: Distinct, rates: Rates, patches: int) -> Float32:
-    """Return what the weights of one neuron see, of at most so many neurons, the same ones each time.
+def extract(synapse: FloatSynapse, rates: Rates, patches: int) -> Float32:
+    """Return what the weights of one neuron see, of at most so many neurons, the same ones each time (rules W1 and W2).
 
     Args:
-        distinct: of the synapse that reads.
+        synapse: that reads.
         rates: of its source.
         patches: how many at most.
 
     Returns:
         float32 (groups, patches, fan-in).
     """
-    first = _seen(distinct, rates[:1])
-    n_samples, (high, wide), fan_in = len(rates), first.shape[2:4], first[0, :, 0, 0].size
-    total = n_samples * high * wide
+    rows, columns = _places(synapse)
+    total = len(rates) * len(rows) * len(columns)
     chosen = np.arange(total) if total <= patches else np.random.default_rng(0).integers(0, total, patches)
-    sample, y, x = np.unravel_index(chosen, (n_samples, high, wide))
-    found = np.empty((len(chosen), fan_in), np.float32)
+    sample, y, x = np.unravel_index(chosen, (len(rates), len(rows), len(columns)))
+    seen = np.empty((len(chosen), synapse.summed_shape[0], rows.shape[1], columns.shape[1]), np.float32)
     step = max(1, AT_ONCE // rates[:1].size)
-    for start in range(0, n_samples, step):
+    for start in range(0, len(rates), step):
         here = np.flatnonzero((start <= sample) & (sample < start + step))
-        seen = _seen(distinct, rates[start : start + step])
-        found[here] = seen[sample[here] - start, :, y[here], x[here]].reshape(len(here), fan_in)
-    grouped = found.reshape(len(chosen), distinct.groups, -1)
+        summed = synapse.repeat.summed(rates[start : start + step]).astype(np.float32)
+        image = summed.reshape(len(summed), summed.shape[1], *synapse.summed_shape[1:] or (1, 1))
+        seen[here] = _patches(image, sample[here] - start, rows[y[here]], columns[x[here]])
+    grouped = seen.reshape(len(chosen), synapse.groups, -1)
     return np.ascontiguousarray(np.swapaxes(grouped, 0, 1))
 
 
-def _seen(distinct: Distinct, signal: FloatArray) -> Float32:
-    """Return a view of all patches that the weights meet (rules W1 and W2), (samples, channels, y, x, *kernel)."""
-    gathered = distinct.gather(signal).astype(np.float32)
-    conv = distinct.conv
-    if conv is None:
-        return gathered.reshape(len(gathered), -1, 1, 1, 1, 1)
-    kernel: Pair = (distinct.weight.shape[2], distinct.weight.shape[3])
-    return _windows(gathered, conv, kernel)
+def _places(synapse: FloatSynapse) -> tuple[Places, Places]:
+    """Return where the taps of each position fall; a dense synapse sees all of its source from one position."""
+    if synapse.conv is not None:
+        return synapse.conv.places(synapse.summed_shape, (synapse.weight.shape[2], synapse.weight.shape[3]))
+    height, width = synapse.summed_shape[1:] or (1, 1)
+    return np.arange(height)[np.newaxis], np.arange(width)[np.newaxis]
 
 
-def _windows(signal: Float32, conv: ConvGeometry, kernel: Pair) -> Float32:
-    """Return a view of all patches that a kernel meets, axes (samples, channels, y, x, *kernel)."""
-    (pad_y, pad_x), (step_y, step_x), (gap_y, gap_x) = conv.padding, conv.stride, conv.dilation
-    padded = np.pad(signal, ((0, 0), (0, 0), (pad_y, pad_y), (pad_x, pad_x)))
-    reach = ((kernel[0] - 1) * gap_y + 1, (kernel[1] - 1) * gap_x + 1)
-    windows: Float32 = np.lib.stride_tricks.sliding_window_view(padded, reach, axis=(2, 3))  # type: ignore[call-overload]  # numpy types want one axis
-    return windows[:, :, ::step_y, ::step_x, ::gap_y, ::gap_x]
+def _patches(image: Float32, sample: IntArray, rows: Places, columns: Places) -> Float32:
+    """Return a patch of each of some samples, float32 (patches, channels, kernel height, kernel width)."""
+    seen = inside(rows, image.shape[2])[:, :, np.newaxis] & inside(columns, image.shape[3])[:, np.newaxis]
+    at = np.where(seen, rows[:, :, np.newaxis], 0), np.where(seen, columns[:, np.newaxis], 0)
+    patches = image[sample[:, np.newaxis, np.newaxis], :, at[0], at[1]]
+    return np.moveaxis(patches * seen[..., np.newaxis], -1, 1)
