@@ -10,6 +10,7 @@ from hypothesis import given
 
 from nctool.ir.arrays import StructuralEquality
 from nctool.ir.network import INPUT_NAME, IntArray, IntegerInput, IntegrateFire, IntNetwork
+from nctool.ir.population import Neuron
 from nctool.reference.neurons import after_reset
 from nctool.reference.simulate import input_signal, run_population, simulate
 from nctool.reference.synapses import registered_input
@@ -197,7 +198,7 @@ def test_inputs_on_which_the_sides_do_not_agree_are_marked():
 
 
 @dataclass(frozen=True, eq=False)
-class Leaky(StructuralEquality):
+class Leaky(Neuron, StructuralEquality):
     """A neuron that this version does not know."""
 
     threshold: IntArray

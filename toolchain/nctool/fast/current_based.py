@@ -16,7 +16,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from nctool.errors import UnsupportedError
 from nctool.fast.layer import LayerRun, empty_steps, exact_type
 from nctool.fast.synapses import RegisteredSynapse, held
 from nctool.ir.bounds import drive_interval
@@ -58,15 +57,17 @@ class CurrentBasedLayer:
     is_answer: bool
 
     @classmethod
-    def prepare(cls, network: IntNetwork, population: Population, device: torch.device) -> CurrentBasedLayer:
+    def prepare(
+        cls, network: IntNetwork, population: Population, neuron: CurrentBased, device: torch.device
+    ) -> CurrentBasedLayer:
         """Choose the type of the kernels and bring the numbers to the device.
+
+        Args:
+            neuron: of the population.
 
         Raises:
             RangeError: a sum could leave the mantissa of float64.
         """
-        neuron = population.neuron
-        if not isinstance(neuron, CurrentBased):
-            raise UnsupportedError(f"population `{population.name}`: its neuron is not current-based")
         dtype = exact_type(population, network, 0)
         synapses, recurrent = (
             tuple(RegisteredSynapse.prepare(synapse, network, population, device, dtype) for synapse in some)

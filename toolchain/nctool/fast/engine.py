@@ -58,8 +58,9 @@ class FastEngine:
         self.batch = self._batch_size()
 
     def _layer(self, population: Population) -> IntegrateFireLayer | CurrentBasedLayer:
-        if isinstance(population.neuron, CurrentBased):
-            return CurrentBasedLayer.prepare(self.network, population, self.device)
+        neuron = population.neuron
+        if isinstance(neuron, CurrentBased):
+            return CurrentBasedLayer.prepare(self.network, population, neuron, self.device)
         return IntegrateFireLayer.prepare(self.network, population, self.n_steps, self.device)
 
     def traces(self, samples: Samples) -> Iterator[Trace]:
@@ -76,9 +77,9 @@ class FastEngine:
 
     def _logits(self, runs: dict[str, LayerRun]) -> NDArray[np.int64]:
         """Return the answer of the last population (rules S4 and C6), int64 (samples, steps, neurons)."""
-        neuron, run = self.network.readout.neuron, runs[self.network.readout.name]
+        run = runs[self.network.readout.name]
         answer = run.potentials
-        if isinstance(neuron, CurrentBased) and not neuron.answers_by_voltage and run.spikes is not None:
+        if self.network.readout.neuron.answers_by_count and run.spikes is not None:
             answer = run.spikes.cumsum(dim=0, dtype=torch.float64)
         if answer is None:
             raise RangeError(f"population `{self.network.readout.name}`: gives no answer, allowed a readout")

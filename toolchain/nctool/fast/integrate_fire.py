@@ -51,13 +51,13 @@ class IntegrateFireLayer:
             RangeError: a sum could leave the mantissa of float64.
         """
         reach = int(prove_population(population, network.input, n_steps).magnitude.max())
-        neuron, zero = population.neuron, np.zeros_like(population.bias)
-        fires = isinstance(neuron, IntegrateFire)
-        clears = isinstance(neuron, IntegrateFire) and neuron.reset == "zero"
-        initial = neuron.initial if isinstance(neuron, IntegrateFire) else zero
-        threshold = neuron.threshold if isinstance(neuron, IntegrateFire) else zero
-        shift = 1 - threshold if fires else zero
-        beyond = sum(int(np.abs(values).max()) for values in (population.bias, initial, threshold))
+        neuron = population.neuron
+        threshold = shift = np.zeros_like(population.bias)
+        fires = clears = False
+        if isinstance(neuron, IntegrateFire):
+            threshold, shift = neuron.threshold, 1 - neuron.threshold
+            fires, clears = True, neuron.reset == "zero"
+        beyond = sum(int(np.abs(values).max()) for values in (population.bias, population.start, threshold))
         dtype = exact_type(population, network, beyond + reach)
         shape = (-1, *[1] * (len(population.shape) - 1))
 
@@ -70,7 +70,7 @@ class IntegrateFireLayer:
         return cls(
             population=population,
             kernels=tuple(kernels),
-            start=column(initial + shift),
+            start=column(population.start + shift),
             taken=column(-shift if clears else threshold),
             fires=fires,
             clears=clears,

@@ -19,7 +19,6 @@ from nctool.ir.network import (
     INPUT_NAME,
     Bound,
     BoundKind,
-    CurrentBased,
     IntArray,
     IntegrateFire,
     IntNetwork,
@@ -50,7 +49,7 @@ class Range:
 
 def prove(network: IntNetwork) -> dict[str, Range]:
     """Return the proved range of every population of `network` over its window; a current-based one has none."""
-    populations = (p for p in network.populations if not isinstance(p.neuron, CurrentBased))
+    populations = (p for p in network.populations if p.neuron.is_bounded)
     return {p.name: prove_population(p, network.input, network.n_steps) for p in populations}
 
 
@@ -61,8 +60,7 @@ def prove_population(population: Population, encoding: Input, n_steps: int) -> R
     """
     drive_low, drive_high = drive_interval(population, encoding)
     neuron = population.neuron
-    start = neuron.initial if isinstance(neuron, IntegrateFire) else np.zeros_like(population.bias)
-    low = high = start.astype(np.int64)
+    low = high = start = population.start
     least, most = np.zeros_like(low), np.zeros_like(high)
     for _ in range(n_steps):
         low, high = low + drive_low, high + drive_high

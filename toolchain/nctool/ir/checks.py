@@ -12,7 +12,16 @@ import numpy as np
 
 from nctool.errors import RangeError
 from nctool.ir.geometry import Shape
-from nctool.ir.population import INPUT_NAME, LARGEST_DELAY, CurrentBased, IntArray, IntegrateFire, Population, Synapse
+from nctool.ir.population import (
+    INPUT_NAME,
+    LARGEST_DELAY,
+    CurrentBased,
+    IntArray,
+    IntegrateFire,
+    Population,
+    Readout,
+    Synapse,
+)
 from nctool.ir.repeat import NO_REPEAT
 
 
@@ -29,20 +38,25 @@ def validate_population(population: Population, where: str, seen: Mapping[str, S
     require_shape(population.shape, where)
     require_integers(population.bias, (population.shape[0],), where, "bias")
     neuron = population.neuron
-    if isinstance(neuron, IntegrateFire):
-        _validate_integrate_fire(neuron, population.shape[0], where)
-    elif isinstance(neuron, CurrentBased):
-        _validate_current_based(neuron, population.shape[0], where)
-    else:
-        require(0 < neuron.scale < np.inf, where, "scale", neuron.scale, "a positive number")
-    if not population.synapses and isinstance(neuron, CurrentBased):
+    _validate_neuron(neuron, population.shape[0], where)
+    if not population.synapses and neuron.takes_sample:
         require(population.shape == seen[INPUT_NAME], where, "shape", population.shape, "the input's, as its bias")
         return
     require(bool(population.synapses), where, "number of synapses", 0, ">= 1")
-    if isinstance(neuron, CurrentBased):
+    if neuron.takes_own_spikes:
         seen = {**seen, population.name: population.shape}
     for synapse in population.synapses:
         _validate_synapse(synapse, population, where, seen)
+
+
+def _validate_neuron(neuron: IntegrateFire | CurrentBased | Readout, channels: int, where: str) -> None:
+    match neuron:
+        case IntegrateFire():
+            _validate_integrate_fire(neuron, channels, where)
+        case CurrentBased():
+            _validate_current_based(neuron, channels, where)
+        case Readout():
+            require(0 < neuron.scale < np.inf, where, "scale", neuron.scale, "a positive number")
 
 
 def _validate_integrate_fire(neuron: IntegrateFire, channels: int, where: str) -> None:
@@ -66,8 +80,9 @@ def _validate_current_based(neuron: CurrentBased, channels: int, where: str) -> 
 
 def _validate_synapse(synapse: Synapse, population: Population, where: str, seen: Mapping[str, Shape]) -> None:
     require(synapse.source in seen, where, "source", synapse.source, "a population that stands before it")
-    lowest = -16 if isinstance(population.neuron, CurrentBased) else 0
-    require(lowest <= synapse.exponent <= 16, where, "weight exponent", synapse.exponent, f"{lowest}..16")
+    exponents = population.neuron.exponents
+    allowed = f"{exponents[0]}..{exponents[-1]}"
+    require(synapse.exponent in exponents, where, "weight exponent", synapse.exponent, allowed)
     source, weight, conv = seen[synapse.source], synapse.weight, synapse.conv
     if synapse.source == population.name:
         kind = "convolution" if conv is not None else "with delays" if synapse.delay is not None else "dense"
@@ -94,7 +109,7 @@ def _validate_delay(synapse: Synapse, population: Population, where: str) -> Non
     delay = synapse.delay
     if delay is None:
         return
-    fits = synapse.conv is None and isinstance(population.neuron, CurrentBased)
+    fits = synapse.conv is None and population.neuron.takes_delays
     require(fits, where, "delay", "there", "none but on a dense synapse into a current-based population")
     require_integers(delay, synapse.weight.shape, where, "delay")
     low, high = int(delay.min()), int(delay.max())

@@ -126,7 +126,7 @@ class IntNetwork(StructuralEquality):
     @property
     def lead(self) -> int:
         """Return the time steps before step 1 in which some population runs already (rule C4)."""
-        return max(p.neuron.lead if isinstance(p.neuron, CurrentBased) else 0 for p in self.populations)
+        return max(population.neuron.lead for population in self.populations)
 
     @property
     def shapes(self) -> Mapping[str, Shape]:
@@ -205,7 +205,7 @@ def _validate_rate(encoding: RateEncoding) -> None:
 
 def _validate_readout(network: IntNetwork) -> None:
     readouts = [p.name for p in network.populations if isinstance(p.neuron, Readout)]
-    others = [p.name for p in network.populations if not isinstance(p.neuron, CurrentBased)]
-    require(network.lead == 0 or not others, "network", "populations beside a lead", others, "current-based ones")
-    expected = [] if isinstance(network.readout.neuron, CurrentBased) else [network.readout.name]
+    bounded = [p.name for p in network.populations if p.neuron.is_bounded]
+    require(network.lead == 0 or not bounded, "network", "populations beside a lead", bounded, "current-based ones")
+    expected = [network.readout.name] if network.readout.neuron.is_bounded else []
     require(readouts == expected, "network", "readouts", readouts, "one, the last population")

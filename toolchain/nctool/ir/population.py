@@ -9,7 +9,7 @@ In: NumPy arrays. Out: frozen dataclasses. Must not import torch, h5py or Lava.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,6 +24,9 @@ BoundKind = Literal["proved", "calibrated"]
 
 MANTISSA_LIMIT = 2**17 - 1
 """Largest threshold mantissa of a chip. Source: lava-nc 0.10.0, `lava/proc/lif/models.py` (`vth`, precision 17)."""
+
+LARGEST_EXPONENT = 16
+"""Of a synapse: its sums are multiplied by 2**16 at most."""
 
 LARGEST_DELAY = 62
 """In time steps. Source: lava-dl 0.6.0, `lava/lib/dl/netx/hdf5.py`, which clamps delays to it."""
@@ -77,8 +80,36 @@ class Synapse(StructuralEquality):
         return (self.weight.shape[0], *self.conv.output_size(source, kernel))
 
 
+class Neuron:
+    """What a kind of neuron allows; a kind that allows something else says so.
+
+    Attributes:
+        is_bounded: its accumulated input must stay in the accumulator (rule O1).
+        exponents: weight exponents of its synapses (rule W3).
+        takes_delays, takes_own_spikes: whether synapses may delay (rule W4), and come from the population (rule W6).
+        takes_sample: whether a population without synapses takes the sample as its bias (rule I3).
+        lead: time steps that the neuron runs before step 1 (rule C4).
+    """
+
+    is_bounded: ClassVar[bool] = True
+    exponents: ClassVar[range] = range(LARGEST_EXPONENT + 1)
+    takes_delays: ClassVar[bool] = False
+    takes_own_spikes: ClassVar[bool] = False
+    takes_sample: ClassVar[bool] = False
+    lead: int = 0
+
+    @property
+    def answers_by_count(self) -> bool:
+        """Return False: the answer of the last population is its potential."""
+        return False
+
+    def start(self, channels: int) -> IntArray:
+        """Return the membrane potential at the start of a window, int64 (channels,)."""
+        return np.zeros(channels, np.int64)
+
+
 @dataclass(frozen=True, eq=False)
-class IntegrateFire(StructuralEquality):
+class IntegrateFire(Neuron, StructuralEquality):
     """An integrate-and-fire neuron (rules S1 to S3).
 
     Args:
@@ -91,9 +122,13 @@ class IntegrateFire(StructuralEquality):
     initial: IntArray
     reset: Literal["subtract", "zero"] = "subtract"
 
+    def start(self, channels: int) -> IntArray:  # noqa: ARG002 - as the base
+        """Return the membrane potential at the start of a window, int64 (channels,)."""
+        return self.initial.astype(np.int64)
+
 
 @dataclass(frozen=True, eq=False)
-class CurrentBased(StructuralEquality):
+class CurrentBased(Neuron, StructuralEquality):
     """Loihi's current-based leaky integrate-and-fire neuron, CUBA for short (rules C1 to C6).
 
     Args:
@@ -103,6 +138,12 @@ class CurrentBased(StructuralEquality):
         lead: time steps that the neuron runs before step 1, because in a pipeline the input of the network reaches
             it so many steps late (rule C4).
     """
+
+    is_bounded: ClassVar[bool] = False
+    exponents: ClassVar[range] = range(-LARGEST_EXPONENT, LARGEST_EXPONENT + 1)
+    takes_delays: ClassVar[bool] = True
+    takes_own_spikes: ClassVar[bool] = True
+    takes_sample: ClassVar[bool] = True
 
     threshold: int
     current_decay: IntArray
@@ -115,9 +156,14 @@ class CurrentBased(StructuralEquality):
         """Return True when the threshold is out of reach by design, so that the answer is the voltage (rule C6)."""
         return self.threshold >= MANTISSA_LIMIT
 
+    @property
+    def answers_by_count(self) -> bool:
+        """Return True when the answer is the spikes of each neuron, counted (rule C6)."""
+        return not self.answers_by_voltage
+
 
 @dataclass(frozen=True)
-class Readout:
+class Readout(Neuron):
     """A neuron that never fires: its membrane potential is the logit (rule S4).
 
     Args:
@@ -183,6 +229,11 @@ class Population(StructuralEquality):
     def feedforward(self) -> tuple[Synapse, ...]:
         """Return the synapses from the input and from populations that stand before this one."""
         return tuple(synapse for synapse in self.synapses if synapse.source != self.name)
+
+    @property
+    def start(self) -> IntArray:
+        """Return the membrane potential of each channel at the start of a window, int64 (channels,)."""
+        return self.neuron.start(self.shape[0])
 
     def per_neuron(self, values: IntArray) -> IntArray:
         """Spread one value per channel, (channels,), over the population's shape as int64."""

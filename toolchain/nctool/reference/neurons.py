@@ -68,9 +68,7 @@ def integrate_and_fire(population: Population, drive: Int64) -> Run:
 
 def initial_potential(population: Population) -> Int64:
     """Return the membrane potential at the start of a window, int64 (*shape)."""
-    neuron = population.neuron
-    initial = neuron.initial if isinstance(neuron, IntegrateFire) else np.zeros_like(population.bias)
-    return population.per_neuron(initial)
+    return population.per_neuron(population.start)
 
 
 def after_reset(membrane: Int64, threshold: IntArray, spikes: NDArray[np.bool_], reset: str) -> Int64:

@@ -106,9 +106,7 @@ def _run_current_based(
 
 def logits(population: Population, run: Run) -> Int64:
     """Return the answer of the last population after each step, int64 (samples, steps, neurons) (rules S4 and C6)."""
-    neuron, shape = population.neuron, (*run.spikes.shape[:2], -1)
-    if not isinstance(neuron, CurrentBased):
-        return run.potentials.reshape(shape)
-    if neuron.answers_by_voltage:
-        return np.where(run.spikes, 0, run.potentials).reshape(shape)
-    return run.spikes.reshape(shape).cumsum(axis=1, dtype=np.int64)
+    shape = (*run.spikes.shape[:2], -1)
+    if population.neuron.answers_by_count:
+        return run.spikes.reshape(shape).cumsum(axis=1, dtype=np.int64)
+    return np.where(run.spikes, 0, run.potentials).reshape(shape)  # a readout never fires
