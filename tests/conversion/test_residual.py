@@ -175,7 +175,7 @@ class FlatSum(nn.Module):
 
 
 def test_a_flat_sum_of_more_features_than_a_unit_matrix_may_have_is_refused(monkeypatch):
-    monkeypatch.setattr("nctool.conversion.trace.sums.LARGEST_UNIT_MATRIX", 5)
+    monkeypatch.setattr("nctool.conversion.trace.signals.LARGEST_UNIT_MATRIX", 5)
     assert len(trace(FlatSum(5).eval(), (5,)).populations[1].synapses) == 2
     with pytest.raises(UnsupportedError) as caught:
         trace(FlatSum(6).eval(), (6,))

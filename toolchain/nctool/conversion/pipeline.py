@@ -21,7 +21,7 @@ from nctool.conversion.folding import absorb_spike_values, each, encode_input, f
 from nctool.conversion.quantise.accumulator import Fitted, fit
 from nctool.conversion.quantise.input_precision import choose_input
 from nctool.conversion.rate_input import rate_input, split_input
-from nctool.conversion.trace.same_network import first_images, require_same_network
+from nctool.conversion.trace.compare_runs import first_images, require_same_network
 from nctool.conversion.trace.tracing import trace
 from nctool.conversion.units import Units, stagger, units_by_name
 from nctool.conversion.ways_out import finer_weights

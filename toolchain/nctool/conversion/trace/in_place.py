@@ -1,6 +1,8 @@
 """Take changes in place out of a graph: what reads a tensor after it was changed reads what changed it.
 
-torch.fx records `y.add_(x)` as a call whose result need not be read: the change would be lost with the dead code.
+torch.fx records `y.add_(x)` as a call whose result need not be read: the change would be lost with the dead code. A
+graph says who reads a result, not whose memory it lies in: whatever is not known to be a tensor of its own is taken for
+a view of what it was made of.
 
 In: a torch.fx graph and the modules that it calls. Out: the same graph, in which no node relies on such a change.
 """
@@ -9,12 +11,103 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable
+from itertools import takewhile
 from typing import Any
 
 from torch import fx, nn
 
-from nctool.conversion.trace.aliases import IN_PLACE_OPERATORS, aliases, changed_by, later_readers
-from nctool.conversion.trace.values import unsupported
+from nctool.activation.noisy_quant import NoisyQuantReLU
+from nctool.conversion.trace.hints import unsupported
+
+IN_PLACE_OPERATORS = {
+    operator.iadd: operator.add,
+    operator.isub: operator.sub,
+    operator.imul: operator.mul,
+    operator.itruediv: operator.truediv,
+    operator.ifloordiv: operator.floordiv,
+    operator.imod: operator.mod,
+    operator.ipow: operator.pow,
+    operator.imatmul: operator.matmul,
+}
+"""What changes its first argument, and what does not but gives the same."""
+
+_INPLACE_POSITIONS = {"relu": 1, "relu6": 1, "dropout": 3, "dropout2d": 3}
+"""Where the argument `inplace` of a function stands."""
+
+_NEW_MODULES = (
+    nn.Conv2d,
+    nn.Linear,
+    nn.BatchNorm1d,
+    nn.BatchNorm2d,
+    nn.ReLU,
+    nn.ReLU6,
+    nn.MaxPool2d,
+    nn.AvgPool2d,
+    NoisyQuantReLU,
+)
+_ARITHMETIC = ("add", "sub", "mul", "truediv", "neg", "cat", "concat", "concatenate", "mean", "sum", "relu", "relu6")
+_NEW_FUNCTIONS = (*_ARITHMETIC, "conv2d", "linear", "batch_norm", "max_pool2d", "avg_pool2d", "adaptive_avg_pool2d")
+"""What gives a tensor of its own, unless it is in place."""
+
+_SIZES = ("shape", "ndim", "dtype", "device")
+
+
+def changed_by(node: fx.Node, model: nn.Module) -> fx.Node | None:
+    """Return the tensor that a node changes in place, or None."""
+    inputs: list[fx.Node] = node.all_input_nodes
+    written = [each for each in inputs if each is node.kwargs.get("out")]
+    if written:
+        return written[0]
+    if node.op == "call_module":
+        in_place = bool(getattr(model.get_submodule(str(node.target)), "inplace", False))
+    else:
+        in_place = node.op in ("call_function", "call_method") and _is_in_place(node)
+    return inputs[0] if in_place and inputs else None
+
+
+def aliases(changed: fx.Node, node: fx.Node, model: nn.Module) -> list[fx.Node]:
+    """Return what may lie in the memory of `changed` when `node` changes it; `changed` is the first."""
+    before = set(takewhile(lambda each: each is not node, node.graph.nodes))
+    found = [changed]
+    for each in found:
+        sources = each.all_input_nodes if _may_share(each, model) else []
+        near = (*sources, *(user for user in each.users if _may_share(user, model)))
+        found += [other for other in dict.fromkeys(near) if other in before and other not in found]
+    return found
+
+
+def later_readers(read: fx.Node, node: fx.Node) -> list[fx.Node]:
+    """Return the nodes behind `node` that read the values of `read`."""
+    until = set(takewhile(lambda each: each is not node, node.graph.nodes)) | {node}
+    return [user for user in read.users if user not in until and not _reads_size(user)]
+
+
+def name_of(node: fx.Node) -> str:
+    """Return what a function, method or module is called."""
+    return node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")
+
+
+def _is_in_place(node: fx.Node) -> bool:
+    name = name_of(node)
+    position = _INPLACE_POSITIONS.get(name)
+    given: Any = node.kwargs.get("inplace", False)
+    if position is not None and len(node.args) > position:
+        given = node.args[position]
+    return node.target in IN_PLACE_OPERATORS or bool(given) or (name.endswith("_") and not name.endswith("__"))
+
+
+def _may_share(node: fx.Node, model: nn.Module) -> bool:
+    """Return whether a result may lie in the memory of an argument."""
+    if changed_by(node, model) is not None:
+        return True
+    if node.op == "call_module":
+        return not isinstance(model.get_submodule(str(node.target)), _NEW_MODULES)
+    return node.op in ("call_function", "call_method") and not _reads_size(node) and name_of(node) not in _NEW_FUNCTIONS
+
+
+def _reads_size(node: fx.Node) -> bool:
+    return name_of(node) in ("size", "dim", "numel") or (name_of(node) == "getattr" and node.args[1] in _SIZES)
+
 
 _PLAIN: dict[Any, Callable[[Any, Any], Any]] = {**IN_PLACE_OPERATORS, "add_": operator.add}
 

@@ -16,9 +16,8 @@ import torch
 from torch import nn
 
 from nctool.conversion.float_network import FloatArray, FloatPopulation, FloatSynapse, Norm, Pool
-from nctool.conversion.trace.joins import synapses
-from nctool.conversion.trace.sums import require_drive
-from nctool.conversion.trace.values import Signal, Spikes, Value, each_part, require_spikes, unsupported
+from nctool.conversion.trace.hints import unsupported
+from nctool.conversion.trace.signals import Signal, Spikes, Value, each_part, require_drive, require_spikes, synapses
 from nctool.errors import RangeError, UnsupportedError
 from nctool.ir.network import ConvGeometry, Pair, Shape
 

@@ -6,22 +6,41 @@ and buffers.
 
 from __future__ import annotations
 
+import inspect
+import traceback
+import warnings
+from itertools import takewhile, zip_longest
+from pathlib import Path
+from typing import Any, NamedTuple
+
 import torch
 from torch import Tensor, fx, nn
 
 from nctool.activation.noisy_quant import NoisyQuantReLU
 from nctool.activation.surrogate import Reset
-from nctool.activation.thresholds import FIRST_PERCENTILE, balanced_thresholds, unfit_images
+from nctool.activation.thresholds import FIRST_PERCENTILE, balanced_thresholds, fresh_norms, unfit_images
 from nctool.arguments import public
 from nctool.conversion.folding import each, fold_pooling
-from nctool.conversion.trace.evaluation import evaluation
-from nctool.conversion.trace.poolings import same_shapes
-from nctool.conversion.trace.reading import read_graph, require_type, require_unwrapped
-from nctool.conversion.trace.remarks import warn_of_fresh_norms, warn_of_training
-from nctool.conversion.trace.rewriting import Rewritten, maxima_in_place, replace_activations, rewrite
-from nctool.conversion.trace.same_network import require_same_answers, require_same_calls, require_same_network
+from nctool.conversion.trace.compare_runs import require_same_answers, require_same_calls, require_same_network
+from nctool.conversion.trace.forward_graph import (
+    WITHOUT_GRADIENTS,
+    read_graph,
+    require_type,
+    require_unwrapped,
+    trace_calls,
+)
+from nctool.conversion.trace.in_place import name_of
+from nctool.conversion.trace.restoring import evaluation, restored
+from nctool.conversion.trace.rewriting import (
+    DROPOUTS,
+    Rewritten,
+    maxima_in_place,
+    replace_activations,
+    rewrite,
+    same_shapes,
+)
 from nctool.conversion.trace.tracing import trace
-from nctool.errors import UsageError
+from nctool.errors import NctoolWarning, UnsupportedError, UsageError
 from nctool.fast.engine import exact_arithmetic
 
 
@@ -142,3 +161,84 @@ def _require_images(images: object) -> None:
     if not images.isfinite().all():
         bad = float(images[~images.isfinite()][0])
         raise UsageError(f"images: hold {bad}, allowed finite numbers", hint="a standard deviation of 0 divides by 0")
+
+
+_PACKAGE = str(Path(__file__).parents[2])
+
+
+class Call(NamedTuple):
+    """What a forward method calls: the name of its result, what is called, and with what."""
+
+    name: str
+    target: Any
+    given: Any
+
+
+def warn_of_training(model: nn.Module, graph: fx.Graph) -> None:
+    """Warn where the forward method does something else in training than `graph`, that of evaluation mode."""
+    frozen = [node.name for node in graph.nodes if node.meta.get(WITHOUT_GRADIENTS)]
+    if frozen:
+        _warn(
+            f"model `{type(model).__name__}`: calls `{frozen[0]}` in torch.no_grad(), the prepared network trains it: "
+            "freeze what shall not be trained with requires_grad_(False)"
+        )
+    difference = _in_training(model, graph)
+    if difference:
+        _warn(
+            f"model `{type(model).__name__}`: in training its forward method {difference}; the network of evaluation "
+            "mode is prepared"
+        )
+
+
+def warn_of_fresh_norms(model: nn.Module) -> None:
+    """Warn where thresholds were measured on other statistics than those that the norms hold."""
+    norms = list(fresh_norms(model))
+    if norms:
+        more = f" and {len(norms) - 1} more" if norms[1:] else ""
+        _warn(
+            f"batch norm `{norms[0]}`{more}: no data seen, so thresholds were measured with the statistics of the "
+            "images; if the network is pretrained, load its weights first"
+        )
+
+
+def _warn(text: str) -> None:
+    """Warn at the line that called nctool, whatever lies between."""
+    files = (frame.f_code.co_filename for frame, _ in traceback.walk_stack(inspect.currentframe()))
+    inside = sum(1 for _ in takewhile(lambda file: file.startswith(_PACKAGE), files))
+    warnings.warn(text, NctoolWarning, stacklevel=inside + 1)
+
+
+def _in_training(model: nn.Module, graph: fx.Graph) -> str:
+    """Return what is other in training mode, or nothing."""
+    with restored(model) as before:
+        model.train()
+        try:
+            trained = trace_calls(model)
+        except UnsupportedError as error:
+            return f"is another ({error.message})"
+        if before.drew():
+            return "draws random numbers"
+    here, there = _calls(trained), _calls(graph)
+    first = next((k for k, pair in enumerate(zip_longest(here, there)) if pair[0] != pair[1]), None)
+    return "" if first is None else _difference(here[first:], there[first:])
+
+
+def _difference(here: list[Call], there: list[Call]) -> str:
+    """Say how two lists of calls differ, of which the first ones do."""
+    if there and there[0].target not in {call.target for call in here}:
+        return f"does not call `{there[0].name}`"
+    if here and here[0].target not in {call.target for call in there}:
+        return f"calls `{here[0].name}`"
+    return f"calls `{(here or there)[0].name}` otherwise"
+
+
+def _calls(graph: fx.Graph) -> list[Call]:
+    """Return every call but those for a size; dropout follows the mode, so only its input counts."""
+    numbers = {node: f"%{number}" for number, node in enumerate(graph.nodes)}
+    found = []
+    for node in graph.nodes:
+        if name_of(node) in ("getattr", "getitem", "size"):
+            continue
+        given = (node.args[:1], {}) if node.target in DROPOUTS else (node.args, node.kwargs)
+        found.append(Call(node.name, node.target, fx.node.map_arg(given, numbers.__getitem__)))
+    return found

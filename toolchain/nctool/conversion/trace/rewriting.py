@@ -13,16 +13,18 @@ import operator
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
-from torch import fx, nn
+from torch import Tensor, fx, nn
 from torch.nn import functional
 
 from nctool.activation.noisy_quant import NoisyQuantReLU
+from nctool.conversion.trace.hints import unsupported
 from nctool.conversion.trace.in_place import take_out_changes
 from nctool.conversion.trace.modules import pair
-from nctool.conversion.trace.values import unsupported
+from nctool.errors import UnsupportedError
 
 RELU_MODULES = (nn.ReLU, nn.ReLU6)
 RELU_FUNCTIONS = (functional.relu, functional.relu_, functional.relu6, torch.relu, torch.relu_)
@@ -256,3 +258,37 @@ def _set_modules(module: nn.Module, named: Mapping[str, nn.Module]) -> None:
     for name, each in named.items():
         parent, _, own = name.rpartition(".")
         setattr(module.get_submodule(parent), own, each)
+
+
+@contextmanager
+def same_shapes(module: nn.Module, maxima: Mapping[str, nn.MaxPool2d]) -> Iterator[None]:
+    """Compare, whenever `module` runs inside, each average pooling with the maximum that it replaces, by name.
+
+    Raises:
+        UnsupportedError: on the images at hand they have different shapes.
+    """
+    handles = [
+        module.get_submodule(name).register_forward_hook(partial(_compare, name, maximum))
+        for name, maximum in maxima.items()
+    ]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _compare(name: str, maximum: nn.MaxPool2d, _: nn.Module, given: tuple[Any, ...], average: Tensor) -> None:
+    sizes = (getattr(maximum, key) for key in ("kernel_size", "stride", "padding", "dilation", "ceil_mode"))
+    maxima = functional.max_pool2d(given[0], *sizes)
+    if maxima.shape != average.shape:
+        kernel, stride, padding = (pair(getattr(maximum, key)) for key in ("kernel_size", "stride", "padding"))
+        raise UnsupportedError(
+            f"pooling `{name}` (kernel {kernel}, stride {stride}, padding {padding}) of {_size(given[0])} gives "
+            f"{_size(maxima)}, but the average over its stride {_size(average)}",
+            hint="use windows as large as the stride, without padding",
+        )
+
+
+def _size(image: Tensor) -> str:
+    return "x".join(map(str, image.shape[-2:]))

@@ -18,11 +18,11 @@ from torch import fx, nn
 
 from nctool.activation.noisy_quant import NoisyQuantReLU
 from nctool.conversion.float_network import FloatNetwork, FloatPopulation
-from nctool.conversion.trace import joins, sums
-from nctool.conversion.trace.aliases import aliases, changed_by, later_readers, name_of
+from nctool.conversion.trace.forward_graph import read_graph
+from nctool.conversion.trace.hints import HINTS, unsupported
+from nctool.conversion.trace.in_place import aliases, changed_by, later_readers, name_of
 from nctool.conversion.trace.modules import HANDLERS, flatten
-from nctool.conversion.trace.reading import read_graph
-from nctool.conversion.trace.values import HINTS, Signal, Value, unsupported
+from nctool.conversion.trace.signals import Signal, Value, add, join, require_drive
 from nctool.errors import UnsupportedError
 from nctool.ir.network import INPUT_NAME, Shape
 
@@ -82,7 +82,7 @@ class _Builder:
                 self.values[node] = self._add(node)
             elif node.op == "call_function" and node.target in JOINS:
                 parts, axis = _parts(node)
-                self.values[node] = joins.join([self._value(part) for part in parts], axis, node.name)
+                self.values[node] = join([self._value(part) for part in parts], axis, node.name)
             elif node.op == "get_attr":
                 raise unsupported(f"tensor `{node.target}` (read by the forward method)", READS_TENSOR)
             else:
@@ -118,10 +118,10 @@ class _Builder:
         changed = changed_by(node, self.model)
         if changed is not None and any(later_readers(each, node) for each in aliases(changed, node, self.model)):
             raise unsupported(f"function `{node.name}` (in place, of what is read later)", "write y = x + branch")
-        return sums.add(self._value(one), self._value(other), node.name)
+        return add(self._value(one), self._value(other), node.name)
 
     def _activate(self, module: NoisyQuantReLU, value: Value, name: str) -> Signal:
-        drive = sums.require_drive(value, name)
+        drive = require_drive(value, name)
         population = replace(drive, name=self._unique(drive.name), threshold=module.positive_threshold())
         self.populations.append(population)
         return Signal(population.name, population.shape, population.shape)

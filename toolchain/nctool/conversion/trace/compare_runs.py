@@ -22,8 +22,8 @@ from nctool.activation.noisy_quant import activations
 from nctool.activation.thresholds import images_fit
 from nctool.conversion.float_network import FloatNetwork, FloatPopulation, FloatSynapse
 from nctool.conversion.folding import normalised_pixels
-from nctool.conversion.trace.evaluation import evaluation
-from nctool.conversion.trace.reading import require_type
+from nctool.conversion.trace.forward_graph import require_type
+from nctool.conversion.trace.restoring import evaluation
 from nctool.errors import UnsupportedError
 from nctool.fast.engine import exact_arithmetic
 from nctool.ir.inputs import require_pixels

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from nctool.conversion.trace.values import unsupported
+from nctool.conversion.trace.hints import unsupported
 
 
 @contextmanager

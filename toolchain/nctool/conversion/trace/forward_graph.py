@@ -21,9 +21,9 @@ from torch.nn.modules import module as torch_module
 from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
 
 from nctool.activation.noisy_quant import NoisyQuantReLU
-from nctool.conversion.trace.aliases import IN_PLACE_OPERATORS, changed_by
-from nctool.conversion.trace.evaluation import evaluation
-from nctool.conversion.trace.values import WRAPPED, unsupported
+from nctool.conversion.trace.hints import WRAPPED, unsupported
+from nctool.conversion.trace.in_place import IN_PLACE_OPERATORS, changed_by
+from nctool.conversion.trace.restoring import evaluation
 from nctool.errors import NctoolError, UnsupportedError, UsageError
 
 WITHOUT_GRADIENTS = "without gradients"

@@ -1,16 +1,11 @@
-"""What flows through a torch module while it is traced: signals, joined or added signals, weighted sums.
+"""What cannot be converted, and what to do instead: one hint for each module and function that people use.
 
-In: parts of a FloatNetwork. Out: frozen dataclasses, or an UnsupportedError with a hint. Must not import torch.
+In: names. Out: an UnsupportedError with a hint.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, replace
-
-from nctool.conversion.float_network import FloatPopulation, Pool
 from nctool.errors import UnsupportedError
-from nctool.ir.network import Shape
 
 SUPPORTED = (
     "Conv2d, Linear, BatchNorm, AvgPool2d, AdaptiveAvgPool2d, Flatten, Dropout, NoisyQuantReLU, sums of branches, "
@@ -70,87 +65,6 @@ HINTS: dict[str, str] = {
 }
 
 
-@dataclass(frozen=True)
-class Signal:
-    """Spikes, or the input, on their way to the next linear layer.
-
-    Args:
-        source: population that sends, or `input`.
-        source_shape: its shape.
-        shape: shape after the poolings and flattening met since.
-        pools: those poolings.
-    """
-
-    source: str
-    source_shape: Shape
-    shape: Shape
-    pools: tuple[Pool, ...] = ()
-
-
-@dataclass(frozen=True)
-class Joined:
-    """Signals one behind the other along the channels, or along the features once they are flattened.
-
-    Args:
-        parts: at least two; their shapes are equal but for the first axis.
-    """
-
-    parts: tuple[Signal, ...]
-
-    @property
-    def shape(self) -> Shape:
-        """Return the shape of all parts together."""
-        return (sum(part.shape[0] for part in self.parts), *self.parts[0].shape[1:])
-
-    @property
-    def source(self) -> str:
-        """Return the populations that send, as a message names them."""
-        return "`, `".join(part.source for part in self.parts)
-
-
-@dataclass(frozen=True)
-class Summed:
-    """Signals that are added: an activation behind them, or every linear layer that reads them, takes each.
-
-    Args:
-        name: of the sum.
-        parts: at least two, of one shape.
-    """
-
-    name: str
-    parts: tuple[Signal, ...]
-
-    @property
-    def shape(self) -> Shape:
-        """Return the shape of each part, which is that of the sum."""
-        return self.parts[0].shape
-
-    @property
-    def source(self) -> str:
-        """Return the populations that send, as a message names them."""
-        return "`, `".join(part.source for part in self.parts)
-
-
-Spikes = Signal | Joined | Summed
-Value = Spikes | FloatPopulation
-"""A FloatPopulation as a value is a weighted sum, of one or several branches, whose activation has not been met yet."""
-
-
-def each_part(value: Spikes, change: Callable[[Signal], Signal]) -> Spikes:
-    """Apply `change` to every part."""
-    return change(value) if isinstance(value, Signal) else replace(value, parts=tuple(map(change, value.parts)))
-
-
 def unsupported(what: str, hint: str | None) -> UnsupportedError:
     """Say that `what` cannot be converted, and what to do instead."""
     return UnsupportedError(f"{what} cannot be converted", hint=hint or f"supported are {SUPPORTED}")
-
-
-def require_spikes(value: Value, name: str, else_do: str = "") -> Spikes:
-    """Return `value` if it is spikes or the input; else say that an activation is missing, and what `else_do` says."""
-    if not isinstance(value, FloatPopulation):
-        return value
-    raise UnsupportedError(
-        f"module `{name}`: follows `{value.name}` with no NoisyQuantReLU between them",
-        hint=f"put nn.ReLU right before `{name}`{else_do}, then nctool.prepare, and train again",
-    )
