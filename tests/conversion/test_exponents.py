@@ -10,8 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nctool.conversion.float_network import FloatPopulation, FloatSynapse
-from nctool.conversion.quantise.exponents import candidate_exponents, size_ratios
-from nctool.conversion.quantise.scaling import round_population, weight_errors
+from nctool.conversion.quantise.rounding import round_population
+from nctool.conversion.quantise.rounding_error import weight_errors
+from nctool.conversion.quantise.scales import candidate_exponents, size_ratios
 from nctool.errors import RangeError
 from nctool.ir.number_format import IntegerFormat
 from nctool_deploy.backends.autapse import AUTAPSE_FORMAT

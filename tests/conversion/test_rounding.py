@@ -19,11 +19,10 @@ from nctool.conversion.quantise.accumulator import fit_population
 from nctool.conversion.quantise.calibration import Calibration
 from nctool.conversion.quantise.candidates import Candidates
 from nctool.conversion.quantise.clipping import error_curve
-from nctool.conversion.quantise.comparison import fits_comparison
-from nctool.conversion.quantise.factors import triangle
-from nctool.conversion.quantise.output_error import view
+from nctool.conversion.quantise.covariance import moments, triangle
+from nctool.conversion.quantise.patches import extract, n_patches, views
 from nctool.conversion.quantise.rounding import round_with_feedback
-from nctool.conversion.quantise.second_moments import extract, moments, n_patches
+from nctool.conversion.quantise.scales import fits_comparison
 from nctool.ir.network import INPUT_NAME, ConvGeometry, Population
 from nctool.ir.number_format import IntegerFormat
 from nctool.ir.repeat import Repeat
@@ -111,7 +110,7 @@ def test_a_large_image_is_looked_at_in_as_many_patches_as_are_allowed(monkeypatc
     signal = np.random.default_rng(0).normal(size=(4, 1, 9, 9))
     patches = extract(synapse, signal, 50)
     assert patches.shape == (1, 50, 9)
-    monkeypatch.setattr("nctool.conversion.quantise.second_moments.AT_ONCE", 1)
+    monkeypatch.setattr("nctool.conversion.quantise.patches.AT_ONCE", 1)
     np.testing.assert_array_equal(patches, extract(synapse, signal, 50))
 
 
@@ -155,7 +154,7 @@ def test_the_output_is_never_worse_than_of_plain_rounding(seed, bits, threshold,
     rng = np.random.default_rng(seed)
     weight = rng.normal(size=(4, 6)) * rng.lognormal(0, 1, (4, 1)) * (rng.random((4, 1)) < 0.9)
     real, seen = population(weight, 0.3, threshold), calibration(seed)
-    candidates = Candidates(real, form(bits, one_threshold=shared), 3, view(real, seen))
+    candidates = Candidates(real, form(bits, one_threshold=shared), 3, views(real, seen.rates))
     found = candidates.at(np.full(4, np.inf))
     rounded, _ = fit_population(real, GRADED, form(bits, one_threshold=shared), seen)
     units = 1 / (rounded.neuron.scale * 3) if threshold is None else rounded.neuron.threshold / threshold
@@ -200,7 +199,7 @@ def test_a_channel_that_lies_far_below_does_not_hide_the_error_of_the_others():
 
 def test_two_bits_clip_and_beat_the_largest_scale_that_fits():
     real, seen = population(np.random.default_rng(0).normal(size=(20, 6)), threshold=30.0), calibration()
-    candidates = Candidates(real, form(2), 3, view(real, seen))
+    candidates = Candidates(real, form(2), 3, views(real, seen.rates))
     plain, clipped = candidates.at(np.full(20, np.inf))
     assert (clipped.scale.per_channel >= plain.scale.per_channel).all()
     assert (clipped.scale.per_channel > 1.2 * plain.scale.per_channel).any()
@@ -233,10 +232,10 @@ def test_copies_of_the_source_are_given_the_same_weights():
 
 def test_channels_that_are_left_out_of_the_curve_are_like_the_others(monkeypatch):
     real, seen = population(np.random.default_rng(0).normal(size=(40, 6)), threshold=None), calibration()
-    weights, base = view(real, seen)[0].weights(0), np.full(40, 1.0)
-    exact = error_curve(base, [weights], 1).errors
+    seen_by, base = views(real, seen.rates), np.full(40, 1.0)
+    exact = error_curve(base, seen_by, (0,), 1).errors
     monkeypatch.setattr("nctool.conversion.quantise.clipping.BUDGET", 13 * 40 * 36 / 4)
-    sampled = error_curve(base, [weights], 1).errors
+    sampled = error_curve(base, seen_by, (0,), 1).errors
     np.testing.assert_array_equal(sampled[:, ::4], exact[:, ::4])
     np.testing.assert_allclose(sampled.sum(axis=1), exact.sum(axis=1), rtol=0.3)
 

@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nctool.conversion.float_network import FloatPopulation, FloatSynapse
-from nctool.conversion.quantise.scaling import round_population, weight_errors
+from nctool.conversion.quantise.rounding import round_population
+from nctool.conversion.quantise.rounding_error import weight_errors
 from nctool.errors import RangeError, UsageError
 from nctool.ir.network import Readout
 from nctool.ir.number_format import IntegerFormat

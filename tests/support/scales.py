@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from nctool.conversion.float_network import FloatArray, FloatPopulation
-from nctool.conversion.quantise.scaling import Scale, find_scale, no_scale
+from nctool.conversion.quantise.scales import Scale, find_scale, no_scale
 from nctool.ir.number_format import IntegerFormat
 
 

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from nctool.conversion.float_network import FloatArray
 from nctool.conversion.float_spikes import FloatSpikes
 from nctool.conversion.pipeline import Conversion
-from nctool.conversion.quantise.output_error import relative_error
+from nctool.conversion.quantise.rounding_error import relative_error
 from nctool.conversion.units import MAX_UNITS
 from nctool.conversion.ways_out import finer_weights
 from nctool.fast.engine import FastEngine

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from nctool.conversion.float_network import CodedInput, FloatArray, FloatNetwork, FloatPopulation
 from nctool.conversion.quantise.calibration import Calibration
 from nctool.conversion.quantise.candidates import Candidates, Errors
-from nctool.conversion.quantise.output_error import view
+from nctool.conversion.quantise.patches import views
 from nctool.conversion.ways_out import finer_weights
 from nctool.errors import RangeError
 from nctool.ir.bounds import prove_population
@@ -106,7 +106,7 @@ def fit_population(
     Raises:
         RangeError: no scale keeps its accumulated input in the accumulator.
     """
-    candidates = Candidates(real, form, calibration.n_steps, view(real, calibration))
+    candidates = Candidates(real, form, calibration.n_steps, views(real, calibration.rates))
     ceiling: FloatArray = np.full(len(real.bias), np.inf)
     proving = True
     for attempt in range(MAX_ROUNDS):

@@ -1,5 +1,7 @@
 """Calibration: what the populations that are already integers send on calibration data, by the fast engine.
 
+What a source sent is kept in little memory: a spike is one bit.
+
 In: pixels and how they enter, integer populations. Out: ranges of accumulated inputs, rates. Must not import the
 reference engine.
 """
@@ -7,17 +9,17 @@ reference engine.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Protocol, TypeVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from nctool.conversion.float_network import CodedInput
-from nctool.conversion.quantise.second_moments import Rates
-from nctool.conversion.quantise.sent import Sent, SentIntegers, SentSpikes, join, pack
+from nctool.conversion.float_network import CodedInput, FloatArray
+from nctool.conversion.quantise.patches import Rates
 from nctool.fast.engine import CPU_BATCH_BYTES, exact_arithmetic
 from nctool.fast.integrate_fire import IntegrateFireLayer
 from nctool.fast.layer import LayerRun
@@ -27,6 +29,8 @@ from nctool.ir.network import INPUT_NAME, Population, Shape
 
 Running = Callable[[str, int, int], object]
 """Told which population is run, on how many samples it was, and on how many it will be."""
+
+_Unsigned = TypeVar("_Unsigned", np.uint8, np.uint16)
 
 
 def _not_told(name: str, done: int, total: int) -> None:
@@ -80,6 +84,86 @@ class _Extremes:
         return torch.stack([high for _, high in self._closed]).amax(0)
 
 
+class Recording(Rates, Protocol):
+    """What one source sends; as `Rates`, it is the mean over the window."""
+
+    def steps(self, samples: slice) -> Tensor:
+        """Return the signal, (n_steps or 1, samples, *shape)."""
+
+
+@dataclass(frozen=True, eq=False)
+class RecordedIntegers:
+    """The same integers at every step.
+
+    Args:
+        values: int8 (samples, *shape).
+    """
+
+    values: NDArray[np.int8]
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+    def __getitem__(self, samples: slice) -> FloatArray:
+        return self.values[samples].astype(np.float64)
+
+    def steps(self, samples: slice) -> Tensor:
+        """Return the signal of one step, which is that of all."""
+        return torch.from_numpy(self.values[np.newaxis, samples])
+
+
+@dataclass(frozen=True, eq=False)
+class RecordedSpikes:
+    """Spikes, eight to a byte.
+
+    Args:
+        bits: uint8 (n_steps, samples, bytes); the neurons of a sample as torch lays them out with the channels last.
+        shape: of the source.
+    """
+
+    bits: NDArray[np.uint8]
+    shape: Shape
+
+    def __len__(self) -> int:
+        return self.bits.shape[1]
+
+    def __getitem__(self, samples: slice) -> FloatArray:
+        bits = self.bits[:, samples]
+        counts = np.zeros((bits.shape[1], self._n_neurons), np.uint16)
+        for step in bits:  # one at a time: spikes of a long window take far more memory than their mean
+            counts += self._unpacked(step)
+        return np.moveaxis(self._by_place(counts), -1, 1) / np.float64(len(bits))
+
+    def steps(self, samples: slice) -> Tensor:
+        """Return 0 or 1, float32 (n_steps, samples, *shape)."""
+        spikes = self._by_place(self._unpacked(self.bits[:, samples]))
+        return torch.from_numpy(spikes.astype(np.float32)).movedim(-1, 2)
+
+    @property
+    def _n_neurons(self) -> int:
+        return math.prod(self.shape)
+
+    def _unpacked(self, bits: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """Return the spikes that bits (..., bytes) hold, (..., neurons)."""
+        return np.unpackbits(bits, axis=-1, count=self._n_neurons)
+
+    def _by_place(self, flat: NDArray[_Unsigned]) -> NDArray[_Unsigned]:
+        """Return numbers (..., neurons) with the channels last, (..., *size, channels)."""
+        channels, *size = self.shape
+        return flat.reshape(*flat.shape[:-1], *size, channels)
+
+
+def pack(spikes: Tensor) -> RecordedSpikes:
+    """Keep spikes, 0 or 1 (n_steps, samples, *shape)."""
+    flat = spikes.movedim(2, -1).flatten(2).numpy()
+    return RecordedSpikes(np.packbits(flat != 0, axis=-1), tuple(spikes.shape[2:]))
+
+
+def join(parts: Sequence[RecordedSpikes]) -> RecordedSpikes:
+    """Put the spikes of consecutive samples together."""
+    return RecordedSpikes(np.concatenate([part.bits for part in parts], axis=1), parts[0].shape)
+
+
 class Calibration:
     """Signals of the input and of settled populations on calibration data.
 
@@ -100,8 +184,8 @@ class Calibration:
         self.n_steps = n_steps
         self._running = running
         self._before = _Before(coded.encoding, {INPUT_NAME: coded.encoding.shape})
-        self._measured: tuple[Population, list[SentSpikes]] | None = None
-        self._sent: dict[str, Sent] = {INPUT_NAME: _sent_by_input(coded.encoding, pixels, n_steps)}
+        self._measured: tuple[Population, list[RecordedSpikes]] | None = None
+        self._sent: dict[str, Recording] = {INPUT_NAME: _record_input(coded.encoding, pixels, n_steps)}
 
     def rates(self, name: str) -> Rates:
         """Return the mean signal over the window."""
@@ -150,10 +234,10 @@ class Calibration:
         del self._sent[name]
 
 
-def _sent_by_input(encoding: PixelEncoding, pixels: NDArray[np.uint8], n_steps: int) -> Sent:
+def _record_input(encoding: PixelEncoding, pixels: NDArray[np.uint8], n_steps: int) -> Recording:
     """Return what the input sends; of spike trains, some samples are made at a time."""
     if isinstance(encoding, InputEncoding):
-        return SentIntegers(encoding.encode(pixels))
+        return RecordedIntegers(encoding.encode(pixels))
     size = max(1, CPU_BATCH_BYTES // (4 * math.prod(encoding.shape) * n_steps))
     parts = (pixels[start : start + size] for start in range(0, len(pixels), size))
     return join([pack(torch.from_numpy(encoding.signal(part, n_steps)).transpose(0, 1)) for part in parts])

@@ -13,16 +13,10 @@ import numpy as np
 
 from nctool.conversion.float_network import FloatArray, FloatPopulation
 from nctool.conversion.quantise.clipping import Curve, choose_clipped, error_curve
-from nctool.conversion.quantise.exponents import candidate_exponents
-from nctool.conversion.quantise.output_error import View, output_error, round_for_output, squared_error
-from nctool.conversion.quantise.scaling import (
-    Scale,
-    find_scale,
-    fitting_scales,
-    no_scale,
-    round_population,
-    weight_errors,
-)
+from nctool.conversion.quantise.patches import View
+from nctool.conversion.quantise.rounding import round_for_output, round_population
+from nctool.conversion.quantise.rounding_error import output_error, squared_error, weight_errors
+from nctool.conversion.quantise.scales import Scale, candidate_exponents, find_scale, fitting_scales, no_scale
 from nctool.ir.network import Population
 from nctool.ir.number_format import IntegerFormat
 
@@ -88,8 +82,7 @@ class Candidates:
             base = fitting_scales(self.real, self.form, exponents)
             if self.form.one_threshold or self.real.threshold is None:
                 base = np.full(len(base), base.min())
-            weights = [each.weights(exponent) for each, exponent in zip(self.views, exponents, strict=True)]
-            self._curves[exponents] = error_curve(base, weights, self.form.weight_max)
+            self._curves[exponents] = error_curve(base, self.views, exponents, self.form.weight_max)
         return self._curves[exponents]
 
     def error(self, candidate: Candidate) -> float:

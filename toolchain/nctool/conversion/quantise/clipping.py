@@ -14,13 +14,15 @@ from dataclasses import dataclass
 import numpy as np
 
 from nctool.conversion.float_network import FloatArray, FloatPopulation
-from nctool.conversion.quantise.factors import Factor
+from nctool.conversion.quantise.covariance import Factor
+from nctool.conversion.quantise.patches import View
 from nctool.conversion.quantise.rounding import round_with_feedback
-from nctool.conversion.quantise.scaling import Scale, fitting_scales, hard_limits
+from nctool.conversion.quantise.scales import Scale, fitting_scales, hard_limits
 from nctool.ir.network import IntArray
 from nctool.ir.number_format import IntegerFormat
 
 STEPS_PER_DOUBLING = 4
+
 DOUBLINGS = 3
 """Scales are tried up to 2**3 times the largest that fits: at 2 bits, normal weights want 3 to 4 times."""
 
@@ -31,21 +33,6 @@ BUDGET = 2e10
 
 AT_ONCE = 2**23
 """Weights that are rounded together, in 64 MiB."""
-
-
-@dataclass(frozen=True, eq=False)
-class Weights:
-    """The weights of a synapse, and how their errors add up.
-
-    Args:
-        weight: float64 (groups, channels / groups, fan-in).
-        factors: of the covariance of the signals, one a group.
-        exponent: weight exponent of the synapse.
-    """
-
-    weight: FloatArray
-    factors: tuple[Factor, ...]
-    exponent: int
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,55 +53,56 @@ class Curve:
         lower = np.floor(place).astype(int)
         upper, channel = np.minimum(lower + 1, len(self.errors) - 1), np.arange(len(self.base))
         between = self.errors[lower, channel] * (lower + 1 - place) + self.errors[upper, channel] * (place - lower)
-        found: FloatArray = between * np.maximum(self.base / scale, 1.0) ** 2
-        return found
+        errors: FloatArray = between * np.maximum(self.base / scale, 1.0) ** 2
+        return errors
 
 
-def error_curve(base: FloatArray, synapses: Sequence[Weights], largest: int) -> Curve:
+def error_curve(base: FloatArray, views: Sequence[View], exponents: Sequence[int], largest: int) -> Curve:
     """Measure the error at scales from `base`, float64 (channels,), on.
 
     Args:
-        synapses: all that drive the population.
+        views: what all synapses of the population see.
+        exponents: of the synapses.
         largest: magnitude that no weight exceeds.
     """
     base = np.where(np.isfinite(base), base, 1.0)
     scales = FACTORS[:, np.newaxis] * base
-    errors = [_errors(each, scales / 2**each.exponent, largest) for each in synapses]
+    errors = [_errors(view, scales / 2**exponent, largest) for view, exponent in zip(views, exponents, strict=True)]
     return Curve(np.sum(errors, axis=0), base)
 
 
-def _errors(synapse: Weights, units: FloatArray, largest: int) -> FloatArray:
-    """Return the error of each channel at integer units per real unit, (tried, channels), of the same shape."""
-    weight = synapse.weight
+def _errors(view: View, scales: FloatArray, largest: int) -> FloatArray:
+    """Return the error of each channel at scales (tried, channels), of the same shape."""
+    weight = view.by_group(view.synapse.weight)
     groups, channels = weight.shape[:2]
-    units = units.reshape(-1, groups, channels)
-    stride = max(1, round(units.size * synapse.factors[0].multiplications / BUDGET))
-    triples = zip(weight[:, ::stride], np.swapaxes(units, 0, 1)[..., ::stride], synapse.factors, strict=True)
-    exact: FloatArray = np.stack([_feedback_errors(*each, largest) for each in triples], axis=1)
+    scales = scales.reshape(-1, groups, channels)
+    stride = max(1, round(scales.size * view.factors[0].multiplications / BUDGET))
+    by_group = zip(weight[:, ::stride], np.swapaxes(scales, 0, 1)[..., ::stride], view.factors, strict=True)
+    exact: FloatArray = np.stack([_feedback_errors(*of_group, largest) for of_group in by_group], axis=1)
     if stride == 1:
-        return exact.reshape(len(units), -1)
-    plain = np.array([_plain_errors(weight, each, largest) for each in units])
+        return exact.reshape(len(scales), -1)
+    plain = np.array([_plain_errors(weight, scale, largest) for scale in scales])
     beside = plain[..., ::stride].sum(axis=(1, 2))
     ratio = exact.sum(axis=(1, 2)) / np.where(beside > 0, beside, 1.0)
     errors: FloatArray = plain * ratio[:, np.newaxis, np.newaxis]
     errors[..., ::stride] = exact
-    return errors.reshape(len(units), -1)
+    return errors.reshape(len(scales), -1)
 
 
-def _feedback_errors(weight: FloatArray, units: FloatArray, factor: Factor, largest: int) -> FloatArray:
-    """Return errors (tried, channels) of weights (channels, fan-in) at units (tried, channels)."""
-    channel, unit = np.tile(np.arange(len(weight)), len(units)), units.reshape(-1, 1)
+def _feedback_errors(weight: FloatArray, scales: FloatArray, factor: Factor, largest: int) -> FloatArray:
+    """Return errors (tried, channels) of weights (channels, fan-in) at scales (tried, channels)."""
+    channel, scale = np.tile(np.arange(len(weight)), len(scales)), scales.reshape(-1, 1)
     step = max(1, AT_ONCE // weight.shape[1])
-    parts = (slice(start, start + step) for start in range(0, len(unit), step))
-    squares = [round_with_feedback(weight[channel[part]] * unit[part], factor, largest)[1] for part in parts]
-    return np.concatenate(squares).reshape(units.shape) / units**2
+    parts = (slice(start, start + step) for start in range(0, len(scale), step))
+    squares = [round_with_feedback(weight[channel[part]] * scale[part], factor, largest)[1] for part in parts]
+    return np.concatenate(squares).reshape(scales.shape) / scales**2
 
 
-def _plain_errors(weight: FloatArray, units: FloatArray, largest: int) -> FloatArray:
-    """Return the mean square error of the weights themselves, (groups, channels), at units of that shape."""
-    wanted = weight * units[..., np.newaxis]
+def _plain_errors(weight: FloatArray, scale: FloatArray, largest: int) -> FloatArray:
+    """Return the mean square error of the weights themselves, (groups, channels), at a scale of that shape."""
+    wanted = weight * scale[..., np.newaxis]
     error = np.clip(np.rint(wanted), -largest, largest) - wanted
-    mean: FloatArray = (error**2).mean(axis=2) / units**2
+    mean: FloatArray = (error**2).mean(axis=2) / scale**2
     return mean
 
 
@@ -131,7 +119,7 @@ def choose_clipped(
     fitting = fitting_scales(population, form, exponents)
     caps = np.minimum(ceiling, hard_limits(population, form, fitting))
     if form.one_threshold or population.threshold is None:
-        fitting, caps = (np.full(len(each), each.min()) for each in (fitting, caps))
+        fitting, caps = (np.full(len(scales), scales.min()) for scales in (fitting, caps))
     tried = np.minimum(fitting * FACTORS[:, np.newaxis], caps)
     if population.threshold is None:
         tried = np.where(np.isfinite(tried), tried, 1.0)

@@ -1,22 +1,116 @@
-"""Round weights so that their errors cancel in the output.
+"""Round a population: each weight to the nearest integer, or so that the errors of weights cancel in the output.
 
-Weights are rounded one after the other; the error of each is carried into those not yet rounded, as far as their
-signals vary together. In the triangular factor of the covariance this is back substitution with rounding: optimal
-brain quantisation in a fixed order.
+With error feedback, weights are rounded one after the other; the error of each is carried into those not yet rounded,
+as far as their signals vary together. In the triangular factor of the covariance this is back substitution with
+rounding: optimal brain quantisation in a fixed order. The mean of the error that is left goes into the bias.
 
-In: weights in integer units, the factor of a covariance. Out: integers. Must not import torch.
+In: a FloatPopulation, a scale, what its synapses see on calibration data. Out: a Population. Must not import torch.
 
 Source: Frantar et al., GPTQ: Accurate Post-Training Quantization for Generative Pre-trained Transformers, arXiv
-2210.17323; as back substitution: Chen et al., The Geometry of LLM Quantization, arXiv 2507.18553.
+2210.17323; as back substitution: Chen et al., The Geometry of LLM Quantization, arXiv 2507.18553. Of the bias
+correction: Nagel et al., Data-Free Quantization Through Weight Equalization and Bias Correction, ICCV 2019, arXiv
+1906.04721.
 """
 
 from __future__ import annotations
 
-import numpy as np
+from collections.abc import Sequence
+from typing import Any
 
-from nctool.conversion.float_network import FloatArray
-from nctool.conversion.quantise.factors import Factor
-from nctool.ir.network import IntArray
+import numpy as np
+from numpy.typing import NDArray
+
+from nctool.conversion.float_network import FloatArray, FloatPopulation, FloatSynapse
+from nctool.conversion.quantise.covariance import Factor
+from nctool.conversion.quantise.patches import View, column
+from nctool.conversion.quantise.scales import Scale, fits_comparison, weight_scale
+from nctool.ir.network import IntArray, IntegrateFire, Population, Readout, Synapse
+from nctool.ir.number_format import IntegerFormat
+
+
+def round_population(population: FloatPopulation, scale: Scale, form: IntegerFormat, n_steps: int) -> Population:
+    """Round the weights and the bias of `population` at `scale`, each to the nearest integer."""
+    pairs = zip(population.synapses, scale.exponents, strict=True)
+    weights = tuple(np.rint(s.weight * weight_scale(s, scale, exponent)) for s, exponent in pairs)
+    return assemble(population, scale, form, n_steps, weights, np.rint(population.bias * scale.per_channel))
+
+
+def round_for_output(
+    population: FloatPopulation, scale: Scale, form: IntegerFormat, n_steps: int, views: Sequence[View]
+) -> Population:
+    """Round `population` at `scale` with error feedback; the mean of the error that is left goes into its bias."""
+    bias, weights = population.bias, []
+    for view, exponent in zip(views, scale.exponents, strict=True):
+        of_weights = scale.per_channel / 2**exponent
+        rounded = _round_view(view, of_weights, form.weight_max)
+        bias = bias - view.mean_output(view.error(rounded, of_weights))
+        weights.append(rounded)
+    corrected = np.clip(np.rint(bias * scale.per_channel), -form.bias_max, form.bias_max)
+    with_bias = assemble(population, scale, form, n_steps, tuple(weights), corrected)
+    if _fits(with_bias, form):
+        return with_bias
+    return assemble(population, scale, form, n_steps, tuple(weights), np.rint(population.bias * scale.per_channel))
+
+
+def _round_view(view: View, scale: FloatArray, largest: int) -> IntArray:
+    """Round the weights of a synapse with error feedback, at a scale (out,)."""
+    weight = view.synapse.weight
+    groups = zip(view.by_group(weight * column(scale, weight)), view.factors, strict=True)
+    rounded = [round_with_feedback(wanted, factor, largest)[0] for wanted, factor in groups]
+    return np.concatenate(rounded).reshape(weight.shape)
+
+
+def _fits(rounded: Population, form: IntegerFormat) -> bool:
+    neuron = rounded.neuron
+    if form.comparison_max is None or not form.comparison_holds_bias or not isinstance(neuron, IntegrateFire):
+        return True
+    return fits_comparison(neuron.threshold - neuron.initial - rounded.bias, form.comparison_max)
+
+
+def assemble(
+    population: FloatPopulation,
+    scale: Scale,
+    form: IntegerFormat,
+    n_steps: int,
+    weights: tuple[NDArray[Any], ...],
+    bias: NDArray[Any],
+) -> Population:
+    """Return the integer population of rounded numbers; the bound is left open.
+
+    Args:
+        form: says how a neuron resets, and so where it starts.
+        n_steps: length of the window; the readout's scale turns its potential into a mean over the steps.
+        weights: whole numbers, one array a synapse, each weight once.
+        bias: whole numbers (channels,).
+    """
+    if scale.threshold is None:
+        neuron: IntegrateFire | Readout = Readout(1.0 / (float(scale.per_channel[0]) * n_steps))
+    else:
+        threshold = scale.threshold.repeat(population.units)
+        neuron = IntegrateFire(threshold, _initial(threshold, population.units, form), form.reset)
+    parts = zip(population.synapses, weights, scale.exponents, strict=True)
+    return Population(
+        name=population.name,
+        shape=population.shape,
+        neuron=neuron,
+        bias=bias.astype(np.int64).repeat(population.units),
+        synapses=tuple(_synapse(real, weight, exponent) for real, weight, exponent in parts),
+    )
+
+
+def _synapse(real: FloatSynapse, weight: NDArray[Any], exponent: int) -> Synapse:
+    """Return all weights of a synapse, of the distinct ones rounded."""
+    whole = real.repeat.spread(weight.astype(np.int32), real.source_shape)
+    conv = None if real.conv is None else real.repeat.on_neurons(real.conv)
+    return Synapse(real.source, whole, exponent, conv, repeat=real.repeat)
+
+
+def _initial(threshold: IntArray, units: int, form: IntegerFormat) -> IntArray:
+    """Return threshold * (k + 1/2) / units for unit k, rounded down, which no comparison of integers notices (U1)."""
+    if form.reset == "zero":
+        return np.zeros_like(threshold)
+    unit = np.arange(len(threshold)) % units
+    return threshold * (2 * unit + 1) // (2 * units)
 
 
 def round_with_feedback(wanted: FloatArray, factor: Factor, largest: int) -> tuple[IntArray, FloatArray]:

@@ -1,14 +1,17 @@
-"""Factors of the covariance of signals, as rounding with error feedback reads them: block by block, the last first.
+"""The covariance of what drives a population: how much an error of a weight matters, and which errors cancel.
 
-A covariance R' R has a triangular R; its rows say how far an error of one weight reaches the weights before it. R is
-a matrix of fan-in times fan-in numbers. Where far fewer patches than weights were looked at, the covariance is a
-diagonal and few products of signals; then R is the same diagonal blocks and, right of them, products of two thin
-matrices, and nothing of that size is ever made.
+With signals x and an error d of the weights of a channel, the output is off by d x: mean square d' E[x x'] d. The mean
+of it goes into the bias, so that the covariance of x is what remains.
 
-In: moments. Out: factors. Must not import torch.
+Rounding with error feedback reads the covariance as R' R with a triangular R, block by block, the last first: its rows
+say how far an error of one weight reaches the weights before it. R is a matrix of fan-in times fan-in numbers. Where
+far fewer patches than weights were looked at, the covariance is a diagonal and few products of signals; then R is the
+same diagonal blocks and, right of them, products of two thin matrices, and nothing of that size is ever made.
 
-Source: elimination of a diagonal plus a low rank, block by block (Sherman, Morrison, Woodbury); Golub and Van Loan,
-Matrix Computations, 4th edition, sections 2.1.4 and 4.2.
+In: patches of signals. Out: moments and factors. Must not import torch, nor an engine.
+
+Source of the factors: elimination of a diagonal plus a low rank, block by block (Sherman, Morrison, Woodbury); Golub
+and Van Loan, Matrix Computations, 4th edition, sections 2.1.4 and 4.2.
 """
 
 from __future__ import annotations
@@ -21,13 +24,62 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nctool.conversion.float_network import FloatArray
-from nctool.conversion.quantise.second_moments import Moments
+
+DAMPING = 0.01
+"""Part of the mean variance that is added to each: what calibration data do not show may still occur.
+Source: Frantar et al., GPTQ, arXiv 2210.17323."""
+
+SHRINKAGE = 0.1
+"""Part of each covariance that is given up: a few hundred samples show more correlation than there is."""
+
+Float32 = NDArray[np.float32]
 
 BLOCK = 64
 """Weights whose errors are carried on together, by one matrix product."""
 
 THIN = 2
 """From so many times more weights than patches on, two thin matrices are smaller than the triangle."""
+
+
+@dataclass(frozen=True, eq=False)
+class Moments:
+    """Of the signals that the weights of one synapse multiply, group by group.
+
+    Args:
+        mean: float64 (groups, fan-in).
+        centred: float32 (groups, patches, fan-in), the patches without their mean.
+    """
+
+    mean: FloatArray
+    centred: Float32
+
+    @property
+    def share(self) -> float:
+        """Return what the products of two centred signals, summed over the patches, count for in the covariance."""
+        return (1 - SHRINKAGE) / self.centred.shape[1]
+
+    def covariance(self, group: int) -> FloatArray:
+        """Return the covariance of a group, float64 (fan-in, fan-in), regularised; all zero where no signal varies."""
+        centred = self.centred[group]
+        covariance: FloatArray = (centred.T @ centred).astype(np.float64)
+        covariance /= len(centred)
+        variance = np.diagonal(covariance).copy()
+        covariance *= 1 - SHRINKAGE
+        np.fill_diagonal(covariance, variance + DAMPING * variance.mean())
+        return covariance
+
+    def own(self, group: int) -> FloatArray:
+        """Return what the diagonal of the covariance has beside products of signals, float64 (fan-in,)."""
+        variance = np.einsum("pf,pf->f", self.centred[group], self.centred[group], dtype=np.float64)
+        variance /= self.centred.shape[1]
+        own: FloatArray = SHRINKAGE * variance + DAMPING * variance.mean()
+        return own
+
+
+def moments(patches: Float32) -> Moments:
+    """Return the moments of float32 (groups, patches, fan-in)."""
+    mean = patches.mean(axis=1, dtype=np.float64)
+    return Moments(mean, patches - mean[:, np.newaxis].astype(np.float32))
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,21 +1,19 @@
-"""Second moments of what drives a population: how much an error of a weight matters, and which errors cancel.
+"""What the synapses of a population see on calibration data: patches of their sources, one for each of some neurons.
 
-With signals x and an error d of the weights of a channel, the output is off by d x: mean square d' E[x x'] d. The mean
-of it goes into the bias, so that the covariance of x is what remains.
-
-In: signals on calibration data. Out: patches and their moments. Must not import torch, nor an engine.
+In: a FloatPopulation, the rates of its sources. Out: patches with their weights. Must not import torch, nor an engine.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Protocol
 
 import numpy as np
-from numpy.typing import NDArray
 
-from nctool.conversion.float_network import FloatArray, FloatSynapse
+from nctool.conversion.float_network import FloatArray, FloatPopulation, FloatSynapse
+from nctool.conversion.quantise.covariance import Factor, Float32, factor, moments
 from nctool.ir.geometry import Places, inside
 from nctool.ir.population import IntArray
 
@@ -27,15 +25,6 @@ NUMBERS = 2**25
 
 AT_ONCE = 2**21
 """Numbers of a signal that are looked at together, 16 MiB."""
-
-DAMPING = 0.01
-"""Part of the mean variance that is added to each: what calibration data do not show may still occur.
-Source: Frantar et al., GPTQ, arXiv 2210.17323."""
-
-SHRINKAGE = 0.1
-"""Part of each covariance that is given up: a few hundred samples show more correlation than there is."""
-
-Float32 = NDArray[np.float32]
 
 
 class Rates(Protocol):
@@ -49,44 +38,57 @@ class Rates(Protocol):
 
 
 @dataclass(frozen=True, eq=False)
-class Moments:
-    """Of the signals that the weights of one synapse multiply, group by group.
+class View:
+    """What one synapse sees on calibration data.
 
     Args:
-        mean: float64 (groups, fan-in).
-        centred: float32 (groups, patches, fan-in), the patches without their mean.
+        synapse: which one.
+        patches: float32 (groups, rows, fan-in); row r of every synapse of a population is of the same neuron.
     """
 
-    mean: FloatArray
-    centred: Float32
+    synapse: FloatSynapse
+    patches: Float32
 
-    @property
-    def share(self) -> float:
-        """Return what the products of two centred signals, summed over the patches, count for in the covariance."""
-        return (1 - SHRINKAGE) / self.centred.shape[1]
+    @cached_property
+    def mean(self) -> FloatArray:
+        """Return the mean of the patches, float64 (groups, fan-in)."""
+        mean: FloatArray = self.patches.mean(axis=1, dtype=np.float64)
+        return mean
 
-    def covariance(self, group: int) -> FloatArray:
-        """Return the covariance of a group, float64 (fan-in, fan-in), regularised; all zero where no signal varies."""
-        centred = self.centred[group]
-        covariance: FloatArray = (centred.T @ centred).astype(np.float64)
-        covariance /= len(centred)
-        variance = np.diagonal(covariance).copy()
-        covariance *= 1 - SHRINKAGE
-        np.fill_diagonal(covariance, variance + DAMPING * variance.mean())
-        return covariance
+    @cached_property
+    def factors(self) -> tuple[Factor, ...]:
+        """Return the factor of the covariance of each group."""
+        of_all = moments(self.patches)
+        return tuple(factor(of_all, group) for group in range(len(self.patches)))
 
-    def own(self, group: int) -> FloatArray:
-        """Return what the diagonal of the covariance has beside products of signals, float64 (fan-in,)."""
-        variance = np.einsum("pf,pf->f", self.centred[group], self.centred[group], dtype=np.float64)
-        variance /= self.centred.shape[1]
-        own: FloatArray = SHRINKAGE * variance + DAMPING * variance.mean()
-        return own
+    def by_group(self, weight: FloatArray) -> FloatArray:
+        """Return weights as (groups, out / groups, fan-in)."""
+        return weight.reshape(len(self.patches), -1, self.patches.shape[2])
+
+    def output(self, weight: FloatArray) -> Float32:
+        """Weigh the patches; float32 (rows, out)."""
+        weighted = self.patches @ np.swapaxes(self.by_group(weight).astype(np.float32), 1, 2)
+        return np.swapaxes(weighted, 0, 1).reshape(weighted.shape[1], -1)
+
+    def mean_output(self, weight: FloatArray) -> FloatArray:
+        """Weigh the mean of the patches; float64 (out,)."""
+        mean: FloatArray = np.einsum("gof,gf->go", self.by_group(weight), self.mean)
+        return mean.reshape(-1)
+
+    def error(self, rounded: IntArray, scale: FloatArray) -> FloatArray:
+        """Return what rounding at a scale, (out,), added to each weight, in real units."""
+        error: FloatArray = rounded / column(scale, rounded) - self.synapse.weight
+        return error
 
 
-def moments(patches: Float32) -> Moments:
-    """Return the moments of float32 (groups, patches, fan-in)."""
-    mean = patches.mean(axis=1, dtype=np.float64)
-    return Moments(mean, patches - mean[:, np.newaxis].astype(np.float32))
+def views(population: FloatPopulation, rates: Callable[[str], Rates]) -> tuple[View, ...]:
+    """Return what every synapse of `population` sees.
+
+    Args:
+        rates: gives those of a source by its name.
+    """
+    patches = n_patches(population.synapses)
+    return tuple(View(s, extract(s, rates(s.source), patches)) for s in population.synapses)
 
 
 def n_patches(synapses: Sequence[FloatSynapse]) -> int:
@@ -134,3 +136,8 @@ def _patches(image: Float32, sample: IntArray, rows: Places, columns: Places) ->
     at = np.where(seen, rows[:, :, np.newaxis], 0), np.where(seen, columns[:, np.newaxis], 0)
     patches = image[sample[:, np.newaxis, np.newaxis], :, at[0], at[1]]
     return np.moveaxis(patches * seen[..., np.newaxis], -1, 1)
+
+
+def column(values: FloatArray, like: FloatArray | IntArray) -> FloatArray:
+    """Return a value for each channel, (channels,), shaped to broadcast over weights like `like`."""
+    return values.reshape(-1, *[1] * (like.ndim - 1))

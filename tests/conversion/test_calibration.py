@@ -11,8 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nctool.conversion.folding import encode_input
-from nctool.conversion.quantise.calibration import Calibration
-from nctool.conversion.quantise.sent import SentSpikes, join, pack
+from nctool.conversion.quantise.calibration import Calibration, RecordedSpikes, join, pack
 from nctool.conversion.rate_input import rate_input
 from nctool.fast.integrate_fire import IntegrateFireLayer
 from nctool.ir.network import INPUT_NAME, Bound
@@ -38,7 +37,7 @@ def test_the_longest_window_is_counted_to_its_end():
 
 def test_a_long_window_is_counted_in_little_memory():
     """The mean takes 64 kB, the spikes of all steps together 4 MB."""
-    kept = SentSpikes(np.full((500, 8, 128), 255, np.uint8), (16, 8, 8))
+    kept = RecordedSpikes(np.full((500, 8, 128), 255, np.uint8), (16, 8, 8))
     tracemalloc.start()
     found = kept[:]
     peak = tracemalloc.get_traced_memory()[1]

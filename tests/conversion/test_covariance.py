@@ -13,9 +13,16 @@ from torch import nn
 
 from nctool.activation.noisy_quant import NoisyQuantReLU
 from nctool.conversion import convert
-from nctool.conversion.quantise.factors import ThinTriangle, Triangle, block_bounds, factor, thin_triangle, triangle
+from nctool.conversion.quantise.covariance import (
+    ThinTriangle,
+    Triangle,
+    block_bounds,
+    factor,
+    moments,
+    thin_triangle,
+    triangle,
+)
 from nctool.conversion.quantise.rounding import round_with_feedback
-from nctool.conversion.quantise.second_moments import moments
 from nctool_deploy.backends.autapse import AUTAPSE_FORMAT
 from tests.support.networks import seeds
 

@@ -1,31 +1,42 @@
-"""Choose the scale of every output channel and round to integers.
+"""Choose the scale of every output channel, and the exponent of every synapse.
 
 A channel with scale a holds round(a * weight / 2**exponent) and round(a * bias), with one exponent for each synapse;
 its threshold a * theta must be m * 2**e with one e for the population, so the scale is picked from those values and
-thresholds are never rounded. All synapses of a population share its scales: their sums add up in one potential.
+thresholds are never rounded. All synapses of a population share its scales: their sums add up in one potential. A
+branch whose weights are large takes few of its bits away from the others if its integers are multiplied by 2**exponent.
+A population of one synapse needs no exponent.
 
-In: a folded FloatPopulation and an IntegerFormat. Out: a Population. Must not import torch.
+Where the chip compares with one threshold register for a whole population, the rest of a neuron's distance from its
+threshold lies in a register of its own: all distances of a population must lie within +-comparison_max of one centre.
+The distance at the start of a window is threshold - initial potential, less the bias where it does not accumulate.
+
+In: a folded FloatPopulation and an IntegerFormat. Out: a Scale. Must not import torch.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from nctool.conversion.float_network import FloatArray, FloatPopulation, FloatSynapse
-from nctool.conversion.quantise.comparison import comparison_limits
-from nctool.conversion.quantise.exponents import candidate_exponents
 from nctool.errors import RangeError
-from nctool.ir.network import IntArray, IntegrateFire, Population, Readout, Synapse
+from nctool.ir.network import IntArray
 from nctool.ir.number_format import WEIGHT_BITS_RANGE, IntegerFormat
+
+SPREAD = 2
+"""Exponents tried above the ratio of the sizes: the ratio of some channels is larger than that of most."""
+
+CENTRES = 33
+"""Centres tried between 1 and comparison_max."""
+
+ROUNDING = 2
+"""Left free: threshold, initial potential and bias are rounded one by one."""
 
 
 @dataclass(frozen=True, eq=False)
 class Scale:
-    """Integer units per real unit.
+    """What a real unit is in integers.
 
     Args:
         per_channel: float64 (channels,); one value throughout for a readout, so that logits compare.
@@ -134,78 +145,85 @@ def _rounding_error(population: FloatPopulation, scale: Scale) -> float:
 
 def _error(synapse: FloatSynapse, scale: Scale, exponent: int) -> FloatArray:
     """Return what rounding adds to each weight, in real units."""
-    units = integer_units(synapse, scale, exponent)
-    error: FloatArray = np.rint(synapse.weight * units) / units - synapse.weight
+    of_weights = weight_scale(synapse, scale, exponent)
+    error: FloatArray = np.rint(synapse.weight * of_weights) / of_weights - synapse.weight
     return error
 
 
-def integer_units(synapse: FloatSynapse, scale: Scale, exponent: int) -> FloatArray:
-    """Return the integer units per real unit, shaped to broadcast over the weights."""
+def weight_scale(synapse: FloatSynapse, scale: Scale, exponent: int) -> FloatArray:
+    """Return what a real unit is in integers, shaped to broadcast over the weights."""
     per_channel: FloatArray = scale.per_channel.reshape(-1, *[1] * (synapse.weight.ndim - 1)) / 2**exponent
     return per_channel
 
 
-def round_population(population: FloatPopulation, scale: Scale, form: IntegerFormat, n_steps: int) -> Population:
-    """Round the weights and the bias of `population` at `scale`, each to the nearest integer."""
-    pairs = zip(population.synapses, scale.exponents, strict=True)
-    weights = tuple(np.rint(s.weight * integer_units(s, scale, exponent)) for s, exponent in pairs)
-    return assemble(population, scale, form, n_steps, weights, np.rint(population.bias * scale.per_channel))
+def candidate_exponents(population: FloatPopulation, form: IntegerFormat) -> tuple[tuple[int, ...], ...]:
+    """Return tuples of one exponent a synapse, from all zero to a little more than the sizes ask for.
+
+    The branch of the smallest weights keeps exponent 0.
+    """
+    ratios = size_ratios(population)
+    most = max(ratios)
+    steps = range(-most, SPREAD + 1) if most > 0 else range(1)
+    tried = (tuple(_clip(ratio + step if ratio > 0 else 0, form) for ratio in ratios) for step in steps)
+    return tuple(dict.fromkeys(tried))
 
 
-def assemble(
-    population: FloatPopulation,
-    scale: Scale,
-    form: IntegerFormat,
-    n_steps: int,
-    weights: tuple[NDArray[Any], ...],
-    bias: NDArray[Any],
-) -> Population:
-    """Return the integer population of rounded numbers; the bound is left open.
+def size_ratios(population: FloatPopulation) -> list[int]:
+    """Return per synapse how many times its weights must be halved to be no larger than those of the smallest.
+
+    The median over the channels counts, of those in which the synapse has weights at all.
+    """
+    largest = np.array([synapse.largest for synapse in population.synapses])
+    least = np.where(largest > 0, largest, np.inf).min(axis=0)
+    return [_halvings(sizes[sizes > 0], least[sizes > 0]) for sizes in largest]
+
+
+def _halvings(sizes: FloatArray, least: FloatArray) -> int:
+    return int(np.ceil(np.median(np.log2(sizes) - np.log2(least)))) if len(sizes) else 0
+
+
+def _clip(exponent: int, form: IntegerFormat) -> int:
+    return min(max(exponent, 0), form.weight_exponent_max)
+
+
+def comparison_limits(
+    population: FloatPopulation, limit: FloatArray, comparison_max: int, holds_bias: bool
+) -> FloatArray:
+    """Return the largest scale of each channel for the centre that costs the least; infinite where it sets no limit.
 
     Args:
-        form: says how a neuron resets, and so where it starts.
-        n_steps: length of the window; the readout's scale turns its potential into a mean over the steps.
-        weights: whole numbers, one array a synapse, each weight once.
-        bias: whole numbers (channels,).
+        population: one that spikes.
+        limit: float64 (channels,), the largest scales for other reasons, which say what a centre costs.
+        comparison_max: largest magnitude of what is left of a distance beside the centre, in weight units.
+        holds_bias: the bias is a part of the distance.
     """
-    if scale.threshold is None:
-        neuron: IntegrateFire | Readout = Readout(1.0 / (float(scale.per_channel[0]) * n_steps))
-    else:
-        threshold = scale.threshold.repeat(population.units)
-        neuron = IntegrateFire(threshold, _initial(threshold, population.units, form), form.reset)
-    parts = zip(population.synapses, weights, scale.exponents, strict=True)
-    return Population(
-        name=population.name,
-        shape=population.shape,
-        neuron=neuron,
-        bias=bias.astype(np.int64).repeat(population.units),
-        synapses=tuple(_synapse(real, weight, exponent) for real, weight, exponent in parts),
-    )
+    lowest, highest = _distances(population, population.bias if holds_bias else np.zeros_like(population.bias))
+    reach = comparison_max - ROUNDING
+    centres = np.linspace(1, reach, CENTRES)
+    limits = [np.minimum(_up_to(highest, c + reach), _up_to(-lowest, reach - c)) for c in centres]
+    rounded = np.isfinite(limit)  # of a channel without weights and bias, nothing is rounded
+    return max(limits, key=lambda each: (_worth(np.minimum(limit, each)[rounded]), _worth(each)))
 
 
-def _synapse(real: FloatSynapse, weight: NDArray[Any], exponent: int) -> Synapse:
-    """Return all weights of a synapse, of the distinct ones rounded."""
-    whole = real.repeat.spread(weight.astype(np.int32), real.source_shape)
-    conv = None if real.conv is None else real.repeat.on_neurons(real.conv)
-    return Synapse(real.source, whole, exponent, conv, repeat=real.repeat)
+def fits_comparison(distance: IntArray, comparison_max: int) -> bool:
+    """Return True when all distances of integer neurons lie within comparison_max of one centre, 1..comparison_max."""
+    low, high = int(distance.min()), int(distance.max())
+    return high - comparison_max <= min(low + comparison_max, comparison_max) and low + comparison_max >= 1
 
 
-def _initial(threshold: IntArray, units: int, form: IntegerFormat) -> IntArray:
-    """Return threshold * (k + 1/2) / units for unit k, rounded down, which no comparison of integers notices (U1)."""
-    if form.reset == "zero":
-        return np.zeros_like(threshold)
-    unit = np.arange(len(threshold)) % units
-    return threshold * (2 * unit + 1) // (2 * units)
+def _distances(population: FloatPopulation, bias: FloatArray) -> tuple[FloatArray, FloatArray]:
+    """Return per channel the least and the largest distance of the units that it belongs to."""
+    threshold, half_unit = population.threshold or 0.0, 0.5 / population.units
+    return threshold * half_unit - bias, threshold * (1 - half_unit) - bias
 
 
-def weight_errors(population: FloatPopulation, scale: Scale, rounded: Population) -> tuple[float, ...]:
-    """Return per synapse the largest error of a weight, relative to the largest weight of its channel."""
-    pairs = zip(population.synapses, rounded.synapses, strict=True)
-    return tuple(_relative_error(real, synapse, scale) for real, synapse in pairs)
+def _up_to(distance: FloatArray, most: float) -> FloatArray:
+    """Return the scales at which each distance reaches `most`; infinite where it never does."""
+    scale: FloatArray = np.divide(most, distance, out=np.full(len(distance), np.inf), where=distance > 0)
+    return scale
 
 
-def _relative_error(real: FloatSynapse, rounded: Synapse, scale: Scale) -> float:
-    distinct = real.repeat.distinct(rounded.weight, real.source_shape)
-    error = np.abs(distinct / integer_units(real, scale, rounded.exponent) - real.weight)
-    largest = np.where(real.largest > 0, real.largest, 1.0)
-    return float((error.reshape(len(largest), -1).max(axis=1) / largest).max())
+def _worth(limits: FloatArray) -> float:
+    """Return the mean logarithm of the scales: a bit lost in one channel costs like a bit lost in another."""
+    finite = limits[np.isfinite(limits)]
+    return float(np.log2(np.maximum(finite, np.finfo(np.float64).tiny)).mean()) if len(finite) else 0.0
