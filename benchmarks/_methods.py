@@ -5,9 +5,10 @@ In: a recipe, methods, seeds, a folder. Out: one finished run for each method an
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import nctool
 from nctool.training import load_checkpoint
@@ -27,19 +28,19 @@ class Method:
     """
 
     title: str
-    overrides: tuple[str, ...]
+    overrides: Mapping[str, Any]
     start: str | None = None
 
 
 DIRECT = "direct"
 METHODS = {
-    "relu": Method("ReLU, thresholds balanced", ("activation.function=relu", "noise.source=none")),
-    "qcfs": Method("quantised, no noise (QCFS)", ("noise.source=none",)),
-    "nq": Method("quantised, noise (NQ)", ("noise.source=ideal",)),
-    "chip": Method("quantised, noise of the chip", ("noise.source=chip",)),
-    "finetuned": Method("NQ, fine-tuned", (), start="nq"),
-    "finetuned-4bit": Method("NQ, fine-tuned with 4-bit weights", ("finetune.weight_bits=4",), start="nq"),
-    DIRECT: Method("trained directly", ("training.epochs=0",)),
+    "relu": Method("ReLU, thresholds balanced", {"activation.function": "relu", "noise.source": "none"}),
+    "qcfs": Method("quantised, no noise (QCFS)", {"noise.source": "none"}),
+    "nq": Method("quantised, noise (NQ)", {"noise.source": "ideal"}),
+    "chip": Method("quantised, noise of the chip", {"noise.source": "chip"}),
+    "finetuned": Method("NQ, fine-tuned", {}, start="nq"),
+    "finetuned-4bit": Method("NQ, fine-tuned with 4-bit weights", {"finetune.weight_bits": 4}, start="nq"),
+    DIRECT: Method("trained directly", {"training.epochs": 0}),
 }
 """By name, in the order of the table."""
 
@@ -61,7 +62,7 @@ class Experiment:
     folder: Path
     methods: Sequence[str]
     seeds: Sequence[int]
-    overrides: tuple[str, ...] = ()
+    overrides: Mapping[str, Any] = field(default_factory=dict)
     data_dir: Path | None = None
 
     def runs(self) -> Iterator[tuple[str, Path]]:
@@ -87,28 +88,28 @@ class Experiment:
     def _require_same(self, folder: Path, name: str, seed: int) -> None:
         """Refuse a run that is there already but was trained by another recipe."""
         start = METHODS[name].start
-        before = () if start is None else (*self._settings(start), "finetune={}")
-        wanted = load_recipe(self.recipe, (*before, *self._settings(name)), seed)
+        before = {} if start is None else {**self._settings(start), "finetune": {}}
+        wanted = load_recipe(self.recipe, {**before, **self._settings(name)}, seed)
         found = load_checkpoint(folder).recipe
         if found.model_copy(update={"name": wanted.name, "description": wanted.description}) != wanted:
             raise SystemExit(f"{folder}: was trained by another recipe than `{name}` is here; give another --runs")
 
-    def _settings(self, name: str) -> tuple[str, ...]:
+    def _settings(self, name: str) -> dict[str, Any]:
         """Return what a method's own run changes in its recipe, or in its fine-tuning."""
         method = METHODS[name]
         if method.start is not None:
-            return (*self._overrides(finetune=True), *method.overrides)
-        direct = self._direct() if name == DIRECT else ()
-        return (*self._overrides(finetune=False), *method.overrides, *direct)
+            return {**self._overrides(finetune=True), **method.overrides}
+        direct = self._direct() if name == DIRECT else {}
+        return {**self._overrides(finetune=False), **method.overrides, **direct}
 
-    def _overrides(self, finetune: bool) -> tuple[str, ...]:
-        return tuple(each for each in self.overrides if each.startswith("finetune.") is finetune)
+    def _overrides(self, finetune: bool) -> dict[str, Any]:
+        return {key: value for key, value in self.overrides.items() if key.startswith("finetune.") is finetune}
 
-    def _direct(self) -> tuple[str, ...]:
+    def _direct(self) -> dict[str, Any]:
         """Half the epochs, each of which runs several time steps, at the recipe's rate; or what `--set` says."""
         training = load_recipe(self.recipe, self._overrides(finetune=False)).training
-        return (
-            f"finetune.epochs={-(-training.epochs // 2)}",
-            f"finetune.learning_rate={training.learning_rate}",
-            *self._overrides(finetune=True),
-        )
+        return {
+            "finetune.epochs": -(-training.epochs // 2),
+            "finetune.learning_rate": training.learning_rate,
+            **self._overrides(finetune=True),
+        }

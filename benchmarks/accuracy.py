@@ -27,6 +27,7 @@ from typing import Any
 from _accuracy import STEPS, Exports, measure
 from _common import commit, environment
 from _methods import METHODS, Experiment
+from nctool.recipe.overrides import parse_overrides
 
 COLUMNS = " | ".join(f"T={steps}" for steps in STEPS)
 LINE = "|---|---|" + "---|" * (1 + len(STEPS))
@@ -114,7 +115,7 @@ def main() -> None:
                 options.runs or Path(temporary),
                 options.methods,
                 options.seeds,
-                tuple(options.overrides),
+                parse_overrides(options.overrides),
                 options.data_dir,
             )
             rows = [{"method": method} | measure(run, exports) for method, run in experiment.runs()]

@@ -37,7 +37,7 @@ def resnet(tmp_path_factory: pytest.TempPathFactory) -> Path:
     np.savez(folder / "tiny.npz", x_train=images, y_train=labels, x_test=images[:9], y_test=labels[:9])
     settings = {"data.name": folder / "tiny.npz", "training.epochs": 1, "training.batch_size": 54, "noise.steps": 3}
     settings["activation.threshold_init"] = 0.25  # so that all layers fire
-    package.train("cifar10-resnet8", folder, overrides=[f"{key}={value}" for key, value in settings.items()])
+    package.train("cifar10-resnet8", folder, overrides=settings)
     package.export(folder, folder / "model.net", target="loihi2", chips=2)
     return folder / "model.net"
 

@@ -197,9 +197,9 @@ def test_a_finished_run_is_replaced_only_if_that_is_wanted(run: Path, digits_run
     assert refusal(UsageError, nctool.train, "digits-cnn", run) == text
     assert refusal(UsageError, nctool.finetune, digits_run, run) == text
     assert contents(run) == before
-    nctool.train("digits-mlp", run, overrides=["training.epochs=1"], overwrite=True)
+    nctool.train("digits-mlp", run, overrides={"training.epochs": 1}, overwrite=True)
     assert nctool.history(run).epochs[-1].epoch == 1
-    nctool.finetune(digits_run, run, overrides=["finetune.epochs=1", "finetune.steps=[1]"], overwrite=True)
+    nctool.finetune(digits_run, run, overrides={"finetune.epochs": 1, "finetune.steps": [1]}, overwrite=True)
     assert nctool.history(run).epochs[-1].stage == "finetune"
 
 

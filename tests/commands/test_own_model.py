@@ -19,7 +19,7 @@ from tests.support.refusals import refusal
 from tests.support.runs import run_command
 
 RECIPE = "digits-mlp"
-SHORT = ["training.epochs=3"]
+SHORT = {"training.epochs": 3}
 
 
 class Own(nn.Module):
@@ -69,7 +69,7 @@ def test_its_file_is_what_was_trained(run, tmp_path):
 def test_the_recipe_says_the_levels_and_the_reset_of_its_activations(tmp_path):
     """What is exported by default is what was trained."""
     for name, options in {"finer": {"levels": 8}, "zero": {"reset": "zero"}}.items():
-        nctool.train(RECIPE, tmp_path / name, overrides=["training.epochs=1"], model=own(**options))
+        nctool.train(RECIPE, tmp_path / name, overrides={"training.epochs": 1}, model=own(**options))
         activation = load_checkpoint(tmp_path / name).recipe.activation
         assert (activation.levels, activation.reset) == (options.get("levels", 4), options.get("reset", "subtract"))
 
@@ -101,9 +101,9 @@ def test_a_recipe_of_your_own_network_trains_it(recipe, tmp_path):
 
 def test_images_are_normalised_as_pretrained_weights_want_them(recipe, tmp_path):
     """In training, in fine-tuning and in the exported file."""
-    overrides = ["data.mean=[0.5]", "data.std=[0.25]"]
+    overrides = {"data.mean": [0.5], "data.std": [0.25]}
     nctool.train(recipe, tmp_path / "run", overrides=overrides, model=own())
-    nctool.finetune(tmp_path / "run", tmp_path / "tuned", overrides=["finetune.epochs=1"], model=own())
+    nctool.finetune(tmp_path / "run", tmp_path / "tuned", overrides={"finetune.epochs": 1}, model=own())
     for name in ("run", "tuned"):
         checkpoint = load_checkpoint(tmp_path / name)
         assert (checkpoint.mean, checkpoint.std) == ((0.5,), (0.25,))
@@ -113,7 +113,7 @@ def test_images_are_normalised_as_pretrained_weights_want_them(recipe, tmp_path)
 
 
 def test_a_normalisation_for_other_channels_is_refused(recipe, tmp_path):
-    overrides = ["data.mean=[0.5, 0.4, 0.3]", "data.std=[0.2, 0.2, 0.2]"]
+    overrides = {"data.mean": [0.5, 0.4, 0.3], "data.std": [0.2, 0.2, 0.2]}
     assert refusal(UsageError, nctool.train, recipe, tmp_path / "run", overrides=overrides, model=own()) == (
         "data set `digits`: `data.mean` and `data.std` have 3 numbers, allowed: 1, one for each channel"
     )
@@ -123,13 +123,13 @@ def test_a_normalisation_for_other_channels_is_refused(recipe, tmp_path):
 @pytest.mark.parametrize(
     ("override", "text"),
     [
-        ("activation.levels=8", "`activation.levels` is 8, allowed: 4"),
-        ("activation.reset=zero", '`activation.reset` is "zero", allowed: subtract'),
-        ("activation.threshold_init=2.0", "`activation.threshold_init` is 2.0, allowed: data"),
+        ({"activation.levels": 8}, "`activation.levels` is 8, allowed: 4"),
+        ({"activation.reset": "zero"}, '`activation.reset` is "zero", allowed: subtract'),
+        ({"activation.threshold_init": 2.0}, "`activation.threshold_init` is 2.0, allowed: data"),
     ],
 )
 def test_a_recipe_of_your_own_network_that_says_something_else_of_it_is_refused(recipe, tmp_path, override, text):
-    assert refusal(RecipeError, nctool.train, recipe, tmp_path / "run", overrides=[override], model=own()) == (
+    assert refusal(RecipeError, nctool.train, recipe, tmp_path / "run", overrides=override, model=own()) == (
         f"recipe `mine`: {text}, as the model was prepared\n"
         "hint: leave it out: nctool.prepare gives a network of your own its levels, reset and first thresholds"
     )
@@ -178,7 +178,7 @@ def test_the_commands_say_where_to_give_it(run, tmp_path, capsys, monkeypatch, c
 
 
 def test_a_recipe_of_your_own_network_needs_it(tmp_path):
-    text = refusal(RecipeError, nctool.train, "digits-cnn", tmp_path, overrides=['model={architecture="own"}'])
+    text = refusal(RecipeError, nctool.train, "digits-cnn", tmp_path, overrides={"model": {"architecture": "own"}})
     assert text == f'`model.architecture` is "own": no network was given\n{FROM_PYTHON}'
 
 

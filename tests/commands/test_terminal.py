@@ -84,7 +84,7 @@ def long_names() -> nn.Module:
 def long_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An exported residual network of long names, and beside it the same with other weights in a layer."""
     folder, model = tmp_path_factory.mktemp("long"), long_names()
-    nctool.train("digits-mlp", folder, overrides=["training.epochs=1"], model=model)
+    nctool.train("digits-mlp", folder, overrides={"training.epochs": 1}, model=model)
     nctool.export(folder, folder / "model.net", model=model)
     with h5py.File(shutil.copy(folder / "model.net", folder / "changed.net"), "r+") as file:
         file["layer/2/weight"][...] = -file["layer/2/weight"][...]

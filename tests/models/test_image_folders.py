@@ -368,9 +368,9 @@ def test_a_folder_trains_tunes_exports_runs_and_verifies(tmp_path):
             for number in range(n_images):
                 pixels = picture(number, 10 + number, 14) // 3 + 160 * label
                 save(root / split / name / f"{number}.png", pixels.astype(np.uint8))
-    overrides = [f"data.name={root}", "data.image_size=8", "training.epochs=2", "training.batch_size=4"]
+    overrides = {"data.name": str(root), "data.image_size": 8, "training.epochs": 2, "training.batch_size": 4}
     report = nctool.train("digits-mlp", tmp_path / "run", overrides=overrides)
-    nctool.finetune(report.path, tmp_path / "tuned", overrides=["finetune.epochs=1"])
+    nctool.finetune(report.path, tmp_path / "tuned", overrides={"finetune.epochs": 1})
     nctool.export(tmp_path / "tuned", tmp_path / "model.net", target="lava", steps=4)
     run = nctool.run_sim(tmp_path / "model.net")
     assert (run.dataset, run.samples) == (f"{root}/test", 6)

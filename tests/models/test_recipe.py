@@ -1,16 +1,16 @@
 """Recipes: what is allowed, what a refusal says, and that a resolved recipe reads back equal."""
 
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
-from pydantic.fields import FieldInfo
 
 from nctool.errors import RecipeError
+from nctool.recipe.overrides import parse_overrides
 from nctool.recipe.schema import (
     ChipSettings,
     CnnSettings,
@@ -23,7 +23,7 @@ from nctool.recipe.schema import (
     parse_recipe,
     read_recipe,
 )
-from nctool.toml import literal, parse_value
+from nctool.toml import literal, parse_value, tables_of, tags_of
 from nctool_models.recipes.load import list_recipes, load_recipe, recipe_path
 from tests.support.refusals import refused
 
@@ -59,9 +59,15 @@ epochs = 3
 """
 
 
+def changed(*texts: str, seed: int | None = None) -> Recipe:
+    """Return the recipe with changes as the command line has them."""
+    return parse_recipe(TEXT, parse_overrides(texts), seed)
+
+
 def refusal(*overrides: str | dict[str, Any], text: str = TEXT) -> str:
-    """Return what is said of texts, or of one mapping."""
-    changes: Any = overrides[0] if overrides and isinstance(overrides[0], dict) else overrides
+    """Return what is said of changes as the command line has them, or of one mapping."""
+    is_mapping = bool(overrides) and isinstance(overrides[0], dict)
+    changes: Any = overrides[0] if is_mapping else parse_overrides(overrides)
     return str(refused(RecipeError, parse_recipe, text, changes, source="small"))
 
 
@@ -118,15 +124,15 @@ def test_a_recipe_is_frozen():
     ],
 )
 def test_an_override_is_a_toml_literal_or_plain_text(override, value):
-    found = parse_recipe(TEXT, [override])
+    setting: Any = changed(override)
     for key in override.partition("=")[0].strip().split("."):
-        found = getattr(found, key)
-    assert found == value
-    assert type(found) is type(value)
+        setting = getattr(setting, key)
+    assert setting == value
+    assert type(setting) is type(value)
 
 
 def test_the_last_override_wins_and_the_seed_argument_wins_over_all():
-    recipe = parse_recipe(TEXT, ["training.epochs=4", "training.epochs=5", "seed=6"], seed=7)
+    recipe = changed("training.epochs=4", "training.epochs=5", "seed=6", seed=7)
     assert (recipe.training.epochs, recipe.seed) == (5, 7)
 
 
@@ -154,11 +160,10 @@ def test_the_values_of_a_mapping_are_never_read_as_text():
         "finetune.steps": np.arange(1, 3),
         "model": {"architecture": "mlp", "hidden": [np.int64(3), 4]},
     }
-    found = parse_recipe(TEXT, changes)
-    assert (found.description, found.data.name, found.training.epochs) == (name, "d/x.npz", 5)
-    assert (found.training.learning_rate, found.finetune.steps, found.model.hidden) == (0.5, (1, 2), (3, 4))
-    assert parse_recipe(TEXT, {"training.epochs": 5}) == parse_recipe(TEXT, ["training.epochs=5"])
-    assert parse_recipe(TEXT, "training.epochs=5") == parse_recipe(TEXT, ["training.epochs=5"])
+    recipe = parse_recipe(TEXT, changes)
+    assert (recipe.description, recipe.data.name, recipe.training.epochs) == (name, "d/x.npz", 5)
+    assert (recipe.training.learning_rate, recipe.finetune.steps, recipe.model.hidden) == (0.5, (1, 2), (3, 4))
+    assert parse_recipe(TEXT, {"training.epochs": 5}) == changed("training.epochs=5")
 
 
 @pytest.mark.parametrize("key", ["name", "description", "data.name", "activation.threshold_init"])
@@ -333,7 +338,7 @@ def test_refusals_name_key_value_and_what_is_allowed(override, message):
 
 
 def test_the_table_of_another_architecture_is_replaced_as_the_hint_says():
-    assert parse_recipe(TEXT, ['model={architecture = "lenet"}']).model.architecture == "lenet"
+    assert changed('model={architecture = "lenet"}').model.architecture == "lenet"
 
 
 def test_an_unknown_key_is_named_before_the_key_it_leaves_missing():
@@ -370,7 +375,7 @@ def test_text_nested_too_deep_is_refused():
 def test_a_recipe_file_is_read(tmp_path):
     path = tmp_path / "small.toml"
     path.write_text(TEXT)
-    assert load_recipe(str(path), ["training.epochs=4"], 5) == parse_recipe(TEXT, ["training.epochs=4"], 5)
+    assert load_recipe(str(path), {"training.epochs": 4}, 5) == changed("training.epochs=4", seed=5)
     assert load_recipe(path) == read_recipe(path) == parse_recipe(TEXT)
 
 
@@ -432,7 +437,7 @@ def test_every_built_in_recipe_is_valid_and_named_like_its_file(name):
 
 
 def test_the_resolved_text():
-    recipe = parse_recipe(TEXT.replace('"cnn"', '"mlp"\nhidden = [20, 10]'), ['description=a "b" \\ ü'], 9)
+    recipe = parse_recipe(TEXT.replace('"cnn"', '"mlp"\nhidden = [20, 10]'), {"description": 'a "b" \\ ü'}, 9)
     assert (
         recipe.to_toml()
         == """\
@@ -535,12 +540,12 @@ def test_a_value_that_is_no_literal_is_text(text, value):
 def test_a_staircase_is_trained_for_its_own_window():
     staircase = ["activation.reset=zero", "activation.levels=3", "noise.steps=4"]
     with pytest.raises(RecipeError) as caught:
-        parse_recipe(TEXT, staircase)
+        changed(*staircase)
     assert str(caught.value) == (
         "recipe `recipe`: `noise.steps` is 4, allowed: 3, as `activation.levels`\n"
         'hint: with activation.reset = "zero" the levels are the time steps of the window'
     )
-    assert parse_recipe(TEXT, [*staircase, "noise.steps=3"]).activation.reset == "zero"
+    assert changed(*staircase, "noise.steps=3").activation.reset == "zero"
 
 
 # --- the chip ---------------------------------------------------------------------------------------------------------
@@ -550,10 +555,10 @@ ON_A_CHIP = "noise.source=chip"
 
 @pytest.mark.parametrize(("overrides", "bits"), [((), 4), (("finetune.weight_bits=8",), 8)])
 def test_fine_tuning_is_for_the_weights_of_the_chip_unless_it_says_others(overrides, bits):
-    found = parse_recipe(TEXT, [ON_A_CHIP, "chip.weight_bits=4", "finetune.epochs=1", *overrides])
-    assert found.finetune is not None
-    assert found.finetune.weight_bits == bits
-    assert parse_recipe(found.to_toml()) == found
+    recipe = changed(ON_A_CHIP, "chip.weight_bits=4", "finetune.epochs=1", *overrides)
+    assert recipe.finetune is not None
+    assert recipe.finetune.weight_bits == bits
+    assert parse_recipe(recipe.to_toml()) == recipe
 
 
 LAWS = {name: recipe_path(name).read_text(encoding="utf-8") for name in ("digits-cnn-finetuned", "cifar10-resnet8")}
@@ -567,24 +572,17 @@ LAWS |= {
 VALUES: tuple[Any, ...] = (0, 1, 2, 4, 6, 0.5, True, "none", "chip", "zero", "population", [1], [3, 5], {})
 
 
-FIELD = FieldInfo()
-
-
 def every_override() -> list[dict[str, Any]]:
     """Return changes of each key of a recipe, and of each table."""
-    tables = [(name, each) for name, field in Recipe.model_fields.items() for each in tables_of(field.annotation)]
+    tables = [(name, table) for name, field in Recipe.model_fields.items() for table in tables_of(field)]
     keys = dict.fromkeys(
-        [*Recipe.model_fields, *(f"{name}.{key}" for name, each in tables for key in each.model_fields)]
+        [*Recipe.model_fields, *(f"{name}.{key}" for name, table in tables for key in table.model_fields)]
     )
     changes = [{key: value} for key in keys for value in VALUES]
-    tags = [tag for _, each in tables for tag in get_args(each.model_fields.get("architecture", FIELD).annotation)]
+    tags = [tag for table in tables_of(Recipe.model_fields["model"]) for tag in tags_of(table)]
     changes += [change for tag in tags for change in ({"model.architecture": tag}, {"model": {"architecture": tag}})]
     pairs = ({"noise.source": "chip", "chip.weight_bits": 6}, {"chip.weight_bits": 6, "finetune.epochs": 2})
     return [*changes, *pairs, {"model.architecture": "resnet", "model.depth": 8}]
-
-
-def tables_of(annotation: Any) -> list[Any]:
-    return [each for each in (annotation, *get_args(annotation)) if hasattr(each, "model_fields")]
 
 
 def outcome(text: str, change: dict[str, Any]) -> Any:
@@ -617,10 +615,10 @@ def test_what_follows_from_another_key_is_written_behind_a_mark():
 def test_a_chip_is_there_where_noise_is_measured_on_it_and_reads_back():
     assert parse_recipe(TEXT).chip is None
     assert "chip" not in parse_recipe(TEXT).to_toml()
-    found = parse_recipe(TEXT, [ON_A_CHIP])
-    assert found.chip == ChipSettings(realisation="autapse", units=1, weight_bits=8)
-    assert parse_recipe(found.to_toml()) == found
-    assert parse_recipe(TEXT, [ON_A_CHIP, "chip.units=3"]).chip == ChipSettings(units=3)
+    recipe = changed(ON_A_CHIP)
+    assert recipe.chip == ChipSettings(realisation="autapse", units=1, weight_bits=8)
+    assert parse_recipe(recipe.to_toml()) == recipe
+    assert changed(ON_A_CHIP, "chip.units=3").chip == ChipSettings(units=3)
 
 
 @pytest.mark.parametrize(

@@ -123,7 +123,7 @@ def test_the_published_recipe_is_followed(name):
 )
 def test_every_recipe_takes_a_step_of_training(name, one_thread):
     """The two networks left out differ from `cifar10-vgg16` in the width of two dense layers."""
-    recipe = load_recipe(name, ["training.batch_size=2"])
+    recipe = load_recipe(name, {"training.batch_size": 2})
     n_classes, shape = CLASSES_AND_SHAPE[recipe.data.name]
     generator = torch.Generator().manual_seed(0)
     images = torch.randint(256, (2, *shape), generator=generator, dtype=torch.uint8)

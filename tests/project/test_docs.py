@@ -188,7 +188,7 @@ LIBRARIES = {
 def narrow_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A short run of a `digits-cnn` of few channels, with its `model.net`: the pages explore and export it often."""
     folder = tmp_path_factory.mktemp("narrow")
-    nctool.train("digits-cnn", folder, overrides=["training.epochs=2", "model.channels=[4,6]", "model.hidden=16"])
+    nctool.train("digits-cnn", folder, overrides={"training.epochs": 2, "model.channels": [4, 6], "model.hidden": 16})
     export_short(folder, folder / "model.net")
     return folder
 

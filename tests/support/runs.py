@@ -13,7 +13,7 @@ import pytest
 import nctool
 from nctool.cli import main
 
-SHORT = ("training.epochs=3",)
+SHORT = {"training.epochs": 3}
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from nctool.recipe.overrides import parse_overrides
 from nctool.recipe.schema import Recipe, parse_recipe
 from nctool.training import LabelledImages, Normalisation, TrainingData, TrainResult, fit
 from nctool_models import build_model
@@ -28,7 +29,7 @@ batch_size = 16
 
 
 def small_recipe(*overrides: str, seed: int | None = None) -> Recipe:
-    return parse_recipe(TEXT, overrides, seed)
+    return parse_recipe(TEXT, parse_overrides(overrides), seed)
 
 
 def halves(n_images: int, seed: int) -> LabelledImages:

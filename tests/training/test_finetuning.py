@@ -150,12 +150,12 @@ def test_a_relu_network_gets_its_thresholds_from_data(tmp_path):
 
 # --- from a checkpoint ------------------------------------------------------------------------------------------------
 
-QUICK = ("finetune.epochs=1",)
+QUICK = {"finetune.epochs": 1, "finetune.weight_bits": 4}
 
 
 def test_a_checkpoint_is_fine_tuned_into_another_folder(digits_run, tmp_path):
     before = (digits_run / "checkpoint.safetensors").read_bytes()
-    report = nctool.finetune(digits_run, tmp_path / "tuned", overrides=[*QUICK, "finetune.weight_bits=4"])
+    report = nctool.finetune(digits_run, tmp_path / "tuned", overrides=QUICK)
     assert (digits_run / "checkpoint.safetensors").read_bytes() == before
     assert report.accuracy_snn["1"] > load_checkpoint(digits_run).results["accuracy_snn"]["1"] - 0.03
     recipe = load_checkpoint(tmp_path / "tuned").recipe
@@ -164,7 +164,7 @@ def test_a_checkpoint_is_fine_tuned_into_another_folder(digits_run, tmp_path):
 
 
 def test_an_export_takes_window_and_bits_of_the_fine_tuning(digits_run, tmp_path):
-    nctool.finetune(digits_run, tmp_path, overrides=[*QUICK, "finetune.weight_bits=4", "finetune.steps=[2, 1]"])
+    nctool.finetune(digits_run, tmp_path, overrides=QUICK | {"finetune.steps": [2, 1]})
     exported = nctool.export(tmp_path, tmp_path / "m.net", target="lava")
     assert exported.steps == 2
     assert nctool.inspect(tmp_path / "m.net").weight_bits == 4
@@ -199,26 +199,26 @@ def test_layers_that_share_a_weight_are_fine_tuned():
     ("overrides", "message"),
     [
         (
-            ["activation.levels=8"],
+            {"activation.levels": 8},
             "overrides changes what the network was trained as, allowed: keys of finetune, training, data\n"
             "hint: `nctool.train()` makes another network",
         ),
         (
-            ["data.validation_fraction=0.2"],
+            {"data.validation_fraction": 0.2},
             "overrides changes `data.validation_fraction` to 0.2, allowed: 0.1, as in training",
         ),
         (
-            ["data.mean=[0.5]", "data.std=[0.25]"],
+            {"data.mean": [0.5], "data.std": [0.25]},
             "overrides changes `data.mean` to [0.5], allowed: none, as in training\n"
             "hint: images are normalised as in training",
         ),
         (
-            ["training.epochs=2"],
+            {"training.epochs": 2},
             "overrides changes `training.epochs` to 2, allowed: 3, as in training\n"
             "hint: fine-tuning lasts `finetune.epochs`",
         ),
         (
-            ["training.learning_rate=0.1"],
+            {"training.learning_rate": 0.1},
             "overrides changes `training.learning_rate` to 0.1, allowed: 0.05, as in training\n"
             "hint: that of fine-tuning is `finetune.learning_rate`",
         ),
@@ -241,7 +241,7 @@ def test_another_data_set_is_refused(digits_run, tmp_path):
     path = tmp_path / "other.npz"
     np.savez(path, x_train=images, y_train=labels, x_test=images, y_test=labels)
     with pytest.raises(UsageError) as caught:
-        nctool.finetune(digits_run, tmp_path / "run", overrides=[f"data.name={path}"])
+        nctool.finetune(digits_run, tmp_path / "run", overrides={"data.name": path})
     assert str(caught.value) == (
         f"data set `{path}` has images (1, 8, 8) of 2 classes, allowed: (1, 8, 8) of 10 classes, those of the "
         "checkpoint\n"

@@ -553,7 +553,7 @@ def test_the_bar_is_drawn_on_a_terminal_and_not_on_stdout(monkeypatch, capsys):
 
 
 def test_digits_are_learned(tmp_path):
-    recipe = load_recipe("digits-mlp", ["training.epochs=10"])
+    recipe = load_recipe("digits-mlp", {"training.epochs": 10})
     dataset = load_dataset(recipe.data.name)
     data = training_data(dataset, recipe.data.validation_fraction, recipe.seed)
     model = build_model(recipe.model, data.input_shape, len(dataset.classes), recipe.activation, seed=recipe.seed)

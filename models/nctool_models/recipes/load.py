@@ -35,13 +35,12 @@ def recipe_path(name: str) -> Path:
     return _FOLDER / f"{name}{_SUFFIX}"
 
 
-def load_recipe(name_or_path: str | Path, overrides: Overrides = (), seed: int | None = None) -> Recipe:
+def load_recipe(name_or_path: str | Path, overrides: Overrides | None = None, seed: int | None = None) -> Recipe:
     """Resolve a recipe given by name or path.
 
     Args:
         name_or_path: a built-in name, or the path of a file: what ends in .toml or holds a separator.
-        overrides: `table.key=value`, applied in order; values are TOML literals or else plain text. Or values by
-            `table.key`.
+        overrides: values by `table.key` or `key`, applied in order.
         seed: replaces the recipe's seed, after the overrides.
 
     Raises:

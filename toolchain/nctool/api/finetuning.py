@@ -47,7 +47,7 @@ def finetune(
     checkpoint: RunPath,
     output: Path | str | None = None,
     *,
-    overrides: Overrides = (),
+    overrides: Overrides | None = None,
     device: str = "cpu",
     data_dir: Path | str | None = None,
     resume: bool = False,
@@ -65,7 +65,7 @@ def finetune(
     Args:
         checkpoint: folder of a training run, or its checkpoint.safetensors; it is left as it is.
         output: folder of the new run; runs/<name>-finetuned by default.
-        overrides: `table.key=value` each, or values by `table.key`, of the tables `finetune`, `training` and `data`.
+        overrides: values by `table.key`, of the tables `finetune`, `training` and `data`.
         device: `cpu` or `cuda`.
         data_dir: where data sets lie; by default where that of the training was.
         resume: go on where an interrupted run in `output` stopped.
@@ -108,7 +108,7 @@ def finetune(
     return train_report(output, recipe, result)
 
 
-def _recipe(trained: Recipe, overrides: Overrides) -> Recipe:
+def _recipe(trained: Recipe, overrides: Overrides | None) -> Recipe:
     recipe = parse_recipe(trained.to_toml(), overrides, source=trained.name)
     if recipe.model_copy(update={table: getattr(trained, table) for table in TABLES}) != trained:
         raise UsageError(

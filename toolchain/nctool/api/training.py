@@ -74,7 +74,7 @@ def train(
     ],
     output: Path | str | None = None,
     *,
-    overrides: Overrides = (),
+    overrides: Overrides | None = None,
     seed: int | None = None,
     device: str = "cpu",
     data_dir: Path | str | None = None,
@@ -90,7 +90,7 @@ def train(
     Args:
         recipe: name of a built-in recipe, or the path of a .toml file.
         output: folder of the run; runs/<name> by default.
-        overrides: `table.key=value` each, applied in order; or values by `table.key`.
+        overrides: values by `table.key`, applied in order.
         seed: in place of the recipe's.
         device: `cpu` or `cuda`.
         data_dir: where data sets lie.

@@ -46,12 +46,13 @@ def train(
 ) -> None:
     """Train a network with noisy quantised activations."""
     from nctool.api import train as run
+    from nctool.recipe.overrides import parse_overrides
 
     with shown_epochs("training", json) as (progress, on_epoch):
         report = run(
             recipe,
             out,
-            overrides=overrides or (),
+            overrides=parse_overrides(overrides or ()),
             seed=seed,
             device=device,
             data_dir=data_dir,
@@ -80,12 +81,13 @@ def finetune(
 ) -> None:
     """Train a checkpoint on as the spiking network itself, with rounded weights."""
     from nctool.api import finetune as run
+    from nctool.recipe.overrides import parse_overrides
 
     with shown_epochs("fine-tuning", json) as (progress, on_epoch):
         report = run(
             checkpoint,
             out,
-            overrides=overrides or (),
+            overrides=parse_overrides(overrides or ()),
             device=device,
             data_dir=data_dir,
             resume=resume,

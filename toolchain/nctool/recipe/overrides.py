@@ -1,42 +1,47 @@
-"""Changes of a recipe: texts as the command line takes them, or values by key, as Python has them.
+"""Changes of a recipe: values by key.
 
-In: the document of a recipe, and changes. Out: the changed document, or a RecipeError. Imports of nctool only errors
-and the parser of TOML values.
+In: the document of a recipe, and changes. Out: the changed document, or a RecipeError. The command line has them as
+texts KEY=VALUE, each of which is parsed once, here.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping
+from datetime import date, time
 from typing import Any
 
 from nctool.errors import RecipeError
 from nctool.toml import parse_value
 
-Overrides = Sequence[str] | Mapping[str, Any] | str
-"""A text `table.key=value`, several of them, or values by `table.key`."""
+Overrides = Mapping[str, Any]
+"""Values by `table.key` or `key`, applied in order."""
 
 
-def override(content: dict[str, Any], overrides: Overrides) -> None:
-    """Change a document in place, override by override.
+def parse_overrides(texts: Iterable[str]) -> dict[str, Any]:
+    """Return the changes that texts KEY=VALUE ask for; a value is a TOML literal, else plain text.
 
     Raises:
-        RecipeError: a text has no `=`, a key is none, lies below a value, or a value is of no type that a recipe has.
+        RecipeError: a text has no `=`.
     """
-    for key, value in _changes(overrides):
-        _put(content, key, value)
-
-
-def _changes(overrides: Overrides) -> Iterator[tuple[str, Any]]:
-    """Yield the key and the value of each; those of a mapping are taken as they are, and never as text."""
-    if isinstance(overrides, Mapping):
-        yield from ((str(key), _plain(key, value)) for key, value in overrides.items())
-        return
-    for text in [overrides] if isinstance(overrides, str) else overrides:
+    overrides: dict[str, Any] = {}
+    for text in texts:
         key, separator, value = text.partition("=")
         if not separator:
             raise RecipeError(f"--set got `{text}`, allowed: KEY=VALUE", hint="for instance --set training.epochs=3")
-        yield key, parse_value(value.strip())
+        overrides.pop(key.strip(), None)  # a key that comes again comes last
+        overrides[key.strip()] = parse_value(value.strip())
+    return overrides
+
+
+def override(content: dict[str, Any], overrides: Overrides) -> None:
+    """Change a document in place, key by key.
+
+    Raises:
+        RecipeError: a key is none, lies below a value, or a value is of no type that TOML has.
+    """
+    for key, value in overrides.items():
+        _put(content, str(key), _plain(key, value))
 
 
 def _put(content: dict[str, Any], key: str, value: Any) -> None:
@@ -55,15 +60,15 @@ def _put(content: dict[str, Any], key: str, value: Any) -> None:
 def _plain(key: str, value: Any) -> Any:
     """Return a value in the types of TOML: what NumPy and torch hold as numbers, a path as text."""
     if isinstance(value, Mapping):
-        return {each: _plain(key, inner) for each, inner in value.items()}
+        return {name: _plain(key, inner) for name, inner in value.items()}
     if hasattr(value, "tolist"):
         value = value.tolist()
     if isinstance(value, (list, tuple)):
         return [_plain(key, inner) for inner in value]
-    found = os.fspath(value) if isinstance(value, os.PathLike) else value
-    if not isinstance(found, (str, bool, int, float)):
+    plain = os.fspath(value) if isinstance(value, os.PathLike) else value
+    if not isinstance(plain, (str, bool, int, float, date, time)):
         raise RecipeError(
             f"overrides: `{key}` is a {type(value).__name__}, allowed: a text, a number, a list or a mapping",
             hint="leave a key out to keep what the recipe says",
         )
-    return found
+    return plain

@@ -119,24 +119,27 @@ def _is_following(table: str, key: str) -> bool:
     return in_table or f"{table}.{key}" in FOLLOWING
 
 
-def read_recipe(path: Path, overrides: Overrides = (), seed: int | None = None, *, source: str | None = None) -> Recipe:
+def read_recipe(
+    path: Path, overrides: Overrides | None = None, seed: int | None = None, *, source: str | None = None
+) -> Recipe:
     """Read a recipe file.
 
     Args:
         path: a UTF-8 TOML file.
-        overrides: `table.key=value` or `key=value`, applied in order; a value is a TOML literal, else plain text. Or
-            values by `table.key`.
+        overrides: values by `table.key` or `key`, applied in order.
         seed: replaces the recipe's seed, after the overrides.
         source: what messages call the recipe; its path when None.
 
     Raises:
-        RecipeError: the file is missing or not TOML, an override has no key or value, or the recipe is not allowed.
+        RecipeError: the file is missing or not TOML, or a key or value is not allowed.
     """
     text = read_document(path, _KIND)
     return parse_recipe(text, overrides, seed, source=source or str(path))
 
 
-def parse_recipe(text: str, overrides: Overrides = (), seed: int | None = None, *, source: str = "recipe") -> Recipe:
+def parse_recipe(
+    text: str, overrides: Overrides | None = None, seed: int | None = None, *, source: str = "recipe"
+) -> Recipe:
     """Check TOML text and make a `Recipe` of it.
 
     Args:
@@ -146,10 +149,10 @@ def parse_recipe(text: str, overrides: Overrides = (), seed: int | None = None, 
         source: where the text came from, for messages.
 
     Raises:
-        RecipeError: the text is not TOML, an override has no `=`, or a key or value is not allowed.
+        RecipeError: the text is not TOML, or a key or value is not allowed.
     """
     content = parse_document(text, _KIND, source)
-    override(content, overrides)
+    override(content, overrides or {})
     _drop_schedule(content, source)
     if seed is not None:
         content["seed"] = seed
