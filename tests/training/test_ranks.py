@@ -30,19 +30,25 @@ BOTH_STAGES = (
 SCRIPT = """
 import sys
 from pathlib import Path
-from nctool.cli import application
+from nctool.cli.application import app, main
 from nctool.errors import RangeError
+from nctool.torchrun import rank_and_size
 from nctool.training import optimiser
 from tests.support.small_run import small_fit
+
+folder, start, kind, *overrides = sys.argv[1:]
 
 def fail(images, settings):
     raise RangeError("rank 1 has had enough", "ask it why")
 
-if sys.argv[3] == "fail" and application.rank_and_size()[0] == 1:
+@app.command("small-fit")
+def run():
+    small_fit(Path(folder), overrides, resume=start == "resume")
+
+if kind == "fail" and rank_and_size()[0] == 1:
     optimiser.augment = fail
-overrides = sys.argv[4:]
-application._run_command = lambda: small_fit(Path(sys.argv[1]), overrides, resume=sys.argv[2] == "resume") and 0
-application.main()
+sys.argv[1:] = ["small-fit"]
+main()
 """
 
 
