@@ -1,12 +1,10 @@
 """The model zoo: recipes, the networks that they name, and the images that they train on.
 
-    load_recipe(name_or_path, overrides, seed) -> Recipe        recipes
-    load_dataset(name, data_dir, image_size) -> Dataset         datasets
-    training_data(dataset, fraction, seed) -> TrainingData      datasets
-    build_model(model, input_shape, n_classes, activation)      architectures
-    restore_model(checkpoint)                                   architectures
-
-May import nctool; nctool imports it from the command line only.
+load_recipe(name_or_path, overrides, seed) -> Recipe        recipes
+load_dataset(name, data_dir, image_size) -> Dataset         datasets
+training_data(dataset, fraction, seed) -> TrainingData      datasets
+build_model(model, input_shape, n_classes, activation)      architectures
+restore_model(checkpoint)                                   architectures
 """
 
 from nctool_models.architectures.build import build_model, restore_model

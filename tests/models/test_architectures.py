@@ -114,10 +114,10 @@ def test_every_activation_has_its_own_threshold():
 def test_the_seed_makes_the_weights_and_the_callers_random_stream_is_left_alone():
     torch.manual_seed(5)
     before = torch.get_rng_state()
-    first, again, other = build(MLP, seed=1), build(MLP, seed=1), build(MLP, seed=2)
+    model, again, of_seed_2 = build(MLP, seed=1), build(MLP, seed=1), build(MLP, seed=2)
     assert torch.equal(torch.get_rng_state(), before)
-    assert torch.equal(first.fc1.weight, again.fc1.weight)
-    assert not torch.equal(first.fc1.weight, other.fc1.weight)
+    assert torch.equal(model.fc1.weight, again.fc1.weight)
+    assert not torch.equal(model.fc1.weight, of_seed_2.fc1.weight)
 
 
 EVEN = "allowed: sides even where they are pooled"
@@ -164,7 +164,7 @@ def test_the_smallest_images_that_fit(settings, shape):
 def test_the_number_of_parameters_is_the_known_one(settings, parameters, n_activations):
     model = build(settings, (3, 32, 32), 10)
     assert len(activations(model)) == n_activations
-    assert sum(each.numel() for each in model.parameters()) == parameters + n_activations  # one threshold each
+    assert sum(value.numel() for value in model.parameters()) == parameters + n_activations  # one threshold each
 
 
 def test_vgg_pools_each_stage_and_may_end_in_dense_layers():
@@ -213,5 +213,5 @@ def test_deep_networks_learn_in_every_layer(settings):
     torch.manual_seed(0)
     model = build(settings, (3, 32, 32))
     model(torch.randn(4, 3, 32, 32)).square().sum().backward()
-    assert all(each.grad is not None and each.grad.isfinite().all() for each in model.parameters())
+    assert all(value.grad is not None and value.grad.isfinite().all() for value in model.parameters())
     assert all(layer.weight.grad.any() for layer in model.modules() if isinstance(layer, nn.Conv2d))

@@ -242,8 +242,7 @@ def test_a_link_that_leads_back_is_named(tree):
     loop.symlink_to("../dog")
     assert len(load_dataset(str(tree)).x_train) == 9  # a link elsewhere is followed
     (tree / "train" / "dog" / "back").symlink_to("../cat")
-    found = refusal(FormatError, tree)
-    assert found == f"`{loop}/back`: is a link to a folder above it\nhint: remove the link"
+    assert refusal(FormatError, tree) == f"`{loop}/back`: is a link to a folder above it\nhint: remove the link"
 
 
 def test_images_that_do_not_fit_into_memory_are_refused_before_they_are_read(tree, monkeypatch):
@@ -389,12 +388,12 @@ def test_a_folder_trains_tunes_exports_runs_and_verifies(tmp_path):
 def test_grey_images_are_read_as_they_are_and_others_by_their_luma(tree):
     path = tree / "train" / "cat" / "0.png"
     grey = save(path, picture(9), "L")[:1]
-    found = load_dataset(str(tree), channels=1).x_train
-    assert found.shape == (6, 1, 12, 12)
-    np.testing.assert_array_equal(found[0], grey)
+    images = load_dataset(str(tree), channels=1).x_train
+    assert images.shape == (6, 1, 12, 12)
+    np.testing.assert_array_equal(images[0], grey)
     red, green, blue = load_dataset(str(tree)).x_train[1].astype(np.int64)
     luma = (19595 * red + 38470 * green + 7471 * blue + 2**15) >> 16
-    np.testing.assert_array_equal(found[1, 0], luma)
+    np.testing.assert_array_equal(images[1, 0], luma)
     assert load_dataset(str(tree), channels=3, image_size=8).x_train.shape == (6, 3, 8, 8)
     assert load_dataset(str(tree), channels=1, image_size=8).x_train.shape == (6, 1, 8, 8)
 

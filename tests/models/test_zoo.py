@@ -73,7 +73,7 @@ def build(name: str) -> torch.nn.Sequential:
 )
 def test_the_number_of_parameters_is_the_known_one(name, parameters):
     model = build(name)
-    assert sum(each.numel() for each in model.parameters()) == parameters + len(activations(model))
+    assert sum(value.numel() for value in model.parameters()) == parameters + len(activations(model))
 
 
 @pytest.mark.parametrize("name", [name for name in list_recipes() if "resnet" in name])
@@ -96,7 +96,7 @@ def with_skip(channels: int) -> IntNetwork:
         (first, fire("b", *branches, threshold=2, shape=shape), read_out(fully_connected("b", np.ones((2, channels))))),
         n_steps=1,
     )
-    return with_bounds(network, {name: found.bound("proved") for name, found in prove(network).items()})
+    return with_bounds(network, {name: proof.bound("proved") for name, proof in prove(network).items()})
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
@@ -132,7 +132,7 @@ def test_every_recipe_takes_a_step_of_training(name, one_thread):
     data = TrainingData(recipe.data.name, tuple(map(str, range(n_classes))), two, two, two, normalisation)
     model = build(name)
     stage = NoisyTraining(Task(model, data, two, normalisation, recipe, None))
-    before = [each.detach().clone() for each in model.parameters()]
+    before = [value.detach().clone() for value in model.parameters()]
     with torch.random.fork_rng():
         epoch = Optimiser(model, two, stage, 0, recipe).run_epoch(1, no_progress, Interruption())
     assert math.isfinite(epoch.loss)

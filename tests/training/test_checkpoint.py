@@ -67,16 +67,18 @@ def refusal(path) -> str:
 
 
 def test_what_is_written_reads_back_equal(run):
-    wanted, found = small_checkpoint(), load_checkpoint(run)
-    assert found.state.keys() == wanted.state.keys()
-    assert all(torch.equal(found.state[name], tensor) for name, tensor in wanted.state.items())
-    assert {name: tensor.dtype for name, tensor in found.state.items()} == {n: t.dtype for n, t in wanted.state.items()}
-    np.testing.assert_array_equal(found.calibration_images, wanted.calibration_images)
-    np.testing.assert_array_equal(found.calibration_labels, wanted.calibration_labels)
+    wanted, loaded = small_checkpoint(), load_checkpoint(run)
+    assert loaded.state.keys() == wanted.state.keys()
+    assert all(torch.equal(loaded.state[name], tensor) for name, tensor in wanted.state.items())
+    assert {name: tensor.dtype for name, tensor in loaded.state.items()} == {
+        n: t.dtype for n, t in wanted.state.items()
+    }
+    np.testing.assert_array_equal(loaded.calibration_images, wanted.calibration_images)
+    np.testing.assert_array_equal(loaded.calibration_labels, wanted.calibration_labels)
     arrays = {"state", "calibration_images", "calibration_labels", "sha256"}
     for field in fields(Checkpoint):
         if field.name not in arrays:
-            assert getattr(found, field.name) == getattr(wanted, field.name)
+            assert getattr(loaded, field.name) == getattr(wanted, field.name)
 
 
 def test_folder_and_file_are_the_same_and_the_hash_is_that_of_the_file(run):

@@ -33,7 +33,7 @@ def test_logits_are_the_running_mean_of_the_step_wise_network():
     model, data = small_model(small_recipe()).eval(), small_data()
     steps = torch.stack(list(data.normalisation.steps(data.test.images[:7], 3)))
     with in_mode(model, "spiking"):
-        logits = torch.stack([model(each) for each in steps])
+        logits = torch.stack([model(step) for step in steps])
     expected = torch.stack([logits[: t + 1].mean(dim=0) for t in range(3)])
     torch.testing.assert_close(window_logits(model, {}, steps), expected)
 
@@ -43,12 +43,12 @@ def test_the_loss_is_the_mean_over_the_windows():
     model = small_model(recipe).eval()
     stage = Finetuning(Task(model, data, data.held_out, data.normalisation, recipe, None), recipe.finetune)
     batch = data.train.first(9)
-    found, _ = stage.loss(batch.images, batch.labels)
+    loss, _ = stage.loss(batch.images, batch.labels)
     model.load_state_dict(stage.weights())
     with in_mode(model, "spiking"):
-        logits = torch.stack([model(each) for each in data.normalisation.steps(batch.images, 3)])
+        logits = torch.stack([model(step) for step in data.normalisation.steps(batch.images, 3)])
     losses = [functional.cross_entropy(logits[:t].mean(dim=0), batch.labels) for t in (1, 3)]
-    torch.testing.assert_close(found.detach(), sum(losses) / 2)
+    torch.testing.assert_close(loss.detach(), sum(losses) / 2)
 
 
 def test_the_stages_follow_each_other(tmp_path):
@@ -140,7 +140,7 @@ def test_a_relu_network_gets_its_thresholds_from_data(tmp_path):
     assert result.sigma == {"act1": 0.0, "act2": 0.0}
     model, data = restore_model(load_checkpoint(tmp_path)), small_data()
     seen = []
-    handle = model.act1.register_forward_hook(lambda layer, given, output: seen.append(given[0]))
+    handle = model.act1.register_forward_hook(lambda layer, inputs, output: seen.append(inputs[0]))
     with torch.no_grad():
         model(data.normalisation(data.calibration(3).images))
     handle.remove()

@@ -86,7 +86,7 @@ def test_a_network_of_your_own_that_is_not_trained_takes_them_from_the_images(tr
     before = {name: tensor.clone() for name, tensor in own.state_dict().items()}
     with pytest.warns(NctoolWarning) as caught:
         prepared = prepare(own, SEEN)
-    assert [str(each.message) for each in caught] == [NOT_SEEN]
+    assert [str(warning.message) for warning in caught] == [NOT_SEEN]
     assert all(torch.equal(tensor, before[name]) for name, tensor in own.state_dict().items())
     assert thresholds(prepared) == pytest.approx([percentile(drive) for drive in own.train().drives(SEEN)], rel=1e-5)
 

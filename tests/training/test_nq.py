@@ -246,9 +246,9 @@ def test_noise_on_the_staircase():
     torch.manual_seed(0)
     layer = NoisyQuantReLU(4, 2.0, "zero")
     layer.sigma.fill_(0.5)
-    found = layer(torch.full((20000,), 1.2)).detach()
-    assert abs(float(found.mean()) - 1.0) < 0.02
-    assert abs(float(found.std()) - 0.5) < 0.02
+    output = layer(torch.full((20000,), 1.2)).detach()
+    assert abs(float(output.mean()) - 1.0) < 0.02
+    assert abs(float(output.std()) - 0.5) < 0.02
 
 
 def test_an_unknown_reset_is_refused():

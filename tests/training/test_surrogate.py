@@ -47,16 +47,16 @@ def written_out(drive: Tensor, threshold: Tensor, n_steps: int, reset: str) -> T
 def test_values_and_gradients_are_those_of_the_equations_written_out(drive, threshold, n_steps, reset):
     """On a grid of 1/16 all sums are exact, so that both sides agree on which side of an edge a potential lies."""
     weights = torch.linspace(-1, 2, len(drive), dtype=torch.float64)
-    found = []
+    results = []
     for function in (integrate_and_fire, written_out):
         z = (torch.tensor(drive, dtype=torch.float64) / 16).requires_grad_()
         theta = torch.tensor(threshold, dtype=torch.float64, requires_grad=True)
         output = function(z, theta, n_steps, reset)
         (output * weights).sum().backward()
-        found.append((output.detach(), z.grad, theta.grad))
-    assert torch.equal(found[0][0], found[1][0])
-    torch.testing.assert_close(found[0][1], found[1][1], rtol=0, atol=1e-12)
-    torch.testing.assert_close(found[0][2], found[1][2], rtol=0, atol=1e-12)
+        results.append((output.detach(), z.grad, theta.grad))
+    assert torch.equal(results[0][0], results[1][0])
+    torch.testing.assert_close(results[0][1], results[1][1], rtol=0, atol=1e-12)
+    torch.testing.assert_close(results[0][2], results[1][2], rtol=0, atol=1e-12)
 
 
 def test_gradients_by_hand():
@@ -96,10 +96,10 @@ def test_an_unrolled_network_spikes_as_the_step_wise_one(reset):
     )
     steps = torch.randn(5, 3, 6)
     with in_mode(model, "spiking"):
-        expected = torch.stack([model(each) for each in steps])
+        expected = torch.stack([model(step) for step in steps])
     with in_mode(model, "window", 5):
-        found = model(steps.flatten(0, 1)).detach()
-    assert torch.equal(found.unflatten(0, (5, 3)), expected)
+        window = model(steps.flatten(0, 1)).detach()
+    assert torch.equal(window.unflatten(0, (5, 3)), expected)
     assert expected.count_nonzero() > 5
 
 

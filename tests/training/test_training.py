@@ -412,9 +412,9 @@ def test_a_bad_state_is_not_resumed(tmp_path):
 def test_a_state_of_another_model_is_not_resumed(tmp_path):
     small_fit(tmp_path)
     recipe = small_recipe()
-    other = build_model(small_recipe("model.hidden=[12,9]").model, (1, 4, 4), 2, recipe.activation)
+    wider = build_model(small_recipe("model.hidden=[12,9]").model, (1, 4, 4), 2, recipe.activation)
     with pytest.raises(FormatError) as caught:
-        fit(other, small_data(), recipe, tmp_path, resume=True)
+        fit(wider, small_data(), recipe, tmp_path, resume=True)
     assert str(caught.value) == (
         f"`{tmp_path}/last.safetensors` does not fit the recipe's model: "
         "tensor `bn2.bias` has shape (8,), allowed: (9,)"

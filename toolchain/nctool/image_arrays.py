@@ -49,7 +49,7 @@ def channels_first(
     orders = CHANNEL_AXES if layout is None else {layout: CHANNEL_AXES[layout]}
     readings = {order: np.moveaxis(images, axis, 1) for order, axis in orders.items()}
     if layout is None:
-        readings = {order: each for order, each in readings.items() if _fits(order, each.shape[1:], shape)}
+        readings = {order: array for order, array in readings.items() if _fits(order, array.shape[1:], shape)}
     if shape is not None and not readings:
         return images
     if len(readings) != 1 and max(images.shape[1:]) > 1:
@@ -60,9 +60,9 @@ def channels_first(
     return next(iter(readings.values()), images)
 
 
-def _fits(order: str, found: tuple[int, ...], shape: tuple[int, ...] | None) -> bool:
-    channels, height, width = found
-    return found == shape if shape is not None else order == "NHWC" and channels < min(height, width)
+def _fits(order: str, own: tuple[int, ...], shape: tuple[int, ...] | None) -> bool:
+    channels, height, width = own
+    return own == shape if shape is not None else order == "NHWC" and channels < min(height, width)
 
 
 def row_by_row(images: NDArray[Any]) -> NDArray[Any]:

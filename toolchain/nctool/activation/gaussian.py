@@ -1,6 +1,6 @@
 """Gaussian noise, drawn cheaply: most of what an activation with noise costs beyond a ReLU is its random numbers.
 
-In: σ. Out: a function that fills one tensor after the other with noise. Imports torch and numpy only.
+In: σ. Out: a function that fills one tensor after the other with noise.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The window of an integrate-and-fire neuron as one differentiable function: all its time steps at once.
 
 In: the drive of every step. Out: the spikes of every step, times the threshold; gradients go through time, and through
-each spike by a surrogate. Imports only torch.
+each spike by a surrogate.
 
 Source: Neftci, Mostafa, Zenke, Surrogate gradient learning in spiking neural networks, arXiv 1901.09948.
 """

@@ -3,7 +3,7 @@
 Batch normalisation that has seen no data yet takes the statistics of the images: with its own, mean 0 and variance 1,
 what it hands on would have the scale of the weights.
 
-In: a network, images. Out: a threshold for each activation. Imports only torch, nctool.allocation and nctool.errors.
+In: a network, images. Out: a threshold for each activation.
 
 Source: Rueckauer et al., Conversion of continuous-valued deep networks to efficient event-driven networks for image
 classification, Frontiers in Neuroscience 11 (2017), section 2.2.2: the 99.9th percentile in place of the maximum.
@@ -46,10 +46,10 @@ def balanced_thresholds(
         UsageError: the images do not fit the model.
         RangeError: an activation is never positive.
     """
-    found: dict[str, float] = {}
+    thresholds: dict[str, float] = {}
 
-    def note(name: str, module: nn.Module, given: tuple[Any, ...], output: Tensor) -> None:  # noqa: ARG001 - a hook
-        found[name] = _percentile(output, percentile, name)
+    def note(name: str, module: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> None:  # noqa: ARG001 - a hook
+        thresholds[name] = _percentile(output, percentile, name)
 
     hooks = [layer.register_forward_hook(partial(note, name)) for name, layer in layers.items()]
     try:
@@ -58,7 +58,7 @@ def balanced_thresholds(
     finally:
         for hook in hooks:
             hook.remove()
-    return found
+    return thresholds
 
 
 BatchNorm = nn.BatchNorm1d | nn.BatchNorm2d

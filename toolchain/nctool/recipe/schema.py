@@ -1,8 +1,7 @@
 """The recipe of an experiment: a checked, frozen value that reads and writes as TOML.
 
 In: TOML text or a file, overrides, a seed. Out: `Recipe`, or a RecipeError that names the key, the value got and what
-is allowed. Imports of nctool only errors, its tables, its overrides and the TOML helpers; where the built-in recipes
-lie is known to `nctool_models.recipes.load` only.
+is allowed. Where the built-in recipes lie, `nctool_models.recipes.load` knows.
 """
 
 from __future__ import annotations

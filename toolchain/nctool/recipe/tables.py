@@ -1,7 +1,6 @@
 """The tables of a recipe: frozen values that say of every key what it allows.
 
-In: nothing. Out: a pydantic model for each table; `nctool.recipe.schema` reads and checks the whole. Imports of nctool
-only the range of weight bits.
+In: nothing. Out: a pydantic model for each table; `nctool.recipe.schema` reads and checks the whole.
 """
 
 from __future__ import annotations

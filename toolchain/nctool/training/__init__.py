@@ -6,7 +6,7 @@
     snn_accuracy(...), ann_accuracy(...)                    accuracy
     save_checkpoint(...), load_checkpoint(path)             checkpoints
 
-May import of nctool what stands below it: conversion and the fast engine measure noise on the integer network.
+Conversion and the fast engine stand below it: they measure noise on the integer network.
 Nothing of models or deploy.
 """
 

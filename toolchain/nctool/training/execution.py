@@ -30,21 +30,21 @@ def usable_device(device: str | torch.device, settings: TrainingSettings) -> tor
         UsageError: no such device here, bfloat16 where it is not supported or slower than float32, or determinism of a
             GPU whose cuBLAS was not told of it.
     """
-    found = _device(device)
-    require_execution(settings, found)
-    return found
+    usable = _device(device)
+    require_execution(settings, usable)
+    return usable
 
 
 def _device(device: str | torch.device) -> torch.device:
     try:
-        found = torch.device(device)
+        parsed = torch.device(device)
     except RuntimeError:
-        found = torch.device("meta")  # as the other devices that nothing is trained on
-    if found.type not in ("cpu", "cuda"):
+        parsed = torch.device("meta")  # as the other devices that nothing is trained on
+    if parsed.type not in ("cpu", "cuda"):
         raise UsageError(f"unknown device `{device}`, allowed: cpu, cuda")
-    if found.type == "cuda" and (not torch.cuda.is_available() or (found.index or 0) >= torch.cuda.device_count()):
+    if parsed.type == "cuda" and (not torch.cuda.is_available() or (parsed.index or 0) >= torch.cuda.device_count()):
         raise UsageError(f"device `{device}` is not available here", hint="use --device cpu")
-    return found
+    return parsed
 
 
 def require_execution(settings: TrainingSettings, device: torch.device) -> None:

@@ -97,15 +97,15 @@ def add_metrics(directory: Path, metrics: EpochMetrics, n_before: int) -> None:
     Raises:
         UsageError: the file cannot be written.
     """
-    path, line = directory / METRICS_NAME, json.dumps(asdict(metrics)) + "\n"
+    path, new_line = directory / METRICS_NAME, json.dumps(asdict(metrics)) + "\n"
     lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.exists() else []
-    if len(lines) != n_before or not all(each.endswith("\n") for each in lines):
-        lines = [each for each in lines if each.endswith("\n")]
-        write_atomically(path, "".join([*lines[:n_before], line]).encode())
+    if len(lines) != n_before or not all(line.endswith("\n") for line in lines):
+        lines = [line for line in lines if line.endswith("\n")]
+        write_atomically(path, "".join([*lines[:n_before], new_line]).encode())
         return
     try:
         with path.open("a", encoding="utf-8") as file:
-            file.write(line)
+            file.write(new_line)
             file.flush()
             os.fsync(file.fileno())
     except OSError as error:

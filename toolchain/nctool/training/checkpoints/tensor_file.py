@@ -92,15 +92,15 @@ def with_prefix(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]
     return {name[len(prefix) :]: tensor for name, tensor in tensors.items() if name.startswith(prefix)}
 
 
-def first_mismatch(wanted: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> str | None:
+def first_mismatch(wanted: Mapping[str, Tensor], actual: Mapping[str, Tensor]) -> str | None:
     """Return the first difference in names or shapes as text, or None when all fits."""
-    for name in sorted(wanted.keys() | found.keys()):
-        if name not in found:
+    for name in sorted(wanted.keys() | actual.keys()):
+        if name not in actual:
             return f"tensor `{name}` is missing"
         if name not in wanted:
             return f"tensor `{name}` is not wanted"
-        if wanted[name].shape != found[name].shape:
-            return f"tensor `{name}` has shape {tuple(found[name].shape)}, allowed: {tuple(wanted[name].shape)}"
+        if wanted[name].shape != actual[name].shape:
+            return f"tensor `{name}` has shape {tuple(actual[name].shape)}, allowed: {tuple(wanted[name].shape)}"
     return None
 
 
