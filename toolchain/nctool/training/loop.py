@@ -88,18 +88,10 @@ def fit(
     """
     device, chip = own_gpu(usable_device(device, recipe.training)), _chip(recipe, form)
     with explained_out_of_memory(device, recipe.training.batch_size), joined(device) as processes:
-        model.to(device)
         encoding = image_encoding(data.normalisation, recipe)
-        if not (trained or resume):
-            start_thresholds(model, data, encoding, recipe)
-        processes.equalise(model)
+        task = Task(model.to(device), data, data.held_out.to(device), encoding, recipe, chip, processes)
+        start = _start(task, out_dir, resume=resume, trained=trained)
         progress, on_epoch = (progress, on_epoch) if processes.is_first else (no_progress, no_report)
-        start = _nothing_done(model, recipe.training.epochs if trained else 0)
-        processes.from_first(partial(_make_ready, out_dir))
-        if resume:
-            start = processes.from_first(partial(load_state, out_dir, recipe))
-            _require_fit(model, start, out_dir)
-        task = Task(model, data, data.held_out.to(device), encoding, recipe, chip, processes)
         random_devices = [device] if device.type == "cuda" else []
         with (
             torch.random.fork_rng(devices=random_devices),
@@ -120,6 +112,20 @@ def _chip(recipe: Recipe, form: IntegerFormat | None) -> Chip | None:
     if form is None:
         raise UsageError('recipe: `noise.source` is "chip", but no integer format is given', hint="use nctool.train")
     return Chip(recipe.chip, form)
+
+
+def _start(task: Task, out_dir: Path, *, resume: bool, trained: bool) -> TrainingState:
+    """Make the folder ready, and return the state that the first epoch begins with, the same in all processes."""
+    model, recipe, processes = task.model, task.recipe, task.processes
+    if not (trained or resume):
+        start_thresholds(model, task.data, task.encoding, recipe)
+    processes.equalise(model)
+    processes.from_first(partial(_make_ready, out_dir))
+    if not resume:
+        return _nothing_done(model, recipe.training.epochs if trained else 0)
+    state = processes.from_first(partial(load_state, out_dir, recipe))
+    _require_fit(model, state, out_dir)
+    return state
 
 
 def _train(task: Task, start: TrainingState, outside: Outside) -> TrainingState:
