@@ -2,8 +2,8 @@
 
 A child loads one module and calls its `main`. It is neither a copy of this process nor another run of its script, so a
 program needs no `if __name__ == "__main__"`. What passes between them has no name in a file system, and Linux ends a
-child whose parent is gone: whatever ends this process, nothing stays behind. Elsewhere a child ends behind the request
-in work.
+child whose parent is gone: whatever ends this process, nothing stays behind. Elsewhere a child ends after the request
+that it works on.
 
 In: the name of a module. Out: a `Child`. Must not import torch.
 """
@@ -108,7 +108,7 @@ def child(module: str, output: int | None = None) -> Iterator[Child]:
 
 
 def enter(module: str, parent: int, link: int) -> None:
-    """Be a child: what `child` starts.
+    """Run as a child; `child` starts this.
 
     Args:
         module: its `main` is called.

@@ -1,4 +1,4 @@
-"""Files: a plain one to read; written so that a reader sees the old content or the new one, never a part.
+"""Files: refuse to read what is none; write so that a reader sees the old content or the new one, never a part.
 
 In: a path, and a way to fill it. Out: the path of a plain file; the file written, or a UsageError and nothing at all.
 """
@@ -48,8 +48,8 @@ def cannot_read(path: Path, error: OSError, what: str = "") -> UsageError:
 def replace_atomically(path: Path, option: str = "-o") -> Iterator[Path]:
     """Yield the path of a file to write near `path`; move it over `path` when the block ends well.
 
-    The file is flushed to disk before the move, and removed when the block raises. What a process left that was killed
-    while it wrote into the same folder is removed first.
+    The file is flushed to disk before the move, and removed when the block raises. If a process was killed
+    while it wrote into the same folder, what it left there is removed first.
 
     Args:
         path: the file to write; its folder must exist and be writable.
@@ -73,7 +73,7 @@ def replace_atomically(path: Path, option: str = "-o") -> Iterator[Path]:
 def write_atomically(path: Path, content: bytes | memoryview, option: str = "-o") -> None:
     """Write a whole file by `replace_atomically`, whose arguments and errors it has.
 
-    What a library writes into memory first meets no full disk, of which it would complain in a way of its own.
+    A library that writes into memory first never meets a full disk, so it cannot fail in a way of its own.
     """
     with replace_atomically(path, option) as temporary:
         temporary.write_bytes(content)
@@ -133,7 +133,7 @@ def _locked_folder(parent: Path) -> Iterator[Path]:
 
 
 def _make_locked(parent: Path) -> tuple[Path, int]:
-    """Make a folder and lock it; again, where another process took it for left over before it was locked."""
+    """Make a folder and lock it; try again if another process removed it as left over before it was locked."""
     while True:
         folder = Path(tempfile.mkdtemp(SUFFIX, PREFIX, parent))
         lock = os.open(folder, os.O_RDONLY)

@@ -1,6 +1,6 @@
-"""Arrays of images and labels as people save them: the order of their axes, and the way from other kinds to ours.
+"""Arrays of images and labels as people save them: the order of their axes, and hints where their type is wrong.
 
-In: arrays that were given. Out: images uint8 (N, C, H, W), or the hint that says how such an array becomes one. No hint
+In: arrays. Out: images uint8 (N, C, H, W), or the hint that says how such an array becomes one. No hint
 loses what is in the array: where there is no way without loss, it says what is wrong.
 """
 
@@ -68,8 +68,8 @@ def _fits(order: str, own: tuple[int, ...], shape: tuple[int, ...] | None) -> bo
 def row_by_row(images: NDArray[Any]) -> NDArray[Any]:
     """Return images with the strides of a new array, copied only where they lie otherwise in memory.
 
-    NumPy leaves the stride of an axis of length 1 as it came. By a stride of 1 torch takes images of one channel for
-    channels-last, and so does every layer behind them, which is half as fast where weights lie row by row.
+    NumPy leaves the stride of an axis of length 1 as it came. If that is 1, torch takes images of one channel for
+    channels-last. So does every layer behind them, and is half as fast where weights lie row by row.
     """
     return np.ascontiguousarray(images).reshape(-1).reshape(images.shape)
 

@@ -1,4 +1,4 @@
-"""A progress bar on stderr for whatever takes more than a second.
+"""Show a progress bar on stderr for what takes more than a second.
 
 In: a title, then counts of work done. Out: a rich bar, or nothing when stderr is no terminal.
 """
@@ -16,7 +16,7 @@ from rich.text import Text
 
 
 class ProgressCallback(Protocol):
-    """Told how far a long computation is."""
+    """Called with the progress of a long computation."""
 
     def __call__(self, done: int, total: int, message: str = "") -> None:
         """Report `done` of `total` units of work, with a short line about the current state."""

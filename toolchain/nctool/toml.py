@@ -1,4 +1,4 @@
-"""TOML: read into a pydantic schema, and values written as literals; what is wrong becomes one error for the user.
+"""TOML: read a document into a pydantic schema, with one error that a user understands; write values as literals.
 
 In: a file, or TOML text, and a schema whose fields say in their `description` what they allow. Out: plain values, a
 model, or an error that names the key, the value got, what is allowed and, for a typo, the nearest name.
@@ -40,7 +40,7 @@ _NUMBERS = re.compile(r"[\d.,\s-]+")
 
 @dataclass(frozen=True)
 class DocumentKind:
-    """What sort of document is read.
+    """A kind of document.
 
     Args:
         noun: what messages call it.

@@ -1,4 +1,4 @@
-"""Which of the processes that torchrun started this is; one process alone is the first of one.
+"""Tell which of the processes of torchrun this one is; without torchrun, it is the first of one.
 
 In: the environment that torchrun sets. Out: numbers. Must not import torch.
 """
@@ -28,7 +28,7 @@ def local_rank() -> int:
 
 @contextmanager
 def exchange() -> Iterator[None]:
-    """Say of an exchange with the other processes that it failed: what torch says of it sounds like a bug.
+    """Turn a failed exchange with the other processes into an error that says so: that of torch looks like a bug.
 
     Raises:
         EngineError: the others are not there, or not there any more.

@@ -1,4 +1,4 @@
-"""Build the networks of the model zoo, as named sequences of layers that conversion understands; or trained again.
+"""Build the networks of the model zoo, with fresh weights or those of a checkpoint.
 
 In: the `[model]` and `[activation]` tables of a recipe, the shape of an image, the number of classes.
 Out: an `nn.Sequential` of Conv2d, BatchNorm, Linear, AvgPool2d, AdaptiveAvgPool2d, Flatten, Dropout,
@@ -78,7 +78,7 @@ def restore_model(checkpoint: Checkpoint, model: nn.Module | None = None) -> nn.
 
 
 def _built_in(checkpoint: Checkpoint) -> nn.Module:
-    """Return the network of a built-in recipe, of the same tensors as the checkpoint."""
+    """Return the network of a built-in recipe, if it has the tensors of the checkpoint."""
     recipe = checkpoint.recipe
     if isinstance(recipe.model, OwnSettings):
         raise UsageError(f"checkpoint of recipe `{recipe.name}`: its network is your own", hint=_FROM_PYTHON)
@@ -90,9 +90,9 @@ def _built_in(checkpoint: Checkpoint) -> nn.Module:
 
 
 def _own(checkpoint: Checkpoint, model: nn.Module) -> nn.Module:
-    """Return the network that was given, if it is the one that was trained.
+    """Return `model` if it is the network that was trained.
 
-    Levels and reset are checked too: no tensor holds them, and fine-tuning with others would train another network.
+    Levels and reset are checked too: no tensor holds them, and with others, fine-tuning would train another network.
     """
     recipe = checkpoint.recipe
     where = f"checkpoint of recipe `{recipe.name}`"

@@ -1,4 +1,4 @@
-"""Stack: layers in a row, named and counted, with the shape that leaves the last one.
+"""A stack of layers: it names and counts them, and knows the shape that leaves the last one.
 
 In: what to append. Out: an `nn.Sequential`. A residual block is one of its layers; its sum stands before the second
 activation, so that one population of neurons integrates both branches.

@@ -1,7 +1,7 @@
-"""Image files into one array: every image decoded to RGB or grey, and brought to one size if asked to.
+"""Read image files into one array: RGB or grey, and brought to one size where a size is asked for.
 
 In: paths, and perhaps the side of a square. Out: uint8 (N, channels, H, W), or an error that names the first bad file.
-Pillow and torchvision, handed in, do the work. Everything is held in memory: what would not fit is refused before it
+Pillow and torchvision do the work. Everything is held in memory: what would not fit is refused before it
 is read.
 """
 

@@ -118,7 +118,7 @@ def _list_tree(folder: Path, torchvision: Any) -> _Splits:
 
 
 def _mixed(split: _Split) -> _Split:
-    """Return a split in an order that is always the same, the first few of which are of all classes."""
+    """Mix a split, always in the same order, so that its first few images are of all classes."""
     order = np.random.default_rng(0).permutation(len(split.paths))
     return replace(split, paths=[split.paths[number] for number in order], labels=split.labels[order])
 
@@ -133,7 +133,7 @@ def _is_image(path: Path, extensions: tuple[str, ...]) -> bool:
 
 
 def _require_no_loop(folder: Path) -> None:
-    """Refuse a link to a folder above it, also by way of other links: its images would be listed without end."""
+    """Refuse a link that leads, directly or not, to a folder above it: its images would be listed without end."""
     for root, folders, _ in os.walk(folder, followlinks=True):
         passed = {os.path.realpath(place) for place in (Path(root), *Path(root).parents)}
         folders.sort()  # the walk follows, so that the same link is named each time
@@ -211,7 +211,7 @@ def _annotated(path: Path, wnids: tuple[str, ...]) -> _Split:
 
 
 def _names(path: Path, wnids: tuple[str, ...]) -> tuple[str, ...]:
-    """Return the words for each class; its number where there are none."""
+    """Return the words for each class, or its number where it has none."""
     words = dict(line.split("\t", 1) for line in _lines(path) if "\t" in line) if path.is_file() else {}
     return tuple(words.get(wnid, wnid) for wnid in wnids)
 

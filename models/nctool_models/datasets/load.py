@@ -1,4 +1,4 @@
-"""The image data sets of the model zoo, all in one shape.
+"""Load an image data set by its name, from a file or from a folder.
 
 In: a name, or the path of an .npz file or of a folder of images, and a folder for downloads. Out: a `Dataset` of uint8
 arrays, all of it in memory. `digits` is part of this package; every other name and folders of images need torchvision,
@@ -24,7 +24,7 @@ from nctool_models.datasets.torchvision_files import SOURCES, read_torchvision
 
 @dataclass(frozen=True)
 class Request:
-    """What `load_dataset` was asked for besides the name.
+    """The arguments of `load_dataset` besides the name.
 
     Attributes:
         data_dir: the folder of data sets.
@@ -123,7 +123,9 @@ def load_dataset(
 
 
 def is_image_folder(name: str) -> bool:
-    """Say whether a data set consists of image files, whose size can be chosen; a path is one that is there or has a /.
+    """Say whether a data set consists of image files, so that their size can be chosen.
+
+    A name is taken for the path of a folder if it has a / or the folder is there.
 
     Built-in names win over folders of the same name.
     """

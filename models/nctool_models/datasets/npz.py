@@ -1,6 +1,6 @@
 """Image data sets in NumPy's .npz format.
 
-In: the path of a file with `x_train`, `y_train`, `x_test`, `y_test` and, if it likes, `classes` and `layout`.
+In: the path of a file with `x_train`, `y_train`, `x_test`, `y_test` and, if wanted, `classes` and `layout`.
 Out: checked uint8 arrays in (N, C, H, W) order. Pickled objects are refused.
 """
 

@@ -123,7 +123,7 @@ def _download(name: str, loader: Any, data_dir: Path, folder: Path, download: bo
 
 
 def _answers(address: str) -> bool:
-    """Say whether a server can be reached, soon: torchvision tries long, and says nothing meanwhile."""
+    """Say whether a server answers within `PATIENCE_S`: torchvision would try for long, without a word."""
     try:
         urlopen(Request(address, method="HEAD"), timeout=PATIENCE_S).close()
     except HTTPError:  # an answer all the same

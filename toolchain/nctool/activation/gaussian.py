@@ -1,4 +1,4 @@
-"""Gaussian noise, drawn cheaply: most of what an activation with noise costs beyond a ReLU is its random numbers.
+"""Draw Gaussian noise quickly: random numbers are most of the time that an activation with noise takes.
 
 In: σ. Out: a function that fills one tensor after the other with noise.
 """
@@ -21,7 +21,7 @@ _N_VALUES = 1 << 16
 def gaussian_noise(sigma: Tensor) -> Callable[[Tensor], Any]:
     """Return a function that fills a tensor with σ·ε, ε ~ N(0, 1), new for each element and call.
 
-    On an accelerator torch draws. On the CPU that takes three times as long as what follows: a word of 16 random bits
+    On an accelerator torch draws them. On the CPU, torch would take three times as long. There a word of 16 random bits
     chooses one of 65,536 equally likely values, the means of as many slices of the normal distribution, with mean 0,
     variance 1, and none beyond 4.5. The bits are those of SFC64, whose seed is drawn from torch's global generator;
     they do not depend on the number of threads.

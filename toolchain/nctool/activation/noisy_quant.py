@@ -36,7 +36,7 @@ steps of that neuron at once, with gradients: fine-tuning.
 
 
 class NoisyQuantReLU(nn.Module):
-    """Quantised ReLU with a trainable threshold, and noise while training; or what else `in_mode` makes of it.
+    """Quantised ReLU with a trainable threshold and, while it trains, noise. `in_mode` gives it another mode.
 
     With z the input, θ = `threshold`, L = `levels`, σ = `sigma`:
 
@@ -138,11 +138,11 @@ class NoisyQuantReLU(nn.Module):
 
     @property
     def _is_on_host(self) -> bool:
-        """Whether a number can be read without making an accelerator stop and be waited for."""
+        """Whether reading a number makes no accelerator wait."""
         return self.threshold.device.type == "cpu"
 
     def _noise(self) -> Tensor | None:
-        """Return σ if noise is drawn: where reading it costs nothing, only a σ that is not 0."""
+        """Return σ if noise is drawn. A σ of 0 is told apart only on the CPU, where reading it costs nothing."""
         if not self.draws_noise or (self._is_on_host and not float(self.sigma) > 0.0):
             return None
         return self.sigma

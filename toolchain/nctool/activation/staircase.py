@@ -1,11 +1,11 @@
 """The arithmetic of the noisy quantised activation: its values, its noise and its gradients.
 
-In: pre-activations, θ, the levels L, σ. Out: activations, differentiable in the pre-activations and θ. Imports torch,
-`noise` and a name of `surrogate` beside it; `noisy_quant` holds the module that is trained.
+In: pre-activations, θ, the levels L, σ. Out: activations, differentiable in the pre-activations and θ. The
+module that is trained is in `noisy_quant`.
 
-Beside its output, one byte an element is kept for the backward pass: its *code* says whether the pre-activation lay
-below 0, inside, or above θ, and inside how far it was rounded. The work is done in blocks that stay in the cache:
-otherwise its time would be that of the main memory.
+Beside its output, one byte an element is kept for the backward pass. This *code* says whether the pre-activation lay
+below 0, inside, or above θ; if inside, it says how far it was rounded. The work is done in blocks that stay in the
+cache, because the main memory is slower.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The recipe of an experiment: a checked, frozen value that reads and writes as TOML.
+"""The recipe of an experiment: a checked, frozen value, read from TOML and written as TOML.
 
 In: TOML text or a file, overrides, a seed. Out: `Recipe`, or a RecipeError that names the key, the value got and what
 is allowed. Where the built-in recipes lie, `nctool_models.recipes.load` knows.
@@ -96,7 +96,7 @@ class Recipe(Table):
     def to_toml(self) -> str:
         """Write the resolved recipe as TOML that `parse_recipe` reads back to an equal value.
 
-        What follows from another key, and was not said, stands behind a `#`: it goes on following it.
+        A value that follows from another key, and was not set, stands behind a `#`, so that it goes on following.
         """
         content = self.model_dump(exclude_none=True)
         tables = {key: value for key, value in content.items() if isinstance(value, dict)}
@@ -159,7 +159,7 @@ def parse_recipe(
 
 
 def _drop_schedule(content: dict[str, Any], source: str) -> None:
-    """Drop `training.schedule`, a key of recipes and checkpoints of older versions that had one value."""
+    """Drop `training.schedule`: recipes and checkpoints of older versions have this key, which allowed one value."""
     training = content.get("training")
     schedule = training.pop("schedule", "cosine") if isinstance(training, dict) else "cosine"
     if schedule != "cosine":
@@ -170,7 +170,7 @@ def _drop_schedule(content: dict[str, Any], source: str) -> None:
 
 
 def consistent(recipe: Recipe, source: str) -> Recipe:
-    """Return `recipe` with what its tables say of each other, if they go together; a RecipeError says which do not."""
+    """Return `recipe` with the defaults that follow from other keys; a RecipeError says what does not go together."""
     _require_one_normalisation(recipe, source)
     _require_one_window(recipe, source)
     _require_something_to_train(recipe, source)
@@ -178,7 +178,7 @@ def consistent(recipe: Recipe, source: str) -> Recipe:
 
 
 def _require_one_normalisation(recipe: Recipe, source: str) -> None:
-    """Mean and standard deviation of each channel are both given, or both measured."""
+    """Require both mean and standard deviation of each channel, or neither."""
     counts = {key: len(getattr(recipe.data, key) or ()) for key in ("mean", "std")}
     if counts["mean"] != counts["std"]:
         raise RecipeError(
@@ -189,7 +189,7 @@ def _require_one_normalisation(recipe: Recipe, source: str) -> None:
 
 
 def _require_one_window(recipe: Recipe, source: str) -> None:
-    """A staircase is that of one window: noise measured on another would not be its error."""
+    """Require noise of the window that the staircase is made for: that of another window would not be its error."""
     levels, steps = recipe.activation.levels, recipe.noise.steps
     if recipe.activation.reset == "zero" and steps != levels:
         raise RecipeError(
@@ -199,7 +199,7 @@ def _require_one_window(recipe: Recipe, source: str) -> None:
 
 
 def _require_something_to_train(recipe: Recipe, source: str) -> None:
-    """Epochs of some kind, windows that differ, noise where there can be some, and one neuron for each activation."""
+    """Require epochs, windows that differ, no noise of ReLUs, and one neuron for each activation in fine-tuning."""
     if recipe.training.epochs == 0 and recipe.finetune is None:
         raise RecipeError(
             f"recipe `{source}`: `training.epochs` is 0, allowed: 1 or more",
@@ -243,14 +243,14 @@ def _with_weight_bits(recipe: Recipe) -> Recipe:
 
 
 def _following(table: AnyTable, **values: Any) -> AnyTable:
-    """Return a table with values that follow from other keys; what was not said before is not said by it."""
+    """Return a table with values that follow from other keys; they do not count as set in it."""
     filled = table.model_copy(update=values)
     filled.model_fields_set.intersection_update(table.model_fields_set)
     return filled
 
 
 def _require_one_chip(recipe: Recipe, chip: ChipSettings, source: str) -> None:
-    """Activation, window and units must be those that neurons of the realisation have."""
+    """Require the activation, the window and the units that neurons of the realisation have."""
     if recipe.activation.reset == "zero" and chip.realisation != "zero-reset":
         raise RecipeError(
             f'recipe `{source}`: `chip.realisation` is "{chip.realisation}", allowed: zero-reset',

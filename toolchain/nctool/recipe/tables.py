@@ -1,4 +1,4 @@
-"""The tables of a recipe: frozen values that say of every key what it allows.
+"""The tables of a recipe, and what every key of them allows.
 
 In: nothing. Out: a pydantic model for each table; `nctool.recipe.schema` reads and checks the whole.
 """

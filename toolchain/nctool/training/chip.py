@@ -1,7 +1,6 @@
-"""The integer network that a model in training would be on the chip, and what its spikes are worth.
+"""Convert a model in training for the chip, and run it there.
 
-In: a model, its recipe, the integers that the chip can hold. Out: an IntNetwork, and θ·r of each activation. Knows no
-realisation by name: `nctool_deploy` does.
+In: a model, its recipe, the integers that the chip can hold. Out: an IntNetwork, and θ·r of each activation.
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ from nctool.training.images.data import TrainingData
 
 @dataclass(frozen=True)
 class Chip:
-    """What a model in training is converted for.
+    """The chip that a model in training is converted for.
 
     Attributes:
         settings: `[chip]` of the recipe.
@@ -106,7 +105,7 @@ class ChipRun:
 
 
 def _chosen(device: torch.device) -> AbstractContextManager[None]:
-    """Make `cuda` that of `device`, where the engine then works."""
+    """Let `cuda` mean `device` while the block runs: there the engine works."""
     return torch.cuda.device(device) if device.type == "cuda" else nullcontext()
 
 

@@ -1,4 +1,4 @@
-"""The epochs of one stage: train, measure, keep the best, write down how far the run is.
+"""Run the epochs of one stage: train, measure, keep the best, write the state.
 
 In: a stage and the state before it. Out: the state after it, or `Interrupted`. Whatever ends the run,
 `last.safetensors` holds the last complete epoch.
@@ -27,8 +27,8 @@ from nctool.training.stages import Outcome, Stage, Task, snapshot
 
 
 @dataclass(frozen=True)
-class Outside:
-    """What a run has to do with besides its numbers.
+class Run:
+    """Where a run writes, whom it tells, and what may end it.
 
     Attributes:
         directory: where its files go.
@@ -43,7 +43,7 @@ class Outside:
     interruption: Interruption
 
 
-def run_stage(stage: Stage, epochs_before: int, task: Task, state: TrainingState, outside: Outside) -> TrainingState:
+def run_stage(stage: Stage, epochs_before: int, task: Task, state: TrainingState, run: Run) -> TrainingState:
     """Run the rest of a stage: from the best weights of the one before it, or from where it stopped.
 
     Raises:
@@ -57,12 +57,12 @@ def run_stage(stage: Stage, epochs_before: int, task: Task, state: TrainingState
     train = task.data.train.to(task.held_out.images.device)
     optimiser = Optimiser(task.model, train, stage, epochs_before, task.recipe, task.processes)
     optimiser.set_momentum(state.momentum)
-    progress = outside.progress
+    progress = run.progress
     for epoch in range(state.epoch + 1, epochs_before + stage.epochs + 1):
         started = time.perf_counter()
-        loss = optimiser.run_epoch(epoch, progress, outside.interruption)
+        loss = optimiser.run_epoch(epoch, progress, run.interruption)
         if loss is None:
-            raise _interrupted(state, task.recipe, outside)
+            raise _interrupted(state, task.recipe, run)
         trained = time.perf_counter()
         outcome = stage.end_epoch()
         ended = time.perf_counter()
@@ -70,16 +70,19 @@ def run_stage(stage: Stage, epochs_before: int, task: Task, state: TrainingState
         line = _metrics(stage, optimiser, epoch, loss, outcome, task.model)
         metrics = replace(line, seconds=seconds, seconds_noise=ended - trained)
         before, state = state, _after_epoch(stage, task.model, optimiser, outcome, seconds, state)
-        task.processes.from_first(partial(_write, outside.directory, metrics, before, state, task.recipe))
-        outside.on_epoch(metrics, task.recipe.n_epochs)
-        progress = _with_held_out(outside.progress, metrics)
-        if task.processes.any(outside.interruption.noted is not None):
-            raise _interrupted(state, task.recipe, outside)
+        task.processes.from_first(partial(_write, run.directory, metrics, before, state, task.recipe))
+        run.on_epoch(metrics, task.recipe.n_epochs)
+        progress = _with_held_out(run.progress, metrics)
+        if task.processes.any(run.interruption.noted is not None):
+            raise _interrupted(state, task.recipe, run)
     return state
 
 
 def _write(directory: Path, metrics: EpochMetrics, before: TrainingState, after: TrainingState, recipe: Recipe) -> None:
-    """Write down an epoch; a line without its state is dropped on resuming. The first takes the place of an old run."""
+    """Write the line and the state of an epoch; the first epoch replaces an old run.
+
+    The line comes first: if its state is missing, it is dropped on resuming.
+    """
     if not before.seconds:
         for name in (CHECKPOINT_NAME, RECIPE_NAME):
             _remove(directory / name)
@@ -95,7 +98,7 @@ def _remove(path: Path) -> None:
 
 
 def _with_held_out(progress: ProgressCallback, metrics: EpochMetrics) -> ProgressCallback:
-    """Return what also tells `progress` the last epoch's accuracies."""
+    """Return a callback that adds the last epoch's accuracies to the messages of `progress`."""
 
     def report(done: int, total: int, message: str = "") -> None:
         progress(done, total, f"{message}; held out {metrics.held_out()}")
@@ -103,9 +106,9 @@ def _with_held_out(progress: ProgressCallback, metrics: EpochMetrics) -> Progres
     return report
 
 
-def _interrupted(state: TrainingState, recipe: Recipe, outside: Outside) -> Interrupted:
+def _interrupted(state: TrainingState, recipe: Recipe, run: Run) -> Interrupted:
     epochs_here = state.epoch if state.seconds else 0  # of a network that was trained before, none yet
-    return outside.interruption.error(epochs_here, recipe.n_epochs, outside.directory / STATE_NAME)
+    return run.interruption.error(epochs_here, recipe.n_epochs, run.directory / STATE_NAME)
 
 
 def _metrics(

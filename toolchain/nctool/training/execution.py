@@ -1,6 +1,6 @@
-"""How a run computes: precision, determinism, and where the numbers of an image lie.
+"""How a run computes: its device, precision, determinism and memory format.
 
-In: the recipe's `[training]` and the device. Out: contexts that a run, or the forward pass of a batch, is wrapped in.
+In: the recipe's `[training]` and the device. Out: context managers for a run, and for the forward pass of a batch.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ def require_execution(settings: TrainingSettings, device: torch.device) -> None:
 
 
 def _has_bfloat16(device: torch.device) -> bool:
-    """Return True for GPUs that compute in bfloat16; torch's own question is also answered by those that emulate it."""
+    """Return True for GPUs that compute in bfloat16; torch's own function is also true for those that emulate it."""
     if device.type != "cuda":
         return False
     return torch.version.hip is not None or torch.cuda.get_device_capability(device) >= _AMPERE
@@ -72,7 +72,7 @@ def _has_bfloat16(device: torch.device) -> bool:
 
 @contextmanager
 def execution(model: nn.Module, channels: int, settings: TrainingSettings, device: torch.device) -> Iterator[None]:
-    """Train inside: weights lie as is fastest, algorithms repeat if the recipe says so; afterwards all is as before.
+    """Set the fastest memory format, and determinism if the recipe asks for it, while the block runs.
 
     Images of several channels are convolved with the channels of a pixel side by side on a CPU, and on a GPU in
     bfloat16, whose tensor cores take them so; the weights bring it about. Images of one channel are slower that way.

@@ -1,4 +1,4 @@
-"""The second stage of a training run: the spiking network itself, at the windows that it will be deployed with.
+"""The second stage of a training run: train the spiking network itself, at the windows that it will be deployed with.
 
 In: a network, trained or fresh. Out: the loss of a batch, through time and through rounded weights.
 
@@ -39,7 +39,7 @@ class Finetuning:
         self._grid.fit()
 
     def loss(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the cross-entropy of the spiking network, averaged over the windows; logits of the longest."""
+        """Return the cross-entropy of the spiking network, averaged over the windows, and the logits of the longest."""
         steps = torch.stack(list(self._task.encoding.steps(images, max(self._settings.steps))))
         logits = window_logits(self._task.model, self._grid.weights(), steps)
         losses = [functional.cross_entropy(logits[step - 1], labels) for step in self._settings.steps]

@@ -1,7 +1,7 @@
-"""What may end a training run before its last epoch: a signal, or memory that runs out.
+"""End a training run before its last epoch: after a signal, or when memory runs out.
 
-In: a block of work. Out: whether a signal came, and the errors that say what is left of the run. What is done about a
-signal is the loop's affair.
+In: a block of work. Out: whether a signal came, and the errors that say what is left of the run. The
+loop decides what to do about a signal.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ class Interruption:
         signal.raise_signal(number)
 
     def error(self, epoch: int, n_epochs: int, state_path: Path) -> Interrupted:
-        """Return what the run is ended with, which says what of it is kept, and how it goes on.
+        """Return the error that ends the run; it says what is kept, and how to go on.
 
         Args:
             epoch: complete epochs, of `n_epochs`.

@@ -22,7 +22,7 @@ from nctool.training.checkpoints.state import STATE_NAME, TrainingState, load_st
 from nctool.training.checkpoints.tensor_file import first_mismatch
 from nctool.training.chip import Chip
 from nctool.training.distributed.ranks import joined, own_gpu
-from nctool.training.epochs import Outside, run_stage
+from nctool.training.epochs import Run, run_stage
 from nctool.training.execution import execution, usable_device
 from nctool.training.finetuning import Finetuning
 from nctool.training.images.data import TrainingData
@@ -53,11 +53,11 @@ def fit(
     network; an epoch whose numbers do not fit the chip takes its noise from the float one, and is kept only if no other
     fits. Fine-tuning starts from that epoch; then the one kept is that of the highest mean accuracy over
     `finetune.steps`. One recipe, seed and number of threads gives the same bytes on the CPU. An interruption leaves
-    complete files: `resume` goes on after the last complete epoch. SIGINT, SIGTERM and SIGHUP end the run behind the
-    batch in work; in a thread other than the main one, they are left alone.
+    complete files: `resume` goes on after the last complete epoch. SIGINT, SIGTERM and SIGHUP end the run after the
+    batch that is being computed, but only in the main thread.
 
     Processes that torchrun started share every batch and every measurement; their numbers are those of one process, up
-    to the order of sums. The first of them writes the files and is the one that tells.
+    to the order of sums. The first of them writes the files and reports.
 
     Args:
         model: fresh, from the recipe's seed; left on `device` with the chosen weights, in evaluation mode.
@@ -98,7 +98,7 @@ def fit(
             execution(model, data.input_shape[0], recipe.training, device),
             Interruption() as interruption,
         ):
-            state = _train(task, start, Outside(out_dir, progress, on_epoch, interruption))
+            state = _train(task, start, Run(out_dir, progress, on_epoch, interruption))
         model.load_state_dict(state.best)
         model.eval()
         result = tested(task, state, out_dir / CHECKPOINT_NAME, progress)
@@ -128,13 +128,13 @@ def _start(task: Task, out_dir: Path, *, resume: bool, trained: bool) -> Trainin
     return state
 
 
-def _train(task: Task, start: TrainingState, outside: Outside) -> TrainingState:
+def _train(task: Task, start: TrainingState, run: Run) -> TrainingState:
     """Run the epochs that are not done yet, and return the state after the last."""
     state, epochs_before = start, 0
     for stage in _stages(task):
         last = epochs_before + stage.epochs
         if state.epoch < last:
-            state = run_stage(stage, epochs_before, task, state, outside)
+            state = run_stage(stage, epochs_before, task, state, run)
         epochs_before = last
     return state
 

@@ -25,7 +25,7 @@ Window = Annotated[str, Field(pattern=r"^[0-9]{1,9}$")]
 
 
 class EpochCallback(Protocol):
-    """Told what each epoch achieved, as soon as it is done."""
+    """Called with the numbers of each epoch, as soon as it is done."""
 
     def __call__(self, metrics: EpochMetrics, n_epochs: int) -> None:
         """Take the numbers of an epoch of a run of `n_epochs`."""

@@ -1,4 +1,4 @@
-"""How far each layer's spike rate lies from its quantised activation: the noise of the next epoch.
+"""Measure how far each layer's spike rate is from its quantised activation: the noise of the next epoch.
 
 In: a model, the held-out split, the window T_val, and the integer network if the noise is to be that of a chip.
 Out: σ for each layer, and the accuracies of the same pass.
@@ -36,7 +36,7 @@ _PASSES_OF_TRAINING = 3
 
 @dataclass(frozen=True)
 class HeldOutReport:
-    """What one pass over the held-out images found.
+    """The results of one pass over the held-out images.
 
     Attributes:
         sigma: standard deviation of gap_l by layer name, in units of the layer's pre-activation.
@@ -103,13 +103,13 @@ def measure_held_out(
 
 
 def _moments(quantised: Mapping[str, Tensor], spiked: Mapping[str, Tensor], layers: Sequence[str]) -> Tensor:
-    """Return variance and mean of the gap of each layer, (layers, 2); takes `quantised` for it."""
+    """Return variance and mean of the gap of each layer, (layers, 2); `quantised` is changed in place."""
     gaps = (quantised[name].sub_(spiked[name]) for name in layers)
     return torch.stack([torch.stack(torch.var_mean(gap, correction=0)) for gap in gaps])
 
 
 def _deviation(moments: Tensor, sizes: Tensor) -> float:
-    """Return the standard deviation over all batches from variance and mean of each, (batches, 2), and its images."""
+    """Return the standard deviation over all batches, from variance and mean (batches, 2) and images of each batch."""
     variances, means = moments.unbind(1)
     shares = sizes.double() / sizes.sum()
     return float((shares * (variances + (means - (shares * means).sum()).square())).sum().sqrt())
@@ -140,7 +140,7 @@ def _spiking_logits(model: nn.Module, steps: Iterator[Tensor]) -> Tensor:
 
 
 class _Recorder:
-    """Sums what each activation puts out, call by call, until the sums are taken; the network may change it behind."""
+    """Adds up copies of the outputs of each activation, call by call, until the sums are taken."""
 
     def __init__(self, model: nn.Module) -> None:
         self._sums: dict[str, Tensor] = {}

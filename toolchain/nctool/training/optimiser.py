@@ -34,7 +34,7 @@ _SMALLEST_BATCH = 2
 
 @dataclass(frozen=True)
 class EpochLoss:
-    """What the batches of an epoch said.
+    """The loss and accuracy of the batches of an epoch.
 
     Attributes:
         loss: mean of their cross-entropies, in nats.
@@ -99,7 +99,7 @@ class Optimiser:
             interruption: looked at after every batch.
 
         Returns:
-            what the batches said, or None if a signal came, to any process.
+            loss and accuracy, or None if a signal came to any process.
 
         Raises:
             RangeError: the loss, a weight or a running mean is not finite, or a threshold is no longer positive.
@@ -136,7 +136,7 @@ class Optimiser:
                 self._sgd.state[parameter]["momentum_buffer"] = buffers[name].to(parameter.device).clone()
 
     def _step(self, chosen: Tensor, epoch: int, step: int, interruption: Interruption) -> tuple[float, float, float]:
-        """Follow the gradient of one batch.
+        """Do one step of SGD on one batch.
 
         Returns:
             its loss, how many of its images were classified correctly, and in how many processes a signal came.
@@ -158,7 +158,7 @@ class Optimiser:
         return self._checked(numbers, epoch, step)
 
     def _checked(self, numbers: Tensor, epoch: int, step: int) -> tuple[float, float, float]:
-        """Return the numbers; they and all thresholds come from the device in one transfer, the only one."""
+        """Return the numbers if they and all thresholds are finite; one transfer brings all of them from the device."""
         thresholds = [layer.threshold.detach() for layer in self._layers.values()]
         loss, correct, stop, *values = torch.cat([numbers, torch.stack(thresholds)]).tolist()
         where = f"in epoch {epoch}, batch {step + 1}"
@@ -170,7 +170,7 @@ class Optimiser:
         return loss, correct, stop
 
     def _require_finite(self, epoch: int) -> None:
-        """Refuse a state that no epoch could go on from: the last step may have spoilt it after its loss was known."""
+        """Refuse weights that are not finite: the last step may have spoilt them after its loss was known."""
         state = self._model.state_dict()
         finite = torch.stack([tensor.isfinite().all() for tensor in state.values()]).tolist()
         for name, is_finite in zip(state, finite, strict=True):

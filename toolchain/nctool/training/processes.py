@@ -1,4 +1,4 @@
-"""The processes that train one network: this one alone. Those of torchrun are in `distributed`.
+"""The processes that train one network: here, this one alone. Those of torchrun are in `distributed`.
 
 In: one process's part of the work. Out: what all processes have of it, which for one is the same.
 """
@@ -15,7 +15,7 @@ T = TypeVar("T")
 
 
 class Processes:
-    """One process: it does all the work, and has nobody to exchange anything with.
+    """One process, which does all the work.
 
     All processes call every method but `rows` and `own`, in the same order.
     """

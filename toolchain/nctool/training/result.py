@@ -1,4 +1,4 @@
-"""What a training run achieved, measured on the test images, and the checkpoint that is made of it.
+"""Measure on the test images what a training run achieved, and make its checkpoint.
 
 In: a trained model. Out: a `TrainResult`, a `Checkpoint`. The test images are looked at here, once.
 """
@@ -49,7 +49,7 @@ class TrainResult:
 
 
 def tested(task: Task, state: TrainingState, path: Path, progress: ProgressCallback) -> TrainResult:
-    """Look at the test images, once; the processes of `task` share them."""
+    """Measure the trained model on the test images, once; the processes of `task` share them."""
     model, recipe = task.model, task.recipe
     test = task.data.test.to(task.held_out.images.device)
     is_relu = recipe.activation.function == "relu" and recipe.finetune is None

@@ -121,7 +121,7 @@ class Stage(Protocol):
 
 
 class _Training:
-    """What the kinds of a first stage share: the schedule of `[training]`, the model as it is."""
+    """What both kinds of a first stage share: epochs and learning rate of `[training]`, the weights as they are."""
 
     name = "train"
 

@@ -1,4 +1,4 @@
-"""The weights of a model on the grid of the chip's integers, with gradients as if they were not.
+"""Round the weights of a model to the grid of the chip's integers, with gradients as if they were not rounded.
 
 In: a model, the signed width of a weight. Out: rounded weights by parameter name.
 

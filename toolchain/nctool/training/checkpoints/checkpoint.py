@@ -1,4 +1,4 @@
-"""The result of a training run: one file that conversion needs nothing beside.
+"""The result of a training run: one file with all that conversion needs.
 
 In: a frozen `Checkpoint`. Out: a folder with `checkpoint.safetensors` and `recipe.toml`, and back.
 The file holds the state dict under `model.`, images for calibration under `calibration.`, and as text

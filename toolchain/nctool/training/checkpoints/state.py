@@ -1,4 +1,4 @@
-"""What an interrupted training run needs to go on, bit for bit, after its last complete epoch.
+"""The state from which an interrupted training run goes on, bit for bit, after its last complete epoch.
 
 In: a `TrainingState`. Out: the file `last.safetensors`, and back. Learning rate and random streams are
 functions of the recipe and the epoch, so that neither is part of the state; σ is part of the model.

@@ -1,4 +1,4 @@
-"""safetensors files that are the same bytes for the same content, and say what they hold.
+"""Write safetensors files that are the same bytes for the same content, and read them.
 
 In: named tensors and text metadata. Out: a file, or its content and hash. No pickle is read or written.
 The library writes metadata in random order; here the header is written again with sorted keys.
@@ -62,7 +62,7 @@ def write_tensors(path: Path, kind: str, tensors: Mapping[str, Tensor], metadata
 
 
 def read_tensors(path: Path, kind: str) -> TensorFile:
-    """Read a file written by `write_tensors` and check that it is of the kind wanted.
+    """Read a file written by `write_tensors` and check that it is of the kind asked for.
 
     Raises:
         UsageError: the file cannot be read.
