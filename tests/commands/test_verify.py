@@ -15,6 +15,7 @@ import pytest
 import nctool
 from nctool.errors import FormatError
 from nctool.ir.network import IntNetwork, Population
+from nctool.ir.repeat import NO_REPEAT
 from nctool.reference.simulate import simulate
 from nctool.reference.trace import Trace, join
 from nctool.running.engines import ENGINES, Job
@@ -33,7 +34,7 @@ def corrupt(network: IntNetwork, layer: str, index: tuple[int, ...], value: int)
     def changed(population: Population) -> Population:
         weight = population.synapses[0].weight.copy()
         weight[index] = value
-        return replace(population, synapses=(replace(population.synapses[0], weight=weight),))
+        return replace(population, synapses=(replace(population.synapses[0], weight=weight, repeat=NO_REPEAT),))
 
     populations = tuple(changed(p) if p.name == layer else p for p in network.populations)
     return replace(network, populations=populations)

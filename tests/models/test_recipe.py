@@ -66,9 +66,12 @@ def changed(*texts: str, seed: int | None = None) -> Recipe:
 
 def refusal(*overrides: str | dict[str, Any], text: str = TEXT) -> str:
     """Return what is said of changes as the command line has them, or of one mapping."""
-    is_mapping = bool(overrides) and isinstance(overrides[0], dict)
-    changes: Any = overrides[0] if is_mapping else parse_overrides(overrides)
-    return str(refused(RecipeError, parse_recipe, text, changes, source="small"))
+
+    def parse() -> Recipe:
+        is_mapping = bool(overrides) and isinstance(overrides[0], dict)
+        return parse_recipe(text, overrides[0] if is_mapping else parse_overrides(overrides), source="small")
+
+    return str(refused(RecipeError, parse))
 
 
 def test_defaults_fill_what_is_left_out():
