@@ -18,7 +18,7 @@ import nctool
 from nctool.children import Child, child
 from nctool.errors import EngineError, UsageError
 from nctool.running.engines import Job
-from nctool.running.workers import summaries_of_workers
+from nctool.running.sharding import summaries_of_workers
 from nctool_deploy.netx import read
 
 TIMES = ("images_per_second", "steps_per_second")
@@ -84,7 +84,7 @@ def test_a_worker_that_ends_before_its_time_is_said(digits_model: Path, monkeypa
             found.process.send_signal(number)
             yield found
 
-    monkeypatch.setattr("nctool.running.workers.child", ended)
+    monkeypatch.setattr("nctool.running.sharding.child", ended)
     with pytest.raises(EngineError) as raised:
         nctool.run_sim(digits_model, samples=8, workers=2)
     assert str(raised.value) == f"engine `fast`: a worker ended before its time ({text}"

@@ -121,7 +121,7 @@ def test_a_file_that_is_not_what_was_exported_gives_its_known_answers_and_the_re
     content = read(digits_model)
     answers = replace(content.known_answers.trace, logits=content.known_answers.trace.logits + 1)
     changed = replace(content, known_answers=replace(content.known_answers, trace=answers))
-    monkeypatch.setattr("nctool.running.models.read", lambda path, check_digests: changed)
+    monkeypatch.setattr("nctool.running.model_file.read", lambda path, check_digests: changed)
     nctool.verify(digits_model, engines=["reference", "fast"], layers=tmp_path / "traces.npz")
     found = load(tmp_path / "traces.npz")
     assert found["engines"].tolist() == ["file", "reference"]

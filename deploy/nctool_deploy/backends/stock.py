@@ -90,6 +90,14 @@ class StockBackend:
                 )
             previous = population.name
 
+    def prepare(self, network: IntNetwork) -> IntNetwork:
+        """Return the network as it is."""
+        return network
+
+    def network_violations(self, network: IntNetwork) -> list[RangeError]:
+        """Return nothing: each population stands for itself."""
+        return []
+
     def synapse_violations(self, synapse: Synapse, largest_message: int, where: str) -> Iterator[RangeError]:
         """Yield what Conv cannot hold: it runs every convolution."""
         return convolution_violations(synapse, largest_message, where)
@@ -203,14 +211,6 @@ class StockZeroReset(StockBackend):
     def explored_units(self, wanted: Sequence[int] | None, levels: int) -> Sequence[int]:
         """Return 1, as `default_units`."""
         return (1,)
-
-    def prepare(self, network: IntNetwork) -> IntNetwork:
-        """Return the network as it is."""
-        return network
-
-    def network_violations(self, network: IntNetwork) -> list[RangeError]:
-        """Return nothing: each population stands for itself."""
-        return []
 
     def lava_network(self, model: Path, network: IntNetwork, n_samples: int, n_steps: int) -> tuple[Any, Any]:
         """Return the stock Network, whose neurons are cleared at the start of every window (P3)."""

@@ -1,6 +1,6 @@
 """What a netx file of another tool holds, how it is read, and what its callers ask of it.
 
-The questions are those of `nctool.running.models.ModelFile`.
+The questions are those of `nctool.running.model_file.ModelFile`.
 
 In: a network with what the file says of it. Out: answers. Must not import torch or Lava.
 """

@@ -1,4 +1,4 @@
-"""What an exported file holds, and what its callers ask of it (`nctool.running.models.ModelFile`).
+"""What an exported file holds, and what its callers ask of it (`nctool.running.model_file.ModelFile`).
 
 In: a network with what the file says of it. Out: answers. Must not import torch or Lava.
 """

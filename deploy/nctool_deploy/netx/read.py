@@ -6,6 +6,7 @@ torch or Lava.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -16,16 +17,20 @@ from nctool.ir.bounds import prove_population
 from nctool.ir.inputs import PixelEncoding
 from nctool.ir.network import (
     INPUT_NAME,
+    Bound,
+    ConvGeometry,
     InputEncoding,
     IntNetwork,
+    Pair,
     Population,
     RateEncoding,
     Shape,
+    Synapse,
     find_repeats,
 )
 from nctool.reference.trace import Trace
-from nctool_deploy.backends.backend import find_realisation
-from nctool_deploy.hdf5 import Node, opened
+from nctool_deploy.backends.backend import Realisation, find_realisation
+from nctool_deploy.hdf5 import MAX_SIZE, Node, opened
 from nctool_deploy.netx.metadata import (
     CHAIN_VERSION,
     DIGEST,
@@ -33,12 +38,12 @@ from nctool_deploy.netx.metadata import (
     FORMAT_NAME,
     FORMAT_VERSION,
     Metadata,
+    PopulationRecord,
     digest,
     group_digest,
     input_digest,
 )
 from nctool_deploy.netx.netx_file import KnownAnswers, NetxFile
-from nctool_deploy.netx.populations import read_population, read_shape
 from nctool_deploy.netx.write import layers
 
 VERSIONS = range(CHAIN_VERSION, FORMAT_VERSION + 1)
@@ -66,12 +71,12 @@ def read(path: Path, *, check_digests: bool = True) -> NetxFile:
 def _read(file: Node) -> NetxFile:
     metadata, written_digest = _read_metadata(file)
     extra, layer = file.child(EXTRA), file.child("layer")
-    encoding = _read_encoding(extra, read_shape(layer.child("0"), (1, 3)), metadata)
+    encoding = _read_encoding(extra, _read_shape(layer.child("0"), (1, 3)), metadata)
     realisation = find_realisation(metadata.realisation)
     populations: list[Population] = []
     for record in metadata.populations:
         sources = record.sources or (populations[-1].name if populations else INPUT_NAME,)
-        populations.append(read_population(layer.child(str(record.layer)), record, sources, realisation))
+        populations.append(_read_population(layer.child(str(record.layer)), record, sources, realisation))
     network = find_repeats(IntNetwork(encoding, tuple(populations), metadata.n_steps))
     _require_layers(layer, network, metadata)
     known_answers = _read_answers(extra.child("known_answers"), network)
@@ -95,6 +100,77 @@ def _read_encoding(extra: Node, shape: Shape, metadata: Metadata) -> PixelEncodi
     if len(table) != shape[0]:
         raise FormatError(f"`{extra.name}/input_table` has {len(table)} rows, allowed {shape[0]}, the input's channels")
     return RateEncoding((channels, *shape[1:]), table, extra.integer("input_threshold"))
+
+
+def _read_population(
+    layer: Node, record: PopulationRecord, sources: tuple[str, ...], realisation: Realisation
+) -> Population:
+    """Return the population that a layer and its record describe.
+
+    Args:
+        sources: names of what drives it, one for each synapse.
+    """
+    first, *others = sources
+    bound = None if record.bound is None else Bound(**record.bound.model_dump())
+    synapse, neuron = _read_synapse(layer, first, realisation), layer.child("neuron")
+    shape = _read_shape(layer, (1,) if synapse.conv is None else (3,))
+    neuron.require_integers(realisation.fixed_registers)
+    bias = layer.array("bias", np.int32, 1).astype(np.int64)
+    return Population(
+        name=record.name,
+        shape=shape,
+        neuron=realisation.read_neuron(neuron, len(bias), record.scale),
+        bias=bias,
+        synapses=(synapse, *_read_branches(layer, others, realisation)),
+        bound=bound,
+    )
+
+
+def _read_shape(layer: Node, n_axes: Sequence[int]) -> Shape:
+    """Return the shape that a layer states, of as many axes as one of `n_axes` says."""
+    shape = tuple(layer.array("shape", np.int64, 1).tolist())
+    if len(shape) not in n_axes or not all(1 <= size <= MAX_SIZE for size in shape):
+        axes = " or ".join(map(str, n_axes))
+        raise FormatError(f"`{layer.name}/shape` is {shape}, allowed {axes} sizes 1..{MAX_SIZE}")
+    return shape
+
+
+def _read_branches(layer: Node, sources: Sequence[str], realisation: Realisation) -> list[Synapse]:
+    """Return the synapses beside the first one: as many as there are sources, no more and no fewer."""
+    if not sources:
+        if "synapse" in layer:
+            raise FormatError(f"`{layer.name}/synapse` is there, allowed with several sources only")
+        return []
+    group = layer.child("synapse")
+    synapses = [
+        _read_synapse(group.child(str(number)), source, realisation) for number, source in enumerate(sources, start=1)
+    ]
+    if len(group) != len(synapses):
+        raise FormatError(
+            f"`{group.name}` holds {len(group)} synapses, allowed {len(synapses)}, one for each source but the first"
+        )
+    return synapses
+
+
+def _read_synapse(node: Node, source: str, realisation: Realisation) -> Synapse:
+    kind = node.text("type")
+    if kind not in ("conv", "dense"):
+        raise FormatError(f"`{node.name}/type` is `{kind}`, allowed conv, dense")
+    weight = node.array("weight", realisation.stored_weight, 4 if kind == "conv" else 2).astype(np.int32)
+    exponent = node.integer("wgtExp") if realisation.stores_exponents else 0
+    return Synapse(source, weight, exponent, _geometry(node) if kind == "conv" else None)
+
+
+def _geometry(layer: Node) -> ConvGeometry:
+    stride, padding, dilation = (_pair(layer, key) for key in ("stride", "padding", "dilation"))
+    return ConvGeometry(stride, padding, dilation, layer.integer("groups"))
+
+
+def _pair(layer: Node, key: str) -> Pair:
+    values = layer.array(key, np.int64, 1).tolist()
+    if len(values) != 2 or not all(0 <= value < 2**16 for value in values):
+        raise FormatError(f"`{layer.name}/{key}` is {values}, allowed two numbers 0..65535")
+    return values[0], values[1]
 
 
 def _require_layers(node: Node, network: IntNetwork, metadata: Metadata) -> None:

@@ -17,7 +17,7 @@ from nctool.arguments import public
 from nctool.exporting.utilisation import Utilisation, utilisation
 from nctool.ir.network import CurrentBased, IntArray, IntNetwork, Population, Readout, Synapse
 from nctool.running.checkpoints import ModelPath
-from nctool.running.models import open_model
+from nctool.running.model_file import open_model
 from nctool_deploy.foreign import ForeignOptions
 from nctool_deploy.lowering import lower
 from nctool_deploy.netx import KnownAnswers, Metadata

@@ -20,7 +20,7 @@ from nctool.reference.trace import Summary
 from nctool.running.arrays import Source, load_array, path_of, record, require_array_names
 from nctool.running.checkpoints import ModelPath
 from nctool.running.engines import Job, require_engine, traces
-from nctool.running.models import ModelFile, open_model
+from nctool.running.model_file import ModelFile, open_model
 from nctool.running.outputs import TRACES, model_files, require_outputs
 from nctool.running.samples import choose_samples, dataset_path, trained_on
 from nctool.running.sharding import require_workers, shared_summaries

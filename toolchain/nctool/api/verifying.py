@@ -21,7 +21,7 @@ from nctool.progress import ProgressCallback, no_progress
 from nctool.running.arrays import Source, load_array, path_of
 from nctool.running.checkpoints import ModelPath
 from nctool.running.engines import Job, require_engine
-from nctool.running.models import ModelFile, open_model
+from nctool.running.model_file import ModelFile, open_model
 from nctool.running.outputs import JUNIT, TRACES, model_files, require_outputs
 from nctool.running.samples import choose_samples, dataset_path, trained_on
 from nctool.verification import trace_file

@@ -15,7 +15,7 @@ from nctool.ir.inputs import Samples
 from nctool.ir.network import IntNetwork
 from nctool.reference import simulate as reference
 from nctool.reference.trace import Summary, Trace
-from nctool.running.models import ModelFile
+from nctool.running.model_file import ModelFile
 from nctool_deploy.lava import engine as lava
 
 

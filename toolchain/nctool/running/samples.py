@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from nctool.errors import RangeError, UsageError
 from nctool.ir.network import IntArray, Shape
 from nctool.running.arrays import LABELS, Source, load_array, load_labels, name_of
-from nctool.running.models import ModelFile
+from nctool.running.model_file import ModelFile
 from nctool_models import is_image_folder, load_dataset
 from nctool_models.datasets.load import NAMES
 

@@ -16,7 +16,7 @@ from typing import Literal
 from xml.etree import ElementTree as ET
 
 from nctool.files import write_atomically
-from nctool.running.models import ModelFile
+from nctool.running.model_file import ModelFile
 from nctool.verification.compare import FILE, REFERENCE, Comparison, Pair
 from nctool.verification.counts import LogitCounts, SpikeCounts
 
