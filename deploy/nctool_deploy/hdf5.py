@@ -23,18 +23,18 @@ MAX_SIZE = 2**24 - 1
 """Longest axis of a population."""
 
 FREE_BYTES = 2**27
-"""What any file may unpack to, counting what several links share once for each link; 32 million float32 weights."""
+"""Bytes that any file may unpack to, 32 million float32 weights; data that several links share counts for each link."""
 
 GROWTH = 4
 """How many times its own size a larger file may unpack to: bytes become 32-bit integers."""
 
 MAX_BYTES = 2**29
-"""What no file may unpack to more than: 128 million float32 weights, about as many synapses as a Loihi chip has."""
+"""Bytes that no file may exceed, 128 million float32 weights: about as many synapses as a Loihi chip has."""
 
 
 @contextmanager
 def opened(path: Path, hint: str) -> Iterator[Node]:
-    """Open an HDF5 file for reading; what goes wrong inside is an error that names the file.
+    """Open an HDF5 file for reading; an error inside the `with` names the file.
 
     Args:
         hint: the way out of a bad file.
@@ -138,7 +138,7 @@ class Node:
                 raise FormatError(f"`{self.name}/{key}` is {self.integer(key)}, allowed {expected}")
 
     def require_all_taken(self) -> None:
-        """Refuse members that nobody took, and attributes: what is not read is under no check.
+        """Refuse members that nobody took, and attributes: nothing checks what is not read.
 
         Raises:
             FormatError: there is one, in this group or in one below it.

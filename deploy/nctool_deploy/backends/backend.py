@@ -24,7 +24,7 @@ Registers = AutapseRegisters | StockRegisters
 
 
 class Realisation(Protocol):
-    """How neurons are built: all that one realisation does otherwise than another.
+    """How neurons are built: the members are all that differs between realisations.
 
     Attributes:
         description: one line.
@@ -54,10 +54,10 @@ class Realisation(Protocol):
         """Return the units of a network whose activations were trained with `levels`."""
 
     def explored_windows(self, wanted: Sequence[int] | None) -> Sequence[int]:
-        """Return the windows that `explore` tries, of those that the user wants."""
+        """Return the windows that `explore` tries: those that the user wants, where there is a choice."""
 
     def explored_units(self, wanted: Sequence[int] | None, levels: int) -> Sequence[int]:
-        """Return the units that `explore` tries, of those that the user wants."""
+        """Return the units that `explore` tries: those that the user wants, where there is a choice."""
 
     # lowering
 
@@ -85,7 +85,7 @@ class Realisation(Protocol):
     # the file, and the run on Lava
 
     def neuron_data(self, population: Population) -> Mapping[str, Any]:
-        """Return what the neuron of a population is in a file, beside the fixed registers: datasets by key."""
+        """Return the datasets of the neuron of a population in a file, by key; the fixed registers are left out."""
 
     def read_neuron(self, node: Node, channels: int, scale: float | None) -> IntegrateFire | Readout:
         """Return the neuron that `neuron_data` wrote, or refuse it with a FormatError.

@@ -137,7 +137,7 @@ class Layers:
         self._compute(number, node, (n_neurons,), synapses, node.child("neuron") if "neuron" in node else None)
 
     def _require_source(self, where: str, weight: IntArray) -> None:
-        """Check that a dense weight fits what drives it; what the file does not say of its input, the weight says."""
+        """Check that a dense weight fits what drives it; the weight gives the size of an input that the file does not."""
         source = self.source.shape if self.source.is_stated else None
         if source is not None and math.prod(source) != weight.shape[1]:
             raise FormatError(f"{where}: weight {listed(weight.shape)} does not fit a source {listed(source)}")
@@ -164,7 +164,7 @@ class Layers:
         self._add(Population(f"{kind}{number}", shape, self._neuron(number, neuron, shape[0]), bias, tuple(synapses)))
 
     def _note_spikes_only(self) -> None:
-        """Note that a layer which computes is skipped: netx lets the next one take what that one sends, spikes."""
+        """Note that a layer which computes is skipped: netx then takes the input of the next one for spikes."""
         if not self.takes_spikes_only:
             self.notes.append(
                 "behind skipped layers, Lava takes every value but 0 for a spike: give samples of 0 and 1"

@@ -1,8 +1,8 @@
 """Read netx files of other tools, as Lava's own loader would build them.
 
 Everything that `lava.lib.dl.netx.hdf5.Network` of lava-dl 0.6.0 builds out of current-based neurons becomes an
-IntNetwork that computes the same integers. What it reads in another way than the file says is kept as Lava runs it,
-and a note says so; what it cannot build is refused by name.
+IntNetwork that computes the same integers. Where it runs something else than the file says, the network does the same
+and a note says so; a layer that it cannot build is refused by name.
 
 In: a path. Out: a ForeignFile, or an error that names the file, the layer and the reason. Must not import torch or
 Lava.

@@ -1,1 +1,1 @@
-"""The Lava engine: a subprocess of its own runs Lava (`runner`); what is changed in Lava while it is imported."""
+"""The Lava engine: it runs Lava in a subprocess (`runner`), after checking and changing what Python imports of it."""

@@ -22,7 +22,7 @@ from types import CodeType, ModuleType
 from nctool.errors import EngineError
 
 PINNED_PYTHON = (3, 10)
-"""The Python that Lava was made for: nothing is changed there."""
+"""The Python that Lava was made for; on it, nothing is changed."""
 
 LAST_PYTHON = (3, 13)
 
@@ -35,7 +35,7 @@ LOOSE_INSTALL = "pip install --no-deps --ignore-requires-python " + " ".join(
 WITHOUT_LAVA = (
     "without Lava: `nctool run-sim MODEL.net --engine fast`, `nctool verify MODEL.net --engines reference,fast`"
 )
-"""The way out that is always there."""
+"""What a user can always do instead."""
 
 
 @dataclass(frozen=True)
@@ -201,7 +201,7 @@ class PatchFinder(MetaPathFinder):
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
-        """Return the spec of a module of PATCHES; None, which leaves it to Python, for every other."""
+        """Return the spec of a module of PATCHES; None for every other, which Python then finds itself."""
         patch = PATCHES.get(fullname)
         if patch is None:
             return None

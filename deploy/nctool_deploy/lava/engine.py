@@ -123,7 +123,7 @@ def _log() -> IO[bytes]:
 
 
 def _answers(runner: Child, jobs: Sequence[LavaJob], deadline: float) -> Iterator[Trace]:
-    """Hand out the jobs, each when the subprocess waits for one, and yield what comes of them."""
+    """Send each job when the subprocess waits for one, and yield its trace."""
     _received(runner, deadline)
     for job in jobs:
         runner.send(job)
@@ -141,7 +141,7 @@ def _received(runner: Child, deadline: float) -> Any:
 
 
 def _reason(log: int) -> str:
-    """Return the exception of the last traceback, or the last line; what Python says while it ends does not count."""
+    """Return the exception of the last traceback, or the last line, of what Python wrote before it ended."""
     text = os.pread(log, os.fstat(log).st_size, 0).decode(errors="replace").partition("Exception ignored in")[0]
     lines = [line for line in text.rpartition(TRACEBACK)[2].splitlines() if line and not line[0].isspace()]
     if TRACEBACK in text and lines:

@@ -23,13 +23,13 @@ from nctool_deploy.targets.target import Target, built_in_target
 
 FORMAT_NAME = "nctool-netx"
 CHAIN_VERSION = 1
-"""Of an older file, without a digest of `/nctool`: populations of one synapse each, from the one before."""
+"""Version of an older file without a digest of `/nctool`, if each population has one synapse, from the one before."""
 
 GRAPH_VERSION = 2
-"""Of such a file with other synapses."""
+"""Version of such a file with any other synapses."""
 
 FORMAT_VERSION = 3
-"""Of the files that are written."""
+"""Version of the files that this nctool writes."""
 
 EXTRA = "nctool"
 """The group that holds what stock netx keys cannot say."""

@@ -24,7 +24,7 @@ from nctool_deploy.netx.metadata import EXTRA, Metadata, Provenance
 
 METADATA = f"/{EXTRA}"
 PROVED_BOUNDS = "proved bounds"
-"""What a check of the file may be about, beside its layers."""
+"""The parts of a file that a check may be about, beside its layers."""
 
 NO_DIGEST = (
     f"an older nctool wrote no digest of `{METADATA}`: class names, target, weight bits and calibrated bounds may have "
@@ -83,7 +83,7 @@ class NetxFile(StructuralEquality):
 
     @property
     def unchecked_parts(self) -> Mapping[str, str]:
-        """Return those of which nobody can say whether they changed, each with the reason."""
+        """Return the parts that cannot be checked, each with the reason."""
         return {METADATA: NO_DIGEST} if self.metadata_changed is None else {}
 
     @property

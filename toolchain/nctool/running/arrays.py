@@ -1,4 +1,4 @@
-"""Read samples and labels, from .npy files or arrays, and write what a run gave to an .npz.
+"""Read samples and labels from .npy files or arrays, and write traces to an .npz file.
 
 In: paths or arrays. Out: arrays, or errors that name the file. Nothing is unpickled.
 """
@@ -33,7 +33,7 @@ LABELS = "labels"
 """What messages call an array of class numbers."""
 
 Source = Path | ArrayLike
-"""The path of a .npy file, also as text, or what NumPy makes an array of."""
+"""The path of a .npy file, also as text, or anything that NumPy can make an array of."""
 
 
 def path_of(source: Source | None) -> Path | None:
@@ -147,7 +147,7 @@ def record(traces: Iterable[Trace], path: Path) -> Iterator[Trace]:
 
 
 def save_arrays(path: Path, arrays: Mapping[str, NDArray[Any]], option: str, *, compressed: bool = False) -> None:
-    """Write an .npz file by way of memory: an archive that a full disk cuts off complains when it is given up.
+    """Write an .npz file. It is built in memory, because NumPy reports a full disk too late.
 
     Raises:
         UsageError: the file cannot be written.

@@ -1,6 +1,6 @@
-"""Open the checkpoint of a training run; what else a user may have meant is called by its name.
+"""Open the checkpoint of a training run, and recognise the files that users give in place of one file or another.
 
-In: a path, or what is given in its place. Out: a Checkpoint, or an error that says what was given.
+In: a path. Out: a Checkpoint, or an error that says what the file is.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def open_checkpoint(path: Path | str) -> Checkpoint:
 
 
 def remembered(data_dir: Path | str | None, loaded: Checkpoint, dataset: str) -> Path | str | None:
-    """Return the folder of data sets: the one given, or else where the network found `dataset` in training."""
+    """Return `data_dir`, or else the folder in which the training found `dataset`."""
     return loaded.data_dir if data_dir is None and dataset == loaded.dataset_name else data_dir
 
 

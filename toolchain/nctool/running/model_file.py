@@ -56,15 +56,15 @@ class ModelFile(Protocol):
 
     @property
     def checked_parts(self) -> tuple[str, ...]:
-        """Return the parts of the file of which `changes` can say that they are not as exported."""
+        """Return the names of the parts that are checked against what was exported."""
 
     @property
     def unchecked_parts(self) -> Mapping[str, str]:
-        """Return those of which nobody can say whether they changed, each with the reason."""
+        """Return the parts that cannot be checked, each with the reason."""
 
     @property
     def changes(self) -> Mapping[str, str]:
-        """Return a text for each part that is not as it was exported."""
+        """Return the parts that are not as they were exported, each with a text that says so."""
 
     @property
     def first_change(self) -> tuple[str, str] | None:
@@ -82,7 +82,7 @@ class ModelFile(Protocol):
         """
 
     def cost_meter(self) -> CostMeter:
-        """Return a meter of what the network costs on its chip; an UnsupportedError says that nobody knows."""
+        """Return a meter of what the network costs on its chip; an UnsupportedError refuses files of other tools."""
 
 
 def open_model(

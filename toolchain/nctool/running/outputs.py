@@ -1,4 +1,4 @@
-"""Output files: refused where they would take the place of what is read, of each other, or of a file of another kind.
+"""Refuse output files that would replace an input, each other, or a file of another kind.
 
 In: what a command reads and what it is to write. Out: nothing, or a UsageError before any work is done.
 """
@@ -20,7 +20,7 @@ from nctool_deploy.foreign import is_netx
 
 PathOrNone = Path | str | None
 _TRACE_PARTS = frozenset(("engines", "layers", "logits", "pixels", "potentials", "spikes"))
-"""How the names of arrays begin in what `run-sim -o` and `verify --layers` write."""
+"""First parts of the names of arrays in the files of `run-sim -o` and `verify --layers`."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ NETX = Kind("netx HDF5 file", is_netx)
 TRACES = Kind(".npz file of traces", _holds_traces)
 JUNIT = Kind("JUnit XML file", lambda path: b"<testsuite" in path.read_bytes())
 FIGURE = Kind("figure of nctool", lambda path: b"atplotlib" in path.read_bytes())
-"""Its formats name the program that drew them: Matplotlib, or matplotlib in what .svg says of its source."""
+"""A figure names the program that drew it, as Matplotlib or, in an .svg file, as matplotlib."""
 
 
 def require_outputs(inputs: Mapping[str, PathOrNone], outputs: Mapping[str, tuple[Kind, PathOrNone]]) -> None:

@@ -25,7 +25,7 @@ _MOST_NAMES = 5
 
 @dataclass(frozen=True)
 class Chosen:
-    """What to run.
+    """A model and the samples to run it on.
 
     Args:
         content: the model; a foreign network lasts as long as its samples and knows their range.
@@ -97,7 +97,7 @@ def dataset_path(name: str | None) -> Path | None:
 
 
 def require_here(trained: str) -> None:
-    """Refuse the data set that a network was trained on, where that is a path and nothing is there."""
+    """Refuse the data set that a network was trained on if it is a path at which nothing is."""
     if trained not in NAMES and not Path(trained).exists():
         raise UsageError(
             f"the network was trained on `{trained}`, which is not here", hint="name the data with --dataset PATH"

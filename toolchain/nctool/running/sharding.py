@@ -32,7 +32,7 @@ POLL_S = 0.05
 """How often a rank asks for the others' summaries; torchrun ends all of them when one fails."""
 
 Answer = list[Summary] | NctoolError | None
-"""What a worker sends: None when it begins, then what came of each job. Whoever sent waits for the next job."""
+"""What a worker sends: None when it begins, then summaries or an error for each job. It then waits for the next."""
 
 
 def require_workers(engine: str, workers: int, output: Path | None, *, cost: bool) -> None:
@@ -126,7 +126,7 @@ def summaries_of_workers(engine: str, jobs: Sequence[Job], workers: int) -> Iter
 
 
 def _in_order(pool: Sequence[Child], jobs: Sequence[Job]) -> Iterator[list[Summary]]:
-    """Hand out the jobs, each to whoever waits for one, and yield in their order what came of them."""
+    """Send each job to a worker that waits for one, and yield the summaries of all jobs in order."""
     rest = iter(range(len(jobs)))
     at_work: dict[Child, int] = {}
     done: dict[int, list[Summary]] = {}
@@ -145,7 +145,7 @@ def _in_order(pool: Sequence[Child], jobs: Sequence[Job]) -> Iterator[list[Summa
 
 
 def _answer(worker: Child) -> list[Summary] | None:
-    """Take what a worker sent, and raise it where it is an error."""
+    """Return the summaries that a worker sent, or raise the error that it sent."""
     answer: Answer = worker.receive()
     if isinstance(answer, NctoolError):
         raise answer
@@ -162,7 +162,7 @@ def main(link: Connection[Any, Any]) -> None:
 
 
 def use_gpu(device: str, number: int) -> None:
-    """Let `cuda` mean another GPU in each of several processes, as far as there are as many; `number` is this one's."""
+    """Make `cuda` mean another GPU in each process, as far as there are enough; `number` is that of this process."""
     if find_device(device).type == "cuda":
         torch.cuda.set_device(number % torch.cuda.device_count())
 

@@ -1,4 +1,4 @@
-"""The list of everything that `verify` checks, each with its outcome; and that list as JUnit XML.
+"""List everything that `verify` checks, each with its outcome, and write the list as JUnit XML.
 
 JUnit XML is what GitHub, GitLab and Jenkins read. Apart from the times, the same outcome gives the same bytes. Source
 of the element and attribute names: jenkinsci/xunit-plugin, `junit-10.xsd`.
@@ -30,7 +30,7 @@ Outcome = Literal["passed", "failed", "not run"]
 
 @dataclass(frozen=True)
 class Check:
-    """One thing that was to be proved.
+    """One thing to prove, and its outcome.
 
     Args:
         group: `file`, `known answers`, `overflow`, or two engines, `reference = lava`.

@@ -1,7 +1,7 @@
-"""Run what is to be compared and compare it: the file's known answers, and engines chunk by chunk.
+"""Compare engines with each other chunk by chunk, and the reference engine with the known answers of a file.
 
-In: a file's content, pixels, engines. Out: a Comparison. What a chunk showed is added to what the chunks before it
-showed, so that no trace of a whole data set is held, unless asked for.
+In: a file's content, pixels, engines. Out: a Comparison. The counts of the chunks add up, so no
+trace of a whole data set is held unless asked for.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ REFERENCE = "reference"
 
 @dataclass(frozen=True)
 class Pair:
-    """Two sides compared.
+    """The comparison of two sides.
 
     Args:
         counts: how many values differ, and by how much.
@@ -44,7 +44,7 @@ class Pair:
 
 @dataclass(frozen=True, eq=False)
 class Comparison:
-    """One side compared with each other one over some samples.
+    """The comparison of a standard with each of the other sides over some samples.
 
     Args:
         samples: how many.
@@ -156,7 +156,7 @@ def _compare(
 def _explained(
     network: IntNetwork, samples: Samples, both: tuple[Trace, Trace], divergence: Divergence, first_sample: int
 ) -> Divergence:
-    """Return a divergence with its neighbourhood; as it is, where the traces have different shapes and so no place."""
+    """Return a divergence with its neighbourhood; traces of different shapes have none."""
     number, step, neuron = divergence.sample, divergence.step, divergence.neuron
     if number is None or step is None or neuron is None or isinstance(divergence.expected, str):
         return divergence
@@ -170,7 +170,7 @@ def _explained(
 
 
 def _of_sample(network: IntNetwork, sample: Samples, name: str, trace: Trace, number: int) -> Trace:
-    """Return one sample of a trace; of the reference engine with its potentials, which it can compute again."""
+    """Return one sample of a trace; for the reference engine, its potentials are computed again."""
     chosen = slice(number, number + 1)
     return Trace(
         spikes={layer: spikes[chosen] for layer, spikes in trace.spikes.items()},

@@ -194,7 +194,7 @@ def _signals(network: IntNetwork, sample: Samples, trace: Trace) -> Signals:
 
 
 def _field(synapse: Synapse, population: Population, network: IntNetwork, neuron: tuple[int, ...]) -> ReceptiveField:
-    """Return what drives a neuron by one synapse; the population's own spikes arrive a step later (rule W6)."""
+    """Return the receptive field of a neuron; the population's own spikes arrive a step later (rule W6)."""
     field = receptive_field(synapse, network.shapes[synapse.source], neuron)
     return replace(field, delay=field.delay + 1) if synapse.source == population.name else field
 
@@ -219,7 +219,7 @@ def _bias(population: Population, neuron: tuple[int, ...], signals: Signals) -> 
 
 
 def _parameters(population: Population, channel: int) -> dict[str, int | float | str]:
-    """Return the fields of a neuron: of an array per channel the channel's value, and every plain number or text."""
+    """Return the fields of a neuron that are numbers or texts; of an array per channel, the value of `channel`."""
     parameters: dict[str, int | float | str] = {}
     for field in fields(population.neuron):
         value = getattr(population.neuron, field.name)

@@ -1,4 +1,4 @@
-"""What computes one synapse of a population in Lava: a stock process that holds its weights, exponent and delay.
+"""The stock process of Lava that computes one synapse of a population, with its weights, exponent and delay.
 
 In: a synapse of an IntNetwork. Out: a Lava process. Must not import torch itself.
 """
@@ -110,7 +110,7 @@ class Branch:
 
 
 def everywhere(weight: Any, delay: int) -> Any:
-    """Return the delays of a sparse matrix of weights: the same one for each that is there, int64."""
+    """Return a sparse matrix that holds `delay` wherever `weight` has an entry, int64."""
     delays = csr_matrix(weight, dtype=np.int64, copy=True)
     delays.data[:] = delay
     return delays

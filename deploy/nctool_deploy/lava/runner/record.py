@@ -35,7 +35,7 @@ BUFFERED_STEPS = 32
 """Steps that a layer may run ahead of the recording."""
 
 EXIT_CODE_S = 5.0
-"""How long the exit code of a process that has ended is waited for."""
+"""Seconds to wait for the exit code of a process that has ended."""
 
 
 def tap(block: AbstractProcess) -> Extractor:
@@ -88,7 +88,7 @@ def watched(process: AbstractProcess) -> Iterator[None]:
 
 
 def _end(actor: Process) -> str:
-    """Say how a process ended. Another thread may have asked the system for it, and be about to write it down."""
+    """Say how a process ended; its exit code may come a little later, by way of another thread."""
     deadline = time.monotonic() + EXIT_CODE_S
     while actor.exitcode is None and time.monotonic() < deadline:
         time.sleep(0.01)
@@ -107,7 +107,7 @@ def _end_with_thread(error: threading.ExceptHookArgs) -> None:
 
 
 class Memory:
-    """What the channels of Lava read of a shared memory.
+    """A shared memory, as the channels of Lava read it.
 
     Attributes:
         buf: the bytes; a process that is forked later has the same ones.
@@ -118,7 +118,7 @@ class Memory:
 
 
 class Memories:
-    """What the message infrastructure of Lava asks of `SharedMemoryManager`."""
+    """Make memory without names: takes the place of `SharedMemoryManager` in Lava's message infrastructure."""
 
     def start(self) -> None:
         """Do nothing: no process is needed."""
@@ -132,5 +132,5 @@ class Memories:
 
 
 def share_without_names() -> None:
-    """Let the runs of this process take `Memories`."""
+    """Make the runs of this process use `Memories`."""
     infrastructure.SharedMemoryManager = Memories

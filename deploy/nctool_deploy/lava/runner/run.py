@@ -76,7 +76,7 @@ def gather(data: NDArray[Any], steps: IntArray) -> NDArray[Any]:
 def main(link: Connection[Any, Any]) -> None:
     """Run each job that comes: the body of the engine's subprocess.
 
-    It sends None when it begins, and then what came of each job; whoever sent waits for the next job.
+    It sends None when it begins, then a trace or an error for each job, and waits for the next.
     """
     share_without_names()
     link.send(None)
@@ -94,7 +94,7 @@ def _outcome(job: LavaJob) -> Trace | NctoolError:
 
 
 def answer(job: LavaJob) -> Trace:
-    """Run a job; where its file is not what it was, that is the error, whatever else went wrong."""
+    """Run a job; an error says first that the file was replaced, if it was."""
     try:
         if job.foreign_options is None:
             spikes, logits = run(job.model, job.samples, job.n_steps)
@@ -106,7 +106,7 @@ def answer(job: LavaJob) -> Trace:
 
 
 def _require_unchanged(job: LavaJob) -> None:
-    """Refuse a file that does not hold the network of the job; what a foreign one takes goes by its samples."""
+    """Refuse a file that does not hold the network of the job; the input of a foreign one depends on its samples."""
     if job.network is None:
         return
     if job.foreign_options is None:
