@@ -137,7 +137,7 @@ class Layers:
         self._compute(number, node, (n_neurons,), synapses, node.child("neuron") if "neuron" in node else None)
 
     def _require_source(self, where: str, weight: IntArray) -> None:
-        """Check that a dense weight fits what drives it; the weight gives the size of an input that the file does not."""
+        """Check that a dense weight fits what drives it; where the file is silent, the weight gives the size."""
         source = self.source.shape if self.source.is_stated else None
         if source is not None and math.prod(source) != weight.shape[1]:
             raise FormatError(f"{where}: weight {listed(weight.shape)} does not fit a source {listed(source)}")
