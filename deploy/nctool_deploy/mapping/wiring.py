@@ -14,7 +14,8 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from nctool.ir.network import ConvGeometry, Shape, Synapse
+from nctool.ir.geometry import Places, inside
+from nctool.ir.network import Shape, Synapse
 from nctool_deploy.mapping.packing import DELAY_BITS, WEIGHT_BITS, index_bits, weight_bits, words, words_of
 
 Destinations = NDArray[np.int64]
@@ -156,10 +157,10 @@ def wire(synapse: Synapse, source: Shape, shared_kernels: bool, delay: int = 0) 
     conv, shape, bits = synapse.conv, synapse.weight.shape, weight_bits(synapse.weight) + (DELAY_BITS if delay else 0)
     if conv is None:
         return DenseWiring(shape[1], bits)
-    height, width = conv.output_size(source, (shape[2], shape[3]))
+    rows, columns = conv.places(source, (shape[2], shape[3]))
     return ConvolutionWiring(
-        row_taps=_taps(conv, 0, shape[2], (height, source[1])),
-        column_taps=_taps(conv, 1, shape[3], (width, source[2])),
+        row_taps=_taps(rows, source[1]),
+        column_taps=_taps(columns, source[2]),
         channels=shape[0],
         groups=conv.groups,
         group_size=shape[1],
@@ -169,11 +170,9 @@ def wire(synapse: Synapse, source: Shape, shared_kernels: bool, delay: int = 0) 
     )
 
 
-def _taps(conv: ConvGeometry, axis: int, kernel: int, sizes: tuple[int, int]) -> NDArray[np.float64]:
-    """Return the matrix (places out, places in) that is 1 where a tap joins two places along an axis."""
-    out = np.arange(sizes[0])[:, np.newaxis]
-    places = out * conv.stride[axis] - conv.padding[axis] + conv.dilation[axis] * np.arange(kernel)
-    inside = (places >= 0) & (places < sizes[1])
-    taps = np.zeros(sizes)
-    taps[np.broadcast_to(out, places.shape)[inside], places[inside]] = 1
+def _taps(places: Places, size: int) -> NDArray[np.float64]:
+    """Return the matrix (positions, size) that is 1 where a tap joins a position and a place of the source."""
+    taps = np.zeros((len(places), size))
+    position, tap = np.nonzero(inside(places, size))
+    taps[position, places[position, tap]] = 1
     return taps
