@@ -10,9 +10,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nctool.conversion.folding import encode_input
+from nctool.conversion.input_coding import encode_input, rate_input
 from nctool.conversion.quantise.calibration import Calibration, RecordedSpikes, join, pack
-from nctool.conversion.rate_input import rate_input
 from nctool.fast.integrate_fire import IntegrateFireLayer
 from nctool.ir.network import INPUT_NAME, Bound
 from tests.support.networks import dense, fire, read_out, seeds

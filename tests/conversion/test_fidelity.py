@@ -16,10 +16,8 @@ import nctool
 from nctool.activation.noisy_quant import NoisyQuantReLU
 from nctool.conversion import Change, Conversion, convert
 from nctool.conversion.constants import hold
-from nctool.conversion.fidelity import Fidelity, SpikeError, measure_fidelity, n_images
-from nctool.conversion.float_spikes import FloatSpikes
-from nctool.conversion.folding import encode_input
-from nctool.conversion.rate_input import rate_input, split_input
+from nctool.conversion.fidelity import Fidelity, FloatSpikes, SpikeError, measure_fidelity, n_images
+from nctool.conversion.input_coding import encode_input, rate_input, split_input
 from nctool.conversion.trace.tracing import trace
 from nctool.errors import RangeError
 from nctool.fast.layer import weighted_sum
@@ -132,7 +130,7 @@ def test_a_signal_is_dropped_behind_its_last_reader(monkeypatch):
     """The input and `a` are read by the sum, `a` again by none behind it."""
     seen = []
     monkeypatch.setattr(
-        "nctool.conversion.float_spikes.weighted_sum",
+        "nctool.conversion.fidelity.weighted_sum",
         lambda kernels, signals: seen.append(set(signals)) or weighted_sum(kernels, signals),
     )
     conversion = of(Skip())

@@ -9,8 +9,9 @@ from hypothesis import given
 from torch import nn
 
 from nctool.activation.noisy_quant import NoisyQuantReLU
-from nctool.conversion.float_network import CodedInput, FloatSynapse
-from nctool.conversion.folding import absorb_spike_values, each, encode_input, fold_batch_norm, fold_pooling
+from nctool.conversion.float_network import FloatSynapse, map_synapses
+from nctool.conversion.folding import absorb_spike_values, fold_batch_norm, fold_pooling
+from nctool.conversion.input_coding import CodedInput, encode_input
 from nctool.conversion.trace.tracing import trace
 from nctool.errors import RangeError, UnsupportedError
 from nctool.ir.geometry import ConvGeometry
@@ -216,7 +217,7 @@ def test_padding_that_would_meet_pixels_is_refused(pool, size):
     model.extend([nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(3, 2)])
     kernel, stride = ((v, v) if isinstance(v, int) else v for v in (pool.kernel_size, pool.stride))
     with pytest.raises(UnsupportedError) as caught:
-        each(trace(model, (2, *size)), fold_pooling)
+        map_synapses(trace(model, (2, *size)), fold_pooling)
     assert str(caught.value) == (
         f"module `0`: pooling {kernel} stride {stride} of {size} has no exact form before the padded convolution `1`\n"
         "hint: let the pooling windows tile the image without remainder or overlap, or use padding=0 behind it"

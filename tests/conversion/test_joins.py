@@ -13,8 +13,8 @@ from torch import nn
 
 import nctool
 from nctool.activation.noisy_quant import NoisyQuantReLU, activations
-from nctool.conversion.float_network import FloatNetwork, FloatSynapse
-from nctool.conversion.folding import each, fold_batch_norm, fold_pooling
+from nctool.conversion.float_network import FloatNetwork, FloatSynapse, map_synapses
+from nctool.conversion.folding import fold_batch_norm, fold_pooling
 from nctool.conversion.trace.tracing import trace
 from nctool.errors import UnsupportedError
 from nctool.ir.network import INPUT_NAME, ConvGeometry
@@ -94,7 +94,7 @@ def pre_activation(synapse: FloatSynapse, x: torch.Tensor) -> torch.Tensor:
 
 
 def folded(model: nn.Module, shape: tuple[int, ...]) -> FloatNetwork:
-    return each(each(trace(model, shape), fold_batch_norm), fold_pooling)
+    return map_synapses(map_synapses(trace(model, shape), fold_batch_norm), fold_pooling)
 
 
 @given(seeds)

@@ -11,7 +11,7 @@ from torch import nn
 
 from nctool.activation.noisy_quant import NoisyQuantReLU, activations, in_mode
 from nctool.conversion import Change, Conversion, convert
-from nctool.conversion.rate_input import RATE_THRESHOLD, rate_input, split_input
+from nctool.conversion.input_coding import RATE_THRESHOLD, rate_input, split_input
 from nctool.conversion.trace.tracing import trace
 from nctool.errors import RangeError, UsageError
 from nctool.ir.network import Bound

@@ -13,8 +13,9 @@ from torch import nn
 
 from nctool.activation.noisy_quant import NoisyQuantReLU
 from nctool.conversion import Conversion
-from nctool.conversion.float_network import FloatPopulation
-from nctool.conversion.folding import absorb_spike_values, each, encode_input, fold_batch_norm, fold_pooling
+from nctool.conversion.float_network import FloatPopulation, map_synapses
+from nctool.conversion.folding import absorb_spike_values, fold_batch_norm, fold_pooling
+from nctool.conversion.input_coding import encode_input
 from nctool.conversion.trace.tracing import trace
 from nctool.errors import UnsupportedError
 from nctool.ir.bounds import prove
@@ -84,7 +85,7 @@ def without_skips(network: IntNetwork) -> IntNetwork:
 def real_and_integer(model: nn.Module, shape: tuple[int, ...], bits: int) -> tuple[list[FloatPopulation], Conversion]:
     """Return the folded populations, per spike and unit of graded input, and what they were rounded to."""
     conversion = converted(model, shape, bits=bits, std=1.0)
-    folded = each(each(trace(model, shape), fold_batch_norm), fold_pooling)
+    folded = map_synapses(map_synapses(trace(model, shape), fold_batch_norm), fold_pooling)
     graded = encode_input(shape, (0.0,), (1.0,), int(conversion.network.input.table.max()))
     return list(absorb_spike_values(folded, graded).populations), conversion
 

@@ -14,7 +14,7 @@ from torch import nn
 from nctool.activation.noisy_quant import NoisyQuantReLU
 from nctool.conversion import Conversion, convert
 from nctool.conversion.float_network import FloatPopulation, FloatSynapse
-from nctool.conversion.folding import encode_input
+from nctool.conversion.input_coding import encode_input
 from nctool.conversion.quantise.accumulator import fit_population
 from nctool.conversion.quantise.calibration import Calibration
 from nctool.conversion.quantise.candidates import Candidates

@@ -12,7 +12,8 @@ from torch import nn
 from nctool.activation.noisy_quant import NoisyQuantReLU
 from nctool.cli.lists import parse_units
 from nctool.conversion import convert
-from nctool.conversion.folding import each, fold_pooling
+from nctool.conversion.float_network import map_synapses
+from nctool.conversion.folding import fold_pooling
 from nctool.conversion.trace.tracing import trace
 from nctool.conversion.units import stagger, units_by_name
 from nctool.errors import UsageError
@@ -154,7 +155,7 @@ def test_units_differ_by_layer():
 
 
 def test_copies_behind_a_flattened_image_are_those_of_a_channel():
-    copied = stagger(each(trace(model(), (2, 8, 8)), fold_pooling), {"conv2": 2})
+    copied = stagger(map_synapses(trace(model(), (2, 8, 8)), fold_pooling), {"conv2": 2})
     synapse = copied.populations[2].synapses[0]
     weight = synapse.repeat.spread(synapse.weight, synapse.source_shape).reshape(3, 4, 2, -1)
     np.testing.assert_array_equal(weight[:, :, 0], weight[:, :, 1])

@@ -9,7 +9,7 @@ from torch import nn
 
 import nctool
 from nctool.activation.noisy_quant import NoisyQuantReLU, in_mode
-from nctool.conversion.rate_input import rate_input
+from nctool.conversion.input_coding import rate_input
 from nctool.reference.simulate import simulate
 from nctool.training import (
     LabelledImages,

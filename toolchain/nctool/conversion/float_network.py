@@ -1,21 +1,20 @@
 """FloatNetwork: a traced network in real numbers, on its way to integers.
 
 In: what `tracing` read from a torch module. Out: frozen dataclasses that the conversion steps replace one by
-one. NumPy float64 only; must not import torch.
+one. NumPy float64 only. Must not import torch.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from nctool.ir.geometry import ConvGeometry, Pair, Shape
-from nctool.ir.inputs import PixelEncoding
-from nctool.ir.population import INPUT_NAME
 from nctool.ir.repeat import NO_REPEAT, Repeat
 
 FloatArray = NDArray[np.float64]
@@ -147,28 +146,7 @@ class FloatNetwork:
         return {synapse.source: population.name for population in self.populations for synapse in population.synapses}
 
 
-@dataclass(frozen=True, eq=False)
-class CodedInput:
-    """The input's signal with its real step per channel.
-
-    Args:
-        encoding: what the network stores.
-        step: float64 (channels,), what one unit or spike is worth; real input = integer * step, up to rounding, of a
-            spike train its mean over the steps.
-        real: float64 (channels, 256); the normalised value of each pixel, not rounded. Channels of a spike train that
-            look at the same pixels add up to it.
-    """
-
-    encoding: PixelEncoding
-    step: FloatArray
-    real: FloatArray
-
-    @property
-    def range(self) -> tuple[FloatArray, FloatArray]:
-        """Return the smallest and largest real value of each channel at any step, 0 among them: float64 (channels,)."""
-        return np.minimum(self.real.min(axis=1), 0.0), np.maximum(self.real.max(axis=1), 0.0)
-
-    @property
-    def name(self) -> str:
-        """Return the name that synapses call the input by."""
-        return INPUT_NAME
+def map_synapses(network: FloatNetwork, step: Callable[[FloatSynapse], FloatSynapse]) -> FloatNetwork:
+    """Apply `step` to every synapse."""
+    populations = (replace(p, synapses=tuple(step(synapse) for synapse in p.synapses)) for p in network.populations)
+    return replace(network, populations=tuple(populations))

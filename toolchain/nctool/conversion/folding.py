@@ -8,23 +8,15 @@ In: a FloatNetwork. Out: a FloatNetwork. Must not import torch.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
 
-from nctool.conversion.float_network import CodedInput, FloatArray, FloatNetwork, FloatSynapse, Pool
-from nctool.errors import RangeError, UnsupportedError
-from nctool.ir.network import ConvGeometry, InputEncoding, Shape
-
-INPUT_MAX = 127
-"""Graded inputs stay within -127..127; -128 stays free so that the range is symmetric."""
-
-
-def each(network: FloatNetwork, step: Callable[[FloatSynapse], FloatSynapse]) -> FloatNetwork:
-    """Apply `step` to every synapse."""
-    populations = (replace(p, synapses=tuple(step(synapse) for synapse in p.synapses)) for p in network.populations)
-    return replace(network, populations=tuple(populations))
+from nctool.conversion.float_network import FloatArray, FloatNetwork, FloatSynapse, Pool, map_synapses
+from nctool.conversion.input_coding import CodedInput
+from nctool.errors import UnsupportedError
+from nctool.ir.network import ConvGeometry
 
 
 def fold_batch_norm(synapse: FloatSynapse) -> FloatSynapse:
@@ -145,42 +137,6 @@ def _fold_axis(along: _Axis, pool: Pool, is_dense: bool) -> _Axis:
     return folded.within(size // folded.block) if is_dense else folded
 
 
-def normalised_pixels(shape: Shape, mean: tuple[float, ...], std: tuple[float, ...]) -> FloatArray:
-    """Return (p / 255 - mean) / std for the pixels p = 0..255, float64 (channels, 256).
-
-    Args:
-        shape: shape of one sample; its first axis has len(mean) channels, or is flat with one mean.
-        mean, std: per channel, in units of pixel / 255.
-
-    Raises:
-        RangeError: there is not one mean and one deviation > 0 for each channel.
-    """
-    channels = shape[0]
-    if not {len(mean), len(std)} <= {1, channels} or min(std) <= 0:
-        raise RangeError(
-            f"input: mean {mean} and deviation {std}, allowed one or {channels} of each, deviations above 0"
-        )
-    means, stds = (np.broadcast_to(np.asarray(values, np.float64), channels) for values in (mean, std))
-    real: FloatArray = (np.arange(256) / 255 - means[:, np.newaxis]) / stds[:, np.newaxis]
-    return real
-
-
-def encode_input(shape: Shape, mean: tuple[float, ...], std: tuple[float, ...], largest: int = INPUT_MAX) -> CodedInput:
-    """Tabulate the normalised pixel (p / 255 - mean) / std as an 8-bit integer times a step per channel.
-
-    Args:
-        shape, mean, std: as for `normalised_pixels`.
-        largest: magnitude of the largest integer, 1..127.
-
-    Raises:
-        RangeError: as `normalised_pixels`.
-    """
-    real = normalised_pixels(shape, mean, std)
-    step = np.abs(real).max(axis=1) / largest
-    table = np.rint(real / step[:, np.newaxis]).astype(np.int8)
-    return CodedInput(InputEncoding(shape, table), step, real)
-
-
 def absorb_spike_values(network: FloatNetwork, coded: CodedInput) -> FloatNetwork:
     """Scale the weights by what one spike, or one unit of graded input, is worth.
 
@@ -189,7 +145,7 @@ def absorb_spike_values(network: FloatNetwork, coded: CodedInput) -> FloatNetwor
     values: dict[str, FloatArray] = {coded.name: coded.step}
     spiking = ((p, p.threshold) for p in network.populations if p.threshold is not None)
     values |= {p.name: np.full(len(p.bias), threshold / p.units) for p, threshold in spiking}
-    return each(network, lambda synapse: _scale_inputs(synapse, values))
+    return map_synapses(network, lambda synapse: _scale_inputs(synapse, values))
 
 
 def _scale_inputs(synapse: FloatSynapse, values: Mapping[str, FloatArray]) -> FloatSynapse:

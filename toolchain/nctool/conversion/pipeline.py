@@ -15,20 +15,29 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import nn
 
-from nctool.conversion.constants import Held, hold
-from nctool.conversion.float_network import CodedInput, FloatNetwork, FloatSynapse
-from nctool.conversion.folding import absorb_spike_values, each, encode_input, fold_batch_norm, fold_pooling
-from nctool.conversion.quantise.accumulator import Fitted, fit
+from nctool.conversion.changes import (
+    branches,
+    change_of_folding,
+    change_of_units,
+    changes_of_holding,
+    changes_of_input,
+    changes_of_rounding,
+    notes_of_lost_weights,
+    notes_of_silence,
+)
+from nctool.conversion.constants import hold
+from nctool.conversion.float_network import FloatNetwork, map_synapses
+from nctool.conversion.folding import absorb_spike_values, fold_batch_norm, fold_pooling
+from nctool.conversion.input_coding import CodedInput, encode_input, rate_input, split_input
+from nctool.conversion.quantise.accumulator import fit
 from nctool.conversion.quantise.input_precision import choose_input
-from nctool.conversion.rate_input import rate_input, split_input
 from nctool.conversion.trace.compare_runs import first_images, require_same_network
 from nctool.conversion.trace.tracing import trace
 from nctool.conversion.units import Units, stagger, units_by_name
-from nctool.conversion.ways_out import finer_weights
 from nctool.errors import UnsupportedError, UsageError
 from nctool.ir.change import Change
 from nctool.ir.inputs import find_coding
-from nctool.ir.network import InputEncoding, IntNetwork, Shape, Synapse
+from nctool.ir.network import IntNetwork, Shape
 from nctool.ir.number_format import LONGEST_WINDOW, IntegerFormat
 from nctool.progress import ProgressCallback, no_progress
 
@@ -87,19 +96,12 @@ def convert(
             say, or units of neurons that a spike sets to zero.
         RangeError: numbers do not fit.
     """
-    if not 1 <= n_steps <= LONGEST_WINDOW:
-        raise UsageError(
-            f"steps: {n_steps} is out of range, allowed 1..{LONGEST_WINDOW}",
-            hint="give another number of time steps with --steps: over a longer window, the accumulator does not hold "
-            "what a single weight of 8 bits adds up to",
-        )
-    if len(calibration) == 0:
-        raise UsageError("calibration: number of samples is 0, allowed >= 1")
+    _require_arguments(n_steps, calibration)
     coding = find_coding(input)
     traced = trace(model, input_shape)
     require_same_network(model, traced, first_images(calibration, input_shape, mean, std), "calibration images")
-    normed = each(traced, fold_batch_norm)
-    pooled = each(normed, fold_pooling)
+    normed = map_synapses(traced, fold_batch_norm)
+    pooled = map_synapses(normed, fold_pooling)
     copies = units_by_name(pooled, units)
     _require_staggering(copies, form)
     staggered = stagger(pooled, copies)
@@ -112,25 +114,27 @@ def convert(
     absorbed = absorb_spike_values(holding, coded)
     fitted = fit(absorbed, coded, form, calibration, n_steps, progress)
     changes = (
-        _folded("fold batch norm", [name for name, synapse in _branches(traced) if synapse.norm is not None]),
-        _folded("fold average pooling", [name for name, synapse in _branches(normed) if synapse.pools]),
-        _staggered(copies),
-        *_coded(coded, n_steps),
-        *_held(held),
+        change_of_folding("fold batch norm", [name for name, synapse in branches(traced) if synapse.norm is not None]),
+        change_of_folding("fold average pooling", [name for name, synapse in branches(normed) if synapse.pools]),
+        change_of_units(copies),
+        *changes_of_input(coded, n_steps),
+        *changes_of_holding(held),
         Change("absorb spike values", "a spike is worth its threshold: folded into the weights behind it", True),
-        *_rounded(fitted, form),
+        *changes_of_rounding(fitted, form),
     )
-    notes = (*_silent(holding, held), *_lost(holding, fitted.network, form))
+    notes = (*notes_of_silence(holding, held), *notes_of_lost_weights(holding, fitted.network, form))
     return Conversion(fitted.network, changes, copies, notes, real, coded, form)
 
 
-def _branches(network: FloatNetwork) -> list[tuple[str, FloatSynapse]]:
-    """Return every synapse with what it is called: like its population, or like its module in a sum."""
-    return [(p.name if len(p.synapses) == 1 else s.module, s) for p in network.populations for s in p.synapses]
-
-
-def _folded(step: str, names: list[str]) -> Change:
-    return Change(step, f"into {', '.join(dict.fromkeys(names))}" if names else "nothing to fold", True)
+def _require_arguments(n_steps: int, calibration: NDArray[np.uint8]) -> None:
+    if not 1 <= n_steps <= LONGEST_WINDOW:
+        raise UsageError(
+            f"steps: {n_steps} is out of range, allowed 1..{LONGEST_WINDOW}",
+            hint="give another number of time steps with --steps: over a longer window, the accumulator does not hold "
+            "what a single weight of 8 bits adds up to",
+        )
+    if len(calibration) == 0:
+        raise UsageError("calibration: number of samples is 0, allowed >= 1")
 
 
 def _require_staggering(copies: Mapping[str, int], form: IntegerFormat) -> None:
@@ -141,76 +145,3 @@ def _require_staggering(copies: Mapping[str, int], form: IntegerFormat) -> None:
             "start at 0, units differ in where they start",
             hint="export with --realisation autapse, or population",
         )
-
-
-def _staggered(copies: Mapping[str, int]) -> Change:
-    several = [f"{name} {number}" for name, number in copies.items() if number > 1]
-    return Change("copy units", f"units of {', '.join(several)}" if several else "one unit for each activation", True)
-
-
-def _held(held: Mapping[str, Held]) -> tuple[Change, ...]:
-    """Return what was held; spikes stay as they were, logits of classes that are never the answer do not."""
-    parts = [f"`{name}`: {text}" for name, each in held.items() for text in _held_parts(each)]
-    raised = [f"`{name}`: {', '.join(map(str, each.raised))}" for name, each in held.items() if each.raised]
-    stay = Change("hold what never changes", "; ".join(parts) or "nothing to hold", True)
-    return (stay, *(Change("raise logits", f"of classes that are never the answer, {text}", False) for text in raised))
-
-
-def _held_parts(held: Held) -> list[str]:
-    counts = (
-        (held.never, "channels that never fire {}"),
-        (held.always, "channels that always fire {}"),
-        (held.unread, "weights that see only padding or silence {}"),
-    )
-    return [text.format(number) for number, text in counts if number]
-
-
-def _silent(real: FloatNetwork, held: Mapping[str, Held]) -> tuple[str, ...]:
-    """Return a note for each layer that sends nothing, whatever the image."""
-    names = [p.name for p in real.populations if p.threshold is not None and held[p.name].never == p.shape[0]]
-    return tuple(f"no neuron of `{name}` can fire, whatever the image: train the network again" for name in names)
-
-
-def _lost(real: FloatNetwork, rounded: IntNetwork, form: IntegerFormat) -> tuple[str, ...]:
-    """Return a note for each branch of which no weight is left."""
-    pairs = zip(real.populations, rounded.populations, strict=True)
-    branches = [(q, *each) for p, q in pairs for each in zip(p.synapses, q.synapses, strict=True)]
-    return tuple(
-        f"all weights of `{population.name}` from `{synapse.source}` round to 0: "
-        + finer_weights([population], form, rounded.n_steps, otherwise="train the network again")
-        for population, real_synapse, synapse in branches
-        if real_synapse.weight.any() and not synapse.weight.any()
-    )
-
-
-def _coded(coded: CodedInput, n_steps: int) -> tuple[Change, ...]:
-    encoding, table = coded.encoding, coded.encoding.table
-    if isinstance(encoding, InputEncoding):
-        detail = f"pixels as integers {int(table.min())}..{int(table.max())}, one step per channel"
-        return (Change("grade the input", detail, False, 0.5 / float(np.abs(table.astype(int)).max())),)
-    channels, copies = encoding.sample_shape[0], len(table) // encoding.sample_shape[0]
-    split = f"{channels} into {len(table)}, ON above the mean and OFF below it: the weights behind are copied"
-    detail = f"a spike train for each of {len(table)} channels, its rate rounded to {n_steps} step{'s' * (n_steps > 1)}"
-    return (
-        Change("split the channels", split if copies > 1 else "nothing to split: all of one sign", True),
-        Change("code the input as rates", detail, False, 0.5 / n_steps),
-    )
-
-
-def _rounded(fitted: Fitted, form: IntegerFormat) -> tuple[Change, ...]:
-    """Return one change a synapse, with the bound of the population that it drives."""
-    changes = []
-    for population in fitted.network.populations:
-        bound = population.bound
-        kind = "not bounded" if bound is None else f"{bound.kind}, head-room {bound.head_room_bits:.2f} bits"
-        errors = fitted.errors[population.name]
-        for synapse, error in zip(population.synapses, errors.weights, strict=True):
-            branch = f" from `{synapse.source}`" if len(population.synapses) > 1 else ""
-            detail = f"{_weights(synapse, form)}; bound {kind}"
-            changes.append(Change(f"round `{population.name}`{branch}", detail, False, error, errors.output))
-    return tuple(changes)
-
-
-def _weights(synapse: Synapse, form: IntegerFormat) -> str:
-    times = f" times {2**synapse.exponent}" if synapse.exponent else ""
-    return f"weights {int(synapse.weight.min())}..{int(synapse.weight.max())}{times} of {form.weight_bits} bits"

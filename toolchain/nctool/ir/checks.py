@@ -1,7 +1,6 @@
 """What must hold of one population and of its synapses (rules N1 to N3), each with an error that names it.
 
-In: a population and the shapes of what stands before it. Out: nothing, or a RangeError. Must not import torch, h5py or
-Lava.
+In: a population and the shapes of what stands before it. Out: nothing, or a RangeError. Must not import torch.
 """
 
 from __future__ import annotations

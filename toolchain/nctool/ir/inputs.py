@@ -1,7 +1,7 @@
 """What drives a network: pixels through a table, pixels as spike trains, or integers as they are.
 
 In: samples and the length of a window. Out: the signal of the input, integers of any width (samples, steps or 1,
-*shape). Must not import torch, h5py or Lava.
+*shape). Must not import torch.
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@ A network is an input, a list of populations in topological order, and a window 
 are joined by synapses; a population may have several incoming synapses. The parts are defined in `nctool.ir.population`
 and `nctool.ir.inputs` and can be imported from here.
 
-In: the parts. Out: a validated frozen dataclass. Must not import torch, h5py or Lava.
+In: the parts. Out: a validated frozen dataclass. Must not import torch.
 """
 
 from __future__ import annotations

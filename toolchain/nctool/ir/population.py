@@ -3,7 +3,7 @@
 Every number that takes part in the computation is an integer; docs/SEMANTICS.md says what the numbers do and labels
 each rule (W1, S1, ...) that the docstrings here cite. `nctool.ir.network` puts the parts together and validates them.
 
-In: NumPy arrays. Out: frozen dataclasses. Must not import torch, h5py or Lava.
+In: NumPy arrays. Out: frozen dataclasses. Must not import torch.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Trace: what every engine returns for a network and a batch of samples.
 
-In: arrays from an engine. Out: one frozen dataclass. Must not import torch or Lava.
+In: arrays from an engine. Out: one frozen dataclass. Must not import torch.
 """
 
 from __future__ import annotations

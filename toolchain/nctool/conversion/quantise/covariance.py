@@ -8,7 +8,7 @@ say how far an error of one weight reaches the weights before it. R is a matrix 
 far fewer patches than weights were looked at, the covariance is a diagonal and few products of signals; then R is the
 same diagonal blocks and, right of them, products of two thin matrices, and nothing of that size is ever made.
 
-In: patches of signals. Out: moments and factors. Must not import torch, nor an engine.
+In: patches of signals. Out: moments and factors. Must not import torch.
 
 Source of the factors: elimination of a diagonal plus a low rank, block by block (Sherman, Morrison, Woodbury); Golub
 and Van Loan, Matrix Computations, 4th edition, sections 2.1.4 and 4.2.

@@ -3,7 +3,7 @@
 The accumulator holds products of input and weight: where it is the limit, bits given to the input are bits taken
 from the weights. The range of the graded input is the one that reproduces the first layer's drive best.
 
-In: a folded FloatNetwork, the normalisation, calibration pixels. Out: a CodedInput. Must not import torch.
+In: a folded FloatNetwork, the normalisation, calibration pixels. Out: a CodedInput.
 """
 
 from __future__ import annotations
@@ -15,8 +15,9 @@ from functools import reduce
 import numpy as np
 from numpy.typing import NDArray
 
-from nctool.conversion.float_network import CodedInput, FloatArray, FloatNetwork, FloatPopulation, FloatSynapse
-from nctool.conversion.folding import absorb_spike_values, encode_input
+from nctool.conversion.float_network import FloatArray, FloatNetwork, FloatPopulation, FloatSynapse
+from nctool.conversion.folding import absorb_spike_values
+from nctool.conversion.input_coding import CodedInput, encode_input
 from nctool.conversion.quantise.accumulator import fit_population
 from nctool.conversion.quantise.calibration import Calibration
 from nctool.errors import UnsupportedError

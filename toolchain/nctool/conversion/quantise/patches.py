@@ -1,6 +1,6 @@
 """What the synapses of a population see on calibration data: patches of their sources, one for each of some neurons.
 
-In: a FloatPopulation, the rates of its sources. Out: patches with their weights. Must not import torch, nor an engine.
+In: a FloatPopulation, the rates of its sources. Out: patches with their weights. Must not import torch.
 """
 
 from __future__ import annotations

@@ -20,7 +20,8 @@ from nctool.activation.noisy_quant import NoisyQuantReLU
 from nctool.activation.surrogate import Reset
 from nctool.activation.thresholds import FIRST_PERCENTILE, balanced_thresholds, fresh_norms, unfit_images
 from nctool.arguments import public
-from nctool.conversion.folding import each, fold_pooling
+from nctool.conversion.float_network import map_synapses
+from nctool.conversion.folding import fold_pooling
 from nctool.conversion.trace.compare_runs import require_same_answers, require_same_calls, require_same_network
 from nctool.conversion.trace.forward_graph import (
     WITHOUT_GRADIENTS,
@@ -128,7 +129,7 @@ def _take_mode(prepared: nn.Module, model: nn.Module) -> None:
 def _require_convertible(prepared: nn.Module, images: Tensor) -> None:
     """Refuse before training what `export` would refuse."""
     traced = trace(prepared, tuple(images.shape[1:]))
-    each(traced, fold_pooling)
+    map_synapses(traced, fold_pooling)
     require_same_network(prepared, traced, images)
 
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from nctool.conversion.float_network import FloatArray
-from nctool.conversion.rate_input import rate_input
+from nctool.conversion.input_coding import rate_input
 from nctool.recipe.schema import Recipe
 
 _WHITE = 255.0

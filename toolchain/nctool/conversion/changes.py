@@ -1,0 +1,103 @@
+"""What each step of a conversion did, in words and numbers, and what a network has lost.
+
+In: networks before and behind a step. Out: changes and notes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from nctool.conversion.constants import Held
+from nctool.conversion.float_network import FloatNetwork, FloatSynapse
+from nctool.conversion.input_coding import CodedInput
+from nctool.conversion.quantise.accumulator import Fitted, finer_weights
+from nctool.ir.change import Change
+from nctool.ir.network import InputEncoding, IntNetwork, Synapse
+from nctool.ir.number_format import IntegerFormat
+
+
+def branches(network: FloatNetwork) -> list[tuple[str, FloatSynapse]]:
+    """Return every synapse with what it is called: like its population, or like its module in a sum."""
+    return [(p.name if len(p.synapses) == 1 else s.module, s) for p in network.populations for s in p.synapses]
+
+
+def change_of_folding(step: str, names: list[str]) -> Change:
+    """Return which synapses something was folded into."""
+    return Change(step, f"into {', '.join(dict.fromkeys(names))}" if names else "nothing to fold", True)
+
+
+def change_of_units(copies: Mapping[str, int]) -> Change:
+    """Return which populations have several units for each activation."""
+    several = [f"{name} {number}" for name, number in copies.items() if number > 1]
+    return Change("copy units", f"units of {', '.join(several)}" if several else "one unit for each activation", True)
+
+
+def changes_of_input(coded: CodedInput, n_steps: int) -> tuple[Change, ...]:
+    """Return how pixels enter."""
+    encoding, table = coded.encoding, coded.encoding.table
+    if isinstance(encoding, InputEncoding):
+        detail = f"pixels as integers {int(table.min())}..{int(table.max())}, one step per channel"
+        return (Change("grade the input", detail, False, 0.5 / float(np.abs(table.astype(int)).max())),)
+    channels, copies = encoding.sample_shape[0], len(table) // encoding.sample_shape[0]
+    split = f"{channels} into {len(table)}, ON above the mean and OFF below it: the weights behind are copied"
+    detail = f"a spike train for each of {len(table)} channels, its rate rounded to {n_steps} step{'s' * (n_steps > 1)}"
+    return (
+        Change("split the channels", split if copies > 1 else "nothing to split: all of one sign", True),
+        Change("code the input as rates", detail, False, 0.5 / n_steps),
+    )
+
+
+def changes_of_holding(held: Mapping[str, Held]) -> tuple[Change, ...]:
+    """Return what was held; spikes stay as they were, logits of classes that are never the answer do not."""
+    parts = [f"`{name}`: {text}" for name, in_layer in held.items() for text in _held_parts(in_layer)]
+    raised = [f"`{name}`: {', '.join(map(str, layer.raised))}" for name, layer in held.items() if layer.raised]
+    stay = Change("hold what never changes", "; ".join(parts) or "nothing to hold", True)
+    return (stay, *(Change("raise logits", f"of classes that are never the answer, {text}", False) for text in raised))
+
+
+def _held_parts(held: Held) -> list[str]:
+    counts = (
+        (held.never, "channels that never fire {}"),
+        (held.always, "channels that always fire {}"),
+        (held.unread, "weights that see only padding or silence {}"),
+    )
+    return [text.format(number) for number, text in counts if number]
+
+
+def changes_of_rounding(fitted: Fitted, form: IntegerFormat) -> tuple[Change, ...]:
+    """Return one change a synapse, with the bound of the population that it drives."""
+    changes = []
+    for population in fitted.network.populations:
+        bound = population.bound
+        kind = "not bounded" if bound is None else f"{bound.kind}, head-room {bound.head_room_bits:.2f} bits"
+        errors = fitted.errors[population.name]
+        for synapse, error in zip(population.synapses, errors.weights, strict=True):
+            branch = f" from `{synapse.source}`" if len(population.synapses) > 1 else ""
+            detail = f"{_weights(synapse, form)}; bound {kind}"
+            changes.append(Change(f"round `{population.name}`{branch}", detail, False, error, errors.output))
+    return tuple(changes)
+
+
+def _weights(synapse: Synapse, form: IntegerFormat) -> str:
+    times = f" times {2**synapse.exponent}" if synapse.exponent else ""
+    return f"weights {int(synapse.weight.min())}..{int(synapse.weight.max())}{times} of {form.weight_bits} bits"
+
+
+def notes_of_silence(real: FloatNetwork, held: Mapping[str, Held]) -> tuple[str, ...]:
+    """Return a note for each layer that sends nothing, whatever the image."""
+    names = [p.name for p in real.populations if p.threshold is not None and held[p.name].never == p.shape[0]]
+    return tuple(f"no neuron of `{name}` can fire, whatever the image: train the network again" for name in names)
+
+
+def notes_of_lost_weights(real: FloatNetwork, rounded: IntNetwork, form: IntegerFormat) -> tuple[str, ...]:
+    """Return a note for each branch of which no weight is left."""
+    pairs = zip(real.populations, rounded.populations, strict=True)
+    in_pairs = [(q, *synapses) for p, q in pairs for synapses in zip(p.synapses, q.synapses, strict=True)]
+    return tuple(
+        f"all weights of `{population.name}` from `{synapse.source}` round to 0: "
+        + finer_weights([population], form, rounded.n_steps, otherwise="train the network again")
+        for population, real_synapse, synapse in in_pairs
+        if real_synapse.weight.any() and not synapse.weight.any()
+    )
