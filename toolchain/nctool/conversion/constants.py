@@ -52,7 +52,7 @@ def hold(
         form: says how a neuron resets, and so where it starts.
         n_steps: length of the window.
     """
-    signals, populations, found = {INPUT_NAME: signal}, [], {}
+    signals, populations, held_in = {INPUT_NAME: signal}, [], {}
     for population in network.populations:
         read = replace(population, synapses=tuple(_without_unread(s, signals[s.source]) for s in population.synapses))
         drive = _drive(read, signals)
@@ -65,8 +65,8 @@ def hold(
             never, always = (population.units * int(held.sum()) for held in (constant == 0, constant > 0))
             held = Held(never, always)
         populations.append(_driven_by(read, constant))
-        found[population.name] = replace(held, unread=_nonzero(population) - _nonzero(read))
-    return replace(network, populations=tuple(populations)), found
+        held_in[population.name] = replace(held, unread=_nonzero(population) - _nonzero(read))
+    return replace(network, populations=tuple(populations)), held_in
 
 
 def _without_unread(synapse: FloatSynapse, signal: Interval) -> FloatSynapse:
@@ -133,9 +133,9 @@ def _raised(drive: Interval) -> FloatArray:
 def _driven_by(population: FloatPopulation, constant: FloatArray) -> FloatPopulation:
     """Give each channel its constant drive in place of its weights and its bias, but where it is NaN."""
     held = ~np.isnan(constant)
-    first, *others = (_without(synapse, held) for synapse in population.synapses)
+    first, *rest = (_without(synapse, held) for synapse in population.synapses)
     first = replace(first, bias=np.where(held, constant, first.bias))
-    return replace(population, synapses=(first, *others))
+    return replace(population, synapses=(first, *rest))
 
 
 def _without(synapse: FloatSynapse, channels: NDArray[np.bool_]) -> FloatSynapse:

@@ -94,11 +94,11 @@ class Fidelity:
             *(
                 Change(
                     f"compare `{name}`",
-                    f"{each.differing:.1%} of spike counts differ from the float network's, {beside}",
+                    f"{spikes.differing:.1%} of spike counts differ from the float network's, {beside}",
                     False,
-                    output_error=each.error,
+                    output_error=spikes.error,
                 )
-                for name, each in self.layers.items()
+                for name, spikes in self.layers.items()
             ),
             Change(
                 "compare answers",
@@ -110,14 +110,16 @@ class Fidelity:
     def notes(self, conversion: Conversion) -> tuple[str, ...]:
         """Return what is beyond a limit in `conversion`, which was measured, and the way out."""
         way_out = _way_out(conversion)
-        off = [f"`{name}` {each.error:.0%}" for name, each in self.layers.items() if each.error > LARGEST_SPIKE_ERROR]
-        found = [f"spikes differ grossly from the float network's, by {', '.join(off)}: {way_out}"] if off else []
+        off = [
+            f"`{name}` {spikes.error:.0%}" for name, spikes in self.layers.items() if spikes.error > LARGEST_SPIKE_ERROR
+        ]
+        notes = [f"spikes differ grossly from the float network's, by {', '.join(off)}: {way_out}"] if off else []
         if _by_chance(round(self.same_as_snn * self.images), self.images) < CHANCE:
-            found.append(
+            notes.append(
                 f"only {self.same_as_snn:.1%} of the answers to {self.images} calibration images are the float "
                 f"network's: {way_out}"
             )
-        return tuple(found)
+        return tuple(notes)
 
 
 def _by_chance(same: int, images: int) -> float:
@@ -158,7 +160,8 @@ def measure_fidelity(
         batch = pixels[start : start + engine.batch]
         (trace,) = engine.traces(batch)
         counts, logits = real.run(batch)
-        same += [(_answers(trace.logits[:, -1]) == _answers(each)).sum() for each in (logits, ann(batch))]
+        answers = _answers(trace.logits[:, -1])
+        same += [(answers == _answers(float_logits)).sum() for float_logits in (logits, ann(batch))]
         for name, units in conversion.units.items():
             layers[name] += _sums(
                 _per_activation(trace.spikes[name].sum(axis=1), units), _per_activation(counts[name], units)
@@ -179,9 +182,9 @@ def _per_activation(counts: IntArray, units: int) -> IntArray:
     return summed
 
 
-def _sums(found: IntArray, wanted: IntArray) -> FloatArray:
+def _sums(counts: IntArray, wanted: IntArray) -> FloatArray:
     """Return the squared differences and the squares, added up, how many counts differ, and how many there are."""
-    difference = (found - wanted).astype(np.float64)
+    difference = (counts - wanted).astype(np.float64)
     return np.array(
         [(difference**2).sum(), (wanted.astype(np.float64) ** 2).sum(), np.count_nonzero(difference), wanted.size]
     )

@@ -116,13 +116,13 @@ def fit_population(
             proving = bool(plain.magnitude.max() <= PROOF_LOSS * form.accumulator_max)
         best = min(tried, key=candidates.error)
         if proving:
-            found, margin = prove_population(best.population, coded.encoding, calibration.n_steps), 1.0
+            reach, margin = prove_population(best.population, coded.encoding, calibration.n_steps), 1.0
         else:
-            found, margin = calibration.range_of(best.population), MARGIN
-        magnitude = found.magnitude.reshape(-1, real.units).max(axis=1)  # units have one scale
+            reach, margin = calibration.range_of(best.population), MARGIN
+        magnitude = reach.magnitude.reshape(-1, real.units).max(axis=1)  # units have one scale
         excess = magnitude * margin / form.accumulator_max
         if excess.max() <= 1:
-            bound = found.bound("proved" if proving else "calibrated", margin)
+            bound = reach.bound("proved" if proving else "calibrated", margin)
             return replace(best.population, bound=bound), candidates.errors(best)
         ceiling = np.where(excess > 1, best.scale.per_channel / np.maximum(excess, 1) * SAFETY, ceiling)
     raise RangeError(

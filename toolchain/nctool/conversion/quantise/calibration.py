@@ -202,7 +202,7 @@ class Calibration:
         self._measured = (population, spikes)
         start = layer.start.flatten()
         low, high = extremes.low - start, extremes.high - start
-        return Range(*(each.to(torch.int64).numpy() for each in (low.clamp(max=0), high.clamp(min=0))))
+        return Range(*(extreme.to(torch.int64).numpy() for extreme in (low.clamp(max=0), high.clamp(min=0))))
 
     def settle(self, population: Population) -> None:
         """Keep the spikes of `population` for those that read it; it is run, unless it was the last one measured."""

@@ -65,17 +65,17 @@ class Candidates:
         Raises:
             RangeError: there is none.
         """
-        plain, found = find_scale(self.real, self.form, ceiling), []
+        plain, candidates = find_scale(self.real, self.form, ceiling), []
         exponents = candidate_exponents(self.real, self.form)[-1] if plain is None else plain.exponents
         if plain is not None:
-            found.append(Candidate(plain, round_population(self.real, plain, self.form, self.n_steps)))
+            candidates.append(Candidate(plain, round_population(self.real, plain, self.form, self.n_steps)))
         clipped = choose_clipped(self.real, self.form, self._curve(exponents), exponents, ceiling)
         if clipped is not None:
             rounded = round_for_output(self.real, clipped, self.form, self.n_steps, self.views)
-            found.append(Candidate(clipped, rounded))
-        if not found:
+            candidates.append(Candidate(clipped, rounded))
+        if not candidates:
             raise no_scale(self.real, self.form, ceiling)
-        return found
+        return candidates
 
     def _curve(self, exponents: tuple[int, ...]) -> Curve:
         if exponents not in self._curves:

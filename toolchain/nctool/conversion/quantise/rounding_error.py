@@ -27,12 +27,12 @@ def output_error(population: FloatPopulation, scale: Scale, rounded: Population,
     Only what can change an output counts: channels that have weights, and of neurons the drive from 0, which gives no
     spike, to the threshold, which gives one at every step.
     """
-    changing = np.any([each.synapse.weight.reshape(each.synapse.weight.shape[0], -1).any(axis=1) for each in views], 0)
+    changing = np.any([view.synapse.largest > 0 for view in views], axis=0)
     wanted = _drive(population, views)[:, changing]
-    found = wanted + _drive_error(population, scale, rounded, views)[:, changing]
+    rounded_drive = wanted + _drive_error(population, scale, rounded, views)[:, changing]
     if population.threshold is not None:
-        wanted, found = (np.clip(each, 0.0, population.threshold) for each in (wanted, found))
-    return relative_error(float(np.square(found - wanted).sum()), float(np.square(wanted).sum()))
+        wanted, rounded_drive = (np.clip(drive, 0.0, population.threshold) for drive in (wanted, rounded_drive))
+    return relative_error(float(np.square(rounded_drive - wanted).sum()), float(np.square(wanted).sum()))
 
 
 def relative_error(squares: float, power: float) -> float:
@@ -45,17 +45,16 @@ def relative_error(squares: float, power: float) -> float:
 
 def _drive(population: FloatPopulation, views: Sequence[View]) -> FloatArray:
     """Return the drive of one step, in real units, (rows, channels)."""
-    total: FloatArray = population.bias + sum(each.output(each.synapse.weight) for each in views)
+    total: FloatArray = population.bias + sum(view.output(view.synapse.weight) for view in views)
     return total
 
 
 def _drive_error(population: FloatPopulation, scale: Scale, rounded: Population, views: Sequence[View]) -> FloatArray:
     """Return what rounding adds to the drive of one step, in real units, (rows, channels)."""
-    units = scale.per_channel
-    total: FloatArray = rounded.bias[:: population.units] / units - population.bias
-    for each, synapse in zip(views, rounded.synapses, strict=True):
-        distinct = synapse.repeat.distinct(synapse.weight, each.synapse.source_shape)
-        total = total + each.output(each.error(distinct, units / 2**synapse.exponent))
+    total: FloatArray = rounded.bias[:: population.units] / scale.per_channel - population.bias
+    for view, synapse in zip(views, rounded.synapses, strict=True):
+        distinct = synapse.repeat.distinct(synapse.weight, view.synapse.source_shape)
+        total = total + view.output(view.error(distinct, scale.per_channel / 2**synapse.exponent))
     return total
 
 

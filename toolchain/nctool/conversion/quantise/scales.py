@@ -58,7 +58,8 @@ def find_scale(population: FloatPopulation, form: IntegerFormat, ceiling: FloatA
     limits = [np.minimum(largest_scales(population, form, exponents), ceiling) for exponents in candidates]
     if form.one_threshold:
         limits = [np.full(len(limit), limit.min()) for limit in limits]
-    scales = [_scale(population, *each, form) for each in zip(limits, candidates, strict=True)]
+    pairs = zip(limits, candidates, strict=True)
+    scales = [_scale(population, limit, exponents, form) for limit, exponents in pairs]
     fitting = [scale for scale in scales if scale is not None]
     if len(fitting) < 2:
         return fitting[0] if fitting else None
@@ -202,7 +203,7 @@ def comparison_limits(
     centres = np.linspace(1, reach, CENTRES)
     limits = [np.minimum(_up_to(highest, c + reach), _up_to(-lowest, reach - c)) for c in centres]
     rounded = np.isfinite(limit)  # of a channel without weights and bias, nothing is rounded
-    return max(limits, key=lambda each: (_worth(np.minimum(limit, each)[rounded]), _worth(each)))
+    return max(limits, key=lambda of_centre: (_worth(np.minimum(limit, of_centre)[rounded]), _worth(of_centre)))
 
 
 def fits_comparison(distance: IntArray, comparison_max: int) -> bool:

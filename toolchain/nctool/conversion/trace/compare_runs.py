@@ -59,15 +59,15 @@ def require_same_calls(model: nn.Module, graph: fx.Graph, images: Tensor) -> Non
         _require_same_run(model, ran, _Replay(fx.GraphModule(model, graph)), images)
 
 
-def require_same_answers(model: nn.Module, other: nn.Module, images: Tensor) -> None:
+def require_same_answers(model: nn.Module, rewritten: nn.Module, images: Tensor) -> None:
     """Compare what `model` gives with what `other` does, which computes the same and shares its modules.
 
     Raises:
         UnsupportedError: they differ.
     """
     images = images[:N_IMAGES]
-    with evaluation(model), evaluation(other), exact_arithmetic():
-        _require_equal(model, model(images.clone()), other(images.clone()), "what it gives behind its rewriting")
+    with evaluation(model), evaluation(rewritten), exact_arithmetic():
+        _require_equal(model, model(images.clone()), rewritten(images.clone()), "what it gives behind its rewriting")
 
 
 @dataclass(frozen=True)
@@ -88,8 +88,8 @@ def _run(model: nn.Module, graph: fx.Graph, images: Tensor) -> _Run:
     """Run a model twice, and note the first time what is called of the modules that `graph` calls."""
     calls: list[tuple[nn.Module, tuple[Any, ...], Any]] = []
 
-    def note(module: nn.Module, given: tuple[Any, ...], output: Any) -> None:
-        calls.append((module, tuple(map(_kept, given)), _kept(output)))
+    def note(module: nn.Module, arguments: tuple[Any, ...], output: Any) -> None:
+        calls.append((module, tuple(map(_kept, arguments)), _kept(output)))
 
     names = {str(node.target) for node in graph.nodes if node.op == "call_module"}
     hooks = [module.register_forward_hook(note) for module in {model.get_submodule(name) for name in names}]
@@ -108,13 +108,13 @@ def _kept(value: Any) -> Any:
 
 def _require_same_run(model: nn.Module, ran: _Run, replay: _Replay, images: Tensor) -> None:
     calls = iter(ran.calls)
-    for name, its_module, its_given, its_output in replay.calls(images.clone()):
-        module, given, output = next(calls, (None, (), None))
+    for name, its_module, its_arguments, its_output in replay.calls(images.clone()):
+        module, arguments, output = next(calls, (None, (), None))
         if module is not its_module:
             where = f"module `{name}` is not called" if module is None else f"it does not call `{name}` next"
             raise _computes_something_else(model, where)
-        for one, other in zip(given, its_given, strict=False):
-            _require_equal(model, one, other, f"what module `{name}` gets")
+        for argument, its_argument in zip(arguments, its_arguments, strict=False):
+            _require_equal(model, argument, its_argument, f"what module `{name}` gets")
         _require_equal(model, output, its_output, f"what module `{name}` gives")
     if next(calls, None) is not None:
         raise _computes_something_else(model, "one call too many")
@@ -122,8 +122,8 @@ def _require_same_run(model: nn.Module, ran: _Run, replay: _Replay, images: Tens
     _require_equal(model, ran.again, ran.output, "what it gives the second time")
 
 
-def _require_equal(model: nn.Module, found: Any, wanted: Any, what: str) -> None:
-    if isinstance(found, Tensor) and isinstance(wanted, Tensor) and _differs(found, wanted, SAME_CALLS):
+def _require_equal(model: nn.Module, actual: Any, wanted: Any, what: str) -> None:
+    if isinstance(actual, Tensor) and isinstance(wanted, Tensor) and _differs(actual, wanted, SAME_CALLS):
         raise _computes_something_else(model, what)
 
 
@@ -138,8 +138,8 @@ class _Replay(fx.Interpreter):
         for node in self.module.graph.nodes:
             self.last = self.env[node] = self.run_node(node)
             if node.op == "call_module":
-                given = fx.node.map_arg(node.args, lambda each: self.env[each])
-                yield str(node.target), self.fetch_attr(node.target), given, self.last
+                arguments = fx.node.map_arg(node.args, self.env.__getitem__)
+                yield str(node.target), self.fetch_attr(node.target), arguments, self.last
             for unread in self.user_to_last_uses.get(node, ()):
                 del self.env[unread]
 
@@ -171,9 +171,9 @@ def require_same_network(model: nn.Module, network: FloatNetwork, images: Tensor
     if len(drives) != len(names):
         raise _computes_something_else(model, f"it calls {len(drives) - 1} activations, not {len(names) - 1}")
     sources = dict(zip((INPUT_NAME, *names[:-1]), signals, strict=True))
-    for population, found in zip(network.populations, drives, strict=True):
+    for population, actual in zip(network.populations, drives, strict=True):
         wanted, scale = _drive(population, sources)
-        if _differs(found, wanted, OTHER_ORDER, scale):
+        if _differs(actual, wanted, OTHER_ORDER, scale):
             raise _computes_something_else(model, f"what drives `{population.name}`")
 
 
@@ -192,8 +192,8 @@ def _activated(model: nn.Module, images: Tensor) -> tuple[list[Tensor], list[Ten
     """Return what each call of an activation gets, the logits behind them; the images, and what each of them gives."""
     drives, signals = [], [images.clone()]
 
-    def note(_: nn.Module, given: tuple[Tensor, ...], named: dict[str, Tensor], output: Tensor) -> None:
-        (drive,) = (*given, *named.values())
+    def note(_: nn.Module, arguments: tuple[Tensor, ...], named: dict[str, Tensor], output: Tensor) -> None:
+        (drive,) = (*arguments, *named.values())
         drives.append(drive.clone())  # what follows may change them in place
         signals.append(output.clone())
 
@@ -234,25 +234,25 @@ def _terms(synapse: FloatSynapse, signal: Tensor) -> tuple[Tensor, Tensor]:
         weighted = functional.conv2d(signal, weight, bias, conv.stride, conv.padding, conv.dilation, conv.groups)
     if synapse.norm is None:
         return weighted, torch.zeros_like(weighted)
-    gain, shift = (torch.from_numpy(each) for each in (synapse.norm.gain, synapse.norm.shift))
+    gain, shift = (torch.from_numpy(values) for values in (synapse.norm.gain, synapse.norm.shift))
     aligned = (-1, *[1] * (weighted.ndim - 2))
     return weighted * gain.reshape(aligned), shift.reshape(aligned).expand_as(weighted)
 
 
-def _differs(found: Tensor, wanted: Tensor, roundings: int, scale: Tensor | None = None) -> bool:
+def _differs(actual: Tensor, wanted: Tensor, roundings: int, scale: Tensor | None = None) -> bool:
     """Return whether two tensors differ by more than `roundings` of the type of `found`, or this type rounds more.
 
     Args:
         scale: what a rounding is a part of; the largest magnitude of `wanted` by default.
     """
-    if found.shape != wanted.shape or found.dtype in REDUCED:
+    if actual.shape != wanted.shape or actual.dtype in REDUCED:
         return True
-    here = found.to(wanted)
-    if torch.equal(here, wanted) or not found.is_floating_point():
+    here = actual.to(wanted)
+    if torch.equal(here, wanted) or not actual.is_floating_point():
         return not torch.equal(here, wanted)
     if scale is None:
         scale = wanted.abs().nan_to_num(0.0, 0.0, 0.0).max()
-    near = (here - wanted).abs() <= roundings * torch.finfo(found.dtype).eps * scale
+    near = (here - wanted).abs() <= roundings * torch.finfo(actual.dtype).eps * scale
     return not bool((near | (here == wanted) | (here.isnan() & wanted.isnan())).all())
 
 

@@ -175,8 +175,8 @@ class _Proxy(fx.Proxy):
         """Let an assert hold: it is made in earnest when the module runs on images."""
         frame = inspect.currentframe()
         caller = None if frame is None else frame.f_back
-        found = None if caller is None else _assert_at(caller.f_code.co_filename, caller.f_lineno)
-        return not _is_negation(found.test) if found else super().__bool__()
+        statement = None if caller is None else _assert_at(caller.f_code.co_filename, caller.f_lineno)
+        return not _is_negation(statement.test) if statement else super().__bool__()
 
     def __format__(self, _: str) -> str:
         return repr(self)  # for what prints it
@@ -191,9 +191,9 @@ class _Proxy(fx.Proxy):
 
 
 def _recorded(function: Callable[[Any, Any], Any]) -> Callable[[fx.Proxy, Any], Any]:
-    def record(self: fx.Proxy, other: Any) -> Any:
+    def record(self: fx.Proxy, value: Any) -> Any:
         name = function.__name__.removeprefix("i")
-        return self.tracer.create_proxy("call_function", function, (self, other), {}, name=name)
+        return self.tracer.create_proxy("call_function", function, (self, value), {}, name=name)
 
     return record
 
@@ -212,9 +212,9 @@ class _Tracer(fx.Tracer):
     def create_args_for_root(self, root_fn: Callable[..., Any], *_: Any, **__: Any) -> tuple[Any, list[Any]]:
         """Give the forward method its input, and what else it must have; Python fills in the defaults."""
         parameters = list(inspect.signature(root_fn).parameters.values())[1:]
-        needed = [each for each in parameters if each.kind in _POSITIONAL and each.default is each.empty]
+        needed = [value for value in parameters if value.kind in _POSITIONAL and value.default is value.empty]
         inputs = needed or parameters[:1]
-        return root_fn, [self.root, *(self.create_proxy("placeholder", each.name, (), {}) for each in inputs)]
+        return root_fn, [self.root, *(self.create_proxy("placeholder", parameter.name, (), {}) for parameter in inputs)]
 
     def create_node(self, *arguments: Any, **options: Any) -> fx.Node:
         """Note what gets no gradients."""
@@ -230,7 +230,7 @@ def _depends_on_data(model: nn.Module, error: Exception) -> UnsupportedError:
     """Say which line of the forward method cannot be read."""
     reason = (str(error).splitlines() or [type(error).__name__])[0]
     frames = traceback.extract_tb(error.__traceback__)
-    line = next((each.line for each in reversed(frames) if not each.filename.startswith(_LIBRARIES)), "") or ""
+    line = next((frame.line for frame in reversed(frames) if not frame.filename.startswith(_LIBRARIES)), "") or ""
     by_reason = (hint for words, hint in _BY_REASON.items() if words in reason)
     hint = next(by_reason, _BY_STATEMENT.get(_statement(line), _IN_ORDER))
     place = f" at `{line}`" if line else ""
@@ -241,11 +241,11 @@ def _depends_on_data(model: nn.Module, error: Exception) -> UnsupportedError:
 def _assert_at(file: str, line: int) -> ast.Assert | None:
     """Return the assert that a line of code is in, if no other statement begins on its lines."""
     tree = ast.parse("".join(linecache.getlines(file)))
-    statements = [each for each in ast.walk(tree) if isinstance(each, ast.stmt)]
-    for found in statements:
-        if isinstance(found, ast.Assert) and found.lineno <= line <= (found.end_lineno or 0):
-            lines = range(found.lineno, (found.end_lineno or 0) + 1)
-            return found if sum(each.lineno in lines for each in statements) == 1 else None
+    statements = [node for node in ast.walk(tree) if isinstance(node, ast.stmt)]
+    for statement in statements:
+        if isinstance(statement, ast.Assert) and statement.lineno <= line <= (statement.end_lineno or 0):
+            lines = range(statement.lineno, (statement.end_lineno or 0) + 1)
+            return statement if sum(beside.lineno in lines for beside in statements) == 1 else None
     return None
 
 

@@ -55,7 +55,7 @@ _SIZES = ("shape", "ndim", "dtype", "device")
 def changed_by(node: fx.Node, model: nn.Module) -> fx.Node | None:
     """Return the tensor that a node changes in place, or None."""
     inputs: list[fx.Node] = node.all_input_nodes
-    written = [each for each in inputs if each is node.kwargs.get("out")]
+    written = [tensor for tensor in inputs if tensor is node.kwargs.get("out")]
     if written:
         return written[0]
     if node.op == "call_module":
@@ -67,18 +67,18 @@ def changed_by(node: fx.Node, model: nn.Module) -> fx.Node | None:
 
 def aliases(changed: fx.Node, node: fx.Node, model: nn.Module) -> list[fx.Node]:
     """Return what may lie in the memory of `changed` when `node` changes it; `changed` is the first."""
-    before = set(takewhile(lambda each: each is not node, node.graph.nodes))
-    found = [changed]
-    for each in found:
-        sources = each.all_input_nodes if _may_share(each, model) else []
-        near = (*sources, *(user for user in each.users if _may_share(user, model)))
-        found += [other for other in dict.fromkeys(near) if other in before and other not in found]
-    return found
+    before = set(takewhile(lambda earlier: earlier is not node, node.graph.nodes))
+    known = [changed]
+    for alias in known:
+        sources = alias.all_input_nodes if _may_share(alias, model) else []
+        near = (*sources, *(user for user in alias.users if _may_share(user, model)))
+        known += [node for node in dict.fromkeys(near) if node in before and node not in known]
+    return known
 
 
 def later_readers(read: fx.Node, node: fx.Node) -> list[fx.Node]:
     """Return the nodes behind `node` that read the values of `read`."""
-    until = set(takewhile(lambda each: each is not node, node.graph.nodes)) | {node}
+    until = set(takewhile(lambda earlier: earlier is not node, node.graph.nodes)) | {node}
     return [user for user in read.users if user not in until and not _reads_size(user)]
 
 
@@ -90,10 +90,10 @@ def name_of(node: fx.Node) -> str:
 def _is_in_place(node: fx.Node) -> bool:
     name = name_of(node)
     position = _INPLACE_POSITIONS.get(name)
-    given: Any = node.kwargs.get("inplace", False)
+    in_place: Any = node.kwargs.get("inplace", False)
     if position is not None and len(node.args) > position:
-        given = node.args[position]
-    return node.target in IN_PLACE_OPERATORS or bool(given) or (name.endswith("_") and not name.endswith("__"))
+        in_place = node.args[position]
+    return node.target in IN_PLACE_OPERATORS or bool(in_place) or (name.endswith("_") and not name.endswith("__"))
 
 
 def _may_share(node: fx.Node, model: nn.Module) -> bool:

@@ -84,8 +84,8 @@ def _batch_norm(module: nn.BatchNorm1d | nn.BatchNorm2d, value: Value, name: str
     if module.bias is not None:
         shift = to_array(module.bias, f"{name}.bias")
     shift = shift - gain * to_array(module.running_mean, f"{name}.running_mean")
-    first, *others = drive.synapses
-    branches = (_normalise(first, gain, shift), *(_normalise(other, gain, np.zeros_like(shift)) for other in others))
+    first, *rest = drive.synapses
+    branches = (_normalise(first, gain, shift), *(_normalise(synapse, gain, np.zeros_like(shift)) for synapse in rest))
     return replace(drive, synapses=branches)
 
 

@@ -172,7 +172,7 @@ class Call(NamedTuple):
 
     name: str
     target: Any
-    given: Any
+    arguments: Any
 
 
 def warn_of_training(model: nn.Module, graph: fx.Graph) -> None:
@@ -236,10 +236,10 @@ def _difference(here: list[Call], there: list[Call]) -> str:
 def _calls(graph: fx.Graph) -> list[Call]:
     """Return every call but those for a size; dropout follows the mode, so only its input counts."""
     numbers = {node: f"%{number}" for number, node in enumerate(graph.nodes)}
-    found = []
+    calls = []
     for node in graph.nodes:
         if name_of(node) in ("getattr", "getitem", "size"):
             continue
-        given = (node.args[:1], {}) if node.target in DROPOUTS else (node.args, node.kwargs)
-        found.append(Call(node.name, node.target, fx.node.map_arg(given, numbers.__getitem__)))
-    return found
+        arguments = (node.args[:1], {}) if node.target in DROPOUTS else (node.args, node.kwargs)
+        calls.append(Call(node.name, node.target, fx.node.map_arg(arguments, numbers.__getitem__)))
+    return calls

@@ -54,16 +54,18 @@ class State:
     def __init__(self, model: nn.Module) -> None:
         self._model = model
         self._attributes = [(module, dict(vars(module))) for module in model.modules()]
-        tables = (value for _, found in self._attributes for value in found.values() if isinstance(value, dict))
+        tables = (
+            value for _, attributes in self._attributes for value in attributes.values() if isinstance(value, dict)
+        )
         self._tables = [(table, dict(table)) for table in tables]
         self._tensors = {name: (tensor, tensor.data, tensor.data.clone()) for name, tensor in _tensors(model).items()}
         self._generators = _Generators({tensor.device for tensor, _, _ in self._tensors.values() if tensor.is_cuda})
 
     def require_unchanged(self) -> None:
         """Refuse with an UnsupportedError a module that changed its weights or drew random numbers."""
-        kind, found = type(self._model).__name__, _tensors(self._model)
+        kind, tensors = type(self._model).__name__, _tensors(self._model)
         for name, (_, _, copy) in self._tensors.items():
-            if name not in found or not _equal(found[name].data, copy):
+            if name not in tensors or not _equal(tensors[name].data, copy):
                 raise unsupported(
                     f"model `{kind}` (its forward method changes `{name}`)",
                     "change it once, before nctool.prepare, and take the change out of the forward method",
@@ -123,10 +125,10 @@ class _Generators:
         return [random.getstate(), numpy, torch.get_rng_state(), *cuda]
 
 
-def _same_state(one: Any, other: Any) -> bool:
-    if isinstance(one, dict):
-        return all(_same_state(value, other[key]) for key, value in one.items())
-    return bool((one == other).all()) if isinstance(one, np.ndarray | Tensor) else bool(one == other)
+def _same_state(before: Any, now: Any) -> bool:
+    if isinstance(before, dict):
+        return all(_same_state(value, now[key]) for key, value in before.items())
+    return bool((before == now).all()) if isinstance(before, np.ndarray | Tensor) else bool(before == now)
 
 
 def _tensors(model: nn.Module) -> dict[str, Tensor]:
@@ -134,8 +136,8 @@ def _tensors(model: nn.Module) -> dict[str, Tensor]:
     return {**dict(model.named_parameters()), **dict(model.named_buffers())}
 
 
-def _equal(one: Tensor, other: Tensor) -> bool:
+def _equal(before: Tensor, now: Tensor) -> bool:
     """Return whether two tensors hold the same numbers; one that is no number is the same as another such."""
-    if one.dtype != other.dtype or one.shape != other.shape:
+    if before.dtype != now.dtype or before.shape != now.shape:
         return False
-    return torch.equal(one, other) or bool(((one == other) | (one.isnan() & other.isnan())).all())
+    return torch.equal(before, now) or bool(((before == now) | (before.isnan() & now.isnan())).all())

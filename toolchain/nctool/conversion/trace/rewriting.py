@@ -182,20 +182,22 @@ class _Rewriter:
 
 
 def _has(module: nn.Module, name: str) -> bool:
-    return any(found == name for found, _ in module.named_modules())
+    return any(taken == name for taken, _ in module.named_modules())
 
 
 def _max_pool(node: fx.Node) -> nn.MaxPool2d:
     names = (("kernel_size", None), ("stride", None), ("padding", 0), ("dilation", 1), ("ceil_mode", False))
-    given = {name: _argument(node, position, name, default) for position, (name, default) in enumerate(names, start=1)}
-    return nn.MaxPool2d(**given)
+    options = {
+        name: _argument(node, position, name, default) for position, (name, default) in enumerate(names, start=1)
+    }
+    return nn.MaxPool2d(**options)
 
 
 def _pool(node: fx.Node) -> nn.AvgPool2d:
     names = ("kernel_size", "stride", "padding", "ceil_mode", "count_include_pad", "divisor_override")
     defaults = (None, None, 0, False, True, None)
-    given = (_argument(node, k, name, defaults[k - 1]) for k, name in enumerate(names, start=1))
-    return nn.AvgPool2d(*given)
+    options = (_argument(node, k, name, defaults[k - 1]) for k, name in enumerate(names, start=1))
+    return nn.AvgPool2d(*options)
 
 
 def _argument(node: fx.Node, position: int, name: str, default: Any) -> Any:
@@ -255,9 +257,9 @@ def maxima_in_place(rewritten: Rewritten) -> Iterator[None]:
 
 
 def _set_modules(module: nn.Module, named: Mapping[str, nn.Module]) -> None:
-    for name, each in named.items():
+    for name, replacement in named.items():
         parent, _, own = name.rpartition(".")
-        setattr(module.get_submodule(parent), own, each)
+        setattr(module.get_submodule(parent), own, replacement)
 
 
 @contextmanager
@@ -278,13 +280,13 @@ def same_shapes(module: nn.Module, maxima: Mapping[str, nn.MaxPool2d]) -> Iterat
             handle.remove()
 
 
-def _compare(name: str, maximum: nn.MaxPool2d, _: nn.Module, given: tuple[Any, ...], average: Tensor) -> None:
+def _compare(name: str, maximum: nn.MaxPool2d, _: nn.Module, arguments: tuple[Any, ...], average: Tensor) -> None:
     sizes = (getattr(maximum, key) for key in ("kernel_size", "stride", "padding", "dilation", "ceil_mode"))
-    maxima = functional.max_pool2d(given[0], *sizes)
+    maxima = functional.max_pool2d(arguments[0], *sizes)
     if maxima.shape != average.shape:
         kernel, stride, padding = (pair(getattr(maximum, key)) for key in ("kernel_size", "stride", "padding"))
         raise UnsupportedError(
-            f"pooling `{name}` (kernel {kernel}, stride {stride}, padding {padding}) of {_size(given[0])} gives "
+            f"pooling `{name}` (kernel {kernel}, stride {stride}, padding {padding}) of {_size(arguments[0])} gives "
             f"{_size(maxima)}, but the average over its stride {_size(average)}",
             hint="use windows as large as the stride, without padding",
         )

@@ -191,22 +191,22 @@ LARGEST_UNIT_MATRIX = 8192
 """Features of a flat sum: the matrix that hands them on takes 64 MiB in the file, and eight times that on its way."""
 
 
-def add(one: Value, other: Value, name: str) -> FloatPopulation | Summed:
+def add(first: Value, second: Value, name: str) -> FloatPopulation | Summed:
     """Return the sum of two values; its name is that of the first linear module, or `name` if there is none.
 
     Raises:
         UnsupportedError: the shapes differ.
     """
-    if one.shape != other.shape:
+    if first.shape != second.shape:
         raise UnsupportedError(
-            f"function `{name}`: adds shapes {one.shape} and {other.shape}, allowed two equal ones",
+            f"function `{name}`: adds shapes {first.shape} and {second.shape}, allowed two equal ones",
             hint="bring the skip to the shape of the branch, for example with nn.Conv2d of kernel 1 and its stride",
         )
-    if isinstance(one, Signal | Summed) and isinstance(other, Signal | Summed):
-        return Summed(name, (*_signals(one), *_signals(other)))
-    named = [value.name for value in (one, other) if isinstance(value, FloatPopulation)]
-    branches = (*_branches(one, name), *_branches(other, name))
-    return FloatPopulation(named[0] if named else name, one.shape, branches)
+    if isinstance(first, Signal | Summed) and isinstance(second, Signal | Summed):
+        return Summed(name, (*_signals(first), *_signals(second)))
+    named = [value.name for value in (first, second) if isinstance(value, FloatPopulation)]
+    branches = (*_branches(first, name), *_branches(second, name))
+    return FloatPopulation(named[0] if named else name, first.shape, branches)
 
 
 def require_drive(value: Value, name: str) -> FloatPopulation:

@@ -114,11 +114,11 @@ class _Builder:
         return handler(module, value, name)
 
     def _add(self, node: fx.Node) -> Value:
-        one, other = _terms(node)
+        first, second = _terms(node)
         changed = changed_by(node, self.model)
-        if changed is not None and any(later_readers(each, node) for each in aliases(changed, node, self.model)):
+        if changed is not None and any(later_readers(alias, node) for alias in aliases(changed, node, self.model)):
             raise unsupported(f"function `{node.name}` (in place, of what is read later)", "write y = x + branch")
-        return add(self._value(one), self._value(other), node.name)
+        return add(self._value(first), self._value(second), node.name)
 
     def _activate(self, module: NoisyQuantReLU, value: Value, name: str) -> Signal:
         drive = require_drive(value, name)
@@ -151,22 +151,22 @@ def _is_add(node: fx.Node) -> bool:
 
 def _terms(node: fx.Node) -> tuple[fx.Node, fx.Node]:
     """Return what a sum adds; a sum of anything but two tensors is refused."""
-    given: dict[str, Any] = dict(zip(("input", "other", "alpha"), node.args, strict=False)) | node.kwargs
-    one, other = given.pop("input", None), given.pop("other", None)
-    if given:
+    arguments: dict[str, Any] = dict(zip(("input", "other", "alpha"), node.args, strict=False)) | node.kwargs
+    first, second = arguments.pop("input", None), arguments.pop("other", None)
+    if arguments:
         raise unsupported(
-            f"function `{node.name}` (with {', '.join(given)})", "scale the weights of the branch instead"
+            f"function `{node.name}` (with {', '.join(arguments)})", "scale the weights of the branch instead"
         )
-    if isinstance(one, fx.Node) and isinstance(other, fx.Node):
-        return one, other
-    constant = other if isinstance(one, fx.Node) else one
+    if isinstance(first, fx.Node) and isinstance(second, fx.Node):
+        return first, second
+    constant = second if isinstance(first, fx.Node) else first
     raise unsupported(f"function `{node.name}` (of {constant})", "put a constant into the bias of a linear layer")
 
 
 def _parts(node: fx.Node) -> tuple[list[Any], int]:
     """Return what a concatenation joins, which torch has checked to be a list of tensors, and along which axis."""
-    given: dict[str, Any] = dict(zip(("tensors", "dim"), node.args, strict=False)) | node.kwargs
-    return list(given["tensors"]), int(given.get("dim", given.get("axis", 0)))
+    arguments: dict[str, Any] = dict(zip(("tensors", "dim"), node.args, strict=False)) | node.kwargs
+    return list(arguments["tensors"]), int(arguments.get("dim", arguments.get("axis", 0)))
 
 
 def _is_flatten(node: fx.Node) -> bool:
@@ -174,5 +174,5 @@ def _is_flatten(node: fx.Node) -> bool:
 
 
 def _flatten_axes(node: fx.Node) -> tuple[int, int]:
-    given: dict[str, Any] = dict(zip(("start_dim", "end_dim"), node.args[1:], strict=False)) | node.kwargs
-    return int(given.get("start_dim", 0)), int(given.get("end_dim", -1))
+    arguments: dict[str, Any] = dict(zip(("start_dim", "end_dim"), node.args[1:], strict=False)) | node.kwargs
+    return int(arguments.get("start_dim", 0)), int(arguments.get("end_dim", -1))
