@@ -45,7 +45,7 @@ class Held:
 def hold(
     network: FloatNetwork, signal: Interval, form: IntegerFormat, n_steps: int
 ) -> tuple[FloatNetwork, dict[str, Held]]:
-    """Return `network` with everything held that never changes, and what was held by population.
+    """Hold everything in `network` that never changes; return also what was held, by population.
 
     Args:
         signal: of the input at any step.

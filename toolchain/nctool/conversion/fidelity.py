@@ -88,7 +88,7 @@ class Fidelity:
 
     @property
     def changes(self) -> tuple[Change, ...]:
-        """Return what was found as the last steps of a conversion."""
+        """Return the comparison as the last steps of a conversion."""
         beside = f"on {self.images} images"
         return (
             *(
@@ -108,7 +108,7 @@ class Fidelity:
         )
 
     def notes(self, conversion: Conversion) -> tuple[str, ...]:
-        """Return what is beyond a limit in `conversion`, which was measured, and the way out."""
+        """Return a note for each limit that `conversion`, which was measured, is beyond, with the way out."""
         way_out = _way_out(conversion)
         off = [
             f"`{name}` {spikes.error:.0%}" for name, spikes in self.layers.items() if spikes.error > LARGEST_SPIKE_ERROR
@@ -123,13 +123,13 @@ class Fidelity:
 
 
 def _by_chance(same: int, images: int) -> float:
-    """Return how likely a network that keeps just enough answers keeps so few or fewer of those to some images."""
+    """Return the probability that a network which keeps just enough answers keeps at most `same` of `images`."""
     kept = LEAST_SAME_ANSWERS
     return sum(math.comb(images, k) * kept**k * (1 - kept) ** (images - k) for k in range(same + 1))
 
 
 def _way_out(conversion: Conversion) -> str:
-    """Return what an export can change: where weights cannot be finer, units can lessen what the counts are off by."""
+    """Return what an export can change: finer weights, else more units, which lessen the error of the counts."""
     network, form = conversion.network, conversion.form
     more_units = form.reset == "subtract" and min(conversion.units.values(), default=MAX_UNITS) < MAX_UNITS
     otherwise = f"{'export with more --units, or ' if more_units else ''}train on with `nctool finetune`"
@@ -183,7 +183,7 @@ def _per_activation(counts: IntArray, units: int) -> IntArray:
 
 
 def _sums(counts: IntArray, wanted: IntArray) -> FloatArray:
-    """Return the squared differences and the squares, added up, how many counts differ, and how many there are."""
+    """Return the sum of squared differences, the sum of squares, the number of counts that differ, and of all."""
     difference = (counts - wanted).astype(np.float64)
     return np.array(
         [(difference**2).sum(), (wanted.astype(np.float64) ** 2).sum(), np.count_nonzero(difference), wanted.size]

@@ -123,7 +123,7 @@ class FloatPopulation:
 
     @property
     def bias(self) -> FloatArray:
-        """Return the bias of all branches together, float64 (channels,), of one unit for each activation."""
+        """Return the sum of the biases of all branches, float64 (channels,), of one unit for each activation."""
         bias: FloatArray = np.sum([synapse.bias for synapse in self.synapses], axis=0)
         return bias
 
@@ -142,7 +142,7 @@ class FloatNetwork:
 
     @property
     def last_readers(self) -> dict[str, str]:
-        """Return for each source that is read the last population that reads it."""
+        """Return the last reader of each source that a population reads, by name."""
         return {synapse.source: population.name for population in self.populations for synapse in population.synapses}
 
 

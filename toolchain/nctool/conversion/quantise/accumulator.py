@@ -59,7 +59,7 @@ def fit(
 
     Args:
         pixels: uint8 calibration samples (samples, *input shape), at least one.
-        progress: told of every population, and of every batch of samples that one is run on.
+        progress: called for every population, and for every batch of samples that a population runs on.
 
     Raises:
         RangeError: a population cannot be made to fit, or none of its weights is left.

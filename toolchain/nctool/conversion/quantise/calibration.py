@@ -29,13 +29,13 @@ from nctool.ir.inputs import InputEncoding, PixelEncoding
 from nctool.ir.network import INPUT_NAME, Population, Shape
 
 Running = Callable[[str, int, int], object]
-"""Told which population is run, on how many samples it was, and on how many it will be."""
+"""Called with the name of the population that runs, the samples done and all samples."""
 
 _Unsigned = TypeVar("_Unsigned", np.uint8, np.uint16)
 
 
-def _not_told(name: str, done: int, total: int) -> None:
-    """Tell nobody."""
+def _ignore(name: str, done: int, total: int) -> None:
+    """Report nothing."""
 
 
 @dataclass(frozen=True)
@@ -86,7 +86,7 @@ class _Extremes:
 
 
 class Recording(Rates, Protocol):
-    """What one source sends; as `Rates`, it is the mean over the window."""
+    """What one source sent on calibration data; an index gives the mean over the window."""
 
     def steps(self, samples: slice) -> Tensor:
         """Return the signal, (n_steps or 1, samples, *shape)."""
@@ -161,7 +161,7 @@ def pack(spikes: Tensor) -> RecordedSpikes:
 
 
 def join(parts: Sequence[RecordedSpikes]) -> RecordedSpikes:
-    """Put the spikes of consecutive samples together."""
+    """Concatenate the spikes of consecutive samples."""
     return RecordedSpikes(np.concatenate([part.bits for part in parts], axis=1), parts[0].shape)
 
 
@@ -172,7 +172,7 @@ class Calibration:
         coded: the input.
         pixels: uint8 (samples, *input shape).
         n_steps: length of the window.
-        running: told of every batch of samples.
+        running: called before every batch of samples.
     """
 
     def __init__(
@@ -180,7 +180,7 @@ class Calibration:
         coded: CodedInput,
         pixels: NDArray[np.uint8],
         n_steps: int,
-        running: Running = _not_told,
+        running: Running = _ignore,
     ) -> None:
         self.n_steps = n_steps
         self._running = running
@@ -236,7 +236,7 @@ class Calibration:
 
 
 def _record_input(encoding: PixelEncoding, pixels: NDArray[np.uint8], n_steps: int) -> Recording:
-    """Return what the input sends; of spike trains, some samples are made at a time."""
+    """Record what the input sends; spike trains are made for some samples at a time."""
     if isinstance(encoding, InputEncoding):
         return RecordedIntegers(encoding.encode(pixels))
     size = max(1, CPU_BATCH_BYTES // (4 * math.prod(encoding.shape) * n_steps))

@@ -90,7 +90,7 @@ class Candidates:
         return squared_error(self.real, candidate.scale, candidate.population, self.views)
 
     def errors(self, candidate: Candidate) -> Errors:
-        """Return what is told of a candidate."""
+        """Return the errors that a conversion reports of a candidate."""
         scale, rounded = candidate.scale, candidate.population
         output = output_error(self.real, scale, rounded, self.views)
         return Errors(weight_errors(self.real, scale, rounded), output)

@@ -43,7 +43,7 @@ THIN = 2
 
 @dataclass(frozen=True, eq=False)
 class Moments:
-    """Of the signals that the weights of one synapse multiply, group by group.
+    """Mean and deviations of the signals that the weights of one synapse multiply, group by group.
 
     Args:
         mean: float64 (groups, fan-in).
@@ -55,7 +55,7 @@ class Moments:
 
     @property
     def share(self) -> float:
-        """Return what the products of two centred signals, summed over the patches, count for in the covariance."""
+        """Return the factor of products of centred signals, summed over the patches, in the covariance."""
         return (1 - SHRINKAGE) / self.centred.shape[1]
 
     def covariance(self, group: int) -> FloatArray:
@@ -69,7 +69,7 @@ class Moments:
         return covariance
 
     def own(self, group: int) -> FloatArray:
-        """Return what the diagonal of the covariance has beside products of signals, float64 (fan-in,)."""
+        """Return what is added to products of signals on the diagonal of the covariance, float64 (fan-in,)."""
         variance = np.einsum("pf,pf->f", self.centred[group], self.centred[group], dtype=np.float64)
         variance /= self.centred.shape[1]
         own: FloatArray = SHRINKAGE * variance + DAMPING * variance.mean()
@@ -84,7 +84,7 @@ def moments(patches: Float32) -> Moments:
 
 @dataclass(frozen=True, eq=False)
 class Block:
-    """What rounding needs to know of consecutive weights.
+    """Rows of the factor for consecutive weights, and the errors carried into them.
 
     Args:
         start, stop: the weights.
@@ -108,7 +108,7 @@ class Factor(Protocol):
 
     @property
     def multiplications(self) -> int:
-        """Return what carrying the errors of one channel takes."""
+        """Return how many multiplications carry the errors of one channel."""
 
     def blocks(self, error: FloatArray) -> Iterator[Block]:
         """Yield the blocks from the last to the first.
@@ -137,7 +137,7 @@ class Triangle:
 
     @property
     def multiplications(self) -> int:
-        """Return what carrying the errors of one channel takes."""
+        """Return how many multiplications carry the errors of one channel."""
         return len(self.upper) ** 2
 
     def blocks(self, error: FloatArray) -> Iterator[Block]:
@@ -165,7 +165,7 @@ class ThinTriangle:
 
     @property
     def multiplications(self) -> int:
-        """Return what carrying the errors of one channel takes."""
+        """Return how many multiplications carry the errors of one channel."""
         return 2 * self.weights.size
 
     def blocks(self, error: FloatArray) -> Iterator[Block]:

@@ -28,7 +28,7 @@ AT_ONCE = 2**21
 
 
 class Rates(Protocol):
-    """What a source sends on calibration data, the mean over the window; an array is one."""
+    """Mean signals of a source over the window, on calibration data; an array is one such."""
 
     def __len__(self) -> int:
         """Return the number of samples."""
@@ -92,12 +92,12 @@ def views(population: FloatPopulation, rates: Callable[[str], Rates]) -> tuple[V
 
 
 def n_patches(synapses: Sequence[FloatSynapse]) -> int:
-    """Return how many patches the synapses of one population are looked at with: of as many neurons, and the same."""
+    """Return how many patches each synapse of one population gets: those of the same neurons."""
     return max(1, min(ROWS, *(NUMBERS // (synapse.groups * int(synapse.weight[0].size)) for synapse in synapses)))
 
 
 def extract(synapse: FloatSynapse, rates: Rates, patches: int) -> Float32:
-    """Return what the weights of one neuron see, of at most so many neurons, the same ones each time (rules W1 and W2).
+    """Return what the weights of a neuron see, for at most so many neurons, the same each time (rules W1 and W2).
 
     Args:
         synapse: that reads.
@@ -131,7 +131,7 @@ def _places(synapse: FloatSynapse) -> tuple[Places, Places]:
 
 
 def _patches(image: Float32, sample: IntArray, rows: Places, columns: Places) -> Float32:
-    """Return a patch of each of some samples, float32 (patches, channels, kernel height, kernel width)."""
+    """Return one patch for each entry of `sample`, float32 (patches, channels, kernel height, kernel width)."""
     seen = inside(rows, image.shape[2])[:, :, np.newaxis] & inside(columns, image.shape[3])[:, np.newaxis]
     at = np.where(seen, rows[:, :, np.newaxis], 0), np.where(seen, columns[:, np.newaxis], 0)
     patches = image[sample[:, np.newaxis, np.newaxis], :, at[0], at[1]]

@@ -67,7 +67,7 @@ def find_scale(population: FloatPopulation, form: IntegerFormat, ceiling: FloatA
 
 
 def no_scale(population: FloatPopulation, form: IntegerFormat, ceiling: FloatArray | float) -> RangeError:
-    """Return the error that says which channel keeps a population from having a scale."""
+    """Return the error that names the channel which leaves a population without a scale."""
     limits = largest_scales(population, form, candidate_exponents(population, form)[-1])
     most = np.minimum(limits, ceiling) * (population.threshold or 1.0)
     channel = int(most.argmin())

@@ -44,7 +44,7 @@ thousand products and batch normalisation in another order make up to 30; what i
 
 
 def require_same_calls(model: nn.Module, graph: fx.Graph, images: Tensor) -> None:
-    """Compare what each module that `graph` calls gets and gives with the same when `model` runs.
+    """Compare the input and output of each module that `graph` calls with those when `model` runs.
 
     The graph runs after the model, so that nothing which the forward method sets while it runs is there.
 
@@ -60,7 +60,7 @@ def require_same_calls(model: nn.Module, graph: fx.Graph, images: Tensor) -> Non
 
 
 def require_same_answers(model: nn.Module, rewritten: nn.Module, images: Tensor) -> None:
-    """Compare what `model` gives with what `other` does, which computes the same and shares its modules.
+    """Compare the answers of `model` with those of `rewritten`, which shares its modules.
 
     Raises:
         UnsupportedError: they differ.
@@ -85,7 +85,7 @@ class _Run:
 
 
 def _run(model: nn.Module, graph: fx.Graph, images: Tensor) -> _Run:
-    """Run a model twice, and note the first time what is called of the modules that `graph` calls."""
+    """Run a model twice; the first time, record the calls of the modules that `graph` calls."""
     calls: list[tuple[nn.Module, tuple[Any, ...], Any]] = []
 
     def note(module: nn.Module, arguments: tuple[Any, ...], output: Any) -> None:
@@ -150,7 +150,7 @@ class _Replay(fx.Interpreter):
 
 
 def require_same_network(model: nn.Module, network: FloatNetwork, images: Tensor, called: str = "images") -> None:
-    """Compare what drives each activation, and the logits, with what the populations of `network` make of the same.
+    """Compare the drive of each activation, and the logits, with those that the populations of `network` compute.
 
     Each population gets what the activations of the model give, so that no rounding is carried on.
 
@@ -189,7 +189,7 @@ def first_images(pixels: NDArray[np.uint8], shape: Shape, mean: tuple[float, ...
 
 
 def _activated(model: nn.Module, images: Tensor) -> tuple[list[Tensor], list[Tensor]]:
-    """Return what each call of an activation gets, the logits behind them; the images, and what each of them gives."""
+    """Return the drive of each call of an activation, then the logits; and the images, then what each call gives."""
     drives, signals = [], [images.clone()]
 
     def note(_: nn.Module, arguments: tuple[Tensor, ...], named: dict[str, Tensor], output: Tensor) -> None:
@@ -213,7 +213,7 @@ def _like(model: nn.Module, images: Tensor) -> Tensor:
 
 
 def _drive(population: FloatPopulation, sources: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
-    """Return the sum of all branches, and of each channel the magnitude of what was added up: what rounds."""
+    """Return the sum of all branches, and for each channel the magnitude of its terms, which says how it rounds."""
     total, scale = torch.zeros(()), torch.zeros(())
     for synapse in population.synapses:
         for term in _terms(synapse, sources[synapse.source].cpu().to(torch.float64)):
@@ -240,7 +240,7 @@ def _terms(synapse: FloatSynapse, signal: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _differs(actual: Tensor, wanted: Tensor, roundings: int, scale: Tensor | None = None) -> bool:
-    """Return whether two tensors differ by more than `roundings` of the type of `found`, or this type rounds more.
+    """Return whether two tensors differ by more than `roundings` of the type of `actual`, or this type rounds more.
 
     Args:
         scale: what a rounding is a part of; the largest magnitude of `wanted` by default.

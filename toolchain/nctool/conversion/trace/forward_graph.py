@@ -110,14 +110,14 @@ def trace_calls(model: nn.Module) -> fx.Graph:
 
 
 def require_unwrapped(model: nn.Module) -> None:
-    """Refuse with a UsageError what holds a network and is none: it gives the tensors other names."""
+    """Refuse with a UsageError a wrapper of a network: it gives the tensors other names."""
     kind = type(model).__name__
     if kind in WRAPPED:
         raise UsageError(f"model: got {kind}, allowed the network in it", hint=f"give model.{WRAPPED[kind]}")
 
 
 def require_type(model: nn.Module, allowed: tuple[torch.dtype, ...]) -> None:
-    """Refuse with an UnsupportedError a network whose parameters have another floating type than those."""
+    """Refuse with an UnsupportedError a network whose parameters have a floating type that is not allowed."""
     for name, parameter in model.named_parameters():
         if parameter.is_floating_point() and parameter.dtype not in allowed:
             raise UnsupportedError(
@@ -217,7 +217,7 @@ class _Tracer(fx.Tracer):
         return root_fn, [self.root, *(self.create_proxy("placeholder", parameter.name, (), {}) for parameter in inputs)]
 
     def create_node(self, *arguments: Any, **options: Any) -> fx.Node:
-        """Note what gets no gradients."""
+        """Mark a call that gets no gradients."""
         node: fx.Node = super().create_node(*arguments, **options)
         node.meta[WITHOUT_GRADIENTS] = not torch.is_grad_enabled()
         return node

@@ -210,7 +210,7 @@ def _warn(text: str) -> None:
 
 
 def _in_training(model: nn.Module, graph: fx.Graph) -> str:
-    """Return what is other in training mode, or nothing."""
+    """Return how the forward method differs in training mode, or an empty text."""
     with restored(model) as before:
         model.train()
         try:
@@ -225,7 +225,7 @@ def _in_training(model: nn.Module, graph: fx.Graph) -> str:
 
 
 def _difference(here: list[Call], there: list[Call]) -> str:
-    """Say how two lists of calls differ, of which the first ones do."""
+    """Say how two lists of calls differ, which do so in their first calls."""
     if there and there[0].target not in {call.target for call in here}:
         return f"does not call `{there[0].name}`"
     if here and here[0].target not in {call.target for call in there}:

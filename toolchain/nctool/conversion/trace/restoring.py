@@ -36,7 +36,7 @@ def evaluation(model: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def restored(model: nn.Module) -> Iterator[State]:
-    """Let the block do with a module what it likes: on exit, also by an error, all is as it was."""
+    """Restore a module on exit, also by an error, whatever the block did with it."""
     before = State(model)
     try:
         yield before
@@ -81,7 +81,7 @@ class State:
         return self._generators.moved()
 
     def put_back(self) -> None:
-        """Give everything back what it had."""
+        """Restore all attributes, numbers and generators."""
         for module, attributes in self._attributes:
             vars(module).clear()
             vars(module).update(attributes)
@@ -107,11 +107,11 @@ class _Generators:
         self._before = self._states()
 
     def moved(self) -> bool:
-        """Return whether one has given numbers since."""
+        """Return whether a generator gave numbers since."""
         return not all(_same_state(*pair) for pair in zip(self._before, self._states(), strict=True))
 
     def put_back(self) -> None:
-        """Let all give the numbers that they would have given."""
+        """Restore the states of all generators."""
         python, numpy, host, *cuda = self._before
         random.setstate(python)
         np.random.set_state(numpy)  # noqa: NPY002 - networks of users draw from NumPy's global generator

@@ -103,7 +103,7 @@ def require_spikes(value: Value, name: str, else_do: str = "") -> Spikes:
 
 
 def join(values: Sequence[Value], axis: int, name: str) -> Spikes:
-    """Return signals one behind the other.
+    """Join signals along the channels.
 
     Args:
         values: what is joined, at least one.
@@ -127,7 +127,7 @@ def join(values: Sequence[Value], axis: int, name: str) -> Spikes:
 
 
 def _parts_of(value: Value, name: str) -> tuple[Signal, ...]:
-    """Return the signals of `value`, one behind the other."""
+    """Return the signals that `value` joins."""
     if isinstance(value, Signal):
         return (value,)
     if isinstance(value, Joined):
