@@ -23,7 +23,7 @@ from nctool_deploy.backends.autapse import AUTAPSE_FORMAT
 from nctool_deploy.lowering import lower
 from nctool_deploy.targets.target import find_target
 from tests.support.networks import dense, measured, read_out, seeds
-from tests.support.torch_models import float_run, holds_nothing
+from tests.support.torch_models import act, float_run, holds_nothing
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -145,10 +145,6 @@ def test_rounded_logits_are_near_the_float_logits(seed):
 
 
 # --- shapes and corner cases -------------------------------------------
-
-
-def act(threshold: float = 1.0) -> NoisyQuantReLU:
-    return NoisyQuantReLU(4, threshold)
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 import nctool
-from nctool.activation.noisy_quant import NoisyQuantReLU, activations
+from nctool.activation.noisy_quant import activations
 from nctool.conversion.float_network import FloatNetwork, FloatSynapse, map_synapses
 from nctool.conversion.folding import fold_batch_norm, fold_pooling
 from nctool.conversion.trace.tracing import trace
@@ -22,6 +22,7 @@ from nctool.reference.simulate import simulate
 from tests.support.networks import random_pixels, seeds, write_network
 from tests.support.torch_models import (
     THETA,
+    act,
     binary_pixels,
     converted,
     float_run,
@@ -36,10 +37,6 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 IMAGE = (2, 6, 5)
 ALONG = "cannot be converted\nhint: join along the channels, dim=1"
 ACTIVATION = "put nn.ReLU right before `cat`, then nctool.prepare, and train again"
-
-
-def act(threshold: float = 1.0) -> NoisyQuantReLU:
-    return NoisyQuantReLU(4, threshold)
 
 
 class Model(nn.Module):

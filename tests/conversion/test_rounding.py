@@ -11,7 +11,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from nctool.activation.noisy_quant import NoisyQuantReLU
 from nctool.conversion import Conversion, convert
 from nctool.conversion.float_network import FloatPopulation, FloatSynapse
 from nctool.conversion.input_coding import encode_input
@@ -30,7 +29,7 @@ from nctool.reference.simulate import simulate
 from nctool.reference.synapses import convolve
 from nctool_deploy.backends.autapse import AUTAPSE_FORMAT
 from tests.support.networks import measured, seeds
-from tests.support.torch_models import on_both_engines
+from tests.support.torch_models import act, on_both_engines
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -255,7 +254,7 @@ def test_distances_lie_around_one_centre(distance, fits):
 def test_the_fast_engine_measures_what_the_reference_does(reset):
     torch.manual_seed(0)
     model = nn.Sequential(
-        nn.Conv2d(1, 3, 3), act(), nn.AvgPool2d(2), nn.Flatten(), nn.Linear(12, 4), act(), nn.Linear(4, 2)
+        nn.Conv2d(1, 3, 3), act(0.5), nn.AvgPool2d(2), nn.Flatten(), nn.Linear(12, 4), act(0.5), nn.Linear(4, 2)
     )
     pixels = np.random.default_rng(1).integers(0, 256, (9, 1, 6, 6), np.uint8)
     network = conversion(model, (1, 6, 6), pixels, replace(AUTAPSE_FORMAT, reset=reset)).network
@@ -274,10 +273,6 @@ def test_the_fast_engine_measures_what_the_reference_does(reset):
 
 
 # --- whole networks -----------------------------------------------------
-
-
-def act(threshold: float = 0.5) -> NoisyQuantReLU:
-    return NoisyQuantReLU(4, threshold)
 
 
 def conversion(model: nn.Module, shape: tuple[int, ...], pixels: np.ndarray, numbers: IntegerFormat) -> Conversion:
@@ -308,7 +303,7 @@ def one_channel_of_zeros(weight: np.ndarray) -> np.ndarray:
 )
 def test_special_weights_are_converted(sign, bits, samples):
     rng = np.random.default_rng(0)
-    model = nn.Sequential(dense(sign(rng.normal(size=(5, 8)))), act(), dense(rng.normal(size=(3, 5))))
+    model = nn.Sequential(dense(sign(rng.normal(size=(5, 8)))), act(0.5), dense(rng.normal(size=(3, 5))))
     pixels = rng.integers(0, 256, (samples, 8), np.uint8)
     found = conversion(model, (8,), pixels, form(bits))
     for population in found.network.populations:
@@ -319,7 +314,7 @@ def test_special_weights_are_converted(sign, bits, samples):
 
 def test_behind_a_layer_that_is_silent_on_calibration_weights_are_rounded_each_by_itself():
     weight = np.random.default_rng(0).normal(size=(3, 5))
-    model = nn.Sequential(dense(np.ones((5, 8)), -5), act(), dense(weight, 0.0))  # 8 · 99 / 255 is less than 5
+    model = nn.Sequential(dense(np.ones((5, 8)), -5), act(0.5), dense(weight, 0.0))  # 8 · 99 / 255 is less than 5
     found = conversion(model, (8,), np.full((4, 8), 99, np.uint8), form(8)).network.readout.synapses[0].weight
     np.testing.assert_array_equal(found, np.rint(weight * 127 / np.abs(weight).max()))
 
@@ -327,7 +322,7 @@ def test_behind_a_layer_that_is_silent_on_calibration_weights_are_rounded_each_b
 def test_kernels_of_folded_pooling_stay_constant_in_blocks():
     torch.manual_seed(0)
     model = nn.Sequential(
-        nn.Conv2d(1, 3, 3), act(), nn.AvgPool2d(2), nn.Conv2d(3, 4, 2), act(), nn.Flatten(), nn.Linear(4, 2)
+        nn.Conv2d(1, 3, 3), act(0.5), nn.AvgPool2d(2), nn.Conv2d(3, 4, 2), act(0.5), nn.Flatten(), nn.Linear(4, 2)
     )
     pixels = np.random.default_rng(0).integers(0, 256, (20, 1, 6, 6), np.uint8)
     synapse = conversion(model, (1, 6, 6), pixels, form(4)).network.populations[1].synapses[0]
@@ -338,6 +333,6 @@ def test_kernels_of_folded_pooling_stay_constant_in_blocks():
 
 def test_a_conversion_gives_the_same_integers_each_time():
     torch.manual_seed(0)
-    model = nn.Sequential(nn.Linear(20, 12), act(), nn.Linear(12, 3))
+    model = nn.Sequential(nn.Linear(20, 12), act(0.5), nn.Linear(12, 3))
     pixels = np.random.default_rng(0).integers(0, 256, (20, 20), np.uint8)
     assert conversion(model, (20,), pixels, form(3)).network == conversion(model, (20,), pixels, form(3)).network

@@ -17,16 +17,13 @@ from nctool.conversion.float_network import Pool
 from nctool.conversion.trace.tracing import trace
 from nctool.errors import NctoolError, RangeError, UnsupportedError
 from nctool.ir.network import ConvGeometry
+from tests.support.torch_models import act
 
 SUPPORTED = (
     "hint: supported are Conv2d, Linear, BatchNorm, AvgPool2d, AdaptiveAvgPool2d, Flatten, Dropout, NoisyQuantReLU, "
     "sums of branches, torch.cat of channels; through nctool.prepare also ReLU and maximum pooling"
 )
 IMAGE = (2, 6, 6)
-
-
-def act(threshold: float = 1.0) -> NoisyQuantReLU:
-    return NoisyQuantReLU(4, threshold)
 
 
 def conv_then(*rest: nn.Module) -> nn.Sequential:

@@ -21,6 +21,11 @@ UNIT_STD = 1 / 127
 """With mean 0, pixels 0 and 255 enter as 0 and 127, and the step of the input is exactly 1."""
 
 
+def act(threshold: float = 1.0) -> NoisyQuantReLU:
+    """Return an activation of four levels."""
+    return NoisyQuantReLU(4, threshold)
+
+
 def converted(model: nn.Module, shape: tuple[int, ...], *, n_steps: int = 4, std: float = UNIT_STD, bits: int = 8):
     pixels = np.random.default_rng(0).integers(0, 256, (16, *shape), np.uint8)
     form = replace(AUTAPSE_FORMAT, weight_bits=bits)
