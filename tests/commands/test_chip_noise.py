@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 from typing import get_args
 
@@ -22,7 +21,7 @@ from nctool_deploy.backends.backend import RealisationName, find_realisation
 from nctool_deploy.netx import read
 from nctool_models import load_recipe, restore_model
 from tests.support.runs import run_command
-from tests.support.small_run import small_data, small_fit, small_recipe
+from tests.support.small_run import epoch_lines, small_data, small_fit, small_recipe
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -30,10 +29,6 @@ CHIP = ("noise.source=chip",)
 AUTAPSE = find_realisation("autapse").form
 TOO_SMALL = replace(AUTAPSE, accumulator_max=1)
 PLAIN = Normalisation((0.0,), (1.0,))
-
-
-def metrics(directory):
-    return [json.loads(line) for line in (directory / "metrics.jsonl").read_text().splitlines()]
 
 
 def integer(model, images, form=AUTAPSE, **options):
@@ -155,7 +150,7 @@ def test_noise_is_that_of_the_network_that_is_exported(tmp_path, realisation, ov
     recipe = small_recipe(*CHIP, *overrides)
     form = replace(find_realisation(realisation).form, weight_bits=recipe.chip.weight_bits)
     result = small_fit(tmp_path, (*CHIP, *overrides), form=form)
-    assert {line["noise_source"] for line in metrics(tmp_path)} == {"chip"}
+    assert {line["noise_source"] for line in epoch_lines(tmp_path)} == {"chip"}
     assert result.ideal_epochs == 0
     exported = nctool.export(tmp_path, tmp_path / "m.net", target="lava")
     network = read(tmp_path / "m.net").network
@@ -164,7 +159,7 @@ def test_noise_is_that_of_the_network_that_is_exported(tmp_path, realisation, ov
     assert nctool.inspect(tmp_path / "m.net").weight_bits == recipe.chip.weight_bits
     held_out = small_data().held_out
     correct = simulate(network, held_out.images.numpy()).logits[:, -1].argmax(axis=1) == held_out.labels.numpy()
-    assert metrics(tmp_path)[result.best_epoch - 1]["validation_accuracy_snn"] == {
+    assert epoch_lines(tmp_path)[result.best_epoch - 1]["validation_accuracy_snn"] == {
         str(recipe.noise.steps): correct.mean()
     }
     restored, encoding = restore_model(load_checkpoint(tmp_path)), image_encoding(small_data().normalisation, recipe)
@@ -208,7 +203,7 @@ def test_where_no_integers_fit_noise_is_that_of_the_float_network(tmp_path):
     result, ideal = small_fit(tmp_path / "chip", CHIP, form=TOO_SMALL), small_fit(tmp_path / "ideal")
     assert (result.ideal_epochs, ideal.ideal_epochs) == (4, 0)
     assert (result.theta, result.sigma) == (ideal.theta, ideal.sigma)
-    assert [line["noise_source"] for line in metrics(tmp_path / "chip")] == ["ideal"] * 4
+    assert [line["noise_source"] for line in epoch_lines(tmp_path / "chip")] == ["ideal"] * 4
 
 
 def test_an_epoch_that_does_not_fit_the_chip_is_not_chosen(tmp_path, monkeypatch):
@@ -222,7 +217,7 @@ def test_an_epoch_that_does_not_fit_the_chip_is_not_chosen(tmp_path, monkeypatch
 
     monkeypatch.setattr(chip, "convert", only_the_second_fits)
     result = small_fit(tmp_path, CHIP, form=AUTAPSE)
-    assert [line["noise_source"] for line in metrics(tmp_path)] == ["ideal", "chip", "ideal", "ideal"]
+    assert [line["noise_source"] for line in epoch_lines(tmp_path)] == ["ideal", "chip", "ideal", "ideal"]
     assert (result.best_epoch, result.ideal_epochs) == (2, 3)
 
 

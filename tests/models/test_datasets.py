@@ -22,15 +22,11 @@ from nctool.training.images.encoding import SpikeTrainEncoding
 from nctool_models import load_dataset, training_data
 from nctool_models.datasets.dataset import stratified_split
 from nctool_models.datasets.load import default_data_dir
-from tests.support.refusals import refused
+from tests.support.datasets import refusal
 
 HINT = (
     "\nhint: the file holds x_train, y_train, x_test, y_test: uint8 images (N, H, W) or (N, H, W, C), whole labels (N,)"
 )
-
-
-def refusal(kind, name, data_dir=None, **options) -> str:
-    return str(refused(kind, load_dataset, str(name), data_dir, **options))
 
 
 # --- digits -----------------------------------------------------------------------------------------------------------

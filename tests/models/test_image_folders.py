@@ -12,7 +12,7 @@ import nctool
 from nctool.errors import FormatError, RangeError, UsageError
 from nctool.running.samples import dataset_samples
 from nctool_models import load_dataset
-from tests.support.refusals import refused
+from tests.support.datasets import refusal
 
 pytestmark = pytest.mark.vision
 
@@ -44,10 +44,6 @@ def tree(tmp_path) -> Path:
     ):
         save(tmp_path / "pets" / split / name / file, picture(number))
     return tmp_path / "pets"
-
-
-def refusal(kind, name, data_dir=None, **options) -> str:
-    return str(refused(kind, load_dataset, str(name), data_dir, **options))
 
 
 # --- trees ------------------------------------------------------------------------------------------------------------

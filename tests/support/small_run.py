@@ -1,5 +1,6 @@
 """A training run that takes a fraction of a second: two classes of 4x4 images told apart by their left half."""
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -61,3 +62,8 @@ def small_fit(
 ) -> TrainResult:
     recipe = small_recipe(*overrides)
     return fit(small_model(recipe), data or small_data(), recipe, directory, **options)
+
+
+def epoch_lines(directory: Path) -> list[dict[str, Any]]:
+    """Return the lines of metrics.jsonl, one for each epoch."""
+    return [json.loads(line) for line in (directory / "metrics.jsonl").read_text().splitlines()]

@@ -1,7 +1,5 @@
 """Fine-tuning: the spiking network itself, at its windows, with rounded weights, from a checkpoint or from nothing."""
 
-import json
-
 import numpy as np
 import pytest
 import torch
@@ -19,14 +17,10 @@ from nctool.training.weight_grid import WeightGrid
 from nctool_deploy.netx import read
 from nctool_models import restore_model
 from tests.support.runs import run_command
-from tests.support.small_run import small_data, small_fit, small_model, small_recipe
+from tests.support.small_run import epoch_lines, small_data, small_fit, small_model, small_recipe
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 FINETUNE = ("training.epochs=2", "finetune.epochs=2", "finetune.steps=[1, 3]")
-
-
-def metrics(directory):
-    return [json.loads(line) for line in (directory / "metrics.jsonl").read_text().splitlines()]
 
 
 def test_logits_are_the_running_mean_of_the_step_wise_network():
@@ -53,7 +47,7 @@ def test_the_loss_is_the_mean_over_the_windows():
 
 def test_the_stages_follow_each_other(tmp_path):
     result = small_fit(tmp_path, FINETUNE)
-    lines = metrics(tmp_path)
+    lines = epoch_lines(tmp_path)
     assert [(line["epoch"], line["stage"]) for line in lines] == [
         (1, "train"), (2, "train"), (3, "finetune"), (4, "finetune"),
     ]  # fmt: skip
@@ -71,7 +65,7 @@ def test_the_checkpoint_holds_the_rounded_weights_of_the_chosen_epoch(tmp_path):
         rows = weight.reshape(1, -1) if name == "fc3" else weight
         assert all(len(torch.unique((row / row.abs().max()).mul(3).round(decimals=3))) <= 7 for row in rows)
     model = restore_model(loaded)
-    chosen = metrics(tmp_path)[result.best_epoch - 1]["validation_accuracy_snn"]
+    chosen = epoch_lines(tmp_path)[result.best_epoch - 1]["validation_accuracy_snn"]
     assert snn_accuracy(model, data.held_out, data.normalisation, (1, 3)) == {int(t): a for t, a in chosen.items()}
 
 
@@ -95,7 +89,7 @@ def test_two_and_two_epochs_equal_four(tmp_path):
 
 def test_direct_training_starts_from_fresh_weights(tmp_path):
     result = small_fit(tmp_path, ["training.epochs=0", "finetune.epochs=6", "finetune.learning_rate=0.05"])
-    assert {line["stage"] for line in metrics(tmp_path)} == {"finetune"}
+    assert {line["stage"] for line in epoch_lines(tmp_path)} == {"finetune"}
     assert result.accuracy_snn["4"] > 0.8
 
 
@@ -160,7 +154,7 @@ def test_a_checkpoint_is_fine_tuned_into_another_folder(digits_run, tmp_path):
     assert report.accuracy_snn["1"] > load_checkpoint(digits_run).results["accuracy_snn"]["1"] - 0.03
     recipe = load_checkpoint(tmp_path / "tuned").recipe
     assert recipe.finetune == FinetuneSettings(epochs=1, steps=(1, 2, 4), weight_bits=4, learning_rate=0.02)
-    assert [line["epoch"] for line in metrics(tmp_path / "tuned")] == [4]
+    assert [line["epoch"] for line in epoch_lines(tmp_path / "tuned")] == [4]
 
 
 def test_an_export_takes_window_and_bits_of_the_fine_tuning(digits_run, tmp_path):

@@ -1,7 +1,6 @@
 """Training: noise, evaluation, selection, determinism, interruption and failure."""
 
 import io
-import json
 import sys
 from dataclasses import replace
 
@@ -27,23 +26,12 @@ from nctool.training.noise import affordable_images
 from nctool.training.optimiser import Optimiser
 from nctool.training.stages import NoisyTraining, Task
 from nctool_models import build_model, load_dataset, load_recipe, restore_model, training_data
-from tests.support.small_run import halves, small_data, small_fit, small_model, small_recipe
+from tests.support.small_run import epoch_lines, halves, small_data, small_fit, small_model, small_recipe
+
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 PLAIN = Normalisation((0.0,), (1.0,))
 RUN_FILES = {"checkpoint.safetensors", "recipe.toml", "metrics.jsonl", "last.safetensors"}
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    """Such small networks are slower on several threads, and much slower on a busy machine."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
-def metrics(directory):
-    return [json.loads(line) for line in (directory / "metrics.jsonl").read_text().splitlines()]
 
 
 def without_time(lines):
@@ -198,7 +186,7 @@ def test_a_run_measures_as_many_held_out_images_as_it_can_afford(tmp_path, monke
     )
     small_fit(tmp_path, ["training.epochs=1"])
     assert seen == [25]
-    assert 0 < metrics(tmp_path)[0]["seconds_noise"] < metrics(tmp_path)[0]["seconds"]
+    assert 0 < epoch_lines(tmp_path)[0]["seconds_noise"] < epoch_lines(tmp_path)[0]["seconds"]
 
 
 def test_spiking_accuracy_by_hand():
@@ -235,7 +223,7 @@ def test_a_run_leaves_its_files_and_numbers(tmp_path):
     assert result.accuracy_ann > 0.8
     assert set(result.theta) == set(result.sigma) == {"act1", "act2"}
     assert result.seconds_per_epoch > 0
-    lines = metrics(tmp_path)
+    lines = epoch_lines(tmp_path)
     assert [line["epoch"] for line in lines] == [1, 2, 3, 4]
     assert list(lines[0]) == [
         "epoch", "stage", "loss", "training_accuracy", "validation_accuracy_ann", "validation_accuracy_snn",
@@ -275,17 +263,17 @@ def test_a_last_batch_of_one_image_is_left_out(tmp_path):
 def test_noise_comes_from_the_first_epoch_on_unless_the_recipe_has_none(tmp_path):
     with_noise = small_fit(tmp_path / "ideal")
     assert with_noise.sigma["act2"] > 0
-    assert metrics(tmp_path / "ideal")[0]["sigma"]["act2"] > 0
+    assert epoch_lines(tmp_path / "ideal")[0]["sigma"]["act2"] > 0
     without = small_fit(tmp_path / "none", ["noise.source=none"])
     assert without.sigma == {"act1": 0.0, "act2": 0.0}
-    assert {value for line in metrics(tmp_path / "none") for value in line["sigma"].values()} == {0.0}
+    assert {value for line in epoch_lines(tmp_path / "none") for value in line["sigma"].values()} == {0.0}
 
 
 def test_the_held_out_images_choose_the_epoch(tmp_path):
     result = small_fit(tmp_path, ["training.epochs=6", "training.learning_rate=0.5"])
-    scores = [(line["validation_accuracy_snn"]["4"], line["validation_accuracy_ann"]) for line in metrics(tmp_path)]
+    scores = [(line["validation_accuracy_snn"]["4"], line["validation_accuracy_ann"]) for line in epoch_lines(tmp_path)]
     assert result.best_epoch == max(range(1, 7), key=lambda epoch: (scores[epoch - 1], epoch))
-    chosen = metrics(tmp_path)[result.best_epoch - 1]
+    chosen = epoch_lines(tmp_path)[result.best_epoch - 1]
     assert result.theta == chosen["theta"]
     assert result.sigma == chosen["sigma"]
     model, data = restore_model(load_checkpoint(tmp_path)), small_data()
@@ -337,7 +325,7 @@ def test_two_and_two_epochs_equal_four(tmp_path):
     small_fit(tmp_path / "parts", AUGMENTED, resume=True)
     whole, parts = ((tmp_path / name / "checkpoint.safetensors").read_bytes() for name in ("whole", "parts"))
     assert whole == parts
-    assert without_time(metrics(tmp_path / "parts")) == without_time(metrics(tmp_path / "whole"))
+    assert without_time(epoch_lines(tmp_path / "parts")) == without_time(epoch_lines(tmp_path / "whole"))
 
 
 def test_a_line_of_an_epoch_that_was_not_completed_is_dropped_on_resume(tmp_path):
@@ -346,7 +334,7 @@ def test_a_line_of_an_epoch_that_was_not_completed_is_dropped_on_resume(tmp_path
     with (tmp_path / "metrics.jsonl").open("a") as file:
         file.write('{"epoch": 3, "lo')
     small_fit(tmp_path, resume=True)
-    assert [line["epoch"] for line in metrics(tmp_path)] == [1, 2, 3, 4]
+    assert [line["epoch"] for line in epoch_lines(tmp_path)] == [1, 2, 3, 4]
 
 
 def test_a_finished_run_resumes_to_the_same_result(tmp_path):
@@ -446,7 +434,7 @@ def test_an_epoch_whose_last_step_spoils_the_weights_is_not_kept(tmp_path):
     with pytest.raises(RangeError) as caught:
         fit(model, small_data(), recipe, tmp_path, progress=spoil)
     assert str(caught.value) == "training diverged: `fc3.weight` is not finite after epoch 2" + HINT
-    assert [line["epoch"] for line in metrics(tmp_path)] == [1]
+    assert [line["epoch"] for line in epoch_lines(tmp_path)] == [1]
     small_fit(tmp_path, resume=True)
     small_fit(tmp_path / "whole")
     name = "checkpoint.safetensors"
