@@ -3,13 +3,11 @@
 from pathlib import Path
 from typing import Any
 
-import pytest
-
 from nctool.errors import NctoolError
 from nctool_models import load_dataset
+from tests.support.refusals import refusal as refusal_of
 
 
 def refusal(kind: type[NctoolError], name: Path | str, data_dir: Path | None = None, **options: Any) -> str:
-    with pytest.raises(kind) as caught:
-        load_dataset(str(name), data_dir, **options)
-    return str(caught.value)
+    """Return what is said of a data set that cannot be loaded."""
+    return refusal_of(kind, load_dataset, str(name), data_dir, **options)
