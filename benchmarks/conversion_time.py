@@ -30,7 +30,7 @@ from torch import nn
 
 from _common import environment, random_pixels, zoo_model
 from nctool.activation.noisy_quant import NoisyQuantReLU
-from nctool.api.exporting import n_known_answers
+from nctool.commands.export import n_known_answers
 from nctool.conversion import Conversion, convert
 from nctool.conversion.fidelity import measure_fidelity
 from nctool.fast.engine import FastEngine

@@ -38,7 +38,7 @@ START = """
 import signal
 for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
     signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
-from nctool.cli import main
+from nctool.commands.application import main
 main()
 """
 """The program of a command that handles signals as at a terminal, however this script was started."""

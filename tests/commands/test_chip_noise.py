@@ -20,7 +20,6 @@ from nctool.training import LabelledImages, Normalisation, chip, image_encoding,
 from nctool_deploy.backends.backend import RealisationName, find_realisation
 from nctool_deploy.netx import read
 from nctool_models import load_recipe, restore_model
-from tests.support.runs import run_command
 from tests.support.small_run import epoch_lines, small_data, small_fit, small_recipe
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -242,7 +241,7 @@ def test_a_recipe_knows_the_realisations_that_there_are():
     assert set(get_args(ChipSettings.model_fields["realisation"].annotation)) == set(get_args(RealisationName))
 
 
-def test_the_command_trains_for_the_chip_of_the_recipe_and_says_where_it_did_not_fit(tmp_path, monkeypatch, capsys):
+def test_the_command_trains_for_the_chip_of_the_recipe_and_says_where_it_did_not_fit(cli, tmp_path, monkeypatch):
     formats = []
 
     def refuse(_model, *, form, **_options):
@@ -252,7 +251,7 @@ def test_the_command_trains_for_the_chip_of_the_recipe_and_says_where_it_did_not
     monkeypatch.setattr(chip, "convert", refuse)
     sets = ("training.epochs=2", *CHIP, "chip.realisation=zero-reset", "chip.weight_bits=4")
     options = [part for each in sets for part in ("--set", each)]
-    done = run_command(capsys, monkeypatch, "train", "digits-mlp", "-o", tmp_path / "run", *options)
+    done = cli("train", "digits-mlp", "-o", tmp_path / "run", *options)
     assert done.code == 0
     assert "noise of 2 epochs is that of the float network: no integers fitted" in done.out
     assert formats == [replace(find_realisation("zero-reset").form, weight_bits=4)] * 2

@@ -14,7 +14,6 @@ from nctool_deploy.cost.report import SplitEnergy, split_energy
 from nctool_deploy.netx import read
 from nctool_deploy.targets.target import Target, find_target, parse_target
 from tests.support.foreign import Draft, dense_layer
-from tests.support.runs import run_command
 
 OWN = """
 name = "small-chip"
@@ -153,8 +152,8 @@ def test_nothing_is_counted_unasked(digits_model: Path) -> None:
     assert nctool.run_sim(digits_model, samples=2).to_json()["cost"] is None
 
 
-def test_the_table(own_model: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    ended = run_command(capsys, monkeypatch, "run-sim", own_model, "--samples", 5, "--cost")
+def test_the_table(cli, own_model: Path) -> None:
+    ended = cli("run-sim", own_model, "--samples", 5, "--cost")
     assert (ended.code, ended.err) == (0, "")
     lines = ended.out.splitlines()
     start = lines.index("cost of a sample for small-chip, autapse: means over 5 samples")
@@ -174,20 +173,16 @@ def test_the_table(own_model: Path, capsys: pytest.CaptureFixture[str], monkeypa
     assert lines[start + 10] == "these figures: measured on a board"
 
 
-def test_targets_are_listed_with_their_figures(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    lines = [line.split() for line in run_command(capsys, monkeypatch, "targets").out.splitlines()]
+def test_targets_are_listed_with_their_figures(cli) -> None:
+    lines = [line.split() for line in cli("targets").out.splitlines()]
     assert ["energy:", "spike", "not", "known", "1.7", "pJ", "not", "known"] in lines
     assert ["time", "of", "a", "step,", "at", "least", "not", "known", "113..465", "ns", "not", "known"] in lines
 
 
-def test_a_target_without_figures_gets_operations_only(
-    digits_model: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    ended = run_command(capsys, monkeypatch, "run-sim", digits_model, "--samples", 5, "--cost")
+def test_a_target_without_figures_gets_operations_only(cli, digits_model: Path) -> None:
+    ended = cli("run-sim", digits_model, "--samples", 5, "--cost")
     assert ended.out.splitlines()[-1] == "energy: target loihi2 has no published figures, so operations only"
-    found = run_command(capsys, monkeypatch, "run-sim", digits_model, "--samples", 5, "--cost", "--json").json["cost"]
+    found = cli("run-sim", digits_model, "--samples", 5, "--cost", "--json").json["cost"]
     assert (found["energy"], found["latency_ns"]) == (None, None)
     assert list(found["populations"]) == ["input", *(p.name for p in read(digits_model).network.populations)]
 

@@ -12,14 +12,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import nctool
-from nctool.api.pareto import best
-from nctool.cli.exploration import LEGEND
+from nctool.commands.explore import LEGEND
 from nctool.errors import UsageError
-from nctool.exporting.settings import Setting, settings
+from nctool.exporting.exploring import Setting, best, settings
 from nctool.fast.engine import FastEngine
 from nctool.ir.inputs import Samples
 from nctool.reference.trace import Trace
-from tests.support.runs import run_command
 
 ALL = ("autapse", "population", "zero-reset")
 SMALL_CHIP = """
@@ -72,10 +70,10 @@ def test_the_settings_asked_for_each_once() -> None:
     ("changed", "text"),
     [
         ({"realisations": ("magic",)}, "unknown realisation `magic`, allowed autapse, population, zero-reset"),
-        ({"realisations": ()}, "realisations: none given, allowed one or more"),
+        ({"realisations": ()}, "backends: none given, allowed one or more"),
         ({"steps": (1, 0)}, "steps: 0 is out of range, allowed 1..1032"),
         ({"steps": (1032, 1033)}, "steps: 1033 is out of range, allowed 1..1032"),
-        ({"units": (65,)}, "units: 65 is out of range, allowed 1..64"),
+        ({"units": (65,)}, "replicas: 65 is out of range, allowed 1..64"),
         ({"weight_bits": (8, 9)}, "weight bits: 9 is out of range, allowed 2..8"),
         ({"weight_bits": ()}, "weight bits: none given, allowed one or more"),
     ],
@@ -91,16 +89,16 @@ def test_settings_that_are_refused(changed: dict[str, tuple[int, ...]], text: st
 
 
 @pytest.mark.parametrize(
-    ("realisation", "units", "steps", "coding"),
+    ("backend", "replicas", "steps", "coding"),
     [("autapse", 2, 2, None), ("autapse", 1, 2, "rate"), ("population", 4, 1, None), ("zero-reset", 1, 3, None)],
 )
 def test_a_row_is_what_exporting_and_running_give(
-    digits_run: Path, tmp_path: Path, realisation: str, units: int, steps: int, coding: str | None
+    digits_run: Path, tmp_path: Path, backend: str, replicas: int, steps: int, coding: str | None
 ) -> None:
     report = nctool.explore(
         digits_run,
-        realisations=[realisation],
-        units=[units],
+        backends=[backend],
+        replicas=[replicas],
         steps=[steps],
         weight_bits=[5],
         input=coding,
@@ -109,15 +107,15 @@ def test_a_row_is_what_exporting_and_running_give(
     exported = nctool.export(
         digits_run,
         tmp_path / "model.net",
-        realisation=realisation,
-        units=units,
+        backend=backend,
+        replicas=replicas,
         steps=steps,
         weight_bits=5,
         input=coding,
     )
     ran = nctool.run_sim(exported.path, samples=60, cost=True)
     (row,) = report.rows
-    assert row.setting == Setting(realisation, units, steps, 5)
+    assert row.setting == Setting(backend, replicas, steps, 5)
     assert (row.refusal, row.pareto) == (None, True)
     assert row.measured is not None
     assert row.measured.accuracy == ran.accuracy[str(steps)]
@@ -128,7 +126,7 @@ def test_a_row_is_what_exporting_and_running_give(
 
 
 def test_what_does_not_fit_is_a_row_with_the_reason(digits_run: Path, small_chip: Path) -> None:
-    options = {"realisations": ["autapse"], "units": [1, 2], "steps": [1], "weight_bits": [8], "samples": 20}
+    options = {"backends": ["autapse"], "replicas": [1, 2], "steps": [1], "weight_bits": [8], "samples": 20}
     one, two = nctool.explore(digits_run, target=small_chip, **options).rows
     assert one.measured is not None
     assert (one.measured.cores, one.pareto) == (3, True)
@@ -143,7 +141,7 @@ def test_an_overflow_is_a_row_with_the_reason(digits_run: Path, monkeypatch: pyt
         def traces(self, samples: Samples) -> Iterator[Trace]:
             return (replace(trace, overflows={"conv1": 2, "fc1": 1}) for trace in super().traces(samples))
 
-    monkeypatch.setattr("nctool.api.exploring.FastEngine", Overflowing)
+    monkeypatch.setattr("nctool.exporting.exploring.FastEngine", Overflowing)
     (row,) = nctool.explore(digits_run, realisations=["autapse"], units=[1], steps=[1], weight_bits=[8], samples=1).rows
     assert row.measured is None
     assert row.refusal == "network: 3 accumulated inputs left the accumulator (rule O1), allowed 0"
@@ -219,15 +217,13 @@ def test_plots_that_are_refused_before_the_work(
 # --- the command ----------------------------------------------------------
 
 
-def test_the_table_and_the_json(
-    digits_run: Path, small_chip: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    options = ["--steps", "1", "--units", "1, 2", "--weight-bits", "8", "--realisations", "autapse", "--samples", 20]
+def test_the_table_and_the_json(cli, digits_run: Path, small_chip: Path) -> None:
+    options = ["--steps", "1", "--replicas", "1, 2", "--weight-bits", "8", "--backends", "autapse", "--samples", 20]
     command = ["explore", digits_run, "--target", small_chip, *options]
-    shown = run_command(capsys, monkeypatch, *command)
+    shown = cli(*command)
     assert (shown.code, shown.err) == (0, "")
     title, header, row, refusal, *notes = shown.out.splitlines()
-    assert title == f"{digits_run}: digits/test, 20 samples, target small-chip, realisation autapse, cores 3"
+    assert title == f"{digits_run}: digits/test, 20 samples, target small-chip, backend autapse, cores 3"
     assert header.split() == [
         "K", "T", "bits", "accuracy", "latency", "every", "neurons", "spikes", "operations", "active", "idle",
     ]  # fmt: skip
@@ -239,9 +235,10 @@ def test_the_table_and_the_json(
     assert tuple(notes[:3]) == LEGEND
     assert notes[3] == "energy of a sample, by cause; made up"
 
-    found = run_command(capsys, monkeypatch, *command, "--json").json
+    found = cli(*command, "--json").json
     first, second = found["rows"]
-    assert first["setting"] == {"realisation": "autapse", "units": 1, "steps": 1, "weight_bits": 8}
+    names = {"backend": "autapse", "realisation": "autapse", "replicas": 1, "units": 1}
+    assert first["setting"] == {**names, "steps": 1, "weight_bits": 8}
     energy = first["measured"]["cost"]["energy"]
     names = ("synaptic_operations", "active_updates", "idle_updates", "spikes", "total")
     *parts, total = [energy[f"{name}_pj"] for name in names]
@@ -255,7 +252,7 @@ def test_the_table_and_the_json(
     ("option", "text", "error"),
     [
         ("--steps", "1;2", "error: steps: got `1;2`, allowed whole numbers with commas between them\n"),
-        ("--units", ",", "error: units: got `,`, allowed whole numbers with commas between them\n"),
+        ("--replicas", ",", "error: replicas: got `,`, allowed whole numbers with commas between them\n"),
         ("--weight-bits", "-4", "error: weight bits: got `-4`, allowed whole numbers with commas between them\n"),
         ("--input", "direct", "error: unknown input encoding `direct`, allowed graded, rate\n"),
         (
@@ -270,13 +267,6 @@ def test_the_table_and_the_json(
         ),
     ],
 )
-def test_options_that_are_refused(
-    digits_run: Path,
-    capsys: pytest.CaptureFixture[str],
-    monkeypatch: pytest.MonkeyPatch,
-    option: str,
-    text: str,
-    error: str,
-) -> None:
-    ended = run_command(capsys, monkeypatch, "explore", digits_run, option, text)
+def test_options_that_are_refused(cli, digits_run: Path, option: str, text: str, error: str) -> None:
+    ended = cli("explore", digits_run, option, text)
     assert (ended.code, ended.out, ended.err) == (2, "", error)

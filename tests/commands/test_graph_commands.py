@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -11,22 +9,16 @@ import pytest
 import torch
 from torch import nn
 
-import nctool as package
+import nctool
 from nctool.activation.noisy_quant import NoisyQuantReLU
 from nctool.reference.simulate import simulate
 from nctool_deploy.netx import read
 from tests.support.networks import random_pixels, write_network
-from tests.support.runs import Finished, run_command
 from tests.support.torch_models import converted
 
 SIDE = 5
 PLACES = [SIDE * SIDE, 9, 4]
 """Positions of the image in each stage of the residual network."""
-
-
-@pytest.fixture
-def nctool(capsys, monkeypatch) -> Callable[..., Finished]:
-    return partial(run_command, capsys, monkeypatch)
 
 
 @pytest.fixture(scope="module")
@@ -37,13 +29,13 @@ def resnet(tmp_path_factory: pytest.TempPathFactory) -> Path:
     np.savez(folder / "tiny.npz", x_train=images, y_train=labels, x_test=images[:9], y_test=labels[:9])
     settings = {"data.name": folder / "tiny.npz", "training.epochs": 1, "training.batch_size": 54, "noise.steps": 3}
     settings["activation.threshold_init"] = 0.25  # so that all layers fire
-    package.train("cifar10-resnet8", folder, overrides=settings)
-    package.export(folder, folder / "model.net", target="loihi2", chips=2)
+    nctool.train("cifar10-resnet8", folder, overrides=settings)
+    nctool.export(folder, folder / "model.net", target="loihi2", chips=2)
     return folder / "model.net"
 
 
-def test_inspect_shows_each_branch(nctool, resnet: Path) -> None:
-    report = nctool("inspect", resnet, "--json").json
+def test_inspect_shows_each_branch(cli, resnet: Path) -> None:
+    report = cli("inspect", resnet, "--json").json
     layers = {layer["name"]: layer for layer in report["layers"]}
     branches = {
         name: [(branch["source"], branch["kind"], branch["delay"]) for branch in layer["branches"]]
@@ -69,8 +61,8 @@ def test_inspect_shows_each_branch(nctool, resnet: Path) -> None:
     assert report["cores"] > 0
 
 
-def test_inspect_prints_the_branches_of_a_sum_under_it(nctool, resnet: Path) -> None:
-    lines = nctool("inspect", resnet).out.splitlines()
+def test_inspect_prints_the_branches_of_a_sum_under_it(cli, resnet: Path) -> None:
+    lines = cli("inspect", resnet).out.splitlines()
     below = lines.index(next(line for line in lines if line.startswith("block2.conv2")))
     one, other = (" ".join(line.split()) for line in lines[below + 1 : below + 3])
     assert one.startswith(f"+ block2.conv1 conv {32 * 32 * 9 * PLACES[1]:,} ")
@@ -80,8 +72,8 @@ def test_inspect_prints_the_branches_of_a_sum_under_it(nctool, resnet: Path) -> 
 
 
 @pytest.mark.lava
-def test_a_residual_network_is_equal_on_three_engines(nctool, resnet: Path) -> None:
-    ended = nctool("verify", resnet, "--engines", "reference,fast,lava", "--samples", 3)
+def test_a_residual_network_is_equal_on_three_engines(cli, resnet: Path) -> None:
+    ended = cli("verify", resnet, "--engines", "reference,fast,lava", "--samples", 3)
     assert (ended.code, ended.err) == (0, "")
     assert ended.out.startswith("EQUAL, bit for bit: file = reference = fast = lava\n")
     known = read(resnet).known_answers.trace
@@ -112,7 +104,7 @@ def test_a_torch_module_with_skips_is_verified_on_three_engines(tmp_path: Path) 
     path = write_network(network, tmp_path / "model.net", pixels)
     assert read(path).network == network
     np.save(tmp_path / "pixels.npy", pixels)
-    report = package.verify(path, engines=["reference", "fast", "lava"], input=tmp_path / "pixels.npy")
+    report = nctool.verify(path, engines=["reference", "fast", "lava"], input=tmp_path / "pixels.npy")
     assert report.equal
     assert report.samples == 5
     assert all(0 < spikes.mean() < 1 for spikes in simulate(network, pixels).spikes.values())

@@ -9,7 +9,6 @@ import nctool
 from nctool.errors import FormatError, UsageError
 from nctool.figures import history as history_figure
 from nctool.training.metrics import read_metrics
-from tests.support.runs import run_command
 from tests.support.small_run import small_fit
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -22,14 +21,14 @@ def run(tmp_path_factory):
     return folder
 
 
-def test_the_report_is_metrics_jsonl(run, capsys, monkeypatch):
+def test_the_report_is_metrics_jsonl(cli, run):
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     assert nctool.history(run).to_json() == {"path": str(run), "epochs": lines}
-    assert run_command(capsys, monkeypatch, "history", run, "--json").json["epochs"] == lines
+    assert cli("history", run, "--json").json["epochs"] == lines
 
 
-def test_the_table_has_a_row_for_each_epoch(run, capsys, monkeypatch):
-    ended = run_command(capsys, monkeypatch, "history", run)
+def test_the_table_has_a_row_for_each_epoch(cli, run):
+    ended = cli("history", run)
     rows = [line.split() for line in ended.out.splitlines()[2:]]
     epochs = read_metrics(run)
     assert [row[:4] for row in rows] == [
@@ -53,7 +52,7 @@ def test_a_figure_has_the_same_bytes_each_time(run, tmp_path, suffix, start):
 
 
 def test_accuracies_are_by_windows_in_order_and_missing_where_a_stage_has_none(run):
-    curves = history_figure._accuracies(read_metrics(run))
+    curves = history_figure.accuracies(read_metrics(run))
     names = ["training", "held out, ANN", "held out, SNN T=1", "held out, SNN T=3", "held out, SNN T=4"]
     assert list(curves) == names
     assert [value is None for value in curves["held out, SNN T=1"]] == [True, True, False, False]

@@ -16,7 +16,6 @@ from nctool.errors import RecipeError, UsageError
 from nctool.recipe.schema import read_recipe
 from nctool.training import load_checkpoint
 from tests.support.refusals import refusal
-from tests.support.runs import run_command
 
 RECIPE = "digits-mlp"
 SHORT = {"training.epochs": 3}
@@ -170,9 +169,9 @@ def test_a_network_of_your_own_must_be_given_again(run, tmp_path):
 
 
 @pytest.mark.parametrize("command", [["export", "-o", "m.net"], ["finetune", "-o", "tuned"], ["explore"]])
-def test_the_commands_say_where_to_give_it(run, tmp_path, capsys, monkeypatch, command):
+def test_the_commands_say_where_to_give_it(cli, run, tmp_path, monkeypatch, command):
     monkeypatch.chdir(tmp_path)
-    ended = run_command(capsys, monkeypatch, command[0], run, *command[1:])
+    ended = cli(command[0], run, *command[1:])
     assert ended.code == 2
     assert ended.err.endswith(f"{FROM_PYTHON}\n")
 

@@ -8,10 +8,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 import nctool
 from nctool.errors import UsageError
 from nctool.figures.tensorboard import with_events
-from nctool.progress import no_progress
-from nctool.training import no_report
+from nctool.progress import no_progress, no_report
 from nctool.training.metrics import read_metrics
-from tests.support.runs import run_command
 from tests.support.small_run import small_fit
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -59,11 +57,11 @@ def test_a_resumed_run_goes_on_with_its_curves(tmp_path):
     assert curves(tmp_path)["loss"] == expected(tmp_path, lambda line: line.loss)
 
 
-def test_the_commands_take_the_option(digits_run, tmp_path, capsys, monkeypatch):
+def test_the_commands_take_the_option(cli, digits_run, tmp_path):
     for command in (["train", "digits-mlp", "--set", "training.epochs=1"], ["finetune", digits_run]):
         run = tmp_path / command[0]
         options = ["--set", "finetune.epochs=1"] if command[0] == "finetune" else []
-        assert run_command(capsys, monkeypatch, *command, *options, "-o", run, "--tensorboard").code == 0
+        assert cli(*command, *options, "-o", run, "--tensorboard").code == 0
         assert len(curves(run)["loss"]) == 1
 
 

@@ -16,8 +16,8 @@ import torch
 from torch import Tensor, nn
 
 import nctool
-from nctool.cli import main
-from nctool.cli.tables import print_rows
+from nctool.commands.application import main
+from nctool.commands.tables import print_rows
 from nctool.progress import progress_bar
 
 TO_COPY = ("next: ", "wrote ")

@@ -93,8 +93,8 @@ def test_traces_up_to_the_bound_are_kept_and_larger_ones_refused(monkeypatch: py
 def test_run_sim_refuses_such_a_name_too(name, digits_model, tmp_path, monkeypatch) -> None:
     """Before anything runs."""
     content = replace(read(digits_model), network=two_layers(name))
-    monkeypatch.setattr("nctool.api.running.open_model", lambda *_, **__: content)
-    monkeypatch.setattr("nctool.api.running.choose_samples", lambda *_: pytest.fail("it went on"))
+    monkeypatch.setattr("nctool.running.model_file.open_model", lambda *_, **__: content)
+    monkeypatch.setattr("nctool.running.samples.choose_samples", lambda *_: pytest.fail("it went on"))
     with pytest.raises(UnsupportedError) as caught:
         nctool.run_sim(digits_model, samples=1, output=tmp_path / "out.npz")
     assert str(caught.value) == (

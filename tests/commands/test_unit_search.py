@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from nctool.api import export
+from nctool import export
 from nctool.errors import NctoolError, RangeError, UsageError
 from nctool.exporting.unit_search import Budget, Trial, spend
 from nctool_deploy.netx import read
@@ -65,8 +65,8 @@ def test_progress_is_what_is_spent_of_the_scarcer():
 @pytest.mark.parametrize(
     ("budget", "text"),
     [
-        (Budget(max_neurons=119), "units: one for each activation takes 120 neurons, allowed 119"),
-        (Budget(max_cores=1), "units: one for each activation takes 2 cores, allowed 1"),
+        (Budget(max_neurons=119), "replicas: one for each activation takes 120 neurons, allowed 119"),
+        (Budget(max_cores=1), "replicas: one for each activation takes 2 cores, allowed 1"),
     ],
 )
 def test_a_budget_that_is_too_small(budget, text):
@@ -79,14 +79,14 @@ def test_a_budget_that_is_too_small(budget, text):
 @pytest.mark.parametrize(
     ("options", "text"),
     [
-        ({"units": "auto"}, "units: `auto` needs a budget\nhint: give max_cores=N or max_neurons=N"),
+        ({"units": "auto"}, "replicas: `auto` needs a budget\nhint: give max_cores=N or max_neurons=N"),
         ({"units": "auto", "max_cores": 0}, "max_cores: 0 is out of range, allowed >= 1"),
         (
             {"units": "auto", "max_cores": 3, "max_neurons": 5000, "target": "lava"},
             "max_cores: target `lava` does not limit a core, so no network takes any\n"
             'hint: give max_neurons=N, or target="loihi2"',
         ),
-        ({"units": 2, "max_cores": 3}, 'max_neurons and max_cores: allowed with units="auto" only'),
+        ({"units": 2, "max_cores": 3}, 'max_neurons and max_cores: allowed with replicas="auto" only'),
     ],
 )
 def test_budgets_that_are_refused(digits_run, tmp_path, options, text):
@@ -122,7 +122,7 @@ def test_a_trained_network_within_a_budget(digits_run, tmp_path):
         ),
         (
             {"realisation": "population", "steps": 2},
-            'steps: 2, realisation `population` allows 1\nhint: leave out steps, or export with realisation="autapse"',
+            'steps: 2, backend `population` allows 1\nhint: leave out steps, or export with backend="autapse"',
         ),
     ],
 )

@@ -24,6 +24,7 @@ from nctool.verification.divergence import first_divergence
 from nctool_deploy.lava import engine
 from nctool_deploy.netx import read
 from nctool_deploy.netx.metadata import group_digest
+from tests.support.runs import assert_error
 
 LAYERS = ("conv1", "conv2", "fc1", "fc2")
 
@@ -376,3 +377,118 @@ def test_an_engine_that_cannot_count_overflows_is_not_said_to_have_none(
     monkeypatch.setitem(ENGINES, "lava", lambda job: iter([replace(simulate(job.network, job.pixels), overflows={})]))
     (check,) = (c for c in nctool.verify(digits_model, engines=["lava"]).checks if c.group == "overflow")
     assert (check.name, check.outcome, check.text) == ("lava", "not run", "no engine that was run counts them")
+
+
+# --- the command ------------------------------------------------------------------------------------------------------
+
+
+def test_verify_exits_1_on_a_difference(cli, digits_model: Path, tmp_path: Path) -> None:
+    path = tmp_path / "changed.net"
+    shutil.copy(digits_model, path)
+    with h5py.File(path, "r+") as file:
+        file["layer/1/weight"][...] = -file["layer/1/weight"][...]
+    ended = cli("verify", path, "--engines", "reference")
+    assert ended.code == 1
+    assert "DIFFERENT" in ended.out
+    assert "first divergence: layer `conv1`, sample 0, step 1, neuron (" in ended.out
+    divergence = cli("verify", path, "--engines", "reference", "--json").json["first_divergence"]
+    assert {"layer", "sample", "step", "neuron", "expected", "actual"} <= set(divergence)
+
+
+def test_verify_shows_what_drove_the_neuron_and_how_much_differs(cli, digits_model: Path, tmp_path: Path) -> None:
+    path = tmp_path / "changed.net"
+    shutil.copy(digits_model, path)
+    with h5py.File(path, "r+") as file:
+        file["layer/2/weight"][...] = -file["layer/2/weight"][...]
+    ended = cli("verify", path, "--engines", "reference,fast")
+    lines = ended.out.splitlines()
+    assert lines[0] == "DIFFERENT: file ≠ reference"
+    assert lines[2:4] == [
+        "layer `conv2` is not what was exported: its digest differs",
+        "not run: reference = fast: the file is not what was exported",
+    ]
+    assert lines[4].startswith("first divergence: layer `conv2`, sample 0, step 1, neuron (")
+    assert lines[5].startswith("the neuron: integrate-and-fire, threshold ")
+    assert lines[6] == "its window, potentials before fire:"
+    assert " ".join(lines[7].split()) == ("step drive potential file spike file potential reference spike reference")
+    assert "not kept" in lines[8]
+    assert lines[9].startswith("by the rules it is ") and lines[9].endswith(", as in `reference`")
+    assert lines[10].endswith(" inputs were active at step 1, largest first; both sides agree on all of them:")
+    assert lines[11].split()[:4] == ["source", "neuron", "value", "weight"]
+    assert "`file` ≠ `reference` on 16 samples:" in lines
+    last = {line.split()[0] for line in lines[lines.index("`file` ≠ `reference` on 16 samples:") + 2 :]}
+    assert {"conv1", "conv2", "fc1", "fc2"} <= last
+
+
+def test_verify_names_the_engines_that_differ(cli, digits_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from dataclasses import replace
+
+    from nctool.reference.simulate import simulate
+    from nctool.running.engines import ENGINES
+
+    def higher(job):
+        trace = simulate(job.network, job.pixels)
+        return iter([replace(trace, logits=trace.logits + 1000 * (np.arange(10) == 3))])
+
+    monkeypatch.setitem(ENGINES, "lava", higher)
+    out = cli("verify", digits_model, "--samples", 16).out
+    assert out.startswith("DIFFERENT: reference ≠ lava\n16 samples, ")
+    assert "first divergence: layer `fc2`, sample 0, step 1, neuron (3,): logit is " in out
+    assert "by 512..1023: 64; " in out and " predictions change" in out
+
+
+def test_verify_writes_its_files_when_engines_differ_too(cli, digits_model: Path, tmp_path: Path) -> None:
+    path = tmp_path / "changed.net"
+    shutil.copy(digits_model, path)
+    with h5py.File(path, "r+") as file:
+        file["layer/1/weight"][...] = -file["layer/1/weight"][...]
+    options = ["--junit", tmp_path / "out.xml", "--layers", tmp_path / "traces.npz"]
+    assert cli("verify", path, "--engines", "reference", *options).code == 1
+    assert b"<failure " in (tmp_path / "out.xml").read_bytes()
+    assert np.load(tmp_path / "traces.npz")["engines"].tolist() == ["file", "reference"]
+
+
+@pytest.mark.parametrize("option", ["--junit", "--layers"])
+def test_outputs_of_verify_that_cannot_be_written_are_refused_before_the_run(
+    cli, digits_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, option: str
+) -> None:
+    def run(*_: object) -> None:
+        raise AssertionError("an engine ran")
+
+    monkeypatch.setattr("nctool.verification.compare.compare_known_answers", run)
+    hint = f"hint: choose another place with {option}, or make the folder and give yourself the right to write there\n"
+    (tmp_path / "file").touch()
+    for path, reason in [
+        (tmp_path / "no" / "out", "no such file or directory"),
+        (tmp_path / "file" / "out", "not a directory"),
+        (tmp_path, "is a directory"),
+        (Path("/dev/null"), "it is a device, a pipe or a socket"),
+    ]:
+        ended = cli("verify", digits_model, option, path)
+        assert_error(ended, 2, f"error: cannot write `{path}`: {reason}\n{hint}")
+    assert [each.name for each in tmp_path.iterdir()] == ["file"]
+
+
+def test_outputs_of_verify_overwrite_neither_an_input_nor_each_other(cli, digits_model: Path, tmp_path: Path) -> None:
+    path, hint = tmp_path / "out", "hint: give it a file of its own\n"
+    for options, text in [
+        (["--junit", digits_model], f"--junit: `{digits_model}` is the model"),
+        (["--layers", path, "--dataset", path], f"--layers: `{path}` is the data set"),
+        (["--layers", path, "--junit", path], f"--junit: `{path}` is the file of --layers"),
+    ]:
+        assert_error(cli("verify", digits_model, *options), 2, f"error: {text}\n{hint}")
+    assert not list(tmp_path.iterdir())
+
+
+def test_traces_that_are_too_large_are_refused_before_the_run(
+    cli, digits_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("nctool.verification.trace_file.MAX_BYTES", 10**6)
+    ended = cli("verify", digits_model, "--engines", "reference,fast", "--layers", tmp_path / "traces.npz")
+    assert_error(
+        ended,
+        2,
+        "error: --layers: the traces of 16 samples in 2 engines take 2,023,424 bytes, allowed 1,000,000\n"
+        "hint: give --samples 7, or fewer engines\n",
+    )
+    assert not list(tmp_path.iterdir())

@@ -10,7 +10,6 @@ from hypothesis import strategies as st
 from torch import nn
 
 from nctool.activation.noisy_quant import NoisyQuantReLU
-from nctool.cli.lists import parse_units
 from nctool.conversion import convert
 from nctool.conversion.float_network import map_synapses
 from nctool.conversion.folding import fold_pooling
@@ -174,26 +173,3 @@ def test_units_that_are_refused(units, text):
     with pytest.raises(UsageError) as caught:
         units_by_name(trace(model(), (2, 8, 8)), units)
     assert str(caught.value) == text
-
-
-@pytest.mark.parametrize(
-    ("text", "units"),
-    [
-        (None, None),
-        ("auto", "auto"),
-        ("4", 4),
-        ("conv1=4", {"conv1": 4}),
-        ("a=1, b.c=20", {"a": 1, "b.c": 20}),
-    ],
-)
-def test_the_text_of_units(text, units):
-    assert parse_units(text) == units
-
-
-@pytest.mark.parametrize("text", ["", "x", "-1", "1.5", "a=", "=3", "a=1,", "a=1,a=2", "4,4", "a=b", "4 4"])
-def test_text_that_is_no_units(text):
-    with pytest.raises(UsageError) as caught:
-        parse_units(text)
-    assert str(caught.value) == (
-        f"units: got `{text}`, allowed a number K, LAYER=K,LAYER=K with each layer once, or auto"
-    )

@@ -211,7 +211,7 @@ def test_the_command_writes_a_line_for_each_epoch_and_says_how_to_go_on(tmp_path
     def stop(self, metrics, n_epochs):
         signal.raise_signal(signal.SIGTERM)
 
-    monkeypatch.setattr("nctool.cli.epochs._Lines.__call__", stop)
+    monkeypatch.setattr("nctool.commands.command.EpochLines.__call__", stop)
     ended = run_command(capsys, monkeypatch, *command, "--overwrite")
     assert (ended.code, ended.out) == (143, "")
     assert ended.err == (

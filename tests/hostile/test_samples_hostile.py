@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nctool.api import ForeignOptions, run_sim, verify
+from nctool import run_sim, verify
 from nctool.errors import FormatError, NctoolError, RangeError, UsageError
 from nctool.image_arrays import channels_first
 from nctool.ir.bounds import prove, with_bounds
@@ -22,6 +22,7 @@ from nctool.reference.simulate import simulate
 from nctool.reference.trace import Trace
 from nctool.running.arrays import load_array, load_labels
 from nctool.running.engines import ENGINES
+from nctool_deploy.foreign import ForeignOptions
 from nctool_models import load_dataset
 from tests.support.foreign import Draft, dense_layer, input_block
 from tests.support.networks import dense, fire, read_out, signed_input, write_network

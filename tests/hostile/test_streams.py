@@ -12,7 +12,7 @@ from pathlib import Path
 import h5py
 import pytest
 
-from nctool.cli import application
+from nctool.commands import application
 from nctool.errors import Interrupted, NctoolError, RangeError
 from tests.support.runs import run_command
 
@@ -84,7 +84,7 @@ def test_a_file_never_gets_the_number_of_a_standard_stream(tmp_path: Path) -> No
     """Else what a library prints would go into it. Coverage is not measured: it would take the first numbers."""
     script = f"""
 import os, sys
-from nctool.cli.streams import lossy_stderr
+from nctool.commands.streams import lossy_stderr
 with lossy_stderr(), open({str(tmp_path / "file")!r}, "w") as file:
     os.write(1, b"x"), os.write(2, b"y"), print("talk", file=sys.stderr)
     sys.exit(file.fileno())
@@ -104,10 +104,10 @@ def test_no_error_has_the_exit_code_of_a_difference() -> None:
 
 
 def test_a_bug_has_its_exit_code_with_a_traceback_too(capsys, monkeypatch, tmp_path: Path) -> None:
-    def broken(*_: object) -> None:
+    def broken(*_: object, **__: object) -> None:
         raise ZeroDivisionError("boom")
 
-    monkeypatch.setattr("nctool.api.inspect", broken)
+    monkeypatch.setattr("nctool.running.model_file.open_model", broken)
     monkeypatch.setenv(application.DEBUG, "1")
     ended = run_command(capsys, monkeypatch, "inspect", tmp_path)
     assert ended.code == 70
@@ -130,11 +130,10 @@ def test_what_ended_a_command_is_said_where_stdout_is_full_too(
         sys.stdout.write("an answer")
         raise failure
 
-    monkeypatch.setattr(application, "_run_command", fail)
     with Path("/dev/full").open("w", encoding="utf-8") as full:
         monkeypatch.setattr("sys.stdout", full)
         with pytest.raises(SystemExit) as ended:
-            application.main()
+            application.main(fail)
     assert ended.value.code == code
     assert capsys.readouterr().err.startswith(text)
 
@@ -150,7 +149,7 @@ for number in (signal.SIGTERM, signal.SIGHUP):
 
 WAITING = """
 import sys, time
-from nctool.cli import application
+from nctool.commands import application
 
 def wait():
     try:
@@ -164,8 +163,7 @@ def wait():
         sys.stdin.readline()
         sys.__stdout__.write("taken back\\n")
 
-application._run_command = wait
-application.main()
+application.main(wait)
 """
 
 

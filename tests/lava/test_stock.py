@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from hypothesis import assume, given
 
-from nctool.api import export, verify
+from nctool import export, verify
 from nctool.errors import FormatError, RangeError, UnsupportedError
 from nctool.ir.bounds import prove, with_bounds
 from nctool.ir.network import Bound, InputEncoding, IntegerInput, IntegrateFire, IntNetwork, Readout

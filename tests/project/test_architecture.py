@@ -62,7 +62,8 @@ def heavy_modules_after(code: str) -> set[str]:
     "code",
     [
         "import nctool",
-        "from nctool.cli import main; import sys; sys.argv = ['nctool', '--help']; main()",
+        "from nctool.commands.application import main; import sys; sys.argv = ['nctool', '--help']; main()",
+        "from nctool.commands.application import main; import sys; sys.argv = ['nctool', 'export', '--help']; main()",
         "import nctool.ir.network, nctool.recipe.schema",
         "import nctool.reference.simulate",
         "import nctool_deploy",
@@ -119,7 +120,7 @@ def test_the_wheel_installs_the_command(wheel):
     entry_points = ConfigParser()
     with ZipFile(wheel) as archive:
         entry_points.read_string(archive.read("nctool-0.1.0.dist-info/entry_points.txt").decode())
-    assert dict(entry_points["console_scripts"]) == {"nctool": "nctool.cli:main"}
+    assert dict(entry_points["console_scripts"]) == {"nctool": "nctool.commands.application:main"}
 
 
 def test_every_slow_test_is_there() -> None:

@@ -13,7 +13,7 @@ import typer.main
 from pydantic.fields import FieldInfo
 
 import nctool
-from nctool.cli.application import app
+from nctool.commands.application import app
 from nctool.recipe.schema import Recipe
 from nctool.toml import literal, tables_of, tags_of
 from nctool_models import list_recipes

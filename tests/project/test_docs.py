@@ -26,7 +26,7 @@ from torch import nn
 
 import nctool
 from nctool.activation.noisy_quant import activations
-from nctool.cli.application import app
+from nctool.commands.application import app
 from nctool.recipe.schema import parse_recipe
 from nctool.reference.simulate import simulate
 from nctool.reference.trace import Trace

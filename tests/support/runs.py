@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 import nctool
-from nctool.cli import main
+from nctool.commands.application import main
 
 SHORT = {"training.epochs": 3}
 
@@ -39,6 +39,11 @@ def run_command(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPa
         main()
     captured = capsys.readouterr()
     return Finished(int(ended.value.code or 0), captured.out, captured.err)
+
+
+def assert_error(ended: Finished, code: int, text: str) -> None:
+    """A command ended with this exit code, and said this on stderr alone."""
+    assert (ended.code, ended.out, ended.err) == (code, "", text)
 
 
 def train_short(folder: Path, recipe: str) -> Path:

@@ -10,7 +10,7 @@ from torch import nn
 
 from nctool.recipe.overrides import parse_overrides
 from nctool.recipe.schema import Recipe, parse_recipe
-from nctool.training import LabelledImages, Normalisation, TrainingData, TrainResult, fit
+from nctool.training import LabelledImages, Normalisation, TrainingData, TrainReport, fit
 from nctool_models import build_model
 
 TEXT = """
@@ -59,7 +59,7 @@ def small_model(recipe: Recipe) -> nn.Sequential:
 
 def small_fit(
     directory: Path, overrides: Sequence[str] = (), *, data: TrainingData | None = None, **options: Any
-) -> TrainResult:
+) -> TrainReport:
     recipe = small_recipe(*overrides)
     return fit(small_model(recipe), data or small_data(), recipe, directory, **options)
 

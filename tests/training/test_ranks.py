@@ -30,7 +30,7 @@ BOTH_STAGES = (
 SCRIPT = """
 import sys
 from pathlib import Path
-from nctool.cli.application import app, main
+from nctool.commands.application import app, main
 from nctool.errors import RangeError
 from nctool.torchrun import rank_and_size
 from nctool.training import optimiser

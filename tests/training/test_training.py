@@ -218,7 +218,7 @@ def test_a_run_leaves_its_files_and_numbers(tmp_path):
     seen = []
     result = small_fit(tmp_path, progress=lambda done, total, message="": seen.append((done, total, message)))
     assert {path.name for path in tmp_path.iterdir()} == RUN_FILES
-    assert result.path == tmp_path / "checkpoint.safetensors"
+    assert result.path == tmp_path
     assert list(result.accuracy_snn) == ["1", "2", "4", "8", "16"]
     assert result.accuracy_ann > 0.8
     assert set(result.theta) == set(result.sigma) == {"act1", "act2"}

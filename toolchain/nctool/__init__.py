@@ -6,10 +6,19 @@ They are loaded when first used: importing `nctool` loads neither torch nor Lava
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from nctool.api import explore, export, finetune, history, inspect, prepare, run_sim, train, verify
+    from nctool.commands.explore import explore
+    from nctool.commands.export import export
+    from nctool.commands.finetune import finetune
+    from nctool.commands.history import history
+    from nctool.commands.inspect import inspect
+    from nctool.commands.run_sim import run_sim
+    from nctool.commands.train import train
+    from nctool.commands.verify import verify
+    from nctool.conversion.trace.prepare import prepare
 
 __all__ = ["explore", "export", "finetune", "history", "inspect", "prepare", "run_sim", "train", "verify"]
 
@@ -17,9 +26,9 @@ __all__ = ["explore", "export", "finetune", "history", "inspect", "prepare", "ru
 def __getattr__(name: str) -> Any:
     if name not in __all__:
         raise AttributeError(f"module `nctool` has no attribute `{name}`")
-    from nctool import api
-
-    return getattr(api, name)
+    import_module("nctool.commands")  # all of them: messages know every option
+    module = "nctool.conversion.trace.prepare" if name == "prepare" else f"nctool.commands.{name}"
+    return getattr(import_module(module), name)
 
 
 def __dir__() -> list[str]:

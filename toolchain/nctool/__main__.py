@@ -1,6 +1,6 @@
 """`python -m nctool` is the command `nctool`."""
 
-from nctool.cli import main
+from nctool.commands.application import main
 
 if __name__ == "__main__":
     main()

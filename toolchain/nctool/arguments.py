@@ -9,9 +9,10 @@ from __future__ import annotations
 import inspect
 import math
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, fields, is_dataclass
-from functools import cache, wraps
+from functools import wraps
 from numbers import Integral, Real
 from pathlib import Path
 from types import NoneType, UnionType
@@ -20,27 +21,14 @@ from typing import Annotated, Any, Literal, ParamSpec, TypeVar, Union, get_args,
 import numpy as np
 
 from nctool.errors import Interrupted, NctoolError, UsageError
-from nctool.spelling import spoken
+from nctool.signature import Hint, Option, options_of, parameters_of
+from nctool.spelling import learn, spoken
 
 P = ParamSpec("P")
 R = TypeVar("R")
 
 _LONGEST_VALUE = 60
 """Characters of a value that a message shows."""
-
-
-@dataclass(frozen=True)
-class AtLeast:
-    """The least value of a number, in its annotation."""
-
-    value: float
-
-
-@dataclass(frozen=True)
-class Hint:
-    """What to do where something else than a plain value is given, a network perhaps, in the annotation."""
-
-    text: str
 
 
 @dataclass(frozen=True)
@@ -96,36 +84,62 @@ class _MisfitError(Exception):
 def public(function: Callable[P, R]) -> Callable[P, R]:
     """Return a function whose arguments are checked, and whose errors name arguments or options, as it was called.
 
-    Numbers of NumPy become Python's. A UsageError says which argument has a value of another type, or what the system
-    says of a path, wherever it was asked for: a name too long, a folder not to be looked into.
+    Numbers of NumPy become Python's, older names of arguments the new ones. A UsageError says which argument has a
+    value of another type, or what the system says of a path, wherever it was asked for: a name too long, a folder not
+    to be looked into.
     """
-    signature = inspect.signature(function)
-    hints = cache(lambda: get_type_hints(function, include_extras=True))
+    signature, parameters = inspect.signature(function), parameters_of(function)
+    annotations = {parameter.name: parameter.annotation for parameter in parameters}
+    options = options_of(function)
+    renamed = {older: parameter.name for parameter, option in options for older in option.aliases}
+    if options:
+        otherwise = {flag: parameter.name for parameter, option in options for flag in option.flags}
+        learn(function.__name__, otherwise, [parameter.name for parameter, _ in options if parameter.kind is bool])
 
     @wraps(function)
     def checked(*args: P.args, **kwargs: P.kwargs) -> R:
-        try:
-            bound = signature.bind(*args, **kwargs)
-        except TypeError as error:
-            raise TypeError(
-                f"nctool.{function.__name__}: {error}, allowed: {', '.join(signature.parameters)}"
-            ) from None
-        try:
+        with _in_words_of_caller():
+            bound = _bound(function, signature, args, _with_new_names(kwargs, renamed))
             bound.arguments.update(
-                {name: _checked(name, each, hints()[name]) for name, each in bound.arguments.items()}
+                {name: _checked(name, value, annotations[name]) for name, value in bound.arguments.items()}
             )
             return function(*bound.args, **bound.kwargs)
-        except (NctoolError, Interrupted) as error:
-            error.message = spoken(error.message)
-            error.hint = None if error.hint is None else spoken(error.hint)
-            raise
-        except OSError as error:
-            if error.filename is None:
-                raise  # it is not about a path
-            reason = os.strerror(error.errno or 0).lower()
-            raise UsageError(f"`{os.fsdecode(error.filename)}`: {reason}") from error
 
     return checked
+
+
+@contextmanager
+def _in_words_of_caller() -> Iterator[None]:
+    try:
+        yield
+    except (NctoolError, Interrupted) as error:
+        error.message = spoken(error.message)
+        error.hint = None if error.hint is None else spoken(error.hint)
+        raise
+    except OSError as error:
+        if error.filename is None:
+            raise  # it is not about a path
+        reason = os.strerror(error.errno or 0).lower()
+        raise UsageError(f"`{os.fsdecode(error.filename)}`: {reason}") from error
+
+
+def _with_new_names(arguments: Mapping[str, Any], renamed: Mapping[str, str]) -> dict[str, Any]:
+    """Return the arguments with new names in place of older ones."""
+    for older in renamed.keys() & arguments.keys():
+        if renamed[older] in arguments:
+            raise UsageError(
+                f"--{renamed[older]} and --{older}: allowed one of them", hint=f"--{older} is the older name"
+            )
+    return {renamed.get(name, name): value for name, value in arguments.items()}
+
+
+def _bound(
+    function: Callable[..., Any], signature: inspect.Signature, args: tuple[Any, ...], kwargs: Mapping[str, Any]
+) -> inspect.BoundArguments:
+    try:
+        return signature.bind(*args, **kwargs)
+    except TypeError as error:
+        raise TypeError(f"nctool.{function.__name__}: {error}, allowed: {', '.join(signature.parameters)}") from None
 
 
 def _checked(name: str, value: Any, annotation: Any) -> Any:
@@ -135,7 +149,7 @@ def _checked(name: str, value: Any, annotation: Any) -> Any:
         is_short = isinstance(misfit.value, (str, int, float, NoneType))
         text = repr(misfit.value) if is_short else f"a {type(misfit.value).__name__.rstrip('_')}"
         text = text if len(text) <= _LONGEST_VALUE else f"{text[:_LONGEST_VALUE]}…"
-        hint = None if is_short else next((each.text for each in get_args(annotation) if isinstance(each, Hint)), None)
+        hint = None if is_short else next((part.text for part in get_args(annotation) if isinstance(part, Hint)), None)
         raise UsageError(f"{misfit.place}: got {text}, allowed: {misfit.allowed}", hint) from None
 
 
@@ -148,7 +162,7 @@ def _fitted(place: str, value: Any, annotation: Any) -> Any:
         return _PLAIN[kind].make(_required(place, value, annotation, _PLAIN[kind].allows(value)))
     if isinstance(kind, type) and is_dataclass(kind):
         return _fitted_fields(place, value, kind)
-    if getattr(kind, "_is_protocol", False) and "__call__" in vars(kind):
+    if kind is Callable or (getattr(kind, "_is_protocol", False) and "__call__" in vars(kind)):
         return _required(place, value, annotation, callable(value))
     return value
 
@@ -156,11 +170,11 @@ def _fitted(place: str, value: Any, annotation: Any) -> Any:
 def _one_of(place: str, value: Any, union: Any) -> Any:
     """Return `value` in the first type of a union that it fits; of those that it does not, the nearest is told."""
     nearest = _MisfitError(place, value, _described(union))
-    for each in get_args(union):
+    for kind in get_args(union):
         try:
-            fitted = _fitted(place, value, each)
+            fitted = _fitted(place, value, kind)
         except _MisfitError as misfit:
-            is_of_this_type = misfit.allowed != _described(each)  # and something else is wrong with it
+            is_of_this_type = misfit.allowed != _described(kind)  # and something else is wrong with it
             nearest = misfit if is_of_this_type else nearest
         else:
             return _without_null(place, fitted) if Path in get_args(union) else fitted
@@ -181,7 +195,7 @@ def _literal(place: str, value: Any, annotation: Any) -> Any:
 def _sequence(place: str, value: Any, annotation: Any) -> Any:
     _required(place, value, annotation, isinstance(value, (list, tuple, range, np.ndarray)))
     (kind,) = get_args(annotation)
-    return tuple(_fitted(f"{place}[{number}]", each, kind) for number, each in enumerate(value))
+    return tuple(_fitted(f"{place}[{number}]", element, kind) for number, element in enumerate(value))
 
 
 def _mapping(place: str, value: Any, annotation: Any) -> Any:
@@ -192,19 +206,27 @@ def _mapping(place: str, value: Any, annotation: Any) -> Any:
 
 
 def _in_range(place: str, value: Any, annotation: Any) -> Any:
-    kind, *limits = get_args(annotation)
+    kind, *others = get_args(annotation)
     fitted = _fitted(place, value, kind)
-    for limit in limits:
-        if isinstance(limit, AtLeast) and fitted < limit.value:
-            raise _MisfitError(place, value, f">= {limit.value:g}")
+    for option in others:
+        if isinstance(option, Option) and fitted is not None and _is_too_small(fitted, option):
+            raise UsageError(f"{place}: {value} is out of range, allowed >= {option.least:g}")
     return fitted
+
+
+def _is_too_small(number: float, option: Option) -> bool:
+    return option.least is not None and not option.is_checked_inside and number < option.least
 
 
 def _fitted_fields(place: str, value: Any, kind: Any) -> Any:
     _required(place, value, kind, isinstance(value, kind))
     hints = get_type_hints(kind, include_extras=True)
-    given = {each.name: getattr(value, each.name) for each in fields(kind)}
-    return kind(**{name: _fitted(f"{place}.{name}", each, hints[name]) for name, each in given.items()})
+    return kind(
+        **{
+            name: _fitted(f"{place}.{name}", getattr(value, name), hints[name])
+            for name in (field.name for field in fields(kind))
+        }
+    )
 
 
 def _required(place: str, value: Any, annotation: Any, is_allowed: bool) -> Any:
@@ -228,7 +250,7 @@ def _described(annotation: Any) -> str:
     """Return what messages call a type."""
     kind, parts = get_origin(annotation) or annotation, get_args(annotation)
     if kind in (Union, UnionType):
-        return " or ".join(dict.fromkeys(_described(each) for each in parts))
+        return " or ".join(dict.fromkeys(_described(part) for part in parts))
     if kind is Literal:
         return ", ".join(map(repr, parts))
     if kind in (Sequence, Mapping):

@@ -7,7 +7,7 @@
     ├── RangeError        exit 3   a number does not fit the format or the chip
     ├── FormatError       exit 4   a file that is there, but bad
     ├── EngineError       exit 5   an engine is missing or failed
-    └── OutputError       exit 74  stdout is closed or full; of the command line only, `nctool.cli.streams`
+    └── OutputError       exit 74  stdout is closed or full; of the command line only, `nctool.commands.streams`
 
 Exit 1 is no error: it means that two engines differ, and nothing else gives it. A message says where, what, got and
 allowed on its first line; `hint` says the way out. `Interrupted` is no error either: it is a KeyboardInterrupt, so that

@@ -26,6 +26,10 @@ def no_progress(done: int, total: int, message: str = "") -> None:
     """Report to nobody: a `ProgressCallback` that does nothing."""
 
 
+def no_report(metrics: object, n_epochs: int) -> None:
+    """Report the numbers of an epoch to nobody: an `EpochCallback` that does nothing."""
+
+
 class _Bar(Progress):
     """A bar, and below it the message, which may be longer than a narrow terminal is wide."""
 

@@ -1,5 +1,7 @@
 """Messages in the words of the caller: options on the command line, arguments in Python.
 
+Which options are called otherwise than their arguments, and which are flags, is learned from public functions.
+
 In: a text that names options, as all messages do: `--steps 4`, `-o`, `--set KEY=VALUE`, `nctool export RUN -o FILE`.
 Out: that text, or the same with arguments: `steps=4`, `output`, `overrides={"KEY": "VALUE"}`, `nctool.export("RUN",
 output="FILE")`.
@@ -10,27 +12,50 @@ from __future__ import annotations
 import json
 import re
 import shlex
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
+from functools import cache
 
 from nctool.toml import parse_value
 
-_ARGUMENTS = {"o": "output", "set": "overrides", "timeout": "timeout_s"}
-"""Arguments that are called otherwise than their options."""
-_FLAGS = frozenset(("all-differences", "cost", "overwrite", "per-layer", "resume", "tensorboard"))
+_functions: set[str] = set()
+_arguments: dict[str, str] = {}
+"""Arguments by options that are called otherwise."""
+_flags: set[str] = set()
+"""Options without a value."""
+
 _WORDS = "auto|autapse|cpu|fast|graded|lava|loihi2?|population|rate|reference|zero-reset"
 """Values that stand behind an option in a message; any other word in small letters belongs to the sentence."""
-_FUNCTIONS = "train|finetune|export|explore|history|run-sim|verify|inspect"
-_COMMAND = rf"nctool (?P<function>{_FUNCTIONS})\b(?P<arguments>( [^\s`]+)*)"
 _CHANGE = r"--set (?P<quote>'?)(?P<key>[\w.]+)=(?P<change>\{.*?\}|[^\s',]+)(?P=quote)"
 _NAME = r"(?<![\w-])--?(?P<option>(?<=-)o|(?<=--)(?!nproc)[a-z]+(?:-[a-z]+)*)(?![\w-])"
 _OPTION = rf"{_NAME}(?: (?P<value>\d+|[A-Z][\w.]*|(?:{_WORDS})\b(?:,(?:{_WORDS})\b)*))?"
-_SPOKEN = re.compile("|".join((_COMMAND, _CHANGE, _OPTION)))
 _QUOTED_WORDS = ("nctool ", "--")
 """How a part in back-ticks begins that is a command or an option; any other is a name of the caller's, and stays."""
 
 _on_command_line: ContextVar[bool] = ContextVar("on_command_line", default=False)
+
+
+def learn(function: str, arguments: Mapping[str, str], flags: Iterable[str]) -> None:
+    """Take in the options of a command.
+
+    Args:
+        function: the public function that it calls.
+        arguments: those that are called otherwise than their options, by option.
+        flags: arguments that are options without a value.
+    """
+    _functions.add(function.replace("_", "-"))
+    _arguments.update({option.lstrip("-"): name for option, name in arguments.items()})
+    _flags.update(name.replace("_", "-") for name in flags)
+    _spoken.cache_clear()
+
+
+@cache
+def _spoken() -> re.Pattern[str]:
+    """Return what a message may say of commands and options."""
+    functions = "|".join(sorted(_functions)) or "(?!)"
+    command = rf"nctool (?P<function>{functions})\b(?P<arguments>( [^\s`]+)*)"
+    return re.compile("|".join((command, _CHANGE, _OPTION)))
 
 
 @contextmanager
@@ -49,7 +74,7 @@ def spoken(text: str) -> str:
         return text
     parts = text.split("`")
     names = {number for number in range(1, len(parts), 2) if not parts[number].startswith(_QUOTED_WORDS)}
-    return "`".join(part if number in names else _SPOKEN.sub(_in_python, part) for number, part in enumerate(parts))
+    return "`".join(part if number in names else _spoken().sub(_in_python, part) for number, part in enumerate(parts))
 
 
 def _in_python(match: re.Match[str]) -> str:
@@ -61,16 +86,16 @@ def _in_python(match: re.Match[str]) -> str:
 
 
 def _argument(option: str, value: str | None) -> str:
-    name = _ARGUMENTS.get(option, option.replace("-", "_"))
-    if option in _FLAGS:
+    name = _arguments.get(option, option.replace("-", "_"))
+    if option in _flags:
         return f"{name}=True" + (f" {value}" if value else "")
     return name if value is None else f"{name}={value if value == 'N' else json.dumps(parse_value(value))}"
 
 
 def _call(function: str, arguments: str) -> str:
     """Return a command as a call in Python."""
-    words, found = iter(shlex.split(arguments)), []
+    words, spelled = iter(shlex.split(arguments)), []
     for word in words:
         is_option = word.startswith("-")
-        found.append(_argument(word.lstrip("-"), next(words, None)) if is_option else json.dumps(word))
-    return f"nctool.{function.replace('-', '_')}({', '.join(found)})"
+        spelled.append(_argument(word.lstrip("-"), next(words, None)) if is_option else json.dumps(word))
+    return f"nctool.{function.replace('-', '_')}({', '.join(spelled)})"

@@ -1,11 +1,12 @@
 """What an export is asked for, and the conversion of a checkpoint to it.
 
-In: a checkpoint and a design. Out: a Conversion.
+In: a checkpoint and a design. Out: a Conversion, or a whole Exported network.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 import torch
@@ -13,12 +14,15 @@ from numpy.typing import NDArray
 from torch import nn
 
 from nctool.conversion import Conversion, IntegerFormat, Units, convert
+from nctool.conversion.fidelity import Fidelity, measure_fidelity
 from nctool.errors import RangeError
 from nctool.ir.inputs import Coding
 from nctool.progress import ProgressCallback, no_progress
 from nctool.training.checkpoints.checkpoint import Checkpoint
 from nctool.training.images.encoding import Normalisation, image_encoding
 from nctool_deploy.backends.backend import DEFAULT, Realisation, realisation_of_reset
+from nctool_deploy.lowering import Lowered, lower
+from nctool_deploy.targets.target import Target
 
 WEIGHT_BITS = 8
 """Of a network that was trained for no width."""
@@ -104,6 +108,40 @@ def converted(
     )
 
 
+@dataclass(frozen=True)
+class Exported:
+    """A network that fits a target, and how it came to be.
+
+    Args:
+        conversion: with changes and notes of the comparison too.
+        lowered: what is written.
+        fidelity: how far spikes and answers are those of the float network.
+    """
+
+    conversion: Conversion
+    lowered: Lowered
+    fidelity: Fidelity
+
+
+def exported(
+    loaded: Checkpoint, model: nn.Module, design: Design, target: Target, chips: int, progress: ProgressCallback
+) -> Exported:
+    """Convert a checkpoint, place it on a target, and compare it with the float network on calibration images.
+
+    Raises:
+        UsageError, UnsupportedError, RangeError: as `nctool.conversion.convert`, or a limit of the target is passed.
+    """
+    conversion = converted(loaded, model, design, progress)
+    layers = len(conversion.network.populations)
+    progress(layers, layers, "placing neurons on cores")
+    lowered = lower(conversion.network, target, design.realisation.name, chips)
+    progress(layers, layers, "comparing with the float network")
+    fidelity = measure_fidelity(conversion, loaded.calibration_images, partial(ann_logits, loaded, model))
+    notes = (*notes_of(loaded, design.realisation), *conversion.notes, *fidelity.notes(conversion))
+    conversion = replace(conversion, changes=(*conversion.changes, *fidelity.changes), notes=notes)
+    return Exported(conversion, lowered, fidelity)
+
+
 def ann_logits(loaded: Checkpoint, model: nn.Module, images: NDArray[np.uint8]) -> NDArray[np.float64]:
     """Return what the noise-free ANN says of uint8 images (N, C, H, W): float64 (N, classes)."""
     encoding = image_encoding(Normalisation(loaded.mean, loaded.std), loaded.recipe)
@@ -126,7 +164,7 @@ def notes_of(loaded: Checkpoint, realisation: Realisation) -> tuple[str, ...]:
     return (
         f'trained with activation.reset = "{trained}", but a spike of `{realisation.name}` '
         f"{'sets to zero' if exported == 'zero' else 'subtracts'}: expect to lose accuracy; train for it, or "
-        f"export with --realisation {realisation_of_reset(trained).name}",
+        f"export with --backend {realisation_of_reset(trained).name}",
     )
 
 
@@ -142,8 +180,8 @@ def _window(loaded: Checkpoint, realisation: Realisation, steps: int | None) -> 
         return realisation.steps or (max(finetune.steps) if finetune else loaded.recipe.noise.steps)
     if realisation.steps not in (None, steps):
         raise RangeError(
-            f"steps: {steps}, realisation `{realisation.name}` allows {realisation.steps}",
-            hint=f"leave out --steps, or export with --realisation {DEFAULT.name}",
+            f"steps: {steps}, backend `{realisation.name}` allows {realisation.steps}",
+            hint=f"leave out --steps, or export with --backend {DEFAULT.name}",
         )
     return steps
 

@@ -50,7 +50,7 @@ class Budget:
     def __post_init__(self) -> None:
         limits = {"--max-neurons": self.max_neurons, "--max-cores": self.max_cores}
         if all(limit is None for limit in limits.values()):
-            raise UsageError("units: `auto` needs a budget", hint="give --max-cores N or --max-neurons N")
+            raise UsageError("replicas: `auto` needs a budget", hint="give --max-cores N or --max-neurons N")
         for option, limit in limits.items():
             if limit is not None and limit < 1:
                 raise UsageError(f"{option}: {limit} is out of range, allowed >= 1")
@@ -116,14 +116,14 @@ def search_units(
 
     def measure(units: Units) -> Trial:
         network = converted(loaded, model, replace(design, units=units)).network
-        found = np.concatenate([summary.logits[:, -1] for summary in FastEngine(network).summaries(images)])
+        logits = np.concatenate([summary.logits[:, -1] for summary in FastEngine(network).summaries(images)])
         mapping, _ = map_network(design.realisation.prepare(network), target, design.realisation)
         spiking = [population for population in network.populations if isinstance(population.neuron, IntegrateFire)]
         return Trial(
             units={p.name: units if isinstance(units, int) else units[p.name] for p in spiking},
             neurons=sum(population.n_neurons for population in network.populations),
             cores=len(mapping.cores),
-            error=_relative_error(found * _scale(network), wanted),
+            error=_relative_error(logits * _scale(network), wanted),
         )
 
     return spend(measure, budget, loaded.recipe.activation.levels, progress)
@@ -143,9 +143,9 @@ def spend(
     """
     best = measure(1)
     if excess := best.excess(budget):
-        raise RangeError(f"units: one for each activation takes {excess}", hint="give a larger budget")
+        raise RangeError(f"replicas: one for each activation takes {excess}", hint="give a larger budget")
     while True:
-        progress(*best.spent(budget), f"choosing units, error {best.error:.3f}")
+        progress(*best.spent(budget), f"choosing replicas, error {best.error:.3f}")
         doubled = [best.units | {name: 2 * units} for name, units in best.units.items() if 2 * units <= most]
         trials = (measure(units) for units in doubled)
         better = [trial for trial in trials if not trial.excess(budget) and trial.error < best.error]
@@ -165,5 +165,5 @@ def _scale(network: IntNetwork) -> float:
     return neuron.scale if isinstance(neuron, Readout) else 1.0
 
 
-def _relative_error(found: FloatArray, wanted: FloatArray) -> float:
-    return float(np.sqrt(((found - wanted) ** 2).mean()) / max(wanted.std(), SMALLEST))
+def _relative_error(actual: FloatArray, wanted: FloatArray) -> float:
+    return float(np.sqrt(((actual - wanted) ** 2).mean()) / max(wanted.std(), SMALLEST))

@@ -1,12 +1,13 @@
-"""How full the cores of a target are, in the form that reports print.
+"""How much a network uses of what there is, in the form that reports print: cores of a target, bits of its sums.
 
-In: a Mapping. Out: a Utilisation. Must not import torch or Lava.
+In: a Mapping, or a network. Out: a Utilisation, or bits that are left. Must not import torch or Lava.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
 
+from nctool.ir.network import IntNetwork
 from nctool_deploy.mapping.cores import Mapping, Usage, capacity
 
 
@@ -40,3 +41,8 @@ def utilisation(mapping: Mapping) -> Utilisation:
         used={field.name: tuple(usage[field.name] for usage in usages) for field in fields(Usage)},
         capacity=capacity(mapping.target),
     )
+
+
+def tightest(network: IntNetwork) -> tuple[float, str]:
+    """Return the least head-room of any population, in bits, and which has it: how often its bound could double."""
+    return min((layer.bound.head_room_bits, layer.name) for layer in network.populations if layer.bound is not None)

@@ -38,12 +38,12 @@ def _draw(path: Path, epochs: Epochs) -> None:
     with mpl.rc_context(LOOKS):
         figure = Figure(figsize=(10, 6.4), layout="constrained")
         loss, accuracy, theta, gap = figure.subplots(2, 2, sharex=True).flat
-        _curves(loss, "training loss, nats", epochs, {"loss": [each.loss for each in epochs]})
-        _curves(accuracy, "accuracy, %", epochs, _accuracies(epochs))
-        layers = dict.fromkeys(name for each in epochs for name in each.theta)
-        thetas = {name: [each.theta.get(name) for each in epochs] for name in layers}
+        _curves(loss, "training loss, nats", epochs, {"loss": [epoch.loss for epoch in epochs]})
+        _curves(accuracy, "accuracy, %", epochs, accuracies(epochs))
+        layers = dict.fromkeys(name for epoch in epochs for name in epoch.theta)
+        thetas = {name: [epoch.theta.get(name) for epoch in epochs] for name in layers}
         _curves(theta, "threshold θ", epochs, thetas)
-        gaps = {name: [each.gap.get(name) for each in epochs] for name in layers}
+        gaps = {name: [epoch.gap.get(name) for epoch in epochs] for name in layers}
         _curves(gap, "gap to the spiking network: the σ of the noise", epochs, gaps)
         for axes in (theta, gap):
             axes.set_xlabel("epoch")
@@ -52,16 +52,16 @@ def _draw(path: Path, epochs: Epochs) -> None:
         save_figure(figure, path)
 
 
-def _accuracies(epochs: Epochs) -> dict[str, list[float | None]]:
+def accuracies(epochs: Epochs) -> dict[str, list[float | None]]:
     """Return the curves of accuracy in percent; None where an epoch does not have that window."""
-    windows = sorted({steps for each in epochs for steps in each.validation_accuracy_snn}, key=int)
+    windows = sorted({steps for epoch in epochs for steps in epoch.validation_accuracy_snn}, key=int)
     curves: dict[str, list[float | None]] = {
-        "training": [100 * each.training_accuracy for each in epochs],
-        "held out, ANN": [100 * each.validation_accuracy_ann for each in epochs],
+        "training": [100 * epoch.training_accuracy for epoch in epochs],
+        "held out, ANN": [100 * epoch.validation_accuracy_ann for epoch in epochs],
     }
     for steps in windows:
-        found = [each.validation_accuracy_snn.get(steps) for each in epochs]
-        curves[f"held out, SNN T={steps}"] = [None if value is None else 100 * value for value in found]
+        values = [epoch.validation_accuracy_snn.get(steps) for epoch in epochs]
+        curves[f"held out, SNN T={steps}"] = [None if value is None else 100 * value for value in values]
     return curves
 
 
@@ -70,7 +70,7 @@ def _curves(axes: Any, label: str, epochs: Epochs, curves: dict[str, Any]) -> No
     from matplotlib import colormaps
     from matplotlib.ticker import MaxNLocator
 
-    across, marker = [each.epoch for each in epochs], "o" if len(epochs) <= MOST_MARKED else ""
+    across, marker = [epoch.epoch for epoch in epochs], "o" if len(epochs) <= MOST_MARKED else ""
     for number, (name, values) in enumerate(curves.items()):
         colour = colormaps["viridis"](0.9 * number / max(1, len(curves) - 1))
         points = [float("nan") if value is None else value for value in values]

@@ -8,11 +8,9 @@ from __future__ import annotations
 import zipfile
 from pathlib import Path
 from shlex import quote
-from typing import Annotated
 
 import h5py
 
-from nctool.arguments import Hint
 from nctool.errors import UsageError
 from nctool.training.checkpoints.checkpoint import CHECKPOINT_NAME, Checkpoint, load_checkpoint
 from nctool.training.checkpoints.state import STATE_NAME
@@ -21,16 +19,6 @@ _FOLDER_HINT = "give the folder of the run"
 _FROM_PYTHON = (
     "build the network in Python and load its weights, then nctool.prepare(model, images), and nctool.train with model="
 )
-
-
-RunPath = Annotated[Path | str, Hint('nctool.train("mine.toml", "runs/mine", model=net), then give "runs/mine"')]
-"""Where a training run lies. A hint says what to call with a network."""
-
-ModelPath = Annotated[Path | str, Hint('nctool.export("runs/mine", "mine.net", model=net), then give "mine.net"')]
-"""Where an exported network lies."""
-
-OutputPath = Annotated[Path | str, Hint("give the network as model=net")]
-"""Where an exported network is to lie."""
 
 
 def open_checkpoint(path: Path | str) -> Checkpoint:

@@ -1,6 +1,6 @@
 """Training: from a recipe's model and images to a checkpoint that conversion can start from.
 
-    fit(model, data, recipe, out_dir) -> TrainResult        loop · epochs · stages · optimiser · result
+    fit(model, data, recipe, out_dir) -> TrainReport        loop · epochs · stages · optimiser · result
     image_encoding(normalisation, recipe) -> ImageEncoding  images: from pixels to what the network reads
     measure_held_out(...) -> HeldOutReport                  noise · chip: σ of each layer, once for each epoch
     snn_accuracy(...), ann_accuracy(...)                    accuracy
@@ -15,9 +15,9 @@ from nctool.training.checkpoints.checkpoint import Checkpoint, load_checkpoint, 
 from nctool.training.images.data import LabelledImages, TrainingData
 from nctool.training.images.encoding import ImageEncoding, Normalisation, image_encoding
 from nctool.training.loop import fit
-from nctool.training.metrics import EpochCallback, EpochMetrics, no_report
+from nctool.training.metrics import EpochCallback, EpochMetrics
 from nctool.training.noise import HeldOutReport, measure_held_out
-from nctool.training.result import TrainResult
+from nctool.training.result import TrainReport
 
 __all__ = [
     "REPORTED_STEPS",
@@ -28,14 +28,13 @@ __all__ = [
     "ImageEncoding",
     "LabelledImages",
     "Normalisation",
-    "TrainResult",
+    "TrainReport",
     "TrainingData",
     "ann_accuracy",
     "fit",
     "image_encoding",
     "load_checkpoint",
     "measure_held_out",
-    "no_report",
     "save_checkpoint",
     "snn_accuracy",
 ]

@@ -15,7 +15,7 @@ from torch import nn
 from nctool.errors import FormatError, UsageError
 from nctool.files import make_directory, require_writable
 from nctool.ir.number_format import IntegerFormat
-from nctool.progress import ProgressCallback, no_progress
+from nctool.progress import ProgressCallback, no_progress, no_report
 from nctool.recipe.schema import Recipe
 from nctool.training.checkpoints.checkpoint import CHECKPOINT_NAME, RECIPE_NAME, save_checkpoint
 from nctool.training.checkpoints.state import STATE_NAME, TrainingState, load_state
@@ -28,8 +28,8 @@ from nctool.training.finetuning import Finetuning
 from nctool.training.images.data import TrainingData
 from nctool.training.images.encoding import image_encoding
 from nctool.training.interruption import Interruption, explained_out_of_memory
-from nctool.training.metrics import METRICS_NAME, EpochCallback, no_report
-from nctool.training.result import TrainResult, checkpoint_of, tested
+from nctool.training.metrics import METRICS_NAME, EpochCallback
+from nctool.training.result import TrainReport, checkpoint_of, tested
 from nctool.training.stages import Stage, Task, first_stage, snapshot, start_thresholds
 
 
@@ -45,7 +45,7 @@ def fit(
     form: IntegerFormat | None = None,
     progress: ProgressCallback = no_progress,
     on_epoch: EpochCallback = no_report,
-) -> TrainResult:
+) -> TrainReport:
     """Train a model and write its checkpoint.
 
     The epoch kept is the one with the highest held-out accuracy of the spiking network after `noise.steps` steps, then
@@ -101,9 +101,9 @@ def fit(
             state = _train(task, start, Run(out_dir, progress, on_epoch, interruption))
         model.load_state_dict(state.best)
         model.eval()
-        result = tested(task, state, out_dir / CHECKPOINT_NAME, progress)
-        processes.from_first(lambda: save_checkpoint(out_dir, checkpoint_of(data, recipe, state, result)))
-    return result
+        report = tested(task, state, out_dir, progress)
+        processes.from_first(lambda: save_checkpoint(out_dir, checkpoint_of(data, recipe, state, report)))
+    return report
 
 
 def _chip(recipe: Recipe, form: IntegerFormat | None) -> Chip | None:

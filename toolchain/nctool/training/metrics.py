@@ -31,10 +31,6 @@ class EpochCallback(Protocol):
         """Take the numbers of an epoch of a run of `n_epochs`."""
 
 
-def no_report(metrics: EpochMetrics, n_epochs: int) -> None:
-    """Report to nobody: an `EpochCallback` that does nothing."""
-
-
 @dataclass(frozen=True)
 class EpochMetrics:
     """One epoch.

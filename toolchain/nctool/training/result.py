@@ -1,6 +1,6 @@
 """Measure on the test images what a training run achieved, and make its checkpoint.
 
-In: a trained model. Out: a `TrainResult`, a `Checkpoint`. The test images are looked at here, once.
+In: a trained model. Out: a `TrainReport`, a `Checkpoint`. The test images are looked at here, once.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from torch import nn
 from nctool.activation.noisy_quant import activations, in_mode
 from nctool.progress import ProgressCallback
 from nctool.recipe.schema import Recipe
+from nctool.report import Report
 from nctool.training.checkpoints.checkpoint import Checkpoint
 from nctool.training.checkpoints.state import TrainingState
 from nctool.training.images.data import TrainingData
@@ -23,11 +24,12 @@ from nctool.training.stages import Task
 
 
 @dataclass(frozen=True)
-class TrainResult:
+class TrainReport(Report):
     """What a training run achieved.
 
     Attributes:
-        path: of `checkpoint.safetensors`.
+        path: folder of the run.
+        recipe, seed: what was trained.
         accuracy_ann: of the noise-free ANN on the test images, 0..1; of the ReLU network where that was trained.
         accuracy_snn: of the float spiking network on the test images, by time steps "1", "2", "4", "8", "16".
         theta: threshold by layer, in units of the pre-activation.
@@ -39,6 +41,8 @@ class TrainResult:
     """
 
     path: Path
+    recipe: str
+    seed: int
     accuracy_ann: float
     accuracy_snn: dict[str, float]
     theta: dict[str, float]
@@ -48,7 +52,7 @@ class TrainResult:
     ideal_epochs: int
 
 
-def tested(task: Task, state: TrainingState, path: Path, progress: ProgressCallback) -> TrainResult:
+def tested(task: Task, state: TrainingState, path: Path, progress: ProgressCallback) -> TrainReport:
     """Measure the trained model on the test images, once; the processes of `task` share them."""
     model, recipe = task.model, task.recipe
     test = task.data.test.to(task.held_out.images.device)
@@ -56,9 +60,11 @@ def tested(task: Task, state: TrainingState, path: Path, progress: ProgressCallb
     with in_mode(model, "rectified") if is_relu else nullcontext():
         accuracy_ann = task.accuracy_ann(test)
     by_steps = task.accuracy_snn(test, progress=progress)
-    ideal_epochs = 0 if recipe.chip is None else task.processes.from_first(lambda: count_epochs(path.parent, "ideal"))
-    return TrainResult(
+    ideal_epochs = 0 if recipe.chip is None else task.processes.from_first(lambda: count_epochs(path, "ideal"))
+    return TrainReport(
         path=path,
+        recipe=recipe.name,
+        seed=recipe.seed,
         accuracy_ann=accuracy_ann,
         accuracy_snn={str(steps): accuracy for steps, accuracy in by_steps.items()},
         theta=theta_of(model),
@@ -69,7 +75,7 @@ def tested(task: Task, state: TrainingState, path: Path, progress: ProgressCallb
     )
 
 
-def checkpoint_of(data: TrainingData, recipe: Recipe, state: TrainingState, result: TrainResult) -> Checkpoint:
+def checkpoint_of(data: TrainingData, recipe: Recipe, state: TrainingState, report: TrainReport) -> Checkpoint:
     """Gather what is saved: nothing in it depends on the clock."""
     calibration = data.calibration(recipe.seed)
     return Checkpoint(
@@ -84,11 +90,11 @@ def checkpoint_of(data: TrainingData, recipe: Recipe, state: TrainingState, resu
         std=data.normalisation.std,
         data_dir=data.data_dir,
         results={
-            "accuracy_ann": result.accuracy_ann,
-            "accuracy_snn": result.accuracy_snn,
-            "theta": result.theta,
-            "sigma": result.sigma,
-            "best_epoch": result.best_epoch,
+            "accuracy_ann": report.accuracy_ann,
+            "accuracy_snn": report.accuracy_snn,
+            "theta": report.theta,
+            "sigma": report.sigma,
+            "best_epoch": report.best_epoch,
         },
     )
 

@@ -1,91 +1,65 @@
 """train: a recipe becomes a checkpoint.
 
-In: a recipe and a place. Out: the folder of a training run and a TrainReport.
+In: a recipe and a place. Out: the folder of a training run and a TrainReport. Torch is loaded by what trains only.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any
+from shlex import quote
+from typing import TYPE_CHECKING, Annotated, Any
 
-import torch
-from torch import nn
-
-from nctool.activation.noisy_quant import activations
-from nctool.arguments import Hint, public
-from nctool.conversion.trace.prepare import require_module
+from nctool.arguments import public
+from nctool.commands.command import Command
+from nctool.commands.options import (
+    DataDir,
+    Device,
+    EpochCallback,
+    Module,
+    Overrides,
+    Overwrite,
+    Resume,
+    TensorBoard,
+)
+from nctool.commands.tables import percent, print_line, print_rows, print_whole
 from nctool.errors import RecipeError, UsageError, first_line, is_out_of_memory
-from nctool.figures.tensorboard import with_events
-from nctool.ir.number_format import IntegerFormat
-from nctool.progress import ProgressCallback, no_progress
-from nctool.recipe.schema import Overrides, OwnSettings, Recipe, consistent
-from nctool.running.checkpoints import require_no_other_recipe
+from nctool.progress import ProgressCallback, no_progress, no_report
+from nctool.signature import Hint, Option
 from nctool.toml import literal
-from nctool.training import EpochCallback, TrainResult, fit, no_report
-from nctool.training.checkpoints.checkpoint import CHECKPOINT_NAME, RECIPE_NAME
-from nctool.training.checkpoints.state import STATE_NAME
-from nctool.training.execution import usable_device
-from nctool.training.images.data import TrainingData
-from nctool.training.images.encoding import Normalisation
-from nctool_deploy.backends.backend import find_realisation
-from nctool_models import build_model, load_dataset, load_recipe, training_data
+
+if TYPE_CHECKING:
+    from nctool.ir.number_format import IntegerFormat
+    from nctool.recipe.schema import Recipe
+    from nctool.training import TrainingData, TrainReport
 
 RUNS = Path("runs")
-
-
-@dataclass(frozen=True)
-class TrainReport:
-    """What a training run achieved; accuracies are fractions of the test split.
-
-    Args:
-        path: folder of the run.
-        recipe, seed: what was trained.
-        accuracy_ann: of the noise-free ANN.
-        accuracy_snn: of the float spiking network by time steps, "1" to "16".
-        theta, sigma: threshold and noise scale per layer.
-        best_epoch: the epoch that the held-out split chose.
-        seconds_per_epoch: mean wall time.
-        ideal_epochs: with noise of a chip, epochs that took it from the float spiking network, because no integers
-            fitted.
-    """
-
-    path: Path
-    recipe: str
-    seed: int
-    accuracy_ann: float
-    accuracy_snn: dict[str, float]
-    theta: dict[str, float]
-    sigma: dict[str, float]
-    best_epoch: int
-    seconds_per_epoch: float
-    ideal_epochs: int
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the report as JSON types."""
-        return asdict(self) | {"path": str(self.path)}
 
 
 @public
 def train(
     recipe: Annotated[
-        Path | str, Hint('give a network with model=net, changes of a recipe with overrides={"training.epochs": 3}')
+        Path | str,
+        Option("Name from `nctool recipes`, or a .toml path.", kind=str, metavar="RECIPE", is_positional=True),
+        Hint('give a network with model=net, changes of a recipe with overrides={"training.epochs": 3}'),
     ],
-    output: Path | str | None = None,
+    output: Annotated[Path | str | None, Option("Folder.", flags=("-o", "--output"), default="runs/NAME")] = None,
     *,
-    overrides: Overrides | None = None,
-    seed: int | None = None,
-    device: str = "cpu",
-    data_dir: Path | str | None = None,
-    resume: bool = False,
-    overwrite: bool = False,
-    model: nn.Module | None = None,
-    tensorboard: bool = False,
+    overrides: Overrides = None,
+    seed: Annotated[int | None, Option("In place of the recipe's seed.")] = None,
+    device: Device = "cpu",
+    data_dir: DataDir = None,
+    resume: Resume = False,
+    overwrite: Overwrite = False,
+    model: Module | None = None,
+    tensorboard: TensorBoard = False,
     progress: ProgressCallback = no_progress,
     on_epoch: EpochCallback = no_report,
 ) -> TrainReport:
-    """Train a recipe and write checkpoint.safetensors, recipe.toml and metrics.jsonl.
+    """Train a network with noisy quantised activations.
+
+    The run's folder gets checkpoint.safetensors, recipe.toml and metrics.jsonl.
 
     Args:
         recipe: name of a built-in recipe, or the path of a .toml file.
@@ -111,6 +85,12 @@ def train(
         RangeError: training diverged, or memory does not suffice for the images or the training.
         Interrupted: SIGINT, SIGTERM or SIGHUP came while it trained; see `nctool.errors`.
     """
+    from nctool.figures.tensorboard import with_events
+    from nctool.running.checkpoints import require_no_other_recipe
+    from nctool.training import fit
+    from nctool.training.execution import usable_device
+    from nctool_models import load_recipe
+
     require_no_other_recipe(recipe)
     resolved = load_recipe(recipe, overrides, seed)
     if model is not None:
@@ -121,29 +101,47 @@ def train(
         _require_recipe_elsewhere(recipe, output)
     usable_device(device, resolved.training)
     data = _data(resolved, data_dir)
-    n_classes = len(data.classes)
-    if model is None:
-        model = build_model(resolved.model, data.input_shape, n_classes, resolved.activation, seed=resolved.seed)
-    else:
-        _require_own(model, data, n_classes)
-    form = integer_format(resolved)
+    network = _network(resolved, data, model)
     with with_events(tensorboard, output, on_epoch) as report:
-        result = fit(
-            model,
+        return fit(
+            network,
             data,
             resolved,
             output,
             device=device,
             resume=resume,
-            form=form,
+            form=integer_format(resolved),
             progress=progress,
             on_epoch=report,
         )
-    return train_report(output, resolved, result)
+
+
+def print_train(report: TrainReport) -> None:
+    """Show accuracies by time steps and where the checkpoint lies."""
+    steps = list(report.accuracy_snn)
+    row = ["float", percent(report.accuracy_ann), *(percent(report.accuracy_snn[step]) for step in steps)]
+    title = f"{report.recipe}, seed {report.seed}: test accuracy"
+    print_rows(title, ["", "ANN", *(f"T={step}" for step in steps)], [row])
+    print_line(
+        f"epoch {report.best_epoch} chosen on held-out training data, {report.seconds_per_epoch:.2f} s per epoch"
+    )
+    if report.ideal_epochs:
+        print_line(f"noise of {report.ideal_epochs} epochs is that of the float network: no integers fitted")
+    path, model = quote(str(report.path)), quote(str(report.path / "model.net"))
+    print_whole(f"next: nctool export {path} --target loihi -o {model}")
+
+
+COMMAND = Command(train, print_train, title="training")
+
+
+# --- the folder of a run ----------------------------------------------------------------------------------------------
 
 
 def require_vacant(output: Path, *, resume: bool, overwrite: bool) -> None:
     """Refuse a folder whose run a new one would take the place of, finished or not, unless that is wanted."""
+    from nctool.training.checkpoints.checkpoint import CHECKPOINT_NAME
+    from nctool.training.checkpoints.state import STATE_NAME
+
     if resume and overwrite:
         raise UsageError(
             "--resume and --overwrite: allowed one of them", hint="--resume goes on, --overwrite begins anew"
@@ -161,6 +159,8 @@ def require_vacant(output: Path, *, resume: bool, overwrite: bool) -> None:
 
 def _require_recipe_elsewhere(recipe: Path | str, output: Path) -> None:
     """Refuse a recipe in the place of the one that a run writes: with its comments it would be gone."""
+    from nctool.training.checkpoints.checkpoint import RECIPE_NAME
+
     written = output / RECIPE_NAME
     if written.exists() and Path(recipe).exists() and written.samefile(recipe):
         raise UsageError(
@@ -169,42 +169,50 @@ def _require_recipe_elsewhere(recipe: Path | str, output: Path) -> None:
         )
 
 
+# --- what is trained --------------------------------------------------------------------------------------------------
+
+
 def _data(recipe: Recipe, data_dir: Path | str | None) -> TrainingData:
     """Load the images, split and normalised as the recipe says."""
+    from nctool.training import Normalisation
+    from nctool_models import load_dataset, training_data
+
     settings = recipe.data
     dataset = load_dataset(settings.name, data_dir, image_size=settings.image_size, channels=settings.channels)
-    given = None if settings.mean is None or settings.std is None else Normalisation(settings.mean, settings.std)
-    return training_data(dataset, settings.validation_fraction, recipe.seed, given)
-
-
-def train_report(output: Path, recipe: Recipe, result: TrainResult) -> TrainReport:
-    """Report what a training run into `output` achieved."""
-    return TrainReport(
-        path=output,
-        recipe=recipe.name,
-        seed=recipe.seed,
-        accuracy_ann=result.accuracy_ann,
-        accuracy_snn=result.accuracy_snn,
-        theta=result.theta,
-        sigma=result.sigma,
-        best_epoch=result.best_epoch,
-        seconds_per_epoch=result.seconds_per_epoch,
-        ideal_epochs=result.ideal_epochs,
-    )
+    mean, std = settings.mean, settings.std
+    normalisation = None if mean is None or std is None else Normalisation(mean, std)
+    return training_data(dataset, settings.validation_fraction, recipe.seed, normalisation)
 
 
 def integer_format(recipe: Recipe) -> IntegerFormat | None:
     """Return the integers of the chip that a recipe trains for, if it does."""
+    from nctool_deploy.backends.backend import find_realisation
+
     if recipe.chip is None:
         return None
     return replace(find_realisation(recipe.chip.realisation).form, weight_bits=recipe.chip.weight_bits)
 
 
-def _with_own(recipe: Recipe, model: nn.Module) -> Recipe:
+def _network(recipe: Recipe, data: TrainingData, model: Module | None) -> Module:
+    """Return the recipe's network, or the one given, which must fit the images."""
+    from nctool_models import build_model
+
+    n_classes = len(data.classes)
+    if model is None:
+        return build_model(recipe.model, data.input_shape, n_classes, recipe.activation, seed=recipe.seed)
+    _require_own(model, data, n_classes)
+    return model
+
+
+def _with_own(recipe: Recipe, model: Module) -> Recipe:
     """Return the recipe of a network of your own: it says of the activations what `nctool.prepare` gave them.
 
     The description of a recipe with another network is not of this one.
     """
+    from nctool.activation.noisy_quant import activations
+    from nctool.conversion.trace.prepare import require_module
+    from nctool.recipe.schema import OwnSettings, consistent
+
     require_module(model)
     kinds = {(layer.levels, layer.reset_to) for layer in activations(model).values()}
     if not kinds:
@@ -236,17 +244,19 @@ def _require_as_prepared(recipe: Recipe, prepared: Mapping[str, Any]) -> None:
             )
 
 
-def _require_own(model: nn.Module, data: TrainingData, n_classes: int) -> None:
+def _require_own(model: Module, data: TrainingData, n_classes: int) -> None:
     """Check that a model gives logits for the images."""
+    import torch
+
     images, was_training = data.normalisation(data.train.images[:2]), model.training
     try:
         with torch.no_grad():
-            found = tuple(model.eval().cpu()(images).shape)
+            shape = tuple(model.eval().cpu()(images).shape)
     except RuntimeError as error:
         if is_out_of_memory(error):
             raise
         raise UsageError(f"model: does not take images {tuple(images.shape)} ({first_line(error)})") from error
     finally:
         model.train(was_training)
-    if found != (2, n_classes):
-        raise UsageError(f"model: gives {found} for two images, allowed {(2, n_classes)}, a logit for each class")
+    if shape != (2, n_classes):
+        raise UsageError(f"model: gives {shape} for two images, allowed {(2, n_classes)}, a logit for each class")

@@ -8,20 +8,21 @@ from __future__ import annotations
 import math
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from nctool.api.exporting import head_room_bits
 from nctool.arguments import public
-from nctool.exporting.utilisation import Utilisation, utilisation
+from nctool.commands.command import Command
+from nctool.commands.options import Model
+from nctool.commands.tables import print_changes, print_cores, print_line, print_rows, span
 from nctool.ir.network import CurrentBased, IntArray, IntNetwork, Population, Readout, Synapse
-from nctool.running.checkpoints import ModelPath
-from nctool.running.model_file import open_model
+from nctool.report import Report
 from nctool_deploy.foreign import ForeignOptions
-from nctool_deploy.lowering import lower
-from nctool_deploy.netx import KnownAnswers, Metadata
-from nctool_deploy.pipeline import delays, depths
+
+if TYPE_CHECKING:
+    from nctool.exporting.utilisation import Utilisation
+    from nctool_deploy.netx import KnownAnswers, Metadata
 
 Interval = tuple[int, int]
 
@@ -67,7 +68,7 @@ class LayerReport:
 
 
 @dataclass(frozen=True)
-class InspectReport:
+class InspectReport(Report):
     """A file at a glance: layers first, then what it was made from and for.
 
     `input_shape` is that of a sample, `input_range` that of its signal, `input_coding` `graded` or `rate`.
@@ -96,20 +97,18 @@ class InspectReport:
     changes: tuple[dict[str, Any], ...] = ()
     notes: tuple[str, ...] = ()
 
-    def to_json(self) -> dict[str, Any]:
-        """Return the report as JSON types."""
-        return asdict(self) | {"path": str(self.path)}
-
 
 @public
-def inspect(model: ModelPath) -> InspectReport:
-    """Read a file and describe it.
+def inspect(model: Model) -> InspectReport:
+    """Show the layers, ranges, head-room and provenance of an exported file.
 
     Raises:
         UsageError: there is no such file.
         FormatError: the file is bad.
         UnsupportedError: a foreign file holds what cannot be simulated.
     """
+    from nctool.running.model_file import open_model
+
     path = Path(model)
     content = open_model(path, ForeignOptions())
     network = content.network
@@ -131,6 +130,10 @@ def _exported(
     report: InspectReport, network: IntNetwork, metadata: Metadata, answers: KnownAnswers | None
 ) -> InspectReport:
     """Add what only a file that nctool exported says."""
+    from nctool.exporting.utilisation import tightest, utilisation
+    from nctool_deploy.lowering import lower
+    from nctool_deploy.pipeline import delays, depths
+
     lowered, depth = lower(network, metadata.chip, metadata.realisation, chips=None), depths(network)
     return replace(
         report,
@@ -142,7 +145,7 @@ def _exported(
         cores=lowered.cores,
         chips=lowered.mapping.chips,
         utilisation=utilisation(lowered.mapping),
-        head_room_bits=head_room_bits(network),
+        head_room_bits=tightest(network)[0],
         target=metadata.target,
         realisation=metadata.realisation,
         weight_bits=metadata.weight_bits,
@@ -215,3 +218,66 @@ def _decay(values: IntArray) -> str:
 
 def _interval(values: Any) -> Interval:
     return int(values.min()), int(values.max())
+
+
+# --- for people -------------------------------------------------------------------------------------------------------
+
+COLUMNS = ["layer", "kind", "shape", "neurons", "synapses", "weights", "thresholds", "head-room", "bound", "cores"]
+
+
+def print_inspect(report: InspectReport) -> None:
+    """Show the layers of a file and where it came from."""
+    shape = "x".join(map(str, report.input_shape))
+    rows = [["input", report.input_coding or "integers", shape, "", "", span(report.input_range), "", "", "", ""]]
+    for layer in report.layers:
+        rows.append(_layer_row(layer))
+        rows += [_branch_row(branch) for branch in layer.branches if len(layer.branches) > 1]
+    print_rows(str(report.path), COLUMNS, rows)
+    if report.changes:
+        print_changes("conversion", report.changes)
+    for note in report.notes:
+        print_line(f"NOTE: {note}")
+    if report.target is None:
+        print_line(f"netx file of another tool, T={report.steps}; CUBA decays are current/voltage, in parts of 4096")
+    else:
+        _print_origin(report)
+
+
+def _layer_row(layer: LayerReport) -> list[str]:
+    return [
+        layer.name,
+        layer.kind,
+        "x".join(map(str, layer.shape)),
+        f"{layer.neurons:,}",
+        f"{layer.synapses:,}",
+        span(layer.weight_range),
+        span(layer.threshold_range),
+        "" if layer.head_room_bits is None else f"{layer.head_room_bits:.2f} bits",
+        layer.bound or "",
+        str(layer.cores or ""),
+    ]
+
+
+def _branch_row(branch: BranchReport) -> list[str]:
+    kind = f"{branch.kind}, delay {branch.delay}" if branch.delay else branch.kind
+    times = f" x {2**branch.exponent}" if branch.exponent else ""
+    weights = span(branch.weight_range) + times
+    return [f"+ {branch.source}", kind, "", "", f"{branch.synapses:,}", weights, "", "", "", ""]
+
+
+def _print_origin(report: InspectReport) -> None:
+    """Show what only a file that nctool exported says."""
+    if report.cores and report.chips and report.utilisation:
+        if sum(layer.cores or 0 for layer in report.layers) > report.cores:
+            print_line("cores: of a layer, those that hold some of it; small layers share one")
+        print_cores(report.cores, report.chips, report.utilisation)
+    print_line(
+        f"target {report.target}, backend {report.realisation}, T={report.steps}, "
+        f"{report.weight_bits}-bit weights, {report.known_answers} known answers, nctool {report.tool_version}"
+    )
+    for key, value in (report.provenance or {}).items():
+        shown = ", ".join(map(str, value)) if isinstance(value, list) else value
+        print_line(f"{key}: {shown}")
+
+
+COMMAND = Command(inspect, print_inspect)

@@ -1,6 +1,8 @@
-"""The application that the commands belong to: errors as one or two lines and an exit code, progress on stderr.
+"""The command line: every command in order, errors as one or two lines and an exit code.
 
-In: nothing. Out: `app`, and the parts that commands share.
+stdout is data, stderr is talk. Torch and Lava are loaded by the commands that need them, not by `--help`.
+
+In: what was typed. Out: `app`, and `main`, which runs it.
 """
 
 from __future__ import annotations
@@ -10,7 +12,7 @@ import os
 import signal
 import sys
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from importlib.metadata import version as distribution_version
@@ -18,13 +20,13 @@ from types import FrameType
 from typing import Annotated
 
 import typer
+from rich.console import Console
 from typer.exceptions import TyperException
 
-from nctool.cli import output
-from nctool.cli.streams import held_stdout, lossy_stderr
+from nctool.commands import COMMANDS
+from nctool.commands.streams import held_stdout, lossy_stderr
 from nctool.errors import SIGNALS, Interrupted, NctoolError, UsageError, first_line, is_out_of_memory
-from nctool.progress import ProgressCallback, no_progress, progress_bar
-from nctool.torchrun import rank_and_size
+from nctool.spelling import command_line
 
 EXIT_BUG = 70
 EXIT_SHORTAGE = 71
@@ -58,33 +60,54 @@ def options(
     """Take a vision network to a spiking chip, and prove bit for bit what runs there."""
 
 
-def main() -> None:
-    """Run the command line and end the process with the exit code that `nctool.errors` gives each error."""
-    with lossy_stderr():
-        code = _exit_code()
+for _command in COMMANDS:
+    app.command(_command.name)(_command.for_typer())
+
+
+def run_app() -> int:
+    """Run the command that the command line names; typer's own `main` would give errors of the system exit code 1."""
+    command = typer.main.get_command(app)
+    try:
+        with command.make_context("nctool", sys.argv[1:]) as context:
+            command.invoke(context)
+    except typer.Exit as ended:
+        return ended.exit_code
+    return 0
+
+
+def main(run: Callable[[], int] = run_app) -> None:
+    """Run the command line and end the process with the exit code that `nctool.errors` gives each error.
+
+    Its messages name options, where those of Python name arguments.
+
+    Args:
+        run: does it, and returns the exit code where there is no error.
+    """
+    with lossy_stderr(), command_line():
+        code = _exit_code(run)
     sys.exit(code)
 
 
-def _exit_code() -> int:
+def _exit_code(run: Callable[[], int]) -> int:
     try:
         with ended_by_signals(), held_stdout():
-            return _run_command()
+            return run()
     except NctoolError as error:
-        output.print_error(error.message, error.hint)
+        print_error(error.message, error.hint)
         return error.exit_code
     except TyperException as error:
-        output.print_error(_lower_first(error.format_message()), "see `nctool --help`, or `nctool COMMAND --help`")
+        print_error(_lower_first(error.format_message()), "see `nctool --help`, or `nctool COMMAND --help`")
         return UsageError.exit_code
     except Interrupted as stop:
-        output.print_error(stop.message, stop.hint)
+        print_error(stop.message, stop.hint)
         return stop.exit_code
     except Exception as error:  # noqa: BLE001 - the last line of defence: a user sees no traceback
         if os.environ.get(DEBUG):
             traceback.print_exc()
         if _is_shortage(error):
-            output.print_error(f"the machine lacks room for this: {first_line(error)}", SHORTAGE_HINT)
+            print_error(f"the machine lacks room for this: {first_line(error)}", SHORTAGE_HINT)
             return EXIT_SHORTAGE
-        output.print_error(
+        print_error(
             f"internal error: {type(error).__name__}: {error}",
             f"this is a bug in nctool; run again with {DEBUG}=1 for a traceback and report it",
         )
@@ -94,17 +117,6 @@ def _exit_code() -> int:
 def _is_shortage(error: Exception) -> bool:
     """Return True where the machine has no more of something, which is no bug."""
     return is_out_of_memory(error) or (isinstance(error, OSError) and error.errno in SHORTAGES)
-
-
-def _run_command() -> int:
-    """Run the command that the command line names; typer's own `main` would give errors of the system exit code 1."""
-    command = typer.main.get_command(app)
-    try:
-        with command.make_context("nctool", sys.argv[1:]) as context:
-            command.invoke(context)
-    except typer.Exit as ended:
-        return ended.exit_code
-    return 0
 
 
 @contextmanager
@@ -126,24 +138,19 @@ def ended_by_signals() -> Iterator[None]:
 
 
 def _stop(handled: Sequence[int], number: int, _frame: FrameType | None) -> None:
-    for each in handled:
-        signal.signal(each, signal.SIG_IGN)
+    for signal_number in handled:
+        signal.signal(signal_number, signal.SIG_IGN)
     raise Interrupted(f"stopped by {signal.Signals(number).name}", None, number)
 
 
-@contextmanager
-def shown_progress(title: str, json: bool) -> Iterator[ProgressCallback]:
-    """Show a bar on stderr, but for JSON and for the ranks of torchrun behind the first."""
-    if json or not is_first_rank():
-        yield no_progress
-        return
-    with progress_bar(title) as report:
-        yield report
-
-
-def is_first_rank() -> bool:
-    """Return True except in a process that torchrun started beside the first."""
-    return rank_and_size()[0] == 0
+def print_error(message: str, hint: str | None) -> None:
+    """Write an error, and the way out, on stderr."""
+    console = Console(stderr=True, highlight=False, soft_wrap=True)
+    console.print("error:", style="bold red", end=" ")
+    console.print(message, markup=False)
+    if hint is not None:
+        console.print("hint:", style="bold", end=" ")
+        console.print(hint, markup=False)
 
 
 def _lower_first(text: str) -> str:

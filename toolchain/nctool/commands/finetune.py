@@ -1,33 +1,38 @@
 """finetune: a trained checkpoint becomes one for the windows and the weight bits that it will be deployed with.
 
-In: a checkpoint and a place. Out: the folder of another training run and its TrainReport.
+In: a checkpoint and a place. Out: the folder of another training run and its TrainReport. Torch is loaded by what
+trains only.
 """
 
 from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
-from torch import nn
-
-from nctool.api.training import RUNS, TrainReport, integer_format, require_vacant, train_report
 from nctool.arguments import public
-from nctool.errors import UsageError
-from nctool.figures.tensorboard import with_events
-from nctool.progress import ProgressCallback, no_progress
-from nctool.recipe.schema import FinetuneSettings, Overrides, Recipe, consistent, parse_recipe
-from nctool.running.checkpoints import RunPath, open_checkpoint, remembered
-from nctool.toml import literal
-from nctool.training import (
+from nctool.commands.command import Command
+from nctool.commands.options import (
     Checkpoint,
+    DataDir,
+    Device,
     EpochCallback,
-    Normalisation,
-    TrainingData,
-    fit,
-    no_report,
+    Module,
+    Overrides,
+    Overwrite,
+    Resume,
+    TensorBoard,
 )
-from nctool.training.execution import usable_device
-from nctool_models import load_dataset, restore_model, training_data
+from nctool.commands.train import RUNS, integer_format, print_train, require_vacant
+from nctool.errors import UsageError
+from nctool.progress import ProgressCallback, no_progress, no_report
+from nctool.signature import Option
+from nctool.toml import literal
+
+if TYPE_CHECKING:
+    from nctool import training
+    from nctool.recipe.schema import Recipe
+    from nctool.training import TrainingData, TrainReport
 
 TABLES = ("finetune", "training", "data")
 """Tables of the recipe that fine-tuning follows; the others made the network."""
@@ -44,20 +49,22 @@ FIXED = (
 
 @public
 def finetune(
-    checkpoint: RunPath,
-    output: Path | str | None = None,
+    checkpoint: Checkpoint,
+    output: Annotated[
+        Path | str | None, Option("Folder.", flags=("-o", "--output"), default="runs/NAME-finetuned")
+    ] = None,
     *,
-    overrides: Overrides | None = None,
-    device: str = "cpu",
-    data_dir: Path | str | None = None,
-    resume: bool = False,
-    overwrite: bool = False,
-    model: nn.Module | None = None,
-    tensorboard: bool = False,
+    overrides: Overrides = None,
+    device: Device = "cpu",
+    data_dir: DataDir = None,
+    resume: Resume = False,
+    overwrite: Overwrite = False,
+    model: Module | None = None,
+    tensorboard: TensorBoard = False,
     progress: ProgressCallback = no_progress,
     on_epoch: EpochCallback = no_report,
 ) -> TrainReport:
-    """Train a checkpoint's network on as the spiking network that it becomes, with weights rounded to integers.
+    """Train a checkpoint on as the spiking network itself, with rounded weights.
 
     The recipe is the checkpoint's; what its `[finetune]` does not say has the defaults of `FinetuneSettings`. The same
     images are held out as in training.
@@ -84,6 +91,12 @@ def finetune(
         RangeError: training diverged.
         Interrupted: SIGINT, SIGTERM or SIGHUP came while it trained; see `nctool.errors`.
     """
+    from nctool.figures.tensorboard import with_events
+    from nctool.running.checkpoints import open_checkpoint, remembered
+    from nctool.training import fit
+    from nctool.training.execution import usable_device
+    from nctool_models import restore_model
+
     loaded = open_checkpoint(checkpoint)
     recipe = _recipe(loaded.recipe, overrides)
     output = RUNS / f"{recipe.name}-finetuned" if output is None else Path(output)
@@ -93,7 +106,7 @@ def finetune(
     data = _data(loaded, recipe, remembered(data_dir, loaded, recipe.data.name))
     network = restore_model(loaded, model)
     with with_events(tensorboard, output, on_epoch) as report:
-        result = fit(
+        return fit(
             network,
             data,
             recipe,
@@ -105,10 +118,14 @@ def finetune(
             progress=progress,
             on_epoch=report,
         )
-    return train_report(output, recipe, result)
 
 
-def _recipe(trained: Recipe, overrides: Overrides | None) -> Recipe:
+COMMAND = Command(finetune, print_train, title="fine-tuning")
+
+
+def _recipe(trained: Recipe, overrides: Overrides) -> Recipe:
+    from nctool.recipe.schema import FinetuneSettings, consistent, parse_recipe
+
     recipe = parse_recipe(trained.to_toml(), overrides, source=trained.name)
     if recipe.model_copy(update={table: getattr(trained, table) for table in TABLES}) != trained:
         raise UsageError(
@@ -116,7 +133,7 @@ def _recipe(trained: Recipe, overrides: Overrides | None) -> Recipe:
             hint="`nctool train` makes another network",
         )
     for table, key, hint in FIXED:
-        got, allowed = (getattr(getattr(each, table), key) for each in (recipe, trained))
+        got, allowed = (getattr(getattr(settings, table), key) for settings in (recipe, trained))
         if got != allowed:
             shown = "none" if allowed is None else literal(allowed)
             raise UsageError(f"--set changes `{table}.{key}` to {literal(got)}, allowed: {shown}, as in training", hint)
@@ -131,15 +148,18 @@ def _require_another(checkpoint: Path, output: Path) -> None:
         raise UsageError(f"-o `{output}` holds the checkpoint itself, allowed: another folder")
 
 
-def _data(loaded: Checkpoint, recipe: Recipe, data_dir: Path | str | None) -> TrainingData:
+def _data(loaded: training.Checkpoint, recipe: Recipe, data_dir: Path | str | None) -> TrainingData:
     """Load the images, split and normalised as in training."""
+    from nctool.training import Normalisation
+    from nctool_models import load_dataset, training_data
+
     settings = recipe.data
     dataset = load_dataset(settings.name, data_dir, image_size=settings.image_size, channels=settings.channels)
     data = training_data(dataset, recipe.data.validation_fraction, recipe.seed)
-    found, trained = (data.input_shape, data.classes), (loaded.input_shape, loaded.classes)
-    if found != trained:
+    got, trained = (data.input_shape, data.classes), (loaded.input_shape, loaded.classes)
+    if got != trained:
         raise UsageError(
-            f"data set `{recipe.data.name}` has images {found[0]} of {len(found[1])} classes, allowed: {trained[0]} of "
+            f"data set `{recipe.data.name}` has images {got[0]} of {len(got[1])} classes, allowed: {trained[0]} of "
             f"{len(trained[1])} classes, those of the checkpoint",
             hint="name the data set that it was trained on with --set data.name=NAME",
         )

@@ -9,14 +9,18 @@ In: texts. Out: text on stdout. Must not import torch or Lava.
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from textwrap import fill
+from typing import TYPE_CHECKING, Any
 
 from rich.cells import cell_len
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
+
+if TYPE_CHECKING:
+    from nctool.exporting.utilisation import Utilisation
 
 WIDTH = 120
 """Width at which table text wraps where there is no terminal."""
@@ -115,6 +119,16 @@ def counted(number: int, noun: str) -> str:
     return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
 
 
+def percent(fraction: float) -> str:
+    """Return a fraction in percent."""
+    return f"{100 * fraction:.2f} %"
+
+
+def span(interval: tuple[int, int] | None) -> str:
+    """Return the ends of an interval."""
+    return "" if interval is None else f"{interval[0]}..{interval[1]}"
+
+
 def print_line(text: str) -> None:
     """Show one line; on a terminal that is too narrow it goes on behind a space."""
     console = _console()
@@ -134,3 +148,27 @@ def _console() -> Console:
 
 def _on_terminal() -> bool:
     return sys.stdout.isatty()
+
+
+# --- of a conversion, in the tables of export and inspect -------------------------------------------------------------
+
+
+def print_changes(title: str, changes: Sequence[Mapping[str, Any]]) -> None:
+    """Show what each step of a conversion did; `largest` is the worst error of a number, `output` that of a layer."""
+    rows = []
+    for change in changes:
+        largest = "exact" if change["exact"] else _error(change["worst_error"])
+        rows.append([change["step"], change["detail"], largest, _error(change["output_error"])])
+    print_rows(title, ["step", "what", "largest", "output"], rows)
+    print_line("largest: of the errors of single numbers")
+    print_line("output: root mean square error of the layer's input sum; in rows `compare …`, of its spikes")
+
+
+def _error(error: float | None) -> str:
+    return "" if error is None else f"{error:.2%}"
+
+
+def print_cores(cores: int, chips: int, utilisation: Utilisation) -> None:
+    """Show how many cores are used, and how full the fullest is of each resource."""
+    full = ", ".join(f"{name.replace('_', ' ')} {part:.0%}" for name, part in utilisation.fullest.items())
+    print_line(f"{counted(cores, 'core')} on {counted(chips, 'chip')}; the most that a core uses: {full}")

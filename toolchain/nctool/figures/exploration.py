@@ -1,6 +1,6 @@
 """Draw what `explore` found: wrong answers against latency, neurons and synaptic operations, best at the lower left.
 
-In: an ExploreReport. Out: a .png, .svg or .pdf file. matplotlib is imported only when asked for.
+In: a title and rows. Out: a .png, .svg or .pdf file. matplotlib is imported only when asked for.
 """
 
 from __future__ import annotations
@@ -9,12 +9,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from nctool.exporting.exploring import ExploreRow, Measured
 from nctool.figures.file import LOOKS, require_figure, save_figure
 
-if TYPE_CHECKING:
-    from nctool.api.exploring import ExploreReport, ExploreRow, Measured
+Rows = Sequence[ExploreRow]
 
 PANELS: dict[str, Callable[[Measured], float]] = {
     "latency, time steps": lambda measured: measured.cost.latency_steps,
@@ -35,8 +35,8 @@ MOST_TICKS = 6
 """Of an axis that names every value that occurs."""
 
 
-def prepare(path: Path) -> Callable[[ExploreReport], None]:
-    """Return what draws a report to `path`.
+def prepare(path: Path) -> Callable[[str, Rows], None]:
+    """Return what draws rows to `path`, under a title.
 
     Raises:
         UsageError: the suffix is unknown, the file cannot be written, or matplotlib is not installed.
@@ -45,7 +45,7 @@ def prepare(path: Path) -> Callable[[ExploreReport], None]:
     return partial(_draw, path)
 
 
-def _draw(path: Path, report: ExploreReport) -> None:
+def _draw(path: Path, title: str, rows: Rows) -> None:
     from matplotlib import rc_context
     from matplotlib.figure import Figure
 
@@ -53,14 +53,14 @@ def _draw(path: Path, report: ExploreReport) -> None:
         figure = Figure(figsize=(13.5, 4.6), layout="constrained")
         panels = figure.subplots(1, len(PANELS), sharey=True)
         for axes, (label, value) in zip(panels, PANELS.items(), strict=True):
-            _panel(axes, label, value, report.rows)
+            _panel(axes, label, value, rows)
         panels[0].set_ylabel("wrong answers, %")
-        figure.suptitle(f"{report.checkpoint.name}: {report.dataset}, {report.samples} samples, {report.target}")
+        figure.suptitle(title)
         figure.legend(*panels[0].get_legend_handles_labels(), loc="outside right center", frameon=False)
         save_figure(figure, path)
 
 
-def _panel(axes: Any, label: str, value: Callable[[Measured], float], rows: Sequence[ExploreRow]) -> None:
+def _panel(axes: Any, label: str, value: Callable[[Measured], float], rows: Rows) -> None:
     """Draw one curve for each realisation, units and weight bits: its points are the windows T."""
     ring = {"linestyle": "", "marker": "o", "markersize": 9, "markerfacecolor": "none", "color": "black"}
     ticks: set[float] = set()
@@ -108,7 +108,7 @@ class _Curve:
     points: tuple[tuple[Measured, bool], ...]
 
 
-def _curves(rows: Sequence[ExploreRow]) -> list[_Curve]:
+def _curves(rows: Rows) -> list[_Curve]:
     bits = sorted({row.setting.weight_bits for row in rows}, reverse=True)
     groups: dict[tuple[str, int, int], list[ExploreRow]] = {}
     for row in rows:
@@ -130,7 +130,7 @@ def _curves(rows: Sequence[ExploreRow]) -> list[_Curve]:
     ]
 
 
-def _shade(realisation: str, units: int, rows: Sequence[ExploreRow]) -> str:
+def _shade(realisation: str, units: int, rows: Rows) -> str:
     """Return the colour of a realisation, the darker the more units; a lone one is dark."""
     tried = sorted({row.setting.units for row in rows if row.setting.realisation == realisation}, reverse=True)
     shades = COLOURS[realisation]

@@ -1,0 +1,19 @@
+"""The commands: one module each, with its options, its function, its report and its table.
+
+The functions are the public ones of `nctool`; `application` is the command line, which calls them.
+"""
+
+from nctool.commands import explore, export, finetune, history, inspect, lists, run_sim, train, verify
+
+COMMANDS = (
+    train.COMMAND,
+    finetune.COMMAND,
+    export.COMMAND,
+    explore.COMMAND,
+    run_sim.COMMAND,
+    verify.COMMAND,
+    inspect.COMMAND,
+    history.COMMAND,
+    *lists.COMMANDS,
+)
+"""In the order of the help."""

@@ -1,0 +1,274 @@
+"""export: a checkpoint becomes a verified netx file.
+
+In: a checkpoint and options. Out: the file and an ExportReport.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from shlex import quote
+from typing import TYPE_CHECKING, Annotated
+
+from nctool.arguments import public
+from nctool.commands.command import Command
+from nctool.commands.options import (
+    Checkpoint,
+    Chips,
+    InputCoding,
+    Module,
+    Replicas,
+    Target,
+    parse_replicas,
+    require_chips,
+)
+from nctool.commands.tables import counted, print_changes, print_cores, print_line, print_whole
+from nctool.errors import UsageError
+from nctool.ir.number_format import LONGEST_WINDOW
+from nctool.progress import ProgressCallback, no_progress
+from nctool.report import Report
+from nctool.signature import Hint, Option
+from nctool.spelling import spoken
+
+if TYPE_CHECKING:
+    from nctool import training
+    from nctool.conversion import Change
+    from nctool.conversion.fidelity import Fidelity
+    from nctool.exporting.convert import Exported
+    from nctool.exporting.utilisation import Utilisation
+    from nctool.ir.network import IntNetwork
+
+N_KNOWN_ANSWERS = 16
+KNOWN_SPIKES = 2**27
+"""Spike values that known answers may hold together, 16 MiB in the file; over a long window there are fewer of them."""
+AUTO = "auto"
+
+
+@dataclass(frozen=True)
+class ExportReport(Report):
+    """What was exported.
+
+    Args:
+        path: the file.
+        target, realisation, steps, input: as chosen.
+        units: neurons that share an activation, by layer.
+        per_layer: True when a layer has one threshold, not one for each channel.
+        layers: number of populations, the readout included.
+        neurons, synapses: totals; a shared kernel counts each of its uses.
+        cores, chips: that the mapping uses; 0 where the target does not limit a core.
+        utilisation: of every core.
+        head_room_bits: of the population with the least: how often its bound could double.
+        tightest_layer: that population.
+        bounds: `proved` or `calibrated` per population.
+        data_dir: the folder of data sets that the network's is in, where one was named in training.
+        fidelity: how far spikes and answers are those of the float network, on calibration images.
+        notes: what is likely to cost accuracy, and what to do about it.
+        changes: what the conversion did, step by step, and what the comparison with the float network found.
+    """
+
+    path: Path
+    target: str
+    realisation: str
+    steps: int
+    input: str
+    units: dict[str, int]
+    per_layer: bool
+    layers: int
+    neurons: int
+    synapses: int
+    cores: int
+    chips: int
+    utilisation: Utilisation
+    head_room_bits: float
+    tightest_layer: str
+    bounds: dict[str, str]
+    data_dir: str | None
+    fidelity: Fidelity
+    notes: tuple[str, ...]
+    changes: tuple[Change, ...]
+
+
+@public
+def export(
+    checkpoint: Checkpoint,
+    output: Annotated[
+        Path | str,
+        Option("File to write.", flags=("-o", "--output"), metavar="MODEL.net"),
+        Hint("give the network as model=net"),
+    ],
+    *,
+    target: Target = "loihi",
+    steps: Annotated[
+        int | None, Option(f"Time steps T of the window, 1..{LONGEST_WINDOW}.", default="that of the training")
+    ] = None,
+    backend: Annotated[
+        str | None,
+        Option("autapse, or in stock netx population or zero-reset.", default="as trained", aliases=("realisation",)),
+    ] = None,
+    replicas: Annotated[
+        Replicas | None,
+        Option(
+            "Neurons an activation: K, LAYER=K,... or auto.",
+            default="as trained; population: its levels",
+            parse=parse_replicas,
+            aliases=("units",),
+        ),
+    ] = None,
+    weight_bits: Annotated[int | None, Option("2..8.", default="as trained, else 8")] = None,
+    per_layer: Annotated[bool, Option("One threshold a layer, not one a channel.")] = False,
+    input: InputCoding = None,  # noqa: A002  # the option's name is a contract
+    chips: Chips = 1,
+    max_neurons: Annotated[int | None, Option("Budget of --replicas auto.")] = None,
+    max_cores: Annotated[int | None, Option("Budget of --replicas auto.")] = None,
+    model: Module | None = None,
+    progress: ProgressCallback = no_progress,
+) -> ExportReport:
+    """Convert a trained network to integers and write it as netx HDF5.
+
+    Every limit of the target is checked.
+
+    Args:
+        checkpoint: folder of a training run, or its checkpoint.safetensors.
+        output: the file to write; replaced only when everything went well.
+        target: `loihi` (Loihi 2), `loihi1`, `lava` (simulator only), or the path of a target file (docs/TARGETS.md).
+        steps: window in time steps; by default 1 for `population`, else the recipe's.
+        backend: how neurons are built: `autapse` (reset by subtraction), or in stock netx `population` (the quantised
+            ANN in one step) or `zero-reset`; by default that of the recipe's `[chip]`, or else of the reset that it
+            trained for, `autapse` or `zero-reset`.
+        replicas: copies of a neuron that share an activation, for all layers or by name; by default those of the
+            recipe's `[chip]` for its backend, or else the levels that the activation was trained with for
+            `population`, else 1. `auto` measures which layers need them most, within a budget.
+        weight_bits: 2..8; by default those of the recipe's `[chip]`, or else 8.
+        per_layer: one threshold, and so one scale of the weights, for each layer instead of one for each channel.
+        input: `graded` (signed 8-bit integers) or `rate` (spike trains of one bit); the recipe's coding by default.
+        chips: how many chips the network may take.
+        max_neurons, max_cores: budget of replicas `auto`.
+        model: the network of the checkpoint, where it is your own; it gets the trained weights.
+        progress: called with what `auto` has spent of its budget, then with the populations done and to do.
+
+    Raises:
+        UsageError: a path or an option is wrong.
+        FormatError: the checkpoint is bad.
+        UnsupportedError: the network holds something that cannot be converted.
+        RangeError: a number does not fit the target.
+    """
+    from nctool.exporting.convert import default_realisation, design, exported
+    from nctool.exporting.unit_search import Budget, search_units
+    from nctool.ir.inputs import find_coding
+    from nctool.running.checkpoints import open_checkpoint
+    from nctool.running.outputs import NETX, require_outputs, run_files
+    from nctool_deploy.backends.backend import find_realisation
+    from nctool_deploy.targets.target import find_target
+    from nctool_models import restore_model
+
+    output, chip = Path(output), find_target(target)
+    coding = None if input is None else find_coding(input)
+    require_chips(chips)
+    if replicas != AUTO and not (max_neurons is None and max_cores is None):
+        raise UsageError("--max-neurons and --max-cores: allowed with --replicas auto only")
+    loaded = open_checkpoint(checkpoint)
+    own_target = target if str(target).endswith(".toml") else None
+    require_outputs({**run_files(checkpoint), "the target": own_target}, {"-o": (NETX, output)})
+    network = restore_model(loaded, model)
+    budget = Budget(max_neurons, max_cores) if replicas == AUTO else None
+    realisation = find_realisation(backend or default_realisation(loaded))
+    units = 1 if isinstance(replicas, str) else replicas
+    chosen = design(loaded, realisation, steps, units, weight_bits, coding, per_layer)
+    if budget is not None:
+        chosen = replace(chosen, units=search_units(loaded, network, chosen, chip, budget, progress).units)
+    result = exported(loaded, network, chosen, chip, chips, progress)
+    layers = len(result.lowered.network.populations)
+    progress(layers, layers, "running known inputs, and writing")
+    _write(output, loaded, result, chosen.weight_bits)
+    return _report(output, result, loaded.data_dir)
+
+
+def _write(path: Path, loaded: training.Checkpoint, result: Exported, weight_bits: int) -> None:
+    """Write the network with answers to calibration images, and where it came from."""
+    from nctool.fast.engine import FastEngine
+    from nctool.reference.trace import join
+    from nctool_deploy.netx import KnownAnswers, Provenance, write
+
+    network = result.lowered.network
+    pixels = loaded.calibration_images[: n_known_answers(network)]
+    write(
+        path,
+        result.lowered,
+        KnownAnswers(pixels, join(FastEngine(network).traces(pixels))),
+        provenance=Provenance(
+            recipe=loaded.recipe.name,
+            seed=loaded.recipe.seed,
+            dataset=loaded.dataset_name,
+            checkpoint_sha256=loaded.sha256,
+            input_mean=loaded.mean,
+            input_std=loaded.std,
+            classes=loaded.classes,
+        ),
+        changes=result.conversion.changes,
+        weight_bits=weight_bits,
+    )
+
+
+def n_known_answers(network: IntNetwork) -> int:
+    """Return how many samples get known answers, at least one."""
+    values = network.n_steps * sum(population.n_neurons for population in network.populations)
+    return max(1, min(N_KNOWN_ANSWERS, KNOWN_SPIKES // values))
+
+
+def _report(path: Path, result: Exported, data_dir: str | None) -> ExportReport:
+    from nctool.exporting.utilisation import tightest, utilisation
+
+    conversion, lowered = result.conversion, result.lowered
+    network = lowered.network
+    head_room_bits, tightest_layer = tightest(network)
+    return ExportReport(
+        path=path,
+        target=lowered.target.name,
+        realisation=lowered.realisation,
+        steps=network.n_steps,
+        input=network.pixel_input.coding,
+        units=conversion.units,
+        per_layer=conversion.form.one_threshold,
+        layers=len(network.populations),
+        neurons=sum(population.n_neurons for population in network.populations),
+        synapses=sum(network.synapse_count(population) for population in network.populations),
+        cores=lowered.cores,
+        chips=lowered.mapping.chips,
+        utilisation=utilisation(lowered.mapping),
+        head_room_bits=head_room_bits,
+        tightest_layer=tightest_layer,
+        bounds={p.name: p.bound.kind for p in network.populations if p.bound is not None},
+        data_dir=data_dir,
+        fidelity=result.fidelity,
+        notes=tuple(map(spoken, conversion.notes)),
+        changes=conversion.changes,
+    )
+
+
+# --- for people -------------------------------------------------------------------------------------------------------
+
+
+def print_export(report: ExportReport) -> None:
+    """Show what the conversion changed and how big the network is."""
+    title = f"conversion for {report.target}, {report.realisation}, {report.input} input, T={report.steps}"
+    print_changes(title, [asdict(change) for change in report.changes])
+    sizes = ((report.layers, "layer"), (report.neurons, "neuron"), (report.synapses, "synapse"))
+    print_line(", ".join(counted(*size) for size in sizes))
+    if report.cores:
+        print_cores(report.cores, report.chips, report.utilisation)
+    print_line(_head_room(report))
+    for note in report.notes:
+        print_line(f"note: {note}")
+    print_whole(f"wrote {report.path}")
+    data = "" if report.data_dir is None else f" --data-dir {quote(report.data_dir)}"
+    print_whole(f"next: nctool run-sim {quote(str(report.path))}{data}")
+
+
+def _head_room(report: ExportReport) -> str:
+    """Return a line about the layer whose sums come nearest to the accumulator's limit, and which sums are proved."""
+    calibrated = [name for name, kind in report.bounds.items() if kind == "calibrated"]
+    proof = f"measured on training images for {', '.join(calibrated)}" if calibrated else "proved for every input"
+    return f"least head-room {report.head_room_bits:.2f} bits, in {report.tightest_layer}; bounds: {proof}"
+
+
+COMMAND = Command(export, print_export, title="exporting")

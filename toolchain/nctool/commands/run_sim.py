@@ -1,0 +1,343 @@
+"""run_sim: run a model on an engine and report accuracy, speed and spikes, and on request what a sample costs.
+
+In: a file, an engine, samples. Out: a RunReport, and on request the traces.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nctool.arguments import public
+from nctool.commands.command import Command
+from nctool.commands.options import (
+    DataDir,
+    Dataset,
+    Device,
+    Foreign,
+    Input,
+    Model,
+    SampleChoice,
+    Samples,
+    Split,
+    Timeout,
+)
+from nctool.commands.tables import counted, percent, print_line, print_rows
+from nctool.progress import ProgressCallback, no_progress
+from nctool.report import Report
+from nctool.running.arrays import Source
+from nctool.signature import Option
+from nctool_deploy.foreign import ForeignOptions
+from nctool_deploy.lava.engine import DEFAULT_TIMEOUT_S
+
+if TYPE_CHECKING:
+    from nctool.reference.trace import Summary
+    from nctool.running.engines import Job
+    from nctool.running.model_file import ModelFile
+    from nctool_deploy.cost.report import CostMeter, CostReport, PopulationCost, SplitEnergy
+
+SHOWN_ANSWERS = 20
+"""Answers to samples of your own that are shown."""
+
+
+@dataclass(frozen=True)
+class RunReport(Report):
+    """What a run showed.
+
+    Args:
+        engine: which engine ran.
+        dataset: data set and split, `digits/test`, or the file of the samples.
+        samples: number of samples.
+        steps: time steps of one sample.
+        accuracy: fraction of correct answers after 1, 2, 4, ... steps and after the whole window; empty without
+            labels.
+        answers: without labels, the class of each sample after the whole window; of equals the first. Empty for a netx
+            file of another tool, whose output need not be classes.
+        answer_names: the names of these classes, where the file knows them.
+        images_per_second: samples by wall time, start of the engine included.
+        steps_per_second: time steps of all samples by the same time.
+        spikes_per_layer: mean number of spikes of a population in one window.
+        overflows: accumulated inputs that left the accumulator, which must be 0, or, of a foreign network, how often a
+            24-bit state wrapped or saturated. None where the engine cannot tell.
+        notes: where Lava runs something else than a foreign file says.
+        cost: what a sample costs on the chip, where it was asked for.
+    """
+
+    engine: str
+    dataset: str
+    samples: int
+    steps: int
+    accuracy: dict[str, float]
+    answers: tuple[int, ...]
+    answer_names: tuple[str, ...]
+    images_per_second: float
+    steps_per_second: float
+    spikes_per_layer: dict[str, float]
+    overflows: int | None
+    notes: tuple[str, ...]
+    cost: CostReport | None = None
+
+
+@public
+def run_sim(
+    model: Model,
+    *,
+    engine: Annotated[str, Option("fast, reference or lava.")] = "fast",
+    dataset: Dataset = None,
+    split: Split = "test",
+    samples: Samples = None,
+    data_dir: DataDir = None,
+    input: Input = None,  # noqa: A002  # the option's name is a contract
+    labels: Annotated[Source | None, Option("Class numbers for --input.", kind=Path, metavar="Y.npy")] = None,
+    output: Annotated[
+        Path | str | None,
+        Option("Write every spike and all logits.", flags=("-o", "--output"), metavar="OUT.npz", is_written=True),
+    ] = None,
+    options: Foreign = None,
+    device: Device = "cpu",
+    workers: Annotated[int, Option("Processes that share the samples.", least=1)] = 1,
+    cost: Annotated[bool, Option("Count operations, updates and spikes on the chip.")] = False,
+    timeout_s: Timeout = DEFAULT_TIMEOUT_S,
+    progress: ProgressCallback = no_progress,
+) -> RunReport:
+    """Run an exported network, or a netx file of another tool, on data.
+
+    Args:
+        model: a file that `export` wrote, or a netx file of another tool.
+        engine: `fast`, `reference` or `lava`.
+        dataset: name, .npz path or folder of images; the one that the network was trained on by default.
+        split: `test` or `train`.
+        samples: the first so many; all by default.
+        data_dir: where data sets lie.
+        input: samples instead of a data set, a .npy file or an array: uint8 pixels (samples, channels, height, width),
+            the channels also last, or left out where there is one; or for a foreign file integers
+            (samples, steps, *shape) or (samples, *shape), or real numbers for its input block.
+        labels: class numbers for `input`, a .npy file or an array.
+        output: .npz file that receives every spike and all logits.
+        options: how a foreign file is read and reset.
+        device: `cpu` or `cuda`, for the fast engine.
+        workers: processes that share the samples; the ranks of torchrun share them without it.
+        cost: count what a sample costs on the chip (docs/COST.md); the time that takes is part of the speed.
+        timeout_s: seconds that one run of the Lava subprocess may take.
+        progress: called with the samples done and to do.
+
+    Raises:
+        UsageError, FormatError, UnsupportedError, RangeError, EngineError: see `nctool.errors`.
+    """
+    from nctool.running.arrays import require_array_names
+    from nctool.running.engines import Job, require_engine
+    from nctool.running.outputs import TRACES, model_files, require_outputs
+    from nctool.running.sharding import require_workers
+
+    require_engine(engine, device)
+    output = None if output is None else Path(output)
+    require_workers(engine, workers, output, cost=cost)
+    path, options = Path(model), options or ForeignOptions()
+    wanted = SampleChoice(dataset, split, samples, data_dir, input, labels)
+    content = wanted.open_model(path, options)
+    require_outputs({**wanted.files(content), **model_files(path)}, {"-o": (TRACES, output)})
+    if output is not None:
+        require_array_names((population.name for population in content.network.populations), "-o")
+    meter = content.cost_meter() if cost else None
+    chosen = wanted.load(content)
+    options.require_steps(chosen.content.network.n_steps)
+    job = Job(path, chosen.content, chosen.samples, device, timeout_s)
+    tally = Tally(chosen.labels, job.network.n_steps)
+    start = time.perf_counter()
+    for summary in _reported(_summaries(engine, job, output, workers, meter), len(job.pixels), progress):
+        tally.add(summary)
+    return _report(engine, chosen.name, job.content, tally, time.perf_counter() - start, meter)
+
+
+def _report(
+    engine: str, dataset: str, content: ModelFile, tally: Tally, seconds: float, meter: CostMeter | None
+) -> RunReport:
+    n_steps = content.network.n_steps
+    answers = tuple(tally.answers) if content.is_classifier else ()
+    return RunReport(
+        engine=engine,
+        dataset=dataset,
+        samples=tally.done,
+        steps=n_steps,
+        accuracy=tally.accuracy(),
+        answers=answers,
+        answer_names=_class_names(answers, content),
+        images_per_second=tally.done / seconds,
+        steps_per_second=tally.done * n_steps / seconds,
+        spikes_per_layer=tally.spikes_per_layer(),
+        overflows=tally.overflows,
+        notes=content.notes,
+        cost=None if meter is None else meter.report(),
+    )
+
+
+def _class_names(answers: tuple[int, ...], content: ModelFile) -> tuple[str, ...]:
+    provenance = content.provenance
+    if provenance is None or len(provenance.classes) != content.network.readout.n_neurons:
+        return ()
+    return tuple(provenance.classes[answer] for answer in answers)
+
+
+# --- while it runs ----------------------------------------------------------------------------------------------------
+
+
+def _summaries(engine: str, job: Job, output: Path | None, workers: int, meter: CostMeter | None) -> Iterator[Summary]:
+    from nctool.running.arrays import record
+    from nctool.running.engines import traces
+    from nctool.running.sharding import shared_summaries
+
+    if output is None and meter is None:
+        return shared_summaries(engine, job, workers)
+    passing = traces(engine, job)
+    if meter is not None:
+        passing = meter.watch(passing, job.pixels)
+    if output is not None:
+        passing = record(passing, output)
+    return (trace.summary() for trace in passing)
+
+
+def reported_steps(n_steps: int) -> list[int]:
+    """Return 1, 2, 4, ... up to and including the last step."""
+    return sorted({2**k for k in range(n_steps.bit_length()) if 2**k <= n_steps} | {n_steps})
+
+
+class Tally:
+    """Count correct answers, spikes and overflows over batches, and keep no trace; without labels, keep the answers.
+
+    Args:
+        labels: int64 (samples,), or None.
+        n_steps: length of the window.
+    """
+
+    def __init__(self, labels: NDArray[np.int64] | None, n_steps: int) -> None:
+        self.labels, self.done = labels, 0
+        self.correct = dict.fromkeys(reported_steps(n_steps) if labels is not None else (), 0)
+        self.answers: list[int] = []
+        self.spikes: dict[str, int] = {}
+        self.overflows: int | None = 0
+
+    def add(self, summary: Summary) -> None:
+        """Count one batch."""
+        n_samples = len(summary.logits)
+        if self.labels is None:
+            self.answers += summary.logits[:, -1].reshape(n_samples, -1).argmax(axis=1).tolist()
+        else:
+            labels = self.labels[self.done : self.done + n_samples]
+            for step in self.correct:
+                self.correct[step] += int((summary.logits[:, step - 1].argmax(axis=1) == labels).sum())
+        for name, count in summary.spike_counts.items():
+            self.spikes[name] = self.spikes.get(name, 0) + count
+        counted = sum(summary.overflows.values()) if summary.overflows else None
+        self.overflows = None if counted is None or self.overflows is None else self.overflows + counted
+        self.done += n_samples
+
+    def accuracy(self) -> dict[str, float]:
+        """Return the fraction of correct answers by step."""
+        return {str(step): count / self.done for step, count in self.correct.items()}
+
+    def spikes_per_layer(self) -> dict[str, float]:
+        """Return the mean number of spikes per sample by population."""
+        return {name: count / self.done for name, count in self.spikes.items()}
+
+
+def _reported(batches: Iterator[Summary], total: int, progress: ProgressCallback) -> Iterator[Summary]:
+    done = 0
+    progress(done, total)
+    for summary in batches:
+        yield summary
+        done += len(summary.logits)
+        progress(done, total)
+
+
+# --- for people -------------------------------------------------------------------------------------------------------
+
+COLUMNS = [
+    *("layer", "neurons", "spikes", "bias spikes", "synaptic operations", "of autapses", "of biases"),
+    *("active updates", "idle updates"),
+]
+
+
+def print_run(report: RunReport) -> None:
+    """Show accuracy by time step, speed and spikes, and the cost where it was asked for."""
+    sizes = f"{counted(report.samples, 'sample')} of {counted(report.steps, 'time step')}"
+    title = f"{report.dataset}, {sizes}, engine {report.engine}"
+    rows = [[step, percent(accuracy)] for step, accuracy in report.accuracy.items()]
+    print_rows(title, ["time steps", "accuracy"], rows) if rows else print_line(title)
+    if report.answers:
+        more = f", … ({len(report.answers):,} in --json)" if len(report.answers) > SHOWN_ANSWERS else ""
+        print_line(f"answers, a class for each sample: {', '.join(_answers(report)[:SHOWN_ANSWERS])}{more}")
+    spikes = ", ".join(f"{_named(name)} {count:,.1f}" for name, count in report.spikes_per_layer.items())
+    print_line(f"{report.images_per_second:,.1f} images/s; spikes per image: {spikes or 'no spiking layer'}")
+    for note in report.notes:
+        print_line(f"NOTE: {note}")
+    if report.overflows:
+        print_line(f"WARNING: {report.overflows} sums left their register: see rules O1 and O2 in docs/SEMANTICS.md")
+    if report.cost is not None:
+        _print_cost(report.cost)
+
+
+def _answers(report: RunReport) -> list[str]:
+    """Return the class of each sample, by number, and by name where that says more."""
+    numbers = [str(answer) for answer in report.answers]
+    names = report.answer_names or numbers
+    return [number if name == number else f"{number} {name}" for number, name in zip(numbers, names, strict=True)]
+
+
+def _named(layer: str) -> str:
+    """Return the name of a layer; one of an unnamed `nn.Sequential` is a number."""
+    return f"layer {layer}:" if layer.isdecimal() else layer
+
+
+def _print_cost(cost: CostReport) -> None:
+    rows = [_row(name, population) for name, population in cost.populations.items()]
+    title = f"cost of a sample for {cost.target}, {cost.realisation}: means over {counted(cost.samples, 'sample')}"
+    print_rows(title, COLUMNS, [*rows, _row("total", cost.total)])
+    window = counted(cost.window_steps, "window step")
+    if cost.flush_steps:
+        window = f"{cost.window_steps} window and {cost.flush_steps} flush steps"
+    print_line(
+        f"{window}, one sample every {cost.period_steps}; "
+        f"the answer stands after {counted(cost.latency_steps, 'step')}{_time(cost.latency_ns)}"
+    )
+    if cost.energy is None:
+        print_line(f"energy: target {cost.target} has no published figures, so operations only")
+    else:
+        _print_energy(cost.energy)
+
+
+def _row(name: str, cost: PopulationCost) -> list[str]:
+    counts = (
+        cost.spikes,
+        cost.bias_spikes,
+        cost.synaptic_operations,
+        cost.autapse_operations,
+        cost.bias_operations,
+        cost.active_updates,
+        cost.idle_updates,
+    )
+    return [name, f"{cost.neurons:,}", *(f"{count:,.1f}" for count in counts)]
+
+
+def _time(latency_ns: tuple[float, float] | None) -> str:
+    return "" if latency_ns is None else f", which take at least {latency_ns[0]:,.0f}..{latency_ns[1]:,.0f} ns"
+
+
+def _print_energy(energy: SplitEnergy) -> None:
+    causes = {
+        "synaptic operations": energy.synaptic_operations_pj,
+        "active updates": energy.active_updates_pj,
+        "idle updates": energy.idle_updates_pj,
+        "spikes": energy.spikes_pj,
+    }
+    parts = ", ".join(f"{name} {pj / 1000:,.1f}" for name, pj in causes.items())
+    print_line(f"energy in nJ: {parts}; together {energy.total_pj / 1000:,.1f}")
+    print_line(f"these figures: {energy.basis}")
+
+
+COMMAND = Command(run_sim, print_run, title="engine {engine}")

@@ -1,0 +1,135 @@
+"""What the signature of a public function says: the one definition of its arguments, and of the options of its command.
+
+An annotation holds the type, and by an `Option` how the command line offers the argument and which numbers it allows.
+
+In: a function. Out: its parameters. Imports nothing of nctool.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields
+from functools import cache
+from pathlib import Path
+from types import UnionType
+from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints
+
+_TYPED = (bool, int, float, Path, str)
+"""What the text that is typed can become."""
+
+
+@dataclass(frozen=True)
+class Option:
+    """How the command line offers an argument, in its annotation; an argument without one is for Python only.
+
+    Args:
+        help: one line.
+        flags: as they are typed; `--name-of-the-argument` by default.
+        metavar: what stands for the value in the help.
+        default: what the help says where the default depends on something.
+        kind: what the text that is typed becomes; by default the first type of the annotation that it may be.
+        parse: turns the text into the value, where it is more than a number or a name; it gets the
+            argument's name too.
+        least: of a number.
+        is_checked_inside: the function itself refuses a smaller number, because it has more to say of it.
+        aliases: older names, which scripts use; the help does not show them.
+        is_positional: typed without a flag.
+        is_repeated: may be typed several times.
+        is_written: names a file that the command writes.
+    """
+
+    help: str
+    flags: tuple[str, ...] = ()
+    metavar: str | None = None
+    default: str | None = None
+    kind: type | None = None
+    parse: Callable[[Any, str], Any] | None = None
+    least: float | None = None
+    is_checked_inside: bool = False
+    aliases: tuple[str, ...] = ()
+    is_positional: bool = False
+    is_repeated: bool = False
+    is_written: bool = False
+
+
+@dataclass(frozen=True)
+class Group:
+    """The options that one argument is made of, in its annotation: fields of a dataclass by name."""
+
+    dataclass: type
+    options: Mapping[str, Option]
+
+
+@dataclass(frozen=True)
+class Hint:
+    """What to do where something else than a plain value is given, a network perhaps, in the annotation."""
+
+    text: str
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """An argument of a public function, or a field of a group.
+
+    Args:
+        name: in Python.
+        annotation: what it may be.
+        default: `inspect.Parameter.empty` where there is none.
+    """
+
+    name: str
+    annotation: Any
+    default: Any
+
+    @property
+    def option(self) -> Option | None:
+        """Return how the command line offers it."""
+        return next((part for part in get_args(self.annotation) if isinstance(part, Option)), None)
+
+    @property
+    def group(self) -> Group | None:
+        """Return the options that it is made of."""
+        return next((part for part in get_args(self.annotation) if isinstance(part, Group)), None)
+
+    @property
+    def kind(self) -> type:
+        """Return what the text that is typed becomes: the first type that the annotation allows."""
+        option, allowed = self.option, get_args(self.annotation)[0]
+        if option is not None and option.kind is not None:
+            return option.kind
+        types = get_args(allowed) if get_origin(allowed) in (Union, UnionType) else (allowed,)
+        return next((kind for kind in types if kind in _TYPED), str)
+
+
+@cache
+def parameters_of(function: Callable[..., Any]) -> tuple[Parameter, ...]:
+    """Return the arguments of a public function, in order."""
+    names = inspect.unwrap(function).__globals__
+    return tuple(
+        Parameter(name, _evaluated(parameter.annotation, names), parameter.default)
+        for name, parameter in inspect.signature(function).parameters.items()
+    )
+
+
+def _evaluated(annotation: Any, names: dict[str, Any]) -> Any:
+    """Return an annotation that may be a text; that of what is returned stays one, its names are for type checkers."""
+    return eval(annotation, names) if isinstance(annotation, str) else annotation
+
+
+@cache
+def options_of(function: Callable[..., Any]) -> tuple[tuple[Parameter, Option], ...]:
+    """Return what the command line offers of a public function: its arguments that are options, groups in parts."""
+    return tuple(part for parameter in parameters_of(function) for part in parts_of(parameter))
+
+
+def parts_of(parameter: Parameter) -> list[tuple[Parameter, Option]]:
+    """Return the options that an argument is made of: itself, the fields of its group, or none."""
+    option, group = parameter.option, parameter.group
+    if group is None:
+        return [] if option is None else [(parameter, option)]
+    hints, defaults = get_type_hints(group.dataclass), {field.name: field.default for field in fields(group.dataclass)}
+    return [
+        (Parameter(name, Annotated[hints[name], option], defaults[name]), option)
+        for name, option in group.options.items()
+    ]
