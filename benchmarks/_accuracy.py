@@ -22,14 +22,14 @@ class Exports:
 
     Attributes:
         weight_bits: widths; None is the width that the run was trained for.
-        units: neurons for each activation.
+        replicas: neurons for each activation.
         input: coding of the input; None is the one that the run was trained for.
         dataset: that it is run on; None is the one that it was trained on.
         data_dir: of the data set.
     """
 
     weight_bits: Sequence[int | None] = (None,)
-    units: Sequence[int] = (1,)
+    replicas: Sequence[int] = (1,)
     input: str | None = None
     dataset: str | None = None
     data_dir: Path | None = None
@@ -40,12 +40,16 @@ def measure(run: Path, exports: Exports) -> dict[str, Any]:
     checkpoint = load_checkpoint(run)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model.net"
-        integer = [_integer(run, path, exports, bits, units) for bits in exports.weight_bits for units in exports.units]
+        integer = [
+            _integer(run, path, exports, bits, replicas)
+            for bits in exports.weight_bits
+            for replicas in exports.replicas
+        ]
     results = checkpoint.results
     return {
         "recipe": checkpoint.recipe.name,
         "seed": checkpoint.recipe.seed,
-        "trained_for": checkpoint.recipe.input.coding,
+        "trained_for": checkpoint.recipe.input.encoding,
         "data": f"{checkpoint.dataset_name} test",
         "finetuned_at": list(checkpoint.recipe.finetune.steps) if checkpoint.recipe.finetune else [],
         "training_seconds": round(_training_seconds(run)),
@@ -61,21 +65,21 @@ def _training_seconds(run: Path) -> float:
     return sum(float(json.loads(line)["seconds"]) for line in lines)
 
 
-def _integer(run: Path, path: Path, exports: Exports, bits: int | None, units: int) -> dict[str, Any]:
-    """Return the accuracies of the exports of one width and number of units, by window."""
+def _integer(run: Path, path: Path, exports: Exports, bits: int | None, replicas: int) -> dict[str, Any]:
+    """Return the accuracies of the exports of one width and number of replicas, by window."""
     accuracy, calibrated = {}, {}
     for steps in STEPS:
         exported = nctool.export(
-            run, path, target="lava", steps=steps, weight_bits=bits, units=units, input=exports.input
+            run, path, target="lava", steps=steps, weight_bits=bits, replicas=replicas, input=exports.input
         )
         report = nctool.run_sim(exported.path, dataset=exports.dataset, data_dir=exports.data_dir)
         if report.overflows:
-            raise SystemExit(f"{run}: {report.overflows} overflows at {bits} bits, K={units}, T={steps}")
+            raise SystemExit(f"{run}: {report.overflows} overflows at {bits} bits, K={replicas}, T={steps}")
         accuracy[str(steps)] = report.accuracy[str(steps)]
         calibrated[str(steps)] = sorted(name for name, kind in exported.bounds.items() if kind == "calibrated")
     return {
         "weight_bits": nctool.inspect(path).weight_bits,
-        "units": units,
+        "replicas": replicas,
         "input": exported.input,
         "samples": report.samples,
         "accuracy": accuracy,

@@ -60,7 +60,7 @@ def to_integers(model: nn.Module, calibration: np.ndarray, n_steps: int) -> IntN
         input_shape=calibration.shape[1:],
         mean=(0.5,) * channels,
         std=(0.25,) * channels,
-        form=AUTAPSE_FORMAT,
+        number_format=AUTAPSE_FORMAT,
         n_steps=n_steps,
         calibration=calibration,
     ).network

@@ -8,10 +8,10 @@ from the fast engine, which the tests hold equal to the reference engine bit for
 
 RUN is a folder that `nctool train` wrote. With --recipe, runs are trained by several methods and seeds into the folder
 --runs, where those that are finished are kept, and compared: mean and spread of the seeds; `--set finetune.KEY=VALUE`
-is for the methods with fine-tuning only. Without either, that is done for `digits-cnn`. With --units 1,2,4 networks are
-exported with so many neurons for each activation; with --input for that coding, whatever they were trained for; with
---weight-bits at several widths; with --dataset they are run on that one, a name or the path of an .npz file. The last
-line of stdout is one JSON object.
+is for the methods with fine-tuning only. Without either, that is done for `digits-cnn`. With --replicas 1,2,4 networks
+are exported with so many neurons for each activation; with --input for that encoding, whatever they were trained for;
+with --weight-bits at several widths; with --dataset they are run on that one, a name or the path of an .npz file. The
+last line of stdout is one JSON object.
 """
 
 from __future__ import annotations
@@ -61,8 +61,8 @@ def _windows(steps: Sequence[int]) -> str:
 
 
 def _network(integer: dict[str, Any]) -> str:
-    units = f", K={integer['units']}" if integer["units"] > 1 else ""
-    return f"integer, {integer['weight_bits']} bit{units}"
+    replicas = f", K={integer['replicas']}" if integer["replicas"] > 1 else ""
+    return f"integer, {integer['weight_bits']} bit{replicas}"
 
 
 def _cells(accuracies: Sequence[dict[str, float]]) -> str:
@@ -97,14 +97,14 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--dataset", help="what each network was trained on by default")
     parser.add_argument("--input", help="graded or rate; what each network was trained for by default")
     parser.add_argument("--weight-bits", type=_numbers, default=(None,), metavar="8,6,4")
-    parser.add_argument("--units", type=_numbers, default=(1,), metavar="1,2,4")
+    parser.add_argument("--replicas", type=_numbers, default=(1,), metavar="1,2,4")
     return parser.parse_args()
 
 
 def main() -> None:
     """Measure the runs named on the command line, or those of an experiment."""
     options = _arguments()
-    exports = Exports(options.weight_bits, options.units, options.input, options.dataset, options.data_dir)
+    exports = Exports(options.weight_bits, options.replicas, options.input, options.dataset, options.data_dir)
     if options.trained:
         rows = [measure(run, exports) for run in options.trained]
         print_runs(rows)

@@ -1,6 +1,6 @@
 """How long an export takes, stage by stage, and the memory that it needs.
 
-    python benchmarks/conversion_time.py [--networks NAME,...] [--units K] [--steps T]
+    python benchmarks/conversion_time.py [--networks NAME,...] [--replicas K] [--steps T]
 
 Networks of the zoo with random weights, their batch norms run on the same random images that calibration gets, 256 of
 them; and `mlp-96`, a network of two dense layers on 96x96x3 images, whose first has 27,648 inputs. Stages are those of
@@ -91,7 +91,7 @@ def _normalised(pixels: np.ndarray) -> torch.Tensor:
     return (torch.from_numpy(pixels) / 255 - 0.5) / 0.25
 
 
-def converted(model: nn.Module, pixels: np.ndarray, units: int, steps: int) -> tuple[Conversion, dict[str, float]]:
+def converted(model: nn.Module, pixels: np.ndarray, replicas: int, steps: int) -> tuple[Conversion, dict[str, float]]:
     """Convert a model; return also the seconds of each layer."""
     told = [("", time.perf_counter())]
 
@@ -106,23 +106,23 @@ def converted(model: nn.Module, pixels: np.ndarray, units: int, steps: int) -> t
         input_shape=pixels.shape[1:],
         mean=(0.5,) * channels,
         std=(0.25,) * channels,
-        form=AUTAPSE_FORMAT,
+        number_format=AUTAPSE_FORMAT,
         n_steps=steps,
         calibration=pixels,
-        units=units,
+        replicas=replicas,
         progress=progress,
     )
     told.append(("end", time.perf_counter()))
     return conversion, {layer or "tracing": after - start for (layer, start), (_, after) in pairwise(told)}
 
 
-def measure(name: str, units: int, steps: int) -> tuple[Stopwatch, dict[str, float]]:
+def measure(name: str, replicas: int, steps: int) -> tuple[Stopwatch, dict[str, float]]:
     """Return the seconds of each stage of an export, and of each layer of its conversion."""
     make, shape, target = NETWORKS[name]
     pixels = random_pixels(CALIBRATION_IMAGES, shape)
     model, watch = run_batch_norms(make(), pixels), Stopwatch()
     with watch.stage("convert"):
-        conversion, layers = converted(model, pixels, units, steps)
+        conversion, layers = converted(model, pixels, replicas, steps)
     with watch.stage("place"):
         lowered = lower(conversion.network, find_target(target), chips=None)
     with watch.stage("compare"):
@@ -149,18 +149,18 @@ def main() -> None:
     """Measure the networks that were asked for."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--networks", default="lenet,small-vgg,resnet18", help="of " + ", ".join(NETWORKS))
-    parser.add_argument("--units", type=int, default=1)
+    parser.add_argument("--replicas", type=int, default=1)
     parser.add_argument("--steps", type=int, default=4)
     options = parser.parse_args()
     found: dict[str, dict[str, dict[str, float]]] = {"seconds": {}, "core_seconds": {}}
     for name in options.networks.split(","):
-        watch, layers = measure(name, options.units, options.steps)
+        watch, layers = measure(name, options.replicas, options.steps)
         found["seconds"][name] = with_total(watch.seconds)
         found["core_seconds"][name] = with_total(watch.core_seconds)
         slowest = max(layers, key=lambda layer: layers[layer])
         print(f"{name}: {told(watch.seconds)} s; slowest: {slowest}, {layers[slowest]:.2f} s", flush=True)
         print(f"{name}, all cores together: {told(watch.core_seconds)} s", flush=True)
-    print(json.dumps({"units": options.units, "steps": options.steps} | found | environment()))
+    print(json.dumps({"replicas": options.replicas, "steps": options.steps} | found | environment()))
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Lowering: check an IntNetwork against a target and realise it with the target's parts.
 
-In: an IntNetwork, a target, a realisation. Out: a frozen Lowered with its mapping to cores, or one error that lists
+In: an IntNetwork, a target, a backend. Out: a frozen Lowered with its mapping to cores, or one error that lists
 every violation. Must not import torch or Lava.
 """
 
@@ -19,7 +19,7 @@ from nctool.ir.network import (
     Population,
     Synapse,
 )
-from nctool_deploy.backends.backend import DEFAULT, Realisation, RealisationName, Registers, find_realisation
+from nctool_deploy.backends.backend import DEFAULT, Backend, BackendName, Registers, find_backend
 from nctool_deploy.backends.number_formats import STATE, SYNAPSE_EXPONENT, SYNAPSE_MANTISSA
 from nctool_deploy.lava.synapses import largest_message
 from nctool_deploy.mapping.cores import Mapping
@@ -35,14 +35,14 @@ class Lowered:
     Args:
         network: what is realised: it gives the same trace as what was lowered, in the form that the registers hold.
         target: the chip whose limits were checked.
-        realisation: how the neuron is built out of stock parts.
+        backend: how the neuron is built out of stock parts.
         registers: one per population, in order.
         mapping: which core holds which neurons.
     """
 
     network: IntNetwork
     target: Target
-    realisation: RealisationName
+    backend: BackendName
     registers: tuple[Registers, ...]
     mapping: Mapping
 
@@ -52,19 +52,19 @@ class Lowered:
         return len(self.mapping.cores)
 
 
-def lower(network: IntNetwork, target: Target, realisation: str = DEFAULT.name, chips: int | None = 1) -> Lowered:
+def lower(network: IntNetwork, target: Target, backend: str = DEFAULT.name, chips: int | None = 1) -> Lowered:
     """Realise `network` on `target`.
 
     Args:
         chips: how many chips there are; None for as many as it takes.
 
     Raises:
-        UsageError: the realisation is unknown.
+        UsageError: the backend is unknown.
         UnsupportedError: the network holds current-based neurons, or takes graded input that the target's spikes
             cannot carry.
         RangeError: a number or a reset does not fit, or the chips are too small; all violations are listed.
     """
-    chosen = find_realisation(realisation)
+    chosen = find_backend(backend)
     _require_integrate_fire(network)
     _require_spikes(network, target)
     chosen.require_graph(network)
@@ -109,7 +109,7 @@ def _require_spikes(network: IntNetwork, target: Target) -> None:
 
 
 def _violations(
-    network: IntNetwork, population: Population, depth: dict[str, int], realisation: Realisation
+    network: IntNetwork, population: Population, depth: dict[str, int], backend: Backend
 ) -> Iterator[RangeError]:
     where = f"population `{population.name}`"
     for synapse, delay, branch in zip(
@@ -117,9 +117,9 @@ def _violations(
     ):
         yield from _synapse_violations(synapse, branch)
         yield from _delay_violations(delay, branch)
-        yield from realisation.synapse_violations(synapse, largest_message(network, synapse.source), branch)
+        yield from backend.synapse_violations(synapse, largest_message(network, synapse.source), branch)
     yield from _bound_violations(population.bound, where)
-    yield from realisation.violations(population)
+    yield from backend.violations(population)
 
 
 def _branch_names(population: Population) -> list[str]:

@@ -154,7 +154,7 @@ def test_numbers_of_numpy_are_numbers(digits_run, digits_model, tmp_path):
 @pytest.mark.parametrize(
     ("text", "python"),
     [
-        ("export with --steps 1, or with --realisation autapse", 'export with steps=1, or with realisation="autapse"'),
+        ("export with --steps 1, or with --backend autapse", 'export with steps=1, or with backend="autapse"'),
         ("leave --steps out", "leave steps out"),
         ("give --max-cores N or --max-neurons N", "give max_cores=N or max_neurons=N"),
         ("name them with --engines reference,lava", 'name them with engines="reference,lava"'),
@@ -327,10 +327,10 @@ def test_names_in_a_text_or_a_list():
     assert split_names("reference, fast,") == split_names(["reference", "fast"]) == ("reference", "fast")
 
 
-def test_engines_and_realisations_may_be_a_text(digits_run, digits_model):
+def test_engines_and_backends_may_be_a_text(digits_run, digits_model):
     assert nctool.verify(digits_model, engines="fast,reference", samples=2).engines == ("fast", "reference")
-    report = nctool.explore(digits_run, realisations="autapse", steps=[1], units=[1], weight_bits=[8], samples=2)
-    assert [row.setting.realisation for row in report.rows] == ["autapse"]
+    report = nctool.explore(digits_run, backends="autapse", steps=[1], replicas=[1], weight_bits=[8], samples=2)
+    assert [row.setting.backend for row in report.rows] == ["autapse"]
 
 
 def test_training_takes_a_mapping(digits_run, tmp_path):

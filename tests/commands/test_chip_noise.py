@@ -17,7 +17,7 @@ from nctool.errors import RangeError, UnsupportedError, UsageError
 from nctool.recipe.schema import ChipSettings
 from nctool.reference.simulate import simulate
 from nctool.training import LabelledImages, Normalisation, chip, image_encoding, load_checkpoint, measure_held_out
-from nctool_deploy.backends.backend import RealisationName, find_realisation
+from nctool_deploy.backends.backend import BackendName, find_backend
 from nctool_deploy.netx import read
 from nctool_models import load_recipe, restore_model
 from tests.support.small_run import epoch_lines, small_data, small_fit, small_recipe
@@ -25,13 +25,13 @@ from tests.support.small_run import epoch_lines, small_data, small_fit, small_re
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 CHIP = ("noise.source=chip",)
-AUTAPSE = find_realisation("autapse").form
+AUTAPSE = find_backend("autapse").number_format
 TOO_SMALL = replace(AUTAPSE, accumulator_max=1)
 PLAIN = Normalisation((0.0,), (1.0,))
 
 
-def integer(model, images, form=AUTAPSE, **options):
-    settings = {"mean": (0.0,), "std": (1.0,), "form": form, "calibration": images.numpy(), **options}
+def integer(model, images, number_format=AUTAPSE, **options):
+    settings = {"mean": (0.0,), "std": (1.0,), "number_format": number_format, "calibration": images.numpy(), **options}
     return convert(model, input_shape=tuple(images.shape[1:]), **settings).network
 
 
@@ -48,21 +48,21 @@ def two_channels() -> nn.Sequential:
 
 
 @pytest.mark.parametrize(
-    ("n_steps", "units", "gaps"),
+    ("n_steps", "replicas", "gaps"),
     [
-        # One unit starts at 0.8: at step 1 it has 1.8, which is a spike, and 1.3, which is none.
+        # One replica starts at 0.8: at step 1 it has 1.8, which is a spike, and 1.3, which is none.
         (1, 1, (1.2 - 1.6, 0.4)),
         # At step 2 the first has 0.2 + 1, no spike, and the second 1.8, a spike: rates of 1/2.
         (2, 1, (1.2 - 0.8, 0.4 - 0.8)),
-        # Two units start at 0.4 and 1.2: of both channels, the second only has a spike.
+        # Two replicas start at 0.4 and 1.2: of both channels, the second only has a spike.
         (1, 2, (1.2 - 0.8, 0.4 - 0.8)),
     ],
 )
-def test_the_gap_by_hand(n_steps, units, gaps):
+def test_the_gap_by_hand(n_steps, replicas, gaps):
     """An image of 1 has these gaps in its two channels, an image of 0 has none."""
     model = two_channels()
     images = torch.tensor([255, 0], dtype=torch.uint8).reshape(2, 1, 1, 1)
-    network = integer(model, images, n_steps=n_steps, units=units)
+    network = integer(model, images, n_steps=n_steps, replicas=replicas)
     split = LabelledImages(images, torch.tensor([0, 0]))
     report = measure_held_out(model, split, PLAIN, n_steps, network)
     assert report.sigma == {"2": pytest.approx(np.std([*gaps, 0, 0]), rel=1e-5)}
@@ -88,12 +88,12 @@ class Residual(nn.Module):
 POPULATIONS = {"stem_act": "stem", "inner_act": "inner", "sum_act": "outer"}
 
 
-@pytest.mark.parametrize("units", [1, 3])
-def test_each_activation_of_a_residual_network_is_compared_with_its_population(units):
+@pytest.mark.parametrize("replicas", [1, 3])
+def test_each_activation_of_a_residual_network_is_compared_with_its_population(replicas):
     torch.manual_seed(0)
     model = Residual().eval()
     images = torch.randint(256, (40, 1, 3, 3), dtype=torch.uint8)
-    network = integer(model, images, n_steps=3, units=units)
+    network = integer(model, images, n_steps=3, replicas=replicas)
     assert [population.name for population in network.populations[:-1]] == list(POPULATIONS.values())
     trace, quantised = simulate(network, images.numpy()), {}
     for name, layer in activations(model).items():
@@ -102,7 +102,7 @@ def test_each_activation_of_a_residual_network_is_compared_with_its_population(u
         model(PLAIN(images))
     expected = {}
     for name, population in POPULATIONS.items():
-        spikes = trace.spikes[population].reshape(40, 3, 2, units, 3, 3)
+        spikes = trace.spikes[population].reshape(40, 3, 2, replicas, 3, 3)
         theta = float(getattr(model, name).threshold.detach())
         expected[name] = (quantised[name].numpy() - theta * spikes.mean(axis=(1, 3))).std()
     report = measure_held_out(model, LabelledImages(images, torch.zeros(40, dtype=torch.int64)), PLAIN, 3, network)
@@ -136,25 +136,25 @@ def test_only_so_many_held_out_images_run_on_the_integer_network(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("realisation", "overrides"),
+    ("backend", "overrides"),
     [
-        ("autapse", ("chip.units=2", "chip.weight_bits=3", "noise.steps=2")),
+        ("autapse", ("chip.replicas=2", "chip.weight_bits=3", "noise.steps=2")),
         ("autapse", ("input.coding=rate",)),
-        ("zero-reset", ("chip.realisation=zero-reset", "activation.reset=zero")),
-        ("population", ("chip.realisation=population", "noise.steps=1", "chip.units=4")),
+        ("zero-reset", ("chip.backend=zero-reset", "activation.reset=zero")),
+        ("population", ("chip.backend=population", "noise.steps=1", "chip.replicas=4")),
     ],
 )
-def test_noise_is_that_of_the_network_that_is_exported(tmp_path, realisation, overrides):
+def test_noise_is_that_of_the_network_that_is_exported(tmp_path, backend, overrides):
     """σ of the epoch that is kept is measured again on what `export` makes of the checkpoint without an option."""
     recipe = small_recipe(*CHIP, *overrides)
-    form = replace(find_realisation(realisation).form, weight_bits=recipe.chip.weight_bits)
-    result = small_fit(tmp_path, (*CHIP, *overrides), form=form)
+    number_format = replace(find_backend(backend).number_format, weight_bits=recipe.chip.weight_bits)
+    result = small_fit(tmp_path, (*CHIP, *overrides), number_format=number_format)
     assert {line["noise_source"] for line in epoch_lines(tmp_path)} == {"chip"}
     assert result.ideal_epochs == 0
     exported = nctool.export(tmp_path, tmp_path / "m.net", target="lava")
     network = read(tmp_path / "m.net").network
-    assert (exported.realisation, exported.steps) == (realisation, recipe.noise.steps)
-    assert set(exported.units.values()) == {recipe.chip.units}
+    assert (exported.backend, exported.steps) == (backend, recipe.noise.steps)
+    assert set(exported.replicas.values()) == {recipe.chip.replicas}
     assert nctool.inspect(tmp_path / "m.net").weight_bits == recipe.chip.weight_bits
     held_out = small_data().held_out
     correct = simulate(network, held_out.images.numpy()).logits[:, -1].argmax(axis=1) == held_out.labels.numpy()
@@ -167,22 +167,22 @@ def test_noise_is_that_of_the_network_that_is_exported(tmp_path, realisation, ov
 
 
 def test_options_go_before_the_chip_of_the_recipe(tmp_path):
-    chosen = ("noise.steps=2", "chip.units=2", "chip.weight_bits=4")
-    small_fit(tmp_path, (*CHIP, *chosen), form=replace(AUTAPSE, weight_bits=4))
-    exported = nctool.export(tmp_path, tmp_path / "a.net", target="lava", steps=3, units=1, weight_bits=5)
-    assert (exported.steps, set(exported.units.values())) == (3, {1})
+    chosen = ("noise.steps=2", "chip.replicas=2", "chip.weight_bits=4")
+    small_fit(tmp_path, (*CHIP, *chosen), number_format=replace(AUTAPSE, weight_bits=4))
+    exported = nctool.export(tmp_path, tmp_path / "a.net", target="lava", steps=3, replicas=1, weight_bits=5)
+    assert (exported.steps, set(exported.replicas.values())) == (3, {1})
     assert nctool.inspect(tmp_path / "a.net").weight_bits == 5
-    other = nctool.export(tmp_path, tmp_path / "b.net", target="lava", realisation="population")
-    assert (other.steps, set(other.units.values())) == (1, {4})
+    other = nctool.export(tmp_path, tmp_path / "b.net", target="lava", backend="population")
+    assert (other.steps, set(other.replicas.values())) == (1, {4})
     assert nctool.inspect(tmp_path / "b.net").weight_bits == 4
 
 
 def test_one_seed_gives_the_same_bytes_twice_and_other_weights_than_ideal_noise(tmp_path):
-    small_fit(tmp_path / "a", CHIP, form=AUTAPSE)
-    small_fit(tmp_path / "b", CHIP, form=AUTAPSE)
+    small_fit(tmp_path / "a", CHIP, number_format=AUTAPSE)
+    small_fit(tmp_path / "b", CHIP, number_format=AUTAPSE)
     a, b = ((tmp_path / name / "checkpoint.safetensors").read_bytes() for name in "ab")
     assert a == b
-    assert small_fit(tmp_path / "c").theta != small_fit(tmp_path / "d", CHIP, form=AUTAPSE).theta
+    assert small_fit(tmp_path / "c").theta != small_fit(tmp_path / "d", CHIP, number_format=AUTAPSE).theta
 
 
 def test_two_and_two_epochs_equal_four(tmp_path):
@@ -190,16 +190,16 @@ def test_two_and_two_epochs_equal_four(tmp_path):
         if message.startswith("epoch 3/"):
             raise KeyboardInterrupt
 
-    small_fit(tmp_path / "whole", CHIP, form=AUTAPSE)
+    small_fit(tmp_path / "whole", CHIP, number_format=AUTAPSE)
     with pytest.raises(KeyboardInterrupt):
-        small_fit(tmp_path / "parts", CHIP, form=AUTAPSE, progress=interrupt)
-    small_fit(tmp_path / "parts", CHIP, form=AUTAPSE, resume=True)
+        small_fit(tmp_path / "parts", CHIP, number_format=AUTAPSE, progress=interrupt)
+    small_fit(tmp_path / "parts", CHIP, number_format=AUTAPSE, resume=True)
     whole, parts = ((tmp_path / name / "checkpoint.safetensors").read_bytes() for name in ("whole", "parts"))
     assert whole == parts
 
 
 def test_where_no_integers_fit_noise_is_that_of_the_float_network(tmp_path):
-    result, ideal = small_fit(tmp_path / "chip", CHIP, form=TOO_SMALL), small_fit(tmp_path / "ideal")
+    result, ideal = small_fit(tmp_path / "chip", CHIP, number_format=TOO_SMALL), small_fit(tmp_path / "ideal")
     assert (result.ideal_epochs, ideal.ideal_epochs) == (4, 0)
     assert (result.theta, result.sigma) == (ideal.theta, ideal.sigma)
     assert [line["noise_source"] for line in epoch_lines(tmp_path / "chip")] == ["ideal"] * 4
@@ -215,7 +215,7 @@ def test_an_epoch_that_does_not_fit_the_chip_is_not_chosen(tmp_path, monkeypatch
         return convert(*arguments, **options)
 
     monkeypatch.setattr(chip, "convert", only_the_second_fits)
-    result = small_fit(tmp_path, CHIP, form=AUTAPSE)
+    result = small_fit(tmp_path, CHIP, number_format=AUTAPSE)
     assert [line["noise_source"] for line in epoch_lines(tmp_path)] == ["ideal", "chip", "ideal", "ideal"]
     assert (result.best_epoch, result.ideal_epochs) == (2, 3)
 
@@ -226,7 +226,7 @@ def test_what_cannot_be_converted_at_all_ends_the_training(tmp_path, monkeypatch
 
     monkeypatch.setattr(chip, "convert", refuse)
     with pytest.raises(UnsupportedError, match="cannot be converted"):
-        small_fit(tmp_path, CHIP, form=AUTAPSE)
+        small_fit(tmp_path, CHIP, number_format=AUTAPSE)
 
 
 def test_a_chip_needs_its_integer_format(tmp_path):
@@ -237,22 +237,22 @@ def test_a_chip_needs_its_integer_format(tmp_path):
     )
 
 
-def test_a_recipe_knows_the_realisations_that_there_are():
-    assert set(get_args(ChipSettings.model_fields["realisation"].annotation)) == set(get_args(RealisationName))
+def test_a_recipe_knows_the_backends_that_there_are():
+    assert set(get_args(ChipSettings.model_fields["backend"].annotation)) == set(get_args(BackendName))
 
 
 def test_the_command_trains_for_the_chip_of_the_recipe_and_says_where_it_did_not_fit(cli, tmp_path, monkeypatch):
     formats = []
 
-    def refuse(_model, *, form, **_options):
-        formats.append(form)
+    def refuse(_model, *, number_format, **_options):
+        formats.append(number_format)
         raise RangeError("population `fc1`: no scale fits")
 
     monkeypatch.setattr(chip, "convert", refuse)
-    sets = ("training.epochs=2", *CHIP, "chip.realisation=zero-reset", "chip.weight_bits=4")
+    sets = ("training.epochs=2", *CHIP, "chip.backend=zero-reset", "chip.weight_bits=4")
     options = [part for each in sets for part in ("--set", each)]
     done = cli("train", "digits-mlp", "-o", tmp_path / "run", *options)
     assert done.code == 0
     assert "noise of 2 epochs is that of the float network: no integers fitted" in done.out
-    assert formats == [replace(find_realisation("zero-reset").form, weight_bits=4)] * 2
-    assert load_recipe(tmp_path / "run" / "recipe.toml").chip == ChipSettings(realisation="zero-reset", weight_bits=4)
+    assert formats == [replace(find_backend("zero-reset").number_format, weight_bits=4)] * 2
+    assert load_recipe(tmp_path / "run" / "recipe.toml").chip == ChipSettings(backend="zero-reset", weight_bits=4)

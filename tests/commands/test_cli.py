@@ -81,7 +81,7 @@ def test_the_version_is_that_of_the_package(cli) -> None:
 
 def test_one_is_singular(cli, digits_run: Path, tmp_path: Path) -> None:
     model = tmp_path / "m.net"
-    exported = cli("export", digits_run, "-o", model, "--realisation", "population", "--target", "lava")
+    exported = cli("export", digits_run, "-o", model, "--backend", "population", "--target", "lava")
     assert exported.out.endswith(f"wrote {model}\nnext: nctool run-sim {model}\n")
     ran = cli("run-sim", model, "--samples", 1, "--cost").out
     assert ran.splitlines()[0] == "digits/test, 1 sample of 1 time step, engine fast"
@@ -153,7 +153,7 @@ def test_networks_are_no_recipes_and_no_runs(cli, digits_run: Path, digits_model
 
 def test_explore_says_which_file_it_wrote(cli, digits_run: Path, tmp_path: Path) -> None:
     plot = tmp_path / "plot.pdf"
-    options = ["--realisations", "autapse", "--steps", 1, "--units", 1, "--weight-bits", 8, "--samples", 2]
+    options = ["--backends", "autapse", "--steps", 1, "--replicas", 1, "--weight-bits", 8, "--samples", 2]
     assert cli("explore", digits_run, *options, "--plot", plot).out.endswith(f"\nwrote {plot}\n")
     assert plot.read_bytes().startswith(b"%PDF")
 

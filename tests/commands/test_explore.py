@@ -50,8 +50,8 @@ def small_chip(tmp_path: Path) -> Path:
 def test_the_settings_that_are_tried_unasked() -> None:
     found = settings(ALL, None, None, (8, 4), levels=3)
     eight = [setting for setting in found if setting.weight_bits == 8]
-    assert [(each.realisation, each.units, each.steps) for each in eight] == [
-        *(("autapse", units, steps) for units in (1, 2, 4) for steps in (1, 2, 4, 8)),
+    assert [(each.backend, each.replicas, each.steps) for each in eight] == [
+        *(("autapse", replicas, steps) for replicas in (1, 2, 4) for steps in (1, 2, 4, 8)),
         ("population", 3, 1),
         ("zero-reset", 1, 4),
         ("zero-reset", 1, 8),
@@ -69,17 +69,17 @@ def test_the_settings_asked_for_each_once() -> None:
 @pytest.mark.parametrize(
     ("changed", "text"),
     [
-        ({"realisations": ("magic",)}, "unknown realisation `magic`, allowed autapse, population, zero-reset"),
-        ({"realisations": ()}, "backends: none given, allowed one or more"),
+        ({"backends": ("magic",)}, "unknown backend `magic`, allowed autapse, population, zero-reset"),
+        ({"backends": ()}, "backends: none given, allowed one or more"),
         ({"steps": (1, 0)}, "steps: 0 is out of range, allowed 1..1032"),
         ({"steps": (1032, 1033)}, "steps: 1033 is out of range, allowed 1..1032"),
-        ({"units": (65,)}, "replicas: 65 is out of range, allowed 1..64"),
+        ({"replicas": (65,)}, "replicas: 65 is out of range, allowed 1..64"),
         ({"weight_bits": (8, 9)}, "weight bits: 9 is out of range, allowed 2..8"),
         ({"weight_bits": ()}, "weight bits: none given, allowed one or more"),
     ],
 )
 def test_settings_that_are_refused(changed: dict[str, tuple[int, ...]], text: str) -> None:
-    chosen: dict[str, object] = {"realisations": ALL, "steps": None, "units": None, "weight_bits": (8,)}
+    chosen: dict[str, object] = {"backends": ALL, "steps": None, "replicas": None, "weight_bits": (8,)}
     with pytest.raises(UsageError) as caught:
         settings(**(chosen | changed), levels=4)  # type: ignore[arg-type]
     assert str(caught.value) == text
@@ -89,11 +89,11 @@ def test_settings_that_are_refused(changed: dict[str, tuple[int, ...]], text: st
 
 
 @pytest.mark.parametrize(
-    ("backend", "replicas", "steps", "coding"),
+    ("backend", "replicas", "steps", "encoding"),
     [("autapse", 2, 2, None), ("autapse", 1, 2, "rate"), ("population", 4, 1, None), ("zero-reset", 1, 3, None)],
 )
 def test_a_row_is_what_exporting_and_running_give(
-    digits_run: Path, tmp_path: Path, backend: str, replicas: int, steps: int, coding: str | None
+    digits_run: Path, tmp_path: Path, backend: str, replicas: int, steps: int, encoding: str | None
 ) -> None:
     report = nctool.explore(
         digits_run,
@@ -101,7 +101,7 @@ def test_a_row_is_what_exporting_and_running_give(
         replicas=[replicas],
         steps=[steps],
         weight_bits=[5],
-        input=coding,
+        input=encoding,
         samples=60,
     )
     exported = nctool.export(
@@ -111,7 +111,7 @@ def test_a_row_is_what_exporting_and_running_give(
         replicas=replicas,
         steps=steps,
         weight_bits=5,
-        input=coding,
+        input=encoding,
     )
     ran = nctool.run_sim(exported.path, samples=60, cost=True)
     (row,) = report.rows
@@ -142,7 +142,7 @@ def test_an_overflow_is_a_row_with_the_reason(digits_run: Path, monkeypatch: pyt
             return (replace(trace, overflows={"conv1": 2, "fc1": 1}) for trace in super().traces(samples))
 
     monkeypatch.setattr("nctool.exporting.exploring.FastEngine", Overflowing)
-    (row,) = nctool.explore(digits_run, realisations=["autapse"], units=[1], steps=[1], weight_bits=[8], samples=1).rows
+    (row,) = nctool.explore(digits_run, backends=["autapse"], replicas=[1], steps=[1], weight_bits=[8], samples=1).rows
     assert row.measured is None
     assert row.refusal == "network: 3 accumulated inputs left the accumulator (rule O1), allowed 0"
 
@@ -154,7 +154,7 @@ def test_progress_counts_the_samples_of_every_setting(digits_run: Path) -> None:
         seen.append((done, total, message))
 
     nctool.explore(
-        digits_run, realisations=["autapse"], units=[1], steps=[1, 2], weight_bits=[8], samples=30, progress=note
+        digits_run, backends=["autapse"], replicas=[1], steps=[1, 2], weight_bits=[8], samples=30, progress=note
     )
     assert seen[0] == (0, 60, "autapse, K=1, T=1, 8 bits")
     assert seen[-1] == (60, 60, "autapse, K=1, T=2, 8 bits")
@@ -184,7 +184,7 @@ def test_what_is_not_on_the_front_is_beaten_by_something_on_it(choices: list[tup
 
 
 def test_the_plot_names_every_curve_and_is_the_same_each_time(digits_run: Path, tmp_path: Path) -> None:
-    options = {"realisations": ["autapse", "population"], "units": [1], "steps": [1, 2], "samples": 10}
+    options = {"backends": ["autapse", "population"], "replicas": [1], "steps": [1, 2], "samples": 10}
     for name in ("one.svg", "two.svg"):
         nctool.explore(digits_run, plot=tmp_path / name, **options)
     drawn = (tmp_path / "one.svg").read_text(encoding="utf-8")
@@ -195,7 +195,7 @@ def test_the_plot_names_every_curve_and_is_the_same_each_time(digits_run: Path, 
 
 
 def test_a_plot_without_a_row_is_drawn(digits_run: Path, small_chip: Path, tmp_path: Path) -> None:
-    nctool.explore(digits_run, realisations=["population"], target=small_chip, samples=5, plot=tmp_path / "empty.png")
+    nctool.explore(digits_run, backends=["population"], target=small_chip, samples=5, plot=tmp_path / "empty.png")
     assert (tmp_path / "empty.png").read_bytes().startswith(b"\x89PNG")
 
 

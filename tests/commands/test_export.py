@@ -36,7 +36,7 @@ def test_per_layer_gives_a_layer_one_threshold(cli, digits_run: Path, tmp_path: 
 
 
 def test_a_reset_that_was_not_trained_for_is_noted(cli, digits_run: Path, tmp_path: Path) -> None:
-    asked = ("export", digits_run, "-o", tmp_path / "m.net", "--realisation")
+    asked = ("export", digits_run, "-o", tmp_path / "m.net", "--backend")
     note = (
         'trained with activation.reset = "subtract", but a spike of `zero-reset` sets to zero: expect to lose '
         "accuracy; train for it, or export with --backend autapse"
@@ -121,7 +121,7 @@ def test_rate_input_for_a_chip_of_binary_spikes(cli, digits_run: Path, tmp_path:
     assert (exported["input"], exported["target"], exported["chips"]) == ("rate", "loihi1", 1)
     assert [change["step"] for change in exported["changes"]][3:5] == ["split the channels", "code the input as rates"]
     inspected = cli("inspect", model, "--json").json
-    assert (inspected["input_coding"], inspected["input_range"]) == ("rate", [0, 1])
+    assert (inspected["input_encoding"], inspected["input_range"]) == ("rate", [0, 1])
     assert inspected["input_shape"] == [1, 8, 8]
     assert cli("inspect", model).out.splitlines()[2].split() == ["input", "rate", "1x8x8", "0..1"]
     verified = cli("verify", model, "--engines", "reference,fast,lava", "--samples", 20, "--json")
@@ -162,7 +162,7 @@ def test_a_window_out_of_range(cli, digits_run: Path, tmp_path: Path, steps: int
             ["--target", "tpu"],
             f"error: unknown target `tpu`, allowed loihi, loihi2, loihi1, lava\nhint: {TARGET_HINT}\n",
         ),
-        (["--realisation", "x"], "error: unknown realisation `x`, allowed autapse, population, zero-reset\n"),
+        (["--backend", "x"], "error: unknown backend `x`, allowed autapse, population, zero-reset\n"),
         (["--chips", "0"], "error: chips: 0 is out of range, allowed >= 1\nhint: give 1 or more chips with --chips\n"),
         (["--input", "latency"], "error: unknown input encoding `latency`, allowed graded, rate\n"),
         (["--weight-bits", "9"], "error: weight bits: 9 is out of range, allowed 2..8\n"),
@@ -202,7 +202,7 @@ def test_an_unsupported_layer_is_named(tmp_path: Path) -> None:
             input_shape=(1, 8, 8),
             mean=(0.5,),
             std=(0.5,),
-            form=AUTAPSE_FORMAT,
+            number_format=AUTAPSE_FORMAT,
             n_steps=4,
             calibration=np.zeros((2, 1, 8, 8), np.uint8),
         )
@@ -259,8 +259,8 @@ def test_every_note_is_in_the_words_of_the_caller(
     converted, path = convert.converted, tmp_path / "m.net"
     monkeypatch.setattr(convert, "converted", noted)
     with command_line():
-        in_options = export(digits_run, path, realisation="zero-reset", steps=2).notes
-    reset, conversion = export(digits_run, path, realisation="zero-reset", steps=2).notes
+        in_options = export(digits_run, path, backend="zero-reset", steps=2).notes
+    reset, conversion = export(digits_run, path, backend="zero-reset", steps=2).notes
     assert in_options == (reset.replace('backend="autapse"', "--backend autapse"), "use more --weight-bits")
     assert reset.endswith('; train for it, or export with backend="autapse"')
     assert conversion == "use more weight_bits"

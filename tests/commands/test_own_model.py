@@ -143,7 +143,7 @@ def test_a_staircase_that_the_noise_is_not_measured_for_is_refused(tmp_path):
 
 def test_it_can_be_explored(run):
     report = nctool.explore(
-        run, realisations=["autapse"], steps=[2], units=[1, 2], weight_bits=[8], samples=50, target="lava", model=own()
+        run, backends=["autapse"], steps=[2], replicas=[1, 2], weight_bits=[8], samples=50, target="lava", model=own()
     )
     assert [row.refusal for row in report.rows] == [None, None]
 

@@ -98,7 +98,7 @@ COMMANDS = [
     "verify LONG --engines reference,fast",
     "verify CHANGED --engines reference,fast",
     "export RUN -o m.net",
-    "explore RUN --samples 4 --units 1,2 --steps 1 --weight-bits 8 --target loihi1 --input rate",
+    "explore RUN --samples 4 --replicas 1,2 --steps 1 --weight-bits 8 --target loihi1 --input rate",
     "history RUN",
     "recipes",
     "targets",

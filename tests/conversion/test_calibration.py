@@ -10,7 +10,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nctool.conversion.input_coding import encode_input, rate_input
+from nctool.conversion.input_encoding import encode_input, rate_input
 from nctool.conversion.quantise.calibration import Calibration, RecordedSpikes, join, pack
 from nctool.fast.integrate_fire import IntegrateFireLayer
 from nctool.ir.network import INPUT_NAME, Bound

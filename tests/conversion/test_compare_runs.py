@@ -54,7 +54,13 @@ class Quantised(Net):
 
 def converted(net: nn.Module) -> object:
     return convert(
-        net, input_shape=(2, 6, 6), mean=(0.5,), std=(0.25,), form=AUTAPSE_FORMAT, n_steps=1, calibration=PIXELS
+        net,
+        input_shape=(2, 6, 6),
+        mean=(0.5,),
+        std=(0.25,),
+        number_format=AUTAPSE_FORMAT,
+        n_steps=1,
+        calibration=PIXELS,
     )
 
 

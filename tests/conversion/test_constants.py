@@ -16,7 +16,7 @@ from nctool.conversion.float_network import FloatNetwork, FloatPopulation, Float
 from nctool.ir.network import INPUT_NAME, ConvGeometry
 from nctool.reference.simulate import simulate
 from nctool_deploy.backends.autapse import AUTAPSE_FORMAT
-from nctool_deploy.backends.backend import find_realisation
+from nctool_deploy.backends.backend import find_backend
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -30,12 +30,12 @@ def synapse(weight, bias, source: str = INPUT_NAME) -> FloatSynapse:
     return FloatSynapse("fc", source, (weight.shape[1],), weight, np.asarray(bias, np.float64), None)
 
 
-def layer(weight, bias, threshold: float | None = 1.0, units: int = 1, source: str = INPUT_NAME) -> FloatPopulation:
-    return FloatPopulation("fc", (len(bias) * units,), (synapse(weight, bias, source),), threshold, units)
+def layer(weight, bias, threshold: float | None = 1.0, replicas: int = 1, source: str = INPUT_NAME) -> FloatPopulation:
+    return FloatPopulation("fc", (len(bias) * replicas,), (synapse(weight, bias, source),), threshold, replicas)
 
 
-def held(population: FloatPopulation, signal=SIGNAL, form=AUTAPSE_FORMAT, n_steps: int = 4):
-    network, found = hold(FloatNetwork((1,), (population,)), signal, form, n_steps)
+def held(population: FloatPopulation, signal=SIGNAL, number_format=AUTAPSE_FORMAT, n_steps: int = 4):
+    network, found = hold(FloatNetwork((1,), (population,)), signal, number_format, n_steps)
     return network.populations[0], found[population.name]
 
 
@@ -43,39 +43,39 @@ def held(population: FloatPopulation, signal=SIGNAL, form=AUTAPSE_FORMAT, n_step
 
 
 @pytest.mark.parametrize(
-    ("form", "units", "largest_silent"),
+    ("number_format", "replicas", "largest_silent"),
     [
         (AUTAPSE_FORMAT, 1, 1 / 8),  # from 1/2, four steps of 1/8 reach the threshold
-        (AUTAPSE_FORMAT, 2, 1 / 16),  # the second unit starts at 3/4
+        (AUTAPSE_FORMAT, 2, 1 / 16),  # the second replica starts at 3/4
         (ZERO, 1, 1 / 4),
     ],
 )
-def test_a_channel_never_fires_below_what_reaches_the_threshold_in_the_window(form, units, largest_silent):
+def test_a_channel_never_fires_below_what_reaches_the_threshold_in_the_window(number_format, replicas, largest_silent):
     low, high = [[0.05]], [largest_silent - 0.05]
-    found, counted = held(layer(low, np.array(high) - 1e-6, units=units), form=form)
-    assert counted == Held(never=units)
+    found, counted = held(layer(low, np.array(high) - 1e-6, replicas=replicas), number_format=number_format)
+    assert counted == Held(never=replicas)
     assert not found.synapses[0].weight.any() and not found.bias.any()
-    real = layer(low, np.array(high) + 1e-6, units=units)
-    found, counted = held(real, form=form)
+    real = layer(low, np.array(high) + 1e-6, replicas=replicas)
+    found, counted = held(real, number_format=number_format)
     assert counted == Held()
     np.testing.assert_array_equal(found.synapses[0].weight, low)
 
 
 @pytest.mark.parametrize(
-    ("form", "units", "least_firing"),
+    ("number_format", "replicas", "least_firing"),
     [
         (AUTAPSE_FORMAT, 1, 7 / 8),  # 1/2 + 4 · 7/8 makes four thresholds
-        (AUTAPSE_FORMAT, 2, 15 / 16),  # the first unit starts at 1/4
+        (AUTAPSE_FORMAT, 2, 15 / 16),  # the first replica starts at 1/4
         (ZERO, 1, 1.0),
     ],
 )
-def test_a_channel_always_fires_from_what_reaches_the_threshold_at_every_step(form, units, least_firing):
+def test_a_channel_always_fires_from_what_reaches_the_threshold_at_every_step(number_format, replicas, least_firing):
     weight = [[0.05]]
-    found, counted = held(layer(weight, [least_firing + 1e-6], units=units), form=form)
-    assert counted == Held(always=units)
+    found, counted = held(layer(weight, [least_firing + 1e-6], replicas=replicas), number_format=number_format)
+    assert counted == Held(always=replicas)
     assert not found.synapses[0].weight.any()
     assert found.bias.tolist() == [1.0]
-    assert held(layer(weight, [least_firing - 1e-6], units=units), form=form)[1] == Held()
+    assert held(layer(weight, [least_firing - 1e-6], replicas=replicas), number_format=number_format)[1] == Held()
 
 
 def test_all_synapses_of_a_sum_count():
@@ -185,14 +185,14 @@ def saturated_at_the_threshold(net: Net) -> None:
     net.stem.bias[0], net.stem.weight[0] = 1.0, 0.0
 
 
-def converted(change, realisation: str = "autapse", n_steps: int = 64, **options) -> Conversion:
-    form = replace(find_realisation(realisation).form, **options.pop("form", {}))
+def converted(change, backend: str = "autapse", n_steps: int = 64, **options) -> Conversion:
+    number_format = replace(find_backend(backend).number_format, **options.pop("number_format", {}))
     return convert(
         Net(change),
         input_shape=(2, 6, 6),
         mean=(0.5,),
         std=(0.25,),
-        form=form,
+        number_format=number_format,
         n_steps=n_steps,
         calibration=PIXELS,
         **options,
@@ -203,11 +203,11 @@ WAYS = [
     {},
     {"n_steps": 4},
     {"input": "rate"},
-    {"form": {"one_threshold": True}},
-    {"form": {"weight_bits": 3}},
-    {"units": 2, "n_steps": 2},
-    {"realisation": "population", "n_steps": 1, "units": 4},
-    {"realisation": "zero-reset", "n_steps": 8},
+    {"number_format": {"one_threshold": True}},
+    {"number_format": {"weight_bits": 3}},
+    {"replicas": 2, "n_steps": 2},
+    {"backend": "population", "n_steps": 1, "replicas": 4},
+    {"backend": "zero-reset", "n_steps": 8},
 ]
 
 

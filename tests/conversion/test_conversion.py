@@ -49,7 +49,7 @@ def converted(
         input_shape=shape,
         mean=(mean,),
         std=(std,),
-        form=replace(AUTAPSE_FORMAT, weight_bits=weight_bits),
+        number_format=replace(AUTAPSE_FORMAT, weight_bits=weight_bits),
         n_steps=n_steps,
         calibration=pixels,
         input=input,

@@ -92,7 +92,7 @@ def test_memory_does_not_grow_with_the_square_of_the_inputs(monkeypatch):
         input_shape=(6, 32, 32),
         mean=(0.5,) * 6,
         std=(0.25,) * 6,
-        form=AUTAPSE_FORMAT,
+        number_format=AUTAPSE_FORMAT,
         n_steps=1,
         calibration=pixels,
     )

@@ -43,8 +43,8 @@ def test_a_branch_of_four_times_the_size_takes_an_exponent_of_two():
 
 
 def test_without_exponents_the_smaller_branch_pays():
-    form = replace(AUTAPSE_FORMAT, weight_exponent_max=0)
-    scale = choose_scale(summed([[1.0]], [[4.0]]), form)
+    number_format = replace(AUTAPSE_FORMAT, weight_exponent_max=0)
+    scale = choose_scale(summed([[1.0]], [[4.0]]), number_format)
     assert (scale.exponents, scale.threshold.tolist()) == ((0, 0), [99 * 32])
 
 
@@ -108,19 +108,19 @@ def drawn(seed: int, threshold: float | None) -> FloatPopulation:
 
 @given(seeds, st.integers(2, 8), st.sampled_from([None, 50.0, 300.0]))
 def test_every_branch_fits_and_is_within_half_a_step(seed, bits, threshold):
-    real, form = drawn(seed, threshold), replace(AUTAPSE_FORMAT, weight_bits=bits)
+    real, number_format = drawn(seed, threshold), replace(AUTAPSE_FORMAT, weight_bits=bits)
     try:
-        scale = choose_scale(real, form)
+        scale = choose_scale(real, number_format)
     except RangeError:
         assert threshold is not None
         return
-    rounded = round_population(real, scale, form, 1)
+    rounded = round_population(real, scale, number_format, 1)
     for before, after in zip(real.synapses, rounded.synapses, strict=True):
-        assert np.abs(after.weight).max() <= form.weight_max
-        assert 0 <= after.exponent <= form.weight_exponent_max
+        assert np.abs(after.weight).max() <= number_format.weight_max
+        assert 0 <= after.exponent <= number_format.weight_exponent_max
         step = 2.0**after.exponent / scale.per_channel[:, np.newaxis]
         assert (np.abs(after.weight * step - before.weight) <= 0.5000001 * step).all()
-    assert np.abs(rounded.bias).max() <= form.bias_max
+    assert np.abs(rounded.bias).max() <= number_format.bias_max
     assert min(scale.exponents) == 0
 
 
@@ -128,9 +128,9 @@ def test_every_branch_fits_and_is_within_half_a_step(seed, bits, threshold):
 def test_exponents_never_make_it_worse(seed):
     real = drawn(seed, None)
 
-    def error(form: IntegerFormat) -> float:
-        scale = choose_scale(real, form)
-        rounded = round_population(real, scale, form, 1).synapses
+    def error(number_format: IntegerFormat) -> float:
+        scale = choose_scale(real, number_format)
+        rounded = round_population(real, scale, number_format, 1).synapses
         back = [s.weight * 2.0**s.exponent / scale.per_channel[:, np.newaxis] for s in rounded]
         return sum(((b - s.weight) ** 2).sum() for b, s in zip(back, real.synapses, strict=True))
 

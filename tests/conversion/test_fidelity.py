@@ -17,7 +17,7 @@ from nctool.activation.noisy_quant import NoisyQuantReLU
 from nctool.conversion import Change, Conversion, convert
 from nctool.conversion.constants import hold
 from nctool.conversion.fidelity import Fidelity, FloatSpikes, SpikeError, measure_fidelity, n_images
-from nctool.conversion.input_coding import encode_input, rate_input, split_input
+from nctool.conversion.input_encoding import encode_input, rate_input, split_input
 from nctool.conversion.trace.tracing import trace
 from nctool.errors import RangeError
 from nctool.fast.layer import weighted_sum
@@ -28,7 +28,7 @@ from tests.support.torch_models import binary_pixels, converted, exact_model, fl
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
-NOTHING_FINER = "export with more --units, or train on with `nctool finetune`"
+NOTHING_FINER = "export with more --replicas, or train on with `nctool finetune`"
 
 
 class Skip(nn.Module):
@@ -56,7 +56,7 @@ def linear(weight, bias) -> nn.Linear:
 
 def of(model: nn.Module, shape: tuple[int, ...] = (2,), n_steps: int = 4, **options) -> Conversion:
     pixels = np.random.default_rng(0).integers(0, 256, (20, *shape), np.uint8)
-    settings = {"form": AUTAPSE_FORMAT, "calibration": pixels} | options
+    settings = {"number_format": AUTAPSE_FORMAT, "calibration": pixels} | options
     return convert(model.eval(), input_shape=shape, mean=(0.0,), std=(1.0,), n_steps=n_steps, **settings)
 
 
@@ -84,17 +84,19 @@ def test_the_float_network_spikes_like_torch(seed, n_steps):
     np.testing.assert_allclose(logits, np.asarray(wanted)[:, -1] / n_steps, atol=1e-9)
 
 
-def test_units_start_side_by_side_and_a_reset_to_zero_at_0():
-    """Drive 0.3, threshold 1: units start at 1/4 and 3/4; set to zero, 0.3, 0.6, 0.9, 1.2."""
+def test_replicas_start_side_by_side_and_a_reset_to_zero_at_0():
+    """Drive 0.3, threshold 1: replicas start at 1/4 and 3/4; set to zero, 0.3, 0.6, 0.9, 1.2."""
     model = nn.Sequential(linear([[0.3, 0.0]], [0.0]), NoisyQuantReLU(4, 1.0), linear([[1.0]], [0.0]))
     white = np.full((1, 2), 255, np.uint8)
     for options, wanted in (
-        ({"units": 2, "n_steps": 2}, [[0, 1]]),
-        ({"units": 2, "n_steps": 3}, [[1, 1]]),
-        ({"form": replace(AUTAPSE_FORMAT, reset="zero")}, [[1]]),
+        ({"replicas": 2, "n_steps": 2}, [[0, 1]]),
+        ({"replicas": 2, "n_steps": 3}, [[1, 1]]),
+        ({"number_format": replace(AUTAPSE_FORMAT, reset="zero")}, [[1]]),
     ):
         conversion = of(model, **options)
-        run = FloatSpikes.prepare(conversion.real, conversion.coded, conversion.form.reset, conversion.network.n_steps)
+        run = FloatSpikes.prepare(
+            conversion.real, conversion.coded, conversion.number_format.reset, conversion.network.n_steps
+        )
         assert run.run(white)[0]["0"].tolist() == wanted
 
 
@@ -192,19 +194,19 @@ def test_fewer_answers_than_chance_explains_are_noted(same, images):
     [
         (4, {}, NOTHING_FINER),
         (1, {}, NOTHING_FINER),
-        (4, {"form": replace(AUTAPSE_FORMAT, weight_bits=7)}, "export with more --weight-bits"),
-        (4, {"form": replace(AUTAPSE_FORMAT, reset="zero")}, "train on with `nctool finetune`"),
-        (4, {"units": 64}, "train on with `nctool finetune`"),
+        (4, {"number_format": replace(AUTAPSE_FORMAT, weight_bits=7)}, "export with more --weight-bits"),
+        (4, {"number_format": replace(AUTAPSE_FORMAT, reset="zero")}, "train on with `nctool finetune`"),
+        (4, {"replicas": 64}, "train on with `nctool finetune`"),
         (700, {"input": "rate"}, "export with fewer --steps"),
         (
             700,
-            {"input": "rate", "form": replace(AUTAPSE_FORMAT, weight_bits=7)},
+            {"input": "rate", "number_format": replace(AUTAPSE_FORMAT, weight_bits=7)},
             "export with fewer --steps, or more --weight-bits",
         ),
     ],
 )
 def test_only_options_that_help_are_named(n_steps, options, way_out):
-    """Nine weights of 1 may be 131071 / 700 / 9 units in 700 steps, which is 20; the readout's one uses its bits."""
+    """Nine weights of 1 may be 131071 / 700 / 9 replicas in 700 steps, which is 20; the readout's one uses its bits."""
     model = nn.Sequential(linear([[1.0] * 9], [0.0]), NoisyQuantReLU(4, 1.0), linear([[1.0]], [0.0]))
     conversion = of(model, (9,), n_steps, **options)
     (note,) = Fidelity(9, {"0": SpikeError(1.0, 1.0)}, 1.0, 1.0).notes(conversion)
@@ -222,10 +224,10 @@ def test_spikes_where_none_are_wanted_are_all_wrong():
     assert measure_fidelity(always, black, no_ann).layers == {"0": SpikeError(1.0, 1.0)}
 
 
-def test_the_units_of_an_activation_count_together():
-    """Drive 0.3: the float network's second unit fires; the integers' first does not more."""
+def test_the_replicas_of_an_activation_count_together():
+    """Drive 0.3: the float network's second replica fires; the integers' first does not more."""
     model = nn.Sequential(linear([[0.3, 0.0]], [0.0]), NoisyQuantReLU(4, 1.0), linear([[1.0]], [0.0]))
-    conversion = of(model, units=2, n_steps=2)
+    conversion = of(model, replicas=2, n_steps=2)
     first, readout = conversion.network.populations
     swapped = replace(first, neuron=replace(first.neuron, initial=first.neuron.initial[::-1].copy()))
     conversion = replace(conversion, network=replace(conversion.network, populations=(swapped, readout)))
@@ -245,7 +247,7 @@ def test_large_networks_are_measured_on_fewer_images(monkeypatch):
 
 
 def test_a_layer_whose_weights_all_round_to_0_is_refused():
-    """Its bias makes it fire in some steps, so that it is not held; its thresholds are at most 127 x 128 units."""
+    """Its bias makes it fire in some steps, so that it is not held; its thresholds are at most 127 x 128 replicas."""
     model = nn.Sequential(
         linear([[0.0, 0.0], [1e-6, 0.0]], [0.3, 0.4]), NoisyQuantReLU(4, 1.0), linear([[1.0, 1.0]], [0.0])
     )
@@ -258,7 +260,7 @@ def test_a_layer_whose_weights_all_round_to_0_is_refused():
 
 
 def test_a_window_that_leaves_no_weights_is_refused():
-    """Pixels of up to 127 at each of 500 steps: the accumulator holds two units of nine weights."""
+    """Pixels of up to 127 at each of 500 steps: the accumulator holds two replicas of nine weights."""
     model = nn.Sequential(linear([[1.0] * 9], [0.0]), NoisyQuantReLU(4, 1.0), linear([[1.0]], [0.0]))
     with pytest.raises(RangeError) as caught:
         of(model, (9,), 500)
@@ -292,12 +294,12 @@ class TwoBranches(nn.Module):
 
 
 def test_a_branch_that_is_lost_is_noted():
-    form = replace(AUTAPSE_FORMAT, weight_exponent_max=0)
-    assert of(TwoBranches(), form=form).notes == (
+    number_format = replace(AUTAPSE_FORMAT, weight_exponent_max=0)
+    assert of(TwoBranches(), number_format=number_format).notes == (
         "all weights of `one` from `input` round to 0: train the network again",
     )
-    narrow = replace(form, weight_bits=7)
-    assert of(TwoBranches(), form=narrow).notes == (
+    narrow = replace(number_format, weight_bits=7)
+    assert of(TwoBranches(), number_format=narrow).notes == (
         "all weights of `one` from `input` round to 0: export with more --weight-bits",
     )
 

@@ -11,7 +11,7 @@ from torch import nn
 from nctool.activation.noisy_quant import NoisyQuantReLU
 from nctool.conversion.float_network import FloatSynapse, map_synapses
 from nctool.conversion.folding import absorb_spike_values, fold_batch_norm, fold_pooling
-from nctool.conversion.input_coding import CodedInput, encode_input
+from nctool.conversion.input_encoding import CodedInput, encode_input
 from nctool.conversion.trace.tracing import trace
 from nctool.errors import RangeError, UnsupportedError
 from nctool.ir.geometry import ConvGeometry

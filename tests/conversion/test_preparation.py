@@ -18,7 +18,7 @@ from nctool.training import Normalisation
 from nctool.training.finetuning import window_logits
 from nctool.training.images.data import LabelledImages
 from nctool.training.noise import measure_held_out
-from nctool_deploy.backends.backend import find_realisation
+from nctool_deploy.backends.backend import find_backend
 
 IMAGES = torch.randn(16, 2, 8, 8, generator=torch.Generator().manual_seed(0))
 
@@ -115,9 +115,15 @@ def test_it_trains_and_converts(reset):
     assert not torch.equal(prepared.get_parameter("conv1.weight"), before)
     assert all(layer.threshold.grad is not None for layer in activations(prepared).values())
     pixels = np.random.default_rng(0).integers(0, 256, (8, 2, 8, 8), np.uint8)
-    form = find_realisation("autapse" if reset == "subtract" else "zero-reset").form
+    number_format = find_backend("autapse" if reset == "subtract" else "zero-reset").number_format
     network = convert(
-        prepared.eval(), input_shape=(2, 8, 8), mean=(0.5,), std=(0.3,), form=form, n_steps=4, calibration=pixels
+        prepared.eval(),
+        input_shape=(2, 8, 8),
+        mean=(0.5,),
+        std=(0.3,),
+        number_format=number_format,
+        n_steps=4,
+        calibration=pixels,
     ).network
     assert [population.name for population in network.populations] == ["conv1", "conv2", "fc1", "fc2"]
     with in_mode(prepared, "spiking"):

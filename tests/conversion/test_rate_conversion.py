@@ -11,7 +11,7 @@ from torch import nn
 
 from nctool.activation.noisy_quant import NoisyQuantReLU, activations, in_mode
 from nctool.conversion import Change, Conversion, convert
-from nctool.conversion.input_coding import RATE_THRESHOLD, rate_input, split_input
+from nctool.conversion.input_encoding import RATE_THRESHOLD, rate_input, split_input
 from nctool.conversion.trace.tracing import trace
 from nctool.errors import RangeError, UsageError
 from nctool.ir.network import Bound
@@ -32,7 +32,7 @@ def converted(
 ) -> Conversion:
     pixels = np.random.default_rng(0).integers(0, 256, (32, *shape), np.uint8)
     settings = {"n_steps": 4, "calibration": pixels, "input": "rate"} | options
-    return convert(model, input_shape=shape, mean=(mean,), std=(std,), form=AUTAPSE_FORMAT, **settings)
+    return convert(model, input_shape=shape, mean=(mean,), std=(std,), number_format=AUTAPSE_FORMAT, **settings)
 
 
 # --- encoders -----------------------------------------------------------
@@ -205,11 +205,11 @@ def test_both_steps_say_what_they_changed():
     )
 
 
-def test_units_and_parts_are_copied_each_on_its_own():
-    """Two units for each activation, an ON and an OFF channel for each pixel: 2 x 3 rows, 2 x 4 columns."""
+def test_replicas_and_parts_are_copied_each_on_its_own():
+    """Two replicas for each activation, an ON and an OFF channel for each pixel: 2 x 3 rows, 2 x 4 columns."""
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(4, 3), NoisyQuantReLU(4, 1.0), nn.Linear(3, 2))
-    hidden, readout = converted(model, (4,), units=2).network.populations
+    hidden, readout = converted(model, (4,), replicas=2).network.populations
     assert (hidden.synapses[0].weight.shape, readout.synapses[0].weight.shape) == ((6, 8), (2, 6))
     starts = hidden.neuron.initial / hidden.neuron.threshold
     np.testing.assert_allclose(starts, [0.25, 0.75] * 3, rtol=0, atol=0.01)
@@ -218,7 +218,7 @@ def test_units_and_parts_are_copied_each_on_its_own():
     assert np.abs(weight[:, ::2] + weight[:, 1::2]).max() <= 1  # each is rounded for what it sends
 
 
-def test_an_unknown_coding_is_refused():
+def test_an_unknown_encoding_is_refused():
     with pytest.raises(UsageError) as caught:
         converted(ones(2), (2,), input="latency")
     assert str(caught.value) == "unknown input encoding `latency`, allowed graded, rate"

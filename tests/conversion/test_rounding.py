@@ -13,7 +13,7 @@ from torch import nn
 
 from nctool.conversion import Conversion, convert
 from nctool.conversion.float_network import FloatPopulation, FloatSynapse
-from nctool.conversion.input_coding import encode_input
+from nctool.conversion.input_encoding import encode_input
 from nctool.conversion.quantise.accumulator import fit_population
 from nctool.conversion.quantise.calibration import Calibration
 from nctool.conversion.quantise.candidates import Candidates
@@ -133,18 +133,18 @@ def test_moments_of_signals_that_never_change_are_zero():
 # --- the whole population -----------------------------------------------
 
 
-def population(weight, bias=0.0, threshold: float | None = 1.0, units: int = 1) -> FloatPopulation:
+def population(weight, bias=0.0, threshold: float | None = 1.0, replicas: int = 1) -> FloatPopulation:
     weight = np.asarray(weight, np.float64)
-    bias, repeat = np.full(len(weight), bias), Repeat(copies_out=units)
+    bias, repeat = np.full(len(weight), bias), Repeat(copies_out=replicas)
     synapse = FloatSynapse("fc", INPUT_NAME, weight.shape[1:], weight, bias, None, repeat=repeat)
-    return FloatPopulation("fc", (len(weight) * units,), (synapse,), threshold, units)
+    return FloatPopulation("fc", (len(weight) * replicas,), (synapse,), threshold, replicas)
 
 
 def calibration(seed: int = 0, samples: int = 40) -> Calibration:
     return Calibration(GRADED, np.random.default_rng(seed).integers(0, 256, (samples, 6), np.uint8), 3)
 
 
-def form(bits: int, **options: object) -> IntegerFormat:
+def number_format(bits: int, **options: object) -> IntegerFormat:
     return replace(AUTAPSE_FORMAT, weight_bits=bits, **options)
 
 
@@ -153,11 +153,11 @@ def test_the_output_is_never_worse_than_of_plain_rounding(seed, bits, threshold,
     rng = np.random.default_rng(seed)
     weight = rng.normal(size=(4, 6)) * rng.lognormal(0, 1, (4, 1)) * (rng.random((4, 1)) < 0.9)
     real, seen = population(weight, 0.3, threshold), calibration(seed)
-    candidates = Candidates(real, form(bits, one_threshold=shared), 3, views(real, seen.rates))
+    candidates = Candidates(real, number_format(bits, one_threshold=shared), 3, views(real, seen.rates))
     found = candidates.at(np.full(4, np.inf))
-    rounded, _ = fit_population(real, GRADED, form(bits, one_threshold=shared), seen)
-    units = 1 / (rounded.neuron.scale * 3) if threshold is None else rounded.neuron.threshold / threshold
-    error = drive(rounded, seen) / units - drive(real, seen)
+    rounded, _ = fit_population(real, GRADED, number_format(bits, one_threshold=shared), seen)
+    replicas = 1 / (rounded.neuron.scale * 3) if threshold is None else rounded.neuron.threshold / threshold
+    error = drive(rounded, seen) / replicas - drive(real, seen)
     assert (error**2).mean() <= candidates.error(found[0]) * (1 + 1e-5)
     assert np.abs(rounded.synapses[0].weight).max() <= 2 ** (bits - 1) - 1
     if threshold is not None:
@@ -173,9 +173,9 @@ def drive(population: FloatPopulation | Population, seen: Calibration) -> np.nda
 @pytest.mark.parametrize("threshold", [30.0, None])
 def test_the_reported_error_is_that_of_the_drive_between_0_and_the_threshold(threshold):
     real, seen = population(np.random.default_rng(0).normal(size=(5, 6)), 0.2, threshold), calibration()
-    rounded, errors = fit_population(real, GRADED, form(3), seen)
-    units = 1 / (rounded.neuron.scale * 3) if threshold is None else rounded.neuron.threshold / threshold
-    found, wanted = drive(rounded, seen) / units, drive(real, seen)
+    rounded, errors = fit_population(real, GRADED, number_format(3), seen)
+    replicas = 1 / (rounded.neuron.scale * 3) if threshold is None else rounded.neuron.threshold / threshold
+    found, wanted = drive(rounded, seen) / replicas, drive(real, seen)
     if threshold is not None:
         assert (wanted > threshold).any() and (wanted < 0).any()
         found, wanted = (np.clip(each, 0, threshold) for each in (found, wanted))
@@ -191,14 +191,14 @@ def test_a_channel_that_lies_far_below_does_not_hide_the_error_of_the_others():
     synapse = FloatSynapse("fc", INPUT_NAME, (6,), weight, bias, None)
     real = FloatPopulation("fc", (5,), (synapse,), 30.0)
     alone = replace(real, shape=(4,), synapses=(replace(synapse, weight=weight[1:], bias=bias[1:]),))
-    _, errors = fit_population(real, GRADED, form(3), seen)
-    _, wanted = fit_population(alone, GRADED, form(3), seen)
+    _, errors = fit_population(real, GRADED, number_format(3), seen)
+    _, wanted = fit_population(alone, GRADED, number_format(3), seen)
     assert 0.5 * wanted.output < errors.output < 2 * wanted.output
 
 
 def test_two_bits_clip_and_beat_the_largest_scale_that_fits():
     real, seen = population(np.random.default_rng(0).normal(size=(20, 6)), threshold=30.0), calibration()
-    candidates = Candidates(real, form(2), 3, views(real, seen.rates))
+    candidates = Candidates(real, number_format(2), 3, views(real, seen.rates))
     plain, clipped = candidates.at(np.full(20, np.inf))
     assert (clipped.scale.per_channel >= plain.scale.per_channel).all()
     assert (clipped.scale.per_channel > 1.2 * plain.scale.per_channel).any()
@@ -207,16 +207,16 @@ def test_two_bits_clip_and_beat_the_largest_scale_that_fits():
 
 def test_the_mean_of_the_error_goes_into_the_bias():
     real, seen = population(np.random.default_rng(3).normal(size=(5, 6)), threshold=30.0), calibration()
-    rounded, _ = fit_population(real, GRADED, form(3), seen)
-    units = rounded.neuron.threshold / real.threshold
+    rounded, _ = fit_population(real, GRADED, number_format(3), seen)
+    replicas = rounded.neuron.threshold / real.threshold
     rates = seen.rates(INPUT_NAME)[:]
-    off = (rates @ rounded.synapses[0].weight.T + rounded.bias) / units - rates @ real.synapses[0].weight.T
-    assert (np.abs(off.mean(axis=0)) <= 0.51 / units).all()
+    off = (rates @ rounded.synapses[0].weight.T + rounded.bias) / replicas - rates @ real.synapses[0].weight.T
+    assert (np.abs(off.mean(axis=0)) <= 0.51 / replicas).all()
 
 
-def test_units_are_given_the_same_integers():
+def test_replicas_are_given_the_same_integers():
     weight = np.random.default_rng(0).normal(size=(3, 6))
-    rounded, _ = fit_population(population(weight, 0.1, units=4), GRADED, form(4), calibration())
+    rounded, _ = fit_population(population(weight, 0.1, replicas=4), GRADED, number_format(4), calibration())
     for values in (rounded.synapses[0].weight, rounded.bias, rounded.neuron.threshold):
         np.testing.assert_array_equal(values, np.repeat(values[::4], 4, axis=0))
 
@@ -224,7 +224,7 @@ def test_units_are_given_the_same_integers():
 def test_copies_of_the_source_are_given_the_same_weights():
     real = population(np.random.default_rng(0).normal(size=(4, 3)))
     doubled = replace(real.synapses[0], source_shape=(6,), repeat=Repeat(copies_in=2))
-    rounded, _ = fit_population(replace(real, synapses=(doubled,)), GRADED, form(4), calibration())
+    rounded, _ = fit_population(replace(real, synapses=(doubled,)), GRADED, number_format(4), calibration())
     found = rounded.synapses[0].weight
     np.testing.assert_array_equal(found, np.repeat(found[:, ::2], 2, axis=1))
 
@@ -277,7 +277,7 @@ def test_the_fast_engine_measures_what_the_reference_does(reset):
 
 def conversion(model: nn.Module, shape: tuple[int, ...], pixels: np.ndarray, numbers: IntegerFormat) -> Conversion:
     return convert(
-        model.eval(), input_shape=shape, mean=(0.0,), std=(1.0,), form=numbers, n_steps=4, calibration=pixels
+        model.eval(), input_shape=shape, mean=(0.0,), std=(1.0,), number_format=numbers, n_steps=4, calibration=pixels
     )
 
 
@@ -305,7 +305,7 @@ def test_special_weights_are_converted(sign, bits, samples):
     rng = np.random.default_rng(0)
     model = nn.Sequential(dense(sign(rng.normal(size=(5, 8)))), act(0.5), dense(rng.normal(size=(3, 5))))
     pixels = rng.integers(0, 256, (samples, 8), np.uint8)
-    found = conversion(model, (8,), pixels, form(bits))
+    found = conversion(model, (8,), pixels, number_format(bits))
     for population in found.network.populations:
         assert np.abs(population.synapses[0].weight).max() <= 2 ** (bits - 1) - 1
     assert all(0 <= change.output_error < 1.5 for change in found.changes if change.output_error is not None)
@@ -315,7 +315,7 @@ def test_special_weights_are_converted(sign, bits, samples):
 def test_behind_a_layer_that_is_silent_on_calibration_weights_are_rounded_each_by_itself():
     weight = np.random.default_rng(0).normal(size=(3, 5))
     model = nn.Sequential(dense(np.ones((5, 8)), -5), act(0.5), dense(weight, 0.0))  # 8 · 99 / 255 is less than 5
-    found = conversion(model, (8,), np.full((4, 8), 99, np.uint8), form(8)).network.readout.synapses[0].weight
+    found = conversion(model, (8,), np.full((4, 8), 99, np.uint8), number_format(8)).network.readout.synapses[0].weight
     np.testing.assert_array_equal(found, np.rint(weight * 127 / np.abs(weight).max()))
 
 
@@ -325,7 +325,7 @@ def test_kernels_of_folded_pooling_stay_constant_in_blocks():
         nn.Conv2d(1, 3, 3), act(0.5), nn.AvgPool2d(2), nn.Conv2d(3, 4, 2), act(0.5), nn.Flatten(), nn.Linear(4, 2)
     )
     pixels = np.random.default_rng(0).integers(0, 256, (20, 1, 6, 6), np.uint8)
-    synapse = conversion(model, (1, 6, 6), pixels, form(4)).network.populations[1].synapses[0]
+    synapse = conversion(model, (1, 6, 6), pixels, number_format(4)).network.populations[1].synapses[0]
     assert (synapse.weight.shape, synapse.repeat) == ((4, 3, 4, 4), Repeat((2, 2)))
     np.testing.assert_array_equal(synapse.weight, np.kron(synapse.weight[:, :, ::2, ::2], np.ones((2, 2), int)))
     assert len(np.unique(synapse.weight)) > 4
@@ -335,4 +335,7 @@ def test_a_conversion_gives_the_same_integers_each_time():
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(20, 12), act(0.5), nn.Linear(12, 3))
     pixels = np.random.default_rng(0).integers(0, 256, (20, 20), np.uint8)
-    assert conversion(model, (20,), pixels, form(3)).network == conversion(model, (20,), pixels, form(3)).network
+    assert (
+        conversion(model, (20,), pixels, number_format(3)).network
+        == conversion(model, (20,), pixels, number_format(3)).network
+    )

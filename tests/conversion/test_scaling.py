@@ -132,16 +132,16 @@ def test_a_threshold_of_one_unit_is_accepted():
 
 @given(seeds, st.integers(2, 8), st.floats(0.5, 50))
 def test_every_number_fits_the_format(seed, bits, threshold):
-    real, form = drawn(seed, threshold), replace(AUTAPSE_FORMAT, weight_bits=bits)
+    real, number_format = drawn(seed, threshold), replace(AUTAPSE_FORMAT, weight_bits=bits)
     try:
-        scale = choose_scale(real, form)
+        scale = choose_scale(real, number_format)
     except RangeError:
         assert (real.synapses[0].largest > (2 ** (bits - 1) - 1) * threshold).any()
         return
-    rounded = round_population(real, scale, form, 1)
+    rounded = round_population(real, scale, number_format, 1)
     values = rounded.neuron.threshold
     assert np.abs(rounded.synapses[0].weight).max() <= 2 ** (bits - 1) - 1
-    assert np.abs(rounded.bias).max() <= form.bias_max
+    assert np.abs(rounded.bias).max() <= number_format.bias_max
     assert any((values % 2**e == 0).all() and (values >> e).max() <= 127 for e in range(8))
     assert values.min() >= 1
     np.testing.assert_array_equal(rounded.neuron.initial, values // 2)
@@ -151,9 +151,9 @@ def test_every_number_fits_the_format(seed, bits, threshold):
 @given(seeds, st.integers(2, 8))
 def test_a_readout_fills_the_bits(seed, bits):
     real = population(drawn(seed).synapses[0].weight, threshold=None)
-    form = replace(AUTAPSE_FORMAT, weight_bits=bits)
-    weight = round_population(real, choose_scale(real, form), form, 1).synapses[0].weight
-    assert np.abs(weight).max() == (form.weight_max if real.synapses[0].weight.any() else 0)
+    number_format = replace(AUTAPSE_FORMAT, weight_bits=bits)
+    weight = round_population(real, choose_scale(real, number_format), number_format, 1).synapses[0].weight
+    assert np.abs(weight).max() == (number_format.weight_max if real.synapses[0].weight.any() else 0)
 
 
 # --- the format ---------------------------------------------------------

@@ -63,8 +63,8 @@ def summing(n_weights: int, last: int) -> IntNetwork:
     return image(conv("input", weight), (n_weights + 1, 1, 1))
 
 
-def refusal(network: IntNetwork, target: str = "lava", realisation: str = "autapse") -> str:
-    return str(refused(RangeError, lower, network, find_target(target), realisation))
+def refusal(network: IntNetwork, target: str = "lava", backend: str = "autapse") -> str:
+    return str(refused(RangeError, lower, network, find_target(target), backend))
 
 
 # --- what fits ----------------------------------------------------------
@@ -75,7 +75,7 @@ def test_a_network_that_fits_is_kept_and_gets_registers(seed):
     network = random_network(seed)
     lowered = lower(network, LOIHI)
     assert lowered.network is network
-    assert (lowered.target, lowered.realisation) == (LOIHI, "autapse")
+    assert (lowered.target, lowered.backend) == (LOIHI, "autapse")
     assert lowered.registers == tuple(Autapse().registers(p) for p in network.populations)
     assert lowered == lower(network, LOIHI)
 
@@ -167,7 +167,7 @@ FITS_CONV = {
     "sum": summing(516, 3),  # 128 · (516 · 127 + 3) = 8388480
 }
 EIGHT_BITS = "or geometry exceed what Lava's Conv holds in 8 bits, allowed up to 127"
-SMALLER = "use fewer groups or a smaller kernel, or export with --realisation autapse"
+SMALLER = "use fewer groups or a smaller kernel, or export with --backend autapse"
 BEYOND_CONV = {
     "groups": (grouped(128), f"population `c`: groups 128, kernel (1, 1) {EIGHT_BITS}\nhint: {SMALLER}"),
     "kernel": (kernel(128), f"population `c`: groups 1, kernel (1, 128) {EIGHT_BITS}\nhint: {SMALLER}"),
@@ -180,19 +180,19 @@ BEYOND_CONV = {
     "sum": (
         summing(516, 4),  # 128 · (516 · 127 + 4)
         "population `c`: a convolution may sum to 8388608, Lava's Conv clamps at 8388607\n"
-        "hint: export with fewer --weight-bits, or with --realisation autapse",
+        "hint: export with fewer --weight-bits, or with --backend autapse",
     ),
 }
 
 
 @pytest.mark.parametrize("network", FITS_CONV.values(), ids=FITS_CONV)
 def test_a_convolution_at_the_limits_of_conv_fits_stock_netx(network):
-    assert lower(network, LAVA, "population").realisation == "population"
+    assert lower(network, LAVA, "population").backend == "population"
 
 
 @pytest.mark.parametrize(("network", "text"), BEYOND_CONV.values(), ids=BEYOND_CONV)
 def test_a_convolution_beyond_conv_is_refused_in_stock_netx_only(network, text):
-    assert refusal(network, realisation="population") == text
+    assert refusal(network, backend="population") == text
     assert lower(network, LAVA, "autapse").network is network
 
 
@@ -200,7 +200,7 @@ def test_a_convolution_of_spikes_is_not_multiplied_by_the_input():
     synapse = conv("a", np.full((1, 600, 1, 1), 127))
     first = fire("a", conv("input", np.ones((600, 1, 1, 1))), shape=(600, 1, 1))
     network = chain(first, fire("c", synapse, shape=(1, 1, 1)), read_out(dense("c", [[1]])), shape=(1, 1, 1))
-    assert lower(network, LAVA, "population").realisation == "population"
+    assert lower(network, LAVA, "population").backend == "population"
 
 
 # --- several violations -------------------------------------------------
@@ -309,10 +309,10 @@ def test_every_branch_is_checked_and_named():
     )
 
 
-def test_an_unknown_realisation_is_refused():
+def test_an_unknown_backend_is_refused():
     with pytest.raises(UsageError) as caught:
         lower(with_weight(1, 1), LAVA, "x")
-    assert str(caught.value).splitlines()[0] == "unknown realisation `x`, allowed autapse, population, zero-reset"
+    assert str(caught.value).splitlines()[0] == "unknown backend `x`, allowed autapse, population, zero-reset"
 
 
 # --- cores --------------------------------------------------------------

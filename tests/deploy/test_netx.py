@@ -81,8 +81,8 @@ def test_what_is_written_is_read_back(scratch, draw, seed):
     metadata = write(scratch, lowered, expected, provenance=PROVENANCE, changes=CHANGES, weight_bits=5)
     content = read(scratch)
     assert content == NetxFile(network, metadata, expected, ())
-    assert (metadata.target, metadata.realisation, metadata.weight_bits) == ("lava", "autapse", 5)
-    assert metadata.input_encoding == (network.pixel_input.coding)
+    assert (metadata.target, metadata.backend, metadata.weight_bits) == ("lava", "autapse", 5)
+    assert metadata.input_encoding == (network.pixel_input.encoding)
     assert (metadata.provenance, metadata.changes) == (PROVENANCE, CHANGES)
 
 

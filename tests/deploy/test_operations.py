@@ -14,7 +14,7 @@ from nctool.fast.engine import FastEngine
 from nctool.ir.network import INPUT_NAME, IntegerInput, IntNetwork, Population, Synapse
 from nctool.reference.simulate import simulate
 from nctool.reference.trace import Trace
-from nctool_deploy.backends.backend import REALISATIONS, Realisation, find_realisation
+from nctool_deploy.backends.backend import BACKENDS, Backend, find_backend
 from nctool_deploy.cost.operations import OperationCounter, Operations, fan_out, reached
 from nctool_deploy.lava.runner.unrolling import unroll
 from nctool_deploy.mapping.wiring import AutapseWiring
@@ -34,12 +34,12 @@ from tests.support.networks import (
     signed_input,
 )
 
-AUTAPSE = find_realisation("autapse")
-ZERO_RESET = find_realisation("zero-reset")
+AUTAPSE = find_backend("autapse")
+ZERO_RESET = find_backend("zero-reset")
 
 
-def count(network: IntNetwork, realisation: Realisation, pixels: np.ndarray) -> OperationCounter:
-    counter = OperationCounter(network, realisation)
+def count(network: IntNetwork, backend: Backend, pixels: np.ndarray) -> OperationCounter:
+    counter = OperationCounter(network, backend)
     counter.add(pixels, simulate(network, pixels))
     return counter
 
@@ -157,12 +157,10 @@ def test_connections_of_a_convolution_are_those_of_the_matrix(seed):
     np.testing.assert_array_equal(reached(synapse, spikes).reshape(6, -1), expected)
 
 
-def by_brute_force(
-    network: IntNetwork, realisation: Realisation, pixels: np.ndarray, trace: Trace
-) -> dict[str, Operations]:
+def by_brute_force(network: IntNetwork, backend: Backend, pixels: np.ndarray, trace: Trace) -> dict[str, Operations]:
     """Step every neuron of every sample, flush steps included, each with a row of connections to all that sends."""
     n_steps = network.n_steps
-    period = n_steps + realisation.flush_steps
+    period = n_steps + backend.flush_steps
     signal = network.input.signal(pixels, n_steps) != 0
     signal = np.broadcast_to(signal, (len(signal), n_steps, *signal.shape[2:]))
     sent = {name: _padded(spikes, period) for name, spikes in {INPUT_NAME: signal, **trace.spikes}.items()}
@@ -170,7 +168,7 @@ def by_brute_force(
     for population in network.populations:
         n_neurons = population.n_neurons
         fired = sent.get(population.name, np.zeros((len(pixels), period, n_neurons), int))
-        wirings = realisation.wirings(population)
+        wirings = backend.wirings(population)
         has_autapse = any(isinstance(wiring, AutapseWiring) for wiring in wirings)
         n_sources = len(wirings) - has_autapse
         total = Operations()
@@ -201,9 +199,9 @@ def _padded(spikes: np.ndarray, period: int) -> np.ndarray:
     return np.pad(flat, [(0, 0), (0, period - flat.shape[1]), (0, 0)])
 
 
-@given(seeds, st.sampled_from(REALISATIONS), st.booleans(), st.booleans())
-def test_every_count_is_the_one_of_a_matrix_of_connections(seed, realisation, silent_biases, rate):
-    network = random_network(seed, n_steps=realisation.steps, rate=rate)
+@given(seeds, st.sampled_from(BACKENDS), st.booleans(), st.booleans())
+def test_every_count_is_the_one_of_a_matrix_of_connections(seed, backend, silent_biases, rate):
+    network = random_network(seed, n_steps=backend.steps, rate=rate)
     if silent_biases:
         network = replace(
             network, populations=tuple(replace(p, bias=np.zeros_like(p.bias)) for p in network.populations)
@@ -211,10 +209,10 @@ def test_every_count_is_the_one_of_a_matrix_of_connections(seed, realisation, si
     network = replace(network, input=replace(network.input, table=_often_zero(network.input.table, seed)))
     pixels = random_pixels(network, 3, seed)
     trace = simulate(network, pixels)
-    counter = OperationCounter(network, realisation)
+    counter = OperationCounter(network, backend)
     counter.add(pixels[:1], _part(trace, slice(0, 1)))
     counter.add(pixels[1:], _part(trace, slice(1, None)))
-    assert counter.operations == by_brute_force(network, realisation, pixels, trace)
+    assert counter.operations == by_brute_force(network, backend, pixels, trace)
     assert counter.n_samples == 3
     updates = counter.total.active_updates + counter.total.idle_updates
     assert updates == 3 * counter.schedule.period * sum(p.n_neurons for p in network.populations)

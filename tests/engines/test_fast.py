@@ -156,7 +156,7 @@ def test_what_a_convolution_reaches(seed: int) -> None:
 
 
 def wide_network(weight: int, fan_in: int = 2**12) -> IntNetwork:
-    """A graded dense layer whose drive reaches fan_in * 127 * weight, and one odd unit on top."""
+    """A graded dense layer whose drive reaches fan_in * 127 * weight, and one odd replica on top."""
     table = np.full((fan_in, 256), 127, np.int8)
     table[0] = 1
     hidden = Population(

@@ -484,7 +484,7 @@ def test_encoders_that_changed(rate_path, key, value):
     assert caught.value.message == f"`{rate_path}`: layer `input` is not what was exported: its digest differs"
 
 
-def test_a_coding_of_another_version(rate_path):
+def test_a_encoding_of_another_version(rate_path):
     edit_metadata(rate_path, lambda content: content.update(input_encoding="latency"))
     assert refusal(rate_path) == "`/nctool/metadata`: `input_encoding`: input should be 'graded' or 'rate'"
 

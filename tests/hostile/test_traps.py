@@ -1,6 +1,6 @@
 """Where Lava and netx are known to give wrong answers without a word: what nctool runs there is right, or refused.
 
-Each trap is a network of its own. All of them run in one Lava process, in every realisation that can hold them, and
+Each trap is a network of its own. All of them run in one Lava process, in every backend that can hold them, and
 give the trace of the reference engine.
 """
 
@@ -22,7 +22,7 @@ from nctool.ir.bounds import prove, with_bounds
 from nctool.ir.network import Bound, InputEncoding, IntegrateFire, IntNetwork, Population
 from nctool.reference.simulate import simulate
 from nctool.reference.trace import Trace, join
-from nctool_deploy.backends.backend import REALISATIONS, find_realisation
+from nctool_deploy.backends.backend import BACKENDS, find_backend
 from nctool_deploy.lava.engine import LavaJob, run_jobs
 from nctool_deploy.lowering import lower
 from nctool_deploy.netx import KnownAnswers, write
@@ -83,9 +83,15 @@ def pooled_behind_padding() -> IntNetwork:
         NoisyQuantReLU(4, 0.3), nn.Flatten(), nn.Linear(3 * 3 * 4, 3),
     ).eval()  # fmt: skip
     pixels = np.random.default_rng(0).integers(0, 256, (8, 1, 6, 8), np.uint8)
-    form = find_realisation("autapse").form
+    number_format = find_backend("autapse").number_format
     return convert(
-        model, input_shape=(1, 6, 8), mean=(0.5,), std=(0.25,), form=form, n_steps=2, calibration=pixels
+        model,
+        input_shape=(1, 6, 8),
+        mean=(0.5,),
+        std=(0.25,),
+        number_format=number_format,
+        n_steps=2,
+        calibration=pixels,
     ).network
 
 
@@ -121,51 +127,51 @@ class Case:
     trace: Trace
 
 
-def holds(network: IntNetwork, realisation: str) -> IntNetwork | None:
-    """Return the network as the realisation can hold it: its neurons reset as it does, its window is as it allows."""
-    chosen = find_realisation(realisation)
+def holds(network: IntNetwork, backend: str) -> IntNetwork | None:
+    """Return the network as the backend can hold it: its neurons reset as it does, its window is as it allows."""
+    chosen = find_backend(backend)
     populations = network.populations
-    if realisation == "zero-reset":
+    if backend == "zero-reset":
         neurons = [p.neuron for p in populations]
         one = [replace(n, reset="zero") if isinstance(n, IntegrateFire) else n for n in neurons]
         populations = tuple(replace(p, neuron=n) for p, n in zip(populations, one, strict=True))
     changed = replace(network, populations=populations, n_steps=chosen.steps or network.n_steps)
     changed = with_bounds(changed, {name: found.bound("proved") for name, found in prove(changed).items()})
     try:
-        return lower(changed, LAVA, realisation).network
+        return lower(changed, LAVA, backend).network
     except RangeError:
         return None
 
 
 @pytest.fixture(scope="module")
 def ran(tmp_path_factory) -> dict[tuple[str, str], Case]:
-    """Every trap in every realisation that holds it, run by Lava in one process."""
+    """Every trap in every backend that holds it, run by Lava in one process."""
     folder: Path = tmp_path_factory.mktemp("traps")
     cases, jobs = {}, []
     for name, network in NETWORKS.items():
         pixels = np.random.default_rng(5).integers(0, 256, (N_SAMPLES, *network.input.shape), np.uint8)
-        for realisation in (realisation.name for realisation in REALISATIONS):
-            held = holds(network, realisation)
+        for backend in (backend.name for backend in BACKENDS):
+            held = holds(network, backend)
             if held is not None:
                 path = folder / f"{len(jobs)}.net"
                 known = KnownAnswers(pixels, simulate(held, pixels))
-                write(path, lower(held, LAVA, realisation), known)
+                write(path, lower(held, LAVA, backend), known)
                 jobs.append(LavaJob(path, held.input.signal(pixels, held.n_steps), held.n_steps))
-                cases[name, realisation] = (held, pixels)
+                cases[name, backend] = (held, pixels)
     return {key: Case(*case, trace) for (key, case), trace in zip(cases.items(), run_jobs(jobs), strict=True)}
 
 
 @pytest.mark.lava
 @pytest.mark.parametrize("name", NETWORKS)
 def test_a_trap(ran, name):
-    found = {realisation: case for (trap, realisation), case in ran.items() if trap == name}
+    found = {backend: case for (trap, backend), case in ran.items() if trap == name}
     assert "autapse" in found
-    for realisation, case in found.items():
+    for backend, case in found.items():
         expected = simulate(case.network, case.pixels)
         assert join(FastEngine(case.network).traces(case.pixels)) == expected
-        np.testing.assert_array_equal(case.trace.logits, expected.logits, err_msg=realisation)
+        np.testing.assert_array_equal(case.trace.logits, expected.logits, err_msg=backend)
         for population, spikes in expected.spikes.items():
-            np.testing.assert_array_equal(case.trace.spikes[population], spikes, err_msg=f"{realisation} {population}")
+            np.testing.assert_array_equal(case.trace.spikes[population], spikes, err_msg=f"{backend} {population}")
 
 
 @pytest.mark.lava
@@ -191,11 +197,11 @@ def test_the_traps_are_sprung():
         assert spikes.all() == (name == "a layer that always fires"), name
 
 
-# --- limits that no realisation can get round -----------------------------
+# --- limits that no backend can get round -----------------------------
 
 
-def refusal(network: IntNetwork, realisation: str = "autapse") -> str:
-    return refused(RangeError, lower, network, LAVA, realisation).message
+def refusal(network: IntNetwork, backend: str = "autapse") -> str:
+    return refused(RangeError, lower, network, LAVA, backend).message
 
 
 def test_128_groups_are_refused_in_stock_netx():

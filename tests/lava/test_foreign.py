@@ -285,7 +285,7 @@ def test_I3_W1_C1_to_C3_by_hand(tmp_path):
 def test_C4_a_layer_runs_with_its_bias_before_its_input_arrives(tmp_path):
     layers = [dense_layer([[1]], bias=[1]), dense_layer([[1]], bias=[1], neuron=neuron(131071, 4096, 0))]
     content = read_foreign(Draft(layers).write(tmp_path / "x.net"))
-    assert [p.neuron.lead for p in content.network.populations] == [1, 2]
+    assert [p.neuron.latency for p in content.network.populations] == [1, 2]
     trace = reference.simulate(content.network, np.zeros((1, 2, 1), int), n_steps=2)
     assert trace.logits[0, :, 0].tolist() == [192, 256]  # two steps before the first
 
@@ -305,7 +305,7 @@ def test_C4_C5_W6_a_spike_from_before_the_first_step_comes_back_after_a_reset(tm
     """It fires at step 0 by its bias of 100 > 60; that spike brings -90, so it is silent at step 1, and so on."""
     layer = dense_layer([[1]], type="dense_rec", weight_rec=[[-90]], bias=[100], neuron=neuron(60, **NO_MEMORY))
     content = read_foreign(Draft([layer]).write(tmp_path / "x.net"), ForeignOptions(reset_interval=4)).with_steps(4)
-    assert [p.neuron.lead for p in content.network.populations] == [1]
+    assert [p.neuron.latency for p in content.network.populations] == [1]
     trace = assert_engines_agree(content.network, np.zeros((1, 4, 1), int))
     assert trace.spikes["dense0"][0, :, 0].tolist() == [0, 1, 0, 1]
 

@@ -69,7 +69,7 @@ def network_of(chain: Chain) -> IntNetwork:
         delay = np.broadcast_to(np.array(layer.delay, np.int32), weight.shape) if np.any(layer.delay) else None
         source = populations[-1].name if populations else "input"
         decays = layer.current_decay, layer.voltage_decay
-        neuron = leaky(layer.threshold, *decays, len(weight), lead=number + 1)
+        neuron = leaky(layer.threshold, *decays, len(weight), latency=number + 1)
         synapses = (Synapse(source, weight, layer.exponent, delay=delay),)
         bias = np.zeros(len(weight), np.int64)
         populations.append(Population(f"layer{number}", (len(weight),), neuron, bias, synapses))

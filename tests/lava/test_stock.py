@@ -1,4 +1,4 @@
-"""The stock realisations: exactly the network, in files that an unmodified lava-dl Network runs."""
+"""The stock backends: exactly the network, in files that an unmodified lava-dl Network runs."""
 
 from __future__ import annotations
 
@@ -46,16 +46,16 @@ def memoryless(*populations, n_steps: int = 1) -> IntNetwork:
     return IntNetwork(signed_input(2), tuple(replace(p, bound=WIDE) for p in populations), n_steps)
 
 
-def stock_network(seed: int, realisation: str) -> IntNetwork:
-    """Return a random network that the realisation may hold: initial potentials only where nothing is remembered."""
-    drawn = random_network(seed, n_steps=1 if realisation == "population" else None)
+def stock_network(seed: int, backend: str) -> IntNetwork:
+    """Return a random network that the backend may hold: initial potentials only where nothing is remembered."""
+    drawn = random_network(seed, n_steps=1 if backend == "population" else None)
     populations = []
     for population in drawn.populations:
         neuron, bias = population.neuron, np.clip(population.bias, -1000, 1000)
-        if realisation == "population" and isinstance(neuron, IntegrateFire):
+        if backend == "population" and isinstance(neuron, IntegrateFire):
             threshold = np.minimum(neuron.threshold, 6000)
             neuron = replace(neuron, threshold=threshold, initial=np.minimum(neuron.initial, threshold - 1))
-        if realisation == "zero-reset" and isinstance(neuron, IntegrateFire):
+        if backend == "zero-reset" and isinstance(neuron, IntegrateFire):
             one = np.full_like(neuron.threshold, neuron.threshold.max())
             neuron = IntegrateFire(one, np.zeros_like(one), "zero")
         populations.append(replace(population, neuron=neuron, bias=bias))
@@ -63,9 +63,9 @@ def stock_network(seed: int, realisation: str) -> IntNetwork:
     return with_bounds(network, {name: found.bound("proved") for name, found in prove(network).items()})
 
 
-def lowered_or_rejected(network: IntNetwork, realisation: str) -> Lowered:
+def lowered_or_rejected(network: IntNetwork, backend: str) -> Lowered:
     try:
-        return lower(network, LAVA, realisation)
+        return lower(network, LAVA, backend)
     except RangeError as error:
         # weights that stock netx would change, and sums that leave no room: pinned below
         assume("stock netx" not in error.message and "without its bias" not in error.message)
@@ -130,12 +130,12 @@ def test_a_population_file_holds_the_same_function(tmp_path_factory, seed):
     assert read(path).network == lowered.network
 
 
-@pytest.mark.parametrize("realisation", ["population", "zero-reset"])
+@pytest.mark.parametrize("backend", ["population", "zero-reset"])
 @given(seed=seeds)
-def test_stock_keys_alone_say_the_same(tmp_path_factory, realisation, seed):
+def test_stock_keys_alone_say_the_same(tmp_path_factory, backend, seed):
     """Without `/nctool` the file is one of another tool, and current-based neurons of Loihi give the same trace."""
-    network = stock_network(seed, realisation)
-    lowered = lowered_or_rejected(network, realisation)
+    network = stock_network(seed, backend)
+    lowered = lowered_or_rejected(network, backend)
     pixels = random_pixels(network, 4, seed)
     path = written(tmp_path_factory.mktemp("s") / "m.net", lowered, pixels)
     with h5py.File(path, "r+") as file:
@@ -144,7 +144,7 @@ def test_stock_keys_alone_say_the_same(tmp_path_factory, realisation, seed):
     foreign = read_foreign(path, options, input_shape=network.input.shape).network
     assert isinstance(foreign.input, IntegerInput)
     samples = network.pixel_input.encode(pixels).astype(np.int64).reshape(len(pixels), *foreign.input.shape)
-    settled = tuple(replace(p, neuron=replace(p.neuron, lead=0)) for p in foreign.populations)
+    settled = tuple(replace(p, neuron=replace(p.neuron, latency=0)) for p in foreign.populations)
     found = simulate(replace(foreign, populations=settled, n_steps=network.n_steps), samples)
     expected = simulate(network, pixels)
     for ours, theirs in zip(network.populations[:-1], foreign.populations, strict=False):
@@ -193,20 +193,18 @@ STREAM = """
 
 @pytest.mark.lava
 @pytest.mark.bare_lava
-@pytest.mark.parametrize("realisation", ["population", "zero-reset"])
-def test_the_unmodified_network_of_lava_dl_runs_the_file(digits_run, tmp_path, realisation):
+@pytest.mark.parametrize("backend", ["population", "zero-reset"])
+def test_the_unmodified_network_of_lava_dl_runs_the_file(digits_run, tmp_path, backend):
     """A process that never imports nctool: stock Network, a new sample every window, one pipeline."""
     model = tmp_path / "model.net"
-    report = export(
-        digits_run, model, target="lava", realisation=realisation, steps=1 if realisation == "population" else 3
-    )
+    report = export(digits_run, model, target="lava", backend=backend, steps=1 if backend == "population" else 3)
     content = read(model)
     network, n_steps = content.network, report.steps
     pixels = content.known_answers.pixels[:4]
     program, data, out = tmp_path / "stream.py", tmp_path / "samples.npy", tmp_path / "out.npz"
     program.write_text(textwrap.dedent(STREAM))
     np.save(data, network.pixel_input.encode(pixels).astype(np.int32))
-    reset = "memoryless" if realisation == "population" else "reset"
+    reset = "memoryless" if backend == "population" else "reset"
     command = [sys.executable, str(program), str(model), str(data), str(out), str(n_steps), reset]
     ended = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=False)
     assert ended.returncode == 0, ended.stderr[-2000:]
@@ -223,25 +221,25 @@ def test_the_unmodified_network_of_lava_dl_runs_the_file(digits_run, tmp_path, r
 
 
 @pytest.mark.lava
-@pytest.mark.parametrize("realisation", ["population", "zero-reset"])
-def test_the_lava_engine_agrees(digits_run, tmp_path, realisation):
-    export(digits_run, tmp_path / "m.net", target="lava", realisation=realisation)
+@pytest.mark.parametrize("backend", ["population", "zero-reset"])
+def test_the_lava_engine_agrees(digits_run, tmp_path, backend):
+    export(digits_run, tmp_path / "m.net", target="lava", backend=backend)
     report = verify(tmp_path / "m.net", engines=["reference", "fast", "lava"], samples=6)
     assert report.equal
     assert report.compared_spikes > 0
 
 
 @pytest.mark.lava
-@pytest.mark.parametrize("realisation", ["population", "zero-reset"])
-def test_random_networks_in_lava(tmp_path, realisation):
+@pytest.mark.parametrize("backend", ["population", "zero-reset"])
+def test_random_networks_in_lava(tmp_path, backend):
     """Strides, groups, dilation, paddings and extreme weights of three random networks."""
     from nctool_deploy.lava import engine
 
     done = 0
     for seed in range(40):
-        network = stock_network(seed, realisation)
+        network = stock_network(seed, backend)
         try:
-            lowered = lower(network, LAVA, realisation)
+            lowered = lower(network, LAVA, backend)
         except RangeError:
             continue
         pixels = random_pixels(network, 3, seed)
@@ -257,15 +255,15 @@ def test_random_networks_in_lava(tmp_path, realisation):
 # --- what does not fit --------------------------------------------------
 
 
-def refusal(network: IntNetwork, realisation: str) -> str:
-    return str(refused(RangeError, lower, network, LAVA, realisation))
+def refusal(network: IntNetwork, backend: str) -> str:
+    return str(refused(RangeError, lower, network, LAVA, backend))
 
 
 def test_a_network_without_memory_has_one_step():
     network = memoryless(fire("a", dense("input", [[1, -1]])), read_out(dense("a", [[1], [-1]])), n_steps=4)
     assert refusal(network, "population") == (
         "network: a window of 4 time steps, neurons without memory allow 1\n"
-        "hint: export with --steps 1, or with --realisation autapse"
+        "hint: export with --steps 1, or with --backend autapse"
     )
 
 
@@ -321,7 +319,7 @@ def test_the_drive_without_its_bias_must_fit():
 def test_dense_weights_that_stock_netx_would_change_are_refused(weight, text):
     lines = refusal(memoryless(read_out(dense("input", weight))), "population").splitlines()
     assert lines[0].startswith("population `out`: " + text.partition(" runs")[0])
-    assert lines[-1] == "hint: export with --realisation autapse, which keeps every weight"
+    assert lines[-1] == "hint: export with --backend autapse, which keeps every weight"
 
 
 @pytest.mark.parametrize("weight", [[[0, 255 // 2]], [[3, 4]], [[-127, 126]], [[-128, 127]]])
@@ -342,7 +340,7 @@ def test_a_skip_is_refused(tmp_path):
         lower(network, LAVA, "population")
     assert str(caught.value) == (
         "population `out`: driven by `a`, `input`, allowed one synapse from `a`\n"
-        "hint: export with --realisation autapse: stock netx has no skip connections"
+        "hint: export with --backend autapse: stock netx has no skip connections"
     )
 
 

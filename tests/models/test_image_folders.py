@@ -407,7 +407,7 @@ def test_a_network_for_grey_images_gets_a_folder_in_grey(tmp_path):
     assert nctool.inspect(tmp_path / "model.net").input_shape == (1, 8, 8)
     assert nctool.run_sim(tmp_path / "model.net").samples == 12
     assert nctool.verify(tmp_path / "model.net", engines="reference,fast", dataset=root, samples=12).equal
-    options = {"realisations": "autapse", "steps": [1], "units": [1], "weight_bits": [8], "target": "lava"}
+    options = {"backends": "autapse", "steps": [1], "replicas": [1], "weight_bits": [8], "target": "lava"}
     assert nctool.explore(tmp_path / "run", **options).samples == 12
 
 

@@ -222,7 +222,7 @@ TRAINING = (
             "hint: it is a key of architecture mlp: leave it out, or replace the whole table: "
             "--set 'model={architecture = \"NAME\"}'",
         ),
-        ("input.coding=latency", '`input.coding` is "latency", allowed: graded, rate'),
+        ("input.coding=latency", '`input.encoding` is "latency", allowed: graded, rate'),
         ("training.epochs=-1", "`training.epochs` is -1, allowed: a whole number 0..10000"),
         (
             "training.epochs=0",
@@ -236,8 +236,8 @@ TRAINING = (
         ),
         ("finetune.steps=[1, 2, 1]", "`finetune.steps` is [1, 2, 1], allowed: each window once"),
         (
-            ("noise.source=chip", "chip.units=2", "finetune.epochs=1"),
-            "`chip.units` is 2, allowed: 1\n"
+            ("noise.source=chip", "chip.replicas=2", "finetune.epochs=1"),
+            "`chip.replicas` is 2, allowed: 1\n"
             "hint: [finetune] trains one neuron for each activation; more of them come close to the ANN without it",
         ),
         ("finetune.steps=[0]", "`finetune.steps[0]` is 0, allowed: a list of whole numbers 1..64"),
@@ -259,12 +259,12 @@ TRAINING = (
         ),
         ("noise.source=idael", '`noise.source` is "idael", allowed: ideal, none, chip\nhint: did you mean `ideal`?'),
         ("noise.steps=65", "`noise.steps` is 65, allowed: a whole number 1..64"),
-        ("chip.units=65", "`chip.units` is 65, allowed: a whole number 1..64"),
+        ("chip.replicas=65", "`chip.replicas` is 65, allowed: a whole number 1..64"),
         ("chip.weight_bits=9", "`chip.weight_bits` is 9, allowed: a whole number 2..8"),
-        ("chip=8", "`chip` is 8, allowed: a table of realisation, units, weight_bits"),
+        ("chip=8", "`chip` is 8, allowed: a table of backend, replicas, weight_bits"),
         (
-            "chip.realisation=autaps",
-            '`chip.realisation` is "autaps", allowed: autapse, zero-reset, population\nhint: did you mean `autapse`?',
+            "chip.backend=autaps",
+            '`chip.backend` is "autaps", allowed: autapse, zero-reset, population\nhint: did you mean `autapse`?',
         ),
         ("activation.levels=65", "`activation.levels` is 65, allowed: a whole number 1..64"),
         ("activation.threshold_init=-1", "`activation.threshold_init` is -1, allowed: data, a number above 0"),
@@ -453,7 +453,7 @@ name = "digits"
 validation_fraction = 0.1
 
 [input]
-coding = "graded"
+encoding = "graded"
 
 [model]
 architecture = "mlp"
@@ -607,10 +607,10 @@ def test_resolving_and_then_overriding_is_overriding_and_then_resolving(name):
 
 def test_what_follows_from_another_key_is_written_behind_a_mark():
     text = parse_recipe(LAWS["chip and finetune"]).to_toml()
-    assert '[chip]\nrealisation = "autapse"\nunits = 1\nweight_bits = 4\n' in text
+    assert '[chip]\nbackend = "autapse"\nreplicas = 1\nweight_bits = 4\n' in text
     assert "steps = [1, 2, 4]\n# weight_bits = 4\nlearning_rate" in text
     assert (
-        '# [chip]\n# realisation = "autapse"\n# units = 1\n# weight_bits = 8\n' in parse_recipe(LAWS["chip"]).to_toml()
+        '# [chip]\n# backend = "autapse"\n# replicas = 1\n# weight_bits = 8\n' in parse_recipe(LAWS["chip"]).to_toml()
     )
     assert "\nsteps = [1, 2, 4]\nweight_bits = 4\n" in parse_recipe(LAWS["all said"]).to_toml()
 
@@ -619,32 +619,32 @@ def test_a_chip_is_there_where_noise_is_measured_on_it_and_reads_back():
     assert parse_recipe(TEXT).chip is None
     assert "chip" not in parse_recipe(TEXT).to_toml()
     recipe = changed(ON_A_CHIP)
-    assert recipe.chip == ChipSettings(realisation="autapse", units=1, weight_bits=8)
+    assert recipe.chip == ChipSettings(backend="autapse", replicas=1, weight_bits=8)
     assert parse_recipe(recipe.to_toml()) == recipe
-    assert changed(ON_A_CHIP, "chip.units=3").chip == ChipSettings(units=3)
+    assert changed(ON_A_CHIP, "chip.replicas=3").chip == ChipSettings(replicas=3)
 
 
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
         (
-            ["chip.units=2"],
+            ["chip.replicas=2"],
             'has a table `chip`, but `noise.source` is "ideal"\nhint: set noise.source = "chip", or leave out [chip]',
         ),
         (
             [ON_A_CHIP, "activation.reset=zero"],
-            '`chip.realisation` is "autapse", allowed: zero-reset\n'
+            '`chip.backend` is "autapse", allowed: zero-reset\n'
             'hint: with activation.reset = "zero" the network is trained for neurons that a spike sets to zero',
         ),
         (
-            [ON_A_CHIP, "chip.realisation=population"],
+            [ON_A_CHIP, "chip.backend=population"],
             "`noise.steps` is 4, allowed: 1, the window of population\n"
-            "hint: with chip.units = activation.levels, one step gives the quantised activation",
+            "hint: with chip.replicas = activation.levels, one step gives the quantised activation",
         ),
         (
-            [ON_A_CHIP, "chip.realisation=zero-reset", "chip.units=2"],
-            "`chip.units` is 2, allowed: 1\n"
-            "hint: zero-reset starts every neuron at 0, units differ in where they start",
+            [ON_A_CHIP, "chip.backend=zero-reset", "chip.replicas=2"],
+            "`chip.replicas` is 2, allowed: 1\n"
+            "hint: zero-reset starts every neuron at 0, replicas differ in where they start",
         ),
     ],
 )

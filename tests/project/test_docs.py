@@ -161,7 +161,7 @@ def after_own_model(reader: Reader) -> None:
     assert len(activations(nctool.prepare(reader.names["net"], images))) == 10
 
 
-def after_realisations(reader: Reader) -> None:
+def after_backends(reader: Reader) -> None:
     """Stock Lava gives the logits of the reference engine."""
     logits = simulate(read(Path("model.net")).network, load_dataset("digits").x_test[:5]).logits[:, 0]
     assert reader.printed.splitlines() == [f"{number} {row.tolist()}" for number, row in enumerate(logits)]
@@ -170,7 +170,7 @@ def after_realisations(reader: Reader) -> None:
 AFTER: dict[str, Callable[[Reader], None]] = {
     "README.md": after_readme,
     "OWN_MODEL.md": after_own_model,
-    "REALISATIONS.md": after_realisations,
+    "BACKENDS.md": after_backends,
 }
 
 LIBRARIES = {
@@ -178,7 +178,7 @@ LIBRARIES = {
     "NETX.md": ["lava"],
     "OWN_MODEL.md": ["vision"],
     "README.md": ["lava", "vision"],
-    "REALISATIONS.md": ["lava", "bare_lava"],
+    "BACKENDS.md": ["lava", "bare_lava"],
     "RECIPES.md": ["vision"],
     "TRAINING.md": ["vision"],
 }

@@ -148,11 +148,11 @@ def read_out(*synapses: Synapse, bias: object = 0, scale: float = 1.0, bound: Bo
 
 
 def leaky(
-    threshold: int, current_decay: object, voltage_decay: object, channels: int = 1, *, lead: int = 0
+    threshold: int, current_decay: object, voltage_decay: object, channels: int = 1, *, latency: int = 0
 ) -> CurrentBased:
     """Return a current-based neuron; one number stands for all channels."""
     each = (np.broadcast_to(np.asarray(decay, np.int64), channels).copy() for decay in (current_decay, voltage_decay))
-    return CurrentBased(threshold, *each, lead=lead)
+    return CurrentBased(threshold, *each, latency=latency)
 
 
 seeds = st.integers(0, 2**32 - 1)

@@ -9,13 +9,15 @@ from nctool.conversion.quantise.scales import Scale, find_scale, no_scale
 from nctool.ir.number_format import IntegerFormat
 
 
-def choose_scale(population: FloatPopulation, form: IntegerFormat, ceiling: FloatArray | float = np.inf) -> Scale:
+def choose_scale(
+    population: FloatPopulation, number_format: IntegerFormat, ceiling: FloatArray | float = np.inf
+) -> Scale:
     """Return the scale at which no weight is clipped.
 
     Raises:
         RangeError: there is none.
     """
-    scale = find_scale(population, form, ceiling)
+    scale = find_scale(population, number_format, ceiling)
     if scale is None:
-        raise no_scale(population, form, ceiling)
+        raise no_scale(population, number_format, ceiling)
     return scale

@@ -28,9 +28,15 @@ def act(threshold: float = 1.0) -> NoisyQuantReLU:
 
 def converted(model: nn.Module, shape: tuple[int, ...], *, n_steps: int = 4, std: float = UNIT_STD, bits: int = 8):
     pixels = np.random.default_rng(0).integers(0, 256, (16, *shape), np.uint8)
-    form = replace(AUTAPSE_FORMAT, weight_bits=bits)
+    number_format = replace(AUTAPSE_FORMAT, weight_bits=bits)
     return convert(
-        model.eval(), input_shape=shape, mean=(0.0,), std=(std,), form=form, n_steps=n_steps, calibration=pixels
+        model.eval(),
+        input_shape=shape,
+        mean=(0.0,),
+        std=(std,),
+        number_format=number_format,
+        n_steps=n_steps,
+        calibration=pixels,
     )
 
 

@@ -9,7 +9,7 @@ from torch import nn
 
 import nctool
 from nctool.activation.noisy_quant import NoisyQuantReLU, in_mode
-from nctool.conversion.input_coding import rate_input
+from nctool.conversion.input_encoding import rate_input
 from nctool.reference.simulate import simulate
 from nctool.training import (
     LabelledImages,
@@ -63,7 +63,7 @@ def test_trains_are_those_of_the_exported_network():
     np.testing.assert_array_equal(np.stack(steps, axis=1), expected.astype(np.float32))
 
 
-def test_a_recipe_chooses_the_coding_and_its_window():
+def test_a_recipe_chooses_the_encoding_and_its_window():
     normalisation = Normalisation((0.4,), (0.25,))
     assert image_encoding(normalisation, small_recipe()) is normalisation
     recipe = small_recipe(*RATE, "noise.steps=3")
@@ -111,7 +111,7 @@ def test_the_spiking_network_sees_one_step_of_the_trains_at_a_time():
 def test_a_run_trained_for_rates_is_measured_with_them_and_exported_so(tmp_path):
     result = small_fit(tmp_path / "run", RATE)
     checkpoint = load_checkpoint(tmp_path / "run")
-    assert checkpoint.recipe.input.coding == "rate"
+    assert checkpoint.recipe.input.encoding == "rate"
     recipe, data = small_recipe(*RATE), small_data()
     model = small_model(recipe)
     model.load_state_dict(checkpoint.state)
@@ -132,14 +132,14 @@ def test_rates_change_what_is_trained(tmp_path):
 
 
 @pytest.mark.lava
-def test_every_realisation_takes_spikes_of_one_bit(tmp_path):
+def test_every_backend_takes_spikes_of_one_bit(tmp_path):
     """Images reach a dense layer: stock netx flattens them in another order than Lava does."""
     small_fit(tmp_path / "run", (*RATE, "noise.steps=3"))
     images = small_data().test.images[:6].numpy()
     names = ("autapse", "zero-reset", "population")
     paths = {name: tmp_path / f"{name}.net" for name in names}
     for name, path in paths.items():
-        nctool.export(tmp_path / "run", path, target="loihi1", realisation=name)
+        nctool.export(tmp_path / "run", path, target="loihi1", backend=name)
     networks = {name: read(path).network for name, path in paths.items()}
     jobs = [LavaJob(paths[name], n.input.signal(images, n.n_steps), n.n_steps) for name, n in networks.items()]
     for (name, network), lava in zip(networks.items(), run_jobs(jobs), strict=True):

@@ -124,15 +124,15 @@ def test_it_explains_any_neuron_of_any_network(seed):
 
 def drives(network: IntNetwork, samples: np.ndarray) -> dict[str, np.ndarray]:
     """Return the drive of every population at steps 1, 2, ..., by the whole network run from before step 1."""
-    total = network.lead + network.n_steps
+    total = network.latency + network.n_steps
     signals, found = {INPUT_NAME: input_signal(network, samples, network.n_steps)}, {}
     for population in network.populations:
-        spikes = run_population(population, signals, total, network.lead).spikes.astype(np.int64)
+        spikes = run_population(population, signals, total, network.latency).spikes.astype(np.int64)
         late = np.concatenate([np.zeros_like(spikes[:, :1]), spikes[:, :-1]], axis=1)
         signals[population.name] = late  # what it sends to itself
         weighted = [registered_input(s, signals[s.source], total)[0][0] for s in population.synapses]
         bias = population.per_neuron(population.bias) + (0 if weighted else signals[INPUT_NAME][0, -1])
-        found[population.name] = np.broadcast_to(sum(weighted) + bias, (total, *population.shape))[network.lead :]
+        found[population.name] = np.broadcast_to(sum(weighted) + bias, (total, *population.shape))[network.latency :]
         signals[population.name] = spikes
     return found
 

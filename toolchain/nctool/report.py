@@ -10,7 +10,7 @@ from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
-TWINS = (("backend", "realisation"), ("replicas", "units"))
+TWINS = (("backend", "realisation"), ("replicas", "units"), ("input_encoding", "input_coding"))
 """Keys that JSON has together, with equal values: the second is the older name, kept for scripts."""
 
 

@@ -53,7 +53,7 @@ AUTAPSE_FORMAT = IntegerFormat(
     weight_exponent_max=SYNAPSE_EXPONENT.high,
     comparison_max=BIAS_MANTISSA.high,
 )
-"""The numbers that this realisation can hold; conversion rounds to them."""
+"""The numbers that this backend can hold; conversion rounds to them."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,18 +84,18 @@ class AutapseRegisters(StructuralEquality):
 
 
 class Autapse:
-    """The realisation `autapse`; its members are those of `nctool_deploy.backends.backend.Realisation`."""
+    """The backend `autapse`; its members are those of `nctool_deploy.backends.backend.Backend`."""
 
     name: ClassVar[Literal["autapse"]] = "autapse"
     description: ClassVar = "reset by subtraction, exact; runs in nctool's own Network"
-    form: ClassVar = AUTAPSE_FORMAT
+    number_format: ClassVar = AUTAPSE_FORMAT
     steps: ClassVar[int | None] = None
     flush_steps: ClassVar = FLUSH_STEPS
     fixed_registers: ClassVar[Mapping[str, int]] = {"iDecay": 0, "vDecay": FULL_DECAY, "refDelay": MAY_FIRE_AGAIN}
     stored_weight: ClassVar[type[np.signedinteger[Any]]] = np.int8
     stores_exponents: ClassVar = True
 
-    def default_units(self, levels: int) -> int:
+    def default_replicas(self, levels: int) -> int:
         """Return 1: a window of several steps stands for the levels."""
         return 1
 
@@ -103,8 +103,8 @@ class Autapse:
         """Return the windows that the user wants, or short ones."""
         return wanted or (1, 2, 4, 8)
 
-    def explored_units(self, wanted: Sequence[int] | None, levels: int) -> Sequence[int]:
-        """Return the units that the user wants, or a few."""
+    def explored_replicas(self, wanted: Sequence[int] | None, levels: int) -> Sequence[int]:
+        """Return the replicas that the user wants, or a few."""
         return wanted or (1, 2, 4)
 
     def require_graph(self, network: IntNetwork) -> None:

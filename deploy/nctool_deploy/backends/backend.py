@@ -1,6 +1,6 @@
-"""The realisations: how a neuron of an IntNetwork is built out of the parts of the chip.
+"""The backends: how a neuron of an IntNetwork is built out of the parts of the chip.
 
-In: nothing. Out: the protocol, one object for each realisation, and the one of a name. Must not import torch or Lava.
+In: nothing. Out: the protocol, one object for each backend, and the one of a name. Must not import torch or Lava.
 """
 
 from __future__ import annotations
@@ -19,16 +19,16 @@ from nctool_deploy.backends.stock import StockPopulation, StockRegisters, StockZ
 from nctool_deploy.hdf5 import Node
 from nctool_deploy.mapping.wiring import Wiring
 
-RealisationName = Literal["autapse", "population", "zero-reset"]
+BackendName = Literal["autapse", "population", "zero-reset"]
 Registers = AutapseRegisters | StockRegisters
 
 
-class Realisation(Protocol):
-    """How neurons are built: the members are all that differs between realisations.
+class Backend(Protocol):
+    """How neurons are built: the members are all that differs between backends.
 
     Attributes:
         description: one line.
-        form: the numbers that it can hold.
+        number_format: the numbers that it can hold.
         steps: the only window that it can run, None for any.
         flush_steps: silent steps between two samples of a stream.
         fixed_registers: the registers that every neuron has, by their key in a file (docs/SEMANTICS.md, R1 and P1).
@@ -37,7 +37,7 @@ class Realisation(Protocol):
     """
 
     description: ClassVar[str]
-    form: ClassVar[IntegerFormat]
+    number_format: ClassVar[IntegerFormat]
     steps: ClassVar[int | None]
     flush_steps: ClassVar[int]
     fixed_registers: ClassVar[Mapping[str, int]]
@@ -45,19 +45,19 @@ class Realisation(Protocol):
     stores_exponents: ClassVar[bool]
 
     @property
-    def name(self) -> RealisationName:
-        """Return what `--realisation` calls it."""
+    def name(self) -> BackendName:
+        """Return what `--backend` calls it."""
 
     # what is exported and tried where the user does not say
 
-    def default_units(self, levels: int) -> int:
-        """Return the units of a network whose activations were trained with `levels`."""
+    def default_replicas(self, levels: int) -> int:
+        """Return the replicas of a network whose activations were trained with `levels`."""
 
     def explored_windows(self, wanted: Sequence[int] | None) -> Sequence[int]:
         """Return the windows that `explore` tries: those that the user wants, where there is a choice."""
 
-    def explored_units(self, wanted: Sequence[int] | None, levels: int) -> Sequence[int]:
-        """Return the units that `explore` tries: those that the user wants, where there is a choice."""
+    def explored_replicas(self, wanted: Sequence[int] | None, levels: int) -> Sequence[int]:
+        """Return the replicas that `explore` tries: those that the user wants, where there is a choice."""
 
     # lowering
 
@@ -80,7 +80,7 @@ class Realisation(Protocol):
         """Return the registers of a population without violations."""
 
     def wirings(self, population: Population) -> tuple[Wiring, ...]:
-        """Return the connections that the realisation adds to those of a population."""
+        """Return the connections that the backend adds to those of a population."""
 
     # the file, and the run on Lava
 
@@ -100,23 +100,23 @@ class Realisation(Protocol):
         """Return the Lava process that runs a file, and the variable of it that holds the readout's potential.
 
         Raises:
-            UnsupportedError: the realisation cannot run a window of `n_steps`.
+            UnsupportedError: the backend cannot run a window of `n_steps`.
         """
 
 
-REALISATIONS: tuple[Realisation, ...] = (Autapse(), StockPopulation(), StockZeroReset())
-DEFAULT = REALISATIONS[0]
+BACKENDS: tuple[Backend, ...] = (Autapse(), StockPopulation(), StockZeroReset())
+DEFAULT = BACKENDS[0]
 
 
-def find_realisation(name: str) -> Realisation:
-    """Return the realisation called `name`; a UsageError lists those that exist."""
-    for realisation in REALISATIONS:
-        if realisation.name == name:
-            return realisation
-    allowed = ", ".join(realisation.name for realisation in REALISATIONS)
-    raise UsageError(f"unknown realisation `{name}`, allowed {allowed}")
+def find_backend(name: str) -> Backend:
+    """Return the backend called `name`; a UsageError lists those that exist."""
+    for backend in BACKENDS:
+        if backend.name == name:
+            return backend
+    allowed = ", ".join(backend.name for backend in BACKENDS)
+    raise UsageError(f"unknown backend `{name}`, allowed {allowed}")
 
 
-def realisation_of_reset(reset: str) -> Realisation:
-    """Return the first realisation whose spikes do `reset` to the potential, `subtract` or `zero`."""
-    return next(realisation for realisation in REALISATIONS if realisation.form.reset == reset)
+def backend_of_reset(reset: str) -> Backend:
+    """Return the first backend whose spikes do `reset` to the potential, `subtract` or `zero`."""
+    return next(backend for backend in BACKENDS if backend.number_format.reset == reset)

@@ -1,4 +1,4 @@
-"""Ranges and values of the registers and synapses that a realisation is made of: those of Lava's processes.
+"""Ranges and values of the registers and synapses that a backend is made of: those of Lava's processes.
 
 In: nothing. Out: named ranges, each with its source. Must not import torch or Lava.
 """

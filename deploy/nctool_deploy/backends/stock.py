@@ -1,10 +1,10 @@
-"""Realisations out of stock netx: what an unmodified lava-dl Network loads and runs.
+"""Backends out of stock netx: what an unmodified lava-dl Network loads and runs.
 
 The stock LIF clears its voltage v at a spike. Its current holds the input of the present step only (current decay
 4096). Two networks of such neurons are exact:
 
 * `population`: v has no memory either, so a neuron compares the drive of one step with its threshold. That is a window
-  of one time step, in which the units of an activation together are the quantised ANN. One register serves the
+  of one time step, in which the replicas of an activation together are the quantised ANN. One register serves the
   thresholds of a population; what a neuron's own distance differs from it lies in its bias.
 * `zero-reset`: v integrates, and a spike sets it to zero. It is cleared when a new sample arrives, so it starts at 0.
 
@@ -71,7 +71,7 @@ class StockRegisters(StructuralEquality):
 
 
 class StockBackend:
-    """What the realisations of stock netx share; see `nctool_deploy.backends.backend.Realisation` for the members."""
+    """What the backends of stock netx share; see `nctool_deploy.backends.backend.Backend` for the members."""
 
     flush_steps: ClassVar = 0
     stored_weight: ClassVar[type[np.signedinteger[Any]]] = np.int32  # netx shifts dense weights up in the type it finds
@@ -86,7 +86,7 @@ class StockBackend:
                 listed = ", ".join(f"`{source}`" for source in sources)
                 raise UnsupportedError(
                     f"population `{population.name}`: driven by {listed}, allowed one synapse from `{previous}`",
-                    hint="export with --realisation autapse: stock netx has no skip connections",
+                    hint="export with --backend autapse: stock netx has no skip connections",
                 )
             previous = population.name
 
@@ -139,11 +139,11 @@ class StockBackend:
 
 
 class StockPopulation(StockBackend):
-    """The realisation `population`: the units of an activation together are the quantised ANN, in one step."""
+    """The backend `population`: the replicas of an activation together are the quantised ANN, in one step."""
 
     name: ClassVar[Literal["population"]] = "population"
     description: ClassVar = "stock netx: the quantised ANN in one time step, exact"
-    form: ClassVar = POPULATION_FORMAT
+    number_format: ClassVar = POPULATION_FORMAT
     steps: ClassVar[int | None] = 1
     fixed_registers: ClassVar[Mapping[str, int]] = {
         "iDecay": FULL_DECAY,
@@ -151,15 +151,15 @@ class StockPopulation(StockBackend):
         "refDelay": MAY_FIRE_AGAIN,
     }
 
-    def default_units(self, levels: int) -> int:
-        """Return the levels: each unit stands for one."""
+    def default_replicas(self, levels: int) -> int:
+        """Return the levels: each replica stands for one."""
         return levels
 
     def explored_windows(self, wanted: Sequence[int] | None) -> Sequence[int]:
         """Return the only window."""
         return (1,)
 
-    def explored_units(self, wanted: Sequence[int] | None, levels: int) -> Sequence[int]:
+    def explored_replicas(self, wanted: Sequence[int] | None, levels: int) -> Sequence[int]:
         """Return the levels."""
         return (levels,)
 
@@ -178,7 +178,7 @@ class StockPopulation(StockBackend):
         return [
             RangeError(
                 f"network: a window of {network.n_steps} time steps, neurons without memory allow 1",
-                hint="export with --steps 1, or with --realisation autapse",
+                hint="export with --steps 1, or with --backend autapse",
             )
         ]
 
@@ -187,29 +187,29 @@ class StockPopulation(StockBackend):
         from nctool_deploy.lava.runner.stock import exported_network
 
         if n_steps != self.steps:
-            raise UnsupportedError(f"realisation `{self.name}`: a window of {n_steps} steps, allowed {self.steps}")
+            raise UnsupportedError(f"backend `{self.name}`: a window of {n_steps} steps, allowed {self.steps}")
         return exported_network(model, network, reset_interval=None)
 
 
 class StockZeroReset(StockBackend):
-    """The realisation `zero-reset`: rate coded over the window, a spike clears the potential."""
+    """The backend `zero-reset`: rate coded over the window, a spike clears the potential."""
 
     name: ClassVar[Literal["zero-reset"]] = "zero-reset"
     description: ClassVar = "stock netx: reset to zero, rate coded over the window"
-    form: ClassVar = ZERO_RESET_FORMAT
+    number_format: ClassVar = ZERO_RESET_FORMAT
     steps: ClassVar[int | None] = None
     fixed_registers: ClassVar[Mapping[str, int]] = {"iDecay": FULL_DECAY, "vDecay": 0, "refDelay": MAY_FIRE_AGAIN}
 
-    def default_units(self, levels: int) -> int:
-        """Return 1: all neurons start at 0, so that several units would do the same."""
+    def default_replicas(self, levels: int) -> int:
+        """Return 1: all neurons start at 0, so that several replicas would do the same."""
         return 1
 
     def explored_windows(self, wanted: Sequence[int] | None) -> Sequence[int]:
         """Return the windows that the user wants, or longer ones: potential is lost at every spike."""
         return wanted or (4, 8)
 
-    def explored_units(self, wanted: Sequence[int] | None, levels: int) -> Sequence[int]:
-        """Return 1, as `default_units`."""
+    def explored_replicas(self, wanted: Sequence[int] | None, levels: int) -> Sequence[int]:
+        """Return 1, as `default_replicas`."""
         return (1,)
 
     def lava_network(self, model: Path, network: IntNetwork, n_samples: int, n_steps: int) -> tuple[Any, Any]:
@@ -283,7 +283,7 @@ def _neuron_violations(neuron: IntegrateFire, where: str) -> Iterator[RangeError
 
 def _weight_violations(synapse: Synapse, where: str) -> Iterator[RangeError]:
     """A stock loader changes some dense matrices without a word."""
-    weight, hint = synapse.weight.astype(np.int64), "export with --realisation autapse, which keeps every weight"
+    weight, hint = synapse.weight.astype(np.int64), "export with --backend autapse, which keeps every weight"
     if synapse.exponent != 0:
         yield RangeError(f"{where}: weight exponent is {synapse.exponent}, stock netx allows 0", hint=hint)
     if synapse.conv is not None or weight.min() < -256 or weight.max() > 255:

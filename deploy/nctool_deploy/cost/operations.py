@@ -6,7 +6,7 @@ no sample and are not counted.
 A connection is one weight on its way from one neuron to another: a kernel tap that falls on padding is none, and a
 weight of 0 is one, as it is kept in synaptic memory.
 
-In: a network, its realisation, samples and traces. Out: exact sums. Must not import torch or Lava.
+In: a network, its backend, samples and traces. Out: exact sums. Must not import torch or Lava.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from nctool.ir.inputs import Samples
 from nctool.ir.network import INPUT_NAME, CurrentBased, IntNetwork, Population, Shape, Synapse
 from nctool.reference.signal import own_signal
 from nctool.reference.trace import Trace
-from nctool_deploy.backends.backend import Realisation
+from nctool_deploy.backends.backend import Backend
 from nctool_deploy.mapping.wiring import AutapseWiring, ConvolutionWiring, wire
 from nctool_deploy.pipeline import Schedule, depths
 
@@ -70,13 +70,13 @@ class OperationCounter:
 
     Args:
         network: what runs, for the whole of its window.
-        realisation: how its neurons are built.
+        backend: how its neurons are built.
 
     Raises:
-        UnsupportedError: the network holds current-based neurons, whose realisation is not known.
+        UnsupportedError: the network holds current-based neurons, whose backend is not known.
     """
 
-    def __init__(self, network: IntNetwork, realisation: Realisation) -> None:
+    def __init__(self, network: IntNetwork, backend: Backend) -> None:
         for population in network.populations:
             if isinstance(population.neuron, CurrentBased):
                 raise UnsupportedError(
@@ -86,8 +86,8 @@ class OperationCounter:
                 )
         self.network = network
         depth = depths(network)[network.readout.name]
-        self.schedule = Schedule(network.n_steps, realisation.flush_steps, depth)
-        self.added = {population.name: _added(realisation, population) for population in network.populations}
+        self.schedule = Schedule(network.n_steps, backend.flush_steps, depth)
+        self.added = {population.name: _added(backend, population) for population in network.populations}
         self.n_samples = 0
         self.operations = dict.fromkeys((INPUT_NAME, *self.added), Operations())
 
@@ -145,14 +145,14 @@ class OperationCounter:
 
 @dataclass(frozen=True)
 class _Added:
-    """What a realisation adds to a population."""
+    """What a backend adds to a population."""
 
     has_autapse: bool
     bias_sources: int
 
 
-def _added(realisation: Realisation, population: Population) -> _Added:
-    wirings = realisation.wirings(population)
+def _added(backend: Backend, population: Population) -> _Added:
+    wirings = backend.wirings(population)
     autapses = sum(isinstance(wiring, AutapseWiring) for wiring in wirings)
     return _Added(autapses > 0, len(wirings) - autapses)
 

@@ -62,7 +62,7 @@ class CostReport:
     """What a sample costs, in the mean over the samples that ran.
 
     Args:
-        target, realisation: of the file.
+        target, backend: of the file.
         samples: how many were counted.
         window_steps, flush_steps: time steps of a sample.
         latency_steps: from its first input until its answer stands: the window and one step a layer.
@@ -74,7 +74,7 @@ class CostReport:
     """
 
     target: str
-    realisation: str
+    backend: str
     samples: int
     window_steps: int
     flush_steps: int
@@ -91,14 +91,14 @@ class CostMeter:
     """Count operations while traces pass by.
 
     Args:
-        counter: of the network and realisation that run.
+        counter: of the network and backend that run.
         target: whose figures the report uses.
-        realisation: its name, for the report.
+        backend: its name, for the report.
     """
 
     counter: OperationCounter
     target: Target
-    realisation: str
+    backend: str
 
     def watch(self, traces: Iterable[Trace], samples: Samples) -> Iterator[Trace]:
         """Yield traces as they come and count what they show; `samples` are theirs, in order."""
@@ -115,7 +115,7 @@ class CostMeter:
         figures, n_samples = self.target.energy, counter.n_samples
         return CostReport(
             target=self.target.name,
-            realisation=self.realisation,
+            backend=self.backend,
             samples=n_samples,
             window_steps=schedule.n_steps,
             flush_steps=schedule.flush_steps,

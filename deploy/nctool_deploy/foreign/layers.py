@@ -177,7 +177,7 @@ class Layers:
 
     def _neuron(self, number: int, node: ForeignNode | None, channels: int) -> CurrentBased:
         where = f"layer {number}"
-        neuron = read_neuron(node, channels, where, reset_interval=self.reset_interval, lead=self._hops)
+        neuron = read_neuron(node, channels, where, reset_interval=self.reset_interval, latency=self._hops)
         if node is not None and node.number("refDelay", 1) != 1:
             self.notes.append(f"{where}: has a refractory delay, which Lava ignores")
         return neuron

@@ -85,7 +85,7 @@ def _stop(layer: Node, num_layers: int | None, skip_layers: int) -> int:
 def _assemble(layers: Layers, options: ForeignOptions, n_steps: int) -> ForeignFile:
     populations = tuple(layers.populations)
     if options.reset_interval and not any(map(_carries_over, populations)):
-        populations = tuple(map(_without_lead, populations))
+        populations = tuple(map(_without_latency, populations))
     if not populations or layers.input_shape is None:
         raise FormatError("`/layer` holds no layer that computes")
     low, high = (0, 1) if layers.takes_spikes_only else (-INPUT_LIMIT, INPUT_LIMIT)
@@ -101,10 +101,10 @@ def _carries_over(population: Population) -> bool:
     return bool(population.recurrent) or any(synapse.delay is not None for synapse in population.synapses)
 
 
-def _without_lead(population: Population) -> Population:
+def _without_latency(population: Population) -> Population:
     """Return a population that does not run before step 1: the reset at that step clears all traces of it."""
     neuron = population.neuron
-    return replace(population, neuron=replace(neuron, lead=0)) if isinstance(neuron, CurrentBased) else population
+    return replace(population, neuron=replace(neuron, latency=0)) if isinstance(neuron, CurrentBased) else population
 
 
 def _sample_steps(file: Node) -> int:

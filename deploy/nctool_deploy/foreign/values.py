@@ -59,7 +59,7 @@ def read_bias(node: ForeignNode, shape: Shape, where: str) -> IntArray:
 
 
 def read_neuron(
-    node: ForeignNode | None, channels: int, where: str, *, reset_interval: int | None, lead: int
+    node: ForeignNode | None, channels: int, where: str, *, reset_interval: int | None, latency: int
 ) -> CurrentBased:
     """Return the neuron of a layer.
 
@@ -73,14 +73,14 @@ def read_neuron(
     """
     if node is None:
         current, voltage = (np.full(channels, decay, np.int64) for decay in (0, LARGEST_DECAY))
-        return CurrentBased(1 << 17, current, voltage, reset_interval, lead)
+        return CurrentBased(1 << 17, current, voltage, reset_interval, latency)
     kind = node.word("type")
     if kind not in CURRENT_BASED:
         raise UnsupportedError(f"{where}: neuron `{kind}`, allowed {', '.join(CURRENT_BASED)}", hint=SIMULATED)
     if "messageBits" in node:
         raise UnsupportedError(f"{where}: `messageBits`, on which the stock netx loader fails", hint="leave it out")
     current, voltage = (_decay(node, key, channels, where) for key in ("iDecay", "vDecay"))
-    return CurrentBased(_threshold(node, where), current, voltage, reset_interval, lead)
+    return CurrentBased(_threshold(node, where), current, voltage, reset_interval, latency)
 
 
 def _decay(node: ForeignNode, key: str, channels: int, where: str) -> IntArray:

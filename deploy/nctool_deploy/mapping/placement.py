@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from nctool.errors import RangeError
 from nctool.ir.network import INPUT_NAME, IntNetwork, Population
-from nctool_deploy.backends.backend import DEFAULT, Realisation
+from nctool_deploy.backends.backend import DEFAULT, Backend
 from nctool_deploy.mapping.cores import Core, Mapping, Slice, Usage, capacity
 from nctool_deploy.mapping.packing import WORD_BYTES
 from nctool_deploy.mapping.wiring import AutapseWiring, Destinations, SynapseWiring, Wiring, wire
@@ -31,13 +31,11 @@ def is_mapped(target: Target) -> bool:
     return any(capacity(target).values())
 
 
-def map_network(
-    network: IntNetwork, target: Target, realisation: Realisation = DEFAULT
-) -> tuple[Mapping, list[RangeError]]:
+def map_network(network: IntNetwork, target: Target, backend: Backend = DEFAULT) -> tuple[Mapping, list[RangeError]]:
     """Place `network` on the cores of `target`.
 
     Args:
-        realisation: how the neurons are built: it may add connections.
+        backend: how the neurons are built: it may add connections.
 
     Returns:
         The mapping, and an error for every population of which a core cannot hold even one neuron; the mapping is
@@ -46,7 +44,7 @@ def map_network(
     if not is_mapped(target):
         return Mapping(target, ()), []
     order = {population.name: number for number, population in enumerate(network.populations)}
-    cores, errors = _Placement(network, target, realisation).run()
+    cores, errors = _Placement(network, target, backend).run()
     placed = (Core(tuple(sorted(slices, key=lambda part: order[part.population]))) for slices in cores)
     in_order = sorted(placed, key=lambda core: (order[core.slices[0].population], core.slices[0].start))
     return Mapping(target, tuple(in_order)), errors
@@ -92,9 +90,9 @@ class _Demand:
 class _Placement:
     """A greedy placement under way: the cores so far, and how far every neuron reaches."""
 
-    def __init__(self, network: IntNetwork, target: Target, realisation: Realisation) -> None:
+    def __init__(self, network: IntNetwork, target: Target, backend: Backend) -> None:
         self.network = network
-        self.realisation = realisation
+        self.backend = backend
         self.target = target
         self.capacity = capacity(target)
         self.shapes, self.depth = network.shapes, depths(network)
@@ -143,7 +141,7 @@ class _Placement:
             for synapse, delay in zip(population.synapses, delays(population, self.depth), strict=True)
         ]
         wirings: list[Wiring] = [wiring for _, wiring in synapses]
-        added = self.realisation.wirings(population)
+        added = self.backend.wirings(population)
         wirings += added
         reached = self.destinations[population.name].reshape(-1) + sum(isinstance(w, AutapseWiring) for w in added)
         senders = tuple((source, wiring) for source, wiring in synapses if source != INPUT_NAME)

@@ -15,10 +15,10 @@ from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler
 
 from nctool.errors import FormatError, UsageError
 from nctool.ir.change import Change
-from nctool.ir.inputs import Coding, PixelEncoding
+from nctool.ir.inputs import EncodingName, PixelEncoding
 from nctool.ir.network import IntArray, IntegrateFire, Population, RateEncoding
 from nctool.ir.number_format import WEIGHT_BITS_RANGE
-from nctool_deploy.backends.backend import RealisationName
+from nctool_deploy.backends.backend import BackendName
 from nctool_deploy.targets.target import Target, built_in_target
 
 FORMAT_NAME = "nctool-netx"
@@ -92,13 +92,14 @@ class Metadata(Strict):
     Attributes:
         target: name of the chip that the network was lowered for.
         own_target: its limits, where it is no built-in target.
+        backend: how neurons are built; its key in the file is the word of the first version.
     """
 
     tool_version: str
     target: str
     own_target: Target | None = None
-    realisation: RealisationName
-    input_encoding: Coding
+    backend: BackendName = Field(alias="realisation")
+    input_encoding: EncodingName
     input_digest: str
     n_steps: int = Field(ge=1)
     weight_bits: int = Field(ge=WEIGHT_BITS_RANGE[0], le=WEIGHT_BITS_RANGE[1])

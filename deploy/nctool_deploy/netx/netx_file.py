@@ -17,7 +17,7 @@ from nctool.image_arrays import channels_first, how_to_pixels
 from nctool.ir.arrays import StructuralEquality
 from nctool.ir.network import INPUT_NAME, IntNetwork
 from nctool.reference.trace import Trace
-from nctool_deploy.backends.backend import find_realisation
+from nctool_deploy.backends.backend import find_backend
 from nctool_deploy.cost.operations import OperationCounter
 from nctool_deploy.cost.report import CostMeter
 from nctool_deploy.netx.metadata import EXTRA, Metadata, Provenance
@@ -51,7 +51,7 @@ class NetxFile(StructuralEquality):
 
     Args:
         network: the integer network.
-        metadata: target, realisation, provenance, changes.
+        metadata: target, backend, provenance, changes.
         known_answers: inputs with their expected trace.
         changed_layers: `input` or populations whose content does not match the digest written at export; empty in
             a sound file.
@@ -130,5 +130,5 @@ class NetxFile(StructuralEquality):
 
     def cost_meter(self) -> CostMeter:
         """Return a meter of what the network costs on its chip."""
-        realisation = find_realisation(self.metadata.realisation)
-        return CostMeter(OperationCounter(self.network, realisation), self.metadata.chip, realisation.name)
+        backend = find_backend(self.metadata.backend)
+        return CostMeter(OperationCounter(self.network, backend), self.metadata.chip, backend.name)

@@ -29,7 +29,7 @@ from nctool.ir.network import (
     find_repeats,
 )
 from nctool.reference.trace import Trace
-from nctool_deploy.backends.backend import Realisation, find_realisation
+from nctool_deploy.backends.backend import Backend, find_backend
 from nctool_deploy.hdf5 import MAX_SIZE, Node, opened
 from nctool_deploy.netx.metadata import (
     CHAIN_VERSION,
@@ -72,11 +72,11 @@ def _read(file: Node) -> NetxFile:
     metadata, written_digest = _read_metadata(file)
     extra, layer = file.child(EXTRA), file.child("layer")
     encoding = _read_encoding(extra, _read_shape(layer.child("0"), (1, 3)), metadata)
-    realisation = find_realisation(metadata.realisation)
+    backend = find_backend(metadata.backend)
     populations: list[Population] = []
     for record in metadata.populations:
         sources = record.sources or (populations[-1].name if populations else INPUT_NAME,)
-        populations.append(_read_population(layer.child(str(record.layer)), record, sources, realisation))
+        populations.append(_read_population(layer.child(str(record.layer)), record, sources, backend))
     network = find_repeats(IntNetwork(encoding, tuple(populations), metadata.n_steps))
     _require_layers(layer, network, metadata)
     known_answers = _read_answers(extra.child("known_answers"), network)
@@ -102,9 +102,7 @@ def _read_encoding(extra: Node, shape: Shape, metadata: Metadata) -> PixelEncodi
     return RateEncoding((channels, *shape[1:]), table, extra.integer("input_threshold"))
 
 
-def _read_population(
-    layer: Node, record: PopulationRecord, sources: tuple[str, ...], realisation: Realisation
-) -> Population:
+def _read_population(layer: Node, record: PopulationRecord, sources: tuple[str, ...], backend: Backend) -> Population:
     """Return the population that a layer and its record describe.
 
     Args:
@@ -112,16 +110,16 @@ def _read_population(
     """
     first, *others = sources
     bound = None if record.bound is None else Bound(**record.bound.model_dump())
-    synapse, neuron = _read_synapse(layer, first, realisation), layer.child("neuron")
+    synapse, neuron = _read_synapse(layer, first, backend), layer.child("neuron")
     shape = _read_shape(layer, (1,) if synapse.conv is None else (3,))
-    neuron.require_integers(realisation.fixed_registers)
+    neuron.require_integers(backend.fixed_registers)
     bias = layer.array("bias", np.int32, 1).astype(np.int64)
     return Population(
         name=record.name,
         shape=shape,
-        neuron=realisation.read_neuron(neuron, len(bias), record.scale),
+        neuron=backend.read_neuron(neuron, len(bias), record.scale),
         bias=bias,
-        synapses=(synapse, *_read_branches(layer, others, realisation)),
+        synapses=(synapse, *_read_branches(layer, others, backend)),
         bound=bound,
     )
 
@@ -135,7 +133,7 @@ def _read_shape(layer: Node, n_axes: Sequence[int]) -> Shape:
     return shape
 
 
-def _read_branches(layer: Node, sources: Sequence[str], realisation: Realisation) -> list[Synapse]:
+def _read_branches(layer: Node, sources: Sequence[str], backend: Backend) -> list[Synapse]:
     """Return the synapses beside the first one: as many as there are sources, no more and no fewer."""
     if not sources:
         if "synapse" in layer:
@@ -143,7 +141,7 @@ def _read_branches(layer: Node, sources: Sequence[str], realisation: Realisation
         return []
     group = layer.child("synapse")
     synapses = [
-        _read_synapse(group.child(str(number)), source, realisation) for number, source in enumerate(sources, start=1)
+        _read_synapse(group.child(str(number)), source, backend) for number, source in enumerate(sources, start=1)
     ]
     if len(group) != len(synapses):
         raise FormatError(
@@ -152,12 +150,12 @@ def _read_branches(layer: Node, sources: Sequence[str], realisation: Realisation
     return synapses
 
 
-def _read_synapse(node: Node, source: str, realisation: Realisation) -> Synapse:
+def _read_synapse(node: Node, source: str, backend: Backend) -> Synapse:
     kind = node.text("type")
     if kind not in ("conv", "dense"):
         raise FormatError(f"`{node.name}/type` is `{kind}`, allowed conv, dense")
-    weight = node.array("weight", realisation.stored_weight, 4 if kind == "conv" else 2).astype(np.int32)
-    exponent = node.integer("wgtExp") if realisation.stores_exponents else 0
+    weight = node.array("weight", backend.stored_weight, 4 if kind == "conv" else 2).astype(np.int32)
+    exponent = node.integer("wgtExp") if backend.stores_exponents else 0
     return Synapse(source, weight, exponent, _geometry(node) if kind == "conv" else None)
 
 

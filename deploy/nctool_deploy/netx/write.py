@@ -19,7 +19,7 @@ from nctool.errors import FormatError
 from nctool.files import write_atomically
 from nctool.ir.change import Change
 from nctool.ir.network import INPUT_NAME, ConvGeometry, IntNetwork, Population, RateEncoding, Readout, Synapse
-from nctool_deploy.backends.backend import Realisation, find_realisation
+from nctool_deploy.backends.backend import Backend, find_backend
 from nctool_deploy.lowering import Lowered
 from nctool_deploy.netx.metadata import (
     DIGEST,
@@ -103,8 +103,8 @@ def _metadata(
         tool_version=tool_version(),
         target=lowered.target.name,
         own_target=None if lowered.target.is_built_in else lowered.target,
-        realisation=lowered.realisation,
-        input_encoding=network.pixel_input.coding,
+        realisation=lowered.backend,
+        input_encoding=network.pixel_input.encoding,
         input_digest=input_digest(network.pixel_input),
         n_steps=network.n_steps,
         weight_bits=weight_bits,
@@ -131,35 +131,35 @@ def _record(population: Population, layer: int, previous: str) -> PopulationReco
 
 
 def _write_layers(group: h5py.Group, lowered: Lowered) -> None:
-    realisation = find_realisation(lowered.realisation)
+    backend = find_backend(lowered.backend)
     for number, (kind, population) in enumerate(layers(lowered.network)):
         layer = group.create_group(str(number))
         _put(layer, "type", kind)
         if kind == "input":
             _put(layer, "shape", np.array(lowered.network.input.shape, np.int64))
         elif population is not None:
-            _write_population(layer, population, realisation)
+            _write_population(layer, population, backend)
 
 
-def _write_population(layer: h5py.Group, population: Population, realisation: Realisation) -> None:
+def _write_population(layer: h5py.Group, population: Population, backend: Backend) -> None:
     first, *others = population.synapses
     _put(layer, "shape", np.array(population.shape, np.int64))
     _put(layer, "bias", population.bias.astype(np.int32))
-    _write_synapse(layer, first, realisation)
+    _write_synapse(layer, first, backend)
     for number, synapse in enumerate(others, start=1):
         branch = layer.create_group(f"synapse/{number}")
         _put(branch, "type", synapse_type(synapse))
-        _write_synapse(branch, synapse, realisation)
+        _write_synapse(branch, synapse, backend)
     neuron = layer.create_group("neuron")
-    for key, value in realisation.fixed_registers.items():
+    for key, value in backend.fixed_registers.items():
         _put(neuron, key, np.int64(value))
-    for key, value in realisation.neuron_data(population).items():
+    for key, value in backend.neuron_data(population).items():
         _put(neuron, key, value)
 
 
-def _write_synapse(group: h5py.Group, synapse: Synapse, realisation: Realisation) -> None:
-    _put(group, "weight", synapse.weight.astype(realisation.stored_weight))
-    if realisation.stores_exponents:
+def _write_synapse(group: h5py.Group, synapse: Synapse, backend: Backend) -> None:
+    _put(group, "weight", synapse.weight.astype(backend.stored_weight))
+    if backend.stores_exponents:
         _put(group, "wgtExp", np.int64(synapse.exponent))
     if synapse.conv is not None:
         _write_geometry(group, synapse.conv)
@@ -174,7 +174,7 @@ def _write_geometry(layer: h5py.Group, conv: ConvGeometry) -> None:
 def _write_extra(group: h5py.Group, network: IntNetwork, metadata: Metadata, answers: KnownAnswers) -> None:
     _put(group, "format", FORMAT_NAME)
     _put(group, "version", np.int64(FORMAT_VERSION))
-    _put(group, "metadata", metadata.model_dump_json())
+    _put(group, "metadata", metadata.model_dump_json(by_alias=True))
     _put(group, "input_table", network.pixel_input.table)
     if isinstance(network.pixel_input, RateEncoding):
         _put(group, "input_threshold", np.int64(network.pixel_input.threshold))

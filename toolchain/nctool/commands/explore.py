@@ -18,7 +18,7 @@ from nctool.commands.options import (
     DataDir,
     Dataset,
     Device,
-    InputCoding,
+    InputOption,
     Module,
     Samples,
     Split,
@@ -30,13 +30,13 @@ from nctool.commands.tables import counted, percent, print_line, print_rows
 from nctool.progress import ProgressCallback, no_progress
 from nctool.report import Report
 from nctool.signature import Option
-from nctool_deploy.backends.backend import REALISATIONS
+from nctool_deploy.backends.backend import BACKENDS
 
 if TYPE_CHECKING:
     from nctool.exporting.exploring import ExploreRow, Measured
     from nctool_deploy.cost.report import SplitEnergy
 
-ALL = tuple(realisation.name for realisation in REALISATIONS)
+ALL = tuple(backend.name for backend in BACKENDS)
 WEIGHT_BITS = (8, 4)
 
 COLUMNS = [
@@ -86,7 +86,7 @@ def explore(
         Option("Replicas K of autapse, comma-separated.", default="1,2,4", parse=parse_numbers, aliases=("units",)),
     ] = None,
     weight_bits: Annotated[Sequence[int], Option("2..8 each, comma-separated.", parse=parse_numbers)] = WEIGHT_BITS,
-    input: InputCoding = None,  # noqa: A002  # the option's name is a contract
+    input: InputOption = None,  # noqa: A002  # the option's name is a contract
     target: Target = "loihi",
     chips: Chips = 1,
     dataset: Dataset = None,
@@ -127,7 +127,7 @@ def explore(
     from nctool.fast.engine import find_device
     from nctool.figures import exploration as figure
     from nctool.figures.file import OPTION
-    from nctool.ir.inputs import find_coding
+    from nctool.ir.inputs import find_encoding
     from nctool.running.checkpoints import open_checkpoint, remembered
     from nctool.running.outputs import FIGURE, require_outputs, run_files
     from nctool.running.samples import dataset_path, dataset_samples, require_here
@@ -137,7 +137,7 @@ def explore(
     chip, draw = find_target(target), None if plot is None else figure.prepare(Path(plot))
     find_device(device)
     require_chips(chips)
-    coding = None if input is None else find_coding(input)
+    encoding = None if input is None else find_encoding(input)
     loaded = open_checkpoint(checkpoint)
     name = loaded.dataset_name if dataset is None else str(dataset)
     if dataset is None:
@@ -148,7 +148,7 @@ def explore(
     pixels, labels = dataset_samples(
         name, split, samples, folder, loaded.input_shape, len(loaded.classes), loaded.classes
     )
-    trial = Trial(loaded, restore_model(loaded, model), coding, chip, chips, pixels, labels, device, progress)
+    trial = Trial(loaded, restore_model(loaded, model), encoding, chip, chips, pixels, labels, device, progress)
     report = ExploreReport(Path(checkpoint), chip.name, f"{name}/{split}", len(pixels), trial.rows(tried))
     if draw is not None:
         title = f"{report.checkpoint.name}: {report.dataset}, {report.samples} samples, {report.target}"
@@ -182,8 +182,8 @@ def _cells(row: ExploreRow, measured: Measured) -> list[str]:
     setting, cost = row.setting, measured.cost
     return [
         "*" if row.pareto else "",
-        setting.realisation,
-        str(setting.units),
+        setting.backend,
+        str(setting.replicas),
         str(setting.steps),
         str(setting.weight_bits),
         percent(measured.accuracy),

@@ -15,7 +15,7 @@ from nctool.commands.command import Command
 from nctool.commands.options import (
     Checkpoint,
     Chips,
-    InputCoding,
+    InputOption,
     Module,
     Replicas,
     Target,
@@ -50,8 +50,8 @@ class ExportReport(Report):
 
     Args:
         path: the file.
-        target, realisation, steps, input: as chosen.
-        units: neurons that share an activation, by layer.
+        target, backend, steps, input: as chosen.
+        replicas: neurons that share an activation, by layer.
         per_layer: True when a layer has one threshold, not one for each channel.
         layers: number of populations, the readout included.
         neurons, synapses: totals; a shared kernel counts each of its uses.
@@ -68,10 +68,10 @@ class ExportReport(Report):
 
     path: Path
     target: str
-    realisation: str
+    backend: str
     steps: int
     input: str
-    units: dict[str, int]
+    replicas: dict[str, int]
     per_layer: bool
     layers: int
     neurons: int
@@ -116,7 +116,7 @@ def export(
     ] = None,
     weight_bits: Annotated[int | None, Option("2..8.", default="as trained, else 8")] = None,
     per_layer: Annotated[bool, Option("One threshold a layer, not one a channel.")] = False,
-    input: InputCoding = None,  # noqa: A002  # the option's name is a contract
+    input: InputOption = None,  # noqa: A002  # the option's name is a contract
     chips: Chips = 1,
     max_neurons: Annotated[int | None, Option("Budget of --replicas auto.")] = None,
     max_cores: Annotated[int | None, Option("Budget of --replicas auto.")] = None,
@@ -152,17 +152,17 @@ def export(
         UnsupportedError: the network holds something that cannot be converted.
         RangeError: a number does not fit the target.
     """
-    from nctool.exporting.convert import default_realisation, design, exported
-    from nctool.exporting.unit_search import Budget, search_units
-    from nctool.ir.inputs import find_coding
+    from nctool.exporting.convert import default_backend, design, exported
+    from nctool.exporting.replica_search import Budget, search_replicas
+    from nctool.ir.inputs import find_encoding
     from nctool.running.checkpoints import open_checkpoint
     from nctool.running.outputs import NETX, require_outputs, run_files
-    from nctool_deploy.backends.backend import find_realisation
+    from nctool_deploy.backends.backend import find_backend
     from nctool_deploy.targets.target import find_target
     from nctool_models import restore_model
 
     output, chip = Path(output), find_target(target)
-    coding = None if input is None else find_coding(input)
+    encoding = None if input is None else find_encoding(input)
     require_chips(chips)
     if replicas != AUTO and not (max_neurons is None and max_cores is None):
         raise UsageError("--max-neurons and --max-cores: allowed with --replicas auto only")
@@ -171,11 +171,11 @@ def export(
     require_outputs({**run_files(checkpoint), "the target": own_target}, {"-o": (NETX, output)})
     network = restore_model(loaded, model)
     budget = Budget(max_neurons, max_cores) if replicas == AUTO else None
-    realisation = find_realisation(backend or default_realisation(loaded))
-    units = 1 if isinstance(replicas, str) else replicas
-    chosen = design(loaded, realisation, steps, units, weight_bits, coding, per_layer)
+    built_by = find_backend(backend or default_backend(loaded))
+    first = 1 if isinstance(replicas, str) else replicas
+    chosen = design(loaded, built_by, steps, first, weight_bits, encoding, per_layer)
     if budget is not None:
-        chosen = replace(chosen, units=search_units(loaded, network, chosen, chip, budget, progress).units)
+        chosen = replace(chosen, replicas=search_replicas(loaded, network, chosen, chip, budget, progress).replicas)
     result = exported(loaded, network, chosen, chip, chips, progress)
     layers = len(result.lowered.network.populations)
     progress(layers, layers, "running known inputs, and writing")
@@ -224,11 +224,11 @@ def _report(path: Path, result: Exported, data_dir: str | None) -> ExportReport:
     return ExportReport(
         path=path,
         target=lowered.target.name,
-        realisation=lowered.realisation,
+        backend=lowered.backend,
         steps=network.n_steps,
-        input=network.pixel_input.coding,
-        units=conversion.units,
-        per_layer=conversion.form.one_threshold,
+        input=network.pixel_input.encoding,
+        replicas=conversion.replicas,
+        per_layer=conversion.number_format.one_threshold,
         layers=len(network.populations),
         neurons=sum(population.n_neurons for population in network.populations),
         synapses=sum(network.synapse_count(population) for population in network.populations),
@@ -250,7 +250,7 @@ def _report(path: Path, result: Exported, data_dir: str | None) -> ExportReport:
 
 def print_export(report: ExportReport) -> None:
     """Show what the conversion changed and how big the network is."""
-    title = f"conversion for {report.target}, {report.realisation}, {report.input} input, T={report.steps}"
+    title = f"conversion for {report.target}, {report.backend}, {report.input} input, T={report.steps}"
     print_changes(title, [asdict(change) for change in report.changes])
     sizes = ((report.layers, "layer"), (report.neurons, "neuron"), (report.synapses, "synapse"))
     print_line(", ".join(counted(*size) for size in sizes))

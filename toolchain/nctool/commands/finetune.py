@@ -83,7 +83,7 @@ def finetune(
         on_epoch: called with the numbers of every epoch.
 
     Raises:
-        RecipeError: an override is not allowed, or the checkpoint was trained for several units.
+        RecipeError: an override is not allowed, or the checkpoint was trained for several replicas.
         UsageError: there is no checkpoint, an override that would change the network, another data set, an unknown
             device, a folder that cannot be written, is the checkpoint's or holds another run, or no tensorboard where
             it is wanted.
@@ -114,7 +114,7 @@ def finetune(
             device=device,
             resume=resume,
             trained=True,
-            form=integer_format(recipe),
+            number_format=integer_format(recipe),
             progress=progress,
             on_epoch=report,
         )

@@ -71,8 +71,8 @@ class LayerReport:
 class InspectReport(Report):
     """A file at a glance: layers first, then what it was made from and for.
 
-    `input_shape` is that of a sample, `input_range` that of its signal, `input_coding` `graded` or `rate`.
-    Of a netx file of another tool, input coding, target, realisation, cores, chips, utilisation, head-room and weight
+    `input_shape` is that of a sample, `input_range` that of its signal, `input_encoding` `graded` or `rate`.
+    Of a netx file of another tool, input encoding, target, backend, cores, chips, utilisation, head-room and weight
     bits are None, and `notes` says where Lava runs something else than the file says.
     """
 
@@ -83,13 +83,13 @@ class InspectReport(Report):
     neurons: int
     synapses: int
     steps: int
-    input_coding: str | None = None
+    input_encoding: str | None = None
     cores: int | None = None
     chips: int | None = None
     utilisation: Utilisation | None = None
     head_room_bits: float | None = None
     target: str | None = None
-    realisation: str | None = None
+    backend: str | None = None
     weight_bits: int | None = None
     known_answers: int = 0
     tool_version: str | None = None
@@ -134,20 +134,20 @@ def _exported(
     from nctool_deploy.lowering import lower
     from nctool_deploy.pipeline import delays, depths
 
-    lowered, depth = lower(network, metadata.chip, metadata.realisation, chips=None), depths(network)
+    lowered, depth = lower(network, metadata.chip, metadata.backend, chips=None), depths(network)
     return replace(
         report,
         layers=tuple(
             _on_cores(layer, delays(population, depth), lowered.mapping.cores_of(layer.name))
             for layer, population in zip(report.layers, network.populations, strict=True)
         ),
-        input_coding=network.pixel_input.coding,
+        input_encoding=network.pixel_input.encoding,
         cores=lowered.cores,
         chips=lowered.mapping.chips,
         utilisation=utilisation(lowered.mapping),
         head_room_bits=tightest(network)[0],
         target=metadata.target,
-        realisation=metadata.realisation,
+        backend=metadata.backend,
         weight_bits=metadata.weight_bits,
         known_answers=0 if answers is None else len(answers.pixels),
         tool_version=metadata.tool_version,
@@ -228,7 +228,7 @@ COLUMNS = ["layer", "kind", "shape", "neurons", "synapses", "weights", "threshol
 def print_inspect(report: InspectReport) -> None:
     """Show the layers of a file and where it came from."""
     shape = "x".join(map(str, report.input_shape))
-    rows = [["input", report.input_coding or "integers", shape, "", "", span(report.input_range), "", "", "", ""]]
+    rows = [["input", report.input_encoding or "integers", shape, "", "", span(report.input_range), "", "", "", ""]]
     for layer in report.layers:
         rows.append(_layer_row(layer))
         rows += [_branch_row(branch) for branch in layer.branches if len(layer.branches) > 1]
@@ -272,7 +272,7 @@ def _print_origin(report: InspectReport) -> None:
             print_line("cores: of a layer, those that hold some of it; small layers share one")
         print_cores(report.cores, report.chips, report.utilisation)
     print_line(
-        f"target {report.target}, backend {report.realisation}, T={report.steps}, "
+        f"target {report.target}, backend {report.backend}, T={report.steps}, "
         f"{report.weight_bits}-bit weights, {report.known_answers} known answers, nctool {report.tool_version}"
     )
     for key, value in (report.provenance or {}).items():

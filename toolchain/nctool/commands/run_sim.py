@@ -296,7 +296,7 @@ def _named(layer: str) -> str:
 
 def _print_cost(cost: CostReport) -> None:
     rows = [_row(name, population) for name, population in cost.populations.items()]
-    title = f"cost of a sample for {cost.target}, {cost.realisation}: means over {counted(cost.samples, 'sample')}"
+    title = f"cost of a sample for {cost.target}, {cost.backend}: means over {counted(cost.samples, 'sample')}"
     print_rows(title, COLUMNS, [*rows, _row("total", cost.total)])
     window = counted(cost.window_steps, "window step")
     if cost.flush_steps:

@@ -110,7 +110,7 @@ def train(
             output,
             device=device,
             resume=resume,
-            form=integer_format(resolved),
+            number_format=integer_format(resolved),
             progress=progress,
             on_epoch=report,
         )
@@ -186,11 +186,11 @@ def _data(recipe: Recipe, data_dir: Path | str | None) -> TrainingData:
 
 def integer_format(recipe: Recipe) -> IntegerFormat | None:
     """Return the integers of the chip that a recipe trains for, if it does."""
-    from nctool_deploy.backends.backend import find_realisation
+    from nctool_deploy.backends.backend import find_backend
 
     if recipe.chip is None:
         return None
-    return replace(find_realisation(recipe.chip.realisation).form, weight_bits=recipe.chip.weight_bits)
+    return replace(find_backend(recipe.chip.backend).number_format, weight_bits=recipe.chip.weight_bits)
 
 
 def _network(recipe: Recipe, data: TrainingData, model: Module | None) -> Module:

@@ -11,7 +11,7 @@ import numpy as np
 
 from nctool.conversion.constants import Held
 from nctool.conversion.float_network import FloatNetwork, FloatSynapse
-from nctool.conversion.input_coding import CodedInput
+from nctool.conversion.input_encoding import CodedInput
 from nctool.conversion.quantise.accumulator import Fitted, finer_weights
 from nctool.ir.change import Change
 from nctool.ir.network import InputEncoding, IntNetwork, Synapse
@@ -28,7 +28,7 @@ def change_of_folding(step: str, names: list[str]) -> Change:
     return Change(step, f"into {', '.join(dict.fromkeys(names))}" if names else "nothing to fold", True)
 
 
-def change_of_units(copies: Mapping[str, int]) -> Change:
+def change_of_replicas(copies: Mapping[str, int]) -> Change:
     """Return which populations have several units for each activation."""
     several = [f"{name} {number}" for name, number in copies.items() if number > 1]
     return Change("copy units", f"units of {', '.join(several)}" if several else "one unit for each activation", True)

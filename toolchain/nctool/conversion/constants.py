@@ -31,7 +31,7 @@ class Held:
     """What never changes in one population.
 
     Args:
-        never, always: channels that can never fire, and that fire at every step, all units counted.
+        never, always: channels that can never fire, and that fire at every step, all replicas counted.
         unread: weights other than 0 that see nothing.
         raised: classes of a readout that are never the answer, and whose logit was raised.
     """
@@ -43,13 +43,13 @@ class Held:
 
 
 def hold(
-    network: FloatNetwork, signal: Interval, form: IntegerFormat, n_steps: int
+    network: FloatNetwork, signal: Interval, number_format: IntegerFormat, n_steps: int
 ) -> tuple[FloatNetwork, dict[str, Held]]:
     """Hold everything in `network` that never changes; return also what was held, by population.
 
     Args:
         signal: of the input at any step.
-        form: says how a neuron resets, and so where it starts.
+        number_format: says how a neuron resets, and so where it starts.
         n_steps: length of the window.
     """
     signals, populations, held_in = {INPUT_NAME: signal}, [], {}
@@ -60,9 +60,9 @@ def hold(
             constant = _raised(drive)
             held = Held(raised=tuple(np.flatnonzero(~np.isnan(constant)).tolist()))
         else:
-            constant = _constant_drive(drive, population.threshold, _starts(population, form), n_steps)
+            constant = _constant_drive(drive, population.threshold, _starts(population, number_format), n_steps)
             signals[population.name] = _spikes(constant, population.threshold)
-            never, always = (population.units * int(held.sum()) for held in (constant == 0, constant > 0))
+            never, always = (population.replicas * int(held.sum()) for held in (constant == 0, constant > 0))
             held = Held(never, always)
         populations.append(_driven_by(read, constant))
         held_in[population.name] = replace(held, unread=_nonzero(population) - _nonzero(read))
@@ -94,10 +94,10 @@ def _drive(population: FloatPopulation, signals: Mapping[str, Interval]) -> Inte
     return low, high
 
 
-def _starts(population: FloatPopulation, form: IntegerFormat) -> tuple[float, float]:
-    """Return the lowest and the highest potential that a unit starts a window at, in thresholds (rule U1)."""
-    half_unit = 0.5 / population.units
-    return (0.0, 0.0) if form.reset == "zero" else (half_unit, 1 - half_unit)
+def _starts(population: FloatPopulation, number_format: IntegerFormat) -> tuple[float, float]:
+    """Return the lowest and the highest potential that a replica starts a window at, in thresholds (rule U1)."""
+    half_gap = 0.5 / population.replicas
+    return (0.0, 0.0) if number_format.reset == "zero" else (half_gap, 1 - half_gap)
 
 
 def _constant_drive(drive: Interval, threshold: float, starts: tuple[float, float], n_steps: int) -> FloatArray:
@@ -113,7 +113,7 @@ def _constant_drive(drive: Interval, threshold: float, starts: tuple[float, floa
 
 
 def _spikes(constant: FloatArray, value: float) -> Interval:
-    """Return what the units of each channel send in a step, where spikes of all are worth `value`."""
+    """Return what the replicas of each channel send in a step, where spikes of all are worth `value`."""
     return np.where(constant > 0, value, 0.0), np.where(constant == 0, 0.0, value)
 
 

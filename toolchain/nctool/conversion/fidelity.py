@@ -2,7 +2,7 @@
 
 Both run on the same images, each layer behind the layers of its own network, so that errors of the input, of the
 weights and of all layers before add up as they do on the chip. The neurons of the float network are those of training
-(`nctool.activation.surrogate`), with the same units, on the pixels as they are, or on the same spike trains.
+(`nctool.activation.surrogate`), with the same replicas, on the pixels as they are, or on the same spike trains.
 
 In: a Conversion, pixels. Out: a Fidelity.
 """
@@ -20,11 +20,11 @@ from torch import Tensor
 
 from nctool.activation.surrogate import Reset, integrate_and_fire
 from nctool.conversion.float_network import FloatArray, FloatNetwork, FloatPopulation
-from nctool.conversion.input_coding import CodedInput
+from nctool.conversion.input_encoding import CodedInput
 from nctool.conversion.pipeline import Conversion
 from nctool.conversion.quantise.accumulator import finer_weights
 from nctool.conversion.quantise.rounding_error import relative_error
-from nctool.conversion.units import MAX_UNITS
+from nctool.conversion.replicas import MAX_REPLICAS
 from nctool.fast.engine import FastEngine, exact_arithmetic
 from nctool.fast.kernel import Kernel, kernel_of_weights
 from nctool.fast.layer import weighted_sum
@@ -57,8 +57,8 @@ CPU = torch.device("cpu")
 class SpikeError:
     """How the spikes of one layer differ from those of the float network.
 
-    A count is that of one activation in one window, all its units together; times θ / (units · T) it is the value that
-    the activation sends, so that errors of counts are errors of values.
+    A count is that of one activation in one window, all its replicas together; times θ / (replicas · T) it is the
+    value that the activation sends, so that errors of counts are errors of values.
 
     Args:
         error: root mean square difference of the counts, relative to the root mean square count of the float network;
@@ -129,11 +129,13 @@ def _by_chance(same: int, images: int) -> float:
 
 
 def _way_out(conversion: Conversion) -> str:
-    """Return what an export can change: finer weights, else more units, which lessen the error of the counts."""
-    network, form = conversion.network, conversion.form
-    more_units = form.reset == "subtract" and min(conversion.units.values(), default=MAX_UNITS) < MAX_UNITS
-    otherwise = f"{'export with more --units, or ' if more_units else ''}train on with `nctool finetune`"
-    return finer_weights(network.populations, form, network.n_steps, otherwise)
+    """Return what an export can change: finer weights, else more replicas, which lessen the error of the counts."""
+    network, number_format = conversion.network, conversion.number_format
+    more_replicas = (
+        number_format.reset == "subtract" and min(conversion.replicas.values(), default=MAX_REPLICAS) < MAX_REPLICAS
+    )
+    otherwise = f"{'export with more --replicas, or ' if more_replicas else ''}train on with `nctool finetune`"
+    return finer_weights(network.populations, number_format, network.n_steps, otherwise)
 
 
 def n_images(network: IntNetwork, available: int) -> int:
@@ -153,8 +155,8 @@ def measure_fidelity(
     """
     pixels = pixels[: n_images(conversion.network, len(pixels))]
     engine = FastEngine(conversion.network)
-    real = FloatSpikes.prepare(conversion.real, conversion.coded, conversion.form.reset, engine.n_steps)
-    layers = {name: np.zeros(4) for name in conversion.units}
+    real = FloatSpikes.prepare(conversion.real, conversion.coded, conversion.number_format.reset, engine.n_steps)
+    layers = {name: np.zeros(4) for name in conversion.replicas}
     same = np.zeros(2)
     for start in range(0, len(pixels), engine.batch):
         batch = pixels[start : start + engine.batch]
@@ -162,9 +164,9 @@ def measure_fidelity(
         counts, logits = real.run(batch)
         answers = _answers(trace.logits[:, -1])
         same += [(answers == _answers(float_logits)).sum() for float_logits in (logits, ann(batch))]
-        for name, units in conversion.units.items():
+        for name, replicas in conversion.replicas.items():
             layers[name] += _sums(
-                _per_activation(trace.spikes[name].sum(axis=1), units), _per_activation(counts[name], units)
+                _per_activation(trace.spikes[name].sum(axis=1), replicas), _per_activation(counts[name], replicas)
             )
     snn, of_ann = (same / len(pixels)).tolist()
     return Fidelity(len(pixels), {name: _spike_error(*sums) for name, sums in layers.items()}, snn, of_ann)
@@ -175,10 +177,10 @@ def _answers(logits: IntArray | FloatArray) -> IntArray:
     return answers
 
 
-def _per_activation(counts: IntArray, units: int) -> IntArray:
-    """Add up the units of each activation, which lie side by side in (samples, channels · units, ...)."""
+def _per_activation(counts: IntArray, replicas: int) -> IntArray:
+    """Add up the replicas of each activation, which lie side by side in (samples, channels · replicas, ...)."""
     samples, channels, *size = counts.shape
-    summed: IntArray = counts.reshape(samples, channels // units, units, *size).sum(axis=2)
+    summed: IntArray = counts.reshape(samples, channels // replicas, replicas, *size).sum(axis=2)
     return summed
 
 
@@ -238,7 +240,7 @@ class FloatSpikes:
                 spikes = self._fire(population, population.threshold, drive)
                 counts[population.name] = spikes.count_nonzero(dim=0).numpy()
                 if population.name in last_reader:
-                    signals[population.name] = spikes / population.units
+                    signals[population.name] = spikes / population.replicas
         return counts, logits
 
     def _signal(self, pixels: NDArray[np.uint8]) -> Tensor:
@@ -253,9 +255,9 @@ class FloatSpikes:
     def _fire(self, population: FloatPopulation, threshold: float, drive: Tensor) -> Tensor:
         """Return the threshold where a neuron fires, else 0: (n_steps, samples, *shape)."""
         steps = drive.expand(self.n_steps, *drive.shape[1:]).clone()
-        if self.reset == "subtract":  # a unit starts at its own potential, not in the middle (rule U1)
-            unit = torch.arange(population.shape[0], dtype=drive.dtype) % population.units
-            start = threshold * ((2 * unit + 1) / (2 * population.units) - 0.5)
+        if self.reset == "subtract":  # a replica starts at its own potential, not in the middle (rule U1)
+            replica = torch.arange(population.shape[0], dtype=drive.dtype) % population.replicas
+            start = threshold * ((2 * replica + 1) / (2 * population.replicas) - 0.5)
             steps[0] += start.reshape(-1, *[1] * (len(population.shape) - 1))
         theta = torch.tensor(threshold, dtype=drive.dtype)
         return integrate_and_fire(steps.flatten(0, 1), theta, self.n_steps, self.reset).view_as(steps)
@@ -266,4 +268,4 @@ def _kernels(population: FloatPopulation) -> tuple[Kernel, ...]:
         kernel_of_weights(s.source, s.weight, s.conv, s.source_shape, s.repeat, CPU, torch.float64)
         for s in population.synapses
     )
-    return (replace(first, bias=torch.from_numpy(population.bias.repeat(population.units))), *rest)
+    return (replace(first, bias=torch.from_numpy(population.bias.repeat(population.replicas))), *rest)

@@ -62,7 +62,7 @@ class FloatSynapse:
         source: population or `input` that it reads.
         source_shape: shape of that source, before pooling.
         weight: float64, each weight once, axes as in `nctool.ir.network.Synapse`; per unit of the (pooled) source.
-        bias: float64 (channels,), of one unit for each activation.
+        bias: float64 (channels,), of one replica for each activation.
         conv: geometry of the distinct weights on what they read; None for a dense layer.
         norm: batch normalisation still to be folded.
         pools: poolings still to be folded, first applied first.
@@ -108,22 +108,22 @@ class FloatPopulation:
 
     Args:
         name: name of the first linear module, or of the sum if there is none.
-        shape: (channels,) or (channels, height, width) of the output, all units counted.
+        shape: (channels,) or (channels, height, width) of the output, all replicas counted.
         synapses: the branches of the sum, at least one.
         threshold: of the activation, > 0, in units of the pre-activation; None for the readout.
-        units: neurons that share an activation, >= 1; their channels lie side by side, and a spike of one is worth
-            threshold / units.
+        replicas: neurons that share an activation, >= 1; their channels lie side by side, and a spike of one is worth
+            threshold / replicas.
     """
 
     name: str
     shape: Shape
     synapses: tuple[FloatSynapse, ...]
     threshold: float | None = None
-    units: int = 1
+    replicas: int = 1
 
     @property
     def bias(self) -> FloatArray:
-        """Return the sum of the biases of all branches, float64 (channels,), of one unit for each activation."""
+        """Return the sum of the biases of all branches, float64 (channels,), of one replica for each activation."""
         bias: FloatArray = np.sum([synapse.bias for synapse in self.synapses], axis=0)
         return bias
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from nctool.conversion.float_network import FloatArray, FloatNetwork, FloatSynapse, Pool, map_synapses
-from nctool.conversion.input_coding import CodedInput
+from nctool.conversion.input_encoding import CodedInput
 from nctool.errors import UnsupportedError
 from nctool.ir.network import ConvGeometry
 
@@ -140,11 +140,11 @@ def _fold_axis(along: _Axis, pool: Pool, is_dense: bool) -> _Axis:
 def absorb_spike_values(network: FloatNetwork, coded: CodedInput) -> FloatNetwork:
     """Scale the weights by what one spike, or one unit of graded input, is worth.
 
-    A spike of a population is worth its threshold, shared by its units; one unit or spike of the input its step.
+    A spike of a population is worth its threshold, shared by its replicas; a unit or spike of the input its step.
     """
     values: dict[str, FloatArray] = {coded.name: coded.step}
     spiking = ((p, p.threshold) for p in network.populations if p.threshold is not None)
-    values |= {p.name: np.full(len(p.bias), threshold / p.units) for p, threshold in spiking}
+    values |= {p.name: np.full(len(p.bias), threshold / p.replicas) for p, threshold in spiking}
     return map_synapses(network, lambda synapse: _scale_inputs(synapse, values))
 
 

@@ -13,14 +13,14 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from nctool.conversion import Conversion, IntegerFormat, Units, convert
+from nctool.conversion import Conversion, IntegerFormat, Replicas, convert
 from nctool.conversion.fidelity import Fidelity, measure_fidelity
 from nctool.errors import RangeError
-from nctool.ir.inputs import Coding
+from nctool.ir.inputs import EncodingName
 from nctool.progress import ProgressCallback, no_progress
 from nctool.training.checkpoints.checkpoint import Checkpoint
 from nctool.training.images.encoding import Normalisation, image_encoding
-from nctool_deploy.backends.backend import DEFAULT, Realisation, realisation_of_reset
+from nctool_deploy.backends.backend import DEFAULT, Backend, backend_of_reset
 from nctool_deploy.lowering import Lowered, lower
 from nctool_deploy.targets.target import Target
 
@@ -33,52 +33,54 @@ class Design:
     """Choices that make one integer network out of a checkpoint.
 
     Args:
-        realisation: how neurons are built.
+        backend: how neurons are built.
         n_steps: window in time steps.
-        units: neurons that share an activation, for all layers or by name.
+        replicas: neurons that share an activation, for all layers or by name.
         weight_bits: 2..8.
-        coding: of the input.
-        per_layer: one threshold for a layer, where the realisation could hold one for each channel.
+        encoding: of the input.
+        per_layer: one threshold for a layer, where the backend could hold one for each channel.
     """
 
-    realisation: Realisation
+    backend: Backend
     n_steps: int
-    units: Units
+    replicas: Replicas
     weight_bits: int
-    coding: Coding
+    encoding: EncodingName
     per_layer: bool = False
 
     @property
-    def form(self) -> IntegerFormat:
+    def number_format(self) -> IntegerFormat:
         """Return the integers that the network may hold."""
-        form = self.realisation.form
-        return replace(form, weight_bits=self.weight_bits, one_threshold=form.one_threshold or self.per_layer)
+        number_format = self.backend.number_format
+        return replace(
+            number_format, weight_bits=self.weight_bits, one_threshold=number_format.one_threshold or self.per_layer
+        )
 
 
 def design(
     loaded: Checkpoint,
-    realisation: Realisation,
+    backend: Backend,
     steps: int | None,
-    units: Units | None,
+    replicas: Replicas | None,
     weight_bits: int | None,
-    coding: Coding | None,
+    encoding: EncodingName | None,
     per_layer: bool = False,
 ) -> Design:
-    """Fill in what was not asked for: the recipe's window and coding, units and weight bits of its chip.
+    """Fill in what was not asked for: the recipe's window and coding, replicas and weight bits of its chip.
 
     Of a network that was fine-tuned, window and weight bits are those of `[finetune]`; the window is the longest.
-    Without a chip in the recipe, or with another realisation, it is one unit, or as many as levels in one step;
+    Without a chip in the recipe, or with another backend, it is one replica, or as many as levels in one step;
     without either table, 8 bits.
 
     Raises:
-        RangeError: the realisation has another window.
+        RangeError: the backend has another window.
     """
     return Design(
-        realisation=realisation,
-        n_steps=_window(loaded, realisation, steps),
-        units=_units(loaded, realisation, units),
+        backend=backend,
+        n_steps=_window(loaded, backend, steps),
+        replicas=_replicas(loaded, backend, replicas),
         weight_bits=_weight_bits(loaded) if weight_bits is None else weight_bits,
-        coding=loaded.recipe.input.coding if coding is None else coding,
+        encoding=loaded.recipe.input.encoding if encoding is None else encoding,
         per_layer=per_layer,
     )
 
@@ -86,7 +88,7 @@ def design(
 def converted(
     loaded: Checkpoint, model: nn.Module, design: Design, progress: ProgressCallback = no_progress
 ) -> Conversion:
-    """Convert `model`, the network of `loaded`, to integers that the realisation can hold.
+    """Convert `model`, the network of `loaded`, to integers that the backend can hold.
 
     Args:
         progress: called with the populations done and to do.
@@ -99,11 +101,11 @@ def converted(
         input_shape=loaded.input_shape,
         mean=loaded.mean,
         std=loaded.std,
-        form=design.form,
+        number_format=design.number_format,
         n_steps=design.n_steps,
         calibration=loaded.calibration_images,
-        units=design.units,
-        input=design.coding,
+        replicas=design.replicas,
+        input=design.encoding,
         progress=progress,
     )
 
@@ -134,10 +136,10 @@ def exported(
     conversion = converted(loaded, model, design, progress)
     layers = len(conversion.network.populations)
     progress(layers, layers, "placing neurons on cores")
-    lowered = lower(conversion.network, target, design.realisation.name, chips)
+    lowered = lower(conversion.network, target, design.backend.name, chips)
     progress(layers, layers, "comparing with the float network")
     fidelity = measure_fidelity(conversion, loaded.calibration_images, partial(ann_logits, loaded, model))
-    notes = (*notes_of(loaded, design.realisation), *conversion.notes, *fidelity.notes(conversion))
+    notes = (*notes_of(loaded, design.backend), *conversion.notes, *fidelity.notes(conversion))
     conversion = replace(conversion, changes=(*conversion.changes, *fidelity.changes), notes=notes)
     return Exported(conversion, lowered, fidelity)
 
@@ -150,21 +152,21 @@ def ann_logits(loaded: Checkpoint, model: nn.Module, images: NDArray[np.uint8]) 
     return np.asarray(logits, np.float64)
 
 
-def default_realisation(loaded: Checkpoint) -> str:
-    """Return the realisation that a network was trained for: that of its chip, or of its activation's reset."""
+def default_backend(loaded: Checkpoint) -> str:
+    """Return the backend that a network was trained for: that of its chip, or of its activation's reset."""
     recipe = loaded.recipe
-    return realisation_of_reset(recipe.activation.reset).name if recipe.chip is None else recipe.chip.realisation
+    return backend_of_reset(recipe.activation.reset).name if recipe.chip is None else recipe.chip.backend
 
 
-def notes_of(loaded: Checkpoint, realisation: Realisation) -> tuple[str, ...]:
-    """Return what of a realisation is likely to cost accuracy: a reset that the network was not trained for."""
-    trained, exported = loaded.recipe.activation.reset, realisation.form.reset
+def notes_of(loaded: Checkpoint, backend: Backend) -> tuple[str, ...]:
+    """Return what of a backend is likely to cost accuracy: a reset that the network was not trained for."""
+    trained, exported = loaded.recipe.activation.reset, backend.number_format.reset
     if exported == trained:
         return ()
     return (
-        f'trained with activation.reset = "{trained}", but a spike of `{realisation.name}` '
+        f'trained with activation.reset = "{trained}", but a spike of `{backend.name}` '
         f"{'sets to zero' if exported == 'zero' else 'subtracts'}: expect to lose accuracy; train for it, or "
-        f"export with --backend {realisation_of_reset(trained).name}",
+        f"export with --backend {backend_of_reset(trained).name}",
     )
 
 
@@ -174,22 +176,22 @@ def _weight_bits(loaded: Checkpoint) -> int:
     return WEIGHT_BITS if trained_for is None else trained_for.weight_bits
 
 
-def _window(loaded: Checkpoint, realisation: Realisation, steps: int | None) -> int:
+def _window(loaded: Checkpoint, backend: Backend, steps: int | None) -> int:
     if steps is None:
         finetune = loaded.recipe.finetune
-        return realisation.steps or (max(finetune.steps) if finetune else loaded.recipe.noise.steps)
-    if realisation.steps not in (None, steps):
+        return backend.steps or (max(finetune.steps) if finetune else loaded.recipe.noise.steps)
+    if backend.steps not in (None, steps):
         raise RangeError(
-            f"steps: {steps}, backend `{realisation.name}` allows {realisation.steps}",
+            f"steps: {steps}, backend `{backend.name}` allows {backend.steps}",
             hint=f"leave out --steps, or export with --backend {DEFAULT.name}",
         )
     return steps
 
 
-def _units(loaded: Checkpoint, realisation: Realisation, units: Units | None) -> Units:
+def _replicas(loaded: Checkpoint, backend: Backend, replicas: Replicas | None) -> Replicas:
     chip = loaded.recipe.chip
-    if units is None and chip is not None and chip.realisation == realisation.name:
-        return chip.units
-    if units is None:
-        return realisation.default_units(loaded.recipe.activation.levels)
-    return units
+    if replicas is None and chip is not None and chip.backend == backend.name:
+        return chip.replicas
+    if replicas is None:
+        return backend.default_replicas(loaded.recipe.activation.levels)
+    return replicas

@@ -14,16 +14,16 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import nn
 
-from nctool.conversion.units import MAX_UNITS
+from nctool.conversion.replicas import MAX_REPLICAS
 from nctool.errors import RangeError, UnsupportedError, UsageError
 from nctool.exporting.convert import converted, design
 from nctool.fast.engine import FastEngine
-from nctool.ir.inputs import Coding
+from nctool.ir.inputs import EncodingName
 from nctool.ir.number_format import LONGEST_WINDOW, WEIGHT_BITS_RANGE
 from nctool.progress import ProgressCallback
 from nctool.spelling import spoken
 from nctool.training.checkpoints.checkpoint import Checkpoint
-from nctool_deploy.backends.backend import find_realisation
+from nctool_deploy.backends.backend import find_backend
 from nctool_deploy.cost.operations import OperationCounter
 from nctool_deploy.cost.report import CostMeter, CostReport
 from nctool_deploy.lowering import Lowered, lower
@@ -35,37 +35,37 @@ class Setting:
     """One way to export a checkpoint: the options of `nctool export`.
 
     Args:
-        realisation: its name.
-        units: neurons that share an activation, in every layer.
+        backend: its name.
+        replicas: neurons that share an activation, in every layer.
         steps: the window.
         weight_bits: 2..8.
     """
 
-    realisation: str
-    units: int
+    backend: str
+    replicas: int
     steps: int
     weight_bits: int
 
     def __str__(self) -> str:
-        return f"{self.realisation}, K={self.units}, T={self.steps}, {self.weight_bits} bits"
+        return f"{self.backend}, K={self.replicas}, T={self.steps}, {self.weight_bits} bits"
 
 
 # --- which settings ---------------------------------------------------------------------------------------------------
 
 
 def settings(
-    realisations: Sequence[str],
+    backends: Sequence[str],
     steps: Sequence[int] | None,
-    units: Sequence[int] | None,
+    replicas: Sequence[int] | None,
     weight_bits: Sequence[int],
     levels: int,
 ) -> list[Setting]:
-    """Return every combination that a realisation has, in the order asked for.
+    """Return every combination that a backend has, in the order asked for.
 
     Args:
-        realisations: names; a realisation of one fixed window has that window, and `levels` units.
+        backends: names; a backend of one fixed window has that window, and `levels` replicas.
         steps: windows of the others.
-        units: of a realisation whose neurons can start at different potentials; of any other it is 1.
+        replicas: of a backend whose neurons can start at different potentials; of any other it is 1.
         weight_bits: 2..8 each.
         levels: of the activation that the network was trained with.
 
@@ -73,20 +73,20 @@ def settings(
         UsageError: a name is unknown, a number is out of range, or nothing is left to try.
     """
     for what, values in {
-        "backends": realisations,
+        "backends": backends,
         "steps": steps,
-        "replicas": units,
+        "replicas": replicas,
         "weight bits": weight_bits,
     }.items():
         _require_some(what, values)
     low, high = WEIGHT_BITS_RANGE
     _require_range("steps", steps or (), 1, LONGEST_WINDOW)
-    _require_range("replicas", units or (), 1, MAX_UNITS)
+    _require_range("replicas", replicas or (), 1, MAX_REPLICAS)
     _require_range("weight bits", weight_bits, low, high)
     tried = []
-    for realisation in map(find_realisation, dict.fromkeys(realisations)):
-        windows, copies = realisation.explored_windows(steps), realisation.explored_units(units, levels)
-        tried += [Setting(realisation.name, k, t, bits) for bits, k, t in product(weight_bits, copies, windows)]
+    for backend in map(find_backend, dict.fromkeys(backends)):
+        windows, copies = backend.explored_windows(steps), backend.explored_replicas(replicas, levels)
+        tried += [Setting(backend.name, k, t, bits) for bits, k, t in product(weight_bits, copies, windows)]
     return list(dict.fromkeys(tried))
 
 
@@ -150,7 +150,7 @@ class Trial:
 
     Args:
         loaded, model: what is exported, and its network.
-        coding: of the input; the recipe's where it is None.
+        encoding: of the input; the recipe's where it is None.
         target, chips: what it must fit.
         pixels, labels: uint8 (samples, *shape) and int64 (samples,), what it runs on.
         device: `cpu` or `cuda`, for the fast engine.
@@ -159,7 +159,7 @@ class Trial:
 
     loaded: Checkpoint
     model: nn.Module
-    coding: Coding | None
+    encoding: EncodingName | None
     target: Target
     chips: int
     pixels: NDArray[np.uint8]
@@ -185,14 +185,14 @@ class Trial:
 
     def _lower(self, setting: Setting) -> Lowered:
         """Convert anew: scales depend on the window, so that of a longer one does not serve."""
-        realisation = find_realisation(setting.realisation)
-        chosen = design(self.loaded, realisation, setting.steps, setting.units, setting.weight_bits, self.coding)
+        backend = find_backend(setting.backend)
+        chosen = design(self.loaded, backend, setting.steps, setting.replicas, setting.weight_bits, self.encoding)
         conversion = converted(self.loaded, self.model, chosen)
-        return lower(conversion.network, self.target, setting.realisation, self.chips)
+        return lower(conversion.network, self.target, setting.backend, self.chips)
 
     def _measure(self, lowered: Lowered, report: Callable[[int], None]) -> Measured:
-        network, realisation = lowered.network, find_realisation(lowered.realisation)
-        meter = CostMeter(OperationCounter(network, realisation), self.target, realisation.name)
+        network, backend = lowered.network, find_backend(lowered.backend)
+        meter = CostMeter(OperationCounter(network, backend), self.target, backend.name)
         done = correct = overflows = 0
         for trace in meter.watch(FastEngine(network, device=self.device).traces(self.pixels), self.pixels):
             answers = trace.logits[:, -1].argmax(axis=1)

@@ -41,7 +41,7 @@ class CurrentBasedLayer:
         may_wrap, may_saturate: False where no input can make the current wrap or the voltage saturate.
         kept: what is left of the current and of the voltage after a step, as `kept_share` returns it.
         bias: float64 per channel, in units of the states, shaped to broadcast over (samples, *shape).
-        lead: how many of the steps come before time step 1 (rule C4).
+        latency: how many of the steps come before time step 1 (rule C4).
         is_answer: True for the last population of the network.
     """
 
@@ -53,7 +53,7 @@ class CurrentBasedLayer:
     bias: Tensor
     may_wrap: bool
     may_saturate: bool
-    lead: int
+    latency: int
     is_answer: bool
 
     @classmethod
@@ -80,7 +80,7 @@ class CurrentBasedLayer:
         is_answer = population is network.readout
         kept = (current_kept, voltage_kept)
         ways = (synapses, recurrent)
-        return cls(population, neuron, *ways, kept, bias, may_wrap, may_saturate, network.lead, is_answer)
+        return cls(population, neuron, *ways, kept, bias, may_wrap, may_saturate, network.latency, is_answer)
 
     def run(self, signals: Mapping[str, Tensor], n_steps: int) -> LayerRun:
         """Step the population through a window (rules C1 to C5) and count wraps and saturations (rule O2).
@@ -95,10 +95,10 @@ class CurrentBasedLayer:
         voltage = torch.zeros_like(current)
         spikes = empty_steps(current.float(), n_steps)
         voltages = empty_steps(current, n_steps) if self.is_answer else None
-        first = self.lead - self.neuron.lead
+        first = self.latency - self.neuron.latency
         spikes[:first] = 0
         for step in range(first, n_steps):  # C4
-            if self.neuron.reset_interval and (step - self.lead) % self.neuron.reset_interval == 0:  # C5
+            if self.neuron.reset_interval and (step - self.latency) % self.neuron.reset_interval == 0:  # C5
                 current.zero_()
                 voltage.zero_()
             decay_(current, self.kept[0])

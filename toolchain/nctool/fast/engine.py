@@ -97,16 +97,16 @@ class FastEngine:
     def _window(self, signal: IntArray) -> dict[str, LayerRun]:
         """Run one batch of the input's signal, (samples, n_steps or 1, *shape)."""
         steps_first = torch.from_numpy(signal).transpose(0, 1).to(self.device, torch.float32)
-        signals, runs, lead = {INPUT_NAME: steps_first}, {}, self.network.lead
+        signals, runs, latency = {INPUT_NAME: steps_first}, {}, self.network.latency
         for layer in self.layers:
-            run = layer.run(signals, lead + self.n_steps)
+            run = layer.run(signals, latency + self.n_steps)
             if run.spikes is not None:
                 signals[layer.population.name] = run.spikes
-            runs[layer.population.name] = run.after(lead)
+            runs[layer.population.name] = run.after(latency)
         return runs
 
     def _batch_size(self) -> int:
-        steps = self.network.lead + self.n_steps
+        steps = self.network.latency + self.n_steps
         largest = max(population.n_neurons for population in self.network.populations) * steps
         budget = CPU_BATCH_BYTES if self.device.type == "cpu" else GPU_BATCH_BYTES
         return max(1, min(4096, budget // (4 * largest)))

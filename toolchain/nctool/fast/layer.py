@@ -51,9 +51,9 @@ class LayerRun:
     potentials: Tensor | None
     overflows: int
 
-    def after(self, lead: int) -> LayerRun:
-        """Return the run without its first `lead` steps; overflows of those count."""
-        spikes, potentials = (None if x is None else x[lead:] for x in (self.spikes, self.potentials))
+    def after(self, latency: int) -> LayerRun:
+        """Return the run without its first `latency` steps; overflows of those count."""
+        spikes, potentials = (None if x is None else x[latency:] for x in (self.spikes, self.potentials))
         return LayerRun(spikes, potentials, self.overflows)
 
 

@@ -26,7 +26,7 @@ COLOURS = {
     "population": ("#d94801",),
     "zero-reset": ("#6a51a3",),
 }
-"""Of a realisation, from many units to few; the last colour serves all that follow."""
+"""Of a backend, from many replicas to few; the last colour serves all that follow."""
 
 STYLES = ("-", "--", ":", "-.")
 """Of weight bits, from many to few; the points of the first are filled."""
@@ -61,7 +61,7 @@ def _draw(path: Path, title: str, rows: Rows) -> None:
 
 
 def _panel(axes: Any, label: str, value: Callable[[Measured], float], rows: Rows) -> None:
-    """Draw one curve for each realisation, units and weight bits: its points are the windows T."""
+    """Draw one curve for each backend, replicas and weight bits: its points are the windows T."""
     ring = {"linestyle": "", "marker": "o", "markersize": 9, "markerfacecolor": "none", "color": "black"}
     ticks: set[float] = set()
     for curve in _curves(rows):
@@ -113,12 +113,12 @@ def _curves(rows: Rows) -> list[_Curve]:
     groups: dict[tuple[str, int, int], list[ExploreRow]] = {}
     for row in rows:
         if row.measured is not None:
-            key = (row.setting.realisation, row.setting.units, row.setting.weight_bits)
+            key = (row.setting.backend, row.setting.replicas, row.setting.weight_bits)
             groups.setdefault(key, []).append(row)
     return [
         _Curve(
-            name=f"{realisation}, K={units}, {width} bits",
-            colour=_shade(realisation, units, rows),
+            name=f"{backend}, K={replicas}, {width} bits",
+            colour=_shade(backend, replicas, rows),
             style=STYLES[bits.index(width) % len(STYLES)],
             points=tuple(
                 (row.measured, row.pareto)
@@ -126,12 +126,12 @@ def _curves(rows: Rows) -> list[_Curve]:
                 if row.measured is not None
             ),
         )
-        for (realisation, units, width), group in groups.items()
+        for (backend, replicas, width), group in groups.items()
     ]
 
 
-def _shade(realisation: str, units: int, rows: Rows) -> str:
-    """Return the colour of a realisation, the darker the more units; a lone one is dark."""
-    tried = sorted({row.setting.units for row in rows if row.setting.realisation == realisation}, reverse=True)
-    shades = COLOURS[realisation]
-    return shades[min(tried.index(units), len(shades) - 1)]
+def _shade(backend: str, replicas: int, rows: Rows) -> str:
+    """Return the colour of a backend, the darker the more replicas; a lone one is dark."""
+    tried = sorted({row.setting.replicas for row in rows if row.setting.backend == backend}, reverse=True)
+    shades = COLOURS[backend]
+    return shades[min(tried.index(replicas), len(shades) - 1)]

@@ -74,7 +74,7 @@ def _validate_current_based(neuron: CurrentBased, channels: int, where: str) -> 
         require(low >= 0 and high <= 2**12, where, what, (low, high), "0..4096")
     interval = neuron.reset_interval
     require(interval is None or interval >= 1, where, "reset interval", interval, ">= 1")
-    require(neuron.lead >= 0, where, "lead", neuron.lead, ">= 0")
+    require(neuron.latency >= 0, where, "latency", neuron.latency, ">= 0")
 
 
 def _validate_synapse(synapse: Synapse, population: Population, where: str, seen: Mapping[str, Shape]) -> None:

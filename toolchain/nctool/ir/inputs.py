@@ -23,10 +23,10 @@ INPUT_LIMIT = 2**15 - 1
 LARGEST_RATE_THRESHOLD = 2**15 - 1
 """Largest threshold of a rate encoder: its increments are 16-bit integers."""
 
-Coding = Literal["graded", "rate"]
+EncodingName = Literal["graded", "rate"]
 """How pixels enter: `graded`, an integer at every step, or `rate`, a spike train."""
 
-CODINGS: tuple[Coding, ...] = ("graded", "rate")
+ENCODINGS: tuple[EncodingName, ...] = ("graded", "rate")
 
 Int64 = NDArray[np.int64]
 Samples = NDArray[np.uint8] | IntArray
@@ -42,7 +42,7 @@ class InputEncoding(StructuralEquality):
         table: int8 (channels, 256); pixel value p of channel c enters as table[c, p] at every step.
     """
 
-    coding: ClassVar[Coding] = "graded"
+    encoding: ClassVar[EncodingName] = "graded"
     shape: Shape
     table: NDArray[np.int8]
 
@@ -88,7 +88,7 @@ class RateEncoding(StructuralEquality):
         threshold: of the encoders, 1..32767.
     """
 
-    coding: ClassVar[Coding] = "rate"
+    encoding: ClassVar[EncodingName] = "rate"
     sample_shape: Shape
     table: NDArray[np.int16]
     threshold: int
@@ -201,9 +201,9 @@ PixelEncoding = InputEncoding | RateEncoding
 Input = InputEncoding | RateEncoding | IntegerInput
 
 
-def find_coding(name: str) -> Coding:
+def find_encoding(name: str) -> EncodingName:
     """Return the coding called `name`; a UsageError lists those that exist."""
-    for coding in CODINGS:
-        if coding == name:
-            return coding
-    raise UsageError(f"unknown input encoding `{name}`, allowed {', '.join(CODINGS)}")
+    for encoding in ENCODINGS:
+        if encoding == name:
+            return encoding
+    raise UsageError(f"unknown input encoding `{name}`, allowed {', '.join(ENCODINGS)}")

@@ -124,9 +124,9 @@ class IntNetwork(StructuralEquality):
         return low >= 0 and high <= 1
 
     @property
-    def lead(self) -> int:
+    def latency(self) -> int:
         """Return the time steps before step 1 in which some population runs already (rule C4)."""
-        return max(population.neuron.lead for population in self.populations)
+        return max(population.neuron.latency for population in self.populations)
 
     @property
     def shapes(self) -> Mapping[str, Shape]:
@@ -206,6 +206,6 @@ def _validate_rate(encoding: RateEncoding) -> None:
 def _validate_readout(network: IntNetwork) -> None:
     readouts = [p.name for p in network.populations if isinstance(p.neuron, Readout)]
     bounded = [p.name for p in network.populations if p.neuron.is_bounded]
-    require(network.lead == 0 or not bounded, "network", "populations beside a lead", bounded, "current-based ones")
+    require(network.latency == 0 or not bounded, "network", "populations beside a lead", bounded, "current-based ones")
     expected = [network.readout.name] if network.readout.neuron.is_bounded else []
     require(readouts == expected, "network", "readouts", readouts, "one, the last population")

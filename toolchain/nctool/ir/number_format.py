@@ -1,4 +1,4 @@
-"""IntegerFormat: the numbers that a realisation on a chip can hold; conversion rounds to it.
+"""IntegerFormat: the numbers that a backend on a chip can hold; conversion rounds to it.
 
 In: limits of a target. Out: a frozen dataclass. Must not import torch.
 """

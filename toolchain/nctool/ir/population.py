@@ -88,7 +88,7 @@ class Neuron:
         exponents: weight exponents of its synapses (rule W3).
         takes_delays, takes_own_spikes: whether synapses may delay (rule W4), and come from the population (rule W6).
         takes_sample: whether a population without synapses takes the sample as its bias (rule I3).
-        lead: time steps that the neuron runs before step 1 (rule C4).
+        latency: time steps that the neuron runs before step 1 (rule C4).
     """
 
     is_bounded: ClassVar[bool] = True
@@ -96,7 +96,7 @@ class Neuron:
     takes_delays: ClassVar[bool] = False
     takes_own_spikes: ClassVar[bool] = False
     takes_sample: ClassVar[bool] = False
-    lead: int = 0
+    latency: int = 0
 
     @property
     def answers_by_count(self) -> bool:
@@ -135,7 +135,7 @@ class CurrentBased(Neuron, StructuralEquality):
         threshold: mantissa, >= 0; a neuron fires when its voltage is above 64 * threshold.
         current_decay, voltage_decay: int64 (channels,), 0..4096; what is lost in a step, in parts of 4096.
         reset_interval: both states are cleared before time step 1 and every so many steps; None for never.
-        lead: time steps that the neuron runs before step 1, because in a pipeline the input of the network reaches
+        latency: time steps that the neuron runs before step 1, because in a pipeline the input of the network reaches
             it so many steps late (rule C4).
     """
 
@@ -149,7 +149,7 @@ class CurrentBased(Neuron, StructuralEquality):
     current_decay: IntArray
     voltage_decay: IntArray
     reset_interval: int | None = None
-    lead: int = 0
+    latency: int = 0
 
     @property
     def answers_by_voltage(self) -> bool:

@@ -14,6 +14,9 @@ from typing import Any
 from nctool.errors import RecipeError
 from nctool.toml import parse_value
 
+OLDER_KEYS = {"input.coding": "input.encoding", "chip.realisation": "chip.backend", "chip.units": "chip.replicas"}
+"""Keys of recipes and checkpoints of older versions, and what they are called now."""
+
 Overrides = Mapping[str, Any]
 """Values by `table.key` or `key`, applied in order."""
 
@@ -41,7 +44,23 @@ def override(content: dict[str, Any], overrides: Overrides) -> None:
         RecipeError: a key is none, lies below a value, or a value is of no type that TOML has.
     """
     for key, value in overrides.items():
-        _put(content, str(key), _plain(key, value))
+        _put(content, OLDER_KEYS.get(str(key), str(key)), _plain(key, value))
+
+
+def rename_older_keys(content: dict[str, Any], source: str) -> None:
+    """Rename the keys of older versions in a document, in place.
+
+    Raises:
+        RecipeError: the document has a key by both names.
+    """
+    for older, key in OLDER_KEYS.items():
+        (name, before), after = older.split("."), key.split(".")[1]
+        table = content.get(name)
+        if not isinstance(table, dict) or before not in table:
+            continue
+        if after in table:
+            raise RecipeError(f"recipe `{source}`: `{older}` is the older name of `{key}`, allowed: one of them")
+        table[after] = table.pop(before)
 
 
 def _put(content: dict[str, Any], key: str, value: Any) -> None:

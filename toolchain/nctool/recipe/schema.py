@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 from pydantic import Field
 
 from nctool.errors import RecipeError
-from nctool.recipe.overrides import Overrides, override
+from nctool.recipe.overrides import Overrides, override, rename_older_keys
 from nctool.recipe.tables import (
     ActivationSettings,
     ChipSettings,
@@ -151,7 +151,9 @@ def parse_recipe(
         RecipeError: the text is not TOML, or a key or value is not allowed.
     """
     content = parse_document(text, _KIND, source)
+    rename_older_keys(content, source)
     override(content, overrides or {})
+    rename_older_keys(content, source)
     _drop_schedule(content, source)
     if seed is not None:
         content["seed"] = seed
@@ -213,9 +215,9 @@ def _require_something_to_train(recipe: Recipe, source: str) -> None:
     steps = recipe.finetune.steps if recipe.finetune else ()
     if len(set(steps)) != len(steps):
         raise RecipeError(f"recipe `{source}`: `finetune.steps` is {list(steps)}, allowed: each window once")
-    if recipe.finetune is not None and recipe.chip is not None and recipe.chip.units > 1:
+    if recipe.finetune is not None and recipe.chip is not None and recipe.chip.replicas > 1:
         raise RecipeError(
-            f"recipe `{source}`: `chip.units` is {recipe.chip.units}, allowed: 1",
+            f"recipe `{source}`: `chip.replicas` is {recipe.chip.replicas}, allowed: 1",
             hint="[finetune] trains one neuron for each activation; more of them come close to the ANN without it",
         )
 
@@ -250,19 +252,19 @@ def _following(table: AnyTable, **values: Any) -> AnyTable:
 
 
 def _require_one_chip(recipe: Recipe, chip: ChipSettings, source: str) -> None:
-    """Require the activation, the window and the units that neurons of the realisation have."""
-    if recipe.activation.reset == "zero" and chip.realisation != "zero-reset":
+    """Require the activation, the window and the replicas that neurons of the backend have."""
+    if recipe.activation.reset == "zero" and chip.backend != "zero-reset":
         raise RecipeError(
-            f'recipe `{source}`: `chip.realisation` is "{chip.realisation}", allowed: zero-reset',
+            f'recipe `{source}`: `chip.backend` is "{chip.backend}", allowed: zero-reset',
             hint='with activation.reset = "zero" the network is trained for neurons that a spike sets to zero',
         )
-    if chip.realisation == "population" and recipe.noise.steps != 1:
+    if chip.backend == "population" and recipe.noise.steps != 1:
         raise RecipeError(
             f"recipe `{source}`: `noise.steps` is {recipe.noise.steps}, allowed: 1, the window of population",
-            hint="with chip.units = activation.levels, one step gives the quantised activation",
+            hint="with chip.replicas = activation.levels, one step gives the quantised activation",
         )
-    if chip.realisation == "zero-reset" and chip.units > 1:
+    if chip.backend == "zero-reset" and chip.replicas > 1:
         raise RecipeError(
-            f"recipe `{source}`: `chip.units` is {chip.units}, allowed: 1",
-            hint="zero-reset starts every neuron at 0, units differ in where they start",
+            f"recipe `{source}`: `chip.replicas` is {chip.replicas}, allowed: 1",
+            hint="zero-reset starts every neuron at 0, replicas differ in where they start",
         )

@@ -153,7 +153,7 @@ class InputSettings(Table):
     integrate-and-fire encoder makes of it, for chips whose spikes carry one bit.
     """
 
-    coding: Literal["graded", "rate"] = Field(default="graded", description="graded, rate")
+    encoding: Literal["graded", "rate"] = Field(default="graded", description="graded, rate")
 
 
 class NoiseSettings(Table):
@@ -173,15 +173,15 @@ class ChipSettings(Table):
     Its window is `noise.steps`, its input that of `[input]`.
 
     Attributes:
-        realisation: how neurons are built.
-        units: neurons for each activation.
+        backend: how neurons are built.
+        replicas: neurons for each activation.
         weight_bits: signed width of a weight.
     """
 
-    realisation: Literal["autapse", "zero-reset", "population"] = Field(
+    backend: Literal["autapse", "zero-reset", "population"] = Field(
         default="autapse", description="autapse, zero-reset, population"
     )
-    units: int = whole(1, 64, 1)
+    replicas: int = whole(1, 64, 1)
     weight_bits: int = whole(*WEIGHT_BITS_RANGE, default=8)
 
 

@@ -76,21 +76,21 @@ def after_reset(membrane: Int64, threshold: IntArray, spikes: NDArray[np.bool_],
     return membrane - threshold * spikes if reset == "subtract" else np.where(spikes, 0, membrane)
 
 
-def current_based(population: Population, neuron: CurrentBased, weighted: Int64, bias: Int64, lead: int) -> Run:
+def current_based(population: Population, neuron: CurrentBased, weighted: Int64, bias: Int64, latency: int) -> Run:
     """Step a current-based population through a window and the steps before it (rules W6, C1 to C5, O2).
 
     Args:
         neuron: of the population.
         weighted: int64 (samples, steps, *shape), without bias and without what the population sends to itself.
         bias: int64, broadcasts to (samples, *shape).
-        lead: how many of the steps come before time step 1.
+        latency: how many of the steps come before time step 1.
     """
     current_decay, voltage_decay = map(population.per_neuron, (neuron.current_decay, neuron.voltage_decay))
     current = voltage = np.zeros_like(weighted[:, 0])
     voltages, spikes, overflows = np.zeros_like(weighted), np.zeros(weighted.shape, np.bool_), 0
-    for step in range(lead - neuron.lead, weighted.shape[1]):  # C4
+    for step in range(latency - neuron.latency, weighted.shape[1]):  # C4
         arriving, sums_changed = _from_itself(population, spikes, step)
-        if neuron.reset_interval and (step - lead) % neuron.reset_interval == 0:  # C5
+        if neuron.reset_interval and (step - latency) % neuron.reset_interval == 0:  # C5
             current = voltage = np.zeros_like(current)
         sum_of_current = decayed(current, current_decay) + (weighted[:, step] + arriving << STATE_SHIFT)
         current = wrapped(sum_of_current)  # C1

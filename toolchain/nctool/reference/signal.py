@@ -22,10 +22,10 @@ def input_signal(network: IntNetwork, samples: Samples, n_steps: int) -> IntArra
         RangeError: as `own_signal`.
     """
     signal = own_signal(network, samples, n_steps)
-    if network.lead == 0:
+    if network.latency == 0:
         return signal
     steps = np.broadcast_to(signal, (len(signal), n_steps, *signal.shape[2:]))
-    return np.pad(steps, [(0, 0), (network.lead, 0), *[(0, 0)] * (signal.ndim - 2)])
+    return np.pad(steps, [(0, 0), (network.latency, 0), *[(0, 0)] * (signal.ndim - 2)])
 
 
 def own_signal(network: IntNetwork, samples: Samples, n_steps: int) -> IntArray:

@@ -59,10 +59,10 @@ def _window(network: IntNetwork, samples: Samples, n_steps: int, potentials: boo
     signals: dict[str, IntArray] = {INPUT_NAME: input_signal(network, samples, n_steps)}
     runs: dict[str, Run] = {}
     for population in network.populations:
-        run = run_population(population, signals, network.lead + n_steps, network.lead)
+        run = run_population(population, signals, network.latency + n_steps, network.latency)
         signals[population.name] = run.spikes.astype(np.int64)
         runs[population.name] = replace(
-            run, spikes=run.spikes[:, network.lead :], potentials=run.potentials[:, network.lead :]
+            run, spikes=run.spikes[:, network.latency :], potentials=run.potentials[:, network.latency :]
         )
     return Trace(
         spikes={p.name: runs[p.name].spikes for p in network.populations if not isinstance(p.neuron, Readout)},
@@ -72,17 +72,17 @@ def _window(network: IntNetwork, samples: Samples, n_steps: int, potentials: boo
     )
 
 
-def run_population(population: Population, signals: Mapping[str, IntArray], n_steps: int, lead: int = 0) -> Run:
+def run_population(population: Population, signals: Mapping[str, IntArray], n_steps: int, latency: int = 0) -> Run:
     """Step one population through a window.
 
     Args:
         signals: per source, int64 (samples, n_steps or 1, *source shape).
         n_steps: length of the window and of what comes before it.
-        lead: how many of the steps come before time step 1.
+        latency: how many of the steps come before time step 1.
     """
     bias = population.per_neuron(population.bias)
     if isinstance(population.neuron, CurrentBased):
-        return _run_current_based(population, population.neuron, bias, signals, n_steps, lead)
+        return _run_current_based(population, population.neuron, bias, signals, n_steps, latency)
     drive = bias
     for synapse in population.synapses:
         drive = drive + synaptic_input(synapse, signals[synapse.source], n_steps)
@@ -90,7 +90,12 @@ def run_population(population: Population, signals: Mapping[str, IntArray], n_st
 
 
 def _run_current_based(
-    population: Population, neuron: CurrentBased, bias: Int64, signals: Mapping[str, IntArray], n_steps: int, lead: int
+    population: Population,
+    neuron: CurrentBased,
+    bias: Int64,
+    signals: Mapping[str, IntArray],
+    n_steps: int,
+    latency: int,
 ) -> Run:
     """Step a current-based population; the arguments are those of `run_population`, with the bias per neuron."""
     if not population.synapses:
@@ -100,7 +105,7 @@ def _run_current_based(
     for synapse in population.feedforward:
         arriving, sums_changed = registered_input(synapse, signals[synapse.source], n_steps)
         weighted, changed = weighted + arriving, changed + sums_changed
-    run = current_based(population, neuron, weighted, bias, lead)
+    run = current_based(population, neuron, weighted, bias, latency)
     return replace(run, overflows=run.overflows + changed)
 
 

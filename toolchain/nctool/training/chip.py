@@ -30,11 +30,11 @@ class Chip:
 
     Attributes:
         settings: `[chip]` of the recipe.
-        form: the integers that its realisation can hold.
+        number_format: the integers that its backend can hold.
     """
 
     settings: ChipSettings
-    form: IntegerFormat
+    number_format: IntegerFormat
 
     def network(self, model: nn.Module, data: TrainingData, recipe: Recipe) -> IntNetwork | None:
         """Convert `model` as `export` would by default; None where its numbers do not fit, as early in training.
@@ -48,11 +48,11 @@ class Chip:
                 input_shape=data.input_shape,
                 mean=data.normalisation.mean,
                 std=data.normalisation.std,
-                form=self.form,
+                number_format=self.number_format,
                 n_steps=recipe.noise.steps,
                 calibration=data.calibration(recipe.seed).images.numpy(),
-                units=self.settings.units,
-                input=recipe.input.coding,
+                replicas=self.settings.replicas,
+                input=recipe.input.encoding,
             ).network
         except RangeError:
             return None
@@ -87,7 +87,7 @@ class ChipRun:
 
         Returns:
             logits, int64 (N, classes), and θ·r by name, float32 of the activation's shape, r from 0 to 1: spikes
-            divided by units and time steps.
+            divided by replicas and time steps.
 
         Raises:
             UnsupportedError: there are more populations that spike than activations, or fewer.
@@ -118,8 +118,8 @@ def _require_one_each(trace: Trace, activated: Mapping[str, Tensor]) -> None:
 
 
 def _rate(spikes: NDArray[np.bool_], shape: torch.Size) -> Tensor:
-    """Return the mean over steps and units of (N, T, channels · K, ...): units of a channel lie side by side."""
+    """Return the mean over steps and replicas of (N, T, channels · K, ...): replicas of a channel lie side by side."""
     samples, n_steps, channels = spikes.shape[:3]
-    units = channels // shape[0]
-    counts = spikes.reshape(samples, n_steps, shape[0], units, *shape[1:]).sum(axis=(1, 3), dtype=np.int64)
-    return torch.from_numpy((counts / (n_steps * units)).astype(np.float32))
+    replicas = channels // shape[0]
+    counts = spikes.reshape(samples, n_steps, shape[0], replicas, *shape[1:]).sum(axis=(1, 3), dtype=np.int64)
+    return torch.from_numpy((counts / (n_steps * replicas)).astype(np.float32))

@@ -42,7 +42,7 @@ def fit(
     device: str | torch.device = "cpu",
     resume: bool = False,
     trained: bool = False,
-    form: IntegerFormat | None = None,
+    number_format: IntegerFormat | None = None,
     progress: ProgressCallback = no_progress,
     on_epoch: EpochCallback = no_report,
 ) -> TrainReport:
@@ -69,7 +69,7 @@ def fit(
         device: `cpu` or `cuda`.
         resume: continue from `last.safetensors`.
         trained: the model has its trained weights; only the recipe's fine-tuning is done.
-        form: what the realisation of the recipe's `[chip]` can hold; needed with `noise.source` "chip".
+        number_format: what the backend of the recipe's `[chip]` can hold; needed with `noise.source` "chip".
         progress: told of every batch, and then of those of the test images.
         on_epoch: told of every epoch.
 
@@ -78,15 +78,15 @@ def fit(
 
     Raises:
         UsageError: no such device, one that cannot do what `training.precision` and `training.deterministic` ask for,
-            the folder cannot be written, nothing to resume, another recipe's state, or no `form` for a recipe with a
-            chip.
+            the folder cannot be written, nothing to resume, another recipe's state, or no `number_format` for a recipe
+            with a chip.
         UnsupportedError: noise is to be that of a chip, and the model cannot be converted.
         FormatError: the state to resume from is bad.
         RangeError: the training diverged, or memory ran out; the state of the epoch before is kept. Or an activation is
             never positive before training, so that there is no threshold in the data.
         Interrupted: a signal came.
     """
-    device, chip = own_gpu(usable_device(device, recipe.training)), _chip(recipe, form)
+    device, chip = own_gpu(usable_device(device, recipe.training)), _chip(recipe, number_format)
     with explained_out_of_memory(device, recipe.training.batch_size), joined(device) as processes:
         encoding = image_encoding(data.normalisation, recipe)
         task = Task(model.to(device), data, data.held_out.to(device), encoding, recipe, chip, processes)
@@ -106,12 +106,12 @@ def fit(
     return report
 
 
-def _chip(recipe: Recipe, form: IntegerFormat | None) -> Chip | None:
+def _chip(recipe: Recipe, number_format: IntegerFormat | None) -> Chip | None:
     if recipe.chip is None:
         return None
-    if form is None:
+    if number_format is None:
         raise UsageError('recipe: `noise.source` is "chip", but no integer format is given', hint="use nctool.train")
-    return Chip(recipe.chip, form)
+    return Chip(recipe.chip, number_format)
 
 
 def _start(task: Task, out_dir: Path, *, resume: bool, trained: bool) -> TrainingState:

@@ -61,7 +61,7 @@ def measure_held_out(
 ) -> HeldOutReport:
     """Run ANN and spiking network side by side and measure their gap in each layer.
 
-    gap_l = q_l − θ_l·r_l with r_l the spikes of an activation divided by T_val, and by its units; every layer sees
+    gap_l = q_l − θ_l·r_l with r_l the spikes of an activation divided by T_val, and by its replicas; every layer sees
     the spiking network's own upstream errors. σ_l = sqrt(Var(gap_l)), over all elements of all images.
 
     Args:

@@ -148,7 +148,7 @@ def explain(
     neuron = place.index(population.shape)
     expected, actual = (_signals(network, sample, trace) for trace in traces)
     fields_in = [_field(s, population, network, neuron) for s in population.synapses]
-    times = range(network.lead, network.lead + place.step)
+    times = range(network.latency, network.latency + place.step)
     inputs = [source for field in fields_in for source in _inputs(field, expected, actual, times[-1])]
     inputs.sort(key=lambda source: -abs(source.contribution))
     bias, registers = _bias(population, neuron, expected), isinstance(population.neuron, CurrentBased)
@@ -179,15 +179,15 @@ def _signals(network: IntNetwork, sample: Samples, trace: Trace) -> Signals:
 
     What was sent before step 1 (rule C4) stands in no trace: it is what the rules say.
     """
-    n_steps, lead = trace.logits.shape[1], network.lead
+    n_steps, latency = trace.logits.shape[1], network.latency
     signal = input_signal(network, sample, n_steps)
-    signals = {INPUT_NAME: np.broadcast_to(signal, (1, lead + n_steps, *signal.shape[2:]))}
+    signals = {INPUT_NAME: np.broadcast_to(signal, (1, latency + n_steps, *signal.shape[2:]))}
     for population in network.populations:
         if population.name not in trace.spikes:
             continue
         sent = trace.spikes[population.name].astype(np.int64)
-        if lead:
-            before = run_population(population, signals, lead + n_steps, lead).spikes[:, :lead]
+        if latency:
+            before = run_population(population, signals, latency + n_steps, latency).spikes[:, :latency]
             sent = np.concatenate([before.astype(np.int64), sent], axis=1)
         signals[population.name] = sent
     return signals
@@ -233,9 +233,9 @@ def _parameters(population: Population, channel: int) -> dict[str, int | float |
 def _by_rules(network: IntNetwork, population: Population, signals: Signals, place: Place) -> Side | None:
     if type(population.neuron) not in KINDS:
         return None
-    lead, n_steps = network.lead, signals[INPUT_NAME].shape[1]
-    run = run_population(population, signals, n_steps, lead)
-    window = Run(run.spikes[:, lead:], run.potentials[:, lead:], run.overflows)
+    latency, n_steps = network.latency, signals[INPUT_NAME].shape[1]
+    run = run_population(population, signals, n_steps, latency)
+    window = Run(run.spikes[:, latency:], run.potentials[:, latency:], run.overflows)
     neuron = place.index(population.shape)
     potentials = _until(window.potentials, place.step, neuron)
     if place.quantity == "spike":

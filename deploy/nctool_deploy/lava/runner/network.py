@@ -1,7 +1,7 @@
 """A netx Network of stock Lava processes that realises an exported file.
 
 Each population becomes one block: its synapses, always-on bias sources, a LIF with the registers of the autapse
-realisation, and its resets (docs/SEMANTICS.md, rules R1 to R7).
+backend, and its resets (docs/SEMANTICS.md, rules R1 to R7).
 
 In: an exported file. Out: a Lava process. Must not import torch itself.
 """
@@ -121,7 +121,7 @@ class Network(hdf5.Network):
 
     def __init__(self, net_config: str | Path, n_samples: int = 1, n_steps: int | None = None) -> None:
         content = read(Path(net_config))
-        self.lowered = lower(content.network, content.metadata.chip, content.metadata.realisation, chips=None)
+        self.lowered = lower(content.network, content.metadata.chip, content.metadata.backend, chips=None)
         self.registers = _autapse_registers(self.lowered, net_config)
         depth = max(depths(content.network).values())
         self.schedule = Schedule(n_steps or content.network.n_steps, FLUSH_STEPS, depth, n_samples)
@@ -162,11 +162,11 @@ class Network(hdf5.Network):
 
 
 def _autapse_registers(lowered: Lowered, path: str | Path) -> list[AutapseRegisters]:
-    """Return the registers of all populations; refuse a file of another realisation with an UnsupportedError."""
+    """Return the registers of all populations; refuse a file of another backend with an UnsupportedError."""
     registers = [values for values in lowered.registers if isinstance(values, AutapseRegisters)]
     if len(registers) < len(lowered.registers):
         raise UnsupportedError(
-            f"`{path}`: realisation `{lowered.realisation}`, this Network allows `{Autapse.name}`",
+            f"`{path}`: backend `{lowered.backend}`, this Network allows `{Autapse.name}`",
             hint="the file is stock netx: lava.lib.dl.netx.hdf5.Network runs it",
         )
     return registers

@@ -20,7 +20,7 @@ from nctool.children import requests
 from nctool.errors import EngineError, NctoolError, first_line
 from nctool.ir.network import IntArray
 from nctool.reference.trace import Trace
-from nctool_deploy.backends.backend import find_realisation
+from nctool_deploy.backends.backend import find_backend
 from nctool_deploy.lava.compatibility import WITHOUT_LAVA
 from nctool_deploy.lava.engine import LavaJob
 from nctool_deploy.lava.runner.branch import to_lava
@@ -43,9 +43,9 @@ def run(model: Path, samples: IntArray, n_steps: int) -> tuple[dict[str, NDArray
     """
     content = read(model)
     populations, depth = content.network.populations, depths(content.network)
-    realisation = find_realisation(content.metadata.realisation)
-    network, potential = realisation.lava_network(model, content.network, len(samples), n_steps)
-    schedule = Schedule(n_steps, realisation.flush_steps, max(depth.values()), len(samples))
+    backend = find_backend(content.metadata.backend)
+    network, potential = backend.lava_network(model, content.network, len(samples), n_steps)
+    schedule = Schedule(n_steps, backend.flush_steps, max(depth.values()), len(samples))
     if len(network.inp.shape) == 1:  # a stock dense layer takes an image in (channel, height, width) order
         samples = samples.reshape(*samples.shape[:2], -1)
     source = Source(data=stimulus(samples, schedule))

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nctool.conversion.float_network import FloatArray, FloatNetwork, FloatPopulation
-from nctool.conversion.input_coding import CodedInput
+from nctool.conversion.input_encoding import CodedInput
 from nctool.conversion.quantise.calibration import Calibration
 from nctool.conversion.quantise.candidates import Candidates, Errors
 from nctool.conversion.quantise.patches import views
@@ -50,7 +50,7 @@ class Fitted:
 def fit(
     network: FloatNetwork,
     coded: CodedInput,
-    form: IntegerFormat,
+    number_format: IntegerFormat,
     pixels: NDArray[np.uint8],
     n_steps: int,
     progress: ProgressCallback = no_progress,
@@ -73,8 +73,8 @@ def fit(
     last_reader, populations, errors = network.last_readers, [], {}
     for real in network.populations:
         progress(place[real.name], len(place), f"converting `{real.name}`")
-        population, errors[real.name] = fit_population(real, coded, form, calibration)
-        _require_weights(real, population, form, n_steps)
+        population, errors[real.name] = fit_population(real, coded, number_format, calibration)
+        _require_weights(real, population, number_format, n_steps)
         if real.name in last_reader:
             calibration.settle(population)
         for source in [source for source, reader in last_reader.items() if reader == real.name]:
@@ -83,7 +83,7 @@ def fit(
     return Fitted(IntNetwork(coded.encoding, tuple(populations), n_steps), errors)
 
 
-def _require_weights(real: FloatPopulation, rounded: Population, form: IntegerFormat, n_steps: int) -> None:
+def _require_weights(real: FloatPopulation, rounded: Population, number_format: IntegerFormat, n_steps: int) -> None:
     """Refuse with a RangeError a population that no longer sees anything: such a network cannot work."""
     if any(synapse.weight.any() for synapse in rounded.synapses) or not any(s.weight.any() for s in real.synapses):
         return
@@ -91,14 +91,14 @@ def _require_weights(real: FloatPopulation, rounded: Population, form: IntegerFo
     raise RangeError(
         f"population `{real.name}`: all its weights round to 0 over {n_steps} time step{'s' * (n_steps > 1)}, beside "
         f"a bias of {real.bias[channel]:.3g} in channel {channel}",
-        hint=finer_weights([rounded], form, n_steps, otherwise="train the network again"),
+        hint=finer_weights([rounded], number_format, n_steps, otherwise="train the network again"),
     )
 
 
 def fit_population(
     real: FloatPopulation,
     coded: CodedInput,
-    form: IntegerFormat,
+    number_format: IntegerFormat,
     calibration: Calibration,
 ) -> tuple[Population, Errors]:
     """Round one population; return it with its bound, and its errors.
@@ -106,42 +106,42 @@ def fit_population(
     Raises:
         RangeError: no scale keeps its accumulated input in the accumulator.
     """
-    candidates = Candidates(real, form, calibration.n_steps, views(real, calibration.rates))
+    candidates = Candidates(real, number_format, calibration.n_steps, views(real, calibration.rates))
     ceiling: FloatArray = np.full(len(real.bias), np.inf)
     proving = True
     for attempt in range(MAX_ROUNDS):
         tried = candidates.at(ceiling)
         if attempt == 0:
             plain = prove_population(tried[0].population, coded.encoding, calibration.n_steps)
-            proving = bool(plain.magnitude.max() <= PROOF_LOSS * form.accumulator_max)
+            proving = bool(plain.magnitude.max() <= PROOF_LOSS * number_format.accumulator_max)
         best = min(tried, key=candidates.error)
         if proving:
             reach, margin = prove_population(best.population, coded.encoding, calibration.n_steps), 1.0
         else:
             reach, margin = calibration.range_of(best.population), MARGIN
-        magnitude = reach.magnitude.reshape(-1, real.units).max(axis=1)  # units have one scale
-        excess = magnitude * margin / form.accumulator_max
+        magnitude = reach.magnitude.reshape(-1, real.replicas).max(axis=1)  # replicas have one scale
+        excess = magnitude * margin / number_format.accumulator_max
         if excess.max() <= 1:
             bound = reach.bound("proved" if proving else "calibrated", margin)
             return replace(best.population, bound=bound), candidates.errors(best)
         ceiling = np.where(excess > 1, best.scale.per_channel / np.maximum(excess, 1) * SAFETY, ceiling)
     raise RangeError(
-        f"population `{real.name}`: no scale keeps its accumulated input within +-{form.accumulator_max}",
+        f"population `{real.name}`: no scale keeps its accumulated input within +-{number_format.accumulator_max}",
         hint="export with fewer --steps" if calibration.n_steps > 1 else "train with weight decay",
     )
 
 
-def finer_weights(rounded: Sequence[Population], form: IntegerFormat, n_steps: int, otherwise: str) -> str:
+def finer_weights(rounded: Sequence[Population], number_format: IntegerFormat, n_steps: int, otherwise: str) -> str:
     """Return which options give finer weights to some of these populations, or `otherwise` where none does.
 
     Weights that leave their bits unused are kept small by something else: where the accumulator is full, by the sum
     over all steps, and a shorter window helps. Weights that use their bits get finer with more of them.
     """
-    small = [population for population in rounded if 2 * _largest_weight(population) <= form.weight_max]
+    small = [population for population in rounded if 2 * _largest_weight(population) <= number_format.weight_max]
     ways = []
-    if n_steps > 1 and any(_is_held_by_window(population, form) for population in small):
+    if n_steps > 1 and any(_is_held_by_window(population, number_format) for population in small):
         ways.append("fewer --steps")
-    if form.weight_bits < WEIGHT_BITS_RANGE[1] and len(small) < len(rounded):
+    if number_format.weight_bits < WEIGHT_BITS_RANGE[1] and len(small) < len(rounded):
         ways.append("more --weight-bits")
     return f"export with {', or '.join(ways)}" if ways else otherwise
 
@@ -150,13 +150,15 @@ def _largest_weight(population: Population) -> int:
     return max(int(np.abs(synapse.weight).max()) for synapse in population.synapses)
 
 
-def _is_held_by_window(population: Population, form: IntegerFormat) -> bool:
+def _is_held_by_window(population: Population, number_format: IntegerFormat) -> bool:
     """Return whether the sum over all steps keeps the weights small: it fills the accumulator.
 
     Where no weight is left, any would: unless bias or threshold fill their own registers.
     """
     if _largest_weight(population) > 0:
         return population.bound is not None and population.bound.head_room_bits < 1
-    largest_threshold = form.threshold_mantissa_max * 2**form.threshold_exponent_max
+    largest_threshold = number_format.threshold_mantissa_max * 2**number_format.threshold_exponent_max
     threshold = population.neuron.threshold if isinstance(population.neuron, IntegrateFire) else np.zeros(1)
-    return bool(2 * np.abs(population.bias).max() <= form.bias_max and 2 * threshold.max() <= largest_threshold)
+    return bool(
+        2 * np.abs(population.bias).max() <= number_format.bias_max and 2 * threshold.max() <= largest_threshold
+    )

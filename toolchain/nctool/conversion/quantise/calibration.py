@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from nctool.conversion.float_network import FloatArray
-from nctool.conversion.input_coding import CodedInput
+from nctool.conversion.input_encoding import CodedInput
 from nctool.conversion.quantise.patches import Rates
 from nctool.fast.engine import CPU_BATCH_BYTES, exact_arithmetic
 from nctool.fast.integrate_fire import IntegrateFireLayer

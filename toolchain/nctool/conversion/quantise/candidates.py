@@ -47,14 +47,16 @@ class Candidates:
 
     Args:
         real: the population.
-        form: what its integers may be.
+        number_format: what its integers may be.
         n_steps: length of the window.
         views: what its synapses see on calibration data.
     """
 
-    def __init__(self, real: FloatPopulation, form: IntegerFormat, n_steps: int, views: tuple[View, ...]) -> None:
+    def __init__(
+        self, real: FloatPopulation, number_format: IntegerFormat, n_steps: int, views: tuple[View, ...]
+    ) -> None:
         self.real = real
-        self.form = form
+        self.number_format = number_format
         self.n_steps = n_steps
         self.views = views
         self._curves: dict[tuple[int, ...], Curve] = {}
@@ -65,24 +67,24 @@ class Candidates:
         Raises:
             RangeError: there is none.
         """
-        plain, candidates = find_scale(self.real, self.form, ceiling), []
-        exponents = candidate_exponents(self.real, self.form)[-1] if plain is None else plain.exponents
+        plain, candidates = find_scale(self.real, self.number_format, ceiling), []
+        exponents = candidate_exponents(self.real, self.number_format)[-1] if plain is None else plain.exponents
         if plain is not None:
-            candidates.append(Candidate(plain, round_population(self.real, plain, self.form, self.n_steps)))
-        clipped = choose_clipped(self.real, self.form, self._curve(exponents), exponents, ceiling)
+            candidates.append(Candidate(plain, round_population(self.real, plain, self.number_format, self.n_steps)))
+        clipped = choose_clipped(self.real, self.number_format, self._curve(exponents), exponents, ceiling)
         if clipped is not None:
-            rounded = round_for_output(self.real, clipped, self.form, self.n_steps, self.views)
+            rounded = round_for_output(self.real, clipped, self.number_format, self.n_steps, self.views)
             candidates.append(Candidate(clipped, rounded))
         if not candidates:
-            raise no_scale(self.real, self.form, ceiling)
+            raise no_scale(self.real, self.number_format, ceiling)
         return candidates
 
     def _curve(self, exponents: tuple[int, ...]) -> Curve:
         if exponents not in self._curves:
-            base = fitting_scales(self.real, self.form, exponents)
-            if self.form.one_threshold or self.real.threshold is None:
+            base = fitting_scales(self.real, self.number_format, exponents)
+            if self.number_format.one_threshold or self.real.threshold is None:
                 base = np.full(len(base), base.min())
-            self._curves[exponents] = error_curve(base, self.views, exponents, self.form.weight_max)
+            self._curves[exponents] = error_curve(base, self.views, exponents, self.number_format.weight_max)
         return self._curves[exponents]
 
     def error(self, candidate: Candidate) -> float:

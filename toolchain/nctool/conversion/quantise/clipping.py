@@ -107,7 +107,11 @@ def _plain_errors(weight: FloatArray, scale: FloatArray, largest: int) -> FloatA
 
 
 def choose_clipped(
-    population: FloatPopulation, form: IntegerFormat, curve: Curve, exponents: tuple[int, ...], ceiling: FloatArray
+    population: FloatPopulation,
+    number_format: IntegerFormat,
+    curve: Curve,
+    exponents: tuple[int, ...],
+    ceiling: FloatArray,
 ) -> Scale | None:
     """Return the scale of least output error; None if no threshold fits.
 
@@ -116,31 +120,31 @@ def choose_clipped(
         exponents: of the synapses.
         ceiling: float64 (channels,), scales may not exceed it.
     """
-    fitting = fitting_scales(population, form, exponents)
-    caps = np.minimum(ceiling, hard_limits(population, form, fitting))
-    if form.one_threshold or population.threshold is None:
+    fitting = fitting_scales(population, number_format, exponents)
+    caps = np.minimum(ceiling, hard_limits(population, number_format, fitting))
+    if number_format.one_threshold or population.threshold is None:
         fitting, caps = (np.full(len(scales), scales.min()) for scales in (fitting, caps))
     tried = np.minimum(fitting * FACTORS[:, np.newaxis], caps)
     if population.threshold is None:
         tried = np.where(np.isfinite(tried), tried, 1.0)
         return Scale(tried[curve.at(tried).sum(axis=1).argmin()], None, exponents)
-    threshold = _choose_threshold(population.threshold, form, curve, tried)
+    threshold = _choose_threshold(population.threshold, number_format, curve, tried)
     if threshold is None:
         return None
     return Scale(threshold / population.threshold, threshold, exponents)
 
 
-def _choose_threshold(theta: float, form: IntegerFormat, curve: Curve, tried: FloatArray) -> IntArray | None:
+def _choose_threshold(theta: float, number_format: IntegerFormat, curve: Curve, tried: FloatArray) -> IntArray | None:
     """Return thresholds m * 2**e with one e, of scales (tried, channels) or less: those of the least error."""
     best: IntArray | None = None
     least = np.inf
     channel = np.arange(tried.shape[1])
-    for exponent in range(form.threshold_exponent_max + 1):
-        mantissa = np.minimum(np.floor(tried * theta / 2**exponent), form.threshold_mantissa_max)
+    for exponent in range(number_format.threshold_exponent_max + 1):
+        mantissa = np.minimum(np.floor(tried * theta / 2**exponent), number_format.threshold_mantissa_max)
         if mantissa.max(axis=0).min() < 1:
             break
         errors = np.where(mantissa < 1, np.inf, curve.at(np.maximum(mantissa, 1) * 2**exponent / theta))
-        if form.one_threshold:
+        if number_format.one_threshold:
             errors = np.broadcast_to(errors.sum(axis=1, keepdims=True), errors.shape)
         chosen = errors.argmin(axis=0)
         error = float(errors[chosen, channel].mean())

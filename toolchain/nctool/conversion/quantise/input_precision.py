@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from nctool.conversion.float_network import FloatArray, FloatNetwork, FloatPopulation, FloatSynapse
 from nctool.conversion.folding import absorb_spike_values
-from nctool.conversion.input_coding import CodedInput, encode_input
+from nctool.conversion.input_encoding import CodedInput, encode_input
 from nctool.conversion.quantise.accumulator import fit_population
 from nctool.conversion.quantise.calibration import Calibration
 from nctool.errors import UnsupportedError
@@ -36,7 +36,7 @@ def choose_input(
     network: FloatNetwork,
     mean: tuple[float, ...],
     std: tuple[float, ...],
-    form: IntegerFormat,
+    number_format: IntegerFormat,
     pixels: NDArray[np.uint8],
     n_steps: int,
 ) -> CodedInput:
@@ -49,12 +49,12 @@ def choose_input(
     """
     pixels = pixels[:SAMPLES]
     best, *coarser = (encode_input(network.input_shape, mean, std, largest) for largest in LARGEST)
-    readers = _round_readers(network, best, form, pixels, n_steps)
-    if all(_fills(population, form) for _, population in readers):
+    readers = _round_readers(network, best, number_format, pixels, n_steps)
+    if all(_fills(population, number_format) for _, population in readers):
         return best
     least = drive_error(readers, best, pixels, n_steps)
     for graded in coarser:
-        readers = _round_readers(network, graded, form, pixels, n_steps)
+        readers = _round_readers(network, graded, number_format, pixels, n_steps)
         error = drive_error(readers, graded, pixels, n_steps)
         if error >= least:
             break
@@ -63,24 +63,26 @@ def choose_input(
 
 
 def _round_readers(
-    network: FloatNetwork, graded: CodedInput, form: IntegerFormat, pixels: NDArray[np.uint8], n_steps: int
+    network: FloatNetwork, graded: CodedInput, number_format: IntegerFormat, pixels: NDArray[np.uint8], n_steps: int
 ) -> list[tuple[FloatPopulation, Population]]:
     """Return what reads the input, in real numbers per unit of graded input and rounded; other sources are left out."""
     absorbed = absorb_spike_values(network, graded).populations
     reading = ((p, tuple(s for s in p.synapses if s.source == INPUT_NAME)) for p in absorbed)
     readers = [replace(population, synapses=synapses) for population, synapses in reading if synapses]
-    return [(p, fit_population(p, graded, form, Calibration(graded, pixels, n_steps))[0]) for p in readers]
+    return [(p, fit_population(p, graded, number_format, Calibration(graded, pixels, n_steps))[0]) for p in readers]
 
 
-def _fills(population: Population, form: IntegerFormat) -> bool:
+def _fills(population: Population, number_format: IntegerFormat) -> bool:
     """Return True when most channels of every synapse use at least half the range of its weights."""
-    return all(_typical_weight(synapse, form) >= form.weight_max / 2 for synapse in population.synapses)
+    return all(
+        _typical_weight(synapse, number_format) >= number_format.weight_max / 2 for synapse in population.synapses
+    )
 
 
-def _typical_weight(synapse: Synapse, form: IntegerFormat) -> float:
+def _typical_weight(synapse: Synapse, number_format: IntegerFormat) -> float:
     """Return the median over the channels of the largest weight; of no weights at all, the full range."""
     largest = np.abs(synapse.weight.reshape(len(synapse.weight), -1)).max(axis=1)
-    return float(np.median(largest[largest > 0] if largest.any() else form.weight_max))
+    return float(np.median(largest[largest > 0] if largest.any() else number_format.weight_max))
 
 
 def drive_error(
@@ -100,7 +102,7 @@ def drive_error(
             synapse.repeat.distinct(integer.weight, synapse.source_shape) * 2.0**integer.exponent
             for synapse, integer in zip(real.synapses, rounded.synapses, strict=True)
         ]
-        drive = _drive(encoded, real, weights, rounded.bias[:: real.units].astype(np.float64))
+        drive = _drive(encoded, real, weights, rounded.bias[:: real.replicas].astype(np.float64))
         error = drive / _per_channel(_scale(real, rounded, n_steps), drive) - wanted
         squares.append(np.mean(error**2) / (real.threshold or wanted.std() or 1.0) ** 2)
     return float(np.sqrt(np.mean(squares)))
@@ -124,7 +126,7 @@ def _scale(real: FloatPopulation, rounded: Population, n_steps: int) -> FloatArr
     """Return what a real unit is in integers, for each channel."""
     neuron = rounded.neuron
     if isinstance(neuron, IntegrateFire):
-        return neuron.threshold[:: real.units] / np.float64(real.threshold or 1.0)
+        return neuron.threshold[:: real.replicas] / np.float64(real.threshold or 1.0)
     if isinstance(neuron, Readout):
         return np.full(len(rounded.bias), 1.0 / (neuron.scale * n_steps))
     raise UnsupportedError(f"population `{rounded.name}`: current-based neurons are not converted")

@@ -28,28 +28,32 @@ from nctool.ir.network import IntArray, IntegrateFire, Population, Readout, Syna
 from nctool.ir.number_format import IntegerFormat
 
 
-def round_population(population: FloatPopulation, scale: Scale, form: IntegerFormat, n_steps: int) -> Population:
+def round_population(
+    population: FloatPopulation, scale: Scale, number_format: IntegerFormat, n_steps: int
+) -> Population:
     """Round the weights and the bias of `population` at `scale`, each to the nearest integer."""
     pairs = zip(population.synapses, scale.exponents, strict=True)
     weights = tuple(np.rint(s.weight * weight_scale(s, scale, exponent)) for s, exponent in pairs)
-    return assemble(population, scale, form, n_steps, weights, np.rint(population.bias * scale.per_channel))
+    return assemble(population, scale, number_format, n_steps, weights, np.rint(population.bias * scale.per_channel))
 
 
 def round_for_output(
-    population: FloatPopulation, scale: Scale, form: IntegerFormat, n_steps: int, views: Sequence[View]
+    population: FloatPopulation, scale: Scale, number_format: IntegerFormat, n_steps: int, views: Sequence[View]
 ) -> Population:
     """Round `population` at `scale` with error feedback; the mean of the error that is left goes into its bias."""
     bias, weights = population.bias, []
     for view, exponent in zip(views, scale.exponents, strict=True):
         of_weights = scale.per_channel / 2**exponent
-        rounded = _round_view(view, of_weights, form.weight_max)
+        rounded = _round_view(view, of_weights, number_format.weight_max)
         bias = bias - view.mean_output(view.error(rounded, of_weights))
         weights.append(rounded)
-    corrected = np.clip(np.rint(bias * scale.per_channel), -form.bias_max, form.bias_max)
-    with_bias = assemble(population, scale, form, n_steps, tuple(weights), corrected)
-    if _fits(with_bias, form):
+    corrected = np.clip(np.rint(bias * scale.per_channel), -number_format.bias_max, number_format.bias_max)
+    with_bias = assemble(population, scale, number_format, n_steps, tuple(weights), corrected)
+    if _fits(with_bias, number_format):
         return with_bias
-    return assemble(population, scale, form, n_steps, tuple(weights), np.rint(population.bias * scale.per_channel))
+    return assemble(
+        population, scale, number_format, n_steps, tuple(weights), np.rint(population.bias * scale.per_channel)
+    )
 
 
 def _round_view(view: View, scale: FloatArray, largest: int) -> IntArray:
@@ -60,17 +64,21 @@ def _round_view(view: View, scale: FloatArray, largest: int) -> IntArray:
     return np.concatenate(rounded).reshape(weight.shape)
 
 
-def _fits(rounded: Population, form: IntegerFormat) -> bool:
+def _fits(rounded: Population, number_format: IntegerFormat) -> bool:
     neuron = rounded.neuron
-    if form.comparison_max is None or not form.comparison_holds_bias or not isinstance(neuron, IntegrateFire):
+    if (
+        number_format.comparison_max is None
+        or not number_format.comparison_holds_bias
+        or not isinstance(neuron, IntegrateFire)
+    ):
         return True
-    return fits_comparison(neuron.threshold - neuron.initial - rounded.bias, form.comparison_max)
+    return fits_comparison(neuron.threshold - neuron.initial - rounded.bias, number_format.comparison_max)
 
 
 def assemble(
     population: FloatPopulation,
     scale: Scale,
-    form: IntegerFormat,
+    number_format: IntegerFormat,
     n_steps: int,
     weights: tuple[NDArray[Any], ...],
     bias: NDArray[Any],
@@ -78,7 +86,7 @@ def assemble(
     """Return the integer population of rounded numbers; the bound is left open.
 
     Args:
-        form: says how a neuron resets, and so where it starts.
+        number_format: says how a neuron resets, and so where it starts.
         n_steps: length of the window; the readout's scale turns its potential into a mean over the steps.
         weights: whole numbers, one array a synapse, each weight once.
         bias: whole numbers (channels,).
@@ -86,14 +94,14 @@ def assemble(
     if scale.threshold is None:
         neuron: IntegrateFire | Readout = Readout(1.0 / (float(scale.per_channel[0]) * n_steps))
     else:
-        threshold = scale.threshold.repeat(population.units)
-        neuron = IntegrateFire(threshold, _initial(threshold, population.units, form), form.reset)
+        threshold = scale.threshold.repeat(population.replicas)
+        neuron = IntegrateFire(threshold, _initial(threshold, population.replicas, number_format), number_format.reset)
     parts = zip(population.synapses, weights, scale.exponents, strict=True)
     return Population(
         name=population.name,
         shape=population.shape,
         neuron=neuron,
-        bias=bias.astype(np.int64).repeat(population.units),
+        bias=bias.astype(np.int64).repeat(population.replicas),
         synapses=tuple(_synapse(real, weight, exponent) for real, weight, exponent in parts),
     )
 
@@ -105,12 +113,12 @@ def _synapse(real: FloatSynapse, weight: NDArray[Any], exponent: int) -> Synapse
     return Synapse(real.source, whole, exponent, conv, repeat=real.repeat)
 
 
-def _initial(threshold: IntArray, units: int, form: IntegerFormat) -> IntArray:
-    """Return threshold * (k + 1/2) / units for unit k, rounded down, which no comparison of integers notices (U1)."""
-    if form.reset == "zero":
+def _initial(threshold: IntArray, replicas: int, number_format: IntegerFormat) -> IntArray:
+    """Return threshold * (k + 1/2) / K for replica k of K, rounded down: no comparison of integers notices (U1)."""
+    if number_format.reset == "zero":
         return np.zeros_like(threshold)
-    unit = np.arange(len(threshold)) % units
-    return threshold * (2 * unit + 1) // (2 * units)
+    replica = np.arange(len(threshold)) % replicas
+    return threshold * (2 * replica + 1) // (2 * replicas)
 
 
 def round_with_feedback(wanted: FloatArray, factor: Factor, largest: int) -> tuple[IntArray, FloatArray]:

@@ -51,7 +51,7 @@ def _drive(population: FloatPopulation, views: Sequence[View]) -> FloatArray:
 
 def _drive_error(population: FloatPopulation, scale: Scale, rounded: Population, views: Sequence[View]) -> FloatArray:
     """Return what rounding adds to the drive of one step, in real units, (rows, channels)."""
-    total: FloatArray = rounded.bias[:: population.units] / scale.per_channel - population.bias
+    total: FloatArray = rounded.bias[:: population.replicas] / scale.per_channel - population.bias
     for view, synapse in zip(views, rounded.synapses, strict=True):
         distinct = synapse.repeat.distinct(synapse.weight, view.synapse.source_shape)
         total = total + view.output(view.error(distinct, scale.per_channel / 2**synapse.exponent))

@@ -49,29 +49,29 @@ class Scale:
     exponents: tuple[int, ...] = (0,)
 
 
-def find_scale(population: FloatPopulation, form: IntegerFormat, ceiling: FloatArray | float) -> Scale | None:
-    """Return the scales that keep weights, biases and thresholds in `form`, and under `ceiling`; None if none does.
+def find_scale(population: FloatPopulation, number_format: IntegerFormat, ceiling: FloatArray | float) -> Scale | None:
+    """Return the scales that keep weights, biases and thresholds in the format, under `ceiling`; None if none does.
 
     They are the largest for the exponents of the synapses, and the exponents those of least rounding error.
     """
-    candidates = candidate_exponents(population, form)
-    limits = [np.minimum(largest_scales(population, form, exponents), ceiling) for exponents in candidates]
-    if form.one_threshold:
+    candidates = candidate_exponents(population, number_format)
+    limits = [np.minimum(largest_scales(population, number_format, exponents), ceiling) for exponents in candidates]
+    if number_format.one_threshold:
         limits = [np.full(len(limit), limit.min()) for limit in limits]
     pairs = zip(limits, candidates, strict=True)
-    scales = [_scale(population, limit, exponents, form) for limit, exponents in pairs]
+    scales = [_scale(population, limit, exponents, number_format) for limit, exponents in pairs]
     fitting = [scale for scale in scales if scale is not None]
     if len(fitting) < 2:
         return fitting[0] if fitting else None
     return min(fitting, key=lambda scale: _rounding_error(population, scale))
 
 
-def no_scale(population: FloatPopulation, form: IntegerFormat, ceiling: FloatArray | float) -> RangeError:
+def no_scale(population: FloatPopulation, number_format: IntegerFormat, ceiling: FloatArray | float) -> RangeError:
     """Return the error that names the channel which leaves a population without a scale."""
-    limits = largest_scales(population, form, candidate_exponents(population, form)[-1])
+    limits = largest_scales(population, number_format, candidate_exponents(population, number_format)[-1])
     most = np.minimum(limits, ceiling) * (population.threshold or 1.0)
     channel = int(most.argmin())
-    wider = ", or use more --weight-bits" if form.weight_bits < WEIGHT_BITS_RANGE[1] else ""
+    wider = ", or use more --weight-bits" if number_format.weight_bits < WEIGHT_BITS_RANGE[1] else ""
     return RangeError(
         f"population `{population.name}`: channel {channel} would need a threshold of {most[channel]:.3g} units, "
         "allowed >= 1",
@@ -79,54 +79,56 @@ def no_scale(population: FloatPopulation, form: IntegerFormat, ceiling: FloatArr
     )
 
 
-def largest_scales(population: FloatPopulation, form: IntegerFormat, exponents: tuple[int, ...]) -> FloatArray:
-    """Return per channel the largest scale at which weights and biases are in `form`, float64 (channels,)."""
-    fitting = fitting_scales(population, form, exponents)
-    return np.minimum(fitting, hard_limits(population, form, fitting))
+def largest_scales(population: FloatPopulation, number_format: IntegerFormat, exponents: tuple[int, ...]) -> FloatArray:
+    """Return per channel the largest scale at which weights and biases are in `number_format`, float64 (channels,)."""
+    fitting = fitting_scales(population, number_format, exponents)
+    return np.minimum(fitting, hard_limits(population, number_format, fitting))
 
 
-def fitting_scales(population: FloatPopulation, form: IntegerFormat, exponents: tuple[int, ...]) -> FloatArray:
+def fitting_scales(population: FloatPopulation, number_format: IntegerFormat, exponents: tuple[int, ...]) -> FloatArray:
     """Return per channel the largest scale at which no weight is clipped, float64 (channels,); may be infinite."""
     with np.errstate(divide="ignore", over="ignore"):
-        limits = [form.weight_max * 2.0**e / s.largest for s, e in zip(population.synapses, exponents, strict=True)]
+        limits = [
+            number_format.weight_max * 2.0**e / s.largest for s, e in zip(population.synapses, exponents, strict=True)
+        ]
     fitting: FloatArray = np.minimum.reduce(limits)
     return fitting
 
 
-def hard_limits(population: FloatPopulation, form: IntegerFormat, fitting: FloatArray) -> FloatArray:
+def hard_limits(population: FloatPopulation, number_format: IntegerFormat, fitting: FloatArray) -> FloatArray:
     """Return per channel the largest scale that bias and comparison allow, float64 (channels,); may be infinite.
 
     Args:
         fitting: the largest scales at which no weight is clipped: a centre is chosen that costs them the least.
     """
     with np.errstate(divide="ignore", over="ignore"):
-        limit: FloatArray = form.bias_max / np.abs(population.bias)
-    if form.comparison_max is None or population.threshold is None:
+        limit: FloatArray = number_format.bias_max / np.abs(population.bias)
+    if number_format.comparison_max is None or population.threshold is None:
         return limit
     smaller = np.minimum(fitting, limit)
-    compared = comparison_limits(population, smaller, form.comparison_max, form.comparison_holds_bias)
+    compared = comparison_limits(population, smaller, number_format.comparison_max, number_format.comparison_holds_bias)
     return np.minimum(limit, compared)
 
 
 def _scale(
-    population: FloatPopulation, limit: FloatArray, exponents: tuple[int, ...], form: IntegerFormat
+    population: FloatPopulation, limit: FloatArray, exponents: tuple[int, ...], number_format: IntegerFormat
 ) -> Scale | None:
     if population.threshold is None:
         shared = float(limit.min())
         return Scale(np.full(len(limit), shared if np.isfinite(shared) else 1.0), None, exponents)
-    threshold = _choose_threshold(limit * population.threshold, form)
+    threshold = _choose_threshold(limit * population.threshold, number_format)
     return None if threshold is None else Scale(threshold / population.threshold, threshold, exponents)
 
 
-def _choose_threshold(most: FloatArray, form: IntegerFormat) -> IntArray | None:
+def _choose_threshold(most: FloatArray, number_format: IntegerFormat) -> IntArray | None:
     """Return thresholds m * 2**e <= most, m <= threshold_mantissa_max, with the e of least rounding error.
 
     The error of a rounded weight counts in thresholds, so it falls with 1 / threshold. None if there are none.
     """
     best: IntArray | None = None
     least = np.inf
-    for exponent in range(form.threshold_exponent_max + 1):
-        mantissa = np.minimum(np.floor(most / 2**exponent), form.threshold_mantissa_max)
+    for exponent in range(number_format.threshold_exponent_max + 1):
+        mantissa = np.minimum(np.floor(most / 2**exponent), number_format.threshold_mantissa_max)
         if mantissa.min() < 1:
             break
         threshold = (mantissa * 2**exponent).astype(np.int64)
@@ -157,7 +159,7 @@ def weight_scale(synapse: FloatSynapse, scale: Scale, exponent: int) -> FloatArr
     return per_channel
 
 
-def candidate_exponents(population: FloatPopulation, form: IntegerFormat) -> tuple[tuple[int, ...], ...]:
+def candidate_exponents(population: FloatPopulation, number_format: IntegerFormat) -> tuple[tuple[int, ...], ...]:
     """Return tuples of one exponent a synapse, from all zero to a little more than the sizes ask for.
 
     The branch of the smallest weights keeps exponent 0.
@@ -165,7 +167,7 @@ def candidate_exponents(population: FloatPopulation, form: IntegerFormat) -> tup
     ratios = size_ratios(population)
     most = max(ratios)
     steps = range(-most, SPREAD + 1) if most > 0 else range(1)
-    tried = (tuple(_clip(ratio + step if ratio > 0 else 0, form) for ratio in ratios) for step in steps)
+    tried = (tuple(_clip(ratio + step if ratio > 0 else 0, number_format) for ratio in ratios) for step in steps)
     return tuple(dict.fromkeys(tried))
 
 
@@ -183,8 +185,8 @@ def _halvings(sizes: FloatArray, least: FloatArray) -> int:
     return int(np.ceil(np.median(np.log2(sizes) - np.log2(least)))) if len(sizes) else 0
 
 
-def _clip(exponent: int, form: IntegerFormat) -> int:
-    return min(max(exponent, 0), form.weight_exponent_max)
+def _clip(exponent: int, number_format: IntegerFormat) -> int:
+    return min(max(exponent, 0), number_format.weight_exponent_max)
 
 
 def comparison_limits(
@@ -213,9 +215,9 @@ def fits_comparison(distance: IntArray, comparison_max: int) -> bool:
 
 
 def _distances(population: FloatPopulation, bias: FloatArray) -> tuple[FloatArray, FloatArray]:
-    """Return per channel the least and the largest distance of the units that it belongs to."""
-    threshold, half_unit = population.threshold or 0.0, 0.5 / population.units
-    return threshold * half_unit - bias, threshold * (1 - half_unit) - bias
+    """Return per channel the least and the largest distance of the replicas that it belongs to."""
+    threshold, half_gap = population.threshold or 0.0, 0.5 / population.replicas
+    return threshold * half_gap - bias, threshold * (1 - half_gap) - bias
 
 
 def _up_to(distance: FloatArray, most: float) -> FloatArray:

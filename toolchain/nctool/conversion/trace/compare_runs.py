@@ -21,7 +21,7 @@ from torch.nn import functional
 from nctool.activation.noisy_quant import activations
 from nctool.activation.thresholds import images_fit
 from nctool.conversion.float_network import FloatNetwork, FloatPopulation, FloatSynapse
-from nctool.conversion.input_coding import normalised_pixels
+from nctool.conversion.input_encoding import normalised_pixels
 from nctool.conversion.trace.forward_graph import require_type
 from nctool.conversion.trace.restoring import evaluation
 from nctool.errors import UnsupportedError

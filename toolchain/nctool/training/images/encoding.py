@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from nctool.conversion.float_network import FloatArray
-from nctool.conversion.input_coding import rate_input
+from nctool.conversion.input_encoding import rate_input
 from nctool.recipe.schema import Recipe
 
 _WHITE = 255.0
@@ -82,7 +82,7 @@ ImageEncoding = Normalisation | SpikeTrainEncoding
 
 def image_encoding(normalisation: Normalisation, recipe: Recipe) -> ImageEncoding:
     """Return the encoding that the recipe's `[input]` asks for, over its window `noise.steps`."""
-    if recipe.input.coding == "graded":
+    if recipe.input.encoding == "graded":
         return normalisation
     return SpikeTrainEncoding(normalisation.mean, normalisation.std, recipe.noise.steps)
 

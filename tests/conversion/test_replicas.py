@@ -1,4 +1,4 @@
-"""K staggered units in T steps count like one unit in K * T steps, and T = 1 is the quantised ANN."""
+"""K staggered replicas in T steps count like one replica in K * T steps, and T = 1 is the quantised ANN."""
 
 from __future__ import annotations
 
@@ -13,28 +13,30 @@ from nctool.activation.noisy_quant import NoisyQuantReLU
 from nctool.conversion import convert
 from nctool.conversion.float_network import map_synapses
 from nctool.conversion.folding import fold_pooling
+from nctool.conversion.replicas import replicas_by_name, stagger
 from nctool.conversion.trace.tracing import trace
-from nctool.conversion.units import stagger, units_by_name
 from nctool.errors import UsageError
 from nctool.ir.network import IntegrateFire, IntNetwork, Population, Readout, Synapse
 from nctool.reference.simulate import simulate
 from nctool.reference.synapses import convolve, dense
-from nctool_deploy.backends.backend import find_realisation
+from nctool_deploy.backends.backend import find_backend
 from tests.support.networks import as_pixels, fire, read_out, signed_input
 from tests.support.networks import dense as dense_synapse
 
-POPULATION = find_realisation("population").form
-AUTAPSE = find_realisation("autapse").form
+POPULATION = find_backend("population").number_format
+AUTAPSE = find_backend("autapse").number_format
 
 
-def staggered(threshold: int, units: int) -> list[int]:
-    return [threshold * (2 * unit + 1) // (2 * units) for unit in range(units)]
+def staggered(threshold: int, replicas: int) -> list[int]:
+    return [threshold * (2 * replica + 1) // (2 * replicas) for replica in range(replicas)]
 
 
-def counts(drive: int, threshold: int, units: int, n_steps: int) -> int:
-    """Return the spikes of units that share a drive and a threshold."""
-    together = np.ones((units, 1))
-    population = fire("a", dense_synapse("input", together), threshold=threshold, initial=staggered(threshold, units))
+def counts(drive: int, threshold: int, replicas: int, n_steps: int) -> int:
+    """Return the spikes of replicas that share a drive and a threshold."""
+    together = np.ones((replicas, 1))
+    population = fire(
+        "a", dense_synapse("input", together), threshold=threshold, initial=staggered(threshold, replicas)
+    )
     populations = (population, read_out(dense_synapse("a", together.T)))
     network = IntNetwork(signed_input(1), populations, n_steps)
     return int(simulate(network, as_pixels([[drive]])).logits[0, -1, 0])
@@ -43,15 +45,15 @@ def counts(drive: int, threshold: int, units: int, n_steps: int) -> int:
 @pytest.mark.parametrize(
     ("drive", "expected"), [(-9, 0), (0, 0), (1, 0), (2, 1), (3, 1), (4, 2), (6, 2), (7, 3), (8, 3), (9, 4), (127, 4)]
 )
-def test_four_units_in_one_step_by_hand(drive, expected):
-    """Threshold 10: the units start at 1, 3, 6 and 8, so they fire at drives of 9, 7, 4 and 2."""
+def test_four_replicas_in_one_step_by_hand(drive, expected):
+    """Threshold 10: the replicas start at 1, 3, 6 and 8, so they fire at drives of 9, 7, 4 and 2."""
     assert staggered(10, 4) == [1, 3, 6, 8]
     assert counts(drive, 10, 4, 1) == expected
 
 
 @given(st.integers(-128, 127), st.integers(1, 300), st.integers(1, 6), st.integers(1, 5))
-def test_units_count_like_steps(drive, threshold, units, n_steps):
-    assert counts(drive, threshold, units, n_steps) == counts(drive, threshold, 1, units * n_steps)
+def test_replicas_count_like_steps(drive, threshold, replicas, n_steps):
+    assert counts(drive, threshold, replicas, n_steps) == counts(drive, threshold, 1, replicas * n_steps)
 
 
 # --- a network of them ----------------------------------------------------
@@ -74,30 +76,30 @@ def model(seed: int = 0) -> nn.Sequential:
 PIXELS = np.random.default_rng(1).integers(0, 256, (24, 2, 8, 8), np.uint8)
 
 
-def converted(units, n_steps=1, form=POPULATION) -> IntNetwork:
+def converted(replicas, n_steps=1, number_format=POPULATION) -> IntNetwork:
     conversion = convert(
         model(),
         input_shape=(2, 8, 8),
         mean=(0.5,),
         std=(0.25,),
-        form=form,
+        number_format=number_format,
         n_steps=n_steps,
         calibration=PIXELS,
-        units=units,
+        replicas=replicas,
     )
     return conversion.network
 
 
-def of_one_unit(population: Population, units: int) -> tuple[Synapse, np.ndarray, np.ndarray]:
+def of_one_replica(population: Population, replicas: int) -> tuple[Synapse, np.ndarray, np.ndarray]:
     """Take the first copy of everything: all copies must hold the same."""
     synapse = population.synapses[0]
     weight, threshold = synapse.weight, getattr(population.neuron, "threshold", population.bias)
     for values in (weight, population.bias, threshold):
-        np.testing.assert_array_equal(values, np.repeat(values[::units], units, axis=0))
-    return synapse, population.bias[::units], threshold[::units]
+        np.testing.assert_array_equal(values, np.repeat(values[::replicas], replicas, axis=0))
+    return synapse, population.bias[::replicas], threshold[::replicas]
 
 
-def quantised_ann(network: IntNetwork, pixels: np.ndarray, units: int) -> np.ndarray:
+def quantised_ann(network: IntNetwork, pixels: np.ndarray, replicas: int) -> np.ndarray:
     """Return the integer logits of the quantised ANN: floor(K z / theta + 1/2) levels, cut to 0..K, layer by layer.
 
     Copied channels are put together again: a level counts for so many spikes of weight w.
@@ -105,8 +107,8 @@ def quantised_ann(network: IntNetwork, pixels: np.ndarray, units: int) -> np.nda
     levels = network.pixel_input.encode(pixels).astype(np.int64)
     copies_in = 1
     for population in network.populations:
-        copies = 1 if isinstance(population.neuron, Readout) else units
-        synapse, bias, threshold = of_one_unit(population, copies)
+        copies = 1 if isinstance(population.neuron, Readout) else replicas
+        synapse, bias, threshold = of_one_replica(population, copies)
         weight = synapse.weight[::copies].astype(np.int64)
         if synapse.conv is None:
             shape = (len(weight), levels.shape[1], copies_in, -1)
@@ -118,21 +120,21 @@ def quantised_ann(network: IntNetwork, pixels: np.ndarray, units: int) -> np.nda
         if isinstance(population.neuron, Readout):
             return total
         theta = threshold.reshape(-1, *[1] * (total.ndim - 2))
-        levels, copies_in = np.clip((2 * units * total + theta) // (2 * theta), 0, units), units
+        levels, copies_in = np.clip((2 * replicas * total + theta) // (2 * theta), 0, replicas), replicas
     raise AssertionError("a network ends in a readout")
 
 
-@pytest.mark.parametrize("units", [1, 2, 3, 4])
-@pytest.mark.parametrize("form", [POPULATION, AUTAPSE], ids=["population", "autapse"])
-def test_one_step_is_the_integer_quantised_ann(units, form):
-    network = converted(units, form=form)
+@pytest.mark.parametrize("replicas", [1, 2, 3, 4])
+@pytest.mark.parametrize("number_format", [POPULATION, AUTAPSE], ids=["population", "autapse"])
+def test_one_step_is_the_integer_quantised_ann(replicas, number_format):
+    network = converted(replicas, number_format=number_format)
     trace = simulate(network, PIXELS)
-    np.testing.assert_array_equal(trace.logits[:, 0], quantised_ann(network, PIXELS, units))
+    np.testing.assert_array_equal(trace.logits[:, 0], quantised_ann(network, PIXELS, replicas))
     assert len(np.unique(trace.logits)) > 10
 
 
 def test_one_step_is_close_to_the_float_quantised_ann():
-    """With as many units as levels: what is left is the rounding of weights and input."""
+    """With as many replicas as levels: what is left is the rounding of weights and input."""
     network = converted(4)
     real = torch.from_numpy((PIXELS / 255 - 0.5) / 0.25).float()
     with torch.no_grad():
@@ -141,8 +143,8 @@ def test_one_step_is_close_to_the_float_quantised_ann():
     assert np.abs(found - wanted).mean() < 0.1 * np.abs(wanted).std()
 
 
-def test_units_differ_by_layer():
-    network = converted({"conv2": 3}, n_steps=2, form=AUTAPSE)
+def test_replicas_differ_by_layer():
+    network = converted({"conv2": 3}, n_steps=2, number_format=AUTAPSE)
     assert [population.shape for population in network.populations] == [(4, 4, 4), (12, 4, 2), (3,)]
     first, second, last = network.populations
     assert isinstance(second.neuron, IntegrateFire)
@@ -161,15 +163,15 @@ def test_copies_behind_a_flattened_image_are_those_of_a_channel():
 
 
 @pytest.mark.parametrize(
-    ("units", "text"),
+    ("replicas", "text"),
     [
-        ({"conv3": 2}, "units: no layer `conv3` that spikes, allowed conv1, conv2"),
-        ({"fc": 2}, "units: no layer `fc` that spikes, allowed conv1, conv2"),
-        ({"conv1": 0}, "units: 0 for `conv1`, allowed 1..64"),
-        (65, "units: 65 for `conv1`, allowed 1..64"),
+        ({"conv3": 2}, "replicas: no layer `conv3` that spikes, allowed conv1, conv2"),
+        ({"fc": 2}, "replicas: no layer `fc` that spikes, allowed conv1, conv2"),
+        ({"conv1": 0}, "replicas: 0 for `conv1`, allowed 1..64"),
+        (65, "replicas: 65 for `conv1`, allowed 1..64"),
     ],
 )
-def test_units_that_are_refused(units, text):
+def test_replicas_that_are_refused(replicas, text):
     with pytest.raises(UsageError) as caught:
-        units_by_name(trace(model(), (2, 8, 8)), units)
+        replicas_by_name(trace(model(), (2, 8, 8)), replicas)
     assert str(caught.value) == text

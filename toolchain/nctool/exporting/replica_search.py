@@ -1,10 +1,10 @@
-"""Spend neurons where they help: choose the units of each layer within a budget.
+"""Spend neurons where they help: choose the replicas of each layer within a budget.
 
-Greedy: from one unit everywhere, the layer whose doubling takes most error away for its share of the budget is doubled,
-until the budget is spent or nothing helps. No layer gets more units than the levels that it was trained with. The error
-is measured: integer logits against those of the noise-free ANN.
+Greedy: from one replica everywhere, the layer whose doubling takes most error away for its share of the budget is
+doubled, until the budget is spent or nothing helps. No layer gets more replicas than the levels of its training. The
+error is measured: integer logits against those of the noise-free ANN.
 
-In: a checkpoint, a design, a budget. Out: units by layer.
+In: a checkpoint, a design, a budget. Out: replicas by layer.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import nn
 
-from nctool.conversion import Units
+from nctool.conversion import Replicas
 from nctool.errors import RangeError, UsageError
 from nctool.exporting.convert import Design, ann_logits, converted
 from nctool.fast.engine import FastEngine
@@ -61,12 +61,12 @@ class Trial:
     """A network that was tried.
 
     Args:
-        units: by layer.
+        replicas: by layer.
         neurons, cores: that it takes.
         error: root mean square difference of its logits from those of the ANN, relative to their deviation.
     """
 
-    units: dict[str, int]
+    replicas: dict[str, int]
     neurons: int
     cores: int
     error: float
@@ -95,7 +95,7 @@ def _require_cores(target: Target, budget: Budget) -> None:
         )
 
 
-def search_units(
+def search_replicas(
     loaded: Checkpoint,
     model: nn.Module,
     design: Design,
@@ -103,10 +103,10 @@ def search_units(
     budget: Budget,
     progress: ProgressCallback = no_progress,
 ) -> Trial:
-    """Return the units for `design` within `budget` on `target`.
+    """Return the replicas for `design` within `budget` on `target`.
 
     Raises:
-        RangeError: one unit for each activation is beyond the budget.
+        RangeError: one replica for each activation is beyond the budget.
         UsageError: the budget is of cores, and nothing is mapped to cores on `target`.
         UsageError, UnsupportedError: as `nctool.conversion.convert`.
     """
@@ -114,13 +114,13 @@ def search_units(
     images = loaded.calibration_images[:IMAGES]
     wanted = ann_logits(loaded, model, images)
 
-    def measure(units: Units) -> Trial:
-        network = converted(loaded, model, replace(design, units=units)).network
+    def measure(replicas: Replicas) -> Trial:
+        network = converted(loaded, model, replace(design, replicas=replicas)).network
         logits = np.concatenate([summary.logits[:, -1] for summary in FastEngine(network).summaries(images)])
-        mapping, _ = map_network(design.realisation.prepare(network), target, design.realisation)
+        mapping, _ = map_network(design.backend.prepare(network), target, design.backend)
         spiking = [population for population in network.populations if isinstance(population.neuron, IntegrateFire)]
         return Trial(
-            units={p.name: units if isinstance(units, int) else units[p.name] for p in spiking},
+            replicas={p.name: replicas if isinstance(replicas, int) else replicas[p.name] for p in spiking},
             neurons=sum(population.n_neurons for population in network.populations),
             cores=len(mapping.cores),
             error=_relative_error(logits * _scale(network), wanted),
@@ -130,24 +130,26 @@ def search_units(
 
 
 def spend(
-    measure: Callable[[Units], Trial], budget: Budget, most: int, progress: ProgressCallback = no_progress
+    measure: Callable[[Replicas], Trial], budget: Budget, most: int, progress: ProgressCallback = no_progress
 ) -> Trial:
-    """Double the units of one layer after the other while the budget lasts and the error falls.
+    """Double the replicas of one layer after the other while the budget lasts and the error falls.
 
     Args:
-        measure: tries units.
-        most: units that a layer may get.
+        measure: tries replicas.
+        most: replicas that a layer may get.
 
     Raises:
-        RangeError: one unit for each activation is beyond the budget.
+        RangeError: one replica for each activation is beyond the budget.
     """
     best = measure(1)
     if excess := best.excess(budget):
         raise RangeError(f"replicas: one for each activation takes {excess}", hint="give a larger budget")
     while True:
         progress(*best.spent(budget), f"choosing replicas, error {best.error:.3f}")
-        doubled = [best.units | {name: 2 * units} for name, units in best.units.items() if 2 * units <= most]
-        trials = (measure(units) for units in doubled)
+        doubled = [
+            best.replicas | {name: 2 * replicas} for name, replicas in best.replicas.items() if 2 * replicas <= most
+        ]
+        trials = (measure(replicas) for replicas in doubled)
         better = [trial for trial in trials if not trial.excess(budget) and trial.error < best.error]
         if not better:
             return best

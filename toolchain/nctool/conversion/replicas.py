@@ -1,6 +1,6 @@
-"""Several staggered units for each activation: K units in T steps count like one unit in K * T steps.
+"""Several staggered replicas for each activation: K replicas in T steps count like one replica in K * T steps.
 
-The K units of an activation have its weights and its threshold; unit k starts at threshold * (k + 1/2) / K, and a
+The K replicas of an activation have its weights and its threshold; replica k starts at threshold * (k + 1/2) / K, and a
 spike is worth threshold / K. By Hermite's identity, sum over k of floor(x + k / K) = floor(K x), they emit together in
 T steps what one unit would emit in K * T: the residual error shrinks as K grows, and T = 1 with K = L is the quantised
 ANN itself (docs/SEMANTICS.md, rules U1 and U2).
@@ -16,42 +16,42 @@ from dataclasses import replace
 from nctool.conversion.float_network import FloatNetwork, FloatPopulation, FloatSynapse
 from nctool.errors import UsageError
 
-Units = int | Mapping[str, int]
-MAX_UNITS = 64
+Replicas = int | Mapping[str, int]
+MAX_REPLICAS = 64
 """As many as a recipe's activation may have levels."""
 
 
-def units_by_name(network: FloatNetwork, units: Units) -> dict[str, int]:
-    """Return the units of each spiking population.
+def replicas_by_name(network: FloatNetwork, replicas: Replicas) -> dict[str, int]:
+    """Return the replicas of each spiking population.
 
     Args:
-        units: for all of them, or by name; 1 for those that are not named.
+        replicas: for all of them, or by name; 1 for those that are not named.
 
     Raises:
         UsageError: a name is no spiking population, or a number is out of range.
     """
     spiking = [population.name for population in network.populations if population.threshold is not None]
-    named = dict.fromkeys(spiking, units) if isinstance(units, int) else dict(units)
+    named = dict.fromkeys(spiking, replicas) if isinstance(replicas, int) else dict(replicas)
     for name, number in named.items():
         if name not in spiking:
-            raise UsageError(f"units: no layer `{name}` that spikes, allowed {', '.join(spiking)}")
-        if not 1 <= number <= MAX_UNITS:
-            raise UsageError(f"units: {number} for `{name}`, allowed 1..{MAX_UNITS}")
+            raise UsageError(f"replicas: no layer `{name}` that spikes, allowed {', '.join(spiking)}")
+        if not 1 <= number <= MAX_REPLICAS:
+            raise UsageError(f"replicas: {number} for `{name}`, allowed 1..{MAX_REPLICAS}")
     return {name: named.get(name, 1) for name in spiking}
 
 
-def stagger(network: FloatNetwork, units: Mapping[str, int]) -> FloatNetwork:
-    """Give every population its units: its channels, and the weights of those that read it, repeat so often."""
-    return replace(network, populations=tuple(_repeated(p, units) for p in network.populations))
+def stagger(network: FloatNetwork, replicas: Mapping[str, int]) -> FloatNetwork:
+    """Give every population its replicas: its channels, and the weights of those that read it, repeat so often."""
+    return replace(network, populations=tuple(_repeated(p, replicas) for p in network.populations))
 
 
-def _repeated(population: FloatPopulation, units: Mapping[str, int]) -> FloatPopulation:
-    copies = units.get(population.name, 1)
+def _repeated(population: FloatPopulation, replicas: Mapping[str, int]) -> FloatPopulation:
+    copies = replicas.get(population.name, 1)
     return replace(
         population,
         shape=(population.shape[0] * copies, *population.shape[1:]),
-        synapses=tuple(_repeat(synapse, units.get(synapse.source, 1), copies) for synapse in population.synapses),
-        units=copies,
+        synapses=tuple(_repeat(synapse, replicas.get(synapse.source, 1), copies) for synapse in population.synapses),
+        replicas=copies,
     )
 
 
