@@ -13,7 +13,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -162,13 +161,6 @@ class Autapse:
             raise FormatError(f"`{node.name}/type` is `{kind}`, allowed {NEURON_IF}, or {NEURON_READOUT} with a scale")
         threshold, initial = (node.array(key, np.int32, 1).astype(np.int64) for key in ("vThMant", "vInit"))
         return IntegrateFire(threshold, initial)
-
-    def lava_network(self, model: Path, network: IntNetwork, n_samples: int, n_steps: int) -> tuple[Any, Any]:
-        """Return nctool's Network; the membrane is the current of its neurons."""
-        from nctool_deploy.lava.runner.network import Network
-
-        process = Network(model, n_samples=n_samples, n_steps=n_steps)
-        return process, process.out_layer.neuron.u
 
 
 def self_exponent(threshold: IntArray) -> int:

@@ -6,7 +6,6 @@ In: nothing. Out: the protocol, one object for each backend, and the one of a na
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any, ClassVar, Literal, Protocol
 
 import numpy as np
@@ -94,13 +93,6 @@ class Backend(Protocol):
             node: the group of the neuron.
             channels: of its population.
             scale: that of a readout; None for a neuron that fires.
-        """
-
-    def lava_network(self, model: Path, network: IntNetwork, n_samples: int, n_steps: int) -> tuple[Any, Any]:
-        """Return the Lava process that runs a file, and the variable of it that holds the readout's potential.
-
-        Raises:
-            UnsupportedError: the backend cannot run a window of `n_steps`.
         """
 
 

@@ -18,7 +18,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -182,14 +181,6 @@ class StockPopulation(StockBackend):
             )
         ]
 
-    def lava_network(self, model: Path, network: IntNetwork, n_samples: int, n_steps: int) -> tuple[Any, Any]:
-        """Return the stock Network; nothing needs to be cleared between samples."""
-        from nctool_deploy.lava.runner.stock import exported_network
-
-        if n_steps != self.steps:
-            raise UnsupportedError(f"backend `{self.name}`: a window of {n_steps} steps, allowed {self.steps}")
-        return exported_network(model, network, reset_interval=None)
-
 
 class StockZeroReset(StockBackend):
     """The backend `zero-reset`: rate coded over the window, a spike clears the potential."""
@@ -211,12 +202,6 @@ class StockZeroReset(StockBackend):
     def explored_replicas(self, wanted: Sequence[int] | None, levels: int) -> Sequence[int]:
         """Return 1, as `default_replicas`."""
         return (1,)
-
-    def lava_network(self, model: Path, network: IntNetwork, n_samples: int, n_steps: int) -> tuple[Any, Any]:
-        """Return the stock Network, whose neurons are cleared at the start of every window (P3)."""
-        from nctool_deploy.lava.runner.stock import exported_network
-
-        return exported_network(model, network, reset_interval=n_steps)
 
 
 # --- the form that the registers hold -------------------------------------

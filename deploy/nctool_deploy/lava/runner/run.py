@@ -7,6 +7,7 @@ In: jobs. Out: traces. Must not import torch itself.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -17,18 +18,41 @@ from lava.proc.io.source import RingBuffer as Source
 from numpy.typing import NDArray
 
 from nctool.children import requests
-from nctool.errors import EngineError, NctoolError, first_line
-from nctool.ir.network import IntArray
+from nctool.errors import EngineError, NctoolError, UnsupportedError, first_line
+from nctool.ir.network import IntArray, IntNetwork
 from nctool.reference.trace import Trace
+from nctool_deploy.backends.autapse import Autapse
 from nctool_deploy.backends.backend import find_backend
+from nctool_deploy.backends.stock import StockPopulation, StockZeroReset
 from nctool_deploy.lava.compatibility import WITHOUT_LAVA
 from nctool_deploy.lava.engine import LavaJob
 from nctool_deploy.lava.runner.branch import to_lava
-from nctool_deploy.lava.runner.network import STATE_SHIFT
+from nctool_deploy.lava.runner.network import STATE_SHIFT, Network
 from nctool_deploy.lava.runner.record import BUFFERED_STEPS, run_and_record, share_without_names, tap
-from nctool_deploy.lava.runner.stock import read_layers, run_foreign
+from nctool_deploy.lava.runner.stock import exported_network, read_layers, run_foreign
 from nctool_deploy.netx import read
 from nctool_deploy.pipeline import Schedule, depths
+
+
+def _autapse(model: Path, _network: IntNetwork, n_samples: int, n_steps: int) -> tuple[Any, Any]:
+    process = Network(model, n_samples=n_samples, n_steps=n_steps)
+    return process, process.out_layer.neuron.u  # the membrane is the current of its neurons (R1)
+
+
+def _population(model: Path, network: IntNetwork, _n_samples: int, _n_steps: int) -> tuple[Any, Any]:
+    return exported_network(model, network, reset_interval=None)  # a neuron without memory is never cleared
+
+
+def _zero_reset(model: Path, network: IntNetwork, _n_samples: int, n_steps: int) -> tuple[Any, Any]:
+    return exported_network(model, network, reset_interval=n_steps)  # cleared at the start of every window (P3)
+
+
+NETWORKS: Mapping[type[Any], Callable[[Path, IntNetwork, int, int], tuple[Any, Any]]] = {
+    Autapse: _autapse,
+    StockPopulation: _population,
+    StockZeroReset: _zero_reset,
+}
+"""Of each backend: what makes the Lava process that runs a file, and the variable that holds the readout's potential."""
 
 
 def run(model: Path, samples: IntArray, n_steps: int) -> tuple[dict[str, NDArray[np.bool_]], NDArray[np.int64]]:
@@ -40,11 +64,16 @@ def run(model: Path, samples: IntArray, n_steps: int) -> tuple[dict[str, NDArray
     Returns:
         spikes per spiking population, bool (samples, steps, *shape), and the readout's potential after each
         step, int64 (samples, steps, classes).
+
+    Raises:
+        UnsupportedError: the backend has one window, and it is another than `n_steps`.
     """
     content = read(model)
     populations, depth = content.network.populations, depths(content.network)
     backend = find_backend(content.metadata.backend)
-    network, potential = backend.lava_network(model, content.network, len(samples), n_steps)
+    if backend.steps not in (None, n_steps):
+        raise UnsupportedError(f"backend `{backend.name}`: a window of {n_steps} steps, allowed {backend.steps}")
+    network, potential = NETWORKS[type(backend)](model, content.network, len(samples), n_steps)
     schedule = Schedule(n_steps, backend.flush_steps, max(depth.values()), len(samples))
     if len(network.inp.shape) == 1:  # a stock dense layer takes an image in (channel, height, width) order
         samples = samples.reshape(*samples.shape[:2], -1)
