@@ -83,10 +83,12 @@ class Dense(nn.Module):
 
 
 def pre_activation(synapse: FloatSynapse, x: torch.Tensor) -> torch.Tensor:
-    """Evaluate a folded synapse in float64."""
-    weight, bias, conv = torch.from_numpy(synapse.weight), torch.from_numpy(synapse.bias), synapse.conv
-    if conv is None:
+    """Evaluate a folded synapse in float64, all its weights."""
+    whole = synapse.repeat.spread(synapse.weight, synapse.source_shape)
+    weight, bias = torch.from_numpy(whole), torch.from_numpy(synapse.bias)
+    if synapse.conv is None:
         return nn.functional.linear(x.flatten(1), weight, bias)
+    conv = synapse.repeat.on_neurons(synapse.conv)
     return nn.functional.conv2d(x, weight, bias, conv.stride, conv.padding, conv.dilation, conv.groups)
 
 

@@ -101,27 +101,26 @@ def test_the_drive_of_every_population_is_within_the_reported_errors(seed, bits)
     signals = {name: rng.integers(0, 2, (2, 1, *size)) for name, size in network.shapes.items()}
     signals[INPUT_NAME] = rng.integers(0, 20, (2, 1, *shape))
     for real, population in zip(reals, network.populations, strict=True):
-        replicas = column(replicas_of(population, real, network.n_steps), population)
-        drive, wanted, most, moved = 0.0, 0.0, 0.0, (0.5000001 / replicas).max()
+        scale = column(scale_of(population, real, network.n_steps), population)
+        drive, wanted, most, moved = 0.0, 0.0, 0.0, (0.5000001 / scale).max()
         for before, after in zip(real.synapses, population.synapses, strict=True):
             signal = signals[after.source]
-            drive = drive + synaptic_input(after, signal, 1)[:, 0] / replicas
-            wanted = wanted + weigh(before.weight, before.conv, signal[:, 0])
-            largest = np.broadcast_to(column(before.largest, before.weight), before.weight.shape)
+            drive = drive + synaptic_input(after, signal, 1)[:, 0] / scale
+            weight = before.repeat.spread(before.weight, before.source_shape)
+            wanted = wanted + weigh(weight, after.conv, signal[:, 0])
+            largest = np.broadcast_to(column(before.largest, weight), weight.shape)
             error = next(errors)
-            most = most + error * weigh(largest, before.conv, np.abs(signal[:, 0]))
+            most = most + error * weigh(largest, after.conv, np.abs(signal[:, 0]))
             moved = moved + error * largest.reshape(len(largest), -1).sum(axis=1).max() * signal_limit(network, after)
         assert (np.abs(drive - wanted) <= most * (1 + 1e-9) + 1e-9).all()
-        np.testing.assert_allclose(
-            population.bias / replicas.ravel(), real.bias, atol=moved
-        )  # it makes good their mean
+        np.testing.assert_allclose(population.bias / scale.ravel(), real.bias, atol=moved)  # makes good their mean
 
 
 def signal_limit(network: IntNetwork, synapse: Synapse) -> int:
     return int(np.abs(network.input.table).max()) if synapse.source == INPUT_NAME else 1
 
 
-def replicas_of(population: Population, real: FloatPopulation, n_steps: int) -> np.ndarray:
+def scale_of(population: Population, real: FloatPopulation, n_steps: int) -> np.ndarray:
     if real.threshold is None:
         return np.full(population.shape, 1 / (population.neuron.scale * n_steps))
     return population.neuron.threshold / real.threshold

@@ -156,8 +156,8 @@ def test_the_output_is_never_worse_than_of_plain_rounding(seed, bits, threshold,
     candidates = Candidates(real, number_format(bits, one_threshold=shared), 3, views(real, seen.rates))
     found = candidates.at(np.full(4, np.inf))
     rounded, _ = fit_population(real, GRADED, number_format(bits, one_threshold=shared), seen)
-    replicas = 1 / (rounded.neuron.scale * 3) if threshold is None else rounded.neuron.threshold / threshold
-    error = drive(rounded, seen) / replicas - drive(real, seen)
+    scale = 1 / (rounded.neuron.scale * 3) if threshold is None else rounded.neuron.threshold / threshold
+    error = drive(rounded, seen) / scale - drive(real, seen)
     assert (error**2).mean() <= candidates.error(found[0]) * (1 + 1e-5)
     assert np.abs(rounded.synapses[0].weight).max() <= 2 ** (bits - 1) - 1
     if threshold is not None:
@@ -174,8 +174,8 @@ def drive(population: FloatPopulation | Population, seen: Calibration) -> np.nda
 def test_the_reported_error_is_that_of_the_drive_between_0_and_the_threshold(threshold):
     real, seen = population(np.random.default_rng(0).normal(size=(5, 6)), 0.2, threshold), calibration()
     rounded, errors = fit_population(real, GRADED, number_format(3), seen)
-    replicas = 1 / (rounded.neuron.scale * 3) if threshold is None else rounded.neuron.threshold / threshold
-    found, wanted = drive(rounded, seen) / replicas, drive(real, seen)
+    scale = 1 / (rounded.neuron.scale * 3) if threshold is None else rounded.neuron.threshold / threshold
+    found, wanted = drive(rounded, seen) / scale, drive(real, seen)
     if threshold is not None:
         assert (wanted > threshold).any() and (wanted < 0).any()
         found, wanted = (np.clip(each, 0, threshold) for each in (found, wanted))
@@ -208,10 +208,10 @@ def test_two_bits_clip_and_beat_the_largest_scale_that_fits():
 def test_the_mean_of_the_error_goes_into_the_bias():
     real, seen = population(np.random.default_rng(3).normal(size=(5, 6)), threshold=30.0), calibration()
     rounded, _ = fit_population(real, GRADED, number_format(3), seen)
-    replicas = rounded.neuron.threshold / real.threshold
+    scale = rounded.neuron.threshold / real.threshold
     rates = seen.rates(INPUT_NAME)[:]
-    off = (rates @ rounded.synapses[0].weight.T + rounded.bias) / replicas - rates @ real.synapses[0].weight.T
-    assert (np.abs(off.mean(axis=0)) <= 0.51 / replicas).all()
+    off = (rates @ rounded.synapses[0].weight.T + rounded.bias) / scale - rates @ real.synapses[0].weight.T
+    assert (np.abs(off.mean(axis=0)) <= 0.51 / scale).all()
 
 
 def test_replicas_are_given_the_same_integers():

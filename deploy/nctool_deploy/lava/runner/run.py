@@ -52,7 +52,7 @@ NETWORKS: Mapping[type[Any], Callable[[Path, IntNetwork, int, int], tuple[Any, A
     StockPopulation: _population,
     StockZeroReset: _zero_reset,
 }
-"""Of each backend: what makes the Lava process that runs a file, and the variable that holds the readout's potential."""
+"""By backend: what makes the Lava process that runs a file, and the variable that holds the readout's potential."""
 
 
 def run(model: Path, samples: IntArray, n_steps: int) -> tuple[dict[str, NDArray[np.bool_]], NDArray[np.int64]]:
