@@ -80,14 +80,14 @@ def peak_bytes(step: Callable[[], None], device: str) -> int:
     return peak
 
 
-def measure(number_format: torch.memory_format, device: str, batch: int, repeat: int) -> dict[str, float]:
+def measure(memory_format: torch.memory_format, device: str, batch: int, repeat: int) -> dict[str, float]:
     """Measure both networks in one memory format."""
-    images = torch.randn(batch, *SHAPE, device=device).contiguous(memory_format=number_format)
+    images = torch.randn(batch, *SHAPE, device=device).contiguous(memory_format=memory_format)
     labels = torch.randint(10, (batch,), device=device)
     model = noisy_network()
     networks = {"noisy": model, "relu": with_relu(model)}
     steps = {
-        name: training_step(network.to(device, memory_format=number_format), images, labels)
+        name: training_step(network.to(device, memory_format=memory_format), images, labels)
         for name, network in networks.items()
     }
     times = side_by_side(steps, repeat)
@@ -109,8 +109,8 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.manual_seed(0)
     rows = {
-        n: measure(number_format, arguments.device, arguments.batch, arguments.repeat)
-        for n, number_format in FORMATS.items()
+        n: measure(memory_format, arguments.device, arguments.batch, arguments.repeat)
+        for n, memory_format in FORMATS.items()
     }
     for name, row in rows.items():
         print(name, "  ".join(f"{key} {value:,.2f}" for key, value in row.items()))
