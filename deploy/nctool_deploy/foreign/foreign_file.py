@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NoReturn
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,7 +18,6 @@ from nctool.errors import RangeError, UnsupportedError, UsageError
 from nctool.ir.arrays import StructuralEquality
 from nctool.ir.inputs import INPUT_LIMIT
 from nctool.ir.network import IntArray, IntegerInput, IntNetwork, Shape
-from nctool_deploy.cost.report import CostMeter
 
 BIAS_LIMIT = 2**15
 """Lava keeps bias mantissas in 16 bits, beyond them they wrap. Source: lava-nc 0.10.0, `lava/proc/lif/models.py`."""
@@ -152,7 +151,7 @@ class ForeignFile(StructuralEquality):
         """Return the file with a network that runs for `n_steps`."""
         return replace(self, network=replace(self.network, n_steps=n_steps))
 
-    def cost_meter(self) -> CostMeter:
+    def cost_meter(self) -> NoReturn:
         """Refuse with an UnsupportedError: it is not known how the neurons of another tool are built."""
         raise UnsupportedError(
             "cost: the file is netx of another tool, allowed one that nctool exported",
