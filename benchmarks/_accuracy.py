@@ -23,7 +23,7 @@ class Exports:
     Attributes:
         weight_bits: widths; None is the width that the run was trained for.
         replicas: neurons for each activation.
-        input: coding of the input; None is the one that the run was trained for.
+        input: encoding of the input; None is the one that the run was trained for.
         dataset: that it is run on; None is the one that it was trained on.
         data_dir: of the data set.
     """

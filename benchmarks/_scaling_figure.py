@@ -21,7 +21,7 @@ LABELS = {
 }
 COLOURS = {"fast": "#0b6e99", "reference": "#b3541e"}
 SLOPE = {"steps": -1, "images": 0, "channels": -2, "convolutions": -1}
-"""Of the dotted lines: multiplications an image are proportional to T and depth, and to the square of the width."""
+"""Slopes of the dotted lines: multiplications an image are proportional to T, depth and the square of the width."""
 
 
 def draw(scaling: dict[str, list[dict[str, float]]], path: Path) -> None:

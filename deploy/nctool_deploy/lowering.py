@@ -1,4 +1,4 @@
-"""Lowering: check an IntNetwork against a target and realise it with the target's parts.
+"""Lowering: check an IntNetwork against a target and choose the registers and cores that run it.
 
 In: an IntNetwork, a target, a backend. Out: a frozen Lowered with its mapping to cores, or one error that lists
 every violation. Must not import torch or Lava.
@@ -30,10 +30,10 @@ from nctool_deploy.targets.target import Target
 
 @dataclass(frozen=True)
 class Lowered:
-    """A network with the register values that realise it.
+    """A network with the register values that run it.
 
     Args:
-        network: what is realised: it gives the same trace as what was lowered, in the form that the registers hold.
+        network: it gives the same trace as the network that was lowered, in the form that the registers hold.
         target: the chip whose limits were checked.
         backend: how the neuron is built out of stock parts.
         registers: one per population, in order.
@@ -53,7 +53,7 @@ class Lowered:
 
 
 def lower(network: IntNetwork, target: Target, backend: str = DEFAULT.name, chips: int | None = 1) -> Lowered:
-    """Realise `network` on `target`.
+    """Choose the registers and cores that run `network` on `target`.
 
     Args:
         chips: how many chips there are; None for as many as it takes.

@@ -18,7 +18,7 @@ from pathlib import Path
 from nctool.errors import UsageError
 
 PREFIX, SUFFIX = ".nctool-", ".part"
-"""Of the name of a folder for a file that is being written."""
+"""How the name of a folder for a file that is being written begins and ends."""
 _KINDS = {stat.S_IFIFO: "a pipe", stat.S_IFSOCK: "a socket", stat.S_IFCHR: "a device", stat.S_IFBLK: "a device"}
 
 

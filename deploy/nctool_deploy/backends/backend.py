@@ -67,13 +67,13 @@ class Backend(Protocol):
         """Bring a network into the form that the registers hold; spikes and logits stay the same."""
 
     def network_violations(self, network: IntNetwork) -> list[RangeError]:
-        """Return what keeps the network as a whole from being realised."""
+        """Return why the registers cannot hold the network as a whole."""
 
     def synapse_violations(self, synapse: Synapse, largest_message: int, where: str) -> Iterator[RangeError]:
-        """Yield what keeps a synapse from being realised; `where` is what a message calls it."""
+        """Yield why the registers cannot hold a synapse; `where` is what a message calls it."""
 
     def violations(self, population: Population) -> list[RangeError]:
-        """Return what keeps a population from having registers."""
+        """Return why a population can have no registers."""
 
     def registers(self, population: Population) -> Registers:
         """Return the registers of a population without violations."""

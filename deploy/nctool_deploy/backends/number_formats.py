@@ -61,7 +61,7 @@ NUMBER_FORMATS = (
 )
 
 FULL_DECAY = 4096
-"""Of 4096 parts: nothing is left after a step. Source: lava-nc 0.10.0, lava/proc/lif/models.py."""
+"""The decay that leaves nothing after a step, of 4096 parts. Source: lava-nc 0.10.0, lava/proc/lif/models.py."""
 
 MAY_FIRE_AGAIN = 1
 """Refractory delay of a neuron that may fire at every step."""

@@ -19,7 +19,7 @@ from nctool_deploy.hdf5 import MAX_BYTES, MAX_SIZE, Node
 MAX_WORD_LENGTH = 256
 LARGEST = 2**31 - 1
 NUMBER_BYTES = 4
-"""Of an integer that is read."""
+"""Bytes of an integer that is read."""
 
 
 class ForeignNode(Node):

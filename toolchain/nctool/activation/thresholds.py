@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from nctool.errors import RangeError, UsageError, first_line, is_out_of_memory
 
 PERCENTILE = 99.9
-"""Of the positive values of an activation: its threshold. What lies above is clipped."""
+"""The threshold is this percentile of the positive values of an activation; what lies above is clipped."""
 
 FIRST_PERCENTILE = 99.0
 """The same before thresholds are trained: what lies above is clipped until they have learned."""

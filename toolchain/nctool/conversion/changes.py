@@ -29,7 +29,7 @@ def change_of_folding(step: str, names: list[str]) -> Change:
 
 
 def change_of_replicas(copies: Mapping[str, int]) -> Change:
-    """Return which populations have several units for each activation."""
+    """Return which populations have several replicas of a neuron for each activation."""
     several = [f"{name} {number}" for name, number in copies.items() if number > 1]
     return Change("copy units", f"units of {', '.join(several)}" if several else "one unit for each activation", True)
 
@@ -66,7 +66,7 @@ def _held_parts(held: Held) -> list[str]:
     return [text.format(number) for number, text in counts if number]
 
 
-def changes_of_rounding(fitted: Fitted, form: IntegerFormat) -> tuple[Change, ...]:
+def changes_of_rounding(fitted: Fitted, number_format: IntegerFormat) -> tuple[Change, ...]:
     """Return one change a synapse, with the bound of the population that it drives."""
     changes = []
     for population in fitted.network.populations:
@@ -75,14 +75,15 @@ def changes_of_rounding(fitted: Fitted, form: IntegerFormat) -> tuple[Change, ..
         errors = fitted.errors[population.name]
         for synapse, error in zip(population.synapses, errors.weights, strict=True):
             branch = f" from `{synapse.source}`" if len(population.synapses) > 1 else ""
-            detail = f"{_weights(synapse, form)}; bound {kind}"
+            detail = f"{_weights(synapse, number_format)}; bound {kind}"
             changes.append(Change(f"round `{population.name}`{branch}", detail, False, error, errors.output))
     return tuple(changes)
 
 
-def _weights(synapse: Synapse, form: IntegerFormat) -> str:
+def _weights(synapse: Synapse, number_format: IntegerFormat) -> str:
     times = f" times {2**synapse.exponent}" if synapse.exponent else ""
-    return f"weights {int(synapse.weight.min())}..{int(synapse.weight.max())}{times} of {form.weight_bits} bits"
+    low, high = int(synapse.weight.min()), int(synapse.weight.max())
+    return f"weights {low}..{high}{times} of {number_format.weight_bits} bits"
 
 
 def notes_of_silence(real: FloatNetwork, held: Mapping[str, Held]) -> tuple[str, ...]:
@@ -91,13 +92,13 @@ def notes_of_silence(real: FloatNetwork, held: Mapping[str, Held]) -> tuple[str,
     return tuple(f"no neuron of `{name}` can fire, whatever the image: train the network again" for name in names)
 
 
-def notes_of_lost_weights(real: FloatNetwork, rounded: IntNetwork, form: IntegerFormat) -> tuple[str, ...]:
+def notes_of_lost_weights(real: FloatNetwork, rounded: IntNetwork, number_format: IntegerFormat) -> tuple[str, ...]:
     """Return a note for each branch of which no weight is left."""
     pairs = zip(real.populations, rounded.populations, strict=True)
     in_pairs = [(q, *synapses) for p, q in pairs for synapses in zip(p.synapses, q.synapses, strict=True)]
     return tuple(
         f"all weights of `{population.name}` from `{synapse.source}` round to 0: "
-        + finer_weights([population], form, rounded.n_steps, otherwise="train the network again")
+        + finer_weights([population], number_format, rounded.n_steps, otherwise="train the network again")
         for population, real_synapse, synapse in in_pairs
         if real_synapse.weight.any() and not synapse.weight.any()
     )

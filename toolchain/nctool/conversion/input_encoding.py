@@ -23,7 +23,7 @@ INPUT_MAX = 127
 """Graded inputs stay within -127..127; -128 stays free so that the range is symmetric."""
 
 RATE_THRESHOLD = 2**12
-"""Of the encoders: over the longest window of a recipe, 64 steps, a rate is exact to 1/128 of a spike."""
+"""The threshold of the encoders: over the longest window of a recipe, 64 steps, a rate is exact to 1/128 of a spike."""
 
 
 @dataclass(frozen=True, eq=False)

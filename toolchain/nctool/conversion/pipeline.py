@@ -1,6 +1,6 @@
 """convert: a torch module becomes an IntNetwork, by a flat list of steps that each say what they changed.
 
-    trace -> fold batch norm -> fold pooling -> copy replicas -> code the input -> hold what never changes
+    trace -> fold batch norm -> fold pooling -> copy replicas -> encode the input -> hold what never changes
     -> absorb spike values -> round and bound
 
 In: a trained torch module, its input normalisation, calibration samples. Out: a Conversion.
@@ -91,7 +91,7 @@ def convert(
 
     Raises:
         UsageError: n_steps out of range, no calibration sample, replicas for a layer that does not spike, or an unknown
-            coding of the input.
+            encoding of the input.
         UnsupportedError: a module has no integrate-and-fire form, the model computes something else than its modules
             say, or replicas of neurons that a spike sets to zero.
         RangeError: numbers do not fit.

@@ -2,8 +2,8 @@
 
 The K replicas of an activation have its weights and its threshold; replica k starts at threshold * (k + 1/2) / K, and a
 spike is worth threshold / K. By Hermite's identity, sum over k of floor(x + k / K) = floor(K x), they emit together in
-T steps what one unit would emit in K * T: the residual error shrinks as K grows, and T = 1 with K = L is the quantised
-ANN itself (docs/SEMANTICS.md, rules U1 and U2).
+T steps what one replica would emit in K * T: the residual error shrinks as K grows, and T = 1 with K = L is the
+quantised ANN itself (docs/SEMANTICS.md, rules U1 and U2).
 
 In: a FloatNetwork whose poolings are folded. Out: a FloatNetwork whose channels repeat.
 """

@@ -25,7 +25,7 @@ from nctool_deploy.lowering import Lowered, lower
 from nctool_deploy.targets.target import Target
 
 WEIGHT_BITS = 8
-"""Of a network that was trained for no width."""
+"""The width of the weights where the training did not choose one."""
 
 
 @dataclass(frozen=True)
@@ -66,11 +66,11 @@ def design(
     encoding: EncodingName | None,
     per_layer: bool = False,
 ) -> Design:
-    """Fill in what was not asked for: the recipe's window and coding, replicas and weight bits of its chip.
+    """Return the design that is asked for; what is None follows from the recipe.
 
-    Of a network that was fine-tuned, window and weight bits are those of `[finetune]`; the window is the longest.
-    Without a chip in the recipe, or with another backend, it is one replica, or as many as levels in one step;
-    without either table, 8 bits.
+    The window is that of the backend where it has only one; else the longest of `[finetune]`; else `noise.steps`. The
+    replicas are those of `[chip]` where it has the same backend; else the backend's own default. The weight bits are
+    those of `[finetune]`; else of `[chip]`; else 8. The encoding is that of `[input]`.
 
     Raises:
         RangeError: the backend has another window.
@@ -145,7 +145,7 @@ def exported(
 
 
 def ann_logits(loaded: Checkpoint, model: nn.Module, images: NDArray[np.uint8]) -> NDArray[np.float64]:
-    """Return what the noise-free ANN says of uint8 images (N, C, H, W): float64 (N, classes)."""
+    """Return the logits of the noise-free ANN on uint8 images (N, C, H, W): float64 (N, classes)."""
     encoding = image_encoding(Normalisation(loaded.mean, loaded.std), loaded.recipe)
     with torch.no_grad():
         logits = model.eval()(encoding(torch.from_numpy(images)))
@@ -159,7 +159,7 @@ def default_backend(loaded: Checkpoint) -> str:
 
 
 def notes_of(loaded: Checkpoint, backend: Backend) -> tuple[str, ...]:
-    """Return what of a backend is likely to cost accuracy: a reset that the network was not trained for."""
+    """Return a note where the reset of a backend is not the one that the network was trained for."""
     trained, exported = loaded.recipe.activation.reset, backend.number_format.reset
     if exported == trained:
         return ()

@@ -1,8 +1,8 @@
 """Kernels of the fast engine: a synapse as the cheapest torch operations that compute the same integers.
 
-A chip wants the weights that conversion repeats: by folded average pooling in blocks of neurons, by several neurons for
-an activation in channels. Here the signals that share a weight are added up first, the distinct weights weigh the sums,
-and equal channels of the result are written out last.
+A chip wants the weights that conversion repeats: by folded average pooling in blocks of neurons, by replicas in
+channels. Here the signals that share a weight are added up first, the distinct weights weigh the sums, and equal
+channels of the result are written out last.
 
 In: a synapse. Out: a callable on tensors. Must not import the reference engine.
 """

@@ -26,13 +26,13 @@ COLOURS = {
     "population": ("#d94801",),
     "zero-reset": ("#6a51a3",),
 }
-"""Of a backend, from many replicas to few; the last colour serves all that follow."""
+"""The colours of a backend, from many replicas to few; the last one serves all that follow."""
 
 STYLES = ("-", "--", ":", "-.")
-"""Of weight bits, from many to few; the points of the first are filled."""
+"""The line styles, from many weight bits to few; the points of the first are filled."""
 
 MOST_TICKS = 6
-"""Of an axis that names every value that occurs."""
+"""An axis with at most so many values names each of them."""
 
 
 def prepare(path: Path) -> Callable[[str, Rows], None]:

@@ -202,7 +202,7 @@ Input = InputEncoding | RateEncoding | IntegerInput
 
 
 def find_encoding(name: str) -> EncodingName:
-    """Return the coding called `name`; a UsageError lists those that exist."""
+    """Return the encoding called `name`; a UsageError lists those that exist."""
     for encoding in ENCODINGS:
         if encoding == name:
             return encoding

@@ -26,7 +26,7 @@ MANTISSA_LIMIT = 2**17 - 1
 """Largest threshold mantissa of a chip. Source: lava-nc 0.10.0, `lava/proc/lif/models.py` (`vth`, precision 17)."""
 
 LARGEST_EXPONENT = 16
-"""Of a synapse: its sums are multiplied by 2**16 at most."""
+"""The sums of a synapse are multiplied by 2**16 at most."""
 
 LARGEST_DELAY = 62
 """In time steps. Source: lava-dl 0.6.0, `lava/lib/dl/netx/hdf5.py`, which clamps delays to it."""

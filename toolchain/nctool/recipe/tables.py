@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from nctool.ir.number_format import WEIGHT_BITS_RANGE
 
 MOST_EPOCHS = 10000
-"""Of training, and of fine-tuning."""
+"""The most epochs that training may have, and that fine-tuning may have."""
 
 
 def whole(low: int, high: int, default: Any = ...) -> Any:

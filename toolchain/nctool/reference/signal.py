@@ -16,7 +16,7 @@ def input_signal(network: IntNetwork, samples: Samples, n_steps: int) -> IntArra
     """Turn samples into what drives the network, and the steps before step 1 (rules I1, I2, I4 and C4).
 
     Returns:
-        integers (samples, lead + n_steps, *input shape), or (samples, 1, *input shape) for the same at every step.
+        integers (samples, latency + n_steps, *input shape), or (samples, 1, *input shape) for the same at every step.
 
     Raises:
         RangeError: as `own_signal`.

@@ -19,7 +19,7 @@ from nctool.recipe.tables import MOST_EPOCHS
 
 METRICS_NAME = "metrics.jsonl"
 MOST_EPOCHS_OF_A_RUN = 2 * MOST_EPOCHS
-"""Of both stages together."""
+"""The most epochs of both stages together."""
 Window = Annotated[str, Field(pattern=r"^[0-9]{1,9}$")]
 """Time steps, as JSON has them for a key."""
 

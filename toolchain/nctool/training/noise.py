@@ -29,7 +29,7 @@ MAX_CHIP_IMAGES = 1000
 
 _MIN_IMAGES = 256
 _SHARE = 0.03
-"""Of the forward passes that an epoch is worth, for one estimate; measured, up to 4 % of its time."""
+"""One estimate takes this share of the forward passes that an epoch is worth; measured, up to 4 % of its time."""
 _PASSES_OF_TRAINING = 3
 """A backward pass costs two forward passes."""
 

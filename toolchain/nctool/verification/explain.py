@@ -175,7 +175,7 @@ def explain(
 
 
 def _signals(network: IntNetwork, sample: Samples, trace: Trace) -> Signals:
-    """Return what each source sends by a trace of one sample, int64 (lead + steps, *source shape).
+    """Return what each source sends by a trace of one sample, int64 (latency + steps, *source shape).
 
     What was sent before step 1 (rule C4) stands in no trace: it is what the rules say.
     """

@@ -1,4 +1,4 @@
-"""A netx Network of stock Lava processes that realises an exported file.
+"""A netx Network of stock Lava processes that runs an exported file.
 
 Each population becomes one block: its synapses, always-on bias sources, a LIF with the registers of the autapse
 backend, and its resets (docs/SEMANTICS.md, rules R1 to R7).

@@ -21,7 +21,7 @@ from nctool.errors import FormatError
 from nctool.files import cannot_read, plain_file, write_atomically
 
 VERSION = 1
-"""Of both formats that nctool writes in safetensors."""
+"""The version of both formats that nctool writes in safetensors."""
 _LENGTH = struct.Struct("<Q")
 """The file starts with the byte length of its JSON header (safetensors format)."""
 _ALIGNMENT = 8
