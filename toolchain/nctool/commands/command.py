@@ -1,7 +1,7 @@
-"""A command: a public function whose arguments become options, and what is shown of what it returns.
+"""A command: a public function whose arguments become options, and how its report is shown.
 
-In: a function whose annotations hold `Option`s. Out: what typer makes a command of: it reads what was typed, shows how
-far the function is, and prints its report, as one JSON object or for people.
+In: a function whose annotations hold `Option`s. Out: a function that typer makes a command of: it reads what was typed,
+shows progress, and prints the report, as one JSON object or for people.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 
 class HasJson(Protocol):
-    """What a command reports."""
+    """A report that a command can print as JSON."""
 
     def to_json(self) -> dict[str, Any]:
         """Return it as JSON types."""
@@ -40,13 +40,13 @@ def _success(_report: Any) -> int:
 
 @dataclass(frozen=True)
 class Command:
-    """What the command line makes of a function.
+    """A function of `nctool` as a command.
 
     Args:
         function: its signature holds the options, the first line of its docstring is the help.
         show: prints its report for people.
         title: of the progress bar; may name arguments, "engine {engine}".
-        exit_code: what the process ends with, by the report.
+        exit_code: gives the exit code of the process for a report.
     """
 
     function: Callable[..., HasJson]
@@ -56,7 +56,7 @@ class Command:
 
     @property
     def name(self) -> str:
-        """Return what is typed."""
+        """Return the name of the command, as it is typed."""
         return self.function.__name__.replace("_", "-")
 
     def run(self, *, as_json: bool, **typed: Any) -> None:
@@ -132,7 +132,7 @@ def _typed_kind(parameter: Parameter, option: Option) -> Any:
 
 
 def _typed_default(parameter: Parameter) -> Any:
-    """Return a default as it would be typed, of several values a text with commas; `...` where there is none."""
+    """Return a default as it would be typed, several values with commas; `...` where there is none."""
     if parameter.default is inspect.Parameter.empty:
         return ...
     if isinstance(parameter.default, tuple):
@@ -141,7 +141,7 @@ def _typed_default(parameter: Parameter) -> Any:
 
 
 def _arguments(function: Callable[..., Any], typed: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the arguments that were typed; what is as by default is left to the function."""
+    """Return the arguments that were typed; those equal to their default are left out."""
     arguments: dict[str, Any] = {}
     for parameter in parameters_of(function):
         values = {name: value for part in parts_of(parameter) for name, value in _values(*part, typed)}
@@ -174,8 +174,8 @@ def _shown_progress(
 ) -> Iterator[dict[str, Callable[..., None]]]:
     """Yield the callbacks that a function takes: they move a bar, or write a line for each epoch.
 
-    A bar is on a terminal, and not where stdout is data; then, and without a terminal, there are lines of a training.
-    Of the ranks of torchrun only the first shows anything.
+    On a terminal there is a bar, unless stdout is JSON. In the other cases a training writes a line for each epoch.
+    Under torchrun only the first rank shows anything.
     """
     takes = {parameter.name for parameter in parameters_of(function)}
     if not is_first_rank() or "progress" not in takes:
@@ -190,7 +190,7 @@ def _shown_progress(
 
 
 class EpochLines:
-    """Writes a line for each epoch; the time left is that of the epochs to come if they last as those seen."""
+    """Writes a line for each epoch; the time left is an estimate from the mean time of an epoch so far."""
 
     def __init__(self) -> None:
         self._seconds: list[float] = []

@@ -55,11 +55,11 @@ LEGEND = (
 
 @dataclass(frozen=True)
 class ExploreReport(Report):
-    """What a checkpoint can be exported as.
+    """Every setting that was tried, with what it gives and costs.
 
     Args:
         checkpoint: as given.
-        target: whose limits were checked.
+        target: the chip whose limits were checked.
         dataset: data set and split that the rows were measured on.
         samples: number of samples.
         rows: in the order of the settings.
@@ -108,11 +108,11 @@ def explore(
         checkpoint: folder of a training run, or its checkpoint.safetensors.
         backends: names, a list or a text with commas; `population` is tried with its one step and the levels of the
             network only.
-        steps: windows of the others; by default 1, 2, 4, 8, of `zero-reset` 4, 8.
-        replicas: neurons for each activation, of `autapse`; by default 1, 2, 4.
+        steps: windows of the other backends; by default 1, 2, 4, 8, for `zero-reset` 4, 8.
+        replicas: neurons for each activation with `autapse`; by default 1, 2, 4.
         weight_bits: 2..8 each.
         input, target, chips: as for `export`.
-        dataset, split, samples, data_dir: as for `run_sim`; the folder by default where the training found its data.
+        dataset, split, samples, data_dir: as for `run_sim`; `data_dir` is by default where the training found its data.
         device: `cpu` or `cuda`, for the fast engine.
         plot: .png, .svg or .pdf file of the trade-offs; needs matplotlib.
         model: the network of the checkpoint, where it is your own; it gets the trained weights.

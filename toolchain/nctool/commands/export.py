@@ -55,12 +55,12 @@ class ExportReport(Report):
         per_layer: True when a layer has one threshold, not one for each channel.
         layers: number of populations, the readout included.
         neurons, synapses: totals; a shared kernel counts each of its uses.
-        cores, chips: that the mapping uses; 0 where the target does not limit a core.
-        utilisation: of every core.
-        head_room_bits: of the population with the least: how often its bound could double.
-        tightest_layer: that population.
+        cores, chips: how many the mapping uses; 0 where the target does not limit a core.
+        utilisation: how full each core is.
+        head_room_bits: how often the bound of the tightest layer could double.
+        tightest_layer: the population with the least head-room.
         bounds: `proved` or `calibrated` per population.
-        data_dir: the folder of data sets that the network's is in, where one was named in training.
+        data_dir: the folder of data sets that the training was given; None where it was given none.
         fidelity: how far spikes and answers are those of the float network, on calibration images.
         notes: what is likely to cost accuracy, and what to do about it.
         changes: what the conversion did, step by step, and what the comparison with the float network found.
@@ -131,20 +131,24 @@ def export(
         checkpoint: folder of a training run, or its checkpoint.safetensors.
         output: the file to write; replaced only when everything went well.
         target: `loihi` (Loihi 2), `loihi1`, `lava` (simulator only), or the path of a target file (docs/TARGETS.md).
-        steps: window in time steps; by default 1 for `population`, else the recipe's.
+        steps: window in time steps; by default 1 for `population`, else the longest of the recipe's `[finetune]`, else
+            the recipe's `noise.steps`.
         backend: how neurons are built: `autapse` (reset by subtraction), or in stock netx `population` (the quantised
-            ANN in one step) or `zero-reset`; by default that of the recipe's `[chip]`, or else of the reset that it
-            trained for, `autapse` or `zero-reset`.
+            ANN in one step) or `zero-reset`; by default that of the recipe's `[chip]`, else `autapse` or `zero-reset`,
+            whichever has the reset of the training.
         replicas: copies of a neuron that share an activation, for all layers or by name; by default those of the
-            recipe's `[chip]` for its backend, or else the levels that the activation was trained with for
-            `population`, else 1. `auto` measures which layers need them most, within a budget.
-        weight_bits: 2..8; by default those of the recipe's `[chip]`, or else 8.
+            recipe's `[chip]` where it has this backend, else for `population` the levels of the trained activation,
+            else 1. `auto` measures which layers need them most, within a budget.
+        weight_bits: 2..8; by default those of the recipe's `[finetune]`, else of its `[chip]`, else 8.
         per_layer: one threshold, and so one scale of the weights, for each layer instead of one for each channel.
-        input: `graded` (signed 8-bit integers) or `rate` (spike trains of one bit); the recipe's coding by default.
+        input: `graded` (signed 8-bit integers) or `rate` (spike trains of one bit); by default that of the recipe.
         chips: how many chips the network may take.
-        max_neurons, max_cores: budget of replicas `auto`.
+        max_neurons, max_cores: what `replicas="auto"` may use; at least one of them is needed.
         model: the network of the checkpoint, where it is your own; it gets the trained weights.
         progress: called with what `auto` has spent of its budget, then with the populations done and to do.
+
+    Returns:
+        sizes, bounds, fidelity and changes of the network in the file.
 
     Raises:
         UsageError: a path or an option is wrong.

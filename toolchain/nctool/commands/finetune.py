@@ -66,8 +66,8 @@ def finetune(
 ) -> TrainReport:
     """Train a checkpoint on as the spiking network itself, with rounded weights.
 
-    The recipe is the checkpoint's; what its `[finetune]` does not say has the defaults of `FinetuneSettings`. The same
-    images are held out as in training.
+    The recipe is that of the checkpoint; keys that its `[finetune]` lacks have their defaults (docs/RECIPES.md). The
+    same images are held out as in training.
 
     Args:
         checkpoint: folder of a training run, or its checkpoint.safetensors; it is left as it is.
@@ -77,7 +77,7 @@ def finetune(
         data_dir: where data sets lie; by default where that of the training was.
         resume: go on where an interrupted run in `output` stopped.
         overwrite: replace the run in `output`, finished or not, as soon as an epoch is done.
-        model: your own network, where that is what was trained; it is trained in place.
+        model: the network of the checkpoint, where it is your own; it is trained in place.
         tensorboard: write the numbers of every epoch to the folder `tensorboard` of the run.
         progress: called with the batches done and to do.
         on_epoch: called with the numbers of every epoch.

@@ -32,11 +32,11 @@ class BranchReport:
     """One synapse of a population.
 
     Args:
-        source: what it reads: `input` or a population.
+        source: what it reads, `input` or the name of a population.
         kind: `dense` or `conv`.
         synapses: its connections; a shared kernel counts each of its uses.
         weight_range: smallest and largest weight.
-        exponent: what it gives is multiplied by 2**exponent.
+        exponent: its sums are multiplied by 2**exponent.
         delay: time steps that it waits in a pipeline (rule R7); None for a file of another tool.
     """
 

@@ -1,6 +1,6 @@
-"""recipes, targets: what there is to name.
+"""recipes, targets: list what is built in.
 
-In: nothing, or a recipe to write out. Out: lists of what is built in.
+In: nothing, or a name. Out: lists of recipes and targets, or one recipe in full.
 """
 
 from __future__ import annotations

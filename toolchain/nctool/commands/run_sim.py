@@ -48,22 +48,22 @@ SHOWN_ANSWERS = 20
 
 @dataclass(frozen=True)
 class RunReport(Report):
-    """What a run showed.
+    """Accuracy, speed and spikes of a run.
 
     Args:
-        engine: which engine ran.
+        engine: name of the engine that ran.
         dataset: data set and split, `digits/test`, or the file of the samples.
         samples: number of samples.
         steps: time steps of one sample.
         accuracy: fraction of correct answers after 1, 2, 4, ... steps and after the whole window; empty without
             labels.
-        answers: without labels, the class of each sample after the whole window; of equals the first. Empty for a netx
-            file of another tool, whose output need not be classes.
+        answers: without labels, the class of each sample after the whole window; the first of equal logits. Empty for
+            a netx file of another tool, whose output need not be classes.
         answer_names: the names of these classes, where the file knows them.
         images_per_second: samples by wall time, start of the engine included.
         steps_per_second: time steps of all samples by the same time.
         spikes_per_layer: mean number of spikes of a population in one window.
-        overflows: accumulated inputs that left the accumulator, which must be 0, or, of a foreign network, how often a
+        overflows: accumulated inputs that left the accumulator, which must be 0; for a foreign network, how often a
             24-bit state wrapped or saturated. None where the engine cannot tell.
         notes: where Lava runs something else than a foreign file says.
         cost: what a sample costs on the chip, where it was asked for.
@@ -113,7 +113,7 @@ def run_sim(
         engine: `fast`, `reference` or `lava`.
         dataset: name, .npz path or folder of images; the one that the network was trained on by default.
         split: `test` or `train`.
-        samples: the first so many; all by default.
+        samples: how many, from the first on; all by default.
         data_dir: where data sets lie.
         input: samples instead of a data set, a .npy file or an array: uint8 pixels (samples, channels, height, width),
             the channels also last, or left out where there is one; or for a foreign file integers

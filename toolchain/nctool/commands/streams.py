@@ -26,8 +26,8 @@ class OutputError(NctoolError):
 def lossy_stderr() -> Iterator[None]:
     """Drop what cannot be written to stderr while the block runs: talk changes nothing of what a command does.
 
-    The null device takes the place of standard streams that are closed: the next file that is opened would get their
-    number, and what a library prints.
+    The null device takes the place of standard streams that are closed. Without it, the next file that is opened would
+    get their number, and then the text that libraries print.
     """
     for number in range(3):
         try:
@@ -49,8 +49,8 @@ def held_stdout() -> Iterator[None]:
     A reader who has gone is no error: the exit code says what the command found. What cannot be encoded is escaped.
 
     Raises:
-        OutputError: stdout is closed, which is said before the block runs, or it cannot be written. An error of the
-            block goes before.
+        OutputError: stdout is closed, which is raised before the block runs, or it cannot be written. If the block
+            raises an error too, that one is raised.
     """
     stdout = sys.stdout
     if stdout is None:

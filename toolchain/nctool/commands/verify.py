@@ -39,17 +39,17 @@ EXIT_DIFFERENT = 1
 
 @dataclass(frozen=True)
 class VerifyReport(Report):
-    """Whether a file does what was designed.
+    """What `verify` compared, and whether it is equal.
 
     Args:
         equal: no divergence, and no overflow of an accumulator.
-        engines: those compared, the first against each other one.
+        engines: names; each is compared with the first.
         samples: number of samples that every engine ran; 0 when the file is not what was exported.
         compared_spikes: spike values compared, one per neuron, step, sample and pair, the known answers included.
         compared_logits: integer logits compared, likewise.
-        known_answers: samples whose answers stand in the file.
-        overflows: accumulated inputs that left the accumulator, in the engine that counted most; must be 0. Of a
-            foreign network, wraps and saturations of 24-bit states, which are allowed (rule O2).
+        known_answers: number of samples whose answers are in the file.
+        overflows: accumulated inputs that left the accumulator, in the engine that counted most; must be 0. In a
+            foreign network they are wraps and saturations of 24-bit states, which are allowed (rule O2).
         first_divergence: None when equal.
         statistics: how many values differ, for the known answers and for each pair of engines.
         checks: everything that was checked, one by one.
@@ -98,21 +98,20 @@ def verify(
 
     A file is also checked against its digests and known answers.
 
-    A file that is not what was exported is not run on the engines: `layers` then holds its known answers and what the
-    reference engine makes of the same inputs.
+    If a file is not what was exported, the engines do not run it: `layers` then holds its known answers and the
+    trace of the reference engine on the same inputs.
 
     Args:
         model: a file that `export` wrote, or a netx file of another tool.
-        engines: at least one, a text with commas between them or a list; the first is the standard that the others are
-            compared with.
-        samples: number of samples; the known inputs of the file by default. More than those come from the test
-            split of the data set.
+        engines: at least one, a list or a text with commas; the others are compared with the first.
+        samples: number of samples; the known inputs of the file by default. Where that is more than the file has, they
+            come from the test split of the data set.
         dataset: name, .npz path or folder of images; the one that the network was trained on by default.
         data_dir: where data sets lie.
         input: samples instead of a data set, a .npy file or an array, as for `run_sim`; a foreign file needs it.
         options: how a foreign file is read and reset.
-        all_differences: compare all samples even after a difference, so that the statistics cover them. By default the
-            chunk of at most 500 samples that holds the first difference is the last one.
+        all_differences: compare all samples even after a difference, so that the statistics cover them. By default
+            the comparison ends with the chunk of at most 500 samples that holds the first difference.
         layers: .npz file for the traces of every engine; see docs/TRACES.md.
         junit: JUnit XML file for the outcome of every check; see docs/CI.md. Written when engines differ too.
         timeout_s: seconds that one run of the Lava subprocess may take.
@@ -276,7 +275,7 @@ def _cells(side: Side, number: int, quantity: str) -> list[str]:
 
 
 def _by_rules(near: Neighbourhood) -> str:
-    """Say what the rules make of the inputs, and who agrees."""
+    """Say what the neuron should have sent by the rules, and which side agrees."""
     if near.rules is None:
         return f"what the rules make of a neuron `{near.kind}` is not known here"
     value = near.rules.values[-1]

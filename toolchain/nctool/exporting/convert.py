@@ -1,6 +1,6 @@
-"""What an export is asked for, and the conversion of a checkpoint to it.
+"""Design an integer network for a checkpoint, convert to it, and place it on a target.
 
-In: a checkpoint and a design. Out: a Conversion, or a whole Exported network.
+In: a checkpoint and options. Out: a Design; a Conversion; an Exported network with its registers and cores.
 """
 
 from __future__ import annotations
@@ -115,8 +115,8 @@ class Exported:
     """A network that fits a target, and how it came to be.
 
     Args:
-        conversion: with changes and notes of the comparison too.
-        lowered: what is written.
+        conversion: its changes and notes include those of the comparison.
+        lowered: the network to be written.
         fidelity: how far spikes and answers are those of the float network.
     """
 

@@ -1,6 +1,6 @@
-"""Settings to export a checkpoint with, tried one after the other: what each gives, and what it costs.
+"""Try settings to export a checkpoint with, one after the other: what each gives, and what it costs.
 
-In: what the user asked for, and a checkpoint. Out: a row for each setting, or an error before any work is done.
+In: a checkpoint, and the choices of a user. Out: a row for each setting, or an error before any work is done.
 """
 
 from __future__ import annotations
@@ -60,12 +60,12 @@ def settings(
     weight_bits: Sequence[int],
     levels: int,
 ) -> list[Setting]:
-    """Return every combination that a backend has, in the order asked for.
+    """Return every combination that a backend allows, in the order of the arguments.
 
     Args:
         backends: names; a backend of one fixed window has that window, and `levels` replicas.
-        steps: windows of the others.
-        replicas: of a backend whose neurons can start at different potentials; of any other it is 1.
+        steps: windows of the other backends.
+        replicas: for backends whose neurons can start at different potentials; the others have 1.
         weight_bits: 2..8 each.
         levels: of the activation that the network was trained with.
 
@@ -123,13 +123,13 @@ class Measured:
 
     @property
     def objectives(self) -> tuple[float, ...]:
-        """Return what a user wants little of: errors, latency in steps, neurons, synaptic operations."""
+        """Return the numbers that a user wants to be small: errors, steps, neurons, synaptic operations."""
         return (1 - self.accuracy, self.cost.latency_steps, self.neurons, self.cost.total.synaptic_operations)
 
 
 @dataclass(frozen=True)
 class ExploreRow:
-    """One setting and what came of it.
+    """One setting, and what it gives or why it is refused.
 
     Args:
         setting: the options of `nctool export` that give this network.
@@ -168,7 +168,7 @@ class Trial:
     progress: ProgressCallback
 
     def rows(self, tried: Sequence[Setting]) -> tuple[ExploreRow, ...]:
-        """Export and run every setting; those that no other beats are marked."""
+        """Export and run every setting, and mark those that no other beats."""
         rows = []
         for number, setting in enumerate(tried):
             rows.append(self._row(setting, partial(self._report, setting, number, len(tried))))
@@ -176,7 +176,7 @@ class Trial:
         return tuple(row if row.measured is None else replace(row, pareto=next(marks)) for row in rows)
 
     def _row(self, setting: Setting, report: Callable[[int], None]) -> ExploreRow:
-        """Export and run one setting; what does not fit is a row with the reason."""
+        """Export and run one setting; where it does not fit, the row holds the reason."""
         report(0)
         try:
             return ExploreRow(setting, self._measure(self._lower(setting), report), None)
@@ -184,7 +184,7 @@ class Trial:
             return ExploreRow(setting, None, spoken(error.message))
 
     def _lower(self, setting: Setting) -> Lowered:
-        """Convert anew: scales depend on the window, so that of a longer one does not serve."""
+        """Convert anew for each setting: scales depend on the window."""
         backend = find_backend(setting.backend)
         chosen = design(self.loaded, backend, setting.steps, setting.replicas, setting.weight_bits, self.encoding)
         conversion = converted(self.loaded, self.model, chosen)

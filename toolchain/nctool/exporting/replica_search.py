@@ -1,6 +1,6 @@
 """Spend neurons where they help: choose the replicas of each layer within a budget.
 
-Greedy: from one replica everywhere, the layer whose doubling takes most error away for its share of the budget is
+Greedy: from one replica everywhere, the layer whose doubling lowers the error most for its share of the budget is
 doubled, until the budget is spent or nothing helps. No layer gets more replicas than the levels of its training. The
 error is measured: integer logits against those of the noise-free ANN.
 
@@ -38,7 +38,7 @@ SMALLEST = 1e-9
 
 @dataclass(frozen=True)
 class Budget:
-    """What a network may take; None is no limit.
+    """The largest numbers of neurons and cores; None is no limit.
 
     Raises:
         UsageError: neither is given, or one is below 1.
@@ -58,11 +58,11 @@ class Budget:
 
 @dataclass(frozen=True)
 class Trial:
-    """A network that was tried.
+    """Replicas that were tried, and what came of them.
 
     Args:
         replicas: by layer.
-        neurons, cores: that it takes.
+        neurons, cores: numbers that the network takes.
         error: root mean square difference of its logits from those of the ANN, relative to their deviation.
     """
 
@@ -72,7 +72,7 @@ class Trial:
     error: float
 
     def excess(self, budget: Budget) -> str | None:
-        """Return what goes beyond the budget, in words, or None."""
+        """Say what is beyond the budget; None if nothing is."""
         if budget.max_neurons is not None and self.neurons > budget.max_neurons:
             return f"{self.neurons} neurons, allowed {budget.max_neurons}"
         if budget.max_cores is not None and self.cores > budget.max_cores:
@@ -80,7 +80,7 @@ class Trial:
         return None
 
     def spent(self, budget: Budget) -> tuple[int, int]:
-        """Return what is used and what is allowed of the scarcer resource."""
+        """Return the numbers used and allowed of the scarcer resource."""
         pairs = ((self.neurons, budget.max_neurons), (self.cores, budget.max_cores))
         limited = [(used, limit) for used, limit in pairs if limit is not None]
         return max(limited, key=lambda pair: pair[0] / pair[1])
@@ -157,7 +157,7 @@ def spend(
 
 
 def _gain(before: Trial, budget: Budget, after: Trial) -> float:
-    """Return how much error goes for what share of the budget."""
+    """Return how much the error falls for each share of the budget."""
     (used, limit), (had, had_limit) = after.spent(budget), before.spent(budget)
     return (before.error - after.error) / max(used / limit - had / had_limit, SMALLEST)
 

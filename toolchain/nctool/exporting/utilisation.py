@@ -1,6 +1,6 @@
-"""How much a network uses of what there is, in the form that reports print: cores of a target, bits of its sums.
+"""How full the cores of a target are, and how much head-room a network has, as reports print it.
 
-In: a Mapping, or a network. Out: a Utilisation, or bits that are left. Must not import torch or Lava.
+In: a Mapping, or a network. Out: a Utilisation, or bits of head-room. Must not import torch or Lava.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ class Utilisation:
     Args:
         slices: for each core its slices: (population, start, stop), neurons counted position by position with all
             channels of a position together.
-        used: for each resource, what each core uses.
-        capacity: for each resource, what a core has; None for no limit.
+        used: for each resource, how much each core uses.
+        capacity: for each resource, how much a core has; None for no limit.
     """
 
     slices: tuple[tuple[tuple[str, int, int], ...], ...]

@@ -21,16 +21,15 @@ from nctool_deploy.lava import engine as lava
 
 @dataclass(frozen=True)
 class Job:
-    """What an engine runs.
+    """A file and samples for an engine to run.
 
     Args:
-        path: the file; `content` is what it holds.
-        content: the file's content.
-        pixels: uint8 (samples, *input shape); integers as `IntegerInput.signal` takes them for a file of another
-            tool.
+        path: the file.
+        content: the content of the file.
+        pixels: uint8 (samples, *input shape); for a file of another tool the integers that `IntegerInput.signal` takes.
         device: `cpu` or `cuda`, for the fast engine.
         timeout_s: seconds that one run of a subprocess may take.
-        potentials: also keep membrane potentials, in the engine that can: the reference.
+        potentials: also keep membrane potentials; only the reference engine does so.
     """
 
     path: Path

@@ -20,7 +20,7 @@ from nctool_deploy.netx import KnownAnswers, Metadata, Provenance, read
 
 
 class ModelFile(Protocol):
-    """The content of a file, whichever tool wrote it: all that callers ask of it."""
+    """The content of a file, by nctool or another tool: everything that callers use of it."""
 
     @property
     def network(self) -> IntNetwork:
@@ -71,7 +71,7 @@ class ModelFile(Protocol):
         """Return the first part that is not as it was exported, and whether its `content` or its `bound` is not."""
 
     def fit(self, values: NDArray[Any], name: str) -> tuple[ModelFile, NDArray[Any]]:
-        """Return the file set up for the samples of a user, and these as its network takes them.
+        """Return the file set up for the samples of a user, and the samples in the form that its network takes.
 
         Args:
             values: the samples.

@@ -78,7 +78,7 @@ def require_outputs(inputs: Mapping[str, PathOrNone], outputs: Mapping[str, tupl
 
 
 def _require_kind(path: Path, kind: Kind, option: str) -> None:
-    """Refuse to replace what may be the only copy of something else."""
+    """Refuse to replace a file of another kind: it may be the only copy."""
     if path.exists() and path.stat().st_size > 0 and not kind.is_of(plain_file(path)):
         raise UsageError(
             f"{option}: `{path}` is there and is no {kind.name}, so it is not replaced",

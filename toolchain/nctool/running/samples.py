@@ -28,7 +28,7 @@ class Chosen:
     """A model and the samples to run it on.
 
     Args:
-        content: the model; a foreign network lasts as long as its samples and knows their range.
+        content: the model; a foreign network has the window and the range of its samples.
         name: of the samples, for the report.
         samples: uint8 pixels, or the integers that a foreign network takes.
         labels: int64 (samples,), or None.

@@ -86,7 +86,7 @@ def _among_ranks(engine: str, job: Job, rank: int, size: int) -> Iterator[Summar
 
 
 def _received(store: Any, key: str) -> bytes:
-    """Wait for what another rank says; torch's own wait has an end, and lets no signal through."""
+    """Wait for the message of another rank; torch's own wait times out, and lets no signal through."""
     with exchange():
         while not store.check([key]):
             time.sleep(POLL_S)
@@ -153,7 +153,7 @@ def _answer(worker: Child) -> list[Summary] | None:
 
 
 def main(link: Connection[Any, Any]) -> None:
-    """Compute jobs as they come: the body of a worker."""
+    """Run jobs as they come: the body of a worker."""
     engine, threads, number = link.recv()
     torch.set_num_threads(threads)
     link.send(None)
