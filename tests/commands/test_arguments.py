@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import pydoc
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -353,3 +354,10 @@ def test_an_argument_that_is_not_there_is_told_with_the_function() -> None:
     with pytest.raises(TypeError) as caught:
         nctool.history("runs/d", overwrite=True)  # type: ignore[call-arg]
     assert str(caught.value) == "nctool.history: got an unexpected keyword argument 'overwrite', allowed: run, plot"
+
+
+def test_help_shows_types_and_no_options():
+    text = pydoc.plain(pydoc.render_doc(nctool.export))
+    assert "steps: int | None = None" in text
+    assert "Option(" not in text
+    assert "input: 'Input' = None" in pydoc.plain(pydoc.render_doc(nctool.run_sim))

@@ -21,7 +21,7 @@ from typing import Annotated, Any, Literal, ParamSpec, TypeVar, Union, get_args,
 import numpy as np
 
 from nctool.errors import Interrupted, NctoolError, UsageError
-from nctool.signature import Hint, Option, options_of, parameters_of
+from nctool.signature import Hint, Option, options_of, parameters_of, plain_signature
 from nctool.spelling import learn, spoken
 
 P = ParamSpec("P")
@@ -105,6 +105,7 @@ def public(function: Callable[P, R]) -> Callable[P, R]:
             )
             return function(*bound.args, **bound.kwargs)
 
+    checked.__signature__ = plain_signature(function)  # type: ignore[attr-defined]  # what inspect reads
     return checked
 
 

@@ -18,6 +18,9 @@ from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints
 _TYPED = (bool, int, float, Path, str)
 """What the text that is typed can become."""
 
+_LONGEST_TYPE = 100
+"""Characters of a type that `help` shows; a longer one, as that of everything NumPy reads, is shown by its name."""
+
 
 @dataclass(frozen=True)
 class Option:
@@ -105,16 +108,27 @@ class Parameter:
 @cache
 def parameters_of(function: Callable[..., Any]) -> tuple[Parameter, ...]:
     """Return the arguments of a public function, in order."""
-    names = inspect.unwrap(function).__globals__
+    written = inspect.unwrap(function)
     return tuple(
-        Parameter(name, _evaluated(parameter.annotation, names), parameter.default)
-        for name, parameter in inspect.signature(function).parameters.items()
+        Parameter(name, _evaluated(parameter.annotation, written.__globals__), parameter.default)
+        for name, parameter in inspect.signature(written).parameters.items()
     )
 
 
 def _evaluated(annotation: Any, names: dict[str, Any]) -> Any:
     """Return an annotation that may be a text; that of what is returned stays one, its names are for type checkers."""
     return eval(annotation, names) if isinstance(annotation, str) else annotation
+
+
+def plain_signature(function: Callable[..., Any]) -> inspect.Signature:
+    """Return the signature of a public function as `help` shows it: types and defaults, without options."""
+    signature, shown = inspect.signature(function), []
+    for parameter in parameters_of(function):
+        plain = get_args(parameter.annotation)[0] if get_origin(parameter.annotation) is Annotated else None
+        is_shown = plain is not None and len(inspect.formatannotation(plain)) <= _LONGEST_TYPE
+        written = signature.parameters[parameter.name]
+        shown.append(written.replace(annotation=plain) if is_shown else written)
+    return signature.replace(parameters=shown)
 
 
 @cache
