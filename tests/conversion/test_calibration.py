@@ -53,11 +53,11 @@ def test_spikes_of_an_image_come_as_the_fast_engine_lays_them_out():
 
 @pytest.mark.parametrize("n_steps", [1, 5])
 def test_spike_trains_of_the_input_are_kept_as_they_are(n_steps, monkeypatch):
-    coded = rate_input((2, 3, 3), (0.5,) * 2, (0.25,) * 2)
+    encoded = rate_input((2, 3, 3), (0.5,) * 2, (0.25,) * 2)
     pixels = np.random.default_rng(0).integers(0, 256, (7, 2, 3, 3), np.uint8)
     monkeypatch.setattr("nctool.conversion.quantise.calibration.CPU_BATCH_BYTES", 1000)
-    rates = Calibration(coded, pixels, n_steps).rates(INPUT_NAME)[:]
-    np.testing.assert_array_equal(rates, coded.encoding.signal(pixels, n_steps).mean(axis=1))
+    rates = Calibration(encoded, pixels, n_steps).rates(INPUT_NAME)[:]
+    np.testing.assert_array_equal(rates, encoded.encoding.signal(pixels, n_steps).mean(axis=1))
 
 
 def test_a_population_that_was_measured_is_not_run_again(monkeypatch):

@@ -76,7 +76,7 @@ def test_the_float_network_spikes_like_torch(seed, n_steps):
     model, shape = exact_model(seed)
     pixels = binary_pixels(seed, shape)
     conversion = converted(model, shape, n_steps=n_steps)
-    run = FloatSpikes.prepare(conversion.real, conversion.coded, "subtract", n_steps)
+    run = FloatSpikes.prepare(conversion.real, conversion.encoded, "subtract", n_steps)
     counts, logits = run.run(pixels)
     spikes, wanted = float_run(model, real_input(pixels), n_steps)
     for found, expected in zip(counts.values(), spikes.values(), strict=True):
@@ -95,7 +95,7 @@ def test_replicas_start_side_by_side_and_a_reset_to_zero_at_0():
     ):
         conversion = of(model, **options)
         run = FloatSpikes.prepare(
-            conversion.real, conversion.coded, conversion.number_format.reset, conversion.network.n_steps
+            conversion.real, conversion.encoded, conversion.number_format.reset, conversion.network.n_steps
         )
         assert run.run(white)[0]["0"].tolist() == wanted
 
@@ -117,11 +117,11 @@ def test_what_is_held_spikes_as_before(seed, n_steps, reset, code):
         for layer in (model[0], model[2]):
             layer.bias.copy_(torch.from_numpy(rng.choice([-9.0, -1.0, -0.3, 0.0, 0.3, 1.0, 9.0], 4)))
         model[5].bias[0] = float(rng.choice([-99.0, 0.0]))
-    coded = code(shape, (0.3,), (0.5,))
-    before = split_input(trace(model, shape), coded)
-    after, _ = hold(before, coded.range, replace(AUTAPSE_FORMAT, reset=reset), n_steps)
+    encoded = code(shape, (0.3,), (0.5,))
+    before = split_input(trace(model, shape), encoded)
+    after, _ = hold(before, encoded.range, replace(AUTAPSE_FORMAT, reset=reset), n_steps)
     pixels = rng.choice(np.array([0, 1, 128, 255], np.uint8), (20, *shape))
-    runs = [FloatSpikes.prepare(network, coded, reset, n_steps).run(pixels) for network in (before, after)]
+    runs = [FloatSpikes.prepare(network, encoded, reset, n_steps).run(pixels) for network in (before, after)]
     (counts, logits), (held_counts, held_logits) = runs
     for name, wanted in counts.items():
         np.testing.assert_array_equal(held_counts[name], wanted)
@@ -136,7 +136,7 @@ def test_a_signal_is_dropped_behind_its_last_reader(monkeypatch):
         lambda kernels, signals: seen.append(set(signals)) or weighted_sum(kernels, signals),
     )
     conversion = of(Skip())
-    FloatSpikes.prepare(conversion.real, conversion.coded, "subtract", 4).run(np.zeros((1, 2), np.uint8))
+    FloatSpikes.prepare(conversion.real, conversion.encoded, "subtract", 4).run(np.zeros((1, 2), np.uint8))
     assert seen == [{"input"}, {"input", "a"}, {"b"}]
 
 

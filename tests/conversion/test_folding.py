@@ -11,7 +11,7 @@ from torch import nn
 from nctool.activation.noisy_quant import NoisyQuantReLU
 from nctool.conversion.float_network import FloatSynapse, map_synapses
 from nctool.conversion.folding import absorb_spike_values, fold_batch_norm, fold_pooling
-from nctool.conversion.input_encoding import CodedInput, encode_input
+from nctool.conversion.input_encoding import EncodedInput, encode_input
 from nctool.conversion.trace.tracing import trace
 from nctool.errors import RangeError, UnsupportedError
 from nctool.ir.geometry import ConvGeometry
@@ -286,7 +286,9 @@ def test_a_spike_is_worth_its_threshold_and_a_pixel_its_step():
         nn.Conv2d(2, 4, 1, groups=2), NoisyQuantReLU(4, 8.0), nn.Flatten(), nn.Linear(16, 2), NoisyQuantReLU(4, 0.5)
     ).append(nn.Linear(2, 1))
     network = trace(model, (2, 2, 2))
-    graded = CodedInput(InputEncoding((2, 2, 2), np.zeros((2, 256), np.int8)), np.array([3.0, 5.0]), np.zeros((2, 256)))
+    graded = EncodedInput(
+        InputEncoding((2, 2, 2), np.zeros((2, 256), np.int8)), np.array([3.0, 5.0]), np.zeros((2, 256))
+    )
     absorbed = absorb_spike_values(network, graded)
     worth = [np.array([3.0, 3.0, 5.0, 5.0]).reshape(4, 1, 1, 1), 8.0, 0.5]
     for populations, value in zip(zip(network.populations, absorbed.populations, strict=True), worth, strict=True):
@@ -297,7 +299,9 @@ def test_a_spike_is_worth_its_threshold_and_a_pixel_its_step():
 
 def test_the_steps_of_channels_reach_the_columns_of_a_dense_layer():
     network = trace(nn.Sequential(nn.Flatten(), nn.Linear(8, 1)), (2, 2, 2))
-    graded = CodedInput(InputEncoding((2, 2, 2), np.zeros((2, 256), np.int8)), np.array([3.0, 5.0]), np.zeros((2, 256)))
+    graded = EncodedInput(
+        InputEncoding((2, 2, 2), np.zeros((2, 256), np.int8)), np.array([3.0, 5.0]), np.zeros((2, 256))
+    )
     absorbed = absorb_spike_values(network, graded)
     before, after = (each.populations[0].synapses[0] for each in (network, absorbed))
     np.testing.assert_array_equal(after.weight, before.weight * ([3.0] * 4 + [5.0] * 4))

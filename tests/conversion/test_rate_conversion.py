@@ -40,12 +40,12 @@ def converted(
 
 def test_encoders_by_hand():
     """(p / 255 - 0.2) / 0.5 is -0.4 at 0, 0 at 51, 1.6 at 255, 0.4 at 102."""
-    coded = rate_input((1, 2, 2), (0.2,), (0.5,))
-    assert coded.encoding.shape == (2, 2, 2)
-    assert coded.encoding.threshold == RATE_THRESHOLD == 4096
-    np.testing.assert_allclose(coded.step, [1.6, -0.4], rtol=1e-15)
+    encoded = rate_input((1, 2, 2), (0.2,), (0.5,))
+    assert encoded.encoding.shape == (2, 2, 2)
+    assert encoded.encoding.threshold == RATE_THRESHOLD == 4096
+    np.testing.assert_allclose(encoded.step, [1.6, -0.4], rtol=1e-15)
     np.testing.assert_array_equal(
-        coded.encoding.table[:, [0, 17, 51, 102, 255]].T, [[0, 4096], [0, 2731], [0, 0], [1024, 0], [4096, 0]]
+        encoded.encoding.table[:, [0, 17, 51, 102, 255]].T, [[0, 4096], [0, 2731], [0, 0], [1024, 0], [4096, 0]]
     )
 
 
@@ -61,9 +61,9 @@ def test_encoders_by_hand():
     ],
 )
 def test_channels_of_a_sign_that_no_pixel_has_are_left_out(mean, step, at_black_and_white):
-    coded = rate_input((len(mean), 1, 1), mean, (1.0,))
-    np.testing.assert_allclose(coded.step, step, rtol=1e-15)
-    np.testing.assert_array_equal(coded.encoding.table[:, [0, 255]], at_black_and_white)
+    encoded = rate_input((len(mean), 1, 1), mean, (1.0,))
+    np.testing.assert_allclose(encoded.step, step, rtol=1e-15)
+    np.testing.assert_array_equal(encoded.encoding.table[:, [0, 255]], at_black_and_white)
 
 
 @given(seeds, st.integers(1, 64))
@@ -71,13 +71,13 @@ def test_a_train_is_worth_its_pixel_within_half_a_spike(seed, n_steps):
     rng = np.random.default_rng(seed)
     channels = int(rng.integers(1, 4))
     mean, std = rng.uniform(-0.5, 1.5, channels), rng.uniform(0.01, 3, channels)
-    coded = rate_input((channels,), tuple(mean), tuple(std))
-    parts = len(coded.step) // channels
+    encoded = rate_input((channels,), tuple(mean), tuple(std))
+    parts = len(encoded.step) // channels
     pixels = (np.arange(256) / 255 - mean[:, None]) / std[:, None]
-    np.testing.assert_allclose(coded.real.reshape(channels, parts, 256).sum(axis=1), pixels, rtol=0, atol=1e-12)
-    worth = coded.encoding.trains(n_steps).mean(axis=2) * coded.step[:, None]
+    np.testing.assert_allclose(encoded.real.reshape(channels, parts, 256).sum(axis=1), pixels, rtol=0, atol=1e-12)
+    worth = encoded.encoding.trains(n_steps).mean(axis=2) * encoded.step[:, None]
     rounded = 0.5 / n_steps + 0.5 / RATE_THRESHOLD
-    assert (np.abs(worth - coded.real) <= np.abs(coded.step[:, None]) * rounded * (1 + 1e-9)).all()
+    assert (np.abs(worth - encoded.real) <= np.abs(encoded.step[:, None]) * rounded * (1 + 1e-9)).all()
 
 
 def test_black_and_white_are_exact_at_every_step():
@@ -107,13 +107,13 @@ def test_the_weights_of_both_parts_add_up_to_those_of_the_pixels(seed):
     flat = nn.Sequential(nn.Flatten(), nn.Linear(24, 3))
     model = flat if rng.integers(3) == 0 else nn.Sequential(layer, NoisyQuantReLU(4), nn.Flatten(), behind)
     shape, mean, std = (2, 3, 4), tuple(rng.uniform(-0.2, 1.2, 2)), tuple(rng.uniform(0.1, 2, 2))
-    before, coded = trace(model, shape), rate_input(shape, mean, std)
-    after = split_input(before, coded)
-    assert after.input_shape == coded.encoding.shape
+    before, encoded = trace(model, shape), rate_input(shape, mean, std)
+    after = split_input(before, encoded)
+    assert after.input_shape == encoded.encoding.shape
     pixels = rng.integers(0, 256, (5, *shape))
-    channels, parts = 2, len(coded.step) // 2
+    channels, parts = 2, len(encoded.step) // 2
     real = ((pixels / 255 - np.reshape(mean, (2, 1, 1))) / np.reshape(std, (2, 1, 1))).astype(np.float64)
-    split = coded.real[np.arange(channels * parts)[:, None, None], np.repeat(pixels, parts, axis=1)]
+    split = encoded.real[np.arange(channels * parts)[:, None, None], np.repeat(pixels, parts, axis=1)]
     drives = []
     for network, signal in ((before, real), (after, split)):
         synapse = network.populations[0].synapses[0]

@@ -56,8 +56,8 @@ def test_trains_are_those_of_the_exported_network():
     """Three channels of their own mean and deviation: every image is what its encoders send, times its worth."""
     mean, std = (0.3, 0.0, 0.9), (0.5, 1.0, 0.1)
     images = np.random.default_rng(0).integers(0, 256, (5, 3, 2, 4), np.uint8)
-    coded = rate_input((3, 2, 4), mean, std)
-    sent = coded.encoding.signal(images, 7) * coded.step.reshape(-1, 1, 1)
+    encoded = rate_input((3, 2, 4), mean, std)
+    sent = encoded.encoding.signal(images, 7) * encoded.step.reshape(-1, 1, 1)
     expected = sent[:, :, ::2] + sent[:, :, 1::2]
     steps = list(SpikeTrainEncoding(mean, std, 4).steps(torch.from_numpy(images), 7))
     np.testing.assert_array_equal(np.stack(steps, axis=1), expected.astype(np.float32))

@@ -11,7 +11,7 @@ import numpy as np
 
 from nctool.conversion.constants import Held
 from nctool.conversion.float_network import FloatNetwork, FloatSynapse
-from nctool.conversion.input_encoding import CodedInput
+from nctool.conversion.input_encoding import EncodedInput
 from nctool.conversion.quantise.accumulator import Fitted, finer_weights
 from nctool.ir.change import Change
 from nctool.ir.network import InputEncoding, IntNetwork, Synapse
@@ -34,9 +34,9 @@ def change_of_replicas(copies: Mapping[str, int]) -> Change:
     return Change("copy units", f"units of {', '.join(several)}" if several else "one unit for each activation", True)
 
 
-def changes_of_input(coded: CodedInput, n_steps: int) -> tuple[Change, ...]:
+def changes_of_input(encoded: EncodedInput, n_steps: int) -> tuple[Change, ...]:
     """Return how pixels enter."""
-    encoding, table = coded.encoding, coded.encoding.table
+    encoding, table = encoded.encoding, encoded.encoding.table
     if isinstance(encoding, InputEncoding):
         detail = f"pixels as integers {int(table.min())}..{int(table.max())}, one step per channel"
         return (Change("grade the input", detail, False, 0.5 / float(np.abs(table.astype(int)).max())),)

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from nctool.activation.surrogate import Reset, integrate_and_fire
 from nctool.conversion.float_network import FloatArray, FloatNetwork, FloatPopulation
-from nctool.conversion.input_encoding import CodedInput
+from nctool.conversion.input_encoding import EncodedInput
 from nctool.conversion.pipeline import Conversion
 from nctool.conversion.quantise.accumulator import finer_weights
 from nctool.conversion.quantise.rounding_error import relative_error
@@ -155,7 +155,7 @@ def measure_fidelity(
     """
     pixels = pixels[: n_images(conversion.network, len(pixels))]
     engine = FastEngine(conversion.network)
-    real = FloatSpikes.prepare(conversion.real, conversion.coded, conversion.number_format.reset, engine.n_steps)
+    real = FloatSpikes.prepare(conversion.real, conversion.encoded, conversion.number_format.reset, engine.n_steps)
     layers = {name: np.zeros(4) for name in conversion.replicas}
     same = np.zeros(2)
     for start in range(0, len(pixels), engine.batch):
@@ -202,22 +202,22 @@ class FloatSpikes:
 
     Args:
         network: real numbers, spike values not absorbed.
-        coded: its input.
+        encoded: its input.
         reset: what a spike does to the membrane potential.
         n_steps: length of the window.
         kernels: of each population, one a synapse; the first adds the bias.
     """
 
     network: FloatNetwork
-    coded: CodedInput
+    encoded: EncodedInput
     reset: Reset
     n_steps: int
     kernels: dict[str, tuple[Kernel, ...]]
 
     @classmethod
-    def prepare(cls, network: FloatNetwork, coded: CodedInput, reset: Reset, n_steps: int) -> FloatSpikes:
+    def prepare(cls, network: FloatNetwork, encoded: EncodedInput, reset: Reset, n_steps: int) -> FloatSpikes:
         """Bring the weights of `network` to torch."""
-        return cls(network, coded, reset, n_steps, {p.name: _kernels(p) for p in network.populations})
+        return cls(network, encoded, reset, n_steps, {p.name: _kernels(p) for p in network.populations})
 
     def run(self, pixels: NDArray[np.uint8]) -> tuple[dict[str, IntArray], FloatArray]:
         """Run a batch for one window.
@@ -245,11 +245,11 @@ class FloatSpikes:
 
     def _signal(self, pixels: NDArray[np.uint8]) -> Tensor:
         """Return the real input, float64 (n_steps or 1, samples, *shape)."""
-        coded, column = self.coded, (-1, *[1] * (len(self.network.input_shape) - 1))
-        if isinstance(coded.encoding, RateEncoding):
-            signal = coded.encoding.signal(pixels, self.n_steps) * coded.step.reshape(column)
+        encoded, column = self.encoded, (-1, *[1] * (len(self.network.input_shape) - 1))
+        if isinstance(encoded.encoding, RateEncoding):
+            signal = encoded.encoding.signal(pixels, self.n_steps) * encoded.step.reshape(column)
         else:
-            signal = coded.real[np.arange(len(coded.real)).reshape(column), pixels][:, np.newaxis]
+            signal = encoded.real[np.arange(len(encoded.real)).reshape(column), pixels][:, np.newaxis]
         return torch.from_numpy(np.ascontiguousarray(signal.swapaxes(0, 1)))
 
     def _fire(self, population: FloatPopulation, threshold: float, drive: Tensor) -> Tensor:

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from nctool.conversion.float_network import FloatArray, FloatNetwork, FloatSynapse, Pool, map_synapses
-from nctool.conversion.input_encoding import CodedInput
+from nctool.conversion.input_encoding import EncodedInput
 from nctool.errors import UnsupportedError
 from nctool.ir.network import ConvGeometry
 
@@ -137,12 +137,12 @@ def _fold_axis(along: _Axis, pool: Pool, is_dense: bool) -> _Axis:
     return folded.within(size // folded.block) if is_dense else folded
 
 
-def absorb_spike_values(network: FloatNetwork, coded: CodedInput) -> FloatNetwork:
+def absorb_spike_values(network: FloatNetwork, encoded: EncodedInput) -> FloatNetwork:
     """Scale the weights by what one spike, or one unit of graded input, is worth.
 
     A spike of a population is worth its threshold, shared by its replicas; a unit or spike of the input its step.
     """
-    values: dict[str, FloatArray] = {coded.name: coded.step}
+    values: dict[str, FloatArray] = {encoded.name: encoded.step}
     spiking = ((p, p.threshold) for p in network.populations if p.threshold is not None)
     values |= {p.name: np.full(len(p.bias), threshold / p.replicas) for p, threshold in spiking}
     return map_synapses(network, lambda synapse: _scale_inputs(synapse, values))

@@ -5,7 +5,7 @@ negative part, OFF. An offset in the bias would not do: where a convolution read
 should be. Each part has a scale of its own, so that a black background, the lowest value of OFF, fires at every step
 and is exact.
 
-In: the normalisation; a FloatNetwork. Out: a CodedInput; a FloatNetwork that reads it. Must not import torch.
+In: the normalisation; a FloatNetwork. Out: an EncodedInput; a FloatNetwork that reads it. Must not import torch.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ RATE_THRESHOLD = 2**12
 
 
 @dataclass(frozen=True, eq=False)
-class CodedInput:
+class EncodedInput:
     """The input's signal with its real step per channel.
 
     Args:
@@ -73,7 +73,9 @@ def normalised_pixels(shape: Shape, mean: tuple[float, ...], std: tuple[float, .
     return real
 
 
-def encode_input(shape: Shape, mean: tuple[float, ...], std: tuple[float, ...], largest: int = INPUT_MAX) -> CodedInput:
+def encode_input(
+    shape: Shape, mean: tuple[float, ...], std: tuple[float, ...], largest: int = INPUT_MAX
+) -> EncodedInput:
     """Tabulate the normalised pixel (p / 255 - mean) / std as an 8-bit integer times a step per channel.
 
     Args:
@@ -86,10 +88,10 @@ def encode_input(shape: Shape, mean: tuple[float, ...], std: tuple[float, ...], 
     real = normalised_pixels(shape, mean, std)
     step = np.abs(real).max(axis=1) / largest
     table = np.rint(real / step[:, np.newaxis]).astype(np.int8)
-    return CodedInput(InputEncoding(shape, table), step, real)
+    return EncodedInput(InputEncoding(shape, table), step, real)
 
 
-def rate_input(shape: Shape, mean: tuple[float, ...], std: tuple[float, ...]) -> CodedInput:
+def rate_input(shape: Shape, mean: tuple[float, ...], std: tuple[float, ...]) -> EncodedInput:
     """Return the encoders of rule I4; a spike of OFF is worth a negative step.
 
     Args:
@@ -105,14 +107,14 @@ def rate_input(shape: Shape, mean: tuple[float, ...], std: tuple[float, ...]) ->
     step: FloatArray = np.take_along_axis(real, np.abs(real).argmax(axis=1, keepdims=True), axis=1)[:, 0]
     rate = np.divide(real, step[:, np.newaxis], out=np.zeros_like(real), where=step[:, np.newaxis] != 0)
     table = np.rint(RATE_THRESHOLD * rate).astype(np.int16)
-    return CodedInput(RateEncoding(shape, table, RATE_THRESHOLD), step, real)
+    return EncodedInput(RateEncoding(shape, table, RATE_THRESHOLD), step, real)
 
 
-def split_input(network: FloatNetwork, coded: CodedInput) -> FloatNetwork:
+def split_input(network: FloatNetwork, encoded: EncodedInput) -> FloatNetwork:
     """Copy the weights behind the input for each part of a channel: W x = W x_on + W x_off."""
-    copies = coded.encoding.shape[0] // network.input_shape[0]
+    copies = encoded.encoding.shape[0] // network.input_shape[0]
     split = map_synapses(network, lambda synapse: _split(synapse, copies) if synapse.source == INPUT_NAME else synapse)
-    return replace(split, input_shape=coded.encoding.shape)
+    return replace(split, input_shape=encoded.encoding.shape)
 
 
 def _split(synapse: FloatSynapse, copies: int) -> FloatSynapse:

@@ -28,7 +28,7 @@ from nctool.conversion.changes import (
 from nctool.conversion.constants import hold
 from nctool.conversion.float_network import FloatNetwork, map_synapses
 from nctool.conversion.folding import absorb_spike_values, fold_batch_norm, fold_pooling
-from nctool.conversion.input_encoding import CodedInput, encode_input, rate_input, split_input
+from nctool.conversion.input_encoding import EncodedInput, encode_input, rate_input, split_input
 from nctool.conversion.quantise.accumulator import fit
 from nctool.conversion.quantise.input_precision import choose_input
 from nctool.conversion.replicas import Replicas, replicas_by_name, stagger
@@ -50,7 +50,7 @@ class Conversion:
         replicas: neurons that share an activation, by spiking population.
         notes: what the network cannot do, or has lost.
         real: the same populations, before anything was held or rounded.
-        coded: the input.
+        encoded: the input.
         number_format: the integers that it was rounded to.
     """
 
@@ -59,7 +59,7 @@ class Conversion:
     replicas: dict[str, int]
     notes: tuple[str, ...]
     real: FloatNetwork
-    coded: CodedInput
+    encoded: EncodedInput
     number_format: IntegerFormat
 
 
@@ -105,25 +105,25 @@ def convert(
     copies = replicas_by_name(pooled, replicas)
     _require_staggering(copies, number_format)
     staggered = stagger(pooled, copies)
-    coded = (rate_input if encoding == "rate" else encode_input)(input_shape, mean, std)
-    real = split_input(staggered, coded)
-    holding, held = hold(real, coded.range, number_format, n_steps)
+    encoded = (rate_input if encoding == "rate" else encode_input)(input_shape, mean, std)
+    real = split_input(staggered, encoded)
+    holding, held = hold(real, encoded.range, number_format, n_steps)
     if encoding == "graded":
         progress(0, len(holding.populations), "grading the input")
-        coded = choose_input(holding, mean, std, number_format, calibration, n_steps)
-    absorbed = absorb_spike_values(holding, coded)
-    fitted = fit(absorbed, coded, number_format, calibration, n_steps, progress)
+        encoded = choose_input(holding, mean, std, number_format, calibration, n_steps)
+    absorbed = absorb_spike_values(holding, encoded)
+    fitted = fit(absorbed, encoded, number_format, calibration, n_steps, progress)
     changes = (
         change_of_folding("fold batch norm", [name for name, synapse in branches(traced) if synapse.norm is not None]),
         change_of_folding("fold average pooling", [name for name, synapse in branches(normed) if synapse.pools]),
         change_of_replicas(copies),
-        *changes_of_input(coded, n_steps),
+        *changes_of_input(encoded, n_steps),
         *changes_of_holding(held),
         Change("absorb spike values", "a spike is worth its threshold: folded into the weights behind it", True),
         *changes_of_rounding(fitted, number_format),
     )
     notes = (*notes_of_silence(holding, held), *notes_of_lost_weights(holding, fitted.network, number_format))
-    return Conversion(fitted.network, changes, copies, notes, real, coded, number_format)
+    return Conversion(fitted.network, changes, copies, notes, real, encoded, number_format)
 
 
 def _require_arguments(n_steps: int, calibration: NDArray[np.uint8]) -> None:

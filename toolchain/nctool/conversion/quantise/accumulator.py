@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nctool.conversion.float_network import FloatArray, FloatNetwork, FloatPopulation
-from nctool.conversion.input_encoding import CodedInput
+from nctool.conversion.input_encoding import EncodedInput
 from nctool.conversion.quantise.calibration import Calibration
 from nctool.conversion.quantise.candidates import Candidates, Errors
 from nctool.conversion.quantise.patches import views
@@ -49,7 +49,7 @@ class Fitted:
 
 def fit(
     network: FloatNetwork,
-    coded: CodedInput,
+    encoded: EncodedInput,
     number_format: IntegerFormat,
     pixels: NDArray[np.uint8],
     n_steps: int,
@@ -69,18 +69,18 @@ def fit(
     def running(name: str, done: int, total: int) -> None:
         progress(place[name], len(place), f"converting `{name}`, {done} of {total} samples")
 
-    calibration = Calibration(coded, pixels, n_steps, running)
+    calibration = Calibration(encoded, pixels, n_steps, running)
     last_reader, populations, errors = network.last_readers, [], {}
     for real in network.populations:
         progress(place[real.name], len(place), f"converting `{real.name}`")
-        population, errors[real.name] = fit_population(real, coded, number_format, calibration)
+        population, errors[real.name] = fit_population(real, encoded, number_format, calibration)
         _require_weights(real, population, number_format, n_steps)
         if real.name in last_reader:
             calibration.settle(population)
         for source in [source for source, reader in last_reader.items() if reader == real.name]:
             calibration.forget(source)
         populations.append(population)
-    return Fitted(IntNetwork(coded.encoding, tuple(populations), n_steps), errors)
+    return Fitted(IntNetwork(encoded.encoding, tuple(populations), n_steps), errors)
 
 
 def _require_weights(real: FloatPopulation, rounded: Population, number_format: IntegerFormat, n_steps: int) -> None:
@@ -97,7 +97,7 @@ def _require_weights(real: FloatPopulation, rounded: Population, number_format: 
 
 def fit_population(
     real: FloatPopulation,
-    coded: CodedInput,
+    encoded: EncodedInput,
     number_format: IntegerFormat,
     calibration: Calibration,
 ) -> tuple[Population, Errors]:
@@ -112,11 +112,11 @@ def fit_population(
     for attempt in range(MAX_ROUNDS):
         tried = candidates.at(ceiling)
         if attempt == 0:
-            plain = prove_population(tried[0].population, coded.encoding, calibration.n_steps)
+            plain = prove_population(tried[0].population, encoded.encoding, calibration.n_steps)
             proving = bool(plain.magnitude.max() <= PROOF_LOSS * number_format.accumulator_max)
         best = min(tried, key=candidates.error)
         if proving:
-            reach, margin = prove_population(best.population, coded.encoding, calibration.n_steps), 1.0
+            reach, margin = prove_population(best.population, encoded.encoding, calibration.n_steps), 1.0
         else:
             reach, margin = calibration.range_of(best.population), MARGIN
         magnitude = reach.magnitude.reshape(-1, real.replicas).max(axis=1)  # replicas have one scale

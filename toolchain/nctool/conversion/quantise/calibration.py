@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from nctool.conversion.float_network import FloatArray
-from nctool.conversion.input_encoding import CodedInput
+from nctool.conversion.input_encoding import EncodedInput
 from nctool.conversion.quantise.patches import Rates
 from nctool.fast.engine import CPU_BATCH_BYTES, exact_arithmetic
 from nctool.fast.integrate_fire import IntegrateFireLayer
@@ -169,7 +169,7 @@ class Calibration:
     """Signals of the input and of settled populations on calibration data.
 
     Args:
-        coded: the input.
+        encoded: the input.
         pixels: uint8 (samples, *input shape).
         n_steps: length of the window.
         running: called before every batch of samples.
@@ -177,16 +177,16 @@ class Calibration:
 
     def __init__(
         self,
-        coded: CodedInput,
+        encoded: EncodedInput,
         pixels: NDArray[np.uint8],
         n_steps: int,
         running: Running = _ignore,
     ) -> None:
         self.n_steps = n_steps
         self._running = running
-        self._before = _Before(coded.encoding, {INPUT_NAME: coded.encoding.shape})
+        self._before = _Before(encoded.encoding, {INPUT_NAME: encoded.encoding.shape})
         self._measured: tuple[Population, list[RecordedSpikes]] | None = None
-        self._sent: dict[str, Recording] = {INPUT_NAME: _record_input(coded.encoding, pixels, n_steps)}
+        self._sent: dict[str, Recording] = {INPUT_NAME: _record_input(encoded.encoding, pixels, n_steps)}
 
     def rates(self, name: str) -> Rates:
         """Return the mean signal over the window."""

@@ -3,7 +3,7 @@
 The accumulator holds products of input and weight: where it is the limit, bits given to the input are bits taken
 from the weights. The range of the graded input is the one that reproduces the first layer's drive best.
 
-In: a folded FloatNetwork, the normalisation, calibration pixels. Out: a CodedInput.
+In: a folded FloatNetwork, the normalisation, calibration pixels. Out: an EncodedInput.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from nctool.conversion.float_network import FloatArray, FloatNetwork, FloatPopulation, FloatSynapse
 from nctool.conversion.folding import absorb_spike_values
-from nctool.conversion.input_encoding import CodedInput, encode_input
+from nctool.conversion.input_encoding import EncodedInput, encode_input
 from nctool.conversion.quantise.accumulator import fit_population
 from nctool.conversion.quantise.calibration import Calibration
 from nctool.errors import UnsupportedError
@@ -39,7 +39,7 @@ def choose_input(
     number_format: IntegerFormat,
     pixels: NDArray[np.uint8],
     n_steps: int,
-) -> CodedInput:
+) -> EncodedInput:
     """Return 8 bits where the weights keep theirs; else the finest graded input that a coarser one does not beat.
 
     Args:
@@ -63,7 +63,7 @@ def choose_input(
 
 
 def _round_readers(
-    network: FloatNetwork, graded: CodedInput, number_format: IntegerFormat, pixels: NDArray[np.uint8], n_steps: int
+    network: FloatNetwork, graded: EncodedInput, number_format: IntegerFormat, pixels: NDArray[np.uint8], n_steps: int
 ) -> list[tuple[FloatPopulation, Population]]:
     """Return what reads the input, in real numbers per unit of graded input and rounded; other sources are left out."""
     absorbed = absorb_spike_values(network, graded).populations
@@ -87,7 +87,7 @@ def _typical_weight(synapse: Synapse, number_format: IntegerFormat) -> float:
 
 def drive_error(
     readers: list[tuple[FloatPopulation, Population]],
-    graded: CodedInput,
+    graded: EncodedInput,
     pixels: NDArray[np.uint8],
     n_steps: int,
 ) -> float:
