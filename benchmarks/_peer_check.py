@@ -1,4 +1,4 @@
-"""Are the networks of the other libraries the network that nctool means? A small one is compared spike for spike.
+"""Compare a small network of each other library with the reference engine, spike for spike.
 
 Weights, biases and thresholds are integers, so float32 holds every potential exactly, and no potential meets its
 threshold: drives are multiples of 8, thresholds are one more than such a multiple, a window has fewer than 8 steps.

@@ -1,7 +1,7 @@
-"""The arguments of public functions: checked against their annotations before anything is done.
+"""Check the arguments of public functions against their annotations before anything is done.
 
-In: a public function. Out: the same, which refuses what it does not take, and speaks of arguments where it fails.
-What has a check of its own, with a hint that fits (modules, tensors, arrays), is left to it.
+In: a public function. Out: the same function, which refuses values of another type, and names arguments in its errors.
+Modules, tensors and arrays are not checked here: the functions that use them do so, with a hint that fits.
 """
 
 from __future__ import annotations
@@ -82,11 +82,10 @@ class _MisfitError(Exception):
 
 
 def public(function: Callable[P, R]) -> Callable[P, R]:
-    """Return a function whose arguments are checked, and whose errors name arguments or options, as it was called.
+    """Return a function whose arguments are checked, and whose errors name options or arguments, as the caller does.
 
     Numbers of NumPy become Python's, older names of arguments the new ones. A UsageError says which argument has a
-    value of another type, or what the system says of a path, wherever it was asked for: a name too long, a folder not
-    to be looked into.
+    value of another type, or why the system refuses a path: a name too long, a folder that may not be read.
     """
     signature, parameters = inspect.signature(function), parameters_of(function)
     annotations = {parameter.name: parameter.annotation for parameter in parameters}
@@ -169,7 +168,7 @@ def _fitted(place: str, value: Any, annotation: Any) -> Any:
 
 
 def _one_of(place: str, value: Any, union: Any) -> Any:
-    """Return `value` in the first type of a union that it fits; of those that it does not, the nearest is told."""
+    """Return `value` in the first type of a union that it fits; an error names the nearest that it does not fit."""
     nearest = _MisfitError(place, value, _described(union))
     for kind in get_args(union):
         try:

@@ -1,4 +1,4 @@
-"""Files: refuse to read what is none; write so that a reader sees the old content or the new one, never a part.
+"""Files: read plain files only; write so that a reader sees the old content or the new one, never a part.
 
 In: a path, and a way to fill it. Out: the path of a plain file; the file written, or a UsageError and nothing at all.
 """

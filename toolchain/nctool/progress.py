@@ -1,4 +1,4 @@
-"""Show a progress bar on stderr for what takes more than a second.
+"""Show a progress bar on stderr for work that takes more than a second.
 
 In: a title, then counts of work done. Out: a rich bar, or nothing when stderr is no terminal.
 """

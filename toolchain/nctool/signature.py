@@ -1,4 +1,4 @@
-"""What the signature of a public function says: the one definition of its arguments, and of the options of its command.
+"""The signature of a public function: the one definition of its arguments, and of the options of its command.
 
 An annotation holds the type, and by an `Option` how the command line offers the argument and which numbers it allows.
 
@@ -16,7 +16,7 @@ from types import UnionType
 from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints
 
 _TYPED = (bool, int, float, Path, str)
-"""What the text that is typed can become."""
+"""Types that a typed text can become."""
 
 _LONGEST_TYPE = 100
 """Characters of a type that `help` shows; a longer one, as that of everything NumPy reads, is shown by its name."""
@@ -31,7 +31,7 @@ class Option:
         flags: as they are typed; `--name-of-the-argument` by default.
         metavar: what stands for the value in the help.
         default: what the help says where the default depends on something.
-        kind: what the text that is typed becomes; by default the first type of the annotation that it may be.
+        kind: the type that the typed text becomes; by default the first of the annotation that a text can become.
         parse: turns the text into the value, where it is more than a number or a name; it gets the
             argument's name too.
         least: of a number.
@@ -66,7 +66,7 @@ class Group:
 
 @dataclass(frozen=True)
 class Hint:
-    """What to do where something else than a plain value is given, a network perhaps, in the annotation."""
+    """The hint, in an annotation, for a caller who gives an object such as a network in place of a plain value."""
 
     text: str
 
@@ -97,7 +97,7 @@ class Parameter:
 
     @property
     def kind(self) -> type:
-        """Return what the text that is typed becomes: the first type that the annotation allows."""
+        """Return the type that the typed text becomes: the first that the annotation allows."""
         option, allowed = self.option, get_args(self.annotation)[0]
         if option is not None and option.kind is not None:
             return option.kind

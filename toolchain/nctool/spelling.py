@@ -1,6 +1,6 @@
 """Messages in the words of the caller: options on the command line, arguments in Python.
 
-Which options are called otherwise than their arguments, and which are flags, is learned from public functions.
+`learn` gets from each public function the options with another name than their argument, and the flags.
 
 In: a text that names options, as all messages do: `--steps 4`, `-o`, `--set KEY=VALUE`, `nctool export RUN -o FILE`.
 Out: that text, or the same with arguments: `steps=4`, `output`, `overrides={"KEY": "VALUE"}`, `nctool.export("RUN",

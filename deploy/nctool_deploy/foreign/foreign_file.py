@@ -1,8 +1,8 @@
-"""What a netx file of another tool holds, how it is read, and what its callers ask of it.
+"""The content of a netx file of another tool, and the options to read it with.
 
-The questions are those of `nctool.running.model_file.ModelFile`.
+`ForeignFile` is a `nctool.running.model_file.ModelFile`.
 
-In: a network with what the file says of it. Out: answers. Must not import torch or Lava.
+In: a network with what the file says of it. Out: frozen objects. Must not import torch or Lava.
 """
 
 from __future__ import annotations

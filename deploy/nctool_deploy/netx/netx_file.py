@@ -1,6 +1,6 @@
-"""What an exported file holds, and what its callers ask of it (`nctool.running.model_file.ModelFile`).
+"""The content of an exported file: `NetxFile` is a `nctool.running.model_file.ModelFile`.
 
-In: a network with what the file says of it. Out: answers. Must not import torch or Lava.
+In: a network with what the file says of it. Out: frozen objects. Must not import torch or Lava.
 """
 
 from __future__ import annotations

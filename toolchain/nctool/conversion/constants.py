@@ -1,12 +1,12 @@
-"""Hold what never changes, so that it does not decide how precisely the rest of its layer is rounded.
+"""Hold channels that never change, so that they do not make the rest of their layer coarser.
 
-Interval arithmetic bounds the drive of each channel for every possible input. One that can never fire in the window
-gets drive 0, one that fires at every step the drive of its threshold: no weights, and the same spikes. Weights that see
-nothing but padding, or neurons that never fire, become 0. A class whose logit stays far below that of another for every
-input is never the answer: its logit is raised, to one that is still below all that may be.
+Interval arithmetic bounds the drive of each channel for every possible input. A channel that can never fire in the
+window gets drive 0; one that fires at every step gets its threshold as its drive. Both have no weights, and send the
+same spikes as before. Weights that see only padding, or neurons that never fire, become 0. A class whose logit stays
+far below that of another for every input is never the answer: its logit is raised, to one that still stays below.
 
-In: a FloatNetwork, before spike values are absorbed. Out: one of the same spikes and answers,
-and what was held. Must not import torch.
+In: a FloatNetwork, before spike values are absorbed. Out: one of the same spikes and answers, and what was held. Must
+not import torch.
 """
 
 from __future__ import annotations

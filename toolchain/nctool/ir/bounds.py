@@ -1,6 +1,6 @@
 """Bounds: what the accumulated input of a population can reach within a window (rule O1).
 
-Proved bounds are interval arithmetic on the weights: they hold for every input. Measured ones are those of
+Proved bounds are interval arithmetic on the weights: they hold for every input. Calibrated bounds come from
 `nctool.conversion.quantise.calibration`: they hold for its data, widened by a margin.
 
 In: integer populations. Out: intervals in weight units. Must not import torch.

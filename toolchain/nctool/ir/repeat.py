@@ -1,8 +1,8 @@
 """How the weights of a synapse repeat: each stands once for every neuron of a block, and of several equal channels.
 
 Conversion folds average pooling into the weights behind it, which makes them equal in blocks of neighbouring neurons,
-and copies the channels of an activation that several neurons share. Conversion notes what it repeats; of a file,
-`find_repeats` finds it. What follows from the distinct weights follows from all.
+and copies the channels of an activation that has replicas. Conversion notes what it repeats; for a file,
+`find_repeats` finds it. The distinct weights determine all others.
 
 In: weights, axes as in `nctool.ir.population.Synapse`, and the shape of their source. Out: the distinct weights, and
 back. Imports only NumPy.

@@ -1,7 +1,7 @@
 """The recipe of an experiment: a checked, frozen value, read from TOML and written as TOML.
 
 In: TOML text or a file, overrides, a seed. Out: `Recipe`, or a RecipeError that names the key, the value got and what
-is allowed. Where the built-in recipes lie, `nctool_models.recipes.load` knows.
+is allowed. `nctool_models.recipes.load` finds the built-in recipes.
 """
 
 from __future__ import annotations

@@ -6,8 +6,7 @@
     snn_accuracy(...), ann_accuracy(...)                    accuracy
     save_checkpoint(...), load_checkpoint(path)             checkpoints
 
-Conversion and the fast engine stand below it: they measure noise on the integer network.
-Nothing of models or deploy.
+It imports conversion and the fast engine, to measure noise on the integer network, and nothing of models or deploy.
 """
 
 from nctool.training.accuracy import REPORTED_STEPS, ann_accuracy, snn_accuracy

@@ -1,6 +1,6 @@
 """End a training run before its last epoch: after a signal, or when memory runs out.
 
-In: a block of work. Out: whether a signal came, and the errors that say what is left of the run. The
+In: a block of work. Out: whether a signal came, and errors that say how to go on with the run. The
 loop decides what to do about a signal.
 """
 

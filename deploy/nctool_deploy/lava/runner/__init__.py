@@ -1,7 +1,7 @@
 """The only package that imports Lava; importing it makes Lava importable (`nctool_deploy.lava.compatibility`).
 
-It holds nothing else: when Lava looks for the models of a process, it
-executes every module in the folder of that process.
+Nothing else is in the package: when Lava looks for the models of a process, it executes every module in the folder of
+that process.
 """
 
 from nctool_deploy.lava.compatibility import make_importable

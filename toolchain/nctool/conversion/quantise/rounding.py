@@ -7,7 +7,7 @@ rounding: optimal brain quantisation in a fixed order. The mean of the error tha
 In: a FloatPopulation, a scale, what its synapses see on calibration data. Out: a Population. Must not import torch.
 
 Source: Frantar et al., GPTQ: Accurate Post-Training Quantization for Generative Pre-trained Transformers, arXiv
-2210.17323; as back substitution: Chen et al., The Geometry of LLM Quantization, arXiv 2507.18553. Of the bias
+2210.17323; as back substitution: Chen et al., The Geometry of LLM Quantization, arXiv 2507.18553. Bias
 correction: Nagel et al., Data-Free Quantization Through Weight Equalization and Bias Correction, ICCV 2019, arXiv
 1906.04721.
 """

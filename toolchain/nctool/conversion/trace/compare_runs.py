@@ -1,9 +1,9 @@
-"""See that what was read from a module is the network that runs: both are run on images and compared.
+"""Compare a module with the network that was read from it: both run on images.
 
-What is read goes by the class of each module and by the forward method; what runs may be something else. The first
-place where the two differ is named.
+The reader goes by the class of each module and by the forward method; the module may compute something else. The error
+names the first place where the two differ.
 
-In: a module, what was read from it, images. Out: an UnsupportedError where they are two networks.
+In: a module, what was read from it, images. Out: nothing, or an UnsupportedError where they differ.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""Take changes in place out of a graph: what reads a tensor after it was changed reads what changed it.
+"""Take changes in place out of a graph: a node that reads a changed tensor reads the node that changed it.
 
 torch.fx records `y.add_(x)` as a call whose result need not be read: the change would be lost with the dead code. A
-graph says who reads a result, not whose memory it lies in: whatever is not known to be a tensor of its own is taken for
-a view of what it was made of.
+graph says which nodes read a result, not whose memory it lies in: a result counts as a view of its inputs unless it is
+known to have memory of its own.
 
 In: a torch.fx graph and the modules that it calls. Out: the same graph, in which no node relies on such a change.
 """

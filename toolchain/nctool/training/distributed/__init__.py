@@ -1,1 +1,1 @@
-"""Training by several processes that computes what one computes."""
+"""Training by several processes, with the same result as by one."""
