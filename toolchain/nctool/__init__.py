@@ -1,7 +1,13 @@
 """nctool: from a vision network to an integer spiking network on a chip, verified bit for bit.
 
-The commands are thin calls of `train`, `finetune`, `history`, `explore`, `export`, `run_sim`, `verify` and `inspect`.
-They are loaded when first used: importing `nctool` loads neither torch nor Lava.
+    net = nctool.prepare(model, images)                  makes a PyTorch network trainable for conversion
+    nctool.train("mine.toml", "runs/mine", model=net)    trains it; `finetune` trains it further, `history` shows a run
+    nctool.export("runs/mine", "mine.net", model=net)    converts it and writes the file; `explore` compares settings
+    nctool.run_sim("mine.net")                           runs the file on data; `inspect` shows what it holds
+    nctool.verify("mine.net")                            proves that the engines agree, bit for bit
+
+Each command of the command line calls the function of its name. The functions are loaded when first used: importing
+`nctool` loads neither torch nor Lava.
 """
 
 from __future__ import annotations

@@ -142,7 +142,7 @@ class NoisyQuantReLU(nn.Module):
         return self.threshold.device.type == "cpu"
 
     def _noise(self) -> Tensor | None:
-        """Return σ if noise is drawn. A σ of 0 is told apart only on the CPU, where reading it costs nothing."""
+        """Return σ if noise is drawn. Only on the CPU is a σ of 0 checked: reading it costs nothing there."""
         if not self.draws_noise or (self._is_on_host and not float(self.sigma) > 0.0):
             return None
         return self.sigma

@@ -62,7 +62,7 @@ def snn_accuracy(
         encoding: from pixels to what the network sees at each step.
         steps: windows in time steps, ≥ 1.
         processes: those that share the work; each gets the same answer.
-        progress: told of every batch of this process.
+        progress: called after every batch of this process.
         batch_size: images that are run at once.
 
     Returns:

@@ -28,12 +28,12 @@ from nctool.training.stages import Outcome, Stage, Task, snapshot
 
 @dataclass(frozen=True)
 class Run:
-    """Where a run writes, whom it tells, and what may end it.
+    """Where a run writes, whom it reports to, and what may end it.
 
     Attributes:
         directory: where its files go.
-        progress: told of every batch.
-        on_epoch: told of every epoch.
+        progress: called after every batch.
+        on_epoch: called after every epoch.
         interruption: what may end it.
     """
 

@@ -70,8 +70,8 @@ def fit(
         resume: continue from `last.safetensors`.
         trained: the model has its trained weights; only the recipe's fine-tuning is done.
         number_format: what the backend of the recipe's `[chip]` can hold; needed with `noise.source` "chip".
-        progress: told of every batch, and then of those of the test images.
-        on_epoch: told of every epoch.
+        progress: called after every batch, those of the test images included.
+        on_epoch: called after every epoch.
 
     Returns:
         the numbers of the chosen epoch.

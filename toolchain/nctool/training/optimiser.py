@@ -95,7 +95,7 @@ class Optimiser:
 
         Args:
             epoch: of the run, from 1.
-            progress: told of every batch, counted over the whole run.
+            progress: called after every batch, with the number of batches of the whole run.
             interruption: looked at after every batch.
 
         Returns:
