@@ -206,6 +206,8 @@ def _validate_rate(encoding: RateEncoding) -> None:
 def _validate_readout(network: IntNetwork) -> None:
     readouts = [p.name for p in network.populations if isinstance(p.neuron, Readout)]
     bounded = [p.name for p in network.populations if p.neuron.is_bounded]
-    require(network.latency == 0 or not bounded, "network", "populations beside a lead", bounded, "current-based ones")
+    require(
+        network.latency == 0 or not bounded, "network", "populations beside a latency", bounded, "current-based ones"
+    )
     expected = [network.readout.name] if network.readout.neuron.is_bounded else []
     require(readouts == expected, "network", "readouts", readouts, "one, the last population")
