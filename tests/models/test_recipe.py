@@ -102,6 +102,14 @@ def test_the_schedule_of_an_older_recipe_is_dropped():
     assert "schedule" not in recipe.to_toml()
 
 
+def test_the_keys_of_an_older_recipe_are_read_under_their_new_names():
+    older = '[input]\ncoding = "rate"\n[noise]\nsource = "chip"\n[chip]\nrealisation = "autapse"\nunits = 2\n'
+    newer = older.replace("coding", "encoding").replace("realisation", "backend").replace("units", "replicas")
+    assert parse_recipe(TEXT + older) == parse_recipe(TEXT + newer)
+    with pytest.raises(RecipeError, match="`chip.units` is the older name of `chip.replicas`, allowed: one of them"):
+        parse_recipe(TEXT + older + "replicas = 2\n")
+
+
 def test_a_recipe_is_frozen():
     with pytest.raises(ValidationError):
         parse_recipe(TEXT).seed = 2
@@ -132,6 +140,16 @@ def test_an_override_is_a_toml_literal_or_plain_text(override, value):
         setting = getattr(setting, key)
     assert setting == value
     assert type(setting) is type(value)
+
+
+@pytest.mark.parametrize("key", ["chip.units", " chip . units", "chip.replicas"])
+@pytest.mark.parametrize("table", ["units = 2", "replicas = 2"])
+def test_an_override_replaces_a_value_by_either_name_of_its_key(key, table):
+    text = f'{TEXT}[noise]\nsource = "chip"\n[chip]\n{table}\n'
+    for overrides in ({key: 3}, parse_overrides([f"{key}=3"])):
+        chip = parse_recipe(text, overrides).chip
+        assert chip is not None
+        assert chip.replicas == 3
 
 
 def test_the_last_override_wins_and_the_seed_argument_wins_over_all():

@@ -44,7 +44,8 @@ def override(content: dict[str, Any], overrides: Overrides) -> None:
         RecipeError: a key is none, lies below a value, or a value is of no type that TOML has.
     """
     for key, value in overrides.items():
-        _put(content, OLDER_KEYS.get(str(key), str(key)), _plain(key, value))
+        parts = [part.strip() for part in str(key).split(".")]
+        _put(content, OLDER_KEYS.get(".".join(parts), str(key)), _plain(key, value))
 
 
 def rename_older_keys(content: dict[str, Any], source: str) -> None:
