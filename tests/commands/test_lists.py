@@ -17,6 +17,15 @@ def test_a_recipe_is_written_out_so_that_it_reads_back(cli, tmp_path: Path) -> N
     assert "unknown recipe `digit-cnn`" in refused.err
 
 
+def test_a_recipe_as_json_has_its_keys_by_their_older_names_too(cli, tmp_path: Path) -> None:
+    text = load_recipe("digits-cnn").to_toml().replace('source = "ideal"', 'source = "chip"')
+    (tmp_path / "mine.toml").write_text(f"{text}\n[chip]\nreplicas = 2\n", encoding="utf-8")
+    (recipe,) = cli("recipes", tmp_path / "mine.toml", "--json").json["recipes"]
+    assert recipe["input"]["coding"] == recipe["input"]["encoding"] == "graded"
+    assert recipe["chip"]["realisation"] == recipe["chip"]["backend"] == "autapse"
+    assert recipe["chip"]["units"] == recipe["chip"]["replicas"] == 2
+
+
 def test_lists_as_json(cli) -> None:
     assert {"digits-cnn", "digits-mlp", "mnist-mlp", "mnist-lenet"} <= {
         recipe["name"] for recipe in cli("recipes", "--json").json["recipes"]

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from nctool.commands.command import Command
 from nctool.commands.tables import print_line, print_rows, span
+from nctool.recipe.overrides import add_older_keys
 from nctool.signature import Option
 
 if TYPE_CHECKING:
@@ -32,7 +33,7 @@ class RecipeList:
 
     def to_json(self) -> dict[str, Any]:
         """Return them as JSON types."""
-        return {"recipes": [recipe.model_dump(mode="json") for recipe in self.recipes]}
+        return {"recipes": [add_older_keys(recipe.model_dump(mode="json")) for recipe in self.recipes]}
 
 
 def recipes(

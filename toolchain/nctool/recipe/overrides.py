@@ -64,6 +64,17 @@ def rename_older_keys(content: dict[str, Any], source: str) -> None:
         table[after] = table.pop(before)
 
 
+def add_older_keys(content: dict[str, Any]) -> dict[str, Any]:
+    """Return a recipe as JSON types with its keys by their older names too, which scripts read."""
+    added = {name: dict(table) if isinstance(table, dict) else table for name, table in content.items()}
+    for older, key in OLDER_KEYS.items():
+        (name, before), after = older.split("."), key.split(".")[1]
+        table = added.get(name)
+        if isinstance(table, dict):
+            table[before] = table[after]
+    return added
+
+
 def _put(content: dict[str, Any], key: str, value: Any) -> None:
     parts = [part.strip() for part in key.split(".")]
     if not all(parts):
