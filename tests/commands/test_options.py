@@ -74,6 +74,13 @@ def test_the_help_has_the_new_names_only(cli) -> None:
         assert "--realisation" not in text and "--units" not in text
 
 
+@pytest.mark.parametrize(("typed", "suggested"), [("--unit", "--input, --replicas"), ("--calibration", "--backend")])
+def test_no_older_name_is_suggested(cli, typed: str, suggested: str) -> None:
+    ended = cli("export", typed, "x")
+    assert ended.code == 2
+    assert ended.err.startswith(f"error: no such option: {typed} (Possible options: {suggested})\n")
+
+
 @pytest.mark.parametrize(("new", "older"), [("backend", "realisation"), ("replicas", "units")])
 def test_both_names_at_once_are_refused(cli, digits_run, tmp_path: Path, new: str, older: str) -> None:
     with pytest.raises(UsageError) as caught:
@@ -86,6 +93,11 @@ def test_both_names_at_once_are_refused(cli, digits_run, tmp_path: Path, new: st
         f"error: --{new} and --{older}: allowed one of them\nhint: --{older} is the older name\n",
     )
     assert not list(tmp_path.iterdir())
+
+
+def test_both_names_are_refused_where_one_says_the_default(cli, digits_run) -> None:
+    ended = cli("explore", digits_run, "--backends", "autapse,population,zero-reset", "--realisations", "autapse")
+    assert (ended.code, ended.err.splitlines()[0]) == (2, "error: --backends and --realisations: allowed one of them")
 
 
 def test_json_has_both_keys(digits_run: Path, digits_model: Path, tmp_path: Path) -> None:

@@ -96,6 +96,7 @@ def _exit_code(run: Callable[[], int]) -> int:
         print_error(error.message, error.hint)
         return error.exit_code
     except TyperException as error:
+        _suggest_new_names(error)
         print_error(_lower_first(error.format_message()), "see `nctool --help`, or `nctool COMMAND --help`")
         return UsageError.exit_code
     except Interrupted as stop:
@@ -151,6 +152,14 @@ def print_error(message: str, hint: str | None) -> None:
     if hint is not None:
         console.print("hint:", style="bold", end=" ")
         console.print(hint, markup=False)
+
+
+def _suggest_new_names(error: TyperException) -> None:
+    """Let an error that suggests options name none by its older name."""
+    newer = {older: flag for command in COMMANDS for older, flag in command.newer_flags.items()}
+    suggested = getattr(error, "possibilities", None)
+    if suggested:
+        error.possibilities = sorted({newer.get(flag, flag) for flag in suggested})  # type: ignore[attr-defined]
 
 
 def _lower_first(text: str) -> str:

@@ -82,6 +82,12 @@ class Command:
             if option.is_written and parameter.name in arguments:
                 print_whole(f"wrote {Path(arguments[parameter.name])}")
 
+    @property
+    def newer_flags(self) -> dict[str, str]:
+        """Return the flag of each option by the flags of its older names."""
+        pairs = [(parameter.name, older) for parameter, option in options_of(self.function) for older in option.aliases]
+        return {_flag(older): _flag(name) for name, older in pairs}
+
     def for_typer(self) -> Callable[..., None]:
         """Return a function whose signature tells typer the options."""
 
@@ -103,8 +109,9 @@ def _for_typer(parameter: Parameter, option: Option) -> Iterator[inspect.Paramet
     shown: dict[str, Any] = {"help": option.help, "metavar": option.metavar}
     if option.least is not None:
         shown["min"] = parameter.kind(option.least)
-    if option.default is not None:
-        shown["show_default"] = option.default
+    if option.default is not None or option.aliases:
+        shown["show_default"] = option.default or default
+        default = None if option.aliases else default  # None tells that it was not typed, by any of its names
     if option.is_positional:
         yield _parameter(parameter.name, kind, typer.Argument(default, **shown))
         return
@@ -156,7 +163,7 @@ def _values(parameter: Parameter, option: Option, typed: Mapping[str, Any]) -> I
     """Yield what was typed for an option, under the name that was typed."""
     for name in (parameter.name, *option.aliases):
         value = typed[name]
-        if value is not None and value != _typed_default(parameter):
+        if value is not None and (option.aliases or value != _typed_default(parameter)):
             yield name, value if option.parse is None else option.parse(value, parameter.name)
 
 
