@@ -26,7 +26,7 @@ demo: setup ## train a small network, export it, run it in three engines and ver
 	$(NCTOOL) verify $(DEMO)/model.net --engines reference,fast,lava --samples 100
 
 test: setup ## run the test suite, Lava included, one worker a core; COVERAGE=yes measures what it reaches
-	@mkdir -p .cache/coverage
+	@rm -rf .cache/coverage && mkdir -p .cache/coverage
 	OMP_NUM_THREADS=1 $(PYTHON) -m pytest --numprocesses auto --maxprocesses 8 $(if $(COVERAGE),--cov)
 
 quick: setup ## run the tests that take moments, for the loop while working: under a minute
