@@ -47,9 +47,9 @@ def from_lava_axes(values: np.ndarray, n_spatial: int = 3) -> np.ndarray:
 
 
 def opened(case: Case) -> tuple[ForeignFile, np.ndarray]:
-    content = read_foreign(case.path, ForeignOptions(reset_interval=case.reset_interval))
+    content = read_foreign(case.path, ForeignOptions(case.n_steps, case.reset_interval))
     samples = content.samples(case.samples)
-    return content.with_steps(case.n_steps).fitted_to(samples), samples
+    return content.fitted_to(samples), samples
 
 
 # --- files that the lava-dl wheel ships ----------------------------------
@@ -295,7 +295,7 @@ def test_C4_W4_a_spike_from_before_the_first_step_arrives_after_a_delay_of_the_w
     """The source fires in every step that it runs, the first of them step 0; the window has two steps."""
     source = dense_layer([[1]], bias=[100], neuron=neuron(60, 4096, 4096))
     layers = [source, dense_layer([[100]], delay=np.float32(delay), neuron=neuron(60, 4096, 4096))]
-    network = read_foreign(Draft(layers).write(tmp_path / "x.net")).with_steps(2).network
+    network = read_foreign(Draft(layers).write(tmp_path / "x.net"), ForeignOptions(steps=2)).network
     trace = assert_engines_agree(network, np.zeros((1, 2, 1), int))
     assert trace.spikes["dense0"][0, :, 0].tolist() == [1, 1]
     assert trace.spikes["dense1"][0, :, 0].tolist() == fired
@@ -304,7 +304,7 @@ def test_C4_W4_a_spike_from_before_the_first_step_arrives_after_a_delay_of_the_w
 def test_C4_C5_W6_a_spike_from_before_the_first_step_comes_back_after_a_reset(tmp_path):
     """It fires at step 0 by its bias of 100 > 60; that spike brings -90, so it is silent at step 1, and so on."""
     layer = dense_layer([[1]], type="dense_rec", weight_rec=[[-90]], bias=[100], neuron=neuron(60, **NO_MEMORY))
-    content = read_foreign(Draft([layer]).write(tmp_path / "x.net"), ForeignOptions(reset_interval=4)).with_steps(4)
+    content = read_foreign(Draft([layer]).write(tmp_path / "x.net"), ForeignOptions(steps=4, reset_interval=4))
     assert [p.neuron.latency for p in content.network.populations] == [1]
     trace = assert_engines_agree(content.network, np.zeros((1, 4, 1), int))
     assert trace.spikes["dense0"][0, :, 0].tolist() == [0, 1, 0, 1]

@@ -147,10 +147,6 @@ class ForeignFile(StructuralEquality):
         low, high = int(signal.min()), int(signal.max())
         return replace(self, network=replace(network, input=IntegerInput(network.input.shape, low, high)))
 
-    def with_steps(self, n_steps: int) -> ForeignFile:
-        """Return the file with a network that runs for `n_steps`."""
-        return replace(self, network=replace(self.network, n_steps=n_steps))
-
     def cost_meter(self) -> NoReturn:
         """Refuse with an UnsupportedError: it is not known how the neurons of another tool are built."""
         raise UnsupportedError(
