@@ -125,7 +125,12 @@ PATH = "a path or a text"
         ("verify", "all_differences", "no", "all_differences: got 'no', allowed: True or False"),
         ("train", "seed", "1", "seed: got '1', allowed: a whole number or None"),
         ("train", "overrides", 3, "overrides: got 3, allowed: a mapping or None"),
-        ("train", "overrides", ["seed=3"], "overrides: got a list, allowed: a mapping or None"),
+        (
+            "train",
+            "overrides",
+            ["seed=3"],
+            'overrides: got a list, allowed: a mapping or None\nhint: overrides={"training.epochs": 3}',
+        ),
         ("train", "overrides", {3: 4}, "overrides, key 3: got 3, allowed: a text"),
         ("train", "on_epoch", 3, "on_epoch: got 3, allowed: a function"),
         ("prepare", "levels", "4", "levels: got '4', allowed: a whole number"),

@@ -161,6 +161,7 @@ class SampleChoice:
 Overrides = Annotated[
     overrides.Overrides | None,
     Option("KEY=VALUE in the recipe.", flags=("--set",), parse=parse_overrides, is_repeated=True),
+    Hint('overrides={"training.epochs": 3}'),
 ]
 Resume = Annotated[bool, Option("Go on where an interrupted run stopped.")]
 Overwrite = Annotated[bool, Option("Replace the run in the folder.")]
