@@ -17,6 +17,7 @@ from nctool.ir.network import INPUT_NAME, ConvGeometry
 from nctool.reference.simulate import simulate
 from nctool_deploy.backends.autapse import AUTAPSE_FORMAT
 from nctool_deploy.backends.backend import find_backend
+from tests.support.scales import thresholds
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -31,7 +32,9 @@ def synapse(weight, bias, source: str = INPUT_NAME) -> FloatSynapse:
 
 
 def layer(weight, bias, threshold: float | None = 1.0, replicas: int = 1, source: str = INPUT_NAME) -> FloatPopulation:
-    return FloatPopulation("fc", (len(bias) * replicas,), (synapse(weight, bias, source),), threshold, replicas)
+    return FloatPopulation(
+        "fc", (len(bias) * replicas,), (synapse(weight, bias, source),), thresholds(threshold, len(bias)), replicas
+    )
 
 
 def held(population: FloatPopulation, signal=SIGNAL, number_format=AUTAPSE_FORMAT, n_steps: int = 4):
@@ -94,7 +97,7 @@ def test_a_padded_convolution_may_see_nothing_of_an_input_that_is_never_0():
     for padding, counted in (((0, 0), Held(never=1)), ((1, 1), Held())):
         size = 1 + 2 * padding[0]
         padded = replace(convolution, conv=ConvGeometry(padding=padding))
-        assert held(FloatPopulation("c", (1, size, size), (padded,), 1.0), beside)[1] == counted
+        assert held(FloatPopulation("c", (1, size, size), (padded,), thresholds(1.0, 1)), beside)[1] == counted
 
 
 def test_weights_that_see_only_padding_or_silence_become_0():
@@ -106,7 +109,7 @@ def test_weights_that_see_only_padding_or_silence_become_0():
     assert not network.populations[1].synapses[0].weight.any()
 
     kernel = FloatSynapse("c", INPUT_NAME, (1, 1, 2), np.ones((1, 1, 3, 3)), np.zeros(1), ConvGeometry(padding=(1, 1)))
-    population, counted = held(FloatPopulation("c", (1, 1, 2), (kernel,), 1.0))
+    population, counted = held(FloatPopulation("c", (1, 1, 2), (kernel,), thresholds(1.0, 1)))
     assert population.synapses[0].weight[0, 0].tolist() == [[0, 0, 0], [1, 1, 1], [0, 0, 0]]
     assert counted == Held(unread=6)
 

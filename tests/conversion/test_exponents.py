@@ -17,7 +17,7 @@ from nctool.errors import RangeError
 from nctool.ir.number_format import IntegerFormat
 from nctool_deploy.backends.autapse import AUTAPSE_FORMAT
 from tests.support.networks import seeds
-from tests.support.scales import choose_scale
+from tests.support.scales import choose_scale, thresholds
 
 
 def summed(*weights: object, threshold: float | None = 100.0, bias: float = 0.0) -> FloatPopulation:
@@ -25,7 +25,7 @@ def summed(*weights: object, threshold: float | None = 100.0, bias: float = 0.0)
     arrays = [np.asarray(weight, np.float64) for weight in weights]
     biases = np.full(len(arrays[0]), bias)
     synapses = (FloatSynapse("fc", "input", w.shape[1:], w, biases, None) for w in arrays)
-    return FloatPopulation("sum", biases.shape, tuple(synapses), threshold)
+    return FloatPopulation("sum", biases.shape, tuple(synapses), thresholds(threshold, len(biases)))
 
 
 # --- by hand ------------------------------------------------------------

@@ -29,6 +29,7 @@ from nctool.reference.simulate import simulate
 from nctool.reference.synapses import convolve
 from nctool_deploy.backends.autapse import AUTAPSE_FORMAT
 from tests.support.networks import measured, seeds
+from tests.support.scales import thresholds
 from tests.support.torch_models import act, on_both_engines
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -137,7 +138,7 @@ def population(weight, bias=0.0, threshold: float | None = 1.0, replicas: int = 
     weight = np.asarray(weight, np.float64)
     bias, repeat = np.full(len(weight), bias), Repeat(copies_out=replicas)
     synapse = FloatSynapse("fc", INPUT_NAME, weight.shape[1:], weight, bias, None, repeat=repeat)
-    return FloatPopulation("fc", (len(weight) * replicas,), (synapse,), threshold, replicas)
+    return FloatPopulation("fc", (len(weight) * replicas,), (synapse,), thresholds(threshold, len(weight)), replicas)
 
 
 def calibration(seed: int = 0, samples: int = 40) -> Calibration:
@@ -189,8 +190,10 @@ def test_a_channel_that_lies_far_below_does_not_hide_the_error_of_the_others():
     weight[0] *= 100
     bias = np.array([-20000.0, 0.2, 0.2, 0.2, 0.2])
     synapse = FloatSynapse("fc", INPUT_NAME, (6,), weight, bias, None)
-    real = FloatPopulation("fc", (5,), (synapse,), 30.0)
-    alone = replace(real, shape=(4,), synapses=(replace(synapse, weight=weight[1:], bias=bias[1:]),))
+    real = FloatPopulation("fc", (5,), (synapse,), thresholds(30.0, 5))
+    alone = replace(
+        real, shape=(4,), threshold=thresholds(30.0, 4), synapses=(replace(synapse, weight=weight[1:], bias=bias[1:]),)
+    )
     _, errors = fit_population(real, GRADED, number_format(3), seen)
     _, wanted = fit_population(alone, GRADED, number_format(3), seen)
     assert 0.5 * wanted.output < errors.output < 2 * wanted.output

@@ -17,15 +17,14 @@ from nctool.ir.network import Readout
 from nctool.ir.number_format import IntegerFormat
 from nctool_deploy.backends.autapse import AUTAPSE_FORMAT
 from tests.support.networks import seeds
-from tests.support.scales import choose_scale
+from tests.support.scales import choose_scale, thresholds
 
 
 def population(weight, bias=0.0, threshold: float | None = 1.0) -> FloatPopulation:
     weight = np.asarray(weight, np.float64)
     bias = np.broadcast_to(np.asarray(bias, np.float64), len(weight)).copy()
-    return FloatPopulation(
-        "fc", bias.shape, (FloatSynapse("fc", "input", weight.shape[1:], weight, bias, None),), threshold
-    )
+    synapse = FloatSynapse("fc", "input", weight.shape[1:], weight, bias, None)
+    return FloatPopulation("fc", bias.shape, (synapse,), thresholds(threshold, len(bias)))
 
 
 def drawn(seed: int, threshold: float | None = None) -> FloatPopulation:

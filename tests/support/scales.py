@@ -21,3 +21,8 @@ def choose_scale(
     if scale is None:
         raise no_scale(population, number_format, ceiling)
     return scale
+
+
+def thresholds(threshold: float | None, channels: int) -> FloatArray | None:
+    """Return one threshold for each channel; None for a readout."""
+    return None if threshold is None else np.full(channels, float(threshold))

@@ -30,7 +30,8 @@ def integrate_and_fire(drive: Tensor, threshold: Tensor, n_steps: int, reset: Re
 
     Args:
         drive: float (n_steps · N, …), the N samples of the first step, then those of the second, and so on.
-        threshold: θ, a float scalar of shape (), > 0, in units of the drive.
+        threshold: θ, a float scalar of shape (), > 0, in units of the drive; where no gradients are wanted, also one
+            for each neuron, to broadcast over a step.
         n_steps: length of the window, ≥ 1; it divides the first axis.
         reset: what a spike does to the membrane potential.
 

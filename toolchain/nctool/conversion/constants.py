@@ -94,25 +94,25 @@ def _drive(population: FloatPopulation, signals: Mapping[str, Interval]) -> Inte
     return low, high
 
 
-def _starts(population: FloatPopulation, number_format: IntegerFormat) -> tuple[float, float]:
-    """Return the lowest and the highest potential that a replica starts a window at, in thresholds (rule U1)."""
-    half_gap = 0.5 / population.replicas
-    return (0.0, 0.0) if number_format.reset == "zero" else (half_gap, 1 - half_gap)
+def _starts(population: FloatPopulation, number_format: IntegerFormat) -> Interval:
+    """Return the lowest and the highest potential that a replica of each channel starts a window at (rule U1)."""
+    starts = np.zeros_like(population.starts) if number_format.reset == "zero" else population.starts
+    return starts.min(axis=1), starts.max(axis=1)
 
 
-def _constant_drive(drive: Interval, threshold: float, starts: tuple[float, float], n_steps: int) -> FloatArray:
+def _constant_drive(drive: Interval, threshold: FloatArray, starts: Interval, n_steps: int) -> FloatArray:
     """Return the drive that makes the spikes of each channel: 0 for none, the threshold for all, NaN where they change.
 
     A potential that starts at v and grows by at most z a step stays below v + T z. One that grows by at least z, and
     loses the threshold at every step, stays above v - T (threshold - z).
     """
-    low, high = drive[0] / threshold, drive[1] / threshold
-    never = n_steps * high < 1 - starts[1]
-    always = n_steps * (1 - low) <= starts[0]
+    low, high = drive
+    never = n_steps * high < threshold - starts[1]
+    always = n_steps * (threshold - low) <= starts[0]
     return np.select([never, always], [0.0, threshold], np.nan)
 
 
-def _spikes(constant: FloatArray, value: float) -> Interval:
+def _spikes(constant: FloatArray, value: FloatArray) -> Interval:
     """Return what the replicas of each channel send in a step, where spikes of all are worth `value`."""
     return np.where(constant > 0, value, 0.0), np.where(constant == 0, 0.0, value)
 

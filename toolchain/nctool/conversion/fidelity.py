@@ -252,15 +252,18 @@ class FloatSpikes:
             signal = encoded.real[np.arange(len(encoded.real)).reshape(column), pixels][:, np.newaxis]
         return torch.from_numpy(np.ascontiguousarray(signal.swapaxes(0, 1)))
 
-    def _fire(self, population: FloatPopulation, threshold: float, drive: Tensor) -> Tensor:
+    def _fire(self, population: FloatPopulation, threshold: FloatArray, drive: Tensor) -> Tensor:
         """Return the threshold where a neuron fires, else 0: (n_steps, samples, *shape)."""
         steps = drive.expand(self.n_steps, *drive.shape[1:]).clone()
+        theta = _column(threshold.repeat(population.replicas), population)
         if self.reset == "subtract":  # a replica starts at its own potential, not in the middle (rule U1)
-            replica = torch.arange(population.shape[0], dtype=drive.dtype) % population.replicas
-            start = threshold * ((2 * replica + 1) / (2 * population.replicas) - 0.5)
-            steps[0] += start.reshape(-1, *[1] * (len(population.shape) - 1))
-        theta = torch.tensor(threshold, dtype=drive.dtype)
+            steps[0] += _column(population.starts.flatten(), population) - theta / 2
         return integrate_and_fire(steps.flatten(0, 1), theta, self.n_steps, self.reset).view_as(steps)
+
+
+def _column(values: FloatArray, population: FloatPopulation) -> Tensor:
+    """Return a value for each channel, all replicas counted, shaped to broadcast over the neurons."""
+    return torch.from_numpy(values).reshape(-1, *[1] * (len(population.shape) - 1))
 
 
 def _kernels(population: FloatPopulation) -> tuple[Kernel, ...]:

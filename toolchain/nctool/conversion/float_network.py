@@ -110,22 +110,34 @@ class FloatPopulation:
         name: name of the first linear module, or of the sum if there is none.
         shape: (channels,) or (channels, height, width) of the output, all replicas counted.
         synapses: the branches of the sum, at least one.
-        threshold: of the activation, > 0, in units of the pre-activation; None for the readout.
+        threshold: of the activation, > 0, in units of the pre-activation, float64 (channels,) of one replica; None for
+            the readout.
         replicas: neurons that share an activation, >= 1; their channels lie side by side, and a spike of one is worth
             threshold / replicas.
+        shift: what the initial potential of every replica has beside threshold * (k + 1/2) / replicas, in the same
+            units, float64 (channels,) of one replica; None for nothing.
     """
 
     name: str
     shape: Shape
     synapses: tuple[FloatSynapse, ...]
-    threshold: float | None = None
+    threshold: FloatArray | None = None
     replicas: int = 1
+    shift: FloatArray | None = None
 
     @property
     def bias(self) -> FloatArray:
         """Return the sum of the biases of all branches, float64 (channels,), of one replica for each activation."""
         bias: FloatArray = np.sum([synapse.bias for synapse in self.synapses], axis=0)
         return bias
+
+    @property
+    def starts(self) -> FloatArray:
+        """Return the potential that each replica of what spikes starts a window at, float64 (channels, replicas)."""
+        if self.threshold is None:
+            return np.zeros((len(self.bias), self.replicas))
+        middle = self.threshold[:, np.newaxis] * (np.arange(self.replicas) + 0.5) / self.replicas
+        return middle if self.shift is None else middle + self.shift[:, np.newaxis]
 
 
 @dataclass(frozen=True)

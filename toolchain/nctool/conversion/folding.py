@@ -144,7 +144,7 @@ def absorb_spike_values(network: FloatNetwork, encoded: EncodedInput) -> FloatNe
     """
     values: dict[str, FloatArray] = {encoded.name: encoded.step}
     spiking = ((p, p.threshold) for p in network.populations if p.threshold is not None)
-    values |= {p.name: np.full(len(p.bias), threshold / p.replicas) for p, threshold in spiking}
+    values |= {p.name: threshold / p.replicas for p, threshold in spiking}
     return map_synapses(network, lambda synapse: _scale_inputs(synapse, values))
 
 

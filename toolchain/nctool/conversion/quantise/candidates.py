@@ -9,14 +9,19 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import numpy as np
-
 from nctool.conversion.float_network import FloatArray, FloatPopulation
 from nctool.conversion.quantise.clipping import Curve, choose_clipped, error_curve
 from nctool.conversion.quantise.patches import View
 from nctool.conversion.quantise.rounding import round_for_output, round_population
 from nctool.conversion.quantise.rounding_error import output_error, squared_error, weight_errors
-from nctool.conversion.quantise.scales import Scale, candidate_exponents, find_scale, fitting_scales, no_scale
+from nctool.conversion.quantise.scales import (
+    Scale,
+    candidate_exponents,
+    find_scale,
+    fitting_scales,
+    no_scale,
+    shared_limit,
+)
 from nctool.ir.network import Population
 from nctool.ir.number_format import IntegerFormat
 
@@ -83,7 +88,7 @@ class Candidates:
         if exponents not in self._curves:
             base = fitting_scales(self.real, self.number_format, exponents)
             if self.number_format.one_threshold or self.real.threshold is None:
-                base = np.full(len(base), base.min())
+                base = shared_limit(self.real, base)
             self._curves[exponents] = error_curve(base, self.views, exponents, self.number_format.weight_max)
         return self._curves[exponents]
 

@@ -17,7 +17,7 @@ from nctool.conversion.float_network import FloatArray, FloatPopulation
 from nctool.conversion.quantise.covariance import Factor
 from nctool.conversion.quantise.patches import View
 from nctool.conversion.quantise.rounding import round_with_feedback
-from nctool.conversion.quantise.scales import Scale, fitting_scales, hard_limits
+from nctool.conversion.quantise.scales import Scale, fitting_scales, hard_limits, shared_limit
 from nctool.ir.network import IntArray
 from nctool.ir.number_format import IntegerFormat
 
@@ -123,7 +123,7 @@ def choose_clipped(
     fitting = fitting_scales(population, number_format, exponents)
     caps = np.minimum(ceiling, hard_limits(population, number_format, fitting))
     if number_format.one_threshold or population.threshold is None:
-        fitting, caps = (np.full(len(scales), scales.min()) for scales in (fitting, caps))
+        fitting, caps = (shared_limit(population, scales) for scales in (fitting, caps))
     tried = np.minimum(fitting * FACTORS[:, np.newaxis], caps)
     if population.threshold is None:
         tried = np.where(np.isfinite(tried), tried, 1.0)
@@ -134,7 +134,9 @@ def choose_clipped(
     return Scale(threshold / population.threshold, threshold, exponents)
 
 
-def _choose_threshold(theta: float, number_format: IntegerFormat, curve: Curve, tried: FloatArray) -> IntArray | None:
+def _choose_threshold(
+    theta: FloatArray, number_format: IntegerFormat, curve: Curve, tried: FloatArray
+) -> IntArray | None:
     """Return thresholds m * 2**e with one e, of scales (tried, channels) or less: those of the least error."""
     best: IntArray | None = None
     least = np.inf

@@ -104,7 +104,8 @@ def drive_error(
         ]
         drive = _drive(encoded, real, weights, rounded.bias[:: real.replicas].astype(np.float64))
         error = drive / _per_channel(_scale(real, rounded, n_steps), drive) - wanted
-        squares.append(np.mean(error**2) / (real.threshold or wanted.std() or 1.0) ** 2)
+        unit = wanted.std() or 1.0 if real.threshold is None else _per_channel(real.threshold, wanted)
+        squares.append(np.mean((error / unit) ** 2))
     return float(np.sqrt(np.mean(squares)))
 
 
@@ -126,7 +127,7 @@ def _scale(real: FloatPopulation, rounded: Population, n_steps: int) -> FloatArr
     """Return what a real unit is in integers, for each channel."""
     neuron = rounded.neuron
     if isinstance(neuron, IntegrateFire):
-        return neuron.threshold[:: real.replicas] / np.float64(real.threshold or 1.0)
+        return neuron.threshold[:: real.replicas] / np.float64(1.0 if real.threshold is None else real.threshold)
     if isinstance(neuron, Readout):
         return np.full(len(rounded.bias), 1.0 / (neuron.scale * n_steps))
     raise UnsupportedError(f"population `{rounded.name}`: current-based neurons are not converted")

@@ -95,7 +95,7 @@ def assemble(
         neuron: IntegrateFire | Readout = Readout(1.0 / (float(scale.per_channel[0]) * n_steps))
     else:
         threshold = scale.threshold.repeat(population.replicas)
-        neuron = IntegrateFire(threshold, _initial(threshold, population.replicas, number_format), number_format.reset)
+        neuron = IntegrateFire(threshold, _initial(population, scale, number_format), number_format.reset)
     parts = zip(population.synapses, weights, scale.exponents, strict=True)
     return Population(
         name=population.name,
@@ -113,12 +113,18 @@ def _synapse(real: FloatSynapse, weight: NDArray[Any], exponent: int) -> Synapse
     return Synapse(real.source, whole, exponent, conv, repeat=real.repeat)
 
 
-def _initial(threshold: IntArray, replicas: int, number_format: IntegerFormat) -> IntArray:
-    """Return threshold * (k + 1/2) / K for replica k of K, rounded down: no comparison of integers notices (U1)."""
+def _initial(population: FloatPopulation, scale: Scale, number_format: IntegerFormat) -> IntArray:
+    """Return the potential at the start of a window, rounded down: no comparison of integers notices (U1)."""
     if number_format.reset == "zero":
-        return np.zeros_like(threshold)
-    replica = np.arange(len(threshold)) % replicas
-    return threshold * (2 * replica + 1) // (2 * replicas)
+        return np.zeros(population.shape[0], np.int64)
+    threshold = np.asarray(scale.threshold)[:, np.newaxis]
+    replica = np.arange(population.replicas)
+    staggered = threshold * (2 * replica + 1) // (2 * population.replicas)
+    if population.shift is not None:
+        shift = np.rint(population.shift * scale.per_channel).astype(np.int64)[:, np.newaxis]
+        staggered = np.minimum(staggered + shift, threshold - 1)  # below the threshold: a neuron starts without a spike
+    initial: IntArray = staggered.reshape(-1)
+    return initial
 
 
 def round_with_feedback(wanted: FloatArray, factor: Factor, largest: int) -> tuple[IntArray, FloatArray]:

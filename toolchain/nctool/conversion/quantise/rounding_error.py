@@ -31,7 +31,9 @@ def output_error(population: FloatPopulation, scale: Scale, rounded: Population,
     wanted = _drive(population, views)[:, changing]
     rounded_drive = wanted + _drive_error(population, scale, rounded, views)[:, changing]
     if population.threshold is not None:
-        wanted, rounded_drive = (np.clip(drive, 0.0, population.threshold) for drive in (wanted, rounded_drive))
+        wanted, rounded_drive = (
+            np.clip(drive, 0.0, population.threshold[changing]) for drive in (wanted, rounded_drive)
+        )
     return relative_error(float(np.square(rounded_drive - wanted).sum()), float(np.square(wanted).sum()))
 
 

@@ -57,7 +57,7 @@ def find_scale(population: FloatPopulation, number_format: IntegerFormat, ceilin
     candidates = candidate_exponents(population, number_format)
     limits = [np.minimum(largest_scales(population, number_format, exponents), ceiling) for exponents in candidates]
     if number_format.one_threshold:
-        limits = [np.full(len(limit), limit.min()) for limit in limits]
+        limits = [shared_limit(population, limit) for limit in limits]
     pairs = zip(limits, candidates, strict=True)
     scales = [_scale(population, limit, exponents, number_format) for limit, exponents in pairs]
     fitting = [scale for scale in scales if scale is not None]
@@ -69,7 +69,7 @@ def find_scale(population: FloatPopulation, number_format: IntegerFormat, ceilin
 def no_scale(population: FloatPopulation, number_format: IntegerFormat, ceiling: FloatArray | float) -> RangeError:
     """Return the error that names the channel which leaves a population without a scale."""
     limits = largest_scales(population, number_format, candidate_exponents(population, number_format)[-1])
-    most = np.minimum(limits, ceiling) * (population.threshold or 1.0)
+    most = np.minimum(limits, ceiling) * (1.0 if population.threshold is None else population.threshold)
     channel = int(most.argmin())
     wider = ", or use more --weight-bits" if number_format.weight_bits < WEIGHT_BITS_RANGE[1] else ""
     return RangeError(
@@ -108,6 +108,15 @@ def hard_limits(population: FloatPopulation, number_format: IntegerFormat, fitti
     smaller = np.minimum(fitting, limit)
     compared = comparison_limits(population, smaller, number_format.comparison_max, number_format.comparison_holds_bias)
     return np.minimum(limit, compared)
+
+
+def shared_limit(population: FloatPopulation, limit: FloatArray) -> FloatArray:
+    """Return the largest scales under `limit`, (channels,), of one threshold for all channels, or of one readout."""
+    if population.threshold is None:
+        return np.full(len(limit), limit.min())
+    share = population.threshold / population.threshold.max()
+    shared: FloatArray = (limit * share).min() / share
+    return shared
 
 
 def _scale(
@@ -216,8 +225,9 @@ def fits_comparison(distance: IntArray, comparison_max: int) -> bool:
 
 def _distances(population: FloatPopulation, bias: FloatArray) -> tuple[FloatArray, FloatArray]:
     """Return per channel the least and the largest distance of the replicas that it belongs to."""
-    threshold, half_gap = population.threshold or 0.0, 0.5 / population.replicas
-    return threshold * half_gap - bias, threshold * (1 - half_gap) - bias
+    distance = np.zeros_like(bias) if population.threshold is None else population.threshold
+    starts = population.starts
+    return distance - starts.max(axis=1) - bias, distance - starts.min(axis=1) - bias
 
 
 def _up_to(distance: FloatArray, most: float) -> FloatArray:

@@ -13,6 +13,7 @@ import operator
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import torch
 from torch import fx, nn
 
@@ -122,7 +123,8 @@ class _Builder:
 
     def _activate(self, module: NoisyQuantReLU, value: Value, name: str) -> Signal:
         drive = require_drive(value, name)
-        population = replace(drive, name=self._unique(drive.name), threshold=module.positive_threshold())
+        threshold = np.full(drive.shape[0], module.positive_threshold())
+        population = replace(drive, name=self._unique(drive.name), threshold=threshold)
         self.populations.append(population)
         return Signal(population.name, population.shape, population.shape)
 
