@@ -19,7 +19,7 @@ from nctool.conversion.quantise.calibration import Calibration
 from nctool.conversion.quantise.candidates import Candidates
 from nctool.conversion.quantise.clipping import error_curve
 from nctool.conversion.quantise.covariance import moments, triangle
-from nctool.conversion.quantise.patches import extract, n_patches, views
+from nctool.conversion.quantise.patches import choose_neurons, extract, views
 from nctool.conversion.quantise.rounding import round_with_feedback
 from nctool.conversion.quantise.scales import fits_comparison
 from nctool.ir.network import INPUT_NAME, ConvGeometry, Population
@@ -96,7 +96,7 @@ def test_patches_are_what_a_convolution_weighs(seed):
     weight = rng.normal(size=(4, 2, 2, 3))
     signal = rng.integers(0, 5, (3, 2 * groups, 6, 5)).astype(np.float64)
     synapse = FloatSynapse("c", INPUT_NAME, signal.shape[1:], weight, np.zeros(4), conv)
-    patches = extract(synapse, signal, 1000)
+    patches = extract(synapse, signal, choose_neurons([synapse], len(signal)))
     found = np.concatenate(
         [p @ w.reshape(len(w), -1).T for p, w in zip(patches, np.split(weight, groups), strict=True)], axis=1
     )
@@ -108,10 +108,11 @@ def test_a_large_image_is_looked_at_in_as_many_patches_as_are_allowed(monkeypatc
     """Of the same neurons however many samples are looked at together."""
     synapse = FloatSynapse("c", INPUT_NAME, (1, 9, 9), np.ones((1, 1, 3, 3)), np.zeros(1), ConvGeometry())
     signal = np.random.default_rng(0).normal(size=(4, 1, 9, 9))
-    patches = extract(synapse, signal, 50)
+    neurons = choose_neurons([synapse], len(signal), most=50)
+    patches = extract(synapse, signal, neurons)
     assert patches.shape == (1, 50, 9)
     monkeypatch.setattr("nctool.conversion.quantise.patches.AT_ONCE", 1)
-    np.testing.assert_array_equal(patches, extract(synapse, signal, 50))
+    np.testing.assert_array_equal(patches, extract(synapse, signal, neurons))
 
 
 @pytest.mark.parametrize(
@@ -120,7 +121,7 @@ def test_a_large_image_is_looked_at_in_as_many_patches_as_are_allowed(monkeypatc
 )
 def test_all_patches_of_a_population_fit_into_128_mebibytes_each(widths, patches):
     synapses = [FloatSynapse("fc", INPUT_NAME, (w,), np.zeros((2, w)), np.zeros(2), None) for w in widths]
-    assert n_patches(synapses) == patches
+    assert len(choose_neurons(synapses, samples=5000).sample) == patches
     assert patches * max(widths) <= 2**25
 
 

@@ -12,7 +12,8 @@ import numpy as np
 from nctool.conversion.constants import Held
 from nctool.conversion.float_network import FloatNetwork, FloatSynapse
 from nctool.conversion.input_encoding import EncodedInput
-from nctool.conversion.quantise.accumulator import Fitted, finer_weights
+from nctool.conversion.quantise.accumulator import finer_weights
+from nctool.conversion.quantise.candidates import Errors
 from nctool.ir.change import Change
 from nctool.ir.network import InputEncoding, IntNetwork, Synapse
 from nctool.ir.number_format import IntegerFormat
@@ -49,6 +50,21 @@ def changes_of_input(encoded: EncodedInput, n_steps: int) -> tuple[Change, ...]:
     )
 
 
+def changes_of_choosing(real: FloatNetwork, losses: Mapping[str, float]) -> tuple[Change, ...]:
+    """Return the neurons that were chosen for the ReLUs of a trained network, and what each layer loses."""
+    chosen = [(p, p.threshold) for p in real.populations if p.threshold is not None and p.name in losses]
+    return tuple(
+        Change(
+            f"choose neurons `{population.name}`",
+            f"thresholds {threshold.min():.3g}..{threshold.max():.3g}; of what the ReLUs give, "
+            f"{losses[population.name]:.1%} is lost (root mean square)",
+            False,
+            output_error=losses[population.name],
+        )
+        for population, threshold in chosen
+    )
+
+
 def changes_of_holding(held: Mapping[str, Held]) -> tuple[Change, ...]:
     """Return what was held; spikes stay as they were, logits of classes that are never the answer do not."""
     parts = [f"`{name}`: {text}" for name, in_layer in held.items() for text in _held_parts(in_layer)]
@@ -66,17 +82,19 @@ def _held_parts(held: Held) -> list[str]:
     return [text.format(number) for number, text in counts if number]
 
 
-def changes_of_rounding(fitted: Fitted, number_format: IntegerFormat) -> tuple[Change, ...]:
+def changes_of_rounding(
+    network: IntNetwork, errors: Mapping[str, Errors], number_format: IntegerFormat
+) -> tuple[Change, ...]:
     """Return one change a synapse, with the bound of the population that it drives."""
     changes = []
-    for population in fitted.network.populations:
+    for population in network.populations:
         bound = population.bound
         kind = "not bounded" if bound is None else f"{bound.kind}, head-room {bound.head_room_bits:.2f} bits"
-        errors = fitted.errors[population.name]
-        for synapse, error in zip(population.synapses, errors.weights, strict=True):
+        of_population = errors[population.name]
+        for synapse, error in zip(population.synapses, of_population.weights, strict=True):
             branch = f" from `{synapse.source}`" if len(population.synapses) > 1 else ""
             detail = f"{_weights(synapse, number_format)}; bound {kind}"
-            changes.append(Change(f"round `{population.name}`{branch}", detail, False, error, errors.output))
+            changes.append(Change(f"round `{population.name}`{branch}", detail, False, error, of_population.output))
     return tuple(changes)
 
 

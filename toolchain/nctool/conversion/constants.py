@@ -42,31 +42,46 @@ class Held:
     raised: tuple[int, ...] = ()
 
 
-def hold(
-    network: FloatNetwork, signal: Interval, number_format: IntegerFormat, n_steps: int
-) -> tuple[FloatNetwork, dict[str, Held]]:
-    """Hold everything in `network` that never changes; return also what was held, by population.
+class Holding:
+    """Hold what never changes in one population after the other.
 
     Args:
         signal: of the input at any step.
         number_format: says how a neuron resets, and so where it starts.
         n_steps: length of the window.
+
+    Attributes:
+        held: what was held, by population.
     """
-    signals, populations, held_in = {INPUT_NAME: signal}, [], {}
-    for population in network.populations:
+
+    def __init__(self, signal: Interval, number_format: IntegerFormat, n_steps: int) -> None:
+        self._signals, self._format, self._n_steps = {INPUT_NAME: signal}, number_format, n_steps
+        self.held: dict[str, Held] = {}
+
+    def hold(self, population: FloatPopulation) -> FloatPopulation:
+        """Return `population` with everything held that never changes; its sources were held before."""
+        signals = self._signals
         read = replace(population, synapses=tuple(_without_unread(s, signals[s.source]) for s in population.synapses))
         drive = _drive(read, signals)
         if population.threshold is None:
             constant = _raised(drive)
             held = Held(raised=tuple(np.flatnonzero(~np.isnan(constant)).tolist()))
         else:
-            constant = _constant_drive(drive, population.threshold, _starts(population, number_format), n_steps)
+            constant = _constant_drive(drive, population.threshold, _starts(population, self._format), self._n_steps)
             signals[population.name] = _spikes(constant, population.threshold)
             never, always = (population.replicas * int(held.sum()) for held in (constant == 0, constant > 0))
             held = Held(never, always)
-        populations.append(_driven_by(read, constant))
-        held_in[population.name] = replace(held, unread=_nonzero(population) - _nonzero(read))
-    return replace(network, populations=tuple(populations)), held_in
+        self.held[population.name] = replace(held, unread=_nonzero(population) - _nonzero(read))
+        return _driven_by(read, constant)
+
+
+def hold(
+    network: FloatNetwork, signal: Interval, number_format: IntegerFormat, n_steps: int
+) -> tuple[FloatNetwork, dict[str, Held]]:
+    """Hold everything in `network` that never changes; return also what was held, by population."""
+    holding = Holding(signal, number_format, n_steps)
+    populations = tuple(holding.hold(population) for population in network.populations)
+    return replace(network, populations=populations), holding.held
 
 
 def _without_unread(synapse: FloatSynapse, signal: Interval) -> FloatSynapse:

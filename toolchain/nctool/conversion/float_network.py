@@ -110,12 +110,13 @@ class FloatPopulation:
         name: name of the first linear module, or of the sum if there is none.
         shape: (channels,) or (channels, height, width) of the output, all replicas counted.
         synapses: the branches of the sum, at least one.
-        threshold: of the activation, > 0, in units of the pre-activation, float64 (channels,) of one replica; None for
-            the readout.
+        threshold: of the activation, > 0, in units of the pre-activation, float64 (channels,) of one replica; infinite
+            where it is still to be chosen, None for the readout.
         replicas: neurons that share an activation, >= 1; their channels lie side by side, and a spike of one is worth
             threshold / replicas.
         shift: what the initial potential of every replica has beside threshold * (k + 1/2) / replicas, in the same
             units, float64 (channels,) of one replica; None for nothing.
+        ceiling: largest value of the activation that a ReLU network has here; infinite for a plain ReLU.
     """
 
     name: str
@@ -124,6 +125,7 @@ class FloatPopulation:
     threshold: FloatArray | None = None
     replicas: int = 1
     shift: FloatArray | None = None
+    ceiling: float = math.inf
 
     @property
     def bias(self) -> FloatArray:
@@ -151,6 +153,11 @@ class FloatNetwork:
 
     input_shape: Shape
     populations: tuple[FloatPopulation, ...]
+
+    @property
+    def has_neurons(self) -> bool:
+        """Return False where a threshold is still to be chosen: it is infinite."""
+        return all(p.threshold is None or np.isfinite(p.threshold).all() for p in self.populations)
 
     @property
     def last_readers(self) -> dict[str, str]:

@@ -8,12 +8,18 @@ In: a FloatNetwork. Out: a FloatNetwork. Must not import torch.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
 
-from nctool.conversion.float_network import FloatArray, FloatNetwork, FloatSynapse, Pool, map_synapses
+from nctool.conversion.float_network import (
+    FloatArray,
+    FloatNetwork,
+    FloatPopulation,
+    FloatSynapse,
+    Pool,
+    map_synapses,
+)
 from nctool.conversion.input_encoding import EncodedInput
 from nctool.errors import UnsupportedError
 from nctool.ir.network import ConvGeometry
@@ -138,15 +144,17 @@ def _fold_axis(along: _Axis, pool: Pool, is_dense: bool) -> _Axis:
 
 
 def absorb_spike_values(network: FloatNetwork, encoded: EncodedInput) -> FloatNetwork:
-    """Scale the weights by what one spike, or one unit of graded input, is worth.
-
-    A spike of a population is worth its threshold, shared by its replicas; a unit or spike of the input its step.
-    """
-    values: dict[str, FloatArray] = {encoded.name: encoded.step}
-    spiking = ((p, p.threshold) for p in network.populations if p.threshold is not None)
-    values |= {p.name: threshold / p.replicas for p, threshold in spiking}
-    return map_synapses(network, lambda synapse: _scale_inputs(synapse, values))
+    """Scale the weights by what one spike, or one unit of graded input, is worth."""
+    values = {encoded.name: encoded.step} | {p.name: spike_value(p) for p in network.populations}
+    return map_synapses(network, lambda synapse: absorb(synapse, values[synapse.source]))
 
 
-def _scale_inputs(synapse: FloatSynapse, values: Mapping[str, FloatArray]) -> FloatSynapse:
-    return replace(synapse, weight=synapse.weight * synapse.per_weight(values[synapse.source]))
+def spike_value(population: FloatPopulation) -> FloatArray:
+    """Return what a spike of each channel is worth, float64 (channels,): its threshold, shared by its replicas."""
+    threshold = population.threshold
+    return np.zeros(len(population.bias)) if threshold is None else threshold / population.replicas
+
+
+def absorb(synapse: FloatSynapse, value: FloatArray) -> FloatSynapse:
+    """Scale the weights of a synapse by what one signal of each channel of its source is worth."""
+    return replace(synapse, weight=synapse.weight * synapse.per_weight(value))

@@ -1,7 +1,7 @@
 """convert: a torch module becomes an IntNetwork, by a flat list of steps that each say what they changed.
 
-    trace -> fold batch norm -> fold pooling -> copy replicas -> encode the input -> hold what never changes
-    -> absorb spike values -> round and bound
+    trace -> fold batch norm -> fold pooling -> encode the input -> copy replicas -> to integers, one population after
+    the other (`nctool.conversion.integers`)
 
 In: a trained torch module, its input normalisation, calibration samples. Out: a Conversion.
 """
@@ -19,6 +19,7 @@ from nctool.conversion.changes import (
     branches,
     change_of_folding,
     change_of_replicas,
+    changes_of_choosing,
     changes_of_holding,
     changes_of_input,
     changes_of_rounding,
@@ -27,9 +28,10 @@ from nctool.conversion.changes import (
 )
 from nctool.conversion.constants import hold
 from nctool.conversion.float_network import FloatNetwork, map_synapses
-from nctool.conversion.folding import absorb_spike_values, fold_batch_norm, fold_pooling
+from nctool.conversion.folding import fold_batch_norm, fold_pooling
 from nctool.conversion.input_encoding import EncodedInput, encode_input, rate_input, split_input
-from nctool.conversion.quantise.accumulator import fit
+from nctool.conversion.integers import to_integers
+from nctool.conversion.post_training.activations import Activations, provisional
 from nctool.conversion.quantise.input_precision import choose_input
 from nctool.conversion.replicas import Replicas, replicas_by_name, stagger
 from nctool.conversion.trace.compare_runs import first_images, require_same_network
@@ -79,7 +81,8 @@ def convert(
     """Convert a trained network of NoisyQuantReLU activations to integers.
 
     Args:
-        model: see `nctool.conversion.trace.tracing` for what it may hold.
+        model: see `nctool.conversion.trace.tracing` for what it may hold; where its activations are rectifiers, neurons
+            are chosen for them on the calibration samples.
         input_shape: shape of one sample.
         mean, std: normalisation of the input per channel, in units of pixel / 255.
         number_format: the integers that the backend can hold.
@@ -104,26 +107,33 @@ def convert(
     pooled = map_synapses(normed, fold_pooling)
     copies = replicas_by_name(pooled, replicas)
     _require_staggering(copies, number_format)
-    staggered = stagger(pooled, copies)
     encoded = (rate_input if encoding == "rate" else encode_input)(input_shape, mean, std)
-    real = split_input(staggered, encoded)
-    holding, held = hold(real, encoded.range, number_format, n_steps)
+    trained = split_input(pooled, encoded)
+    choosing = not trained.has_neurons
+    if choosing:
+        trained = provisional(trained, encoded, calibration)
+    deployed = stagger(trained, copies)
     if encoding == "graded":
-        progress(0, len(holding.populations), "grading the input")
+        progress(0, len(deployed.populations), "grading the input")
+        holding, _ = hold(deployed, encoded.range, number_format, n_steps)
         encoded = choose_input(holding, mean, std, number_format, calibration, n_steps)
-    absorbed = absorb_spike_values(holding, encoded)
-    fitted = fit(absorbed, encoded, number_format, calibration, n_steps, progress)
+    activations = Activations(trained, encoded, calibration) if choosing else None
+    integers = to_integers(deployed, activations, encoded, number_format, calibration, n_steps, progress)
     changes = (
         change_of_folding("fold batch norm", [name for name, synapse in branches(traced) if synapse.norm is not None]),
         change_of_folding("fold average pooling", [name for name, synapse in branches(normed) if synapse.pools]),
         change_of_replicas(copies),
         *changes_of_input(encoded, n_steps),
-        *changes_of_holding(held),
+        *changes_of_choosing(integers.real, integers.losses),
+        *changes_of_holding(integers.held),
         Change("absorb spike values", "a spike is worth its threshold: folded into the weights behind it", True),
-        *changes_of_rounding(fitted, number_format),
+        *changes_of_rounding(integers.network, integers.errors, number_format),
     )
-    notes = (*notes_of_silence(holding, held), *notes_of_lost_weights(holding, fitted.network, number_format))
-    return Conversion(fitted.network, changes, copies, notes, real, encoded, number_format)
+    notes = (
+        *notes_of_silence(integers.holding, integers.held),
+        *notes_of_lost_weights(integers.holding, integers.network, number_format),
+    )
+    return Conversion(integers.network, changes, copies, notes, integers.real, encoded, number_format)
 
 
 def _require_arguments(n_steps: int, calibration: NDArray[np.uint8]) -> None:

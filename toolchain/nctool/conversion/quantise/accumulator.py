@@ -5,27 +5,26 @@ kept. If not, the scale is lowered for a proof where the largest scale that fits
 that is not enough, the bound is measured on calibration data, widened by a margin, and the scale lowered until it
 fits: marked `calibrated`.
 
-In: a folded FloatNetwork, an IntegerFormat, calibration pixels. Out: an IntNetwork with bounds.
+In: folded populations, an IntegerFormat, calibration pixels. Out: an IntNetwork with bounds.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
 
-from nctool.conversion.float_network import FloatArray, FloatNetwork, FloatPopulation
+from nctool.conversion.float_network import FloatArray, FloatPopulation
 from nctool.conversion.input_encoding import EncodedInput
-from nctool.conversion.quantise.calibration import Calibration
+from nctool.conversion.quantise.calibration import Calibration, Running
 from nctool.conversion.quantise.candidates import Candidates, Errors
 from nctool.conversion.quantise.patches import views
 from nctool.errors import RangeError
 from nctool.ir.bounds import prove_population
 from nctool.ir.network import IntegrateFire, IntNetwork, Population
 from nctool.ir.number_format import WEIGHT_BITS_RANGE, IntegerFormat
-from nctool.progress import ProgressCallback, no_progress
 
 PROOF_LOSS = 2.0
 """A scale is divided by at most this to turn a measured bound into a proved one."""
@@ -39,48 +38,55 @@ SAFETY = 0.98
 MAX_ROUNDS = 20
 
 
-@dataclass(frozen=True)
-class Fitted:
-    """An integer network with the errors of each population."""
-
-    network: IntNetwork
-    errors: dict[str, Errors]
-
-
-def fit(
-    network: FloatNetwork,
-    encoded: EncodedInput,
-    number_format: IntegerFormat,
-    pixels: NDArray[np.uint8],
-    n_steps: int,
-    progress: ProgressCallback = no_progress,
-) -> Fitted:
-    """Round every population of `network` so that its accumulated input stays in the accumulator.
+class Fitting:
+    """Round one population after the other so that its accumulated input stays in the accumulator.
 
     Args:
+        last_readers: of each source that a population reads, by name.
+        encoded: the input.
+        number_format: what the integers may be.
         pixels: uint8 calibration samples (samples, *input shape), at least one.
-        progress: called for every population, and for every batch of samples that a population runs on.
+        n_steps: length of the window.
+        running: called before every batch of samples that a population runs on.
 
-    Raises:
-        RangeError: a population cannot be made to fit, or none of its weights is left.
+    Attributes:
+        calibration: what the populations that are integers send.
+        populations: the integers.
+        errors: of each population.
     """
-    place = {population.name: number for number, population in enumerate(network.populations)}
 
-    def running(name: str, done: int, total: int) -> None:
-        progress(place[name], len(place), f"converting `{name}`, {done} of {total} samples")
+    def __init__(
+        self,
+        last_readers: Mapping[str, str],
+        encoded: EncodedInput,
+        number_format: IntegerFormat,
+        pixels: NDArray[np.uint8],
+        n_steps: int,
+        running: Running,
+    ) -> None:
+        self._last_readers, self._encoded, self._format = last_readers, encoded, number_format
+        self.calibration = Calibration(encoded, pixels, n_steps, running)
+        self.populations: list[Population] = []
+        self.errors: dict[str, Errors] = {}
 
-    calibration = Calibration(encoded, pixels, n_steps, running)
-    last_reader, populations, errors = network.last_readers, [], {}
-    for real in network.populations:
-        progress(place[real.name], len(place), f"converting `{real.name}`")
-        population, errors[real.name] = fit_population(real, encoded, number_format, calibration)
-        _require_weights(real, population, number_format, n_steps)
-        if real.name in last_reader:
-            calibration.settle(population)
-        for source in [source for source, reader in last_reader.items() if reader == real.name]:
-            calibration.forget(source)
-        populations.append(population)
-    return Fitted(IntNetwork(encoded.encoding, tuple(populations), n_steps), errors)
+    @property
+    def network(self) -> IntNetwork:
+        """Return the integer network, once all populations are in it."""
+        return IntNetwork(self._encoded.encoding, tuple(self.populations), self.calibration.n_steps)
+
+    def fit(self, real: FloatPopulation) -> None:
+        """Round a population whose sources are integers; its weights are per spike or unit of them.
+
+        Raises:
+            RangeError: it cannot be made to fit, or none of its weights is left.
+        """
+        population, self.errors[real.name] = fit_population(real, self._encoded, self._format, self.calibration)
+        _require_weights(real, population, self._format, self.calibration.n_steps)
+        if real.name in self._last_readers:
+            self.calibration.settle(population)
+        for source in [source for source, reader in self._last_readers.items() if reader == real.name]:
+            self.calibration.forget(source)
+        self.populations.append(population)
 
 
 def _require_weights(real: FloatPopulation, rounded: Population, number_format: IntegerFormat, n_steps: int) -> None:

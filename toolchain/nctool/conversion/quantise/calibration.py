@@ -91,6 +91,13 @@ class Recording(Rates, Protocol):
     def steps(self, samples: slice) -> Tensor:
         """Return the signal, (n_steps or 1, samples, *shape)."""
 
+    @property
+    def is_constant(self) -> bool:
+        """Return whether the signal is the same at every step."""
+
+    def at(self, step: int) -> Rates:
+        """Return the signal of one step."""
+
 
 @dataclass(frozen=True, eq=False)
 class RecordedIntegers:
@@ -111,6 +118,15 @@ class RecordedIntegers:
     def steps(self, samples: slice) -> Tensor:
         """Return the signal of one step, which is that of all."""
         return torch.from_numpy(self.values[np.newaxis, samples])
+
+    @property
+    def is_constant(self) -> bool:
+        """Return True."""
+        return True
+
+    def at(self, step: int) -> Rates:  # noqa: ARG002 - the same at every step
+        """Return the signal of one step, which is that of all."""
+        return self
 
 
 @dataclass(frozen=True, eq=False)
@@ -139,6 +155,15 @@ class RecordedSpikes:
         """Return 0 or 1, float32 (n_steps, samples, *shape)."""
         spikes = self._by_place(self._unpacked(self.bits[:, samples]))
         return torch.from_numpy(spikes.astype(np.float32)).movedim(-1, 2)
+
+    @property
+    def is_constant(self) -> bool:
+        """Return whether there is one step only."""
+        return len(self.bits) == 1
+
+    def at(self, step: int) -> Rates:
+        """Return the spikes of one step."""
+        return RecordedSpikes(self.bits[step : step + 1], self.shape)
 
     @property
     def _n_neurons(self) -> int:
@@ -188,8 +213,8 @@ class Calibration:
         self._measured: tuple[Population, list[RecordedSpikes]] | None = None
         self._sent: dict[str, Recording] = {INPUT_NAME: _record_input(encoded.encoding, pixels, n_steps)}
 
-    def rates(self, name: str) -> Rates:
-        """Return the mean signal over the window."""
+    def rates(self, name: str) -> Recording:
+        """Return the signal of a source; an index gives its mean over the window."""
         return self._sent[name]
 
     def range_of(self, population: Population) -> Range:

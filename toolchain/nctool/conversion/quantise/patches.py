@@ -81,48 +81,69 @@ class View:
         return error
 
 
+@dataclass(frozen=True, eq=False)
+class Neurons:
+    """The neurons of a population that are looked at, one for each patch.
+
+    Args:
+        sample, y, x: int64 (patches,); of a dense layer, y and x are 0.
+    """
+
+    sample: IntArray
+    y: IntArray
+    x: IntArray
+
+
 def views(population: FloatPopulation, rates: Callable[[str], Rates]) -> tuple[View, ...]:
     """Return what every synapse of `population` sees.
 
     Args:
         rates: gives those of a source by its name.
     """
-    patches = n_patches(population.synapses)
-    return tuple(View(s, extract(s, rates(s.source), patches)) for s in population.synapses)
+    first = population.synapses[0]
+    neurons = choose_neurons(population.synapses, len(rates(first.source)))
+    return tuple(View(s, extract(s, rates(s.source), neurons)) for s in population.synapses)
 
 
-def n_patches(synapses: Sequence[FloatSynapse]) -> int:
-    """Return how many patches each synapse of one population gets: those of the same neurons."""
-    return max(1, min(ROWS, *(NUMBERS // (synapse.groups * int(synapse.weight[0].size)) for synapse in synapses)))
+def choose_neurons(synapses: Sequence[FloatSynapse], samples: int, most: int = ROWS) -> Neurons:
+    """Return the neurons that are looked at, the same for all synapses of one population and each time.
+
+    Args:
+        samples: of the calibration data.
+        most: how many at most.
+    """
+    patches = max(1, min(most, *(NUMBERS // (synapse.groups * int(synapse.weight[0].size)) for synapse in synapses)))
+    rows, columns = _taps(synapses[0])
+    total = samples * len(rows) * len(columns)
+    chosen = np.arange(total) if total <= patches else np.random.default_rng(0).integers(0, total, patches)
+    return Neurons(*np.unravel_index(chosen, (samples, len(rows), len(columns))))
 
 
-def extract(synapse: FloatSynapse, rates: Rates, patches: int) -> Float32:
-    """Return what the weights of a neuron see, for at most so many neurons, the same each time (rules W1 and W2).
+def extract(synapse: FloatSynapse, rates: Rates, neurons: Neurons) -> Float32:
+    """Return what the weights of each chosen neuron see (rules W1 and W2).
 
     Args:
         synapse: that reads.
         rates: of its source.
-        patches: how many at most.
+        neurons: one for each patch.
 
     Returns:
         float32 (groups, patches, fan-in).
     """
-    rows, columns = _places(synapse)
-    total = len(rates) * len(rows) * len(columns)
-    chosen = np.arange(total) if total <= patches else np.random.default_rng(0).integers(0, total, patches)
-    sample, y, x = np.unravel_index(chosen, (len(rates), len(rows), len(columns)))
-    seen = np.empty((len(chosen), synapse.summed_shape[0], rows.shape[1], columns.shape[1]), np.float32)
+    rows, columns = _taps(synapse)
+    sample, y, x = neurons.sample, neurons.y, neurons.x
+    seen = np.empty((len(sample), synapse.summed_shape[0], rows.shape[1], columns.shape[1]), np.float32)
     step = max(1, AT_ONCE // rates[:1].size)
     for start in range(0, len(rates), step):
         here = np.flatnonzero((start <= sample) & (sample < start + step))
         summed = synapse.repeat.summed(rates[start : start + step]).astype(np.float32)
         image = summed.reshape(len(summed), summed.shape[1], *synapse.summed_shape[1:] or (1, 1))
         seen[here] = _patches(image, sample[here] - start, rows[y[here]], columns[x[here]])
-    grouped = seen.reshape(len(chosen), synapse.groups, -1)
+    grouped = seen.reshape(len(sample), synapse.groups, -1)
     return np.ascontiguousarray(np.swapaxes(grouped, 0, 1))
 
 
-def _places(synapse: FloatSynapse) -> tuple[Places, Places]:
+def _taps(synapse: FloatSynapse) -> tuple[Places, Places]:
     """Return where the taps of each position fall; a dense synapse sees all of its source from one position."""
     if synapse.conv is not None:
         return synapse.conv.places(synapse.summed_shape, (synapse.weight.shape[2], synapse.weight.shape[3]))

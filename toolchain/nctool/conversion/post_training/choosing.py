@@ -1,0 +1,97 @@
+"""Choose neurons for the ReLUs of a trained network, on what the integer populations before them really send.
+
+For each population in turn: the weights and the bias are corrected, then each channel gets the threshold and the start
+with which its neurons send what the ReLU gives, for the window and the replicas of the deployed network.
+
+In: a FloatNetwork, what its activations give, what the settled populations send. Out: populations with thresholds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from nctool.conversion.float_network import FloatArray, FloatPopulation, FloatSynapse
+from nctool.conversion.post_training.activations import Activations, activated, rows
+from nctool.conversion.post_training.correction import correct
+from nctool.conversion.post_training.simulation import Window
+from nctool.conversion.post_training.thresholds import choose_thresholds
+from nctool.conversion.quantise.calibration import Calibration
+from nctool.conversion.quantise.patches import AT_ONCE, Neurons, Rates, View, choose_neurons, column, extract
+from nctool.conversion.quantise.rounding_error import relative_error
+from nctool.ir.number_format import IntegerFormat
+
+Values = Mapping[str, FloatArray]
+"""What a spike of one replica, or a unit of the input, is worth: float64 (channels,) by source."""
+
+
+class Choosing:
+    """The populations of one network, in order.
+
+    Args:
+        activations: the trained network on the calibration images.
+        calibration: what the populations before the next one send on them.
+        number_format: of the deployed network.
+    """
+
+    def __init__(self, activations: Activations, calibration: Calibration, number_format: IntegerFormat) -> None:
+        self._activations, self._calibration, self._format = activations, calibration, number_format
+
+    def choose(self, deployed: FloatPopulation, values: Values) -> FloatPopulation:
+        """Return a population with other weights, and with thresholds where it spikes.
+
+        Args:
+            deployed: with its replicas; its sources are settled.
+            values: of its sources.
+        """
+        drive = self._activations.run(deployed.name)
+        neurons = choose_neurons(deployed.synapses, len(drive))
+        wanted = rows(drive, neurons)
+        means = tuple(_view(s, self._calibration.rates(s.source), neurons, values) for s in deployed.synapses)
+        corrected = correct(deployed, means, wanted, neurons.sample)
+        if corrected.threshold is None:
+            return corrected
+        window = Window(self._calibration.n_steps, deployed.replicas, self._format.reset)
+        should = activated(torch.from_numpy(wanted), deployed.ceiling)
+        chosen = choose_thresholds(self._steps(corrected, neurons, values), should, window, self._format.one_threshold)
+        threshold, shift = (values.numpy().astype(np.float64) for values in (chosen.threshold, chosen.shift))
+        return replace(corrected, threshold=threshold, shift=shift if shift.any() else None)
+
+    def _steps(self, population: FloatPopulation, neurons: Neurons, values: Values) -> Tensor:
+        """Return the drive of the neurons at every step, float32 (n_steps, patches, channels)."""
+        sources = [self._calibration.rates(synapse.source) for synapse in population.synapses]
+        differing = 1 if all(source.is_constant for source in sources) else self._calibration.n_steps
+        steps = []
+        for step in range(differing):
+            pairs = zip(population.synapses, sources, strict=True)
+            views = [_view(synapse, source.at(step), neurons, values) for synapse, source in pairs]
+            weighed = sum(view.output(view.synapse.weight) for view in views) + population.bias.astype(np.float32)
+            steps.append(torch.from_numpy(np.ascontiguousarray(weighed)))
+        return torch.stack(steps).expand(self._calibration.n_steps, -1, -1)
+
+    def loss(self, population: FloatPopulation) -> float:
+        """Return the root mean square error of what a settled population sends, relative to what its ReLUs give."""
+        wanted, rates = self._activations.sent(population.name), self._calibration.rates(population.name)
+        worth = np.asarray(population.threshold) / population.replicas
+        squares = power = 0.0
+        size = max(1, AT_ONCE // (rates[:1].size))
+        for start in range(0, len(rates), size):
+            here = slice(start, start + size)
+            counts = rates[here].reshape(-1, len(worth), population.replicas, *population.shape[1:]).sum(axis=2)
+            sent = counts * column(worth, counts[0])
+            should = wanted[here].numpy()
+            squares += float(np.square(sent - should).sum())
+            power += float(np.square(should).sum(dtype=np.float64))
+        return relative_error(squares, power)
+
+
+def _view(synapse: FloatSynapse, rates: Rates, neurons: Neurons, values: Values) -> View:
+    """Return what a synapse sees, in real units."""
+    worth = values[synapse.source].reshape(synapse.groups, -1).astype(np.float32)
+    seen = extract(synapse, rates, neurons)
+    per_signal = worth.repeat(seen.shape[2] // worth.shape[1], axis=1)
+    return View(synapse, seen * per_signal[:, np.newaxis])

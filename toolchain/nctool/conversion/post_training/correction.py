@@ -1,0 +1,100 @@
+"""Correct the weights and the bias of a population for what the populations before it really send.
+
+Spikes are a coarse picture of the activations that they stand for, with errors that vary together. The weights that
+give the drive of the float network from these spikes, with the least squared error, are a little off those that were
+trained. How far they may go is a ridge, chosen on images that they were not fitted to; where no correction helps there,
+the weights stay, and the bias takes the mean of the error. Weights that are 0 by design stay 0: a synapse in which many
+are keeps all.
+
+In: what the synapses see, the drive that is wanted. Out: a population of other weights and bias.
+
+Source of the criterion: Li et al., A Free Lunch From ANN, ICML 2021, arXiv 2106.06984 (bias), with the weights by ridge
+regression: Hoerl and Kennard, Technometrics 12 (1970).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nctool.conversion.float_network import FloatArray, FloatPopulation
+from nctool.conversion.quantise.covariance import Float32
+from nctool.conversion.quantise.patches import View
+from nctool.ir.population import IntArray
+
+RIDGES = (10.0, 1.0, 0.1, 0.01)
+"""Ridges tried, in mean variances of the signals."""
+
+HELD_OUT = 4
+"""One image in so many is held out to choose the ridge."""
+
+LARGEST_SYSTEM = 1536
+"""Unknowns of one system of equations: where the fan-in is larger, as many patches are fitted to."""
+
+MOST_ZEROS = 0.1
+"""Share of weights that are 0 above which a synapse keeps its weights."""
+
+LEAST_GAIN = 0.01
+"""Part of the squared error that a correction must take away on held-out images."""
+
+
+def correct(population: FloatPopulation, views: Sequence[View], wanted: Float32, samples: IntArray) -> FloatPopulation:
+    """Return `population` with weights and a bias that give the drive that is wanted.
+
+    Args:
+        views: what its synapses see, in real units: means over the window.
+        wanted: the drive of the trained network, float32 (patches, channels).
+        samples: the image of each patch, int64 (patches,).
+    """
+    left = wanted - population.bias.astype(np.float32) - sum(view.output(view.synapse.weight) for view in views)
+    synapses = []
+    for view in views:
+        weight = _corrected_weight(view, left, samples % HELD_OUT == 0)
+        left = left - view.output(weight - view.synapse.weight)
+        synapses.append(replace(view.synapse, weight=weight))
+    bias = synapses[0].bias + left.mean(axis=0, dtype=np.float64)
+    return replace(population, synapses=(replace(synapses[0], bias=bias), *synapses[1:]))
+
+
+def _corrected_weight(view: View, left: Float32, held_out: NDArray[np.bool_]) -> FloatArray:
+    """Return the weights of one synapse with what they make up for of `left`, the error of the drive."""
+    weight = view.synapse.weight
+    if np.count_nonzero(weight == 0) > MOST_ZEROS * weight.size or held_out.all() or not held_out.any():
+        return weight
+    of_groups = np.split(left, len(view.patches), axis=1)
+    moves = [_move(seen, error, held_out) for seen, error in zip(view.patches, of_groups, strict=True)]
+    moved: FloatArray = weight + np.concatenate(moves).reshape(weight.shape)
+    return moved
+
+
+def _move(seen: Float32, error: Float32, held_out: NDArray[np.bool_]) -> FloatArray:
+    """Return what to add to the weights of a group, (channels, fan-in): of the best ridge, or nothing."""
+    fitted = np.flatnonzero(~held_out)
+    if seen.shape[1] > LARGEST_SYSTEM:
+        fitted = fitted[:: -(-len(fitted) // LARGEST_SYSTEM)]
+    moves = _ridge_moves(seen[fitted], error[fitted])
+    beside, wanted = seen[held_out] - seen[fitted].mean(axis=0), error[held_out] - error[fitted].mean(axis=0)
+    before = np.square(wanted).sum(dtype=np.float64) * (1 - LEAST_GAIN)
+    errors = [np.square(wanted - beside @ move.T).sum(dtype=np.float64) for move in moves]
+    best = int(np.argmin(errors))
+    return moves[best] if errors[best] < before else np.zeros_like(moves[best])
+
+
+def _ridge_moves(seen: Float32, error: Float32) -> list[FloatArray]:
+    """Return for each ridge the move that gives the most of `error`, by the smaller of two equal systems."""
+    x, y = seen - seen.mean(axis=0), error - error.mean(axis=0)
+    patches, fan_in = x.shape
+    unit = float(np.square(x).sum(dtype=np.float64)) / fan_in or 1.0
+    if fan_in <= patches:
+        square, right = x.T @ x, x.T @ y
+        return [np.linalg.solve(_with(square, ridge * unit), right).T.astype(np.float64) for ridge in RIDGES]
+    square = x @ x.T
+    return [(x.T @ np.linalg.solve(_with(square, ridge * unit), y)).T.astype(np.float64) for ridge in RIDGES]
+
+
+def _with(square: Float32, added: float) -> FloatArray:
+    """Return a square matrix with a number added to its diagonal."""
+    return square.astype(np.float64) + added * np.eye(len(square))

@@ -1,0 +1,93 @@
+"""The threshold and the start of each channel with which neurons send what a ReLU gives, with the least squared error.
+
+In: the drive of some neurons at every step, and what their activations should send. Out: thresholds and shifts.
+
+Source of the criterion: Li et al., A Free Lunch From ANN: Towards Efficient, Accurate Spiking Neural Networks
+Calibration, ICML 2021, arXiv 2106.06984, which looks for the threshold of a layer on a grid.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from nctool.conversion.post_training.simulation import Window
+
+THRESHOLDS = torch.logspace(-5.0, 0.5, 34, base=2.0)
+"""Thresholds tried, as a part of the largest value that an activation should send: 1/32 to 1.4 of it."""
+
+FINER = torch.linspace(0.88, 1.12, 9)
+"""The same beside the best of them."""
+
+SHIFTS = torch.linspace(-0.3, 0.3, 7)
+"""Shifts of the start tried, in gaps between the starts of replicas."""
+
+VALUES = 2**23
+"""Numbers that are simulated for one threshold, over all rows, channels, steps and replicas."""
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """Neurons that were chosen.
+
+    Args:
+        threshold, shift: float (channels,).
+        error: mean square of what they send beside what they should, (channels,).
+    """
+
+    threshold: Tensor
+    shift: Tensor
+    error: Tensor
+
+
+def choose_thresholds(drive: Tensor, wanted: Tensor, window: Window, shared: bool) -> Chosen:
+    """Return the threshold and the shift of least squared error for each channel.
+
+    Args:
+        drive: float (n_steps, rows, channels).
+        wanted: what the activations should send, float (rows, channels), >= 0.
+        window: of the neurons.
+        shared: all channels get one threshold.
+    """
+    every = max(1, window.replicas * drive.numel() // VALUES)
+    drive, wanted = drive[:, ::every], wanted[::every]
+    largest = _largest(wanted, drive, shared)
+    coarse = _search(drive, wanted, window, largest * THRESHOLDS[:, None], shared)
+    fine = _search(drive, wanted, window, coarse.threshold * FINER[:, None], shared)
+    return fine if window.reset == "zero" else _shifted(drive, wanted, window, fine)
+
+
+def _largest(wanted: Tensor, drive: Tensor, shared: bool) -> Tensor:
+    """Return the largest value that each channel should send; where that is nothing, one out of its reach."""
+    largest = wanted.amax(0)
+    silent = largest <= 0
+    typical = largest[~silent].mean() if not bool(silent.all()) else torch.ones(())
+    reach = drive.clamp(min=0).sum(0).amax(0) * 2
+    largest = torch.where(silent, torch.maximum(reach, typical), largest)
+    return largest.amax().expand_as(largest) if shared else largest
+
+
+def _search(drive: Tensor, wanted: Tensor, window: Window, tried: Tensor, shared: bool) -> Chosen:
+    """Return the best of the thresholds `tried`, (candidates, channels), for each channel or for all together."""
+    errors = torch.stack([_error(drive, wanted, window, threshold, 0.0) for threshold in tried])
+    compared = errors.sum(1, keepdim=True).expand_as(errors) if shared else errors
+    best = compared.argmin(0, keepdim=True)
+    threshold, error = (values.gather(0, best)[0] for values in (tried, errors))
+    return Chosen(threshold, torch.zeros_like(threshold), error)
+
+
+def _shifted(drive: Tensor, wanted: Tensor, window: Window, chosen: Chosen) -> Chosen:
+    """Return the same thresholds with the shift of least squared error."""
+    threshold, shift, error = chosen.threshold, chosen.shift, chosen.error
+    for part in SHIFTS:
+        moved = threshold * (part / window.replicas)
+        moved_error = _error(drive, wanted, window, threshold, moved)
+        better = moved_error < error
+        shift, error = torch.where(better, moved, shift), torch.where(better, moved_error, error)
+    return Chosen(threshold, shift, error)
+
+
+def _error(drive: Tensor, wanted: Tensor, window: Window, threshold: Tensor, shift: Tensor | float) -> Tensor:
+    return (window.sent(drive, threshold, shift) - wanted).square().mean(0)
