@@ -160,6 +160,7 @@ def test_a_number_beyond_its_limit_is_refused(network, text):
 
 FITS_CONV = {
     "groups": grouped(127),
+    "more groups": grouped(128),
     "kernel": kernel(127),
     "padding": geometry(padding=(127, 0)),
     "stride": geometry(stride=(1, 127)),
@@ -167,9 +168,8 @@ FITS_CONV = {
     "sum": summing(516, 3),  # 128 · (516 · 127 + 3) = 8388480
 }
 EIGHT_BITS = "or geometry exceed what Lava's Conv holds in 8 bits, allowed up to 127"
-SMALLER = "use fewer groups or a smaller kernel, or export with --backend autapse"
+SMALLER = "use a smaller kernel, stride, padding or dilation, or export with --backend autapse"
 BEYOND_CONV = {
-    "groups": (grouped(128), f"population `c`: groups 128, kernel (1, 1) {EIGHT_BITS}\nhint: {SMALLER}"),
     "kernel": (kernel(128), f"population `c`: groups 1, kernel (1, 128) {EIGHT_BITS}\nhint: {SMALLER}"),
     "padding": (geometry(padding=(128, 0)), f"population `c`: groups 1, kernel (1, 1) {EIGHT_BITS}\nhint: {SMALLER}"),
     "stride": (geometry(stride=(1, 128)), f"population `c`: groups 1, kernel (1, 1) {EIGHT_BITS}\nhint: {SMALLER}"),

@@ -23,6 +23,7 @@ from tests.support.networks import (
     conv,
     dense,
     fire,
+    maximum,
     random_network,
     random_pixels,
     read_out,
@@ -225,6 +226,14 @@ def test_S1_bias_and_threshold_are_spread_over_height_and_width():
 def test_S4_the_readout_starts_at_zero_never_fires_and_integrates_its_bias():
     logits = simulate(only_readout([[2, 0], [-1, 3]], 3, bias=[10, -1]), as_pixels([[4, 5]])).logits
     np.testing.assert_array_equal(logits, [[[18, 10], [36, 20], [54, 30]]])
+
+
+def test_M1_a_maximum_fires_with_any_of_its_window_and_holds_nothing():
+    """Two neurons take turns, and both are silent in the last step."""
+    pooled = maximum("m", "a", (1, 1, 2), np.ones((1, 2)))
+    found = run_population(pooled, {"a": np.array([[1, 0], [0, 1], [1, 1], [0, 0]]).reshape(1, 4, 1, 1, 2)}, 4)
+    assert found.spikes.reshape(-1).astype(int).tolist() == [1, 1, 1, 0]
+    assert found.potentials.reshape(-1).tolist() == [1, 1, 2, 0]
 
 
 def test_T1_every_sample_starts_fresh():

@@ -390,17 +390,17 @@ def test_a_layer_of_another_type(path, number, kind, text):
         (
             "layer/1/neuron/type",
             np.bytes_(b"CUBA"),
-            "`/layer/1/neuron/type` is `CUBA`, allowed IF, or IF-READOUT with a scale",
+            "`/layer/1/neuron/iDecay` is 0, allowed 4096",
         ),
         (
             "layer/1/neuron/type",
             np.bytes_(b"IF-READOUT"),
-            "`/layer/1/neuron/type` is `IF-READOUT`, allowed IF, or IF-READOUT with a scale",
+            "`/layer/1/neuron/type` is `IF-READOUT`, allowed IF, CUBA, or IF-READOUT with a scale",
         ),
         (
             "layer/5/neuron/type",
             np.bytes_(b"IF"),
-            "`/layer/5/neuron/type` is `IF`, allowed IF, or IF-READOUT with a scale",
+            "`/layer/5/neuron/type` is `IF`, allowed IF, CUBA, or IF-READOUT with a scale",
         ),
         ("nctool/input_table", np.zeros((2, 256), np.int8), "input: table is int8 (2, 256), allowed int8 (1, 256)"),
     ],
@@ -732,11 +732,11 @@ def test_metadata_that_is_no_object(path, text):
         ),
         (
             lambda m: m["populations"][3].update(scale=None),
-            "`/layer/5/neuron/type` is `IF-READOUT`, allowed IF, or IF-READOUT with a scale",
+            "`/layer/5/neuron/type` is `IF-READOUT`, allowed IF, CUBA, or IF-READOUT with a scale",
         ),
         (
             lambda m: m["populations"][0].update(scale=1.0),
-            "`/layer/1/neuron/type` is `IF`, allowed IF, or IF-READOUT with a scale",
+            "`/layer/1/neuron/type` is `IF`, allowed IF, CUBA, or IF-READOUT with a scale",
         ),
         (lambda m: m.update(n_steps=m["n_steps"] + 1), None),
         (lambda m: m.update(n_steps=10**30), None),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -138,6 +139,42 @@ def fire(
     per_channel = [np.broadcast_to(np.asarray(v, np.int64), shape[:1]).copy() for v in (threshold, initial, bias)]
     neuron = IntegrateFire(per_channel[0], per_channel[1], reset)  # type: ignore[arg-type]
     return Population(name, shape, neuron, per_channel[2], synapses, bound)
+
+
+def maximum(name: str, source: str, shape: Shape, window: object, **geometry: object) -> Population:
+    """Return maximum pooling of a source of shape `shape`; `window` holds 1 where it looks, else 0 (rule M1)."""
+    kernel = np.asarray(window)
+    synapse = conv(source, np.broadcast_to(kernel, (shape[0], 1, *kernel.shape)), groups=shape[0], **geometry)
+    return fire(name, synapse, reset="zero", shape=synapse.output_shape(shape))
+
+
+def random_window(rng: np.random.Generator, size: Sequence[int]) -> dict[str, object]:
+    """Return the arguments of `maximum` for an image of such a size: overlap, gaps, dilation, one-sided windows."""
+    kernel = [int(rng.integers(1, min(4, side) + 1)) for side in size]
+    dilation = [1 if side < 2 * k else int(rng.integers(1, 3)) for side, k in zip(size, kernel, strict=True)]
+    padding = [int(rng.integers(0, k)) if d == 1 else 0 for k, d in zip(kernel, dilation, strict=True)]
+    window = np.ones(kernel, np.int64)
+    window[: padding[0] if rng.integers(2) else 0] = 0
+    stride = rng.integers(1, 4, 2).tolist()
+    return {"window": window, "stride": tuple(stride), "padding": tuple(padding), "dilation": tuple(dilation)}
+
+
+def random_pooled(seed: int, *, n_steps: int | None = None) -> IntNetwork:
+    """Return a chain of a convolution, one or two maximum poolings and a readout, as `random_network` else."""
+    rng = np.random.default_rng(seed)
+    n_steps = n_steps or int(rng.integers(1, 6))
+    encoding = random_grading(rng, (int(rng.integers(1, 4)), *rng.integers(4, 8, 2).tolist()))
+    synapse = _conv(rng, INPUT_NAME, encoding.shape)
+    shape = synapse.output_shape(encoding.shape)
+    populations = [_firing(rng, "layer0", shape, int(rng.integers(0, 7)), synapse)]
+    for number in range(int(rng.integers(1, 3))):
+        before = populations[-1]
+        populations.append(
+            maximum(f"max{number}", before.name, before.shape, **random_window(rng, before.shape[1:]))  # type: ignore[arg-type]
+        )
+    populations.append(_readout(rng, populations[-1]))
+    network = IntNetwork(encoding, tuple(_within_bounds(p, encoding, n_steps) for p in populations), n_steps)
+    return with_bounds(network, {name: found.bound("proved") for name, found in prove(network).items()})
 
 
 def read_out(*synapses: Synapse, bias: object = 0, scale: float = 1.0, bound: Bound | None = None) -> Population:

@@ -3,8 +3,8 @@
 The stock LIF clears its voltage v at a spike but never its current u. So u is the membrane: it does not
 decay, and v = u + constant has no memory. A synapse from each neuron to itself with weight -threshold arrives
 one step after the spike, which is before the next comparison: exactly an IF neuron with reset by subtraction.
-The real bias must be integrated, so it comes through synapses from always-on source neurons. See
-docs/SEMANTICS.md, rules R1 to R5.
+The real bias must be integrated, so it comes through synapses from always-on source neurons. A maximum needs none of
+this: it is a stock LIF without memory. See docs/SEMANTICS.md, rules R1 to R5 and R8.
 
 In: populations of an IntNetwork. Out: register values, or every reason why there are none. Must not import torch.
 """
@@ -29,6 +29,7 @@ from nctool_deploy.backends.number_formats import (
     SYNAPSE_MANTISSA,
     THRESHOLD,
 )
+from nctool_deploy.backends.stock import NEURON_STOCK, WITHOUT_MEMORY, StockRegisters
 from nctool_deploy.hdf5 import Node
 from nctool_deploy.mapping.wiring import AutapseWiring, DenseWiring, Wiring
 
@@ -90,7 +91,6 @@ class Autapse:
     number_format: ClassVar = AUTAPSE_FORMAT
     steps: ClassVar[int | None] = None
     flush_steps: ClassVar = FLUSH_STEPS
-    fixed_registers: ClassVar[Mapping[str, int]] = {"iDecay": 0, "vDecay": FULL_DECAY, "refDelay": MAY_FIRE_AGAIN}
     stored_weight: ClassVar[type[np.signedinteger[Any]]] = np.int8
     stores_exponents: ClassVar = True
 
@@ -124,14 +124,18 @@ class Autapse:
     def violations(self, population: Population) -> list[RangeError]:
         """Return all that keeps `population` from having registers; empty when it has."""
         where, neuron = f"population `{population.name}`", population.neuron
+        if population.is_maximum:
+            return []
         errors = _bias_violations(population.bias, where)
         if isinstance(neuron, IntegrateFire):
             errors += [*_neuron_violations(neuron, where), *_threshold_violations(neuron.threshold, where)]
             errors += _comparison_violations(neuron, where)
         return errors
 
-    def registers(self, population: Population) -> AutapseRegisters:
-        """Return the registers of `population`, a readout or a neuron that resets by subtraction."""
+    def registers(self, population: Population) -> AutapseRegisters | StockRegisters:
+        """Return the registers of `population`: a readout, a neuron that resets by subtraction, or a maximum (R8)."""
+        if population.is_maximum:
+            return StockRegisters(0, np.zeros_like(population.bias))
         sources, neuron = split_bias(population.bias), population.neuron
         if not isinstance(neuron, IntegrateFire):  # R4: u never reaches the highest threshold
             return AutapseRegisters(THRESHOLD.high, np.zeros_like(population.bias), None, 0, sources)
@@ -140,13 +144,25 @@ class Autapse:
         return AutapseRegisters(threshold_mantissa, bias_mantissa, -(neuron.threshold >> exponent), exponent, sources)
 
     def wirings(self, population: Population) -> tuple[Wiring, ...]:
-        """Return bias sources (R3), and the autapse of what fires (R2)."""
+        """Return bias sources (R3), and the autapse of what fires (R2), but for a maximum (R8)."""
         sources = tuple(DenseWiring(1) for _ in bias_exponents(population.bias))
-        return (*sources, AutapseWiring()) if isinstance(population.neuron, IntegrateFire) else sources
+        has_autapse = isinstance(population.neuron, IntegrateFire) and not population.is_maximum
+        return (*sources, AutapseWiring()) if has_autapse else sources
+
+    def fixed_registers(self, kind: str) -> Mapping[str, int]:
+        """Return those of the stock neuron without memory for its type, else those of the autapse (R1)."""
+        if kind == NEURON_STOCK:
+            return WITHOUT_MEMORY
+        return {"iDecay": 0, "vDecay": FULL_DECAY, "refDelay": MAY_FIRE_AGAIN}
 
     def neuron_data(self, population: Population) -> Mapping[str, Any]:
-        """Return the thresholds and initial potentials of what fires; the registers follow from them on loading."""
+        """Return the thresholds and initial potentials of what fires; the registers follow from them on loading.
+
+        Of a maximum, return the type and the threshold register of the stock neuron.
+        """
         neuron = population.neuron
+        if population.is_maximum:
+            return {"type": NEURON_STOCK, "vThMant": np.int64(0)}
         if not isinstance(neuron, IntegrateFire):
             return {"type": NEURON_READOUT}
         thresholds = {"vThMant": neuron.threshold.astype(np.int32), "vInit": neuron.initial.astype(np.int32)}
@@ -157,8 +173,13 @@ class Autapse:
         kind = node.text("type")
         if kind == NEURON_READOUT and scale is not None:
             return Readout(scale)
+        if kind == NEURON_STOCK and scale is None:
+            node.require_integers({"vThMant": 0})
+            return IntegrateFire(np.ones(channels, np.int64), np.zeros(channels, np.int64), reset="zero")
         if kind != NEURON_IF or scale is not None:
-            raise FormatError(f"`{node.name}/type` is `{kind}`, allowed {NEURON_IF}, or {NEURON_READOUT} with a scale")
+            raise FormatError(
+                f"`{node.name}/type` is `{kind}`, allowed {NEURON_IF}, {NEURON_STOCK}, or {NEURON_READOUT} with a scale"
+            )
         threshold, initial = (node.array(key, np.int32, 1).astype(np.int64) for key in ("vThMant", "vInit"))
         return IntegrateFire(threshold, initial)
 

@@ -30,7 +30,6 @@ class Backend(Protocol):
         number_format: the numbers that it can hold.
         steps: the only window that it can run, None for any.
         flush_steps: silent steps between two samples of a stream.
-        fixed_registers: the registers that every neuron has, by their key in a file (docs/SEMANTICS.md, R1 and P1).
         stored_weight: the type of a weight in a file.
         stores_exponents: a file holds the exponents of weights; otherwise they are 0.
     """
@@ -39,7 +38,6 @@ class Backend(Protocol):
     number_format: ClassVar[IntegerFormat]
     steps: ClassVar[int | None]
     flush_steps: ClassVar[int]
-    fixed_registers: ClassVar[Mapping[str, int]]
     stored_weight: ClassVar[type[np.signedinteger[Any]]]
     stores_exponents: ClassVar[bool]
 
@@ -82,6 +80,13 @@ class Backend(Protocol):
         """Return the connections that the backend adds to those of a population."""
 
     # the file, and the run on Lava
+
+    def fixed_registers(self, kind: str) -> Mapping[str, int]:
+        """Return the registers that every neuron of a type has, by their key in a file (docs/SEMANTICS.md, R1, P1).
+
+        Args:
+            kind: as `neuron_data` gives it.
+        """
 
     def neuron_data(self, population: Population) -> Mapping[str, Any]:
         """Return the datasets of the neuron of a population in a file, by key; the fixed registers are left out."""

@@ -8,6 +8,8 @@ The stock LIF clears its voltage v at a spike. Its current holds the input of th
   thresholds of a population; what a neuron's own distance differs from it lies in its bias.
 * `zero-reset`: v integrates, and a spike sets it to zero. It is cleared when a new sample arrives, so it starts at 0.
 
+Lava's Conv counts groups in eight bits: depthwise convolutions of more of them get fewer, and zeros between.
+
 See docs/SEMANTICS.md, rules P1 to P5.
 
 In: an IntNetwork. Out: an equal one in the form that the registers hold, registers, or every reason why there are none.
@@ -26,12 +28,16 @@ from nctool.errors import FormatError, RangeError, UnsupportedError
 from nctool.ir.arrays import StructuralEquality
 from nctool.ir.network import INPUT_NAME, Bound, IntArray, IntegrateFire, IntNetwork, Population, Readout, Synapse
 from nctool.ir.number_format import IntegerFormat
+from nctool_deploy.backends.grouping import few_groups
 from nctool_deploy.backends.number_formats import BIAS_MANTISSA, FULL_DECAY, MAY_FIRE_AGAIN, STATE, THRESHOLD
 from nctool_deploy.hdf5 import Node
 from nctool_deploy.lava.synapses import as_lava_runs, convolution_violations
 from nctool_deploy.mapping.wiring import Wiring
 
 NEURON_STOCK = "CUBA"
+
+WITHOUT_MEMORY: Mapping[str, int] = {"iDecay": FULL_DECAY, "vDecay": FULL_DECAY, "refDelay": MAY_FIRE_AGAIN}
+"""Registers of a neuron that knows the present step only."""
 
 BIAS_REACH = BIAS_MANTISSA.high + 1
 """The current holds the drive alone: it exceeds the accumulated input by a bias, which may be as large as this."""
@@ -90,8 +96,8 @@ class StockBackend:
             previous = population.name
 
     def prepare(self, network: IntNetwork) -> IntNetwork:
-        """Return the network as it is."""
-        return network
+        """Return the network with as few groups as Conv can count (P5)."""
+        return few_groups(network)
 
     def network_violations(self, network: IntNetwork) -> list[RangeError]:
         """Return nothing: each population stands for itself."""
@@ -144,11 +150,6 @@ class StockPopulation(StockBackend):
     description: ClassVar = "stock netx: the quantised ANN in one time step, exact"
     number_format: ClassVar = POPULATION_FORMAT
     steps: ClassVar[int | None] = 1
-    fixed_registers: ClassVar[Mapping[str, int]] = {
-        "iDecay": FULL_DECAY,
-        "vDecay": FULL_DECAY,
-        "refDelay": MAY_FIRE_AGAIN,
-    }
 
     def default_replicas(self, levels: int) -> int:
         """Return the levels: each replica stands for one."""
@@ -168,7 +169,12 @@ class StockPopulation(StockBackend):
         What the threshold of a neuron, its initial potential and its bias make of the distance that its drive has to
         cover moves into the bias, beside a threshold in the middle of all distances.
         """
-        return replace(network, populations=tuple(_compared_once(population) for population in network.populations))
+        compared = tuple(_compared_once(population) for population in network.populations)
+        return super().prepare(replace(network, populations=compared))
+
+    def fixed_registers(self, kind: str) -> Mapping[str, int]:
+        """Return those of a neuron without memory (P2)."""
+        return WITHOUT_MEMORY
 
     def network_violations(self, network: IntNetwork) -> list[RangeError]:
         """Return what keeps the whole network from being compared once."""
@@ -189,7 +195,6 @@ class StockZeroReset(StockBackend):
     description: ClassVar = "stock netx: reset to zero, rate coded over the window"
     number_format: ClassVar = ZERO_RESET_FORMAT
     steps: ClassVar[int | None] = None
-    fixed_registers: ClassVar[Mapping[str, int]] = {"iDecay": FULL_DECAY, "vDecay": 0, "refDelay": MAY_FIRE_AGAIN}
 
     def default_replicas(self, levels: int) -> int:
         """Return 1: all neurons start at 0, so that several replicas would do the same."""
@@ -202,6 +207,10 @@ class StockZeroReset(StockBackend):
     def explored_replicas(self, wanted: Sequence[int] | None, levels: int) -> Sequence[int]:
         """Return 1, as `default_replicas`."""
         return (1,)
+
+    def fixed_registers(self, kind: str) -> Mapping[str, int]:
+        """Return those of a voltage that keeps everything (P3)."""
+        return {**WITHOUT_MEMORY, "vDecay": 0}
 
 
 # --- the form that the registers hold -------------------------------------

@@ -115,7 +115,7 @@ def convolution_violations(synapse: Synapse, largest: int, where: str) -> Iterat
         yield RangeError(
             f"{where}: groups {synapse.conv.groups}, kernel {synapse.weight.shape[2:]} or geometry exceed what Lava's "
             f"Conv holds in 8 bits, allowed up to {CONVOLUTION_GEOMETRY.high}",
-            hint="use fewer groups or a smaller kernel, or export with --backend autapse",
+            hint="use a smaller kernel, stride, padding or dilation, or export with --backend autapse",
         )
     total = largest * int(np.abs(synapse.weight.astype(np.int64)).sum(axis=(1, 2, 3)).max())
     if total > CONVOLUTION_SUM.high:

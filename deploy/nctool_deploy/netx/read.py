@@ -112,7 +112,7 @@ def _read_population(layer: Node, record: PopulationRecord, sources: tuple[str, 
     bound = None if record.bound is None else Bound(**record.bound.model_dump())
     synapse, neuron = _read_synapse(layer, first, backend), layer.child("neuron")
     shape = _read_shape(layer, (1,) if synapse.conv is None else (3,))
-    neuron.require_integers(backend.fixed_registers)
+    neuron.require_integers(backend.fixed_registers(neuron.text("type")))
     bias = layer.array("bias", np.int32, 1).astype(np.int64)
     return Population(
         name=record.name,

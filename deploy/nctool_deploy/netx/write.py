@@ -150,10 +150,10 @@ def _write_population(layer: h5py.Group, population: Population, backend: Backen
         branch = layer.create_group(f"synapse/{number}")
         _put(branch, "type", synapse_type(synapse))
         _write_synapse(branch, synapse, backend)
-    neuron = layer.create_group("neuron")
-    for key, value in backend.fixed_registers.items():
+    neuron, data = layer.create_group("neuron"), backend.neuron_data(population)
+    for key, value in backend.fixed_registers(data["type"]).items():
         _put(neuron, key, np.int64(value))
-    for key, value in backend.neuron_data(population).items():
+    for key, value in data.items():
         _put(neuron, key, value)
 
 

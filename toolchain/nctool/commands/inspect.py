@@ -206,6 +206,8 @@ def _kind(population: Population) -> str:
     kind = _weights_kind(population.synapses[0]) if population.synapses else "bias"
     if isinstance(neuron, Readout):
         return f"{kind}, readout"
+    if population.is_maximum:
+        return f"{kind}, maximum"
     if isinstance(neuron, CurrentBased):
         return f"{kind}, CUBA {_decay(neuron.current_decay)}/{_decay(neuron.voltage_decay)}"
     return kind

@@ -103,6 +103,11 @@ class Neuron:
         """Return False: the answer of the last population is its potential."""
         return False
 
+    @property
+    def fires_at_one(self) -> bool:
+        """Return True when a potential of 1 fires, none is there at first and none is left behind a spike."""
+        return False
+
     def start(self, channels: int) -> IntArray:
         """Return the membrane potential at the start of a window, int64 (channels,)."""
         return np.zeros(channels, np.int64)
@@ -121,6 +126,11 @@ class IntegrateFire(Neuron, StructuralEquality):
     threshold: IntArray
     initial: IntArray
     reset: Literal["subtract", "zero"] = "subtract"
+
+    @property
+    def fires_at_one(self) -> bool:
+        """Return True when a potential of 1 fires, none is there at first and none is left behind a spike."""
+        return self.reset == "zero" and bool((self.threshold == 1).all()) and not self.initial.any()
 
     def start(self, channels: int) -> IntArray:  # noqa: ARG002 - as the base
         """Return the membrane potential at the start of a window, int64 (channels,)."""
@@ -234,6 +244,14 @@ class Population(StructuralEquality):
     def start(self) -> IntArray:
         """Return the membrane potential of each channel at the start of a window, int64 (channels,)."""
         return self.neuron.start(self.shape[0])
+
+    @property
+    def is_maximum(self) -> bool:
+        """Return whether each neuron fires where one of those that it reads does, and only there (rule M1)."""
+        if len(self.synapses) != 1 or self.bias.any() or not self.neuron.fires_at_one:
+            return False
+        (synapse,) = self.synapses
+        return synapse.source != INPUT_NAME and synapse.exponent == 0 and bool(np.isin(synapse.weight, (0, 1)).all())
 
     def per_neuron(self, values: IntArray) -> IntArray:
         """Spread one value per channel, (channels,), over the population's shape as int64."""

@@ -103,7 +103,7 @@ class Neighbourhood:
     """Everything that explains the value of one neuron at one step.
 
     Args:
-        kind: `integrate-and-fire`, `readout`, or the class of a neuron that this module does not know.
+        kind: `integrate-and-fire`, `readout`, `maximum`, or the class of a neuron that this module does not know.
         parameters: of the neuron, such as threshold, initial potential and reset.
         bias: added at every step; holds the sample where the sample is the bias (rule I3).
         drive: weighted inputs plus bias at steps 1, 2, ... up to the divergence.
@@ -153,7 +153,7 @@ def explain(
     inputs.sort(key=lambda source: -abs(source.contribution))
     bias, registers = _bias(population, neuron, expected), isinstance(population.neuron, CurrentBased)
     return Neighbourhood(
-        kind=KINDS.get(type(population.neuron), type(population.neuron).__name__),
+        kind=_kind(population),
         parameters=_parameters(population, neuron[0]),
         bias=bias,
         drive=tuple(
@@ -172,6 +172,11 @@ def explain(
             for at in times
         ),
     )
+
+
+def _kind(population: Population) -> str:
+    kind = type(population.neuron)
+    return "maximum" if population.is_maximum else KINDS.get(kind, kind.__name__)
 
 
 def _signals(network: IntNetwork, sample: Samples, trace: Trace) -> Signals:

@@ -1,7 +1,7 @@
 """A netx Network of stock Lava processes that runs an exported file.
 
 Each population becomes one block: its synapses, always-on bias sources, a LIF with the registers of the autapse
-backend, and its resets (docs/SEMANTICS.md, rules R1 to R7).
+backend, and its resets (docs/SEMANTICS.md, rules R1 to R7); a maximum is its synapse and a LIF (R8).
 
 In: an exported file. Out: a Lava process. Must not import torch itself.
 """
@@ -21,13 +21,15 @@ from lava.magma.core.sync.protocols.loihi_protocol import LoihiProtocol
 from lava.proc.dense.process import Dense
 from lava.proc.io.reset import Reset
 from lava.proc.io.source import RingBuffer as Source
-from lava.proc.lif.process import LIFReset
+from lava.proc.lif.process import LIF, LIFReset
 from lava.proc.sparse.process import Sparse
 from scipy.sparse import diags
 
 from nctool.errors import UnsupportedError
 from nctool.ir.network import INPUT_NAME, IntArray, Population, Synapse
 from nctool_deploy.backends.autapse import FLUSH_STEPS, Autapse, AutapseRegisters, BiasSource
+from nctool_deploy.backends.backend import Registers
+from nctool_deploy.backends.number_formats import FULL_DECAY
 from nctool_deploy.lava.runner.branch import GRADED_BITS, Branch, mixed, to_lava
 from nctool_deploy.lava.synapses import largest_message
 from nctool_deploy.lowering import Lowered, lower
@@ -52,32 +54,36 @@ class IFBlock(AbstractProcess):
         self,
         population: Population,
         branches: Sequence[Branch],
-        values: AutapseRegisters,
+        values: Registers,
         layer: int,
         schedule: Schedule,
     ) -> None:
         super().__init__(name=population.name)
         self.shape = to_lava(population.shape)
         self.output_message_bits = 0
-        self.neuron = LIFReset(
-            shape=self.shape,
-            du=-1,
-            dv=4096,
-            vth=values.threshold_mantissa,
-            bias_mant=np.ascontiguousarray(population.per_neuron(values.bias_mantissa).T),
-            bias_exp=STATE_SHIFT,
-            reset_interval=schedule.period,
-            reset_offset=layer if values.self_weight is not None else layer + 1,
-        )
+        self.bias_synapses: list[Dense] = []
+        bias = np.ascontiguousarray(population.per_neuron(values.bias_mantissa).T)
+        same = {"shape": self.shape, "dv": FULL_DECAY, "vth": values.threshold_mantissa, "bias_mant": bias}
+        if isinstance(values, AutapseRegisters):
+            cleared = layer if values.self_weight is not None else layer + 1
+            clearing = {"reset_interval": schedule.period, "reset_offset": cleared}
+            self.neuron = LIFReset(du=-1, bias_exp=STATE_SHIFT, **clearing, **same)
+        else:
+            self.neuron = LIF(du=FULL_DECAY - 1, bias_exp=STATE_SHIFT, **same)
         self.inputs = [self._connect_branch(branch, number) for number, branch in enumerate(branches)]
         self.inp = self.inputs[0]
+        if isinstance(values, AutapseRegisters):
+            self._connect_own(population, values, layer, schedule)
+        self.out = OutPort(shape=self.neuron.s_out.shape)
+        self.neuron.s_out.connect(self.out)
+
+    def _connect_own(self, population: Population, values: AutapseRegisters, layer: int, schedule: Schedule) -> None:
+        """Connect what the membrane in the current needs: bias sources, autapse, and the reset behind a window."""
         self._connect_bias(population, values.bias_sources, layer, schedule.depth)
         if values.self_weight is not None:
             self._connect_autapse(population.per_neuron(values.self_weight), values.self_exponent)
             self.reset = Reset(interval=schedule.period, offset=schedule.n_steps + layer)
             self.reset.connect_var(self.neuron.u)
-        self.out = OutPort(shape=self.neuron.s_out.shape)
-        self.neuron.s_out.connect(self.out)
 
     def _connect_branch(self, branch: Branch, number: int) -> InPort:
         """Let a branch drive the neurons, and return the port that its source sends to."""
@@ -91,7 +97,6 @@ class IFBlock(AbstractProcess):
     def _connect_bias(self, population: Population, parts: Sequence[BiasSource], layer: int, depth: int) -> None:
         """Add a synapse per part from the always-on neuron of this depth in `Network.bias_source`."""
         self.bias_inp = InPort(shape=(depth,))
-        self.bias_synapses = []
         for part in parts:
             weight = np.zeros((population.n_neurons, depth), np.int64)
             weight[:, layer - 1] = population.per_neuron(part.weight).T.reshape(-1)
@@ -122,7 +127,7 @@ class Network(hdf5.Network):
     def __init__(self, net_config: str | Path, n_samples: int = 1, n_steps: int | None = None) -> None:
         content = read(Path(net_config))
         self.lowered = lower(content.network, content.metadata.chip, content.metadata.backend, chips=None)
-        self.registers = _autapse_registers(self.lowered, net_config)
+        _require_autapse(self.lowered, net_config)
         depth = max(depths(content.network).values())
         self.schedule = Schedule(n_steps or content.network.n_steps, FLUSH_STEPS, depth, n_samples)
         bits = 0 if content.network.has_binary_input else GRADED_BITS
@@ -136,7 +141,7 @@ class Network(hdf5.Network):
         active = [self.schedule.active(layer) for layer in range(1, self.schedule.depth + 1)]
         self.bias_source = Source(data=np.array(active, np.int32))
         blocks: dict[str, IFBlock] = {}
-        for population, values in zip(network.populations, self.registers, strict=True):
+        for population, values in zip(network.populations, self.lowered.registers, strict=True):
             waits = zip(population.synapses, delays(population, depth), strict=True)
             branches = [self._branch(synapse, delay) for synapse, delay in waits]
             block = IFBlock(population, branches, values, depth[population.name], self.schedule)
@@ -161,15 +166,13 @@ class Network(hdf5.Network):
                     yield port
 
 
-def _autapse_registers(lowered: Lowered, path: str | Path) -> list[AutapseRegisters]:
-    """Return the registers of all populations; refuse a file of another backend with an UnsupportedError."""
-    registers = [values for values in lowered.registers if isinstance(values, AutapseRegisters)]
-    if len(registers) < len(lowered.registers):
+def _require_autapse(lowered: Lowered, path: str | Path) -> None:
+    """Refuse a file of another backend with an UnsupportedError."""
+    if lowered.backend != Autapse.name:
         raise UnsupportedError(
             f"`{path}`: backend `{lowered.backend}`, this Network allows `{Autapse.name}`",
             hint="the file is stock netx: lava.lib.dl.netx.hdf5.Network runs it",
         )
-    return registers
 
 
 @implements(proc=IFBlock, protocol=LoihiProtocol)
