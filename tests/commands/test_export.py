@@ -192,7 +192,7 @@ def test_an_unsupported_layer_is_named(tmp_path: Path) -> None:
     model = nn.Sequential()
     model.add_module("conv1", nn.Conv2d(1, 2, 3))
     model.add_module("act1", NoisyQuantReLU(4))
-    model.add_module("pool1", nn.MaxPool2d(2))
+    model.add_module("pool1", nn.LPPool2d(2, 2))
     model.add_module("flatten", nn.Flatten())
     model.add_module("fc1", nn.Linear(18, 2))
     torch.manual_seed(0)
@@ -207,8 +207,8 @@ def test_an_unsupported_layer_is_named(tmp_path: Path) -> None:
             calibration=np.zeros((2, 1, 8, 8), np.uint8),
         )
     assert str(caught.value) == (
-        "module `pool1` (MaxPool2d) cannot be converted\n"
-        "hint: spikes cannot represent a maximum: use nn.AvgPool2d and train again"
+        "module `pool1` (LPPool2d) cannot be converted\n"
+        "hint: roots and powers have no form: use nn.MaxPool2d or nn.AvgPool2d"
     )
     assert caught.value.exit_code == 3
 

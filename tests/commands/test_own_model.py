@@ -58,7 +58,7 @@ def test_it_trains_on_the_recipes_data(run):
 
 def test_its_file_is_what_was_trained(run, tmp_path):
     report = nctool.export(run, tmp_path / "m.net", target="lava", steps=4, model=own(seed=1))
-    assert report.layers == 3
+    assert report.layers == 4
     found = nctool.run_sim(tmp_path / "m.net")
     assert found.overflows == 0
     assert found.accuracy["4"] > 0.8
@@ -95,7 +95,7 @@ def test_a_recipe_of_your_own_network_trains_it(recipe, tmp_path):
     assert report.recipe == "mine"
     found = read_recipe(tmp_path / "run" / "recipe.toml")
     assert (found.name, found.description, found.model.architecture) == ("mine", "kept", "own")
-    assert nctool.export(tmp_path / "run", tmp_path / "m.net", target="lava", model=own()).layers == 3
+    assert nctool.export(tmp_path / "run", tmp_path / "m.net", target="lava", model=own()).layers == 4
 
 
 def test_images_are_normalised_as_pretrained_weights_want_them(recipe, tmp_path):

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
 from nctool import prepare
 from nctool.activation.noisy_quant import NoisyQuantReLU, activations, in_mode
@@ -74,7 +76,29 @@ def test_every_use_of_an_activation_has_a_threshold_of_its_own():
     assert list(found) == ["relu", "relu_2", "relu_3"]
     assert {layer.levels for layer in found.values()} == {8}
     assert len({float(layer.threshold.detach()) for layer in found.values()}) == 3
-    assert not any(isinstance(module, (nn.ReLU, nn.MaxPool2d)) for module in prepared.modules())
+    assert not any(isinstance(module, nn.ReLU) for module in prepared.modules())
+
+
+def test_maximum_pooling_stays_unless_averages_are_wanted():
+    own = run(lambda x, pool: torch.flatten(pool(pool(F.relu(x))), 1), nn.MaxPool2d(2))
+    assert list(pools(prepare(own, IMAGES))) == [("MaxPool2d", 2), ("MaxPool2d", 2)]
+    assert list(pools(prepare(own, IMAGES, pooling="average"))) == [("AvgPool2d", (2, 2)), ("AvgPool2d", (2, 2))]
+
+
+def pools(network: fx.GraphModule) -> Iterator[tuple[str, object]]:
+    """Yield the class and the window of each pooling that is called."""
+    called = (network.get_submodule(node.target) for node in network.graph.nodes if node.op == "call_module")
+    for module in called:
+        if isinstance(module, (nn.MaxPool2d, nn.AvgPool2d)):
+            yield type(module).__name__, module.kernel_size
+
+
+@pytest.mark.parametrize("pooling", ["maximum", "average"])
+def test_pooling_of_the_whole_image_becomes_a_module(pooling):
+    for function in (lambda x: F.adaptive_max_pool2d(F.relu(x), 1), lambda x: F.relu(F.adaptive_max_pool2d(x, 1))):
+        prepared = prepare(run(lambda x, of=function: torch.flatten(of(x), 1)), IMAGES, pooling=pooling)
+        kind = nn.AdaptiveMaxPool2d if pooling == "maximum" else nn.AdaptiveAvgPool2d
+        assert [type(m) for m in prepared.modules() if "Pool" in type(m).__name__] == [kind]
 
 
 def test_weights_are_kept_and_shared():
@@ -96,7 +120,7 @@ def test_thresholds_are_percentiles_of_what_an_activation_lets_through():
 
 
 def test_with_many_levels_it_computes_what_the_model_did():
-    """Average in place of maximum pooling first; then only the rounding to 64 levels and the clipping differ."""
+    """Only the rounding to 64 levels and the clipping differ, which a mean evens out more than a maximum does."""
     own = model()
     own.pool = nn.AvgPool2d(2)
     prepared = prepare(own, IMAGES, levels=64, percentile=100.0).eval()
@@ -125,7 +149,7 @@ def test_it_trains_and_converts(reset):
         n_steps=4,
         calibration=pixels,
     ).network
-    assert [population.name for population in network.populations] == ["conv1", "conv2", "fc1", "fc2"]
+    assert [population.name for population in network.populations] == ["conv1", "pool", "conv2", "fc1", "fc2"]
     with in_mode(prepared, "spiking"):
         real = torch.from_numpy((pixels / 255 - 0.5) / 0.3).float()
         wanted = sum(prepared(real) for _ in range(4)).numpy() / 4
@@ -310,7 +334,7 @@ def test_a_pooling_that_nothing_reads_is_left_out():
         pool(x)
         return torch.flatten(x, 1)
 
-    assert not any(isinstance(m, nn.AvgPool2d) for m in prepare(run(unread, nn.MaxPool2d(2)), IMAGES).modules())
+    assert not list(pools(prepare(run(unread, nn.MaxPool2d(2)), IMAGES)))
 
 
 def test_dropout_in_place_trains_as_a_spiking_network():
@@ -364,9 +388,9 @@ def test_an_activation_behind_maximum_pooling_comes_before_it():
     assert "put nn.ReLU right before `max_pool2d`, and take away one behind it" in str(refusal(behind))
 
 
-def test_a_pooling_that_overlaps_gets_windows_that_tile():
+def test_averages_in_place_of_a_pooling_that_overlaps_have_windows_that_tile():
     own = run(lambda x, pool: torch.flatten(pool(F.relu(x)), 1), nn.MaxPool2d(3, stride=2, padding=1))
-    pool = next(m for m in prepare(own, IMAGES).modules() if isinstance(m, nn.AvgPool2d))
+    pool = next(m for m in prepare(own, IMAGES, pooling="average").modules() if isinstance(m, nn.AvgPool2d))
     assert (pool.kernel_size, pool.stride, pool.padding) == ((2, 2), (2, 2), 0)
 
 
@@ -407,11 +431,11 @@ def changed(x: Tensor, method, *arguments) -> Tensor:
 RELU = "hint: replace it by nn.ReLU, then nctool.prepare, and train again"
 SUPPORTED = (
     "cannot be converted\n"
-    "hint: supported are Conv2d, Linear, BatchNorm, AvgPool2d, AdaptiveAvgPool2d, Flatten, Dropout, NoisyQuantReLU, "
-    "sums of branches, torch.cat of channels; through nctool.prepare also ReLU and maximum pooling"
+    "hint: supported are Conv2d, Linear, BatchNorm, AvgPool2d, AdaptiveAvgPool2d, MaxPool2d, AdaptiveMaxPool2d, "
+    "Flatten, Dropout, NoisyQuantReLU, sums of branches, torch.cat of channels; through nctool.prepare also ReLU"
 )
 VIEWS = "hint: use what changes nothing: y = y + x instead of y += x, relu instead of relu_"
-TILES = "hint: use windows as large as the stride, without padding"
+TILES = 'hint: keep the maximum: pooling="maximum", or use windows as large as the stride, without padding'
 
 
 @pytest.mark.parametrize(
@@ -453,7 +477,7 @@ TILES = "hint: use windows as large as the stride, without padding"
             lambda x: torch.flatten(F.max_pool2d(F.relu(x), x.size(2)), 1),
             None,
             "function `max_pool2d` (of windows that depend on the image) cannot be converted\n"
-            "hint: use nn.AdaptiveAvgPool2d(1)",
+            "hint: use nn.AdaptiveMaxPool2d(1)",
         ),
         (lambda x: torch.flatten(F.leaky_relu(x), 1), None, f"function `leaky_relu` cannot be converted\n{RELU}"),
         (
@@ -468,6 +492,17 @@ TILES = "hint: use windows as large as the stride, without padding"
             "module `parts.0` (AdaptiveAvgPool2d of 1x1 to 7x7) cannot be converted\n"
             "hint: use nn.AdaptiveAvgPool2d(1), and 4 inputs for the nn.Linear behind it",
         ),
+    ],
+)
+def test_what_has_no_form_is_named(function, module, text):
+    error = refusal(run(function, *([module] if module else [])))
+    assert isinstance(error, UnsupportedError)
+    assert str(error) == text
+
+
+@pytest.mark.parametrize(
+    ("function", "module", "text"),
+    [
         (
             lambda x, a: torch.flatten(a(F.relu(x)), 1),
             nn.MaxPool2d(3, ceil_mode=True),
@@ -488,17 +523,21 @@ TILES = "hint: use windows as large as the stride, without padding"
         ),
     ],
 )
-def test_what_has_no_form_is_named(function, module, text):
-    error = refusal(run(function, *([module] if module else [])))
-    assert isinstance(error, UnsupportedError)
-    assert str(error) == text
+def test_averages_of_other_shapes_than_the_maxima_are_refused(function, module, text):
+    own = run(function, *([module] if module else []))
+    assert str(refusal(own, pooling="average")) == text
+    assert not any(isinstance(m, nn.AvgPool2d) for m in prepare(own, IMAGES).modules())  # the maximum converts
+
+
+def test_what_becomes_of_maximum_pooling_is_one_of_two():
+    assert refusal(model(), pooling="mean").message == "pooling: got 'mean', allowed: 'maximum', 'average'"
 
 
 def test_a_pooling_that_conversion_cannot_fold_is_refused_before_training():
     def padded(x: Tensor, conv: nn.Module) -> Tensor:
         return torch.flatten(F.relu(conv(F.max_pool2d(F.relu(x), 3))), 1)
 
-    error = refusal(run(padded, nn.Conv2d(4, 4, 3, padding=1)))
+    error = refusal(run(padded, nn.Conv2d(4, 4, 3, padding=1)), pooling="average")
     assert str(error) == (
         "module `max_pool2d`: pooling (3, 3) stride (3, 3) of (8, 8) has no exact form before the padded convolution "
         "`parts.0`\n"
@@ -642,7 +681,7 @@ class Namesakes(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.conv, self.fc = nn.Conv2d(2, 4, 3, padding=1), nn.Linear(4, 3)
-        self.max_pool2d, self.relu = nn.MaxPool2d(4), nn.AvgPool2d(1)
+        self.max_pool2d, self.relu = nn.MaxPool2d(4), nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.relu(F.relu(self.conv(x)))
@@ -651,8 +690,8 @@ class Namesakes(nn.Module):
 
 def test_a_function_does_not_take_the_place_of_a_module_of_its_name():
     prepared = prepare(model(Namesakes), IMAGES)
-    assert [type(prepared.relu), prepared.relu_2.levels] == [nn.AvgPool2d, 4]
-    assert [prepared.max_pool2d.kernel_size, prepared.max_pool2d_2.kernel_size] == [(4, 4), (2, 2)]
+    assert [type(prepared.relu), prepared.relu_2.levels] == [nn.Identity, 4]
+    assert [prepared.max_pool2d.kernel_size, prepared.max_pool2d_2.kernel_size] == [4, 2]
 
 
 def relu6_as_a_module(x: Tensor, act: nn.Module) -> Tensor:
@@ -682,14 +721,18 @@ def test_resnet18_of_torchvision():
     names = list(activations(prepared))
     assert len(names) == 17
     assert names[:4] == ["relu", "layer1.0.relu", "layer1.0.relu_2", "layer1.1.relu"]
-    assert isinstance(prepared.get_submodule("maxpool"), nn.AvgPool2d)
+    assert isinstance(prepared.get_submodule("maxpool"), nn.MaxPool2d)
     assert all(isinstance(layer, NoisyQuantReLU) for layer in activations(prepared).values())
 
 
 @pytest.mark.vision
 @pytest.mark.parametrize(
     ("name", "size", "options"),
-    [("googlenet", 64, {"aux_logits": False, "init_weights": False}), ("regnet_x_400mf", 32, {})],
+    [
+        ("googlenet", 64, {"aux_logits": False, "init_weights": False}),
+        ("inception_v3", 96, {"aux_logits": False, "init_weights": False}),
+        ("regnet_x_400mf", 32, {}),
+    ],
 )
 def test_other_networks_of_torchvision_are_taken_as_they_are(name, size, options):
     import torchvision

@@ -20,8 +20,8 @@ from nctool.ir.network import ConvGeometry
 from tests.support.torch_models import act
 
 SUPPORTED = (
-    "hint: supported are Conv2d, Linear, BatchNorm, AvgPool2d, AdaptiveAvgPool2d, Flatten, Dropout, NoisyQuantReLU, "
-    "sums of branches, torch.cat of channels; through nctool.prepare also ReLU and maximum pooling"
+    "hint: supported are Conv2d, Linear, BatchNorm, AvgPool2d, AdaptiveAvgPool2d, MaxPool2d, AdaptiveMaxPool2d, "
+    "Flatten, Dropout, NoisyQuantReLU, sums of branches, torch.cat of channels; through nctool.prepare also ReLU"
 )
 IMAGE = (2, 6, 6)
 
@@ -236,16 +236,6 @@ BAD_PLACE = "follows spikes of `0`, allowed behind Conv2d, Linear or their Batch
 @pytest.mark.parametrize(
     ("model", "text"),
     [
-        (
-            conv_then(nn.MaxPool2d(2)),
-            "module `2` (MaxPool2d) cannot be converted\n"
-            "hint: spikes cannot represent a maximum: use nn.AvgPool2d and train again",
-        ),
-        (
-            conv_then(nn.AdaptiveMaxPool2d(1)),
-            "module `2` (AdaptiveMaxPool2d) cannot be converted\n"
-            "hint: spikes cannot represent a maximum: use nn.AdaptiveAvgPool2d(1) and train again",
-        ),
         (
             nn.Sequential(nn.Conv2d(2, 3, 3), nn.ReLU()),
             "module `1` (ReLU) cannot be converted\nhint: nctool.prepare puts a NoisyQuantReLU there: train it",
@@ -467,8 +457,7 @@ def read_after(y: torch.Tensor, change) -> torch.Tensor:
         ),
         (
             lambda m, x: m.two(F.max_pool2d(m.act(m.one(x)), 2)),
-            "function `max_pool2d` cannot be converted\n"
-            "hint: spikes cannot represent a maximum: use the module nn.AvgPool2d and train again",
+            "function `max_pool2d` cannot be converted\nhint: use the module nn.MaxPool2d",
         ),
         (lambda m, x: m.one(x).sin(), f"function `sin` cannot be converted\n{SUPPORTED}"),
         (lambda m, x: m.two(F.silu(m.one(x))), f"function `silu` cannot be converted\n{RELU}"),

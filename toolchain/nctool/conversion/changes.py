@@ -35,6 +35,14 @@ def change_of_replicas(copies: Mapping[str, int]) -> Change:
     return Change("copy units", f"units of {', '.join(several)}" if several else "one unit for each activation", True)
 
 
+def changes_of_maxima(network: FloatNetwork, n_steps: int) -> tuple[Change, ...]:
+    """Return which populations take maxima, if any, and what they are over several steps."""
+    names = [population.name for population in network.populations if population.maximum]
+    several = ", which over several steps is at least the largest count" if n_steps > 1 else ""
+    detail = f"{', '.join(names)}: a neuron fires where one of its window does{several}"
+    return (Change("take maxima", detail, True),) if names else ()
+
+
 def changes_of_input(encoded: EncodedInput, n_steps: int) -> tuple[Change, ...]:
     """Return how pixels enter."""
     encoding, table = encoded.encoding, encoded.encoding.table
@@ -88,6 +96,8 @@ def changes_of_rounding(
     """Return one change a synapse, with the bound of the population that it drives."""
     changes = []
     for population in network.populations:
+        if population.name not in errors:
+            continue
         bound = population.bound
         kind = "not bounded" if bound is None else f"{bound.kind}, head-room {bound.head_room_bits:.2f} bits"
         of_population = errors[population.name]

@@ -61,6 +61,10 @@ class Holding:
     def hold(self, population: FloatPopulation) -> FloatPopulation:
         """Return `population` with everything held that never changes; its sources were held before."""
         signals = self._signals
+        if population.maximum:  # it fires always where its source does, and never where that never does
+            signals[population.name] = signals[population.synapses[0].source]
+            self.held[population.name] = Held()
+            return population
         read = replace(population, synapses=tuple(_without_unread(s, signals[s.source]) for s in population.synapses))
         drive = _drive(read, signals)
         if population.threshold is None:

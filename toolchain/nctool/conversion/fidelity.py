@@ -254,8 +254,10 @@ class FloatSpikes:
 
     def _fire(self, population: FloatPopulation, threshold: FloatArray, drive: Tensor) -> Tensor:
         """Return the threshold where a neuron fires, else 0: (n_steps, samples, *shape)."""
-        steps = drive.expand(self.n_steps, *drive.shape[1:]).clone()
         theta = _column(threshold.repeat(population.replicas), population)
+        if population.maximum:
+            return (drive > 0) * theta
+        steps = drive.expand(self.n_steps, *drive.shape[1:]).clone()
         if self.reset == "subtract":  # a replica starts at its own potential, not in the middle (rule U1)
             steps[0] += _column(population.starts.flatten(), population) - theta / 2
         return integrate_and_fire(steps.flatten(0, 1), theta, self.n_steps, self.reset).view_as(steps)

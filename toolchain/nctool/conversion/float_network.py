@@ -117,6 +117,8 @@ class FloatPopulation:
         shift: what the initial potential of every replica has beside threshold * (k + 1/2) / replicas, in the same
             units, float64 (channels,) of one replica; None for nothing.
         ceiling: largest value of the activation that a ReLU network has here; infinite for a plain ReLU.
+        maximum: each neuron fires where one of those that it reads does (rule M1). Its one synapse reads every channel
+            on its own, all replicas counted, by weights of 0 and 1; threshold and replicas are those of its source.
     """
 
     name: str
@@ -126,6 +128,7 @@ class FloatPopulation:
     replicas: int = 1
     shift: FloatArray | None = None
     ceiling: float = math.inf
+    maximum: bool = False
 
     @property
     def bias(self) -> FloatArray:

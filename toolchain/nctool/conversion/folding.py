@@ -8,18 +8,12 @@ In: a FloatNetwork. Out: a FloatNetwork. Must not import torch.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
 
-from nctool.conversion.float_network import (
-    FloatArray,
-    FloatNetwork,
-    FloatPopulation,
-    FloatSynapse,
-    Pool,
-    map_synapses,
-)
+from nctool.conversion.float_network import FloatArray, FloatNetwork, FloatPopulation, FloatSynapse, Pool
 from nctool.conversion.input_encoding import EncodedInput
 from nctool.errors import UnsupportedError
 from nctool.ir.network import ConvGeometry
@@ -146,7 +140,7 @@ def _fold_axis(along: _Axis, pool: Pool, is_dense: bool) -> _Axis:
 def absorb_spike_values(network: FloatNetwork, encoded: EncodedInput) -> FloatNetwork:
     """Scale the weights by what one spike, or one unit of graded input, is worth."""
     values = {encoded.name: encoded.step} | {p.name: spike_value(p) for p in network.populations}
-    return map_synapses(network, lambda synapse: absorb(synapse, values[synapse.source]))
+    return replace(network, populations=tuple(absorb(p, values) for p in network.populations))
 
 
 def spike_value(population: FloatPopulation) -> FloatArray:
@@ -155,6 +149,13 @@ def spike_value(population: FloatPopulation) -> FloatArray:
     return np.zeros(len(population.bias)) if threshold is None else threshold / population.replicas
 
 
-def absorb(synapse: FloatSynapse, value: FloatArray) -> FloatSynapse:
-    """Scale the weights of a synapse by what one signal of each channel of its source is worth."""
-    return replace(synapse, weight=synapse.weight * synapse.per_weight(value))
+def absorb(population: FloatPopulation, values: Mapping[str, FloatArray]) -> FloatPopulation:
+    """Scale what a population reads by what a signal of its sources is worth; a maximum counts spikes.
+
+    Args:
+        values: float64 (channels,) by source.
+    """
+    if population.maximum:
+        return population
+    scaled = (replace(s, weight=s.weight * s.per_weight(values[s.source])) for s in population.synapses)
+    return replace(population, synapses=tuple(scaled))

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nctool.conversion.constants import Held, Holding
-from nctool.conversion.float_network import FloatArray, FloatNetwork, FloatPopulation
+from nctool.conversion.float_network import FloatNetwork
 from nctool.conversion.folding import absorb, spike_value
 from nctool.conversion.input_encoding import EncodedInput
 from nctool.conversion.post_training.activations import Activations
@@ -84,8 +84,8 @@ def to_integers(
         real.append(population if choosing is None else choosing.choose(population, values))
         values[population.name] = spike_value(real[-1])
         held.append(holding.hold(real[-1]))
-        fitting.fit(_absorbed(held[-1], values))
-        if choosing is not None and population.threshold is not None:
+        fitting.fit(absorb(held[-1], values))
+        if choosing is not None and population.threshold is not None and not population.maximum:
             losses[population.name] = choosing.loss(real[-1])
     return Integers(
         network=fitting.network,
@@ -95,8 +95,3 @@ def to_integers(
         errors=fitting.errors,
         losses=losses,
     )
-
-
-def _absorbed(population: FloatPopulation, values: Mapping[str, FloatArray]) -> FloatPopulation:
-    synapses = tuple(absorb(synapse, values[synapse.source]) for synapse in population.synapses)
-    return replace(population, synapses=synapses)

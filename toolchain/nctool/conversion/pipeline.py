@@ -22,6 +22,7 @@ from nctool.conversion.changes import (
     changes_of_choosing,
     changes_of_holding,
     changes_of_input,
+    changes_of_maxima,
     changes_of_rounding,
     notes_of_lost_weights,
     notes_of_silence,
@@ -122,6 +123,7 @@ def convert(
     changes = (
         change_of_folding("fold batch norm", [name for name, synapse in branches(traced) if synapse.norm is not None]),
         change_of_folding("fold average pooling", [name for name, synapse in branches(normed) if synapse.pools]),
+        *changes_of_maxima(traced, n_steps),
         change_of_replicas(copies),
         *changes_of_input(encoded, n_steps),
         *changes_of_choosing(integers.real, integers.losses),

@@ -22,7 +22,7 @@ MAX_REPLICAS = 64
 
 
 def replicas_by_name(network: FloatNetwork, replicas: Replicas) -> dict[str, int]:
-    """Return the replicas of each spiking population.
+    """Return the replicas of each spiking population; a maximum has those of its source.
 
     Args:
         replicas: for all of them, or by name; 1 for those that are not named.
@@ -30,7 +30,7 @@ def replicas_by_name(network: FloatNetwork, replicas: Replicas) -> dict[str, int
     Raises:
         UsageError: a name is no spiking population, or a number is out of range.
     """
-    spiking = [population.name for population in network.populations if population.threshold is not None]
+    spiking = [p.name for p in network.populations if p.threshold is not None and not p.maximum]
     named = dict.fromkeys(spiking, replicas) if isinstance(replicas, int) else dict(replicas)
     for name, number in named.items():
         if name not in spiking:
@@ -42,7 +42,11 @@ def replicas_by_name(network: FloatNetwork, replicas: Replicas) -> dict[str, int
 
 def stagger(network: FloatNetwork, replicas: Mapping[str, int]) -> FloatNetwork:
     """Give every population its replicas: its channels, and the weights of those that read it, repeat so often."""
-    return replace(network, populations=tuple(_repeated(p, replicas) for p in network.populations))
+    of_all = dict(replicas)
+    for population in network.populations:
+        if population.maximum:
+            of_all[population.name] = of_all[population.synapses[0].source]
+    return replace(network, populations=tuple(_repeated(p, of_all) for p in network.populations))
 
 
 def _repeated(population: FloatPopulation, replicas: Mapping[str, int]) -> FloatPopulation:
@@ -50,7 +54,12 @@ def _repeated(population: FloatPopulation, replicas: Mapping[str, int]) -> Float
     return replace(
         population,
         shape=(population.shape[0] * copies, *population.shape[1:]),
-        synapses=tuple(_repeat(synapse, replicas.get(synapse.source, 1), copies) for synapse in population.synapses),
+        synapses=tuple(
+            _side_by_side(synapse, copies)
+            if population.maximum
+            else _repeat(synapse, replicas.get(synapse.source, 1), copies)
+            for synapse in population.synapses
+        ),
         replicas=copies,
     )
 
@@ -59,3 +68,11 @@ def _repeat(synapse: FloatSynapse, copies_in: int, copies_out: int) -> FloatSyna
     channels, *size = synapse.source_shape
     repeat = replace(synapse.repeat, copies_in=copies_in, copies_out=copies_out)
     return replace(synapse, source_shape=(channels * copies_in, *size), repeat=repeat)
+
+
+def _side_by_side(synapse: FloatSynapse, copies: int) -> FloatSynapse:
+    """Return the synapse of a maximum in which each replica reads the same replica of its source, and no other."""
+    channels, *size = synapse.source_shape
+    conv = None if synapse.conv is None else replace(synapse.conv, groups=synapse.conv.groups * copies)
+    weight = synapse.weight.repeat(copies, axis=0)
+    return replace(synapse, source_shape=(channels * copies, *size), weight=weight, conv=conv)

@@ -21,7 +21,7 @@ from nctool.conversion import Replicas
 from nctool.errors import RangeError, UsageError
 from nctool.exporting.convert import Design, ann_logits, converted
 from nctool.fast.engine import FastEngine
-from nctool.ir.network import IntegrateFire, IntNetwork, Readout
+from nctool.ir.network import IntNetwork, Readout
 from nctool.progress import ProgressCallback, no_progress
 from nctool.training.checkpoints.checkpoint import Checkpoint
 from nctool_deploy.mapping.placement import is_mapped, map_network
@@ -115,12 +115,12 @@ def search_replicas(
     wanted = ann_logits(loaded, model, images)
 
     def measure(replicas: Replicas) -> Trial:
-        network = converted(loaded, model, replace(design, replicas=replicas)).network
+        conversion = converted(loaded, model, replace(design, replicas=replicas))
+        network = conversion.network
         logits = np.concatenate([summary.logits[:, -1] for summary in FastEngine(network).summaries(images)])
         mapping, _ = map_network(design.backend.prepare(network), target, design.backend)
-        spiking = [population for population in network.populations if isinstance(population.neuron, IntegrateFire)]
         return Trial(
-            replicas={p.name: replicas if isinstance(replicas, int) else replicas[p.name] for p in spiking},
+            replicas=conversion.replicas,
             neurons=sum(population.n_neurons for population in network.populations),
             cores=len(mapping.cores),
             error=_relative_error(logits * _scale(network), wanted),

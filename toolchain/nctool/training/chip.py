@@ -5,7 +5,7 @@ In: a model, its recipe, the integers that the chip can hold. Out: an IntNetwork
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
@@ -20,7 +20,6 @@ from nctool.errors import RangeError, UnsupportedError
 from nctool.fast.engine import FastEngine
 from nctool.ir.network import IntNetwork
 from nctool.recipe.schema import ChipSettings, Recipe
-from nctool.reference.trace import Trace
 from nctool.training.images.data import TrainingData
 
 
@@ -65,18 +64,21 @@ class ChipRun:
     Attributes:
         engine: the fast engine, on the model's device.
         thresholds: θ of each activation by name.
+        layers: the populations of activations, in order of execution: all that spike, but for maxima.
     """
 
     engine: FastEngine
     thresholds: Mapping[str, Tensor]
+    layers: tuple[str, ...]
 
     @classmethod
     def prepare(cls, network: IntNetwork, model: nn.Module) -> ChipRun:
         """Prepare `network`, converted from `model`."""
         thresholds = {name: layer.threshold.detach() for name, layer in activations(model).items()}
         device = next(iter(thresholds.values())).device
+        layers = tuple(population.name for population in network.populations[:-1] if not population.is_maximum)
         with _chosen(device):
-            return cls(FastEngine(network, device=device.type), thresholds)
+            return cls(FastEngine(network, device=device.type), thresholds, layers)
 
     def run(self, images: Tensor, activated: Mapping[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
         """Run a batch for one window.
@@ -92,13 +94,13 @@ class ChipRun:
         Raises:
             UnsupportedError: there are more populations that spike than activations, or fewer.
         """
+        _require_one_each(self.layers, activated)
         logits, rates = [], []
         with _chosen(images.device):
             for trace in self.engine.traces(images.cpu().numpy()):
-                _require_one_each(trace, activated)
                 logits.append(torch.from_numpy(trace.logits[:, -1]))
-                pairs = zip(trace.spikes.values(), activated.values(), strict=True)
-                rates.append([_rate(spikes, values.shape[1:]) for spikes, values in pairs])
+                pairs = zip(self.layers, activated.values(), strict=True)
+                rates.append([_rate(trace.spikes[name], values.shape[1:]) for name, values in pairs])
         whole = [torch.cat(parts).to(images.device) for parts in zip(*rates, strict=True)]
         spiked = {name: self.thresholds[name] * rate for name, rate in zip(activated, whole, strict=True)}
         return torch.cat(logits).to(images.device), spiked
@@ -109,10 +111,10 @@ def _chosen(device: torch.device) -> AbstractContextManager[None]:
     return torch.cuda.device(device) if device.type == "cuda" else nullcontext()
 
 
-def _require_one_each(trace: Trace, activated: Mapping[str, Tensor]) -> None:
-    if len(trace.spikes) != len(activated):
+def _require_one_each(layers: Sequence[str], activated: Mapping[str, Tensor]) -> None:
+    if len(layers) != len(activated):
         raise UnsupportedError(
-            f"model: activations {len(activated)}, populations that spike {len(trace.spikes)}, allowed one for each",
+            f"model: activations {len(activated)}, populations that spike {len(layers)}, allowed one for each",
             hint="give every layer a NoisyQuantReLU of its own",
         )
 

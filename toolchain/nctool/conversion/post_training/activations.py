@@ -14,6 +14,7 @@ from torch import Tensor
 
 from nctool.conversion.float_network import FloatNetwork, FloatPopulation
 from nctool.conversion.input_encoding import EncodedInput
+from nctool.conversion.maximum_values import maximum_values
 from nctool.conversion.quantise.covariance import Float32
 from nctool.conversion.quantise.patches import Neurons
 from nctool.fast.engine import exact_arithmetic
@@ -57,7 +58,9 @@ class Activations:
         return drive
 
     def _drive(self, population: FloatPopulation) -> Tensor:
-        """Weigh what the sources sent, batch by batch."""
+        """Weigh what the sources sent, batch by batch; of a maximum, take it."""
+        if population.maximum:
+            return maximum_values(population, self._sent[population.synapses[0].source])
         kernels = _kernels(population)
         sources = {synapse.source: self._sent[synapse.source] for synapse in population.synapses}
         size = max(1, BATCH_NUMBERS // int(np.prod(population.shape)))

@@ -40,6 +40,7 @@ class Choosing:
 
     def __init__(self, activations: Activations, calibration: Calibration, number_format: IntegerFormat) -> None:
         self._activations, self._calibration, self._format = activations, calibration, number_format
+        self._thresholds: dict[str, FloatArray] = {}
 
     def choose(self, deployed: FloatPopulation, values: Values) -> FloatPopulation:
         """Return a population with other weights, and with thresholds where it spikes.
@@ -48,6 +49,9 @@ class Choosing:
             deployed: with its replicas; its sources are settled.
             values: of its sources.
         """
+        if deployed.maximum:
+            self._activations.run(deployed.name)
+            return replace(deployed, threshold=self._thresholds[deployed.synapses[0].source])
         drive = self._activations.run(deployed.name)
         neurons = choose_neurons(deployed.synapses, len(drive))
         wanted = rows(drive, neurons)
@@ -59,6 +63,7 @@ class Choosing:
         should = activated(torch.from_numpy(wanted), deployed.ceiling)
         chosen = choose_thresholds(self._steps(corrected, neurons, values), should, window, self._format.one_threshold)
         threshold, shift = (values.numpy().astype(np.float64) for values in (chosen.threshold, chosen.shift))
+        self._thresholds[deployed.name] = threshold
         return replace(corrected, threshold=threshold, shift=shift if shift.any() else None)
 
     def _steps(self, population: FloatPopulation, neurons: Neurons, values: Values) -> Tensor:

@@ -20,6 +20,7 @@ from nctool.conversion.float_network import FloatArray, FloatPopulation
 from nctool.conversion.input_encoding import EncodedInput
 from nctool.conversion.quantise.calibration import Calibration, Running
 from nctool.conversion.quantise.candidates import Candidates, Errors
+from nctool.conversion.quantise.maxima import integer_maximum
 from nctool.conversion.quantise.patches import views
 from nctool.errors import RangeError
 from nctool.ir.bounds import prove_population
@@ -52,7 +53,7 @@ class Fitting:
     Attributes:
         calibration: what the populations that are integers send.
         populations: the integers.
-        errors: of each population.
+        errors: of each population that was rounded: of all but the maxima.
     """
 
     def __init__(
@@ -80,7 +81,10 @@ class Fitting:
         Raises:
             RangeError: it cannot be made to fit, or none of its weights is left.
         """
-        population, self.errors[real.name] = fit_population(real, self._encoded, self._format, self.calibration)
+        if real.maximum:
+            population = integer_maximum(real, self._encoded.encoding, self.calibration.n_steps)
+        else:
+            population, self.errors[real.name] = fit_population(real, self._encoded, self._format, self.calibration)
         _require_weights(real, population, self._format, self.calibration.n_steps)
         if real.name in self._last_readers:
             self.calibration.settle(population)
@@ -143,6 +147,7 @@ def finer_weights(rounded: Sequence[Population], number_format: IntegerFormat, n
     Weights that leave their bits unused are kept small by something else: where the accumulator is full, by the sum
     over all steps, and a shorter window helps. Weights that use their bits get finer with more of them.
     """
+    rounded = [population for population in rounded if not population.is_maximum]  # whose weights are 1
     small = [population for population in rounded if 2 * _largest_weight(population) <= number_format.weight_max]
     ways = []
     if n_steps > 1 and any(_is_held_by_window(population, number_format) for population in small):

@@ -22,6 +22,7 @@ from nctool.activation.noisy_quant import activations
 from nctool.activation.thresholds import images_fit
 from nctool.conversion.float_network import FloatNetwork, FloatPopulation, FloatSynapse
 from nctool.conversion.input_encoding import normalised_pixels
+from nctool.conversion.maximum_values import maximum_values
 from nctool.conversion.trace.forward_graph import require_type
 from nctool.conversion.trace.restoring import evaluation
 from nctool.errors import UnsupportedError
@@ -167,14 +168,21 @@ def require_same_network(model: nn.Module, network: FloatNetwork, images: Tensor
     images = _like(model, images[:N_IMAGES])
     with evaluation(model), exact_arithmetic(), images_fit(images, called):
         drives, signals = _activated(model, images)
-    names = [population.name for population in network.populations]
-    if len(drives) != len(names):
-        raise _computes_something_else(model, f"it calls {len(drives) - 1} activations, not {len(names) - 1}")
-    sources = dict(zip((INPUT_NAME, *names[:-1]), signals, strict=True))
-    for population, actual in zip(network.populations, drives, strict=True):
+    layers = [population.name for population in network.populations if not population.maximum]
+    if len(drives) != len(layers):
+        raise _computes_something_else(model, f"it calls {len(drives) - 1} activations, not {len(layers) - 1}")
+    sources = {INPUT_NAME: signals[0]}
+    driven = dict(zip(layers, zip(drives, (*signals[1:], None), strict=True), strict=True))
+    for population in network.populations:
+        if population.maximum:
+            sources[population.name] = maximum_values(population, sources[population.synapses[0].source])
+            continue
+        actual, sent = driven[population.name]
         wanted, scale = _drive(population, sources)
         if _differs(actual, wanted, OTHER_ORDER, scale):
             raise _computes_something_else(model, f"what drives `{population.name}`")
+        if sent is not None:
+            sources[population.name] = sent
 
 
 def first_images(pixels: NDArray[np.uint8], shape: Shape, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:

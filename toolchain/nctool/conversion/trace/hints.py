@@ -8,8 +8,8 @@ from __future__ import annotations
 from nctool.errors import UnsupportedError
 
 SUPPORTED = (
-    "Conv2d, Linear, BatchNorm, AvgPool2d, AdaptiveAvgPool2d, Flatten, Dropout, NoisyQuantReLU, sums of branches, "
-    "torch.cat of channels; through nctool.prepare also ReLU and maximum pooling"
+    "Conv2d, Linear, BatchNorm, AvgPool2d, AdaptiveAvgPool2d, MaxPool2d, AdaptiveMaxPool2d, Flatten, Dropout, "
+    "NoisyQuantReLU, sums of branches, torch.cat of channels; through nctool.prepare also ReLU"
 )
 _RELU = "replace it by nn.ReLU, then nctool.prepare, and train again"
 _GATE = "behind a hidden layer use nn.ReLU, behind the last one return the logits; leave out gates"
@@ -40,10 +40,10 @@ HINTS: dict[str, str] = {
     **dict.fromkeys(("Sigmoid", "Hardsigmoid", "Tanh", "sigmoid", "hardsigmoid", "tanh"), _GATE),
     **dict.fromkeys(("LayerNorm", "GroupNorm", "InstanceNorm2d", "layer_norm", "group_norm", "instance_norm"), _NORM),
     **dict.fromkeys(("ReLU", "ReLU6", "relu", "relu_", "relu6"), _TRAINED),
-    "MaxPool2d": "spikes cannot represent a maximum: use nn.AvgPool2d and train again",
     "max_pool2d_with_indices": "leave out return_indices: spikes do not know the place of a maximum",
-    "AdaptiveMaxPool2d": "spikes cannot represent a maximum: use nn.AdaptiveAvgPool2d(1) and train again",
-    "max_pool2d": "spikes cannot represent a maximum: use the module nn.AvgPool2d and train again",
+    **dict.fromkeys(("LPPool2d", "lp_pool2d"), "roots and powers have no form: use nn.MaxPool2d or nn.AvgPool2d"),
+    "max_pool2d": "use the module nn.MaxPool2d",
+    **dict.fromkeys(("adaptive_max_pool2d", "amax"), "use the module nn.AdaptiveMaxPool2d(1)"),
     "avg_pool2d": "use the module nn.AvgPool2d",
     "adaptive_avg_pool2d": "use the module nn.AdaptiveAvgPool2d(1)",
     "mean": "use the module nn.AdaptiveAvgPool2d(1)",

@@ -114,7 +114,7 @@ def _average_pool(module: nn.AvgPool2d, value: Value, name: str) -> Value:
     if any(padding) and not module.count_include_pad:
         raise unsupported(f"module `{name}` (AvgPool2d with count_include_pad=False)", "use padding=0")
     divisor = module.divisor_override or kernel[0] * kernel[1]
-    pool = Pool(name, kernel, stride, padding, divisor, _image(signal, name))
+    pool = Pool(name, kernel, stride, padding, divisor, image_shape(signal, name))
     rest = [(size + 2 * p - k) % s for size, p, k, s in zip(pool.source[1:], padding, kernel, stride, strict=True)]
     if module.ceil_mode and any(rest):
         raise unsupported(f"module `{name}` (AvgPool2d with ceil_mode=True and a remainder)", "use ceil_mode=False")
@@ -125,20 +125,26 @@ def _average_pool(module: nn.AvgPool2d, value: Value, name: str) -> Value:
 def _adaptive_pool(module: nn.AdaptiveAvgPool2d, value: Value, name: str) -> Value:
     """Pool with windows that tile the image; where there are as many as pixels, nothing is to do."""
     signal = require_spikes(value, name, _POOLED)
-    _, high, wide = source = _image(signal, name)
-    wanted = module.output_size if isinstance(module.output_size, tuple) else (module.output_size,) * 2
-    tiles = [size if tiles is None else tiles for size, tiles in zip((high, wide), wanted, strict=True)]
-    if high % tiles[0] or wide % tiles[1]:
-        enlarges = tiles[0] > high or tiles[1] > wide
-        raise unsupported(
-            f"module `{name}` (AdaptiveAvgPool2d of {high}x{wide} to {tiles[0]}x{tiles[1]})",
-            f"use nn.AdaptiveAvgPool2d(1), and {signal.shape[0]} inputs for the nn.Linear behind it"
-            if enlarges
-            else "use sizes that divide those of the image, or nn.AvgPool2d",
-        )
-    window = (high // tiles[0], wide // tiles[1])
+    source = image_shape(signal, name)
+    window = tiles(module.output_size, signal, name, "AdaptiveAvgPool2d")
     pool = Pool(name, window, window, (0, 0), window[0] * window[1], source)
     return signal if window == (1, 1) else each_part(signal, lambda part: _pooled(part, pool))
+
+
+def tiles(output_size: Any, signal: Spikes, name: str, kind: str) -> Pair:
+    """Return the window of an adaptive pooling to `output_size`, which is to tile the image."""
+    _, high, wide = image_shape(signal, name)
+    wanted = output_size if isinstance(output_size, tuple) else (output_size,) * 2
+    rows, columns = (size if number is None else number for size, number in zip((high, wide), wanted, strict=True))
+    if high % rows or wide % columns:
+        enlarges = rows > high or columns > wide
+        raise unsupported(
+            f"module `{name}` ({kind} of {high}x{wide} to {rows}x{columns})",
+            f"use nn.{kind}(1), and {signal.shape[0]} inputs for the nn.Linear behind it"
+            if enlarges
+            else f"use sizes that divide those of the image, or nn.{kind.removeprefix('Adaptive')}",
+        )
+    return high // rows, wide // columns
 
 
 def _pooled(part: Signal, pool: Pool) -> Signal:
@@ -147,7 +153,8 @@ def _pooled(part: Signal, pool: Pool) -> Signal:
     return replace(part, shape=pool.output, pools=(*part.pools, pool))
 
 
-def _image(signal: Spikes, name: str) -> tuple[int, int, int]:
+def image_shape(signal: Spikes, name: str) -> tuple[int, int, int]:
+    """Return (channels, height, width), and refuse what has another shape."""
     if len(signal.shape) != 3:
         raise UnsupportedError(f"module `{name}`: gets shape {signal.shape}, allowed (channels, height, width)")
     return signal.shape[0], signal.shape[1], signal.shape[2]

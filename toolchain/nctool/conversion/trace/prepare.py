@@ -34,6 +34,7 @@ from nctool.conversion.trace.in_place import name_of
 from nctool.conversion.trace.restoring import evaluation, restored
 from nctool.conversion.trace.rewriting import (
     DROPOUTS,
+    Pooling,
     Rewritten,
     maxima_in_place,
     replace_activations,
@@ -53,12 +54,13 @@ def prepare(
     levels: int = 4,
     reset: Reset = "subtract",
     percentile: float = FIRST_PERCENTILE,
+    pooling: Pooling = "maximum",
 ) -> fx.GraphModule:
     """Turn a network of ReLU activations into one that trains and converts; its weights are kept.
 
-    Every ReLU, module or function, becomes a `NoisyQuantReLU` of its own, with a threshold from data; maximum pooling
-    becomes average pooling of the same stride; functional pooling, means over the image and views become modules.
-    Train the result: the accuracy of a pretrained network is lost until it is fine-tuned.
+    Every ReLU, module or function, becomes a `NoisyQuantReLU` of its own, with a threshold from data; functional
+    pooling, means over the image and views become modules. Train the result: the accuracy of a pretrained network is
+    lost until it is fine-tuned.
 
     Args:
         model: left as it is. The result shares its parameters and buffers (the statistics of batch norms): training
@@ -67,6 +69,8 @@ def prepare(
         levels: of the activations, 1..64.
         reset: of the neurons, `subtract` or `zero`.
         percentile: 0..100, of the positive values before an activation: its first threshold.
+        pooling: what becomes of maximum pooling: `maximum` keeps it, which is exact in a window of one time step;
+            `average` puts average pooling of the same stride in its place.
 
     Raises:
         UsageError: the model is no module, the images are no float tensor (N, ...) or do not fit the model, or the
@@ -83,7 +87,7 @@ def prepare(
     require_type(model, (torch.float32,))
     _require_fit(model, graph, images)
     warn_of_training(model, graph)
-    rewritten = rewrite(model, graph)
+    rewritten = rewrite(model, graph, pooling)
     with maxima_in_place(rewritten):
         require_same_answers(model, rewritten.module, images)
     thresholds = _thresholds(model, rewritten, images, percentile)

@@ -1,7 +1,8 @@
 """Rewrite the graph of a torch module so that every activation and pooling is a module of its own.
 
-An activation becomes an `nn.ReLU` for each of its uses, maximum pooling becomes average pooling, and functions become
-the modules that convert. What is not known here stays as it is: the conversion refuses it by name.
+An activation becomes an `nn.ReLU` for each of its uses, and functions become the modules that convert. Maximum pooling
+stays, or becomes average pooling if that is wanted. What is not known here stays as it is: the conversion refuses it by
+name.
 
 In: a torch module. Out: an fx.GraphModule with the same parameters, the names of its activations, and the poolings
 that were replaced.
@@ -14,7 +15,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, fx, nn
@@ -23,6 +24,7 @@ from torch.nn import functional
 from nctool.activation.noisy_quant import NoisyQuantReLU
 from nctool.conversion.trace.hints import unsupported
 from nctool.conversion.trace.in_place import take_out_changes
+from nctool.conversion.trace.maxima import MAXIMA, NO_PLACES, MaximumPooling
 from nctool.conversion.trace.modules import pair
 from nctool.errors import UnsupportedError
 
@@ -30,8 +32,17 @@ RELU_MODULES = (nn.ReLU, nn.ReLU6)
 RELU_FUNCTIONS = (functional.relu, functional.relu_, functional.relu6, torch.relu, torch.relu_)
 RELU_METHODS = ("relu", "relu_")
 DROPOUTS = {functional.dropout: nn.Dropout, functional.dropout2d: nn.Dropout2d}
-POOLINGS = (functional.max_pool2d, torch.max_pool2d, functional.avg_pool2d, functional.adaptive_avg_pool2d)
+POOLINGS = (
+    functional.max_pool2d,
+    torch.max_pool2d,
+    functional.adaptive_max_pool2d,
+    functional.avg_pool2d,
+    functional.adaptive_avg_pool2d,
+)
 VIEWS = ("view", "reshape")
+
+Pooling = Literal["maximum", "average"]
+"""What becomes of maximum pooling: it stays, or is the average over windows as large as its stride."""
 
 
 @dataclass(frozen=True)
@@ -46,20 +57,21 @@ class Rewritten:
 
     module: fx.GraphModule
     activations: tuple[str, ...]
-    maxima: dict[str, nn.MaxPool2d]
+    maxima: dict[str, MaximumPooling]
 
 
-def rewrite(model: nn.Module, graph: fx.Graph) -> Rewritten:
+def rewrite(model: nn.Module, graph: fx.Graph, pooling: Pooling = "maximum") -> Rewritten:
     """Return the rewritten model.
 
     Args:
         model: owner of the modules.
         graph: what was read from it; changed in place.
+        pooling: what becomes of maximum pooling.
 
     Raises:
         UnsupportedError: the forward method changes a tensor behind the back of its readers.
     """
-    return _Rewriter(model, graph).run()
+    return _Rewriter(model, graph, pooling).run()
 
 
 class _Rewriter:
@@ -68,13 +80,15 @@ class _Rewriter:
     Args:
         model: owner of the modules.
         graph: its forward method; changed in place.
+        pooling: what becomes of maximum pooling.
     """
 
-    def __init__(self, model: nn.Module, graph: fx.Graph) -> None:
-        self.graph = graph
+    def __init__(self, model: nn.Module, graph: fx.Graph, pooling: Pooling) -> None:
+        self.graph, self.pooling = graph, pooling
         self.module = fx.GraphModule(model, graph, type(model).__name__)
         self.activations: list[str] = []
-        self.maxima: dict[str, nn.MaxPool2d] = {}
+        self.pooled: list[fx.Node] = []
+        self.maxima: dict[str, MaximumPooling] = {}
         self._put_names: set[str] = set()
 
     def run(self) -> Rewritten:
@@ -99,13 +113,8 @@ class _Rewriter:
         module = self.module.get_submodule(name)
         if type(module) in RELU_MODULES:
             self._activate(node, self._unused(name, instead=name), type(module) is nn.ReLU6)
-        elif type(module) is nn.MaxPool2d and module.return_indices:
-            raise unsupported(
-                f"module `{name}` (MaxPool2d with return_indices=True)",
-                "leave out return_indices: spikes do not know the place of a maximum",
-            )
-        elif type(module) is nn.MaxPool2d:
-            self._average(node, self._unused(name, instead=name), module)
+        elif type(module) in MAXIMA:
+            self._maximum(node, self._unused(name, instead=name), module)
         elif type(module) in DROPOUTS.values() and module.inplace:
             self._put(node, name, type(module)(module.p))
 
@@ -113,11 +122,11 @@ class _Rewriter:
         if node.target in (*RELU_FUNCTIONS, *RELU_METHODS):
             self._activate(node, self._unused(node.name), node.target is functional.relu6)
         elif node.target in (*POOLINGS, *DROPOUTS) and len(node.all_input_nodes) > 1:
-            pools = node.target in POOLINGS
-            what, instead = ("windows", "nn.AdaptiveAvgPool2d(1)") if pools else ("rates", "nn.Dropout(p)")
-            raise unsupported(f"function `{node.name}` (of {what} that depend on the image)", f"use {instead}")
+            raise _varying(node)
         elif node.target is functional.max_pool2d or node.target is torch.max_pool2d:
-            self._average(node, self._unused(node.name), _max_pool(node))
+            self._maximum(node, self._unused(node.name), _max_pool(node))
+        elif node.target is functional.adaptive_max_pool2d:
+            self._maximum(node, self._unused(node.name), nn.AdaptiveMaxPool2d(_argument(node, 1, "output_size", None)))
         elif node.target is functional.avg_pool2d:
             self._put(node, self._unused(node.name), _pool(node))
         elif node.target is functional.adaptive_avg_pool2d:
@@ -134,19 +143,28 @@ class _Rewriter:
         self._put(node, name, nn.ReLU6() if is_clipped else nn.ReLU())
         self.activations.append(name)
 
-    def _average(self, node: fx.Node, name: str, pool: nn.MaxPool2d) -> None:
-        """Put the average over windows as large as the stride; `same_shapes` sees whether they are as many."""
-        self._put(node, name, nn.AvgPool2d(pair(pool.stride)))
+    def _maximum(self, node: fx.Node, name: str, pool: MaximumPooling) -> None:
+        """Put the pooling, or the average that replaces it; `same_shapes` sees whether its windows are as many."""
+        if pool.return_indices:
+            raise unsupported(f"module `{name}` ({type(pool).__name__} with return_indices=True)", NO_PLACES)
+        self.pooled.append(node)
+        if self.pooling == "maximum":
+            self._put(node, name, pool)
+            return
+        is_adaptive = isinstance(pool, nn.AdaptiveMaxPool2d)
+        self._put(
+            node, name, nn.AdaptiveAvgPool2d(pool.output_size) if is_adaptive else nn.AvgPool2d(pair(pool.stride))
+        )
         self.maxima[name] = pool
 
     def _activate_before_pooling(self) -> None:
-        """Let an activation that follows maximum pooling come before it, where spikes can be averaged.
+        """Let an activation that follows maximum pooling come before it, where there are spikes to pool.
 
         The maximum of what an activation lets through is what it lets through of the maximum.
         """
-        for node in reversed(self.graph.nodes):
+        for node in reversed(self.pooled):
             after = next(iter(node.users)) if len(node.users) == 1 else node
-            if node.target in self.maxima and after.target in self.activations:
+            if after.target in self.activations:
                 node.target, after.target = after.target, node.target
 
     def _put(self, node: fx.Node, name: str, module: nn.Module) -> None:
@@ -179,6 +197,14 @@ class _Rewriter:
             stem, _, number = name.rpartition("_")
             name = f"{stem}_{int(number) + 1}" if stem and number.isdecimal() else f"{name}_2"
         return name
+
+
+def _varying(node: fx.Node) -> UnsupportedError:
+    """Say that a pooling, or a dropout, takes its windows or its rate from the image."""
+    what, instead = "rates", "nn.Dropout(p)"
+    if node.target in POOLINGS:
+        what, instead = "windows", f"nn.Adaptive{'Max' if 'max' in node.name else 'Avg'}Pool2d(1)"
+    return unsupported(f"function `{node.name}` (of {what} that depend on the image)", f"use {instead}")
 
 
 def _has(module: nn.Module, name: str) -> bool:
@@ -263,7 +289,7 @@ def _set_modules(module: nn.Module, named: Mapping[str, nn.Module]) -> None:
 
 
 @contextmanager
-def same_shapes(module: nn.Module, maxima: Mapping[str, nn.MaxPool2d]) -> Iterator[None]:
+def same_shapes(module: nn.Module, maxima: Mapping[str, MaximumPooling]) -> Iterator[None]:
     """Compare, whenever `module` runs inside, each average pooling with the maximum that it replaces, by name.
 
     Raises:
@@ -280,15 +306,14 @@ def same_shapes(module: nn.Module, maxima: Mapping[str, nn.MaxPool2d]) -> Iterat
             handle.remove()
 
 
-def _compare(name: str, maximum: nn.MaxPool2d, _: nn.Module, arguments: tuple[Any, ...], average: Tensor) -> None:
-    sizes = (getattr(maximum, key) for key in ("kernel_size", "stride", "padding", "dilation", "ceil_mode"))
-    maxima = functional.max_pool2d(arguments[0], *sizes)
+def _compare(name: str, maximum: MaximumPooling, _: nn.Module, arguments: tuple[Any, ...], average: Tensor) -> None:
+    maxima = maximum(arguments[0])
     if maxima.shape != average.shape:
         kernel, stride, padding = (pair(getattr(maximum, key)) for key in ("kernel_size", "stride", "padding"))
         raise UnsupportedError(
             f"pooling `{name}` (kernel {kernel}, stride {stride}, padding {padding}) of {_size(arguments[0])} gives "
             f"{_size(maxima)}, but the average over its stride {_size(average)}",
-            hint="use windows as large as the stride, without padding",
+            hint='keep the maximum: pooling="maximum", or use windows as large as the stride, without padding',
         )
 
 

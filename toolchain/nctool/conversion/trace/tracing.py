@@ -1,8 +1,9 @@
 """Trace a torch module into a FloatNetwork.
 
-Supported: Conv2d, Linear, BatchNorm1d/2d, AvgPool2d, AdaptiveAvgPool2d, Flatten, Dropout, Identity and
-NoisyQuantReLU: linear, optional batch norm, activation, optional pooling, ... What an activation gives may go to
-several layers, branches may be added before an activation, and what activations give may be joined along the channels.
+Supported: Conv2d, Linear, BatchNorm1d/2d, AvgPool2d, AdaptiveAvgPool2d, MaxPool2d, AdaptiveMaxPool2d, Flatten, Dropout,
+Identity and NoisyQuantReLU: linear, optional batch norm, activation, optional pooling, ... What an activation gives may
+go to several layers, branches may be added before an activation, and what activations give may be joined along the
+channels.
 
 In: a torch module. Out: a FloatNetwork, or an UnsupportedError that names the module and says what to do.
 """
@@ -22,8 +23,9 @@ from nctool.conversion.float_network import FloatNetwork, FloatPopulation
 from nctool.conversion.trace.forward_graph import read_graph
 from nctool.conversion.trace.hints import HINTS, unsupported
 from nctool.conversion.trace.in_place import aliases, changed_by, later_readers, name_of
+from nctool.conversion.trace.maxima import MAXIMA, maximum, require_maximum, window_of
 from nctool.conversion.trace.modules import HANDLERS, flatten
-from nctool.conversion.trace.signals import Signal, Value, add, join, require_drive
+from nctool.conversion.trace.signals import Signal, Value, add, each_part, join, require_drive
 from nctool.errors import UnsupportedError
 from nctool.ir.network import INPUT_NAME, Shape
 
@@ -108,6 +110,8 @@ class _Builder:
         module, value = self.model.get_submodule(name), self._argument(node)
         if type(module) is NoisyQuantReLU:
             return self._activate(module, value, name)
+        if type(module) in MAXIMA:
+            return self._maximum(module, value, name)
         handler = HANDLERS.get(type(module))
         if handler is None:
             kind = type(module).__name__
@@ -124,7 +128,20 @@ class _Builder:
     def _activate(self, module: NoisyQuantReLU, value: Value, name: str) -> Signal:
         drive = require_drive(value, name)
         threshold = np.full(drive.shape[0], module.positive_threshold())
-        population = replace(drive, name=self._unique(drive.name), threshold=threshold)
+        return self._sent(replace(drive, name=self._unique(drive.name), threshold=threshold))
+
+    def _maximum(self, module: Any, value: Value, name: str) -> Value:
+        spikes = require_maximum(value, name)
+        window = window_of(module, spikes, name)
+        if window is None:
+            return value
+        thresholds = {population.name: population.threshold for population in self.populations}
+        return each_part(
+            spikes, lambda part: self._sent(maximum(part, window, self._unique(name), thresholds[part.source]))
+        )
+
+    def _sent(self, population: FloatPopulation) -> Signal:
+        """Append a population, and return what it sends."""
         self.populations.append(population)
         return Signal(population.name, population.shape, population.shape)
 
