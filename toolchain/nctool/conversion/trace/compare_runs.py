@@ -18,7 +18,8 @@ from numpy.typing import NDArray
 from torch import Tensor, fx, nn
 from torch.nn import functional
 
-from nctool.activation.noisy_quant import activations
+from nctool.activation.noisy_quant import NoisyQuantReLU
+from nctool.activation.rectifier import Rectifier
 from nctool.activation.thresholds import images_fit
 from nctool.conversion.float_network import FloatNetwork, FloatPopulation, FloatSynapse
 from nctool.conversion.input_encoding import normalised_pixels
@@ -205,7 +206,8 @@ def _activated(model: nn.Module, images: Tensor) -> tuple[list[Tensor], list[Ten
         drives.append(drive.clone())  # what follows may change them in place
         signals.append(output.clone())
 
-    hooks = [layer.register_forward_hook(note, with_kwargs=True) for layer in activations(model).values()]
+    layers = [module for module in model.modules() if isinstance(module, NoisyQuantReLU | Rectifier)]
+    hooks = [layer.register_forward_hook(note, with_kwargs=True) for layer in layers]
     try:
         drives.append(model(images))
     finally:

@@ -21,6 +21,7 @@ from torch.nn.modules import module as torch_module
 from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
 
 from nctool.activation.noisy_quant import NoisyQuantReLU
+from nctool.activation.rectifier import Rectifier
 from nctool.conversion.trace.hints import WRAPPED, unsupported
 from nctool.conversion.trace.in_place import IN_PLACE_OPERATORS, changed_by
 from nctool.conversion.trace.restoring import evaluation
@@ -207,7 +208,7 @@ class _Tracer(fx.Tracer):
         return _Proxy(node, self)  # type: ignore[no-any-return]  # torch.fx is untyped
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        return isinstance(m, NoisyQuantReLU) or super().is_leaf_module(m, module_qualified_name)
+        return isinstance(m, NoisyQuantReLU | Rectifier) or super().is_leaf_module(m, module_qualified_name)
 
     def create_args_for_root(self, root_fn: Callable[..., Any], *_: Any, **__: Any) -> tuple[Any, list[Any]]:
         """Give the forward method its input, and what else it must have; Python fills in the defaults."""

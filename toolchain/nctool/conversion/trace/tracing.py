@@ -10,6 +10,7 @@ In: a torch module. Out: a FloatNetwork, or an UnsupportedError that names the m
 
 from __future__ import annotations
 
+import math
 import operator
 from dataclasses import replace
 from typing import Any
@@ -19,6 +20,7 @@ import torch
 from torch import fx, nn
 
 from nctool.activation.noisy_quant import NoisyQuantReLU
+from nctool.activation.rectifier import Rectifier
 from nctool.conversion.float_network import FloatNetwork, FloatPopulation
 from nctool.conversion.trace.forward_graph import read_graph
 from nctool.conversion.trace.hints import HINTS, unsupported
@@ -108,7 +110,7 @@ class _Builder:
     def _call_module(self, node: fx.Node) -> Value:
         name = str(node.target)
         module, value = self.model.get_submodule(name), self._argument(node)
-        if type(module) is NoisyQuantReLU:
+        if isinstance(module, NoisyQuantReLU | Rectifier):
             return self._activate(module, value, name)
         if type(module) in MAXIMA:
             return self._maximum(module, value, name)
@@ -125,10 +127,12 @@ class _Builder:
             raise unsupported(f"function `{node.name}` (in place, of what is read later)", "write y = x + branch")
         return add(self._value(first), self._value(second), node.name)
 
-    def _activate(self, module: NoisyQuantReLU, value: Value, name: str) -> Signal:
+    def _activate(self, module: NoisyQuantReLU | Rectifier, value: Value, name: str) -> Signal:
         drive = require_drive(value, name)
-        threshold = np.full(drive.shape[0], module.positive_threshold())
-        return self._sent(replace(drive, name=self._unique(drive.name), threshold=threshold))
+        is_chosen = isinstance(module, NoisyQuantReLU)
+        threshold, ceiling = (module.positive_threshold(), math.inf) if is_chosen else (math.inf, module.ceiling)
+        thresholds = np.full(drive.shape[0], threshold)
+        return self._sent(replace(drive, name=self._unique(drive.name), threshold=thresholds, ceiling=ceiling))
 
     def _maximum(self, module: Any, value: Value, name: str) -> Value:
         spikes = require_maximum(value, name)
