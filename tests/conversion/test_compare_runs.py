@@ -17,6 +17,7 @@ from torch.nn.modules.module import register_module_forward_hook, register_modul
 from nctool import prepare
 from nctool.activation.noisy_quant import NoisyQuantReLU, activations, in_mode
 from nctool.conversion import convert
+from nctool.conversion.trace.prepare import require_module
 from nctool.errors import NctoolError, NctoolWarning, UnsupportedError, UsageError
 from nctool_deploy.backends.autapse import AUTAPSE_FORMAT
 
@@ -556,19 +557,30 @@ def test_sizes_are_those_of_the_tensors(base):
 # --- what holds a network, and other types --------------------------------
 
 
-@pytest.mark.parametrize(
-    ("wrap", "kind", "attribute"),
-    [
-        (nn.DataParallel, "DataParallel", "module"),
-        (torch.optim.swa_utils.AveragedModel, "AveragedModel", "module"),
-        (lambda net: torch.compile(net, backend="eager"), "OptimizedModule", "_orig_mod"),
-    ],
-)
-def test_a_network_in_a_wrapper_is_refused(wrap, kind, attribute):
-    for wrapped in (wrap(Net()), wrap(Quantised())):
-        error = refusal(wrapped)
-        assert isinstance(error, UsageError)
-        assert str(error) == f"model: got {kind}, allowed the network in it\nhint: give model.{attribute}"
+WRAPPERS = (nn.DataParallel, torch.optim.swa_utils.AveragedModel, lambda net: torch.compile(net, backend="eager"))
+
+
+@pytest.mark.parametrize("wrap", [*WRAPPERS, lambda net: nn.DataParallel(WRAPPERS[2](net))])
+def test_a_wrapper_is_taken_off(wrap):
+    net = Net()
+    wrapped = wrap(net)
+    inside = next(module for module in wrapped.modules() if isinstance(module, Net))
+    assert prepare(wrapped, IMAGES).get_parameter("one.weight") is inside.one.weight
+    assert converted(wrap(Quantised())).network == converted(Quantised()).network
+
+
+def test_a_wrapper_with_a_hook_is_refused():
+    wrapper = nn.DataParallel(Net())
+    wrapper.register_forward_hook(lambda module, inputs, output: 2 * output)
+    error = refusal(wrapper)
+    assert isinstance(error, UnsupportedError)
+    assert error.message == "model (DataParallel with the forward hook <lambda>) cannot be converted"
+
+
+def test_checkpoints_hold_the_names_of_the_network_in_a_wrapper():
+    with pytest.raises(UsageError) as caught:
+        require_module(nn.DataParallel(Net()))
+    assert str(caught.value) == "model: got DataParallel, allowed the network in it\nhint: give model.module"
 
 
 def test_a_wrapper_in_a_network_is_refused():
@@ -608,7 +620,6 @@ def test_a_module_without_a_size_is_refused(kind):
             "GRU",
             "no recurrent layer has an integrate-and-fire form here: use nn.Linear or nn.Conv2d, and train again",
         ),
-        (nn.Conv1d(2, 2, 3), "Conv1d", "use nn.Conv2d of kernel (1, k), on samples of shape (channels, 1, length)"),
         (
             nn.SyncBatchNorm(2),
             "SyncBatchNorm",
@@ -629,7 +640,7 @@ def test_modules_without_a_form_are_refused_with_what_to_write(module, kind, hin
 
         def forward(self, x: Tensor) -> Tensor:
             x = self.first(x)
-            return x if isinstance(module, (nn.Conv1d, nn.SyncBatchNorm)) else x[0]
+            return x if isinstance(module, nn.SyncBatchNorm) else x[0]
 
     images = IMAGES if isinstance(module, (nn.SyncBatchNorm, nn.MaxPool2d)) else IMAGES[:, :, 0]
     with pytest.raises(UnsupportedError) as caught:

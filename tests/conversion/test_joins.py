@@ -243,7 +243,7 @@ def test_a_concatenation_of_one_tensor_is_that_tensor():
     model = Model(lambda m, x: m.fc(torch.flatten(torch.cat([m.act(torch.cat([m.two(x)], 1))], 1), 1)))
     with pytest.raises(UnsupportedError) as caught:
         trace(model, IMAGE)
-    assert caught.value.hint == ACTIVATION.format("two")
+    assert str(caught.value.hint).split("; ")[0] == ACTIVATION.format("two")
 
 
 # --- what is refused ----------------------------------------------------
@@ -253,7 +253,7 @@ def test_a_concatenation_of_one_tensor_is_that_tensor():
     ("join", "text"),
     [
         (
-            lambda m, x: m.act(torch.cat([m.one(x), m.two(x)], 1)),
+            lambda m, x: torch.cat([m.one(x), m.two(x)], 1),
             "function `cat`: joins `one` with no NoisyQuantReLU between them\nhint: " + ACTIVATION.format("one"),
         ),
         (

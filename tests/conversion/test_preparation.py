@@ -170,6 +170,8 @@ def test_it_trains_and_converts(reset):
         lambda x: torch.flatten(F.adaptive_avg_pool2d(F.relu(x), 1), 1),
         lambda x: F.relu(x).view(-1, 256),
         lambda x: F.relu(x).reshape((x.shape[0], 256)),
+        lambda x: torch.flatten(F.adaptive_avg_pool2d(F.relu(x), x.size(2) // 2), 1),
+        lambda x: torch.flatten(F.max_pool2d(F.relu(x), x.size(2)), 1),
         lambda x: F.relu(x).mean([2, 3]),
         lambda x: torch.mean(F.relu(x), dim=(-1, -2)),
         lambda x: F.relu(x).mean((2, 3), keepdim=True).flatten(1),
@@ -428,7 +430,7 @@ def changed(x: Tensor, method, *arguments) -> Tensor:
     return x
 
 
-RELU = "hint: replace it by nn.ReLU, then nctool.prepare, and train again"
+RELU = "hint: replace it by nn.ReLU, then nctool.prepare, and train again: a few epochs are enough (docs/OWN_MODEL.md)"
 SUPPORTED = (
     "cannot be converted\n"
     "hint: supported are Conv2d, Linear, BatchNorm, AvgPool2d, AdaptiveAvgPool2d, MaxPool2d, AdaptiveMaxPool2d, "
@@ -450,7 +452,8 @@ TILES = 'hint: keep the maximum: pooling="maximum", or use windows as large as t
         (
             lambda x: torch.flatten(F.relu(changed(x, x.clamp_, -1)), 1),
             None,
-            f"function `clamp_` {SUPPORTED}",
+            "function `clamp_` (with lower bound -1, upper bound inf) cannot be converted\nhint: "
+            "use nn.ReLU, nn.ReLU6 or nn.Hardtanh(0, a): a neuron sends no negative spikes",
         ),
         (
             lambda x: torch.flatten(F.relu(changed(x, torch.flatten(x, 1).add_, 1)), 1),
@@ -463,7 +466,7 @@ TILES = 'hint: keep the maximum: pooling="maximum", or use windows as large as t
             f"function `add_` (in place, of a tensor with views) cannot be converted\n{VIEWS}",
         ),
         (
-            lambda x: torch.flatten(F.adaptive_avg_pool2d(F.relu(x), x.size(2) // 2), 1),
+            lambda x: torch.flatten(F.adaptive_avg_pool2d(F.relu(x), 2 + x.size(0) % 2), 1),
             None,
             "function `adaptive_avg_pool2d` (of windows that depend on the image) cannot be converted\n"
             "hint: use nn.AdaptiveAvgPool2d(1)",
@@ -474,7 +477,7 @@ TILES = 'hint: keep the maximum: pooling="maximum", or use windows as large as t
             "function `dropout` (of rates that depend on the image) cannot be converted\nhint: use nn.Dropout(p)",
         ),
         (
-            lambda x: torch.flatten(F.max_pool2d(F.relu(x), x.size(2)), 1),
+            lambda x: torch.flatten(F.max_pool2d(F.relu(x), 2 + x.size(0) % 2), 1),
             None,
             "function `max_pool2d` (of windows that depend on the image) cannot be converted\n"
             "hint: use nn.AdaptiveMaxPool2d(1)",

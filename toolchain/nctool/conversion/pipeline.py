@@ -35,7 +35,8 @@ from nctool.conversion.integers import to_integers
 from nctool.conversion.post_training.activations import Activations, provisional
 from nctool.conversion.quantise.input_precision import choose_input
 from nctool.conversion.replicas import Replicas, replicas_by_name, stagger
-from nctool.conversion.trace.compare_runs import first_images, require_same_network
+from nctool.conversion.trace.compare_runs import first_images, require_same_network, sequences_as_images
+from nctool.conversion.trace.signals import as_image
 from nctool.conversion.trace.tracing import trace
 from nctool.errors import UnsupportedError, UsageError
 from nctool.ir.change import Change
@@ -84,7 +85,7 @@ def convert(
     Args:
         model: see `nctool.conversion.trace.tracing` for what it may hold; where its activations are rectifiers, neurons
             are chosen for them on the calibration samples.
-        input_shape: shape of one sample.
+        input_shape: shape of one sample, (channels, height, width), (channels, length) or (features,).
         mean, std: normalisation of the input per channel, in units of pixel / 255.
         number_format: the integers that the backend can hold.
         n_steps: length of the window, 1..LONGEST_WINDOW.
@@ -101,6 +102,7 @@ def convert(
         RangeError: numbers do not fit.
     """
     _require_arguments(n_steps, calibration)
+    input_shape, calibration = as_image(input_shape), sequences_as_images(calibration)
     encoding = find_encoding(input)
     traced = trace(model, input_shape)
     require_same_network(model, traced, first_images(calibration, input_shape, mean, std), "calibration images")

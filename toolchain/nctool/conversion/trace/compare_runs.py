@@ -24,7 +24,8 @@ from nctool.activation.thresholds import images_fit
 from nctool.conversion.float_network import FloatNetwork, FloatPopulation, FloatSynapse
 from nctool.conversion.input_encoding import normalised_pixels
 from nctool.conversion.maximum_values import maximum_values
-from nctool.conversion.trace.forward_graph import require_type
+from nctool.conversion.trace.forward_graph import require_type, unwrapped
+from nctool.conversion.trace.modules import SEQUENCES
 from nctool.conversion.trace.restoring import evaluation
 from nctool.errors import UnsupportedError
 from nctool.fast.engine import exact_arithmetic
@@ -39,6 +40,9 @@ SAME_CALLS = 2**6
 
 REDUCED = (torch.bfloat16, torch.float16)
 """Types whose roundings hide a difference: networks in them are refused, and so is an autocast that makes them."""
+
+SEQUENCE_AXES = 3
+"""Axes of a batch of sequences: samples, channels, length."""
 
 OTHER_ORDER = 2**10
 """Roundings by which the drive of a population may differ from the same in float64: 0.01 % in float32. Sums of some
@@ -165,10 +169,11 @@ def require_same_network(model: nn.Module, network: FloatNetwork, images: Tensor
         UsageError: the images do not fit the model.
         UnsupportedError: they differ, or the forward method changes weights or draws random numbers.
     """
+    model = unwrapped(model)
     require_type(model, (torch.float32, torch.float64))
-    images = _like(model, images[:N_IMAGES])
+    images = like(model, images[:N_IMAGES])
     with evaluation(model), exact_arithmetic(), images_fit(images, called):
-        drives, signals = _activated(model, images)
+        drives, signals = _activated(model, _as_taken(model, images))
     layers = [population.name for population in network.populations if not population.maximum]
     if len(drives) != len(layers):
         raise _computes_something_else(model, f"it calls {len(drives) - 1} activations, not {len(layers) - 1}")
@@ -186,6 +191,30 @@ def require_same_network(model: nn.Module, network: FloatNetwork, images: Tensor
             sources[population.name] = sent
 
 
+def _as_image(tensor: Tensor) -> Tensor:
+    """Return sequences, (N, channels, length), as images of height 1; other tensors as they are."""
+    return tensor.unsqueeze(2) if tensor.ndim == SEQUENCE_AXES else tensor
+
+
+def _as_taken(model: nn.Module, images: Tensor) -> Tensor:
+    """Return images of height 1 as the sequences that a model takes, if it takes no images."""
+    if images.ndim == SEQUENCE_AXES + 1 and images.shape[2] == 1 and _holds_sequences(model):
+        try:
+            model(images)
+        except (RuntimeError, ValueError):
+            return images.squeeze(2)
+    return images
+
+
+def _holds_sequences(model: nn.Module) -> bool:
+    return any(isinstance(module, SEQUENCES) for module in model.modules())
+
+
+def sequences_as_images(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Return sequences, (samples, channels, length), as images of height 1; other samples as they are."""
+    return pixels[:, :, np.newaxis] if pixels.ndim == SEQUENCE_AXES else pixels
+
+
 def first_images(pixels: NDArray[np.uint8], shape: Shape, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:
     """Return the first samples of `pixels`, uint8 (samples, *shape), normalised: float64 (up to N_IMAGES, *shape).
 
@@ -199,12 +228,12 @@ def first_images(pixels: NDArray[np.uint8], shape: Shape, mean: tuple[float, ...
 
 def _activated(model: nn.Module, images: Tensor) -> tuple[list[Tensor], list[Tensor]]:
     """Return the drive of each call of an activation, then the logits; and the images, then what each call gives."""
-    drives, signals = [], [images.clone()]
+    drives, signals = [], [_as_image(images).clone()]
 
     def note(_: nn.Module, arguments: tuple[Tensor, ...], named: dict[str, Tensor], output: Tensor) -> None:
         (drive,) = (*arguments, *named.values())
-        drives.append(drive.clone())  # what follows may change them in place
-        signals.append(output.clone())
+        drives.append(_as_image(drive).clone())  # what follows may change them in place
+        signals.append(_as_image(output).clone())
 
     layers = [module for module in model.modules() if isinstance(module, NoisyQuantReLU | Rectifier)]
     hooks = [layer.register_forward_hook(note, with_kwargs=True) for layer in layers]
@@ -216,7 +245,7 @@ def _activated(model: nn.Module, images: Tensor) -> tuple[list[Tensor], list[Ten
     return drives, signals
 
 
-def _like(model: nn.Module, images: Tensor) -> Tensor:
+def like(model: nn.Module, images: Tensor) -> Tensor:
     """Return images of the type and on the device of the model's first parameter."""
     first = next(model.parameters(), images)
     return images.to(first.device, first.dtype)

@@ -22,8 +22,10 @@ from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
 
 from nctool.activation.noisy_quant import NoisyQuantReLU
 from nctool.activation.rectifier import Rectifier
-from nctool.conversion.trace.hints import WRAPPED, unsupported
+from nctool.conversion.trace.hints import SHARDED, WRAPPED, unsupported
 from nctool.conversion.trace.in_place import IN_PLACE_OPERATORS, changed_by
+from nctool.conversion.trace.obstacles import Obstacles
+from nctool.conversion.trace.recording import all_recorded
 from nctool.conversion.trace.restoring import evaluation
 from nctool.errors import NctoolError, UnsupportedError, UsageError
 
@@ -49,33 +51,49 @@ _BY_REASON = {
 }
 
 
-def read_graph(model: nn.Module) -> fx.Graph:
+def read_graph(model: nn.Module, obstacles: Obstacles) -> fx.Graph:
     """Return what the forward method of `model` calls in evaluation mode, in order; an activation of ours is one call.
 
     Arguments with a default keep it. A function that changes nothing, and whose result nothing reads, is left out: an
     assert, a shape.
 
+    Args:
+        model: whose forward method is read.
+        obstacles: takes in hooks, methods replaced on an object, and parameters without a size; a forward method that
+            has several inputs, depends on data, changes weights, makes tensors or draws random numbers.
+
+    Returns:
+        The graph, without nodes for a forward method that cannot be followed.
+
     Raises:
         UsageError: the network is in a wrapper.
-        UnsupportedError: the forward method has several inputs, depends on data, changes weights or draws random
-            numbers; or there are hooks, methods replaced on an object, or parameters without a size.
     """
     require_unwrapped(model)
-    _require_sizes(model)
-    _require_no_global_hooks()
-    _require_as_its_class(model, "model")
-    with evaluation(model):
-        graph = trace_calls(model)
+    graph = fx.Graph()
+    with obstacles.noted():
+        _require_sizes(model)
+        with obstacles.noted():
+            _require_no_global_hooks()
+        with obstacles.noted():
+            _require_as_its_class(model, "model")
+        with evaluation(model):
+            read = trace_calls(model)
+        _require_one_input(read)
+        _require_no_new_tensors(model, read)
+        graph = read
+    for name in dict.fromkeys(str(node.target) for node in graph.nodes if node.op == "call_module"):
+        with obstacles.noted():
+            _require_as_its_class(model.get_submodule(name), f"module `{name}`")
+    return graph
+
+
+def _require_one_input(graph: fx.Graph) -> None:
     _, *more = (node for node in graph.nodes if node.op == "placeholder")
     if more:
         raise UnsupportedError(
             f"model: has a second input `{more[0].name}`, allowed one",
             hint="give the argument a default, which it keeps",
         )
-    _require_no_new_tensors(model, graph)
-    for name in dict.fromkeys(str(node.target) for node in graph.nodes if node.op == "call_module"):
-        _require_as_its_class(model.get_submodule(name), f"module `{name}`")
-    return graph
 
 
 def _require_no_new_tensors(model: nn.Module, graph: fx.Graph) -> None:
@@ -98,7 +116,7 @@ def trace_calls(model: nn.Module) -> fx.Graph:
         UnsupportedError: the forward method depends on data.
     """
     try:
-        with torch.enable_grad():  # so that a torch.no_grad() of the forward method shows
+        with torch.enable_grad(), all_recorded(model):  # with gradients, so that a torch.no_grad() shows
             graph: fx.Graph = _Tracer().trace(model)
     except NctoolError:
         raise
@@ -108,6 +126,19 @@ def trace_calls(model: nn.Module) -> fx.Graph:
         if node.op in ("call_function", "call_method") and not node.users and changed_by(node, model) is None:
             graph.erase_node(node)
     return graph
+
+
+def unwrapped(model: nn.Module) -> nn.Module:
+    """Return the network in a wrapper, or in several, which computes the same; a network itself as it is.
+
+    Raises:
+        UnsupportedError: a wrapper has hooks, which may compute something else.
+    """
+    while type(model).__name__ in WRAPPED and type(model).__name__ not in SHARDED:
+        kind = type(model).__name__
+        _require_no_hooks(model, "model")
+        model = getattr(model, WRAPPED[kind])
+    return model
 
 
 def require_unwrapped(model: nn.Module) -> None:
@@ -134,15 +165,19 @@ def _require_as_its_class(module: nn.Module, where: str) -> None:
         UnsupportedError: torch calls more, or something else, than the forward method of the class.
     """
     kind = type(module).__name__
-    hooks = (*module._forward_pre_hooks.values(), *module._forward_hooks.values())
-    if hooks:
-        raise unsupported(f"{where} ({kind} with the forward hook {_names(hooks)})", HOOK_HINT)
+    _require_no_hooks(module, where)
     replaced = [name for name in vars(module) if inspect.isroutine(getattr(type(module), name, None))]
     if replaced:
         raise unsupported(
             f"{where} ({kind} whose method {', '.join(replaced)} is replaced on the object)",
             "put what it computes into the weights, or write a class of your own with this method",
         )
+
+
+def _require_no_hooks(module: nn.Module, where: str) -> None:
+    hooks = (*module._forward_pre_hooks.values(), *module._forward_hooks.values())
+    if hooks:
+        raise unsupported(f"{where} ({type(module).__name__} with the forward hook {_names(hooks)})", HOOK_HINT)
 
 
 def _require_no_global_hooks() -> None:

@@ -11,14 +11,14 @@ SUPPORTED = (
     "Conv2d, Linear, BatchNorm, AvgPool2d, AdaptiveAvgPool2d, MaxPool2d, AdaptiveMaxPool2d, Flatten, Dropout, "
     "NoisyQuantReLU, sums of branches, torch.cat of channels; through nctool.prepare also ReLU"
 )
-_RELU = "replace it by nn.ReLU, then nctool.prepare, and train again"
+_RELU = "replace it by nn.ReLU, then nctool.prepare, and train again: a few epochs are enough (docs/OWN_MODEL.md)"
 _GATE = "behind a hidden layer use nn.ReLU, behind the last one return the logits; leave out gates"
 _NORM = "use nn.BatchNorm2d and train again: what is normalised by its own statistics has no fixed weights"
 _PARAMETRIZED = "make it permanent: torch.nn.utils.parametrize.remove_parametrizations(module, 'weight')"
 _ENTERS = "let normalisation, and the weights of the layer behind it, take constants"
 _TRAINED = "nctool.prepare puts a NoisyQuantReLU there: train it"
 _RECURRENT = "no recurrent layer has an integrate-and-fire form here: use nn.Linear or nn.Conv2d, and train again"
-_ONE_AXIS = "use nn.Conv2d of kernel (1, k), on samples of shape (channels, 1, length)"
+_ENLARGED = "leave it out: nothing here enlarges an image"
 _FUNCTION = "use the module, which holds the weights: "
 WRAPPED = {
     **dict.fromkeys(("DataParallel", "DistributedDataParallel", "FullyShardedDataParallel"), "module"),
@@ -26,23 +26,25 @@ WRAPPED = {
     "OptimizedModule": "_orig_mod",
 }
 """What holds a network without being one, and where."""
+SHARDED = ("FullyShardedDataParallel",)
+"""Of these, those whose network has only a part of its weights."""
 HINTS: dict[str, str] = {
     **{kind: f"call the network in it: .{attribute}" for kind, attribute in WRAPPED.items()},
     **dict.fromkeys(("RNN", "LSTM", "GRU", "RNNCell", "LSTMCell", "GRUCell"), _RECURRENT),
-    **dict.fromkeys(("Conv1d", "MaxPool1d", "AvgPool1d", "AdaptiveAvgPool1d"), _ONE_AXIS),
     **{name: _FUNCTION + module for name, module in (("conv2d", "nn.Conv2d"), ("linear", "nn.Linear"))},
     "batch_norm": _FUNCTION + "nn.BatchNorm2d",
     "SyncBatchNorm": "use nn.BatchNorm2d, of the same numbers: norm.load_state_dict(synchronised.state_dict())",
-    **dict.fromkeys(("GELU", "LeakyReLU", "PReLU", "RReLU", "SiLU", "Mish", "Hardswish", "Hardtanh"), _RELU),
-    **dict.fromkeys(("gelu", "leaky_relu", "rrelu", "silu", "mish", "hardswish", "hardtanh", "clamp"), _RELU),
+    **dict.fromkeys(("GELU", "LeakyReLU", "PReLU", "RReLU", "SiLU", "Mish", "Hardswish"), _RELU),
+    **dict.fromkeys(("gelu", "leaky_relu", "rrelu", "silu", "mish", "hardswish"), _RELU),
     **dict.fromkeys(("ELU", "CELU", "SELU", "Softplus", "Softsign"), _RELU),
     **dict.fromkeys(("elu", "celu", "selu", "softplus", "softsign"), _RELU),
     **dict.fromkeys(("Sigmoid", "Hardsigmoid", "Tanh", "sigmoid", "hardsigmoid", "tanh"), _GATE),
     **dict.fromkeys(("LayerNorm", "GroupNorm", "InstanceNorm2d", "layer_norm", "group_norm", "instance_norm"), _NORM),
-    **dict.fromkeys(("ReLU", "ReLU6", "relu", "relu_", "relu6"), _TRAINED),
+    **dict.fromkeys(("ReLU", "ReLU6", "Hardtanh", "relu", "relu_", "relu6", "hardtanh", "clamp"), _TRAINED),
     "max_pool2d_with_indices": "leave out return_indices: spikes do not know the place of a maximum",
     **dict.fromkeys(("LPPool2d", "lp_pool2d"), "roots and powers have no form: use nn.MaxPool2d or nn.AvgPool2d"),
     "max_pool2d": "use the module nn.MaxPool2d",
+    **dict.fromkeys(("MaxPool1d", "max_pool1d"), "nctool.prepare puts nn.MaxPool2d of kernel (1, k) there"),
     **dict.fromkeys(("adaptive_max_pool2d", "amax"), "use the module nn.AdaptiveMaxPool2d(1)"),
     "avg_pool2d": "use the module nn.AvgPool2d",
     "adaptive_avg_pool2d": "use the module nn.AdaptiveAvgPool2d(1)",
@@ -54,7 +56,10 @@ HINTS: dict[str, str] = {
     "Softmax": "return the logits, and let the loss take them: nn.CrossEntropyLoss",
     **dict.fromkeys(("ParametrizedConv2d", "ParametrizedLinear"), _PARAMETRIZED),
     **dict.fromkeys(("truediv", "div", "sub"), _ENTERS),
-    **dict.fromkeys(("ZeroPad2d", "pad"), "use padding= of the convolution behind it"),
+    "pad": "use the module nn.ZeroPad2d, or padding= of the convolution behind it",
+    **dict.fromkeys(("ReflectionPad2d", "ReplicationPad2d", "CircularPad2d"), "use nn.ZeroPad2d and train again"),
+    **dict.fromkeys(("Upsample", "UpsamplingNearest2d", "PixelShuffle", "ConvTranspose2d", "Unfold"), _ENLARGED),
+    **dict.fromkeys(("interpolate", "upsample", "pixel_shuffle", "conv_transpose2d"), _ENLARGED),
     "dropout": "use the module nn.Dropout",
     "dropout2d": "use the module nn.Dropout2d",
     "view": "use the module nn.Flatten",

@@ -18,6 +18,7 @@ from torch import fx, nn
 
 from nctool.activation.noisy_quant import NoisyQuantReLU
 from nctool.conversion.trace.hints import unsupported
+from nctool.conversion.trace.obstacles import Obstacles
 
 IN_PLACE_OPERATORS = {
     operator.iadd: operator.add,
@@ -112,20 +113,23 @@ def _reads_size(node: fx.Node) -> bool:
 _PLAIN: dict[Any, Callable[[Any, Any], Any]] = {**IN_PLACE_OPERATORS, "add_": operator.add}
 
 
-def take_out_changes(graph: fx.Graph, model: nn.Module) -> None:
+def take_out_changes(graph: fx.Graph, model: nn.Module, obstacles: Obstacles) -> None:
     """Let every reader of a tensor that was changed in place read the node that changed it; `graph` is changed.
 
-    Raises:
-        UnsupportedError: a tensor is changed that later nodes may read under another name.
+    Args:
+        graph: of `model`.
+        model: owner of the modules.
+        obstacles: takes in tensors that are changed and that later nodes may read under another name.
     """
     for node in graph.nodes:
         changed = changed_by(node, model)
         if changed is None:
             continue
-        _require_no_other_names(changed, node, model)
-        for reader in later_readers(changed, node):
-            reader.replace_input_with(changed, node)
-        _make_plain(node)
+        with obstacles.noted(node):
+            _require_no_other_names(changed, node, model)
+            for reader in later_readers(changed, node):
+                reader.replace_input_with(changed, node)
+            _make_plain(node)
 
 
 def _require_no_other_names(changed: fx.Node, node: fx.Node, model: nn.Module) -> None:

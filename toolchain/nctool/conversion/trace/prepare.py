@@ -9,40 +9,26 @@ from __future__ import annotations
 import inspect
 import traceback
 import warnings
-from itertools import takewhile, zip_longest
+from itertools import takewhile
 from pathlib import Path
-from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, fx, nn
 
 from nctool.activation.noisy_quant import NoisyQuantReLU
 from nctool.activation.surrogate import Reset
-from nctool.activation.thresholds import FIRST_PERCENTILE, balanced_thresholds, fresh_norms, unfit_images
+from nctool.activation.thresholds import FIRST_PERCENTILE, balanced_thresholds, fresh_norms
 from nctool.arguments import public
 from nctool.conversion.float_network import map_synapses
 from nctool.conversion.folding import fold_pooling
-from nctool.conversion.trace.compare_runs import require_same_answers, require_same_calls, require_same_network
-from nctool.conversion.trace.forward_graph import (
-    WITHOUT_GRADIENTS,
-    read_graph,
-    require_type,
-    require_unwrapped,
-    trace_calls,
-)
-from nctool.conversion.trace.in_place import name_of
-from nctool.conversion.trace.restoring import evaluation, restored
-from nctool.conversion.trace.rewriting import (
-    DROPOUTS,
-    Pooling,
-    Rewritten,
-    maxima_in_place,
-    replace_activations,
-    rewrite,
-    same_shapes,
-)
+from nctool.conversion.trace.compare_runs import require_same_network
+from nctool.conversion.trace.examining import examine
+from nctool.conversion.trace.forward_graph import require_unwrapped, unwrapped
+from nctool.conversion.trace.obstacles import Obstacles
+from nctool.conversion.trace.restoring import evaluation
+from nctool.conversion.trace.rewriting import Pooling, Rewritten, replace_activations, same_shapes
 from nctool.conversion.trace.tracing import trace
-from nctool.errors import NctoolWarning, UnsupportedError, UsageError
+from nctool.errors import NctoolWarning, UsageError
 from nctool.fast.engine import exact_arithmetic
 
 
@@ -63,9 +49,11 @@ def prepare(
     lost until it is fine-tuned.
 
     Args:
-        model: left as it is. The result shares its parameters and buffers (the statistics of batch norms): training
-            the result changes them. Give `copy.deepcopy(model)` where the original is still needed.
-        images: float (N, channels, height, width), normalised as in training; some dozens, for the first thresholds.
+        model: left as it is; nn.DataParallel and other wrappers are taken off. The result shares its parameters and
+            buffers (the statistics of batch norms): training the result changes them. Give `copy.deepcopy(model)` where
+            the original is still needed.
+        images: float (N, channels, height, width), of sequences (N, channels, length), normalised as in training;
+            some dozens, for the first thresholds.
         levels: of the activations, 1..64.
         reset: of the neurons, `subtract` or `zero`.
         percentile: 0..100, of the positive values before an activation: its first threshold.
@@ -75,21 +63,21 @@ def prepare(
     Raises:
         UsageError: the model is no module, the images are no float tensor (N, ...) or do not fit the model, or the
             percentile is out of range.
-        UnsupportedError: something has no integrate-and-fire form; it is named.
+        UnsupportedError: parts have no integrate-and-fire form; all of them are named.
         RangeError: an activation is never positive, or a parameter is not finite.
     """
-    require_module(model)
+    require_torch_module(model)
+    model = unwrapped(model)
     _require_images(images)
     if not 0.0 < percentile <= 100.0:
         raise UsageError(f"percentile: {percentile} is out of range, allowed 0 < percentile <= 100")
-    images = images.to(torch.float32)
-    graph = read_graph(model)
-    require_type(model, (torch.float32,))
-    _require_fit(model, graph, images)
-    warn_of_training(model, graph)
-    rewritten = rewrite(model, graph, pooling)
-    with maxima_in_place(rewritten):
-        require_same_answers(model, rewritten.module, images)
+    images, obstacles = images.to(torch.float32), Obstacles()
+    examined = examine(model, images, obstacles, pooling)
+    if examined is None or obstacles:
+        raise obstacles.joined()
+    for text in examined.remarks:
+        _warn(text)
+    rewritten = examined.rewritten
     thresholds = _thresholds(model, rewritten, images, percentile)
     prepared = rewritten.module
     replace_activations(prepared, thresholds, lambda theta: NoisyQuantReLU(levels, theta, reset).to(images.device))
@@ -97,22 +85,6 @@ def prepare(
     _require_convertible(prepared, images)
     warn_of_fresh_norms(prepared)
     return prepared
-
-
-def _require_fit(model: nn.Module, graph: fx.Graph, images: Tensor) -> None:
-    """Compare `graph` with the model on some of the images; where they do not fit, tell the shape of all."""
-    try:
-        require_same_calls(model, graph, images)
-    except UsageError as error:
-        said = error.__cause__ if isinstance(error.__cause__, Exception) else error
-        raise unfit_images(images, said, channels=_first_channels(model, graph)) from said
-
-
-def _first_channels(model: nn.Module, graph: fx.Graph) -> int | None:
-    """Return the channels of the input, where a convolution is the first that reads it."""
-    _, first, *_ = graph.nodes
-    layer = model.get_submodule(str(first.target)) if first.op == "call_module" else None
-    return layer.in_channels if isinstance(layer, nn.Conv2d) else None
 
 
 def _thresholds(model: nn.Module, rewritten: Rewritten, images: Tensor, percentile: float) -> dict[str, float]:
@@ -137,8 +109,14 @@ def _require_convertible(prepared: nn.Module, images: Tensor) -> None:
     require_same_network(prepared, traced, images)
 
 
-def require_module(model: object) -> None:
-    """Refuse with a UsageError what is no network: a path, a state dict, a module in a wrapper, or compiled code."""
+def require_module(model: nn.Module) -> None:
+    """Refuse with a UsageError what is no network, or one in a wrapper: checkpoints hold the names of its tensors."""
+    require_torch_module(model)
+    require_unwrapped(model)
+
+
+def require_torch_module(model: object) -> None:
+    """Refuse with a UsageError what is no network: a path, a state dict, or compiled code."""
     if not isinstance(model, nn.Module):
         raise UsageError(
             f"model: got {type(model).__name__}, allowed a torch.nn.Module",
@@ -149,7 +127,6 @@ def require_module(model: object) -> None:
             f"model: got {type(model).__name__}, allowed a torch.nn.Module in Python",
             hint="give the module that was scripted or traced: its forward method is read",
         )
-    require_unwrapped(model)
 
 
 def _require_images(images: object) -> None:
@@ -171,30 +148,6 @@ def _require_images(images: object) -> None:
 _PACKAGE = str(Path(__file__).parents[2])
 
 
-class Call(NamedTuple):
-    """What a forward method calls: the name of its result, what is called, and with what."""
-
-    name: str
-    target: Any
-    arguments: Any
-
-
-def warn_of_training(model: nn.Module, graph: fx.Graph) -> None:
-    """Warn where the forward method does something else in training than `graph`, that of evaluation mode."""
-    frozen = [node.name for node in graph.nodes if node.meta.get(WITHOUT_GRADIENTS)]
-    if frozen:
-        _warn(
-            f"model `{type(model).__name__}`: calls `{frozen[0]}` in torch.no_grad(), the prepared network trains it: "
-            "freeze what shall not be trained with requires_grad_(False)"
-        )
-    difference = _in_training(model, graph)
-    if difference:
-        _warn(
-            f"model `{type(model).__name__}`: in training its forward method {difference}; the network of evaluation "
-            "mode is prepared"
-        )
-
-
 def warn_of_fresh_norms(model: nn.Module) -> None:
     """Warn where thresholds were measured on other statistics than those that the norms hold."""
     norms = list(fresh_norms(model))
@@ -211,39 +164,3 @@ def _warn(text: str) -> None:
     files = (frame.f_code.co_filename for frame, _ in traceback.walk_stack(inspect.currentframe()))
     inside = sum(1 for _ in takewhile(lambda file: file.startswith(_PACKAGE), files))
     warnings.warn(text, NctoolWarning, stacklevel=inside + 1)
-
-
-def _in_training(model: nn.Module, graph: fx.Graph) -> str:
-    """Return how the forward method differs in training mode, or an empty text."""
-    with restored(model) as before:
-        model.train()
-        try:
-            trained = trace_calls(model)
-        except UnsupportedError as error:
-            return f"is another ({error.message})"
-        if before.drew():
-            return "draws random numbers"
-    here, there = _calls(trained), _calls(graph)
-    first = next((k for k, pair in enumerate(zip_longest(here, there)) if pair[0] != pair[1]), None)
-    return "" if first is None else _difference(here[first:], there[first:])
-
-
-def _difference(here: list[Call], there: list[Call]) -> str:
-    """Say how two lists of calls differ, which do so in their first calls."""
-    if there and there[0].target not in {call.target for call in here}:
-        return f"does not call `{there[0].name}`"
-    if here and here[0].target not in {call.target for call in there}:
-        return f"calls `{here[0].name}`"
-    return f"calls `{(here or there)[0].name}` otherwise"
-
-
-def _calls(graph: fx.Graph) -> list[Call]:
-    """Return every call but those for a size; dropout follows the mode, so only its input counts."""
-    numbers = {node: f"%{number}" for number, node in enumerate(graph.nodes)}
-    calls = []
-    for node in graph.nodes:
-        if name_of(node) in ("getattr", "getitem", "size"):
-            continue
-        arguments = (node.args[:1], {}) if node.target in DROPOUTS else (node.args, node.kwargs)
-        calls.append(Call(node.name, node.target, fx.node.map_arg(arguments, numbers.__getitem__)))
-    return calls

@@ -1,19 +1,18 @@
 """Rewrite the graph of a torch module so that every activation and pooling is a module of its own.
 
-An activation becomes an `nn.ReLU` for each of its uses, and functions become the modules that convert. Maximum pooling
-stays, or becomes average pooling if that is wanted. What is not known here stays as it is: the conversion refuses it by
-name.
+An activation becomes an `nn.ReLU` for each of its uses, or an `nn.Hardtanh` where it has an upper bound; functions
+become the modules that convert, and a softmax behind the logits is left out. Maximum pooling stays, or becomes average
+pooling if that is wanted. What is not known here stays as it is: the conversion refuses it by name.
 
-In: a torch module. Out: an fx.GraphModule with the same parameters, the names of its activations, and the poolings
-that were replaced.
+In: a torch module, a graph of it, Facts of the graph. Out: an fx.GraphModule with the same parameters, the names of its
+activations, the poolings that were replaced, and what was changed.
 """
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Literal
 
@@ -22,27 +21,50 @@ from torch import Tensor, fx, nn
 from torch.nn import functional
 
 from nctool.activation.noisy_quant import NoisyQuantReLU
+from nctool.conversion.trace.facts import Facts
+from nctool.conversion.trace.functions import (
+    DROPOUTS,
+    POOLINGS,
+    SOFTMAXES,
+    activation_of_function,
+    activation_of_module,
+    argument,
+    dropout,
+    is_function,
+    padding,
+    pooling,
+)
 from nctool.conversion.trace.hints import unsupported
-from nctool.conversion.trace.in_place import take_out_changes
+from nctool.conversion.trace.in_place import name_of, take_out_changes
 from nctool.conversion.trace.maxima import MAXIMA, NO_PLACES, MaximumPooling
 from nctool.conversion.trace.modules import pair
+from nctool.conversion.trace.obstacles import Obstacles
+from nctool.conversion.trace.signals import as_image
+from nctool.conversion.trace.tracing import JOINS
+from nctool.conversion.trace.views import Views, reduced_axes, window
 from nctool.errors import UnsupportedError
+from nctool.ir.geometry import Pair, Shape
 
-RELU_MODULES = (nn.ReLU, nn.ReLU6)
-RELU_FUNCTIONS = (functional.relu, functional.relu_, functional.relu6, torch.relu, torch.relu_)
-RELU_METHODS = ("relu", "relu_")
-DROPOUTS = {functional.dropout: nn.Dropout, functional.dropout2d: nn.Dropout2d}
-POOLINGS = (
-    functional.max_pool2d,
-    torch.max_pool2d,
-    functional.adaptive_max_pool2d,
-    functional.avg_pool2d,
-    functional.adaptive_avg_pool2d,
-)
-VIEWS = ("view", "reshape")
+SEQUENCE_MAXIMA = (nn.MaxPool1d, nn.AdaptiveMaxPool1d)
+MEANS, SUMS, LARGEST = ("mean",), ("sum",), ("amax",)
 
 Pooling = Literal["maximum", "average"]
 """What becomes of maximum pooling: it stays, or is the average over windows as large as its stride."""
+
+
+@dataclass(frozen=True)
+class Replacement:
+    """What a part of a network became.
+
+    Args:
+        where: its name in the network, or that which torch.fx gives to the result of a function.
+        before: class of a module, name of a function.
+        after: class of the module in its place; empty where it was left out.
+    """
+
+    where: str
+    before: str
+    after: str
 
 
 @dataclass(frozen=True)
@@ -51,27 +73,39 @@ class Rewritten:
 
     Args:
         module: shares its parameters with the original.
-        activations: names of its ReLUs, some of which clip at 6.
+        activations: names of its ReLUs.
         maxima: the maximum pooling that each average pooling replaces, by name.
+        bounds: what an activation lets through at most, by name, of those that have such a bound.
+        dropped: the softmax that stood behind the logits, if any.
+        replacements: what was changed, in order.
     """
 
     module: fx.GraphModule
     activations: tuple[str, ...]
     maxima: dict[str, MaximumPooling]
+    bounds: dict[str, float] = field(default_factory=dict)
+    dropped: nn.Module | None = None
+    replacements: tuple[Replacement, ...] = ()
+
+    @property
+    def whole(self) -> nn.Module:
+        """Return what gives the answers of the original: the network, and the softmax behind its logits."""
+        return self.module if self.dropped is None else nn.Sequential(self.module, self.dropped)
 
 
-def rewrite(model: nn.Module, graph: fx.Graph, pooling: Pooling = "maximum") -> Rewritten:
+def rewrite(
+    model: nn.Module, graph: fx.Graph, facts: Facts, obstacles: Obstacles, pooling: Pooling = "maximum"
+) -> Rewritten:
     """Return the rewritten model.
 
     Args:
         model: owner of the modules.
         graph: what was read from it; changed in place.
+        facts: of this graph.
+        obstacles: takes in what cannot be rewritten, which stays as it is.
         pooling: what becomes of maximum pooling.
-
-    Raises:
-        UnsupportedError: the forward method changes a tensor behind the back of its readers.
     """
-    return _Rewriter(model, graph, pooling).run()
+    return _Rewriter(model, graph, facts, obstacles, pooling).run()
 
 
 class _Rewriter:
@@ -80,74 +114,104 @@ class _Rewriter:
     Args:
         model: owner of the modules.
         graph: its forward method; changed in place.
+        facts: of this graph.
+        obstacles: takes in what cannot be rewritten.
         pooling: what becomes of maximum pooling.
     """
 
-    def __init__(self, model: nn.Module, graph: fx.Graph, pooling: Pooling) -> None:
-        self.graph, self.pooling = graph, pooling
+    def __init__(self, model: nn.Module, graph: fx.Graph, facts: Facts, obstacles: Obstacles, pooling: Pooling) -> None:
+        self.graph, self.facts, self.obstacles, self.pooling = graph, facts, obstacles, pooling
         self.module = fx.GraphModule(model, graph, type(model).__name__)
+        self.views = Views(self.module, facts)
         self.activations: list[str] = []
         self.pooled: list[fx.Node] = []
         self.maxima: dict[str, MaximumPooling] = {}
+        self.bounds: dict[str, float] = {}
+        self.dropped: nn.Module | None = None
+        self.replacements: dict[fx.Node, Replacement] = {}
         self._put_names: set[str] = set()
 
     def run(self) -> Rewritten:
-        take_out_changes(self.graph, self.module)
+        take_out_changes(self.graph, self.module, self.obstacles)
         for node in list(self.graph.nodes):
-            if node.op == "call_module":
-                self._rewrite_module(node)
-            elif node.op in ("call_function", "call_method"):
-                self._rewrite_function(node)
+            with self.obstacles.noted(node):
+                self._rewrite(node)
+        self._drop_softmax()
         self._activate_before_pooling()
         self.graph.eliminate_dead_code()
         self.graph.lint()
         self.module.recompile()
         self.module.delete_all_unused_submodules()
+        return self._rewritten()
+
+    def _rewritten(self) -> Rewritten:
         called = {str(node.target) for node in self.graph.nodes if node.op == "call_module"}
-        activations = tuple(name for name in self.activations if name in called)
-        maxima = {name: pool for name, pool in self.maxima.items() if name in called}
-        return Rewritten(self.module, activations, maxima)
+        return Rewritten(
+            self.module,
+            tuple(name for name in self.activations if name in called),
+            {name: pool for name, pool in self.maxima.items() if name in called},
+            {name: bound for name, bound in self.bounds.items() if name in called},
+            self.dropped,
+            tuple(self.replacements.values()),
+        )
+
+    def _rewrite(self, node: fx.Node) -> None:
+        if node.op not in ("call_module", "call_function", "call_method"):
+            return
+        if self.views.is_view(node):
+            self._view(node)
+        elif node.op == "call_module":
+            self._rewrite_module(node)
+        else:
+            self._rewrite_function(node)
 
     def _rewrite_module(self, node: fx.Node) -> None:
         name = str(node.target)
         module = self.module.get_submodule(name)
-        if type(module) in RELU_MODULES:
-            self._activate(node, self._unused(name, instead=name), type(module) is nn.ReLU6)
-        elif type(module) in MAXIMA:
+        activation = activation_of_module(module, f"module `{name}` ({type(module).__name__})")
+        if activation is not None:
+            self._activate(node, self._unused(name, instead=name), activation)
+        elif type(module) in (*MAXIMA, *SEQUENCE_MAXIMA):
             self._maximum(node, self._unused(name, instead=name), module)
         elif type(module) in DROPOUTS.values() and module.inplace:
             self._put(node, name, type(module)(module.p))
 
     def _rewrite_function(self, node: fx.Node) -> None:
-        if node.target in (*RELU_FUNCTIONS, *RELU_METHODS):
-            self._activate(node, self._unused(node.name), node.target is functional.relu6)
-        elif node.target in (*POOLINGS, *DROPOUTS) and len(node.all_input_nodes) > 1:
-            raise _varying(node)
-        elif node.target is functional.max_pool2d or node.target is torch.max_pool2d:
-            self._maximum(node, self._unused(node.name), _max_pool(node))
-        elif node.target is functional.adaptive_max_pool2d:
-            self._maximum(node, self._unused(node.name), nn.AdaptiveMaxPool2d(_argument(node, 1, "output_size", None)))
-        elif node.target is functional.avg_pool2d:
-            self._put(node, self._unused(node.name), _pool(node))
-        elif node.target is functional.adaptive_avg_pool2d:
-            self._put(node, self._unused(node.name), nn.AdaptiveAvgPool2d(_argument(node, 1, "output_size", None)))
-        elif node.target in DROPOUTS:
-            self._put(node, self._unused(node.name), DROPOUTS[node.target](_argument(node, 1, "p", 0.5)))
-        elif _is_image_mean(node):
-            self._mean(node)
-        elif node.target in VIEWS and _keeps_batch(node):
-            self._put(node, self._unused(node.name), nn.Flatten())
+        activation = activation_of_function(node)
+        if activation is not None:
+            self._activate(node, self._unused(node.name), activation)
+        elif is_function(node, POOLINGS):
+            self._pool(node)
+        elif is_function(node, DROPOUTS):
+            self._put(node, self._unused(node.name), dropout(node))
+        elif is_function(node, (*MEANS, *SUMS, *LARGEST)):
+            self._reduce(node)
+        elif node.target is functional.pad:
+            self._put(node, self._unused(node.name), padding(node, self.facts))
+        elif node.target in JOINS:
+            self._count_axis(node)
 
-    def _activate(self, node: fx.Node, name: str, is_clipped: bool) -> None:
-        """Put a ReLU, or one that clips at 6: then its threshold from data is 6 at most."""
-        self._put(node, name, nn.ReLU6() if is_clipped else nn.ReLU())
+    def _activate(self, node: fx.Node, name: str, activation: nn.Module) -> None:
+        """Put an activation of its own; its threshold from data is its bound at most."""
+        if isinstance(activation, nn.Hardtanh):
+            self.bounds[name] = activation.max_val
+        self._put(node, name, activation, shown="NoisyQuantReLU")
         self.activations.append(name)
 
-    def _maximum(self, node: fx.Node, name: str, pool: MaximumPooling) -> None:
+    def _pool(self, node: fx.Node) -> None:
+        module: Any = pooling(node, self.facts)
+        if type(module) in (*MAXIMA, *SEQUENCE_MAXIMA):
+            module.return_indices = bool(node.kwargs.get("return_indices", False))
+            self._maximum(node, self._unused(node.name), module)
+        else:
+            self._put(node, self._unused(node.name), module)
+
+    def _maximum(self, node: fx.Node, name: str, module: Any) -> None:
         """Put the pooling, or the average that replaces it; `same_shapes` sees whether its windows are as many."""
-        if pool.return_indices:
-            raise unsupported(f"module `{name}` ({type(pool).__name__} with return_indices=True)", NO_PLACES)
+        if module.return_indices:
+            raise unsupported(f"module `{name}` ({type(module).__name__} with return_indices=True)", NO_PLACES)
         self.pooled.append(node)
+        pool = _of_images(module)
         if self.pooling == "maximum":
             self._put(node, name, pool)
             return
@@ -166,26 +230,118 @@ class _Rewriter:
             after = next(iter(node.users)) if len(node.users) == 1 else node
             if after.target in self.activations:
                 node.target, after.target = after.target, node.target
+                self.facts.values[node] = self.facts.values.get(node.all_input_nodes[0], (None, None))
 
-    def _put(self, node: fx.Node, name: str, module: nn.Module) -> None:
-        """Let `node` call `module`, which gets `name`, with the tensor that it had."""
+    def _put(
+        self, node: fx.Node, name: str, module: nn.Module, source: fx.Node | None = None, shown: str | None = None
+    ) -> None:
+        """Let `node` call `module`, which gets `name`, with the tensor that it had, or with `source`."""
+        after = shown or type(module).__name__
+        if node not in self.replacements:
+            self.replacements[node] = Replacement(_where(node), self._called(node), after)
         self.module.add_submodule(name, module)
         self._put_names.add(name)
         node.op, node.target = "call_module", name
-        node.args, node.kwargs = (node.all_input_nodes[0],), {}
+        node.args, node.kwargs = (source or node.all_input_nodes[0],), {}
 
-    def _mean(self, node: fx.Node) -> None:
-        """Average over the whole image: a pooling, flattened unless the axes are kept."""
-        keeps = bool(_argument(node, 2, "keepdim", False))
-        self._put(node, self._unused(node.name), nn.AdaptiveAvgPool2d(1))
-        if keeps:
+    def _called(self, node: fx.Node) -> str:
+        if node.op == "call_module":
+            return type(self.module.get_submodule(str(node.target))).__name__
+        return name_of(node)
+
+    # --- views, and means over the image ------------------------------------
+
+    def _view(self, node: fx.Node) -> None:
+        """Take a view of samples as what it does: nothing, flattening, or another number of axes."""
+        tensor = node.all_input_nodes[0]
+        root, shape = self.views.root(tensor), self.facts.shape(node)
+        before = self.facts.shape(root)
+        self.views.note(node, root)
+        if shape is None or before is None or (root is tensor and self._is_plain_flatten(node)):
             return
-        name = self._unused(f"{node.name}_flat")
-        self.module.add_submodule(name, nn.Flatten())
-        self._put_names.add(name)
-        with self.graph.inserting_after(node):
-            flat = self.graph.call_module(name, (node,))
-        node.replace_all_uses_with(flat, delete_user_cb=lambda user: user is not flat)
+        if shape == before:
+            node.replace_all_uses_with(root)
+        elif len(shape) == 1:
+            self._put(node, self._unused(node.name), nn.Flatten(), root)
+        elif len(shape) == 2 and before == as_image(shape):
+            self._put(node, self._unused(node.name), nn.Flatten(2), root)
+        elif len(before) == 2 and shape == as_image(before):
+            self._put(node, self._unused(node.name), nn.Unflatten(2, (1, before[1])), root)
+
+    def _is_plain_flatten(self, node: fx.Node) -> bool:
+        """Return whether the conversion knows this flattening as it is."""
+        if node.op == "call_module":
+            module = self.module.get_submodule(str(node.target))
+            return isinstance(module, nn.Flatten) and (module.start_dim, module.end_dim) == (1, -1)
+        axes = argument(node, 1, "start_dim", 0), argument(node, 2, "end_dim", -1)
+        return is_function(node, ("flatten",)) and axes == (1, -1)
+
+    def _reduce(self, node: fx.Node) -> None:
+        """Put a pooling for a mean, a sum or a maximum over the height, the width or both."""
+        tensor = node.all_input_nodes[0]
+        root, view = self.views.root(tensor), self.facts.shape(tensor)
+        image, shape = self.facts.shape(root), self.facts.shape(node)
+        axes = None if view is None else reduced_axes(node, len(view) + 1)
+        if not (axes and view and shape and image and len(image) in (2, 3)):
+            return
+        sizes = window(as_image(image), view, axes)
+        if sizes is None:
+            return
+        with self.graph.inserting_before(node):
+            pool = self.graph.create_node("call_module", node.name, (root,))
+        self._put_reduction(node, pool, image, sizes)
+        self._read_from(node, pool, shape)
+
+    def _put_reduction(self, node: fx.Node, pool: fx.Node, image: Shape, sizes: Pair) -> None:
+        """Let `pool` do to images of a shape what `node` does, but for the axes that it keeps."""
+        channels, high, wide = as_image(image)
+        self.replacements[pool] = Replacement(node.name, name_of(node), "AvgPool2d")
+        name, is_whole = self._unused(node.name), sizes == (high, wide)
+        if is_function(node, LARGEST):
+            self._maximum(pool, name, nn.MaxPool2d(sizes))
+        elif is_function(node, SUMS):
+            self._put(pool, name, nn.AvgPool2d(sizes, divisor_override=1))
+        elif is_whole:
+            self._put(pool, name, nn.AdaptiveAvgPool2d(1) if len(image) == 3 else nn.AdaptiveAvgPool1d(1))
+        else:
+            self._put(pool, name, nn.AvgPool2d(sizes))
+        left = (channels, high // sizes[0], wide // sizes[1])
+        self.facts.set_shape(pool, left if len(image) == 3 else (channels, left[2]))
+
+    def _read_from(self, node: fx.Node, pool: fx.Node, shape: Shape) -> None:
+        """Let the readers of a reduction read `pool`, flattened where the axes are not kept."""
+        self.views.note(node, pool)
+        if shape == self.facts.shape(pool):
+            node.replace_all_uses_with(pool)
+        elif len(shape) == 1:
+            self._put(node, self._unused(f"{node.name}_flat"), nn.Flatten(), pool)
+            del self.replacements[node]
+
+    def _count_axis(self, node: fx.Node) -> None:
+        """Count the axis of a concatenation from the front."""
+        axis, shape = argument(node, 1, "dim", 0), self.facts.shape(node)
+        if isinstance(axis, int) and axis < 0 and shape is not None and "axis" not in node.kwargs:
+            node.args, node.kwargs = (argument(node, 0, "tensors", ()), axis % (len(shape) + 1)), {}
+
+    def _drop_softmax(self) -> None:
+        """Leave out a softmax behind the logits: it keeps their order."""
+        (output,) = (node for node in self.graph.nodes if node.op == "output")
+        last = output.args[0]
+        softmax = self._softmax(last) if isinstance(last, fx.Node) else None
+        if softmax is not None and self.facts.shape(last) is not None and len(self.facts.shape(last) or ()) == 1:
+            self.replacements[last] = Replacement(_where(last), self._called(last), "")
+            self.dropped = softmax
+            last.replace_all_uses_with(last.all_input_nodes[0])
+
+    def _softmax(self, node: fx.Node) -> nn.Module | None:
+        """Return the softmax over the classes that a node calls, or None."""
+        if node.op == "call_module":
+            module = self.module.get_submodule(str(node.target))
+            is_known = type(module) in (nn.Softmax, nn.LogSoftmax) and module.dim in (None, 1, -1)
+            return module if is_known else None
+        if not is_function(node, SOFTMAXES) or argument(node, 1, "dim", None) not in (None, 1, -1):
+            return None
+        return nn.LogSoftmax(1) if name_of(node) == "log_softmax" else nn.Softmax(1)
 
     def _unused(self, name: str, instead: str | None = None) -> str:
         """Return `name`, or with a number where a module of this name is there already: each use has its own.
@@ -199,68 +355,26 @@ class _Rewriter:
         return name
 
 
-def _varying(node: fx.Node) -> UnsupportedError:
-    """Say that a pooling, or a dropout, takes its windows or its rate from the image."""
-    what, instead = "rates", "nn.Dropout(p)"
-    if node.target in POOLINGS:
-        what, instead = "windows", f"nn.Adaptive{'Max' if 'max' in node.name else 'Avg'}Pool2d(1)"
-    return unsupported(f"function `{node.name}` (of {what} that depend on the image)", f"use {instead}")
+def _where(node: fx.Node) -> str:
+    return str(node.target) if node.op == "call_module" else node.name
 
 
 def _has(module: nn.Module, name: str) -> bool:
     return any(taken == name for taken, _ in module.named_modules())
 
 
-def _max_pool(node: fx.Node) -> nn.MaxPool2d:
-    names = (("kernel_size", None), ("stride", None), ("padding", 0), ("dilation", 1), ("ceil_mode", False))
-    options = {
-        name: _argument(node, position, name, default) for position, (name, default) in enumerate(names, start=1)
-    }
-    return nn.MaxPool2d(**options)
+def _of_images(module: Any) -> MaximumPooling:
+    """Return the pooling of images of height 1 that does what one of sequences does; torch lets it do this too."""
+    if isinstance(module, nn.AdaptiveMaxPool1d):
+        return nn.AdaptiveMaxPool2d((None, *_single(module.output_size)))
+    if not isinstance(module, nn.MaxPool1d):
+        return module  # type: ignore[no-any-return]  # it is one of images
+    kernel, stride, dilation = (pair(value, 1) for value in (module.kernel_size, module.stride, module.dilation))
+    return nn.MaxPool2d(kernel, stride, pair(module.padding, 0), dilation, ceil_mode=module.ceil_mode)
 
 
-def _pool(node: fx.Node) -> nn.AvgPool2d:
-    names = ("kernel_size", "stride", "padding", "ceil_mode", "count_include_pad", "divisor_override")
-    defaults = (None, None, 0, False, True, None)
-    options = (_argument(node, k, name, defaults[k - 1]) for k, name in enumerate(names, start=1))
-    return nn.AvgPool2d(*options)
-
-
-def _argument(node: fx.Node, position: int, name: str, default: Any) -> Any:
-    return node.args[position] if len(node.args) > position else node.kwargs.get(name, default)
-
-
-def _is_image_mean(node: fx.Node) -> bool:
-    if node.target is not torch.mean and node.target != "mean":
-        return False
-    axes = _argument(node, 1, "dim", ())
-    if not isinstance(axes, (list, tuple)) or not all(isinstance(axis, int) for axis in axes):
-        return False
-    return sorted(axis % 4 for axis in axes) == [2, 3]
-
-
-def _keeps_batch(node: fx.Node) -> bool:
-    """Return True for x.view(x.size(0), -1), x.view(-1, 320) and their kin: what flattens each sample.
-
-    With a number of features that is not that of a sample, the linear layer behind it does not fit.
-    """
-    shape: list[Any] = list(node.args[1:])
-    if len(shape) == 1 and isinstance(shape[0], (list, tuple)):
-        shape = list(shape[0])
-    size, rest = shape if len(shape) == 2 else (None, None)
-    if size == -1:
-        return isinstance(rest, int) and rest > 0
-    return isinstance(size, fx.Node) and _is_batch_size(size) and isinstance(rest, int)
-
-
-def _is_batch_size(size: fx.Node) -> bool:
-    """Return True for x.size(0), x.size()[0] and x.shape[0]: no layer changes the number of samples."""
-    if size.target == "size":
-        return bool(size.args[1:] == (0,))
-    if size.target is not operator.getitem or size.args[1] != 0:
-        return False
-    shape = size.args[0]
-    return isinstance(shape, fx.Node) and (shape.target == "size" or shape.args[1:] == ("shape",))
+def _single(size: int | tuple[int]) -> tuple[int]:
+    return (size,) if isinstance(size, int) else size
 
 
 Activation = Callable[[float], NoisyQuantReLU]
@@ -268,7 +382,7 @@ Activation = Callable[[float], NoisyQuantReLU]
 
 def replace_activations(module: fx.GraphModule, thresholds: dict[str, float], make: Activation) -> None:
     """Put what `make` returns for the threshold of an activation in its place."""
-    _set_modules(module, {name: make(threshold) for name, threshold in thresholds.items()})
+    set_modules(module, {name: make(threshold) for name, threshold in thresholds.items()})
 
 
 @contextmanager
@@ -276,13 +390,14 @@ def maxima_in_place(rewritten: Rewritten) -> Iterator[None]:
     """Let the network compute the maxima that its averages replace: then it gives what it was rewritten from gives."""
     averages = {name: rewritten.module.get_submodule(name) for name in rewritten.maxima}
     try:
-        _set_modules(rewritten.module, rewritten.maxima)
+        set_modules(rewritten.module, rewritten.maxima)
         yield
     finally:
-        _set_modules(rewritten.module, averages)
+        set_modules(rewritten.module, averages)
 
 
-def _set_modules(module: nn.Module, named: Mapping[str, nn.Module]) -> None:
+def set_modules(module: nn.Module, named: Mapping[str, nn.Module]) -> None:
+    """Put modules at names that are there."""
     for name, replacement in named.items():
         parent, _, own = name.rpartition(".")
         setattr(module.get_submodule(parent), own, replacement)
@@ -304,6 +419,17 @@ def same_shapes(module: nn.Module, maxima: Mapping[str, MaximumPooling]) -> Iter
     finally:
         for handle in handles:
             handle.remove()
+
+
+def note_shapes(rewritten: Rewritten, facts: Facts, obstacles: Obstacles) -> None:
+    """Note each average pooling that gives another shape than the maximum that it replaces."""
+    for node in rewritten.module.graph.nodes:
+        shape = facts.shape(node.all_input_nodes[0]) if node.target in rewritten.maxima else None
+        if shape is not None:
+            name, images = str(node.target), torch.empty((1, *shape), device="meta")
+            average = rewritten.module.get_submodule(name)
+            with obstacles.noted(node):
+                _compare(name, rewritten.maxima[name], average, (images,), average(images))
 
 
 def _compare(name: str, maximum: MaximumPooling, _: nn.Module, arguments: tuple[Any, ...], average: Tensor) -> None:

@@ -18,7 +18,10 @@ import numpy as np
 from nctool.conversion.float_network import FloatArray, FloatPopulation, FloatSynapse, Pool
 from nctool.conversion.trace.hints import unsupported
 from nctool.errors import UnsupportedError
-from nctool.ir.network import ConvGeometry, Shape
+from nctool.ir.network import ConvGeometry, Pair, Shape
+
+Zeros = tuple[Pair, Pair]
+NO_ZEROS: Zeros = ((0, 0), (0, 0))
 
 
 @dataclass(frozen=True)
@@ -28,14 +31,16 @@ class Signal:
     Args:
         source: population that sends, or `input`.
         source_shape: its shape.
-        shape: shape after the poolings and flattening met since.
+        shape: shape after the poolings, the padding and the flattening met since.
         pools: those poolings.
+        zeros: rows of zeros above and below, columns to the left and to the right, for the layer that reads it.
     """
 
     source: str
     source_shape: Shape
     shape: Shape
     pools: tuple[Pool, ...] = ()
+    zeros: Zeros = NO_ZEROS
 
 
 @dataclass(frozen=True)
@@ -82,9 +87,39 @@ class Summed:
         return "`, `".join(part.source for part in self.parts)
 
 
+@dataclass(frozen=True)
+class StandIn:
+    """What stands for the value of a node at which an obstacle is: it may be spikes or a weighted sum.
+
+    Args:
+        shape: of a sample; None where it is not known, or the value is no tensor.
+    """
+
+    shape: Shape | None
+
+    def as_spikes(self) -> Signal:
+        """Return it as what a linear layer reads."""
+        shape = self.shape or ()
+        return Signal(STAND_IN, shape, shape)
+
+    def as_drive(self, name: str) -> FloatPopulation:
+        """Return it as what an activation is driven by."""
+        shape = self.shape or ()
+        synapse = FloatSynapse(name, STAND_IN, shape, np.zeros((shape[0], 0)), np.zeros(shape[0]), None)
+        return FloatPopulation(name, shape, (synapse,))
+
+
+STAND_IN = "?"
+"""The source of what reads a stand-in."""
+
 Spikes = Signal | Joined | Summed
-Value = Spikes | FloatPopulation
+Value = Spikes | FloatPopulation | StandIn
 """A FloatPopulation as a value is a weighted sum, of one or several branches, whose activation has not been met yet."""
+
+
+def as_image(shape: Shape) -> Shape:
+    """Return the shape of an image; a sequence, (channels, length), is an image of height 1."""
+    return (shape[0], 1, shape[1]) if len(shape) == 2 else shape
 
 
 def each_part(value: Spikes, change: Callable[[Signal], Signal]) -> Spikes:
@@ -94,6 +129,28 @@ def each_part(value: Spikes, change: Callable[[Signal], Signal]) -> Spikes:
 
 def require_spikes(value: Value, name: str, else_do: str = "") -> Spikes:
     """Return `value` if it is spikes or the input; else say that an activation is missing, and what `else_do` says."""
+    value = require_padded(value, name, else_do)
+    _require_no_zeros(value, name)
+    return value
+
+
+def _require_no_zeros(value: Spikes, name: str) -> None:
+    if zeros_of(value) != NO_ZEROS:
+        raise UnsupportedError(
+            f"`{name}`: follows padding with zeros, allowed before Conv2d, Conv1d and average pooling",
+            hint="put the padding right before a convolution",
+        )
+
+
+def zeros_of(value: Spikes) -> Zeros:
+    """Return the zeros round a value, which are those of each of its parts."""
+    return value.zeros if isinstance(value, Signal) else value.parts[0].zeros
+
+
+def require_padded(value: Value, name: str, else_do: str = "") -> Spikes:
+    """Do the same as `require_spikes` for a layer that takes zeros round what it reads."""
+    if isinstance(value, StandIn):
+        return value.as_spikes()
     if not isinstance(value, FloatPopulation):
         return value
     raise UnsupportedError(
@@ -128,10 +185,11 @@ def join(values: Sequence[Value], axis: int, name: str) -> Spikes:
 
 def _parts_of(value: Value, name: str) -> tuple[Signal, ...]:
     """Return the signals that `value` joins."""
-    if isinstance(value, Signal):
-        return (value,)
-    if isinstance(value, Joined):
-        return value.parts
+    if isinstance(value, Signal | Joined):
+        _require_no_zeros(value, name)
+        return (value,) if isinstance(value, Signal) else value.parts
+    if isinstance(value, StandIn):
+        return (value.as_spikes(),)
     raise UnsupportedError(
         f"function `{name}`: joins `{value.name}` with no NoisyQuantReLU between them",
         hint=f"put nn.ReLU right before `{name}`, then nctool.prepare, and train again",
@@ -191,7 +249,7 @@ LARGEST_UNIT_MATRIX = 8192
 """Features of a flat sum: the matrix that hands them on takes 64 MiB in the file, and eight times that on its way."""
 
 
-def add(first: Value, second: Value, name: str) -> FloatPopulation | Summed:
+def add(first: Value, second: Value, name: str) -> FloatPopulation | Summed | StandIn:
     """Return the sum of two values; its name is that of the first linear module, or `name` if there is none.
 
     Raises:
@@ -202,6 +260,11 @@ def add(first: Value, second: Value, name: str) -> FloatPopulation | Summed:
             f"function `{name}`: adds shapes {first.shape} and {second.shape}, allowed two equal ones",
             hint="bring the skip to the shape of the branch, for example with nn.Conv2d of kernel 1 and its stride",
         )
+    if isinstance(first, StandIn) or isinstance(second, StandIn):
+        return StandIn(first.shape)
+    for value in (first, second):
+        if not isinstance(value, FloatPopulation):
+            _require_no_zeros(value, name)
     if isinstance(first, Signal | Summed) and isinstance(second, Signal | Summed):
         return Summed(name, (*_signals(first), *_signals(second)))
     named = [value.name for value in (first, second) if isinstance(value, FloatPopulation)]
@@ -217,7 +280,10 @@ def require_drive(value: Value, name: str) -> FloatPopulation:
     """
     if isinstance(value, FloatPopulation):
         return value
+    if isinstance(value, StandIn):
+        return value.as_drive(name)
     if isinstance(value, Summed):
+        _require_no_zeros(value, name)
         return FloatPopulation(value.name, value.shape, identity(value, value.name))
     raise UnsupportedError(
         f"module `{name}`: follows spikes of `{value.source}`, allowed behind Conv2d, Linear or their BatchNorm",
@@ -229,7 +295,7 @@ def _signals(value: Signal | Summed) -> tuple[Signal, ...]:
     return value.parts if isinstance(value, Summed) else (value,)
 
 
-def _branches(value: Value, name: str) -> tuple[FloatSynapse, ...]:
+def _branches(value: Spikes | FloatPopulation, name: str) -> tuple[FloatSynapse, ...]:
     return value.synapses if isinstance(value, FloatPopulation) else identity(value, name)
 
 

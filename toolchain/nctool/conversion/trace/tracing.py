@@ -1,11 +1,14 @@
 """Trace a torch module into a FloatNetwork.
 
-Supported: Conv2d, Linear, BatchNorm1d/2d, AvgPool2d, AdaptiveAvgPool2d, MaxPool2d, AdaptiveMaxPool2d, Flatten, Dropout,
-Identity and NoisyQuantReLU: linear, optional batch norm, activation, optional pooling, ... What an activation gives may
-go to several layers, branches may be added before an activation, and what activations give may be joined along the
-channels.
+Supported: Conv1d/2d, Linear, BatchNorm1d/2d, AvgPool1d/2d, AdaptiveAvgPool1d/2d, MaxPool2d, AdaptiveMaxPool2d, zero
+padding, Flatten, Dropout, Identity and NoisyQuantReLU: linear, optional batch norm, activation, optional pooling, ...
+What an activation gives may go to several layers, branches may be added before an activation, and what activations give
+may be joined along the channels.
 
-In: a torch module. Out: a FloatNetwork, or an UnsupportedError that names the module and says what to do.
+A sequence, (channels, length), is read as an image of height 1.
+
+In: a torch module. Out: a FloatNetwork, or an UnsupportedError that names every module without a form and says what to
+do.
 """
 
 from __future__ import annotations
@@ -22,12 +25,14 @@ from torch import fx, nn
 from nctool.activation.noisy_quant import NoisyQuantReLU
 from nctool.activation.rectifier import Rectifier
 from nctool.conversion.float_network import FloatNetwork, FloatPopulation
-from nctool.conversion.trace.forward_graph import read_graph
+from nctool.conversion.trace.facts import Facts, run_facts
+from nctool.conversion.trace.forward_graph import read_graph, unwrapped
 from nctool.conversion.trace.hints import HINTS, unsupported
 from nctool.conversion.trace.in_place import aliases, changed_by, later_readers, name_of
 from nctool.conversion.trace.maxima import MAXIMA, maximum, require_maximum, window_of
-from nctool.conversion.trace.modules import HANDLERS, flatten
-from nctool.conversion.trace.signals import Signal, Value, add, each_part, join, require_drive
+from nctool.conversion.trace.modules import HANDLERS, Handler, flatten
+from nctool.conversion.trace.obstacles import Obstacles
+from nctool.conversion.trace.signals import Signal, StandIn, Value, add, as_image, each_part, join, require_drive
 from nctool.errors import UnsupportedError
 from nctool.ir.network import INPUT_NAME, Shape
 
@@ -40,6 +45,9 @@ JOINS = (torch.cat, torch.concat, torch.concatenate)
 SAME = ("contiguous", "float", "clone", "stochastic_depth")
 """What gives the numbers that it gets, in evaluation mode; `float` of what is float32."""
 
+SENDERS = (nn.Conv2d, nn.Conv1d, nn.Linear, NoisyQuantReLU)
+"""What gives a value of its own kind, whatever it reads."""
+
 READS_TENSOR = "let a module of torch hold it and use it: nn.Conv2d, nn.Linear, nn.BatchNorm2d"
 """The way out of weights that no module uses."""
 
@@ -48,13 +56,36 @@ def trace(model: nn.Module, input_shape: Shape) -> FloatNetwork:
     """Read `model` as populations joined by synapses.
 
     Args:
-        input_shape: shape of one sample, (channels, height, width) or (features,).
+        model: of the modules above; wrappers such as nn.DataParallel are taken off.
+        input_shape: shape of one sample, (channels, height, width), (channels, length) or (features,).
+
+    Returns:
+        The network; a sequence is an image of height 1.
 
     Raises:
-        UnsupportedError: a module or function has no integrate-and-fire form, or stands at the wrong place.
+        UnsupportedError: modules or functions have no integrate-and-fire form, or stand at the wrong place; all of
+            them are named.
         RangeError: a parameter is not finite.
     """
-    return _Builder(model, input_shape).build(read_graph(model))
+    model, obstacles = unwrapped(model), Obstacles()
+    network = trace_graph(model, read_graph(model, obstacles), input_shape, obstacles)
+    obstacles.raise_all()
+    return network
+
+
+def trace_graph(
+    model: nn.Module, graph: fx.Graph, input_shape: Shape, obstacles: Obstacles, facts: Facts | None = None
+) -> FloatNetwork:
+    """Read a graph as populations joined by synapses; where there are obstacles, with stand-ins in their places.
+
+    Args:
+        model: owner of the modules.
+        graph: what it calls.
+        input_shape: shape of one sample.
+        obstacles: takes in what cannot be converted; nodes in it are not looked at again.
+        facts: of the graph; where there are obstacles, it runs for them if they are not given.
+    """
+    return _Builder(model, input_shape, obstacles, facts).build(graph)
 
 
 class _Builder:
@@ -63,37 +94,72 @@ class _Builder:
     Args:
         model: owner of the modules.
         input_shape: shape of one sample.
+        obstacles: takes in what cannot be converted.
+        facts: of the graph, if they are known.
     """
 
-    def __init__(self, model: nn.Module, input_shape: Shape) -> None:
+    def __init__(self, model: nn.Module, input_shape: Shape, obstacles: Obstacles, facts: Facts | None) -> None:
         self.model, self.input_shape = model, input_shape
+        self.obstacles, self.facts = obstacles, facts
         self.values: dict[fx.Node, Value] = {}
         self.populations: list[FloatPopulation] = []
 
     def build(self, graph: fx.Graph) -> FloatNetwork:
         """Visit every node and return what was collected."""
         for node in graph.nodes:
-            if node.op == "placeholder":
-                self.values[node] = Signal(INPUT_NAME, self.input_shape, self.input_shape)
-            elif node.op == "output":
-                self._finish(self._value(node.args[0]))
-            elif node.op == "call_module":
-                self.values[node] = self._call_module(node)
-            elif node.op in ("call_function", "call_method") and name_of(node) in SAME:
-                self.values[node] = self._argument(node)
-            elif _is_flatten(node):
-                self.values[node] = flatten(self._argument(node), node.name, _flatten_axes(node))
-            elif _is_add(node):
-                self.values[node] = self._add(node)
-            elif node.op == "call_function" and node.target in JOINS:
-                parts, axis = _parts(node)
-                self.values[node] = join([self._value(part) for part in parts], axis, node.name)
-            elif node.op == "get_attr":
-                raise unsupported(f"tensor `{node.target}` (read by the forward method)", READS_TENSOR)
-            else:
-                name = name_of(node) or node.name
-                raise unsupported(f"function `{name}`", HINTS.get(name))
-        return FloatNetwork(self.input_shape, tuple(self.populations))
+            if node not in self.obstacles.nodes:
+                with self.obstacles.noted(node):
+                    self.values[node] = self._visit(node)
+            if node not in self.values:
+                self.values[node] = self._stand_in(node)
+        return FloatNetwork(as_image(self.input_shape), tuple(self.populations))
+
+    def _visit(self, node: fx.Node) -> Value:
+        if node.op == "placeholder":
+            shape = as_image(self.input_shape)
+            return Signal(INPUT_NAME, shape, shape)
+        if node.op == "call_module":
+            return self._call_module(node)
+        if self._is_hidden(node):
+            return self._stand_in(node)
+        if node.op == "output":
+            return self._finish(self._value(node.args[0]))
+        return self._call_function(node)
+
+    def _call_function(self, node: fx.Node) -> Value:
+        if node.op in ("call_function", "call_method") and name_of(node) in SAME:
+            return self._argument(node)
+        if _is_flatten(node):
+            return flatten(self._argument(node), node.name, _flatten_axes(node))
+        if _is_add(node):
+            return self._add(node)
+        if node.op == "call_function" and node.target in JOINS:
+            parts, axis = _parts(node)
+            return join([self._value(part) for part in parts], axis, node.name)
+        if node.op == "get_attr":
+            raise unsupported(f"tensor `{node.target}` (read by the forward method)", READS_TENSOR)
+        name = name_of(node) or node.name
+        raise unsupported(f"function `{name}`", HINTS.get(name))
+
+    def _is_hidden(self, node: fx.Node) -> bool:
+        """Return whether an error at a node only follows from an obstacle: before it, or at all that reads it."""
+        beside = [source for user in node.users for source in user.all_input_nodes if node.op == "get_attr"]
+        sources = [self.values[source] for source in (*node.all_input_nodes, *beside) if source in self.values]
+        return StandIn(None) in sources or self._is_of_obstacles(node)
+
+    def _is_of_obstacles(self, node: fx.Node) -> bool:
+        """Return whether a number is read only where an obstacle is."""
+        if not self.obstacles.nodes or not node.users or self._stand_in(node).shape is not None:
+            return False
+        return all(user in self.obstacles.nodes or self._is_of_obstacles(user) for user in node.users)
+
+    def _stand_in(self, node: fx.Node) -> StandIn:
+        """Return what stands for the value of a node; of a tensor that the forward method reads, nothing is known."""
+        if self.facts is None:
+            sample = torch.zeros(1, *self.input_shape).to(next(self.model.parameters(), torch.zeros(())))
+            self.facts = run_facts(self.model, node.graph, sample)
+        shape = None if node.op == "get_attr" else self.facts.shape(node)
+        return StandIn(None if shape is None else as_image(shape))
 
     def _value(self, node: Any) -> Value:
         if not isinstance(node, fx.Node) or node not in self.values:
@@ -110,15 +176,19 @@ class _Builder:
     def _call_module(self, node: fx.Node) -> Value:
         name = str(node.target)
         module, value = self.model.get_submodule(name), self._argument(node)
-        if isinstance(module, NoisyQuantReLU | Rectifier):
-            return self._activate(module, value, name)
-        if type(module) in MAXIMA:
-            return self._maximum(module, value, name)
-        handler = HANDLERS.get(type(module))
+        handlers: dict[type[nn.Module], Handler] = {
+            **HANDLERS,
+            **dict.fromkeys(MAXIMA, self._maximum),
+            **dict.fromkeys((NoisyQuantReLU, Rectifier), self._activate),
+        }
+        handler = handlers.get(type(module))
         if handler is None:
             kind = type(module).__name__
             raise unsupported(f"module `{name}` ({kind})", HINTS.get(kind))
-        return handler(module, value, name)
+        if self._is_hidden(node):
+            return self._stand_in(node)
+        result = handler(module, value, name)
+        return StandIn(result.shape) if isinstance(value, StandIn) and not isinstance(module, SENDERS) else result
 
     def _add(self, node: fx.Node) -> Value:
         first, second = _terms(node)
@@ -141,7 +211,7 @@ class _Builder:
             return value
         thresholds = {population.name: population.threshold for population in self.populations}
         return each_part(
-            spikes, lambda part: self._sent(maximum(part, window, self._unique(name), thresholds[part.source]))
+            spikes, lambda part: self._sent(maximum(part, window, self._unique(name), thresholds.get(part.source)))
         )
 
     def _sent(self, population: FloatPopulation) -> Signal:
@@ -149,7 +219,9 @@ class _Builder:
         self.populations.append(population)
         return Signal(population.name, population.shape, population.shape)
 
-    def _finish(self, value: Value) -> None:
+    def _finish(self, value: Value) -> Value:
+        if isinstance(value, StandIn):
+            return value
         if not isinstance(value, FloatPopulation):
             raise UnsupportedError(
                 f"model: ends in spikes of `{value.source}`, allowed a linear layer as the last one",
@@ -161,6 +233,7 @@ class _Builder:
                 hint="pool and flatten before the last nn.Linear",
             )
         self.populations.append(replace(value, name=self._unique(value.name)))
+        return value
 
     def _unique(self, name: str) -> str:
         taken = {population.name for population in self.populations} | {INPUT_NAME}
