@@ -120,6 +120,24 @@ def test_the_seed_makes_the_weights_and_the_callers_random_stream_is_left_alone(
     assert not torch.equal(model.fc1.weight, of_seed_2.fc1.weight)
 
 
+@pytest.mark.parametrize("settings", [CNN, LENET, SMALL_VGG, VGG_11], ids=lambda settings: settings.architecture)
+def test_pooling_is_of_averages_or_of_maxima(settings):
+    kinds = {}
+    for pooling in ("average", "maximum"):
+        model = build(settings.model_copy(update={"pooling": pooling}), (1, 32, 32))
+        kinds[pooling] = [type(layer) for layer in model if "Pool" in type(layer).__name__]
+    number = len(kinds["average"])
+    assert number > 0
+    assert kinds == {"average": [nn.AvgPool2d] * number, "maximum": [nn.MaxPool2d] * number}
+    assert settings.pooling == "average"
+
+
+def test_maxima_leave_out_the_last_of_an_odd_number_of_rows():
+    model = build(CNN.model_copy(update={"pooling": "maximum"}), (1, 7, 8))
+    assert model.fc1.in_features == 6 * 3 * 4
+    assert model(torch.zeros(2, 1, 7, 8)).shape[0] == 2
+
+
 EVEN = "allowed: sides even where they are pooled"
 
 
@@ -131,6 +149,11 @@ EVEN = "allowed: sides even where they are pooled"
         (LENET, (1, 8, 8), "`lenet` got images of 1x8x8, allowed: sides larger than the 5x5 kernel"),
         (VGG_11, (3, 16, 16), f"`vgg` got images of 3x16x16, {EVEN} (there 1x1)"),
         (SMALL_VGG, (3, 28, 28), f"`small-vgg` got images of 3x28x28, {EVEN} (there 7x7)"),
+        (
+            VGG_11.model_copy(update={"pooling": "maximum"}),
+            (3, 16, 16),
+            "`vgg` got images of 3x16x16, allowed: sides of 2 or more where they are pooled (there 1x1)",
+        ),
     ],
 )
 def test_images_that_do_not_fit_are_refused(settings, shape, allowed):

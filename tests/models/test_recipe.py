@@ -225,19 +225,19 @@ TRAINING = (
         ("xyz.epochs=3", f"unknown key `xyz`, allowed: {TOP}"),
         (
             "model.kernal=3",
-            "unknown key `model.kernal`, allowed: architecture, channels, kernel, hidden\n"
+            "unknown key `model.kernal`, allowed: architecture, channels, kernel, hidden, pooling\n"
             "hint: did you mean `model.kernel`?",
         ),
         (
             "model.dropout=0.5",
-            "unknown key `model.dropout`, allowed: architecture, channels, kernel, hidden\n"
+            "unknown key `model.dropout`, allowed: architecture, channels, kernel, hidden, pooling\n"
             "hint: it is a key of architecture mlp, small-vgg, vgg: leave it out, or replace the whole table: "
             "--set 'model={architecture = \"NAME\"}'",
         ),
-        ("model.width=0.5", "unknown key `model.width`, allowed: architecture, channels, kernel, hidden"),
+        ("model.width=0.5", "unknown key `model.width`, allowed: architecture, channels, kernel, hidden, pooling"),
         (
             ("model.batch_norm=true", "model.architecture=cnn"),
-            "unknown key `model.batch_norm`, allowed: architecture, channels, kernel, hidden\n"
+            "unknown key `model.batch_norm`, allowed: architecture, channels, kernel, hidden, pooling\n"
             "hint: it is a key of architecture mlp: leave it out, or replace the whole table: "
             "--set 'model={architecture = \"NAME\"}'",
         ),

@@ -1,9 +1,9 @@
 """Build the networks of the model zoo, with fresh weights or those of a checkpoint.
 
 In: the `[model]` and `[activation]` tables of a recipe, the shape of an image, the number of classes.
-Out: an `nn.Sequential` of Conv2d, BatchNorm, Linear, AvgPool2d, AdaptiveAvgPool2d, Flatten, Dropout,
+Out: an `nn.Sequential` of Conv2d, BatchNorm, Linear, AvgPool2d, MaxPool2d, AdaptiveAvgPool2d, Flatten, Dropout,
 NoisyQuantReLU and ResidualBlock, whose layers are called `conv1`, `bn1`, `act1`, `pool1`, `block1`, … `fc1`; the
-last layer is always dense and gives logits. Pooled maps have even sides, or are pooled as a whole, so that pooling
+last layer is always dense and gives logits. Averaged maps have even sides, or are pooled as a whole, so that pooling
 folds into the next layer exactly.
 """
 

@@ -38,14 +38,14 @@ def cnn(stack: Stack, model: CnnSettings) -> None:
     """Append two convolutions of one kernel size, a pooling and one dense layer."""
     for channels in model.channels:
         stack.convolution(channels, model.kernel, padding=model.kernel // 2).activation()
-    stack.pool().flatten().dense(model.hidden).activation()
+    stack.pool(model.pooling).flatten().dense(model.hidden).activation()
 
 
 def lenet(stack: Stack, model: LenetSettings) -> None:
     """Append two 5x5 convolutions, each pooled, and dense layers."""
     first, second = model.channels
-    stack.convolution(first, _LENET_KERNEL, padding=_LENET_KERNEL // 2).activation().pool()
-    stack.convolution(second, _LENET_KERNEL, padding=0).activation().pool().flatten()
+    stack.convolution(first, _LENET_KERNEL, padding=_LENET_KERNEL // 2).activation().pool(model.pooling)
+    stack.convolution(second, _LENET_KERNEL, padding=0).activation().pool(model.pooling).flatten()
     for width in model.hidden:
         stack.dense(width, batch_norm=True).activation()
 
@@ -54,7 +54,7 @@ def small_vgg(stack: Stack, model: SmallVggSettings) -> None:
     """Append three stages of two 3x3 convolutions, each pooled."""
     for channels in model.channels:
         stack.convolution(channels, 3, padding=1).activation()
-        stack.convolution(channels, 3, padding=1).activation().pool()
+        stack.convolution(channels, 3, padding=1).activation().pool(model.pooling)
     stack.flatten().dropout(model.dropout)
 
 
@@ -63,7 +63,7 @@ def vgg(stack: Stack, model: VggSettings) -> None:
     for stage in _VGG_STAGES[model.depth]:
         for channels in stage:
             stack.convolution(channels, 3, padding=1).activation()
-        stack.pool()
+        stack.pool(model.pooling)
     stack.flatten().dropout(model.dropout)
     for width in model.hidden:
         stack.dense(width).activation().dropout(model.dropout)

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from nctool.activation.noisy_quant import NoisyQuantReLU
 from nctool.errors import RecipeError
 from nctool.recipe.schema import ActivationSettings
+from nctool.recipe.tables import Pooling
 
 
 class Stack:
@@ -52,12 +53,15 @@ class Stack:
         self._shape = (channels, *(-(-side // stride) for side in sides))
         return self._add("block", ResidualBlock(inputs, channels, stride, self._new_activation))
 
-    def pool(self) -> Stack:
-        """Append 2x2 average pooling."""
+    def pool(self, pooling: Pooling) -> Stack:
+        """Append pooling of 2x2 windows: maxima leave out the last of an odd number of rows or columns."""
         channels, height, width = self._shape
-        self._require(height % 2 == 0 and width % 2 == 0, f"even where they are pooled (there {height}x{width})")
+        if pooling == "maximum":
+            self._require(height >= 2 and width >= 2, f"of 2 or more where they are pooled (there {height}x{width})")
+        else:
+            self._require(height % 2 == 0 and width % 2 == 0, f"even where they are pooled (there {height}x{width})")
         self._shape = (channels, height // 2, width // 2)
-        return self._add("pool", nn.AvgPool2d(2))
+        return self._add("pool", nn.MaxPool2d(2) if pooling == "maximum" else nn.AvgPool2d(2))
 
     def global_pool(self) -> Stack:
         """Append average pooling over the whole image."""

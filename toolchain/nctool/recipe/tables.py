@@ -28,6 +28,13 @@ def _fraction(default: Any = ...) -> Any:
     return Field(default, ge=0.0, lt=1.0, description="a number from 0 to below 1")
 
 
+def _pooling() -> Any:
+    return Field(default="average", description="average, maximum")
+
+
+Pooling = Literal["average", "maximum"]
+"""What a pooled window gives."""
+
 _Width = Annotated[int, Field(ge=1, le=16384)]
 _WIDTHS = "a list of whole numbers 1..16384"
 
@@ -78,6 +85,7 @@ class CnnSettings(Table):
     channels: tuple[_Width, _Width] = Field(default=(16, 32), description=f"{_WIDTHS}, two of them")
     kernel: Literal[1, 3, 5, 7] = Field(default=3, description="1, 3, 5 or 7")
     hidden: int = whole(1, 16384, 64)
+    pooling: Pooling = _pooling()
 
 
 class LenetSettings(Table):
@@ -86,6 +94,7 @@ class LenetSettings(Table):
     architecture: Literal["lenet"]
     channels: tuple[_Width, _Width] = Field(default=(6, 16), description=f"{_WIDTHS}, two of them")
     hidden: tuple[_Width, ...] = Field(default=(120, 84), min_length=1, max_length=16, description=_WIDTHS)
+    pooling: Pooling = _pooling()
 
 
 class SmallVggSettings(Table):
@@ -94,6 +103,7 @@ class SmallVggSettings(Table):
     architecture: Literal["small-vgg"]
     channels: tuple[_Width, _Width, _Width] = Field(default=(32, 64, 128), description=f"{_WIDTHS}, three of them")
     dropout: float = _fraction(0.0)
+    pooling: Pooling = _pooling()
 
 
 class VggSettings(Table):
@@ -103,6 +113,7 @@ class VggSettings(Table):
     depth: Literal[11, 16] = Field(description="11 or 16")
     hidden: tuple[_Width, ...] = Field(default=(), max_length=16, description=_WIDTHS)
     dropout: float = _fraction(0.0)
+    pooling: Pooling = _pooling()
 
 
 class ResnetSettings(Table):
