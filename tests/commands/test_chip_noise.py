@@ -20,7 +20,7 @@ from nctool.training import LabelledImages, Normalisation, chip, image_encoding,
 from nctool_deploy.backends.backend import BackendName, find_backend
 from nctool_deploy.netx import read
 from nctool_models import load_recipe, restore_model
-from tests.support.small_run import epoch_lines, small_data, small_fit, small_recipe
+from tests.support.small_run import POOLED, epoch_lines, small_data, small_fit, small_recipe
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -142,6 +142,9 @@ def test_only_so_many_held_out_images_run_on_the_integer_network(monkeypatch):
         ("autapse", ("input.coding=rate",)),
         ("zero-reset", ("chip.backend=zero-reset", "activation.reset=zero")),
         ("population", ("chip.backend=population", "noise.steps=1", "chip.replicas=4")),
+        ("autapse", (POOLED, "chip.replicas=2", "noise.steps=2")),
+        ("zero-reset", (POOLED, "chip.backend=zero-reset", "activation.reset=zero")),
+        ("population", (POOLED, "chip.backend=population", "noise.steps=1", "chip.replicas=4")),
     ],
 )
 def test_noise_is_that_of_the_network_that_is_exported(tmp_path, backend, overrides):

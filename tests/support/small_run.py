@@ -29,6 +29,10 @@ batch_size = 16
 """
 
 
+POOLED = 'model={architecture="cnn", channels=[4, 6], hidden=8, pooling="maximum"}'
+"""An override: convolutions, maximum pooling, dense layers."""
+
+
 def small_recipe(*overrides: str, seed: int | None = None) -> Recipe:
     return parse_recipe(TEXT, parse_overrides(overrides), seed)
 

@@ -10,6 +10,7 @@ import nctool
 from nctool.activation.noisy_quant import NoisyQuantReLU, in_mode
 from nctool.errors import UsageError
 from nctool.recipe.schema import FinetuneSettings
+from nctool.reference.simulate import simulate
 from nctool.training import fit, load_checkpoint, snn_accuracy
 from nctool.training.finetuning import Finetuning, window_logits
 from nctool.training.stages import Task
@@ -17,14 +18,15 @@ from nctool.training.weight_grid import WeightGrid
 from nctool_deploy.netx import read
 from nctool_models import restore_model
 from tests.support.runs import run_command
-from tests.support.small_run import epoch_lines, small_data, small_fit, small_model, small_recipe
+from tests.support.small_run import POOLED, epoch_lines, small_data, small_fit, small_model, small_recipe
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 FINETUNE = ("training.epochs=2", "finetune.epochs=2", "finetune.steps=[1, 3]")
 
 
-def test_logits_are_the_running_mean_of_the_step_wise_network():
-    model, data = small_model(small_recipe()).eval(), small_data()
+@pytest.mark.parametrize("overrides", [(), (POOLED,)])
+def test_logits_are_the_running_mean_of_the_step_wise_network(overrides):
+    model, data = small_model(small_recipe(*overrides)).eval(), small_data()
     steps = torch.stack(list(data.normalisation.steps(data.test.images[:7], 3)))
     with in_mode(model, "spiking"):
         logits = torch.stack([model(step) for step in steps])
@@ -43,6 +45,19 @@ def test_the_loss_is_the_mean_over_the_windows():
         logits = torch.stack([model(step) for step in data.normalisation.steps(batch.images, 3)])
     losses = [functional.cross_entropy(logits[:t].mean(dim=0), batch.labels) for t in (1, 3)]
     torch.testing.assert_close(loss.detach(), sum(losses) / 2)
+
+
+def test_a_network_with_maximum_pooling_is_fine_tuned_as_it_is_exported(tmp_path):
+    """The rounded float network of the checkpoint, step by step, answers as the integers do."""
+    small_fit(tmp_path / "run", (POOLED, *FINETUNE))
+    nctool.export(tmp_path / "run", tmp_path / "m.net", target="lava", steps=3)
+    model, data = restore_model(load_checkpoint(tmp_path / "run")), small_data()
+    with in_mode(model, "spiking"):
+        wanted = sum(model(step) for step in data.normalisation.steps(data.test.images, 3)).argmax(1).numpy()
+    network = read(tmp_path / "m.net").network
+    assert [population.is_maximum for population in network.populations] == [False, False, True, False, False]
+    found = simulate(network, data.test.images.numpy()).logits[:, -1].argmax(1)
+    assert (found == wanted).mean() > 0.95
 
 
 def test_the_stages_follow_each_other(tmp_path):
