@@ -38,6 +38,7 @@ from tests.support.networks import (
     signed_input,
 )
 from tests.support.refusals import refused
+from tests.support.small_run import POOLED, small_fit
 
 LAVA = find_target("lava")
 WIDE = Bound("proved", -1000, 1000)
@@ -196,13 +197,22 @@ STREAM = """
 """
 
 
+@pytest.fixture(scope="module")
+def pooled_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A short training run of convolutions with maximum pooling."""
+    folder = tmp_path_factory.mktemp("pooled")
+    small_fit(folder, (POOLED, "training.epochs=2"))
+    return folder
+
+
 @pytest.mark.lava
 @pytest.mark.bare_lava
+@pytest.mark.parametrize("run", ["digits_run", "pooled_run"])
 @pytest.mark.parametrize("backend", ["population", "zero-reset"])
-def test_the_unmodified_network_of_lava_dl_runs_the_file(digits_run, tmp_path, backend):
+def test_the_unmodified_network_of_lava_dl_runs_the_file(request, run, tmp_path, backend):
     """A process that never imports nctool: stock Network, a new sample every window, one pipeline."""
-    model = tmp_path / "model.net"
-    report = export(digits_run, model, target="lava", backend=backend, steps=1 if backend == "population" else 3)
+    model, folder = tmp_path / "model.net", request.getfixturevalue(run)
+    report = export(folder, model, target="lava", backend=backend, steps=1 if backend == "population" else 3)
     content = read(model)
     network, n_steps = content.network, report.steps
     pixels = content.known_answers.pixels[:4]

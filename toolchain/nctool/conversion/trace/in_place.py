@@ -43,11 +43,13 @@ _NEW_MODULES = (
     nn.ReLU,
     nn.ReLU6,
     nn.MaxPool2d,
+    nn.AdaptiveMaxPool2d,
     nn.AvgPool2d,
     NoisyQuantReLU,
 )
 _ARITHMETIC = ("add", "sub", "mul", "truediv", "neg", "cat", "concat", "concatenate", "mean", "sum", "relu", "relu6")
-_NEW_FUNCTIONS = (*_ARITHMETIC, "conv2d", "linear", "batch_norm", "max_pool2d", "avg_pool2d", "adaptive_avg_pool2d")
+_POOLINGS = ("max_pool2d", "adaptive_max_pool2d", "avg_pool2d", "adaptive_avg_pool2d")
+_NEW_FUNCTIONS = (*_ARITHMETIC, *_POOLINGS, "conv2d", "linear", "batch_norm")
 """What gives a tensor of its own, unless it is in place."""
 
 _SIZES = ("shape", "ndim", "dtype", "device")
