@@ -30,9 +30,9 @@ from torch import nn
 
 from _common import environment, random_pixels, zoo_model
 from nctool.activation.noisy_quant import NoisyQuantReLU
-from nctool.commands.export import n_known_answers
 from nctool.conversion import Conversion, convert
 from nctool.conversion.fidelity import measure_fidelity
+from nctool.exporting.writing import n_known_answers
 from nctool.fast.engine import FastEngine
 from nctool.recipe.schema import LenetSettings, ResnetSettings, SmallVggSettings
 from nctool.reference.trace import join

@@ -243,7 +243,7 @@ def test_known_answers_are_as_many_as_their_spikes_allow(
 ) -> None:
     """Every neuron counts at every step, the readout's too."""
     values = spikes if spikes > 3 else spikes * 2 * export(digits_run, tmp_path / "m.net", steps=2).neurons
-    monkeypatch.setattr("nctool.commands.export.KNOWN_SPIKES", values)
+    monkeypatch.setattr("nctool.exporting.writing.KNOWN_SPIKES", values)
     export(digits_run, tmp_path / "m.net", steps=2)
     assert inspect(tmp_path / "m.net").known_answers == answers
 

@@ -38,6 +38,9 @@ DIGEST = "digest"
 """The key in it that holds the digest of all its others."""
 
 
+_PIXELS = ("samples", "pixels")
+
+
 class Strict(BaseModel):
     """Frozen, no unknown keys, no conversion between types, no NaN."""
 
@@ -75,15 +78,29 @@ class PopulationRecord(Strict):
 
 
 class Provenance(Strict):
-    """Where the network came from."""
+    """Where the network came from.
 
-    recipe: str
-    seed: int
-    dataset: str
-    checkpoint_sha256: str
+    Attributes:
+        recipe, seed, dataset, checkpoint_sha256: of the training, where nctool trained it.
+        model: what was converted, where nctool did not.
+        samples: what the network takes: `pixels`, or real `numbers`, which mean and deviation turn into pixels.
+    """
+
+    recipe: str | None = None
+    seed: int | None = None
+    dataset: str | None = None
+    checkpoint_sha256: str | None = None
     input_mean: tuple[float, ...] = Field(strict=False)
     input_std: tuple[Annotated[float, Field(gt=0.0)], ...] = Field(strict=False)
-    classes: tuple[str, ...] = Field(strict=False)
+    classes: tuple[str, ...] = Field(default=(), strict=False)
+    model: str | None = None
+    samples: Literal["pixels", "numbers"] = "pixels"
+
+    @model_serializer(mode="wrap")
+    def _without_the_usual(self, serialise: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave out what is not known, and pixels, so that files of trained networks stay as they were."""
+        content: dict[str, Any] = serialise(self)
+        return {key: value for key, value in content.items() if value is not None and (key, value) != _PIXELS}
 
 
 class Metadata(Strict):

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from nctool.errors import RangeError
 from nctool.image_arrays import channels_first, how_to_pixels
 from nctool.ir.arrays import StructuralEquality
+from nctool.ir.linear_range import LinearRange
 from nctool.ir.network import INPUT_NAME, IntNetwork
 from nctool.reference.trace import Trace
 from nctool_deploy.backends.backend import find_backend
@@ -110,14 +111,17 @@ class NetxFile(StructuralEquality):
         """Return the file, and samples as its network takes them: pixels, channels first.
 
         Args:
-            values: the samples of a user.
+            values: the samples of a user; sequences (N, channels, length) are images of height 1.
             name: what messages call them.
 
         Raises:
-            RangeError: they are no pixels of the shape that the network takes.
+            RangeError: they are no pixels, or no numbers, of the shape that the network takes.
         """
         shape = self.network.input.sample_shape
-        pixels = channels_first(values, f"`{name}`", shape=shape)
+        is_sequence = values.ndim == 3 and (shape[0], *shape[2:]) == values.shape[1:] and shape[1:2] == (1,)
+        pixels = values[:, :, np.newaxis] if is_sequence else channels_first(values, f"`{name}`", shape=shape)
+        if self.provenance is not None and self.provenance.samples == "numbers":
+            return self, self._as_pixels(pixels, name, self.provenance)
         if pixels.dtype == np.uint8 and pixels.shape[1:] == shape:
             return self, pixels
         hint = "give pixels 0..255 of the size that the network was trained on, before any normalisation"
@@ -127,6 +131,16 @@ class NetxFile(StructuralEquality):
             hint = "a single sample needs an axis of samples in front: `numpy.save(path, x[None])`"
         allowed = f"uint8 (samples, {', '.join(map(str, shape))})"
         raise RangeError(f"`{name}`: holds {pixels.dtype} {pixels.shape}, allowed {allowed}", hint)
+
+    def _as_pixels(self, numbers: NDArray[Any], name: str, provenance: Provenance) -> NDArray[np.uint8]:
+        shape = self.network.input.sample_shape
+        if numbers.dtype.kind != "f" or numbers.shape[1:] != shape:
+            allowed = f"floats (samples, {', '.join(map(str, shape))})"
+            raise RangeError(
+                f"`{name}`: holds {numbers.dtype} {numbers.shape}, allowed {allowed}",
+                hint="the network was converted on numbers, normalised as it takes them: give the same",
+            )
+        return LinearRange(provenance.input_mean, provenance.input_std).pixels(numbers, name)
 
     def cost_meter(self) -> CostMeter:
         """Return a meter of what the network costs on its chip."""

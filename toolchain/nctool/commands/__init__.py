@@ -3,12 +3,13 @@
 The functions are the public ones of `nctool`; `application` is the command line, which calls them.
 """
 
-from nctool.commands import explore, export, finetune, history, inspect, lists, run_sim, train, verify
+from nctool.commands import convert, explore, export, finetune, history, inspect, lists, run_sim, train, verify
 
 COMMANDS = (
     train.COMMAND,
     finetune.COMMAND,
     export.COMMAND,
+    convert.COMMAND,
     explore.COMMAND,
     run_sim.COMMAND,
     verify.COMMAND,

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from shlex import quote
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 from nctool.arguments import public
 from nctool.commands.command import Command
@@ -36,11 +36,8 @@ if TYPE_CHECKING:
     from nctool.conversion.fidelity import Fidelity
     from nctool.exporting.convert import Exported
     from nctool.exporting.utilisation import Utilisation
-    from nctool.ir.network import IntNetwork
+    from nctool_deploy.netx import Provenance
 
-N_KNOWN_ANSWERS = 16
-KNOWN_SPIKES = 2**27
-"""Spike values that known answers may hold together, 16 MiB in the file; over a long window there are fewer of them."""
 AUTO = "auto"
 
 
@@ -156,8 +153,9 @@ def export(
         UnsupportedError: the network holds something that cannot be converted.
         RangeError: a number does not fit the target.
     """
-    from nctool.exporting.convert import default_backend, design, exported
+    from nctool.exporting.convert import default_backend, design, exported, of_checkpoint
     from nctool.exporting.replica_search import Budget, search_replicas
+    from nctool.exporting.writing import write_network
     from nctool.ir.inputs import find_encoding
     from nctool.running.checkpoints import open_checkpoint
     from nctool.running.outputs import NETX, require_outputs, run_files
@@ -180,79 +178,70 @@ def export(
     chosen = design(loaded, built_by, steps, first, weight_bits, encoding, per_layer)
     if budget is not None:
         chosen = replace(chosen, replicas=search_replicas(loaded, network, chosen, chip, budget, progress).replicas)
-    result = exported(loaded, network, chosen, chip, chips, progress)
+    source = of_checkpoint(loaded, network, built_by)
+    result = exported(source, chosen, chip, chips, progress)
     layers = len(result.lowered.network.populations)
     progress(layers, layers, "running known inputs, and writing")
-    _write(output, loaded, result, chosen.weight_bits)
-    return _report(output, result, loaded.data_dir)
+    write_network(output, result, source.pixels, _provenance(loaded), chosen.weight_bits)
+    return ExportReport(path=output, data_dir=loaded.data_dir, **sizes(result))
 
 
-def _write(path: Path, loaded: training.Checkpoint, result: Exported, weight_bits: int) -> None:
-    """Write the network with answers to calibration images, and where it came from."""
-    from nctool.fast.engine import FastEngine
-    from nctool.reference.trace import join
-    from nctool_deploy.netx import KnownAnswers, Provenance, write
+def _provenance(loaded: training.Checkpoint) -> Provenance:
+    """Return where the network of a checkpoint came from."""
+    from nctool_deploy.netx import Provenance
 
-    network = result.lowered.network
-    pixels = loaded.calibration_images[: n_known_answers(network)]
-    write(
-        path,
-        result.lowered,
-        KnownAnswers(pixels, join(FastEngine(network).traces(pixels))),
-        provenance=Provenance(
-            recipe=loaded.recipe.name,
-            seed=loaded.recipe.seed,
-            dataset=loaded.dataset_name,
-            checkpoint_sha256=loaded.sha256,
-            input_mean=loaded.mean,
-            input_std=loaded.std,
-            classes=loaded.classes,
-        ),
-        changes=result.conversion.changes,
-        weight_bits=weight_bits,
+    return Provenance(
+        recipe=loaded.recipe.name,
+        seed=loaded.recipe.seed,
+        dataset=loaded.dataset_name,
+        checkpoint_sha256=loaded.sha256,
+        input_mean=loaded.mean,
+        input_std=loaded.std,
+        classes=loaded.classes,
     )
 
 
-def n_known_answers(network: IntNetwork) -> int:
-    """Return how many samples get known answers, at least one."""
-    values = network.n_steps * sum(population.n_neurons for population in network.populations)
-    return max(1, min(N_KNOWN_ANSWERS, KNOWN_SPIKES // values))
-
-
-def _report(path: Path, result: Exported, data_dir: str | None) -> ExportReport:
+def sizes(result: Exported) -> dict[str, Any]:
+    """Return what a report of an exported network says of it, by field."""
     from nctool.exporting.utilisation import tightest, utilisation
 
     conversion, lowered = result.conversion, result.lowered
     network = lowered.network
     head_room_bits, tightest_layer = tightest(network)
-    return ExportReport(
-        path=path,
-        target=lowered.target.name,
-        backend=lowered.backend,
-        steps=network.n_steps,
-        input=network.pixel_input.encoding,
-        replicas=conversion.replicas,
-        per_layer=conversion.number_format.one_threshold,
-        layers=len(network.populations),
-        neurons=sum(population.n_neurons for population in network.populations),
-        synapses=sum(network.synapse_count(population) for population in network.populations),
-        cores=lowered.cores,
-        chips=lowered.mapping.chips,
-        utilisation=utilisation(lowered.mapping),
-        head_room_bits=head_room_bits,
-        tightest_layer=tightest_layer,
-        bounds={p.name: p.bound.kind for p in network.populations if p.bound is not None},
-        data_dir=data_dir,
-        fidelity=result.fidelity,
-        notes=tuple(map(spoken, conversion.notes)),
-        changes=conversion.changes,
-    )
+    return {
+        "target": lowered.target.name,
+        "backend": lowered.backend,
+        "steps": network.n_steps,
+        "input": network.pixel_input.encoding,
+        "replicas": conversion.replicas,
+        "per_layer": conversion.number_format.one_threshold,
+        "layers": len(network.populations),
+        "neurons": sum(population.n_neurons for population in network.populations),
+        "synapses": sum(network.synapse_count(population) for population in network.populations),
+        "cores": lowered.cores,
+        "chips": lowered.mapping.chips,
+        "utilisation": utilisation(lowered.mapping),
+        "head_room_bits": head_room_bits,
+        "tightest_layer": tightest_layer,
+        "bounds": {p.name: p.bound.kind for p in network.populations if p.bound is not None},
+        "fidelity": result.fidelity,
+        "notes": tuple(map(spoken, conversion.notes)),
+        "changes": conversion.changes,
+    }
 
 
 # --- for people -------------------------------------------------------------------------------------------------------
 
 
 def print_export(report: ExportReport) -> None:
+    """Show what the conversion changed and how big the network is."""
+    print_network(report)
+    print_whole(f"wrote {report.path}")
+    data = "" if report.data_dir is None else f" --data-dir {quote(report.data_dir)}"
+    print_whole(f"next: nctool run-sim {quote(str(report.path))}{data}")
+
+
+def print_network(report: ExportReport) -> None:
     """Show what the conversion changed and how big the network is."""
     title = f"conversion for {report.target}, {report.backend}, {report.input} input, T={report.steps}"
     print_changes(title, [asdict(change) for change in report.changes])
@@ -263,9 +252,6 @@ def print_export(report: ExportReport) -> None:
     print_line(_head_room(report))
     for note in report.notes:
         print_line(f"note: {note}")
-    print_whole(f"wrote {report.path}")
-    data = "" if report.data_dir is None else f" --data-dir {quote(report.data_dir)}"
-    print_whole(f"next: nctool run-sim {quote(str(report.path))}{data}")
 
 
 def _head_room(report: ExportReport) -> str:

@@ -9,7 +9,7 @@ In: a trained torch module, its input normalisation, calibration samples. Out: a
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -56,6 +56,7 @@ class Conversion:
         real: the same populations, before anything was held or rounded.
         encoded: the input.
         number_format: the integers that it was rounded to.
+        losses: what each layer lost of what the ReLUs give, where neurons were chosen for them: see `Integers`.
     """
 
     network: IntNetwork
@@ -65,6 +66,7 @@ class Conversion:
     real: FloatNetwork
     encoded: EncodedInput
     number_format: IntegerFormat
+    losses: Mapping[str, float] = field(default_factory=dict)
 
 
 def convert(
@@ -137,7 +139,7 @@ def convert(
         *notes_of_silence(integers.holding, integers.held),
         *notes_of_lost_weights(integers.holding, integers.network, number_format),
     )
-    return Conversion(integers.network, changes, copies, notes, integers.real, encoded, number_format)
+    return Conversion(integers.network, changes, copies, notes, integers.real, encoded, number_format, integers.losses)
 
 
 def _require_arguments(n_steps: int, calibration: NDArray[np.uint8]) -> None:

@@ -1,10 +1,11 @@
-"""Design an integer network for a checkpoint, convert to it, and place it on a target.
+"""Design an integer network, convert to it, and place it on a target.
 
-In: a checkpoint and options. Out: a Design; a Conversion; an Exported network with its registers and cores.
+In: a network and options. Out: a Design; a Conversion; an Exported network with its registers and cores.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -17,6 +18,7 @@ from nctool.conversion import Conversion, IntegerFormat, Replicas, convert
 from nctool.conversion.fidelity import Fidelity, measure_fidelity
 from nctool.errors import RangeError
 from nctool.ir.inputs import EncodingName
+from nctool.ir.network import Shape
 from nctool.progress import ProgressCallback, no_progress
 from nctool.training.checkpoints.checkpoint import Checkpoint
 from nctool.training.images.encoding import Normalisation, image_encoding
@@ -85,10 +87,43 @@ def design(
     )
 
 
-def converted(
-    loaded: Checkpoint, model: nn.Module, design: Design, progress: ProgressCallback = no_progress
-) -> Conversion:
-    """Convert `model`, the network of `loaded`, to integers that the backend can hold.
+@dataclass(frozen=True)
+class Source:
+    """A network of floats, and what is known of its input.
+
+    Args:
+        model: of `NoisyQuantReLU` or `Rectifier` activations, in evaluation mode.
+        input_shape: of one sample, as the network of integers takes it.
+        mean, std: of the input, in units of pixel / 255.
+        pixels: uint8 (samples, *input_shape), for calibration.
+        logits: gives those of the noise-free ANN, float64 (samples, classes), for such pixels.
+        notes: what is likely to cost accuracy, known before it is converted.
+    """
+
+    model: nn.Module
+    input_shape: Shape
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    pixels: NDArray[np.uint8]
+    logits: Callable[[NDArray[np.uint8]], NDArray[np.float64]]
+    notes: tuple[str, ...] = ()
+
+
+def of_checkpoint(loaded: Checkpoint, model: nn.Module, backend: Backend) -> Source:
+    """Return the network of a checkpoint, `model` with its weights."""
+    return Source(
+        model=model,
+        input_shape=loaded.input_shape,
+        mean=loaded.mean,
+        std=loaded.std,
+        pixels=loaded.calibration_images,
+        logits=partial(ann_logits, loaded, model),
+        notes=notes_of(loaded, backend),
+    )
+
+
+def converted(source: Source, design: Design, progress: ProgressCallback = no_progress) -> Conversion:
+    """Convert a network to integers that the backend can hold.
 
     Args:
         progress: called with the populations done and to do.
@@ -97,13 +132,13 @@ def converted(
         UsageError, UnsupportedError, RangeError: as `nctool.conversion.convert`.
     """
     return convert(
-        model,
-        input_shape=loaded.input_shape,
-        mean=loaded.mean,
-        std=loaded.std,
+        source.model,
+        input_shape=source.input_shape,
+        mean=source.mean,
+        std=source.std,
         number_format=design.number_format,
         n_steps=design.n_steps,
-        calibration=loaded.calibration_images,
+        calibration=source.pixels,
         replicas=design.replicas,
         input=design.encoding,
         progress=progress,
@@ -125,21 +160,19 @@ class Exported:
     fidelity: Fidelity
 
 
-def exported(
-    loaded: Checkpoint, model: nn.Module, design: Design, target: Target, chips: int, progress: ProgressCallback
-) -> Exported:
-    """Convert a checkpoint, place it on a target, and compare it with the float network on calibration images.
+def exported(source: Source, design: Design, target: Target, chips: int, progress: ProgressCallback) -> Exported:
+    """Convert a network, place it on a target, and compare it with the float network on calibration images.
 
     Raises:
         UsageError, UnsupportedError, RangeError: as `nctool.conversion.convert`, or a limit of the target is passed.
     """
-    conversion = converted(loaded, model, design, progress)
+    conversion = converted(source, design, progress)
     layers = len(conversion.network.populations)
     progress(layers, layers, "placing neurons on cores")
     lowered = lower(conversion.network, target, design.backend.name, chips)
     progress(layers, layers, "comparing with the float network")
-    fidelity = measure_fidelity(conversion, loaded.calibration_images, partial(ann_logits, loaded, model))
-    notes = (*notes_of(loaded, design.backend), *conversion.notes, *fidelity.notes(conversion))
+    fidelity = measure_fidelity(conversion, source.pixels, source.logits)
+    notes = (*source.notes, *conversion.notes, *fidelity.notes(conversion))
     conversion = replace(conversion, changes=(*conversion.changes, *fidelity.changes), notes=notes)
     return Exported(conversion, lowered, fidelity)
 
@@ -177,9 +210,18 @@ def _weight_bits(loaded: Checkpoint) -> int:
 
 
 def _window(loaded: Checkpoint, backend: Backend, steps: int | None) -> int:
+    finetune = loaded.recipe.finetune
+    return window_of(backend, steps, max(finetune.steps) if finetune else loaded.recipe.noise.steps)
+
+
+def window_of(backend: Backend, steps: int | None, default: int) -> int:
+    """Return the window: that which is asked for; else the only one of the backend, or the default.
+
+    Raises:
+        RangeError: the backend has another one.
+    """
     if steps is None:
-        finetune = loaded.recipe.finetune
-        return backend.steps or (max(finetune.steps) if finetune else loaded.recipe.noise.steps)
+        return backend.steps or default
     if backend.steps not in (None, steps):
         raise RangeError(
             f"steps: {steps}, backend `{backend.name}` allows {backend.steps}",

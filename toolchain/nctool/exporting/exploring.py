@@ -16,7 +16,7 @@ from torch import nn
 
 from nctool.conversion.replicas import MAX_REPLICAS
 from nctool.errors import RangeError, UnsupportedError, UsageError
-from nctool.exporting.convert import converted, design
+from nctool.exporting.convert import converted, design, of_checkpoint
 from nctool.fast.engine import FastEngine
 from nctool.ir.inputs import EncodingName
 from nctool.ir.number_format import LONGEST_WINDOW, WEIGHT_BITS_RANGE
@@ -187,7 +187,7 @@ class Trial:
         """Convert anew for each setting: scales depend on the window."""
         backend = find_backend(setting.backend)
         chosen = design(self.loaded, backend, setting.steps, setting.replicas, setting.weight_bits, self.encoding)
-        conversion = converted(self.loaded, self.model, chosen)
+        conversion = converted(of_checkpoint(self.loaded, self.model, backend), chosen)
         return lower(conversion.network, self.target, setting.backend, self.chips)
 
     def _measure(self, lowered: Lowered, report: Callable[[int], None]) -> Measured:

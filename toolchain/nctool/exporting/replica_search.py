@@ -19,7 +19,7 @@ from torch import nn
 
 from nctool.conversion import Replicas
 from nctool.errors import RangeError, UsageError
-from nctool.exporting.convert import Design, ann_logits, converted
+from nctool.exporting.convert import Design, converted, of_checkpoint
 from nctool.fast.engine import FastEngine
 from nctool.ir.network import IntNetwork, Readout
 from nctool.progress import ProgressCallback, no_progress
@@ -111,11 +111,11 @@ def search_replicas(
         UsageError, UnsupportedError: as `nctool.conversion.convert`.
     """
     _require_cores(target, budget)
-    images = loaded.calibration_images[:IMAGES]
-    wanted = ann_logits(loaded, model, images)
+    images, source = loaded.calibration_images[:IMAGES], of_checkpoint(loaded, model, design.backend)
+    wanted = source.logits(images)
 
     def measure(replicas: Replicas) -> Trial:
-        conversion = converted(loaded, model, replace(design, replicas=replicas))
+        conversion = converted(source, replace(design, replicas=replicas))
         network = conversion.network
         logits = np.concatenate([summary.logits[:, -1] for summary in FastEngine(network).summaries(images)])
         mapping, _ = map_network(design.backend.prepare(network), target, design.backend)

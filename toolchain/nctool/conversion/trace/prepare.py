@@ -7,6 +7,7 @@ and buffers.
 from __future__ import annotations
 
 import inspect
+import math
 import traceback
 import warnings
 from itertools import takewhile
@@ -16,17 +17,18 @@ import torch
 from torch import Tensor, fx, nn
 
 from nctool.activation.noisy_quant import NoisyQuantReLU
+from nctool.activation.rectifier import Rectifier
 from nctool.activation.surrogate import Reset
 from nctool.activation.thresholds import FIRST_PERCENTILE, balanced_thresholds, fresh_norms
 from nctool.arguments import public
 from nctool.conversion.float_network import map_synapses
 from nctool.conversion.folding import fold_pooling
 from nctool.conversion.trace.compare_runs import require_same_network
-from nctool.conversion.trace.examining import examine
+from nctool.conversion.trace.examining import Examined, examine
 from nctool.conversion.trace.forward_graph import require_unwrapped, unwrapped
 from nctool.conversion.trace.obstacles import Obstacles
 from nctool.conversion.trace.restoring import evaluation
-from nctool.conversion.trace.rewriting import Pooling, Rewritten, replace_activations, same_shapes
+from nctool.conversion.trace.rewriting import Pooling, Rewritten, replace_activations, same_shapes, set_modules
 from nctool.conversion.trace.tracing import trace
 from nctool.errors import NctoolWarning, UsageError
 from nctool.fast.engine import exact_arithmetic
@@ -71,10 +73,8 @@ def prepare(
     _require_images(images)
     if not 0.0 < percentile <= 100.0:
         raise UsageError(f"percentile: {percentile} is out of range, allowed 0 < percentile <= 100")
-    images, obstacles = images.to(torch.float32), Obstacles()
-    examined = examine(model, images, obstacles, pooling)
-    if examined is None or obstacles:
-        raise obstacles.joined()
+    images = images.to(torch.float32)
+    examined = _examined(model, images, pooling)
     for text in examined.remarks:
         _warn(text)
     rewritten = examined.rewritten
@@ -85,6 +85,34 @@ def prepare(
     _require_convertible(prepared, images)
     warn_of_fresh_norms(prepared)
     return prepared
+
+
+def rectify(model: nn.Module, images: Tensor) -> fx.GraphModule:
+    """Return a network that computes the same, with a rectifier of its own for every use of a ReLU.
+
+    Args:
+        model: left as it is; the result shares its parameters and buffers.
+        images: float32 (N, ...) of its input.
+
+    Raises:
+        UsageError: the model is no module, or the images do not fit it.
+        UnsupportedError: parts have no integrate-and-fire form; all of them are named.
+    """
+    require_torch_module(model)
+    model = unwrapped(model)
+    rewritten = _examined(model, images, "maximum").rewritten
+    bounds = {name: rewritten.bounds.get(name, math.inf) for name in rewritten.activations}
+    set_modules(rewritten.module, {name: Rectifier(bound) for name, bound in bounds.items()})
+    return rewritten.module.eval()
+
+
+def _examined(model: nn.Module, images: Tensor, pooling: Pooling) -> Examined:
+    """Return a network that can be converted, or refuse it with all that keeps it from that."""
+    obstacles = Obstacles()
+    examined = examine(model, images, obstacles, pooling)
+    if examined is None or obstacles:
+        raise obstacles.joined()
+    return examined
 
 
 def _thresholds(model: nn.Module, rewritten: Rewritten, images: Tensor, percentile: float) -> dict[str, float]:

@@ -1,0 +1,226 @@
+"""convert: a trained ReLU network becomes a verified netx file, without labels and without training.
+
+In: a network, some of its images, options. Out: the file and a ConvertReport.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from shlex import quote
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from nctool.arguments import public
+from nctool.commands.command import Command
+from nctool.commands.export import ExportReport, print_network, sizes
+from nctool.commands.options import Chips, Module, Replicas, Target, parse_replicas, require_chips
+from nctool.commands.tables import print_line, print_whole
+from nctool.errors import UsageError
+from nctool.ir.number_format import LONGEST_WINDOW
+from nctool.progress import ProgressCallback, no_progress
+from nctool.running.arrays import Source as ArraySource
+from nctool.signature import Option
+
+if TYPE_CHECKING:
+    from nctool.exporting.calibration_images import CalibrationImages
+    from nctool.exporting.convert import Design
+    from nctool.ir.inputs import EncodingName
+    from nctool_deploy.backends.backend import Backend
+    from nctool_deploy.netx import Provenance
+
+_NUMBERS = re.compile(r"-?\d*\.?\d+(e-?\d+)?(,-?\d*\.?\d+(e-?\d+)?)*")
+
+DEFAULT_STEPS = 4
+"""The window where neither the user nor the backend chooses one."""
+
+POPULATION_REPLICAS = 4
+"""Neurons an activation of the backend `population`, whose window is one step."""
+
+
+def parse_values(text: str, name: str) -> tuple[float, ...]:
+    """Turn `0.485,0.456,0.406` into numbers.
+
+    Raises:
+        UsageError: a part is no number.
+    """
+    if not _NUMBERS.fullmatch(text):
+        raise UsageError(f"{name}: got `{text}`, allowed a number for each channel, with commas between them")
+    return tuple(map(float, text.split(",")))
+
+
+@dataclass(frozen=True)
+class ConvertReport(ExportReport):
+    """What was converted: what an ExportReport says, and more.
+
+    Args:
+        images: how many images the network was converted on.
+        samples: what the file takes: `pixels` of uint8, or `numbers` as the trained network takes them.
+        losses: of each layer that spikes, the root mean square error of what it sends, relative to what the trained
+            network's ReLUs give, on these images.
+    """
+
+    images: int
+    samples: Literal["pixels", "numbers"]
+    losses: Mapping[str, float]
+
+
+@public
+def convert(
+    model: Annotated[
+        Module | Path | str,
+        Option(
+            "ONNX, torch.export or TorchScript file.",
+            kind=str,
+            metavar="MODEL",
+            is_positional=True,
+        ),
+    ],
+    images: Annotated[
+        ArraySource,
+        Option("Some hundreds of its images.", kind=Path, metavar="X.npy", flags=("--images",)),
+    ],
+    output: Annotated[Path | str, Option("File to write.", flags=("-o", "--output"), metavar="MODEL.net")],
+    *,
+    mean: Annotated[
+        Sequence[float] | None,
+        Option("Of each channel, of uint8 images.", kind=str, metavar="M,M,M", parse=parse_values),
+    ] = None,
+    std: Annotated[
+        Sequence[float] | None, Option("The same: its deviation.", kind=str, metavar="S,S,S", parse=parse_values)
+    ] = None,
+    target: Target = "loihi",
+    steps: Annotated[
+        int | None, Option(f"Time steps T of the window, 1..{LONGEST_WINDOW}.", default="4; population: 1")
+    ] = None,
+    backend: Annotated[str, Option("autapse, or in stock netx population or zero-reset.")] = "autapse",
+    replicas: Annotated[
+        Replicas | None,
+        Option("Neurons an activation: K, or LAYER=K,...", default="1; population: 4", parse=parse_replicas),
+    ] = None,
+    weight_bits: Annotated[int, Option("2..8.")] = 8,
+    per_layer: Annotated[bool, Option("One threshold a layer, not one a channel.")] = False,
+    input: Annotated[str, Option("graded: signed 8 bits; rate: binary spikes.")] = "graded",  # noqa: A002
+    chips: Chips = 1,
+    progress: ProgressCallback = no_progress,
+) -> ConvertReport:
+    """Convert a trained ReLU network to integers, and write it as netx HDF5.
+
+    No labels and no training: each layer gets the thresholds, starts, weights and biases with which it sends what the
+    trained one gives, on some of its images, behind what the layers before it really send.
+
+    Args:
+        model: a torch module, left as it is; or the path of an ONNX, torch.export or TorchScript file.
+        images: some hundreds of all classes, an array, tensor or .npy file: uint8 pixels (N, C, H, W) with `mean` and
+            `std`; or floats as the network takes them, which the file then takes too, in 256 steps of their range.
+        output: the file to write; replaced only when everything went well.
+        mean, std: of each channel, or one for all, in units of pixel / 255, as torchvision's Normalize takes them.
+        target: `loihi` (Loihi 2), `loihi1`, `lava` (simulator only), or the path of a target file (docs/TARGETS.md).
+        steps: window in time steps.
+        backend: how neurons are built: `autapse` (reset by subtraction), or in stock netx `population` (one step) or
+            `zero-reset`.
+        replicas: copies of a neuron that share an activation, for all layers or by name.
+        weight_bits: 2..8.
+        per_layer: one threshold, and so one scale of the weights, for each layer instead of one for each channel.
+        input: `graded` (signed 8-bit integers) or `rate` (spike trains of one bit).
+        chips: how many chips the network may take.
+        progress: called with the populations done and to do.
+
+    Returns:
+        sizes, bounds, fidelity, losses and changes of the network in the file.
+
+    Raises:
+        UsageError: a path, an option or the images are wrong.
+        FormatError: a network file is bad, or its network gives other answers than the file.
+        UnsupportedError: parts of the network cannot be converted; all of them are named.
+        RangeError: a number does not fit the target.
+    """
+    from nctool.exporting.calibration_images import calibration_images
+    from nctool.exporting.convert import exported
+    from nctool.exporting.own_network import of_module, opened
+    from nctool.exporting.writing import write_network
+    from nctool.ir.inputs import find_encoding
+    from nctool.running.arrays import load_array, path_of
+    from nctool.running.outputs import NETX, require_outputs
+    from nctool_deploy.backends.backend import find_backend
+    from nctool_deploy.targets.target import find_target
+
+    output, chip, built_by = Path(output), find_target(target), find_backend(backend)
+    encoding = find_encoding(input)
+    require_chips(chips)
+    own_target = target if str(target).endswith(".toml") else None
+    file = Path(model) if isinstance(model, Path | str) else None
+    inputs = {"the model": file, "the images": path_of(images), "the target": own_target}
+    require_outputs(inputs, {"-o": (NETX, output)})
+    some = calibration_images(load_array(images), _floats(mean), _floats(std))
+    progress(0, 1, "reading the network")
+    source = of_module(opened(Path(model), some) if isinstance(model, Path | str) else model, some)
+    chosen = _design(built_by, steps, replicas, weight_bits, encoding, per_layer)
+    result = exported(source, chosen, chip, chips, progress)
+    layers = len(result.lowered.network.populations)
+    progress(layers, layers, "running known inputs, and writing")
+    write_network(output, result, source.pixels, _provenance(model, some), weight_bits)
+    return ConvertReport(
+        path=output,
+        data_dir=None,
+        images=len(some.pixels),
+        samples=some.kind,
+        losses=result.conversion.losses,
+        **sizes(result),
+    )
+
+
+def _floats(values: Sequence[float] | None) -> tuple[float, ...] | None:
+    return None if values is None else tuple(map(float, values))
+
+
+def _design(
+    backend: Backend,
+    steps: int | None,
+    replicas: Replicas | None,
+    weight_bits: int,
+    encoding: EncodingName,
+    per_layer: bool,
+) -> Design:
+    """Return the design that is asked for."""
+    from nctool.exporting.convert import Design, window_of
+
+    if isinstance(replicas, str):
+        raise UsageError(
+            "replicas: `auto` is for a network that nctool trained, allowed K, or LAYER=K,...",
+            hint="give a number of --replicas, or choose by layer from the losses that a conversion reports",
+        )
+    if replicas is None:
+        replicas = backend.default_replicas(POPULATION_REPLICAS)
+    return Design(backend, window_of(backend, steps, DEFAULT_STEPS), replicas, weight_bits, encoding, per_layer)
+
+
+def _provenance(model: object, images: CalibrationImages) -> Provenance:
+    from nctool_deploy.netx import Provenance
+
+    return Provenance(
+        model=Path(model).name if isinstance(model, Path | str) else type(model).__name__,
+        input_mean=images.mean,
+        input_std=images.std,
+        samples=images.kind,
+    )
+
+
+# --- for people -------------------------------------------------------------------------------------------------------
+
+
+def print_convert(report: ConvertReport) -> None:
+    """Show what was converted, what each layer loses, and how big the network is."""
+    print_network(report)
+    fidelity = report.fidelity
+    print_line(
+        f"on {fidelity.images} of {report.images} images, {fidelity.same_as_ann:.1%} of the answers are the trained "
+        "network's"
+    )
+    print_whole(f"wrote {report.path}")
+    what = "pixels, uint8" if report.samples == "pixels" else "numbers as the trained network takes them"
+    print_whole(f"next: nctool run-sim {quote(str(report.path))} --input X.npy   ({what})")
+
+
+COMMAND = Command(convert, print_convert, title="converting")

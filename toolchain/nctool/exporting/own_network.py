@@ -1,0 +1,63 @@
+"""A trained network of the user's own, ready to be converted: its ReLUs are rectifiers, its images pixels.
+
+In: a torch module, calibration images. Out: a Source.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from nctool.conversion.trace.compare_runs import sequences_as_images
+from nctool.conversion.trace.prepare import rectify
+from nctool.conversion.trace.signals import as_image
+from nctool.exporting.calibration_images import CalibrationImages
+from nctool.exporting.convert import Source
+from nctool.importing.open_file import read_network
+
+AT_ONCE = 64
+"""Images that the network computes at once."""
+
+
+def opened(path: Path, images: CalibrationImages) -> nn.Module:
+    """Return the network of a file, which gives on the images what the file gives.
+
+    Raises:
+        UsageError, FormatError, UnsupportedError: as `nctool.importing.open_network` and `require_same_as_file`.
+    """
+    some = images.normalised(images.pixels[:AT_ONCE])
+    file = read_network(path, tuple(some.shape[1:]))
+    file.require_same(some, f"`{path}`")
+    return file.network
+
+
+def of_module(model: nn.Module, images: CalibrationImages) -> Source:
+    """Return a trained network as conversion takes it.
+
+    Raises:
+        UsageError, UnsupportedError: as `nctool.conversion.trace.prepare.rectify`.
+    """
+    rectified = rectify(model, images.normalised(images.pixels[:AT_ONCE]))
+
+    def logits(pixels: NDArray[np.uint8]) -> NDArray[np.float64]:
+        with torch.no_grad():
+            parts = [rectified(images.normalised(part)) for part in _parts(pixels)]
+        return np.asarray(torch.cat(parts), np.float64)
+
+    return Source(
+        model=rectified.eval(),
+        input_shape=as_image(images.pixels.shape[1:]),
+        mean=images.mean,
+        std=images.std,
+        pixels=sequences_as_images(images.pixels),
+        logits=logits,
+        notes=images.notes,
+    )
+
+
+def _parts(pixels: NDArray[np.uint8]) -> list[NDArray[np.uint8]]:
+    return [pixels[start : start + AT_ONCE] for start in range(0, len(pixels), AT_ONCE)]
