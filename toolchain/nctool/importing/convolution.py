@@ -9,7 +9,7 @@ In: sizes for each axis that the file sees. Out: two-dimensional layers of torch
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from torch import Tensor, nn
 from torch.nn import functional
@@ -144,7 +144,9 @@ def pooled(
     """
     windows.require_valid(len(value.axes) - 2)
     image, places = _image_and_places(layers, value)
-    windows = windows.along(places)
+    seen_at, windows = image.axes[: len(value.axes)], windows.along(places)
+    if not maximum and not ceil_mode and (counts_padding or not any(map(any, windows.pads))):
+        image, windows, counts_padding = _average_with_padding_before(layers, image, windows, counts_padding)
     uneven = any(before != behind for before, behind in windows.pads)
     if uneven and (not maximum or ceil_mode or not _reaches_over(image, windows)):
         raise RefusedError(f"pads {tuple(windows.pads)}, allowed the same on both sides")
@@ -156,7 +158,16 @@ def pooled(
         module: nn.Module = nn.MaxPool2d(kernel, stride, padded, dilation, ceil_mode=ceil_mode or uneven)
     else:
         module = nn.AvgPool2d(kernel, stride, padded, ceil_mode, counts_padding, divisor)
-    return layers.along(name, module, image, image.axes[: len(value.axes)])
+    return layers.along(name, module, image, seen_at)
+
+
+def _average_with_padding_before(
+    layers: Builder, image: Value, windows: Windows, counts_padding: bool
+) -> tuple[Value, Windows, bool]:
+    """Return what the zeros before an average pad, and windows that count them, where torch has such windows."""
+    before, pads = _with_padding_before(layers, image, windows.pads)
+    even = all(one == other and 2 * one <= size for (one, other), size in zip(pads, windows.kernel, strict=True))
+    return (before, replace(windows, pads=pads), True) if even else (image, windows, counts_padding)
 
 
 def _reaches_over(image: Value, windows: Windows) -> bool:

@@ -9,7 +9,7 @@ In: an archive. Out: a `NetworkFile`, or an error that names the place.
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ from nctool.importing.ends import finished, started
 from nctool.importing.network_file import NetworkFile
 from nctool.importing.problems import Problems
 from nctool.importing.torch_program import Program, module_name
-from nctool.importing.values import BATCH, Sizes
+from nctool.importing.values import BATCH, MISFITS, Sizes
 
 GRAPHS = ("serialized_exported_program.json", "models/model.json")
 """Where the graph is, in files of torch up to 2.6 and of newer ones."""
@@ -45,6 +45,15 @@ class _Name:
     """A tensor or a number that an earlier node gives."""
 
     name: str
+
+    def __post_init__(self) -> None:
+        _text(self.name)
+
+
+def _text(it: Any) -> str:
+    if not isinstance(it, str):
+        raise TypeError("a name is no text")
+    return it
 
 
 @dataclass(frozen=True)
@@ -95,22 +104,38 @@ def read_exported(path: Path, archive: Archive, graph_name: str) -> NetworkFile:
     """
     try:
         graph = _read(archive, graph_name)
-    except (KeyError, TypeError, ValueError, IndexError, AttributeError, RuntimeError) as error:
+    except MISFITS as error:
         raise archive.damaged(f"{type(error).__name__}: {first_line(error)}") from error
     problems = Problems(f"`{path}`")
     program = Program(started(graph.images, graph.sizes, graph.batch, problems), problems)
     program.known = {**graph.tensors, graph.images: program.layers.images}
     for node in graph.nodes:
+        _require_known(node, program.known, archive)
         names = {key: graph.called.get(it.name, "") for key, it in node.arguments.items() if isinstance(it, _Name)}
         name = module_name(names, node.outputs[0] if node.outputs else node.kind)
         program.call(name, node.kind, _resolved(node.arguments, program.known), node.outputs)
         if node.kind.endswith("_") and node.outputs:
-            first = next(iter(node.arguments.values()))
-            program.known[first.name] = program.known[node.outputs[0]]
+            changed = next(_names(list(node.arguments.values())[:1]), "")
+            program.known[changed] = program.known[node.outputs[0]]
     problems.raise_if_any()
     network = finished(program.layers, program.known.get(graph.output), problems)
     layers, run = program.layers, _runner(graph, program.layers.to_file, path)
     return NetworkFile(network, layers.image_sizes, layers.images.seen[1:], graph.batch, run, "torch")
+
+
+def _require_known(node: _Node, known: Mapping[str, Any], archive: Archive) -> None:
+    """Refuse a node that reads what no node before it gives."""
+    for name in _names(list(node.arguments.values())):
+        if name not in known:
+            raise archive.damaged(f"nothing gives `{name}`")
+
+
+def _names(it: Any) -> Iterator[str]:
+    if isinstance(it, _Name):
+        yield it.name
+    elif isinstance(it, list):
+        for each in it:
+            yield from _names(each)
 
 
 def _read(archive: Archive, graph_name: str) -> _Graph:
@@ -122,7 +147,7 @@ def _read(archive: Archive, graph_name: str) -> _Graph:
     for spec in signature["input_specs"]:
         ((kind, it),) = spec.items()
         if kind == "user_input":
-            images += [] if _only(it["arg"])[0] == "as_none" else [_only(it["arg"])[1]["name"]]
+            images += [] if _only(it["arg"])[0] == "as_none" else [_text(_only(it["arg"])[1]["name"])]
         elif kind in ("parameter", "buffer", "tensor_constant"):
             called[it["arg"]["name"]] = it[f"{kind}_name"]
         else:
@@ -135,7 +160,7 @@ def _read(archive: Archive, graph_name: str) -> _Graph:
             hint="export the network after .eval(), with the logits as its only output",
         )
     sizes, batch = _image_sizes(graph["tensor_values"][images[0]], images[0], archive.path)
-    output = _only(outputs[0][1]["arg"])[1]["name"]
+    output = _text(_only(outputs[0][1]["arg"])[1]["name"])
     tensors = {name: held[own] for name, own in called.items()}
     return _Graph([_node(it) for it in graph["nodes"]], tensors, called, images[0], output, sizes, batch)
 
@@ -209,8 +234,8 @@ def _output_names(kind: str, it: Any) -> list[str]:
     if kind == "as_none":
         return []
     if kind == "as_tensors":
-        return [each["name"] for each in it]
-    return [it["as_name"] if "as_name" in it else it["name"]]
+        return [_text(each["name"]) for each in it]
+    return [_text(it["as_name"] if "as_name" in it else it["name"])]
 
 
 def _argument(union: Mapping[str, Any]) -> Any:
@@ -269,7 +294,7 @@ def _runner(graph: _Graph, to_file: Callable[[Tensor], Tensor], path: Path) -> C
                 result = overload(**_resolved(node.arguments, known))
                 results = result if isinstance(result, tuple | list) else (result,)
                 known |= dict(zip(node.outputs, results, strict=False))
-        except (RuntimeError, TypeError, AttributeError, KeyError, ValueError) as error:
+        except MISFITS as error:
             raise FormatError(f"`{path}`: torch does not run it ({first_line(error)})") from error
         scores: Tensor = known[graph.output]
         return scores

@@ -100,13 +100,14 @@ def _parsed(path: Path) -> Any:
     try:
         model.ParseFromString(content)
     except DecodeError as error:
-        raise _damaged(path, first_line(error)) from error
+        raise damaged(path, first_line(error)) from error
     if not model.graph.node or not model.opset_import:
-        raise _damaged(path, "it holds no graph of operations")
+        raise damaged(path, "it holds no graph of operations")
     return model
 
 
-def _damaged(path: Path, reason: str) -> FormatError:
+def damaged(path: Path, reason: str) -> FormatError:
+    """Return the error that says so."""
     return FormatError(
         f"`{path}`: truncated, damaged or no ONNX file ({reason})", hint="export the network again, or copy it again"
     )
@@ -131,7 +132,7 @@ def _take_in(tensor: Any, path: Path) -> None:
         wanted = math.prod(tensor.dims) * helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize
         length = int(entries.get("length") or wanted)
     except (ValueError, KeyError, TypeError) as error:
-        raise _damaged(path, f"weights `{tensor.name}`: {first_line(error)}") from error
+        raise damaged(path, f"weights `{tensor.name}`: {first_line(error)}") from error
     if length != wanted or offset < 0 or file.stat().st_size < offset + length:
         raise FormatError(
             f"`{path}`: weights `{tensor.name}` take {wanted} bytes from {offset}, `{file.name}` has "
@@ -149,8 +150,9 @@ def _beside(path: Path, location: str, name: str) -> Path:
     """Return the file of weights, which must be a plain one inside the folder of `path`."""
     folder = path.parent.resolve()
     named = PurePosixPath(location)
-    file = (folder / location).resolve() if location and "\0" not in location else folder
-    if not location or named.is_absolute() or ".." in named.parts or not file.is_relative_to(folder):
+    is_name = location not in ("", ".") and "\0" not in location
+    file = (folder / location).resolve() if is_name else folder
+    if not is_name or named.is_absolute() or ".." in named.parts or not file.is_relative_to(folder):
         raise FormatError(
             f"`{path}`: weights `{name}` are in `{first_line(ValueError(location))}`, allowed: a file in the folder of "
             "the network",
@@ -184,7 +186,7 @@ def _require_valid(model: Any, path: Path) -> None:
     try:
         checker.check_model(model)
     except (checker.ValidationError, ValueError) as error:
-        raise _damaged(path, first_line(error)) from error
+        raise damaged(path, first_line(error)) from error
 
 
 def _inlined(model: Any, path: Path) -> Any:
@@ -196,7 +198,7 @@ def _inlined(model: Any, path: Path) -> Any:
     try:
         return inliner.inline_local_functions(model)
     except (RuntimeError, ValueError) as error:
-        raise _damaged(path, first_line(error)) from error
+        raise damaged(path, first_line(error)) from error
 
 
 def _newer(model: Any, path: Path) -> Any:

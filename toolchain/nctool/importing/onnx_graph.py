@@ -17,11 +17,11 @@ from nctool.errors import first_line
 from nctool.importing.builder import Builder
 from nctool.importing.ends import finished, started
 from nctool.importing.network_file import NetworkFile
-from nctool.importing.onnx_file import OnnxModel
+from nctool.importing.onnx_file import OnnxModel, damaged
 from nctool.importing.onnx_layers import HANDLERS, Node
 from nctool.importing.onnx_run import runner
 from nctool.importing.problems import Problems
-from nctool.importing.values import RefusedError, Sizes, Value
+from nctool.importing.values import MISFITS, RefusedError, Sizes, Value
 
 FOLDED = frozenset(
     {"Add", "Cast", "Ceil", "Concat", "Constant", "ConstantOfShape", "Div", "Equal", "Expand", "Flatten", "Floor"}
@@ -51,14 +51,17 @@ def build(model: OnnxModel, path: Path) -> NetworkFile:
     """
     problems = Problems(f"`{path}`")
     layers = started(model.image_name, model.sizes, model.batch, problems)
-    known = _constants(model)
+    known = _constants(model, path)
     known[model.image_name] = layers.images
     for proto in _needed(model):
         try:
             _read(proto, known, layers, model.opset)
+            continue
         except RefusedError as refused:
             problems.add(_name(proto), _kind(proto), refused)
-            known |= {name: Unread() for name in proto.output}
+        except MISFITS as error:
+            problems.add(_name(proto), _kind(proto), RefusedError(f"does not fit: {first_line(error)}"))
+        known |= {name: Unread() for name in proto.output}
     problems.raise_if_any()
     network = finished(layers, known[model.output], problems)
     return NetworkFile(
@@ -71,10 +74,16 @@ def build(model: OnnxModel, path: Path) -> NetworkFile:
     )
 
 
-def _constants(model: OnnxModel) -> dict[str, Known]:
+def _constants(model: OnnxModel, path: Path) -> dict[str, Known]:
     from onnx import numpy_helper
 
-    return {tensor.name: numpy_helper.to_array(tensor) for tensor in model.proto.graph.initializer}
+    known: dict[str, Known] = {}
+    for tensor in model.proto.graph.initializer:
+        try:
+            known[tensor.name] = numpy_helper.to_array(tensor)
+        except (ValueError, TypeError, KeyError) as error:
+            raise damaged(path, f"weights `{tensor.name}`: {first_line(error)}") from error
+    return known
 
 
 def _needed(model: OnnxModel) -> list[Any]:

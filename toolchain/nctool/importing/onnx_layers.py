@@ -214,6 +214,12 @@ def _arithmetic(node: Node, layers: Builder) -> Value:
     return layers.affine(node.name, node.value(1), *by[node.kind])
 
 
+def _scaler(node: Node, layers: Builder) -> Value:
+    """Take off the mean of each feature, and divide by its deviation: of scikit-learn's StandardScaler."""
+    offset, scale = (torch.tensor(node.attributes[name], dtype=torch.float32) for name in ("offset", "scale"))
+    return layers.affine(node.name, node.value(), scale, -offset * scale)
+
+
 def _required(tensor: Tensor | None) -> Tensor:
     if tensor is None:
         raise RefusedError("leaves out an input")
@@ -334,6 +340,7 @@ HANDLERS: dict[str, Callable[[Node, Builder], Value]] = {
     "GlobalAveragePool": _global_average,
     "ReduceMean": _mean,
     **dict.fromkeys(("Add", "Sub", "Mul", "Div"), _arithmetic),
+    "ai.onnx.ml.Scaler": _scaler,
     "Sum": _sum,
     "Concat": _concat,
     "Identity": _same,

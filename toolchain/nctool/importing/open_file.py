@@ -5,7 +5,6 @@ In: a path. Out: a torch module for `nctool.prepare`, and the proof that it give
 
 from __future__ import annotations
 
-import zipfile
 from dataclasses import replace
 from pathlib import Path
 from typing import NoReturn
@@ -99,9 +98,9 @@ def _read_plain(path: Path, head: bytes) -> NetworkFile:
 
 
 def _read_archive(path: Path, shape: Sizes | None) -> NetworkFile:
-    if zipfile.is_zipfile(path) and "metadata.json" in zipfile.ZipFile(path).namelist():
-        _refuse(path, "is a Keras file", "tf2onnx brings a Keras network to ONNX")
     archive = Archive(path)
+    if {"metadata.json", "config.json"} <= set(archive.names):
+        _refuse(path, "is a Keras file", "tf2onnx brings a Keras network to ONNX")
     for ending in GRAPHS:
         graph = archive.find(ending)
         if graph is not None:

@@ -20,7 +20,7 @@ _WEIGHTED = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
 
 def fold_scaling(network: fx.GraphModule) -> None:
-    """Fold what scales the images into the layers that read them, and a shift behind a layer without bias into it.
+    """Fold what scales the images into the layers that read them, and a shift behind a layer into it.
 
     Raises:
         RefusedError: the images are scaled or shifted, and what reads them cannot take it up.
@@ -33,8 +33,11 @@ def fold_scaling(network: fx.GraphModule) -> None:
         before = _module(network, source)
         if source.op == "placeholder":
             _fold_forward(network, node, module)
-        elif isinstance(before, _WEIGHTED) and before.bias is None and len(source.users) == 1 and _only_shifts(module):
-            before.register_parameter("bias", nn.Parameter(module.bias.detach().clone()))
+        elif isinstance(before, _WEIGHTED) and len(source.users) == 1 and _only_shifts(module):
+            bias = module.bias.detach().clone()
+            before.register_parameter(
+                "bias", nn.Parameter(bias if before.bias is None else before.bias.detach() + bias)
+            )
         else:
             continue
         node.replace_all_uses_with(source)

@@ -6,7 +6,9 @@ place.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -35,12 +37,7 @@ def read_script(path: Path, sizes: Sizes) -> NetworkFile:
         UnsupportedError: it holds operators that cannot be converted, all of which are named, or has several inputs.
     """
     module = _loaded(path)
-    try:
-        graph = torch.jit.freeze(module, optimize_numerics=False).inlined_graph
-    except RuntimeError as error:
-        raise UnsupportedError(
-            f"`{path}`: torch cannot freeze it ({first_line(error)})", hint="save the network after .eval()"
-        ) from error
+    graph = _frozen(module, path)
     _, *inputs = graph.inputs()
     if len(inputs) != 1 or len(list(graph.outputs())) != 1:
         raise UnsupportedError(
@@ -60,13 +57,33 @@ def read_script(path: Path, sizes: Sizes) -> NetworkFile:
 
 def _loaded(path: Path) -> torch.jit.ScriptModule:
     try:
-        module: torch.jit.ScriptModule = torch.jit.load(path, map_location="cpu")
+        with _quiet():
+            module: torch.jit.ScriptModule = torch.jit.load(path, map_location="cpu")
         return module.eval() if hasattr(module, "training") else module
-    except (RuntimeError, ValueError, OSError) as error:
+    except (RuntimeError, ValueError, OSError, IndexError) as error:
         raise FormatError(
             f"`{path}`: truncated, damaged or of a newer torch ({first_line(error)})",
             hint="save the network again, or copy it again",
         ) from error
+
+
+def _frozen(module: torch.jit.ScriptModule, path: Path) -> Any:
+    """Return the graph of a module, with all that it calls and its weights in it."""
+    try:
+        with _quiet():
+            return torch.jit.freeze(module, optimize_numerics=False).inlined_graph
+    except RuntimeError as error:
+        raise UnsupportedError(
+            f"`{path}`: torch cannot freeze it ({first_line(error)})", hint="save the network after .eval()"
+        ) from error
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Leave out what newer versions of torch say of TorchScript: whoever opens a file did not choose it."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        yield
 
 
 def _read_nodes(block: Any, program: Program) -> None:

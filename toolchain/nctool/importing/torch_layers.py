@@ -283,7 +283,7 @@ def _pad(call: Call, layers: Builder) -> Value:
 
 
 HANDLERS: dict[str, Callable[[Call, Builder], Value]] = {
-    **dict.fromkeys(("conv1d", "conv2d", "convolution", "_convolution"), _conv),
+    **dict.fromkeys(("conv1d", "conv2d", "convolution", "_convolution", "_convolution_mode"), _conv),
     "linear": _linear,
     **dict.fromkeys(("mm", "matmul"), _product),
     "addmm": _addmm,

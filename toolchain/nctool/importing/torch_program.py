@@ -17,7 +17,7 @@ from nctool.errors import first_line
 from nctool.importing.builder import Builder
 from nctool.importing.problems import Problems
 from nctool.importing.torch_layers import HANDLERS, Call
-from nctool.importing.values import RefusedError, Value
+from nctool.importing.values import MISFITS, RefusedError, Value
 
 _ATEN: Any = torch.ops.aten  # type: ignore[attr-defined]
 _FOLDED = frozenset(
@@ -74,6 +74,9 @@ class Program:
             result = self._result(name, kind, arguments)
         except RefusedError as refused:
             self.problems.add(name, kind, refused)
+            result = Unread()
+        except MISFITS as error:
+            self.problems.add(name, kind, RefusedError(f"does not fit: {first_line(error)}"))
             result = Unread()
         self.known |= dict.fromkeys(outputs, Unread())
         if outputs:

@@ -36,6 +36,10 @@ class RefusedError(Exception):
         self.reason, self.kind = reason, kind
 
 
+MISFITS = (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
+"""What Python and torch raise where the arguments of an operation do not fit: those of a damaged file."""
+
+
 @dataclass(frozen=True)
 class Value:
     """A tensor of the network that is built.
