@@ -110,7 +110,7 @@ def changed(path: Path, saved: bytes, change: Any) -> Path:
         lambda it: it["graph"]["nodes"].__setitem__(0, None),
         lambda it: it["graph"]["nodes"].pop(0),
         lambda it: it["graph"]["nodes"][0]["inputs"][0]["arg"].__setitem__("as_tensor", {"name": ["x"]}),
-        lambda it: it["graph"]["nodes"][0]["inputs"].pop(),
+        lambda it: it["graph"]["nodes"][0]["inputs"].pop(0),
         lambda it: it["graph"]["nodes"][0].__setitem__("target", "torch.ops.aten.nothing.default"),
         lambda it: it["graph"]["nodes"][0].__setitem__("target", "os.system"),
         lambda it: it["signature"]["input_specs"].pop(0),

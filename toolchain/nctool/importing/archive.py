@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 import json
 import pickle
+import warnings
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -93,7 +94,9 @@ class Archive:
 def load_tensors(source: io.BytesIO | Path) -> dict[str, Tensor] | None:
     """Return the tensors of a file of `torch.save` by name, None if it holds anything else or is damaged."""
     try:
-        found = torch.load(source, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of pickles in a form that torch does not write
+            found = torch.load(source, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, ValueError, EOFError, OSError, KeyError, IndexError, TypeError):
         return None
     except (AttributeError, AssertionError, ImportError):
