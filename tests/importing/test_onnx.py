@@ -98,6 +98,7 @@ def test_a_signal_is_an_image_of_one_row(tmp_path: Path) -> None:
     )
     network = same(to_onnx(net, signals, tmp_path / "net.onnx"), signals[:, :, None])
     torch.testing.assert_close(network(signals[:, :, None]), net(signals))
+    require_same_as_file(network, tmp_path / "net.onnx", signals)
 
 
 def test_the_caller_s_random_numbers_stay(tmp_path: Path) -> None:
@@ -171,6 +172,14 @@ def test_flattened_in_any_order_of_axes(tmp_path_factory: pytest.TempPathFactory
         graph(nodes, (2, 6, 7), tmp_path_factory.mktemp("net") / "net.onnx", weights), torch.randn(2, 2, 6, 7)
     )
     assert kinds(network) == ["Conv2d", "Flatten", *["ReLU"] * relu, "Linear"]
+
+
+@pytest.mark.parametrize("kind", ["GlobalAveragePool", "GlobalMaxPool", "ReduceMean", "ReduceMax"])
+def test_pooling_over_the_image(tmp_path: Path, kind: str) -> None:
+    axes = {} if kind.startswith("Global") else {"axes": [2, -1]}
+    nodes = [node("Conv", "images", "kernel"), node(kind, "conv", to="p", **axes), node("Flatten", "p", to="scores")]
+    network = same(graph(nodes, (2, 6, 7), tmp_path / "net.onnx", {"kernel": KERNEL}), torch.randn(4, 2, 6, 7))
+    assert kinds(network) == ["Conv2d", f"Adaptive{'Max' if 'Max' in kind else 'Avg'}Pool2d", "Flatten"]
 
 
 def test_sizes_that_are_computed_become_a_flatten(tmp_path: Path) -> None:

@@ -42,8 +42,8 @@ class InPlace(nn.Module):
         self.relu(x)
         y = self.norm(self.conv2(x))
         y += x
-        y = F.adaptive_avg_pool2d(self.relu(y), 1)
-        return self.fc(y.flatten(1))
+        y = self.relu(y)
+        return self.fc((F.adaptive_avg_pool2d(y, 1) + F.adaptive_max_pool2d(y, 1)).flatten(1))
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -67,6 +67,7 @@ def test_a_signal_is_an_image_of_one_row(tmp_path: Path, kind: str) -> None:
     read = read_network(path, (2, 16))
     assert read.sizes == (2, 1, 16)
     read.require_same(signals[:, :, None], "here")
+    require_same_as_file(read.network, path, signals)
     torch.testing.assert_close(read.network(signals[:, :, None]), net(signals))
 
 

@@ -199,13 +199,13 @@ class Builder:
         flat = self._call(name, nn.Flatten(), value) if len(value.sizes) > 2 else value
         return Value(flat.node, flat.sizes, (0, 1), order)
 
-    def image_mean(self, name: str, value: Value, axes: Sequence[int], keeps: bool) -> Value:
-        """Average over the height and width that the file sees at `axes`."""
+    def image_pool(self, name: str, value: Value, axes: Sequence[int], *, keeps: bool, maximum: bool = False) -> Value:
+        """Average over the height and width that the file sees at `axes`, or take the maximum; `keeps` these axes."""
         value = self.taken(value)
         over = {value.axes[axis] for axis in axes}
         if len(value.sizes) != 4 or not {axis for axis in (2, 3) if value.sizes[axis] != 1} <= over <= {2, 3}:
-            raise RefusedError(f"averages over axes {tuple(axes)}, allowed the height and width of images")
-        pooled = self._call(name, nn.AdaptiveAvgPool2d(1), value)
+            raise RefusedError(f"pools over axes {tuple(axes)}, allowed the height and width of images")
+        pooled = self._call(name, nn.AdaptiveMaxPool2d(1) if maximum else nn.AdaptiveAvgPool2d(1), value)
         pooled = Value(pooled.node, pooled.sizes, value.axes)
         return pooled if keeps else self.flat(f"{name}_flat", pooled)
 

@@ -20,6 +20,9 @@ ROUNDINGS = 2**10
 """Roundings of float32, each a part of the largest score, by which two runs of one network may differ: 0.012 %. Sums of
 some thousand products in another order make up to 30 a layer; what is read wrongly makes far more."""
 
+_SIGNAL_AXES = 3
+"""Axes of signals (N, C, length), and of one image."""
+
 AT_ONCE = 64
 """Images that a file computes at once, if it takes any number."""
 
@@ -57,13 +60,15 @@ class NetworkFile:
         """Compare the network with its file on images.
 
         Args:
-            images: float32 (N, *sizes), as the network gets them.
+            images: float32 (N, *sizes), as the network gets them; signals also (N, C, length).
             where: what messages call the file.
 
         Raises:
             UsageError: the images have another shape or type.
             FormatError: the answers differ, or the file gives none.
         """
+        if images.ndim == _SIGNAL_AXES and len(self.sizes) == _SIGNAL_AXES:
+            images = images.unsqueeze(2)
         _require_images(images, self.sizes)
         with torch.no_grad(), exact_arithmetic():
             wanted, found = self.answers(images), self.network(images)

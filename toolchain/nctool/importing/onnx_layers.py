@@ -184,15 +184,16 @@ def _pool(node: Node, layers: Builder) -> Value:
     )
 
 
-def _global_average(node: Node, layers: Builder) -> Value:
-    value = node.value()
-    return layers.image_mean(node.name, value, range(2, len(value.axes)), keeps=True)
+def _global_pool(node: Node, layers: Builder) -> Value:
+    value, maximum = node.value(), node.kind == "GlobalMaxPool"
+    return layers.image_pool(node.name, value, range(2, len(value.axes)), keeps=True, maximum=maximum)
 
 
-def _mean(node: Node, layers: Builder) -> Value:
+def _reduce(node: Node, layers: Builder) -> Value:
     value, axes = node.value(), node.option("axes", 1) or []
     keeps = bool(node.attributes.get("keepdims", 1))
-    return layers.image_mean(node.name, value, [axis % len(value.axes) for axis in axes], keeps)
+    axes = [axis % len(value.axes) for axis in axes]
+    return layers.image_pool(node.name, value, axes, keeps=keeps, maximum=node.kind == "ReduceMax")
 
 
 # --- sums, and constants that come into them ------------------------------------------------------------------------
@@ -337,8 +338,8 @@ HANDLERS: dict[str, Callable[[Node, Builder], Value]] = {
     "LogSoftmax": _softmax,
     "MaxPool": _pool,
     "AveragePool": _pool,
-    "GlobalAveragePool": _global_average,
-    "ReduceMean": _mean,
+    **dict.fromkeys(("GlobalAveragePool", "GlobalMaxPool"), _global_pool),
+    **dict.fromkeys(("ReduceMean", "ReduceMax"), _reduce),
     **dict.fromkeys(("Add", "Sub", "Mul", "Div"), _arithmetic),
     "ai.onnx.ml.Scaler": _scaler,
     "Sum": _sum,

@@ -53,7 +53,7 @@ def require_same_as_file(network: nn.Module, path: Path | str, images: Tensor) -
     Args:
         network: as `open_network` gave it.
         path: the file.
-        images: float32 (N, C, H, W) or (N, features), normalised, as the network takes them.
+        images: float32 (N, C, H, W), (N, C, length) or (N, features), normalised, channels first.
 
     Raises:
         UsageError: the images do not fit, or the file cannot be read.
@@ -69,7 +69,8 @@ def read_network(path: Path | str, shape: Sizes | None = None) -> NetworkFile:
     path = Path(path)
     head = _head(path)
     found = _read_archive(path, shape) if head.startswith(_ZIP) else _read_plain(path, head)
-    if shape is not None and shape not in (found.sizes, found.seen):
+    signal = found.sizes[:1] + found.sizes[2:]
+    if shape is not None and shape not in (found.sizes, found.seen, signal if found.sizes[1:2] == (1,) else None):
         raise UsageError(
             f"images: have shape {shape}, the network of `{path}` takes {found.sizes}",
             hint="give images of the size that the network was trained with, channels first",

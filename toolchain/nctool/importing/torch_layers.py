@@ -161,19 +161,20 @@ def _adaptive_pool(call: Call, layers: Builder) -> Value:
     n_axes = len(value.axes) - 2
     wanted = _each(call.arguments["output_size"], n_axes)
     if set(wanted) == {1}:
-        return layers.image_mean(call.name, value, range(2, len(value.axes)), keeps=True)
+        axes, maximum = range(2, len(value.axes)), "max" in call.kind
+        return layers.image_pool(call.name, value, axes, keeps=True, maximum=maximum)
     image = layers.images_of(value)
-    if n_axes != 2 or image.axes != (0, 1, 2, 3):
+    if "max" in call.kind or n_axes != 2 or image.axes != (0, 1, 2, 3):
         raise RefusedError(f"pools to {wanted}, allowed 1")
     return layers.along(call.name, nn.AdaptiveAvgPool2d((wanted[0], wanted[1])), image, image.axes)
 
 
-def _mean(call: Call, layers: Builder) -> Value:
+def _reduce(call: Call, layers: Builder) -> Value:
     value, axes = call.value(), call.get("dim", ())
     axes = [axes] if isinstance(axes, int) else axes
-    return layers.image_mean(
-        call.name, value, [axis % len(value.axes) for axis in axes], bool(call.get("keepdim", False))
-    )
+    axes = [axis % len(value.axes) for axis in axes]
+    keeps, maximum = bool(call.get("keepdim", False)), call.kind == "amax"
+    return layers.image_pool(call.name, value, axes, keeps=keeps, maximum=maximum)
 
 
 def _sum(call: Call, layers: Builder) -> Value:
@@ -295,7 +296,8 @@ HANDLERS: dict[str, Callable[[Call, Builder], Value]] = {
     **dict.fromkeys(("softmax", "_softmax", "log_softmax", "_log_softmax"), _softmax),
     **dict.fromkeys(("max_pool1d", "max_pool2d", "max_pool2d_with_indices", "avg_pool1d", "avg_pool2d"), _pool),
     **dict.fromkeys(("adaptive_avg_pool1d", "adaptive_avg_pool2d", "_adaptive_avg_pool2d"), _adaptive_pool),
-    "mean": _mean,
+    **dict.fromkeys(("adaptive_max_pool1d", "adaptive_max_pool2d"), _adaptive_pool),
+    **dict.fromkeys(("mean", "amax"), _reduce),
     **dict.fromkeys(("add", "sub", "rsub"), _sum),
     **dict.fromkeys(("mul", "div"), _scaled),
     **dict.fromkeys(("cat", "concat"), _cat),
