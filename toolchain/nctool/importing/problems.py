@@ -33,7 +33,6 @@ _KINDS = {
     "LayerNormalization": "LayerNorm",
     "GroupNormalization": "GroupNorm",
     "InstanceNormalization": "InstanceNorm2d",
-    "GlobalMaxPool": "AdaptiveMaxPool2d",
     "LSTM": "LSTM",
     "GRU": "GRU",
     "RNN": "RNN",
