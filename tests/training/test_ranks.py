@@ -17,7 +17,7 @@ from nctool.training.distributed.global_batch import GlobalBatch
 from nctool.training.distributed.global_batch_norm import global_batch_norm
 from nctool.training.distributed.ranks import Ranks
 from nctool.training.metrics import read_metrics
-from tests.support.small_run import small_fit
+from tests.support.small_run import POOLED, small_fit
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -27,6 +27,9 @@ BOTH_STAGES = (
 )  # fmt: skip
 """100 images in batches of 14 leave a last one of 2: of three processes, one has no row of it."""
 
+MAXIMA = (*(override for override in BOTH_STAGES if not override.startswith("model.")), POOLED)
+"""The same with convolutions and maximum pooling."""
+
 SCRIPT = """
 import sys
 from pathlib import Path
@@ -34,7 +37,7 @@ from nctool.commands.application import app, main
 from nctool.errors import RangeError
 from nctool.torchrun import rank_and_size
 from nctool.training import optimiser
-from tests.support.small_run import small_fit
+from tests.support.small_run import POOLED, small_fit
 
 folder, start, kind, *overrides = sys.argv[1:]
 
@@ -67,14 +70,15 @@ def torchrun(tmp_path, n_processes, *arguments):
     )
 
 
-def test_a_run_that_one_process_began_goes_on_in_three_with_the_same_numbers(tmp_path):
+@pytest.mark.parametrize("overrides", [BOTH_STAGES, MAXIMA], ids=["dense", "maxima"])
+def test_a_run_that_one_process_began_goes_on_in_three_with_the_same_numbers(tmp_path, overrides):
     def stop(metrics, n_epochs):
         raise KeyboardInterrupt
 
-    small_fit(tmp_path / "alone", BOTH_STAGES)
+    small_fit(tmp_path / "alone", overrides)
     with pytest.raises(KeyboardInterrupt):
-        small_fit(tmp_path / "three", BOTH_STAGES, on_epoch=stop)
-    ended = torchrun(tmp_path, 3, tmp_path / "three", "resume", "run", *BOTH_STAGES)
+        small_fit(tmp_path / "three", overrides, on_epoch=stop)
+    ended = torchrun(tmp_path, 3, tmp_path / "three", "resume", "run", *overrides)
     assert ended.returncode == 0, ended.stderr
     alone, three = read_metrics(tmp_path / "alone"), read_metrics(tmp_path / "three")
     assert [line.epoch for line in three] == [1, 2, 3, 4]
@@ -88,7 +92,7 @@ def test_a_run_that_one_process_began_goes_on_in_three_with_the_same_numbers(tmp
             a.validation_accuracy_ann,
             a.validation_accuracy_snn,
         )
-    small_fit(tmp_path / "three", BOTH_STAGES, resume=True)  # and back to one
+    small_fit(tmp_path / "three", overrides, resume=True)  # and back to one
 
 
 def test_an_error_in_one_process_ends_all_with_its_message(tmp_path):
