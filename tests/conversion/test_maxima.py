@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
 import torch
@@ -12,9 +10,9 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from nctool.activation.noisy_quant import NoisyQuantReLU, activations, in_mode
+from nctool.activation.rectifier import Rectifier
 from nctool.conversion import Conversion, convert
 from nctool.conversion.fidelity import FloatSpikes, measure_fidelity
-from nctool.conversion.float_network import FloatNetwork, FloatPopulation
 from nctool.conversion.trace.compare_runs import require_same_network
 from nctool.conversion.trace.tracing import trace
 from nctool.errors import UnsupportedError, UsageError
@@ -198,23 +196,15 @@ def test_the_integers_answer_like_the_float_network(input_, n_steps):
 
 
 @pytest.mark.parametrize("backend", ["autapse", "population", "zero-reset"])
-def test_a_maximum_follows_the_neurons_that_are_chosen_for_what_it_pools(monkeypatch, backend):
-    def untrained(model: nn.Module, shape: tuple[int, ...]) -> FloatNetwork:
-        network = trace(model, shape)
-        return replace(network, populations=tuple(map(endless, network.populations)))
-
-    def endless(population: FloatPopulation) -> FloatPopulation:
-        threshold = None if population.threshold is None else np.full(population.shape[0], np.inf)
-        return replace(population, threshold=threshold)
-
-    monkeypatch.setattr("nctool.conversion.pipeline.trace", untrained)
-    model = net(nn.MaxPool2d(2), nn.Conv2d(4, 5, 3), NoisyQuantReLU(4, 0.8), nn.MaxPool2d(2))
+def test_a_maximum_follows_the_neurons_that_are_chosen_for_what_it_pools(backend):
+    behind = (nn.MaxPool2d(2), nn.Conv2d(4, 5, 3), NoisyQuantReLU(4, 0.8), nn.MaxPool2d(2))
+    model = nn.Sequential(*(Rectifier() if isinstance(m, NoisyQuantReLU) else m for m in net(*behind)))
     conversion = converted(model, backend, replicas=1 if backend == "zero-reset" else 4)
     by_name = {population.name: population for population in conversion.real.populations}
     for name, source in (("2", "0"), ("5", "3")):
         np.testing.assert_array_equal(by_name[name].threshold, by_name[source].threshold)
         assert np.isfinite(by_name[name].threshold).all()
-    with torch.no_grad(), in_mode(model, "rectified"):
+    with torch.no_grad():
         wanted = model(images()).numpy()
     found = simulate(conversion.network, PIXELS).logits[:, -1] * conversion.network.readout.neuron.scale
     loss = np.sqrt(np.square(found - wanted).mean()) / wanted.std()
