@@ -32,6 +32,7 @@ def given(digits_run, digits_model, tmp_path) -> dict[str, dict[str, Any]]:
             "model": nn.Sequential(nn.Flatten(), nn.Linear(16, 4), nn.ReLU(), nn.Linear(4, 2)),
             "images": images,
         },
+        "check": {"model": nn.Sequential(nn.Flatten(), nn.Linear(16, 4), nn.ReLU(), nn.Linear(4, 2)), "shape": images},
         "train": {"recipe": "digits-mlp", "output": tmp_path / "run"},
         "finetune": {"checkpoint": digits_run, "output": tmp_path / "tuned"},
         "history": {"run": digits_run},

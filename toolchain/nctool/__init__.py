@@ -1,5 +1,6 @@
 """nctool: from a vision network to an integer spiking network on a chip, verified bit for bit.
 
+    nctool.check(model, images)                          tells all that keeps a PyTorch network from being converted
     nctool.convert(model, images, "mine.net", mean=..., std=...)   converts a trained ReLU network, without training
     net = nctool.prepare(model, images)                  makes a PyTorch network trainable for conversion
     nctool.train("mine.toml", "runs/mine", model=net)    trains it; `finetune` trains it further, `history` shows a run
@@ -17,6 +18,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from nctool.commands.check import check
     from nctool.commands.convert import convert
     from nctool.commands.explore import explore
     from nctool.commands.export import export
@@ -28,7 +30,19 @@ if TYPE_CHECKING:
     from nctool.commands.verify import verify
     from nctool.conversion.trace.prepare import prepare
 
-__all__ = ["convert", "explore", "export", "finetune", "history", "inspect", "prepare", "run_sim", "train", "verify"]
+__all__ = [
+    "check",
+    "convert",
+    "explore",
+    "export",
+    "finetune",
+    "history",
+    "inspect",
+    "prepare",
+    "run_sim",
+    "train",
+    "verify",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -3,9 +3,10 @@
 The functions are the public ones of `nctool`; `application` is the command line, which calls them.
 """
 
-from nctool.commands import convert, explore, export, finetune, history, inspect, lists, run_sim, train, verify
+from nctool.commands import check, convert, explore, export, finetune, history, inspect, lists, run_sim, train, verify
 
 COMMANDS = (
+    check.COMMAND,
     train.COMMAND,
     finetune.COMMAND,
     export.COMMAND,

@@ -18,16 +18,17 @@ from nctool.signature import Group, Hint, Option
 from nctool_deploy.foreign import ForeignOptions
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor, nn
 
     from nctool import training
     from nctool.running.model_file import ModelFile
     from nctool.running.samples import Chosen
 
     Module = nn.Module
+    Images = Tensor
     EpochCallback = training.EpochCallback
 else:  # a signature is read without loading torch: one has a check of its own, the other is a function
-    Module, EpochCallback = object, Callable
+    Module, Images, EpochCallback = object, object, Callable
 
 _NUMBER = re.compile(r"\d{1,9}")
 _NAMED = re.compile(r"([^=,]+)=(\d{1,9})")

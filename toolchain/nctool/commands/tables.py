@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 WIDTH = 120
 """Width at which table text wraps where there is no terminal."""
 
-WRAPPED = ("step", "what", "description", "held out", "how far apart")
+WRAPPED = ("step", "what", "instead", "description", "held out", "how far apart")
 """Headers of columns whose text may go on in the next line; others would be torn within a number."""
 
 LEAST_TEXT = 24

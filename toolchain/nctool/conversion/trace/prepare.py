@@ -70,7 +70,7 @@ def prepare(
     """
     require_torch_module(model)
     model = unwrapped(model)
-    _require_images(images)
+    require_images(images)
     if not 0.0 < percentile <= 100.0:
         raise UsageError(f"percentile: {percentile} is out of range, allowed 0 < percentile <= 100")
     images = images.to(torch.float32)
@@ -157,7 +157,8 @@ def require_torch_module(model: object) -> None:
         )
 
 
-def _require_images(images: object) -> None:
+def require_images(images: object) -> None:
+    """Refuse with a UsageError what are no images: another type, whole numbers, none at all, or numbers not finite."""
     if not isinstance(images, Tensor):
         raise UsageError(
             f"images: got {type(images).__name__}, allowed a float tensor (N, channels, height, width)",

@@ -152,7 +152,7 @@ class _Rewriter:
             {name: pool for name, pool in self.maxima.items() if name in called},
             {name: bound for name, bound in self.bounds.items() if name in called},
             self.dropped,
-            tuple(self.replacements.values()),
+            tuple(replaced for replaced in self.replacements.values() if replaced.before != replaced.after),
         )
 
     def _rewrite(self, node: fx.Node) -> None:
