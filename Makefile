@@ -13,7 +13,7 @@ help: ## list the targets
 setup: ## make .venv (Python 3.10, with Lava) or bring it up to date
 	@scripts/setup.sh
 
-peers: ## make .venv-peers (Python 3.11), with the simulators that benchmarks/peers.py measures against
+peers: ## make .venv-peers (Python 3.11), with the libraries that benchmarks/peers.py and conversion.py measure against
 	@scripts/setup.sh peers
 
 demo: setup ## train a small network, export it, run it in three engines and verify it bit for bit

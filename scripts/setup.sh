@@ -3,7 +3,7 @@
 #
 #   scripts/setup.sh          .venv       Python 3.10, everything: Lava, torchvision, the tools for checks
 #   scripts/setup.sh core     .venv-core  Python 3.11, newer libraries, Lava without its pins; no torchvision
-#   scripts/setup.sh peers    .venv-peers Python 3.11, with the simulators that benchmarks/peers.py measures against
+#   scripts/setup.sh peers    .venv-peers Python 3.11, with the libraries that benchmarks/peers.py and conversion.py measure against
 #
 # Exit 0: ready. Exit 1: the installation failed. Exit 2: no such Python here, or wrong usage.
 # A changed pyproject.toml, constraints file or script installs over what is there. An environment that was

@@ -1,12 +1,15 @@
 """Benchmarks: each can be loaded, and the one that needs other libraries says so where they are missing."""
 
 import json
+import math
 import runpy
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+from nctool_models import build_model, load_recipe
 
 FOLDER = Path(__file__).parents[2] / "benchmarks"
 
@@ -27,3 +30,32 @@ def test_peers_without_their_environment_give_a_reason_and_no_figure(tmp_path):
     reason = f"no environment `{tmp_path}`: make it with `make peers`"
     assert done.stderr == f"peers: {reason}\n"
     assert json.loads(done.stdout) == {"fast_over_best_peer": None, "reason": reason}
+
+
+@pytest.mark.parametrize(
+    ("name", "recipe", "shape"),
+    [
+        ("lenet-avg", "mnist-lenet", (1, 28, 28)),
+        ("lenet-max", "mnist-lenet", (1, 28, 28)),
+        ("small-vgg-avg", "cifar10-small-vgg", (3, 32, 32)),
+        ("small-vgg-max", "cifar10-small-vgg", (3, 32, 32)),
+        ("resnet20", "cifar10-resnet20", (3, 32, 32)),
+    ],
+)
+def test_the_networks_that_are_converted_after_training_have_the_widths_of_the_zoo(monkeypatch, name, recipe, shape):
+    monkeypatch.syspath_prepend(str(FOLDER))
+    plain = runpy.run_path(str(FOLDER / "_relu_networks.py"))["NETWORKS"][name]()
+    settings = load_recipe(recipe)
+    zoo = build_model(settings.model, shape, 10, settings.activation)
+
+    def widths(network):
+        return sorted(tuple(each.shape) for each in network.parameters() if each.ndim > 1)
+
+    assert widths(plain) == widths(zoo)
+
+
+@pytest.mark.parametrize(("epoch", "rate"), [(0.0, 0.05), (2.0, 1.0), (6.0, 0.5), (10.0, 0.0)])
+def test_the_learning_rate_of_the_plain_networks_rises_for_a_fifth_and_falls_on_a_cosine(monkeypatch, epoch, rate):
+    monkeypatch.syspath_prepend(str(FOLDER))
+    schedule = runpy.run_path(str(FOLDER / "_relu_training.py"))["Schedule"]
+    assert math.isclose(schedule(10, 1.0, augment=False).rate(epoch), rate, abs_tol=1e-12)

@@ -1,0 +1,64 @@
+"""Convert a trained ReLU network by nctool and run the integer network on test images.
+
+In: the network, its data set. Out: top-1 for each window, for several neurons an activation, and the seconds of a
+conversion. Every window and number of replicas is a conversion of its own.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch import nn
+
+import nctool
+from _common import seconds
+from nctool_models.datasets.dataset import Dataset
+
+STEPS = (1, 2, 4, 8, 16)
+REPLICAS = (2, 4, 8)
+BACKENDS = ("autapse", "population")
+"""That replicas are measured on, at one step."""
+
+_TIMED = "K1T4"
+
+
+def measure_ours(network: nn.Module, data: Dataset, calibration: np.ndarray, n_images: int) -> dict[str, Any]:
+    """Return accuracies by `K…T…`, followed by the backend where it is not the default, and `seconds` of one.
+
+    Args:
+        calibration: uint8 (N, C, H, W), training images.
+        n_images: test images that are run, from the first on.
+    """
+    accuracy, time = {}, 0.0
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "model.net"
+        for key, options in _conversions().items():
+            spent = seconds(lambda options=options: _convert(network, data, calibration, path, options))
+            time = spent if key == _TIMED else time
+            accuracy[key] = _run(path, data, n_images)
+    return {"accuracy": accuracy, "seconds": time}
+
+
+def _conversions() -> dict[str, dict[str, Any]]:
+    """Return the arguments of every conversion by name."""
+    windows = {f"K1T{steps}": {"steps": steps} for steps in STEPS}
+    replicas = {
+        f"K{replicas}T1 {backend}": {"steps": 1, "replicas": replicas, "backend": backend}
+        for backend in BACKENDS
+        for replicas in REPLICAS
+    }
+    return windows | replicas
+
+
+def _convert(network: nn.Module, data: Dataset, images: np.ndarray, path: Path, options: dict[str, Any]) -> None:
+    nctool.convert(network, images, path, mean=data.mean, std=data.std, target="lava", **options)
+
+
+def _run(path: Path, data: Dataset, n_images: int) -> float:
+    report = nctool.run_sim(path, input=data.x_test[:n_images], labels=data.y_test[:n_images])
+    if report.overflows:
+        raise SystemExit(f"{path.name}: {report.overflows} overflows")
+    return next(reversed(report.accuracy.values()))
