@@ -25,12 +25,12 @@ BACKENDS = ("autapse", "population")
 _TIMED = "K1T4"
 
 
-def measure_ours(network: nn.Module, data: Dataset, calibration: np.ndarray, n_images: int) -> dict[str, Any]:
+def measure_ours(network: nn.Module, data: Dataset, calibration: np.ndarray) -> dict[str, Any]:
     """Return accuracies by `K…T…`, followed by the backend where it is not the default, and `seconds` of one.
 
     Args:
+        data: its test images are run.
         calibration: uint8 (N, C, H, W), training images.
-        n_images: test images that are run, from the first on.
     """
     accuracy, time = {}, 0.0
     with tempfile.TemporaryDirectory() as folder:
@@ -38,7 +38,7 @@ def measure_ours(network: nn.Module, data: Dataset, calibration: np.ndarray, n_i
         for key, options in _conversions().items():
             spent = seconds(lambda options=options: _convert(network, data, calibration, path, options))
             time = spent if key == _TIMED else time
-            accuracy[key] = _run(path, data, n_images)
+            accuracy[key] = _run(path, data)
     return {"accuracy": accuracy, "seconds": time}
 
 
@@ -57,8 +57,8 @@ def _convert(network: nn.Module, data: Dataset, images: np.ndarray, path: Path, 
     nctool.convert(network, images, path, mean=data.mean, std=data.std, target="lava", **options)
 
 
-def _run(path: Path, data: Dataset, n_images: int) -> float:
-    report = nctool.run_sim(path, input=data.x_test[:n_images], labels=data.y_test[:n_images])
+def _run(path: Path, data: Dataset) -> float:
+    report = nctool.run_sim(path, input=data.x_test, labels=data.y_test)
     if report.overflows:
         raise SystemExit(f"{path.name}: {report.overflows} overflows")
     return next(reversed(report.accuracy.values()))

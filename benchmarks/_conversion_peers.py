@@ -36,7 +36,7 @@ from torch import Tensor, nn
 from _relu_networks import NETWORKS
 
 STEPS = (1, 2, 4, 8, 16)
-_BATCH = 50
+_BATCH = 16
 Run = Callable[[Tensor], Tensor]
 """Images (N, C, H, W) to the logits of each step (steps, N, classes)."""
 
@@ -60,7 +60,6 @@ def _ways() -> list[Way]:
     """Return the ways to convert, in the order of the table."""
     modes = ("Max", "99.9%", "99%")
     balancing = {f"batches of {size}": partial(_balanced, batch=size) for size in (64, 8)}
-    potentials = {"": None, ", potential ≥ -1": -1.0}
     return [
         Way("spikingjelly", "rate coding", {mode: partial(_rate_coded, mode=mode) for mode in modes}),
         Way(
@@ -78,11 +77,7 @@ def _ways() -> list[Way]:
             Way(
                 "sinabs",
                 title,
-                {
-                    f"{percentile}%{name}": partial(_sinabs, percentile=percentile, least=least, start=start)
-                    for percentile in (99.9, 99)
-                    for name, least in potentials.items()
-                },
+                {f"{each}%": partial(_sinabs, percentile=each, start=start) for each in (100, 99.9, 99)},
             )
             for title, start in (("normalised", 0.0), ("normalised, from θ/2 (by hand)", 0.5))
         ),
@@ -116,7 +111,7 @@ def _jelly(network: nn.Module, recipe: ann2snn.FXConversionRecipe) -> Run:
     return run
 
 
-def _sinabs(network: nn.Module, images: Tensor, percentile: float, least: float | None, start: float) -> Run:
+def _sinabs(network: nn.Module, images: Tensor, percentile: float, start: float) -> Run:
     """Normalise by a percentile of every activation (Rueckauer et al. 2017) and replace each ReLU.
 
     `sinabs.utils.normalize_weights` is not called: it scales the bias of a layer by that layer's factor alone, which
@@ -125,7 +120,7 @@ def _sinabs(network: nn.Module, images: Tensor, percentile: float, least: float 
     """
     _normalise(network, images, percentile)
     steps = STEPS[-1]
-    converted = from_model(network, spike_fn=SingleSpike, min_v_mem=least, num_timesteps=steps).spiking_model.eval()
+    converted = from_model(network, spike_fn=SingleSpike, num_timesteps=steps).spiking_model.eval()
     neurons = [module for module in converted.modules() if isinstance(module, IAFSqueeze)]
 
     def run(images: Tensor) -> Tensor:

@@ -18,6 +18,7 @@ import json
 import subprocess
 import sys
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -40,13 +41,13 @@ def measure(name: str, options: argparse.Namespace, folder: Path) -> dict[str, A
     """Train a network unless it is there, convert it in every way, and measure all on the same test images."""
     data = _data(name, options)
     network = trained(name, data, folder)
-    order = np.random.default_rng(0).permutation(len(data.x_train))
+    data = _shuffled(data, options.images)
     return {
-        "ann": accuracy(network, data, options.images),
-        "images": len(data.x_test[: options.images]),
+        "ann": accuracy(network, data),
+        "images": len(data.x_test),
         "trained": report(name, folder),
-        "peers": _peers(name, data, order, options, folder),
-        "ours": measure_ours(network, data, data.x_train[order[:N_CALIBRATION]], options.images),
+        "peers": _peers(name, data, options, folder),
+        "ours": measure_ours(network, data, data.x_train[:N_CALIBRATION]),
     }
 
 
@@ -56,9 +57,19 @@ def _data(name: str, options: argparse.Namespace) -> Dataset:
     return load_dataset("mnist" if name.startswith("lenet") else options.cifar10, options.data_dir)
 
 
-def _peers(
-    name: str, data: Dataset, order: np.ndarray, options: argparse.Namespace, folder: Path
-) -> dict[str, Any] | None:
+def _shuffled(data: Dataset, n_images: int) -> Dataset:
+    """Put images in a drawn order and keep `n_images` of the test images: some files are sorted by class."""
+    train, test = (np.random.default_rng(0).permutation(len(labels)) for labels in (data.y_train, data.y_test))
+    return replace(
+        data,
+        x_train=data.x_train[train],
+        y_train=data.y_train[train],
+        x_test=data.x_test[test[:n_images]],
+        y_test=data.y_test[test[:n_images]],
+    )
+
+
+def _peers(name: str, data: Dataset, options: argparse.Namespace, folder: Path) -> dict[str, Any] | None:
     """Return what the other libraries reach, measured in their environment or kept from before."""
     kept = folder / f"{name}-peers-{options.images}.json"
     python = options.environment / "bin" / "python"
@@ -69,25 +80,24 @@ def _peers(
         script = str(Path(__file__).with_name("_conversion_peers.py"))
         with tempfile.TemporaryDirectory() as temporary:
             images = Path(temporary) / "images.npz"
-            _write_images(images, data, order, options.search, options.images)
+            _write_images(images, data, options.search)
             subprocess.run([str(python), script, name, str(folder / f"{name}.pt"), str(images), str(kept)], check=True)
     return json.loads(kept.read_text(encoding="utf-8"))
 
 
-def _write_images(path: Path, data: Dataset, order: np.ndarray, n_search: int, n_images: int) -> None:
+def _write_images(path: Path, data: Dataset, n_search: int) -> None:
     """Write calibration, search and test images as the networks take them."""
-    calibration, search = order[:-n_search][:N_CALIBRATION_PEERS], order[-n_search:]
 
     def floats(images: np.ndarray) -> np.ndarray:
         return normalised(torch.from_numpy(images), data).numpy()
 
     np.savez(
         path,
-        calibration=floats(data.x_train[calibration]),
-        search=floats(data.x_train[search]),
-        search_labels=data.y_train[search],
-        test=floats(data.x_test[:n_images]),
-        test_labels=data.y_test[:n_images],
+        calibration=floats(data.x_train[:-n_search][:N_CALIBRATION_PEERS]),
+        search=floats(data.x_train[-n_search:]),
+        search_labels=data.y_train[-n_search:],
+        test=floats(data.x_test),
+        test_labels=data.y_test,
     )
 
 
@@ -161,8 +171,8 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--networks", type=Path, metavar="DIR", help="a temporary folder by default")
     parser.add_argument("--data-dir", type=Path)
     parser.add_argument("--cifar10", default="cifar10", metavar="NAME", help="the data set, or the path of its .npz")
-    parser.add_argument("--images", type=int, default=2000, help="test images, from the first on")
-    parser.add_argument("--search", type=int, default=500, help="training images that settings are chosen by")
+    parser.add_argument("--images", type=int, default=2000, help="test images, drawn")
+    parser.add_argument("--search", type=int, default=250, help="training images that settings are chosen by")
     parser.add_argument("--environment", type=Path, default=ENVIRONMENT, help="of the other libraries")
     return parser.parse_args()
 
