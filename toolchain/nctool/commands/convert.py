@@ -71,7 +71,7 @@ def convert(
     model: Annotated[
         Module | Path | str,
         Option(
-            "ONNX, torch.export or TorchScript file.",
+            "ONNX, torch.export or TorchScript file, or file.py:function that builds it.",
             kind=str,
             metavar="MODEL",
             is_positional=True,
@@ -111,7 +111,8 @@ def convert(
     trained one gives, on some of its images, behind what the layers before it really send.
 
     Args:
-        model: a torch module, left as it is; or the path of an ONNX, torch.export or TorchScript file.
+        model: a torch module, left as it is; or the path of an ONNX, torch.export or TorchScript file; or
+            `file.py:function`, which builds it with its weights: that runs its code.
         images: some hundreds of all classes, an array, tensor or .npy file: uint8 pixels (N, C, H, W) with `mean` and
             `std`; or floats as the network takes them, which the file then takes too, in 256 steps of their range.
         output: the file to write; replaced only when everything went well.
@@ -155,7 +156,7 @@ def convert(
     require_outputs(inputs, {"-o": (NETX, output)})
     some = calibration_images(load_array(images), _floats(mean), _floats(std))
     progress(0, 1, "reading the network")
-    source = of_module(opened(Path(model), some) if isinstance(model, Path | str) else model, some)
+    source = of_module(opened(str(model), some) if isinstance(model, Path | str) else model, some)
     chosen = _design(built_by, steps, replicas, weight_bits, encoding, per_layer)
     result = exported(source, chosen, chip, chips, progress)
     layers = len(result.lowered.network.populations)

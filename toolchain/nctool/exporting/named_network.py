@@ -52,6 +52,12 @@ def named_network(name: str, shape: Shape | None) -> tuple[nn.Module, Shape]:
     raise UsageError(f"model: `{name}` is none, allowed {_ALLOWED}", hint="see `nctool recipes` for the names")
 
 
+def is_code(name: str) -> bool:
+    """Return whether a name says which code builds a network, and is no path of a file."""
+    place, colon, function = name.rpartition(":")
+    return bool(colon and place and function.isidentifier()) and not Path(name).exists()
+
+
 def _required(shape: Shape | None, name: str) -> Shape:
     if shape is None:
         raise UsageError(f"model: `{name}` does not say the shape of its images", hint=_SHAPE_HINT)

@@ -17,21 +17,28 @@ from nctool.conversion.trace.prepare import rectify
 from nctool.conversion.trace.signals import as_image
 from nctool.exporting.calibration_images import CalibrationImages
 from nctool.exporting.convert import Source
+from nctool.exporting.named_network import is_code, named_network
 from nctool.importing.open_file import read_network
 
 AT_ONCE = 64
 """Images that the network computes at once."""
 
 
-def opened(path: Path, images: CalibrationImages) -> nn.Module:
-    """Return the network of a file, which gives on the images what the file gives.
+def opened(name: str, images: CalibrationImages) -> nn.Module:
+    """Return the network of a file, which gives on the images what the file gives, or that which code builds.
+
+    Args:
+        name: path of an ONNX, torch.export or TorchScript file, or `file.py:function`.
 
     Raises:
-        UsageError, FormatError, UnsupportedError: as `nctool.importing.open_network` and `require_same_as_file`.
+        UsageError, FormatError, UnsupportedError: as `nctool.importing.open_network`, `require_same_as_file` and
+            `nctool.exporting.named_network`.
     """
     some = images.normalised(images.pixels[:AT_ONCE])
-    file = read_network(path, tuple(some.shape[1:]))
-    file.require_same(some, f"`{path}`")
+    if is_code(name):
+        return named_network(name, tuple(some.shape[1:]))[0].eval()
+    file = read_network(Path(name), tuple(some.shape[1:]))
+    file.require_same(some, f"`{name}`")
     return file.network
 
 
