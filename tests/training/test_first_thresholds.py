@@ -6,6 +6,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from nctool.activation.noisy_quant import activations
+from nctool.activation.staircase import activate
 from nctool.conversion.trace.prepare import prepare
 from nctool.errors import NctoolWarning, RangeError, UsageError
 from nctool.recipe.schema import OwnSettings
@@ -85,7 +86,7 @@ def test_a_network_of_your_own_that_is_not_trained_takes_them_from_the_images(tr
         norm.momentum = momentum
     before = {name: tensor.clone() for name, tensor in own.state_dict().items()}
     with pytest.warns(NctoolWarning) as caught:
-        prepared = prepare(own, SEEN)
+        prepared = prepare(own, SEEN, percentile=99.0)
     assert [str(warning.message) for warning in caught] == [NOT_SEEN]
     assert all(torch.equal(tensor, before[name]) for name, tensor in own.state_dict().items())
     assert thresholds(prepared) == pytest.approx([percentile(drive) for drive in own.train().drives(SEEN)], rel=1e-5)
@@ -101,7 +102,9 @@ def test_a_network_of_your_own_that_is_trained_keeps_its_statistics(counted):
     if not counted:
         own.norm1.num_batches_tracked.zero_()
         own.norm2.num_batches_tracked.zero_()
-    assert thresholds(prepare(own, SEEN)) == pytest.approx([percentile(z) for z in own.drives(SEEN)], rel=1e-5)
+    assert thresholds(prepare(own, SEEN, percentile=99.0)) == pytest.approx(
+        [percentile(z) for z in own.drives(SEEN)], rel=1e-5
+    )
 
 
 def test_statistics_of_one_value_are_refused():
@@ -186,3 +189,40 @@ def test_direct_training_starts_from_them_too(tmp_path):
     small_fit(tmp_path, [DATA, "training.epochs=0", "finetune.epochs=1", "finetune.learning_rate=1e-6"])
     (epoch,) = read_metrics(tmp_path)
     assert list(epoch.theta.values()) == pytest.approx(thresholds(started()), rel=1e-3)
+
+
+# --- thresholds of least squared error --------------------------------------------------------------------------------
+
+
+def ann_gap(model: nn.Module, prepared: nn.Module, images: torch.Tensor) -> float:
+    with torch.no_grad():
+        return float((prepared.eval()(images) - model.eval()(images)).square().mean())
+
+
+@pytest.mark.parametrize("reset", ["subtract", "zero"])
+@pytest.mark.parametrize("levels", [1, 3, 8])
+def test_the_nearest_threshold_is_that_of_least_squared_error(levels, reset):
+    """Of a ReLU alone in front of the logits, no threshold of a fine grid is nearer."""
+    values = torch.randn(4000, generator=torch.Generator().manual_seed(levels)).abs() ** 1.5
+    net = nn.Sequential(nn.Flatten(), nn.Linear(1, 1), nn.ReLU(), nn.Linear(1, 1))
+    with torch.no_grad():
+        for layer in (net[1], net[3]):
+            layer.weight.fill_(1.0)
+            layer.bias.zero_()
+    (layer,) = activations(prepare(net, values[:, None], levels=levels, reset=reset)).values()
+
+    def error(theta: float) -> float:
+        return float((activate(values, torch.tensor(theta), levels, reset, None) - values).square().mean())
+
+    grid = torch.linspace(0.02, 1.0, 400) * float(values.max())
+    assert error(layer.threshold.item()) <= 1.02 * min(error(float(theta)) for theta in grid)
+
+
+def test_prepare_takes_the_thresholds_that_answer_most_like_the_network():
+    torch.manual_seed(3)
+    own = Small().eval()
+    for _ in range(3):
+        own.train()(SEEN)
+    chosen, balanced = (prepare(own.eval(), SEEN, levels=2, **asked) for asked in ({}, {"percentile": 99.0}))
+    assert thresholds(chosen) != thresholds(balanced)
+    assert ann_gap(own, chosen, SEEN) < ann_gap(own, balanced, SEEN)

@@ -1,4 +1,4 @@
-"""Thresholds from data: what an activation seldom exceeds.
+"""Thresholds from data: what an activation seldom exceeds, or that of least squared error.
 
 Batch normalisation that has seen no data yet takes the statistics of the images: with its own, mean 0 and variance 1,
 what it hands on would have the scale of the weights.
@@ -11,7 +11,7 @@ classification, Frontiers in Neuroscience 11 (2017), section 2.2.2: the 99.9th p
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
@@ -19,6 +19,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from nctool.activation.staircase import activate
+from nctool.activation.surrogate import Reset
 from nctool.errors import RangeError, UsageError, first_line, is_out_of_memory
 
 PERCENTILE = 99.9
@@ -28,7 +30,13 @@ FIRST_PERCENTILE = 99.0
 """The same before thresholds are trained: what lies above is clipped until they have learned."""
 
 MOST_VALUES = 1_000_000
-"""Values of one activation that its percentile is taken of."""
+"""Values of one activation that its threshold is taken of."""
+
+PARTS = torch.logspace(-5.0, 0.0, 31, base=2.0)
+"""Thresholds of least squared error are looked for among these parts of the largest value: 1/32 to all of it."""
+
+PARTS_BESIDE = torch.linspace(0.9, 1.1, 9)
+"""The same beside the best of them."""
 
 
 def balanced_thresholds(
@@ -49,16 +57,63 @@ def balanced_thresholds(
     thresholds: dict[str, float] = {}
 
     def note(name: str, module: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> None:  # noqa: ARG001 - a hook
-        thresholds[name] = _percentile(output, percentile, name)
+        values = _some(output[_require_positive(output, name)])
+        thresholds[name] = float(torch.quantile(values, percentile / 100))
 
-    hooks = [layer.register_forward_hook(partial(note, name)) for name, layer in layers.items()]
+    _run(model, layers, images, note)
+    return thresholds
+
+
+def first_thresholds(
+    model: nn.Module, layers: Mapping[str, nn.Module], images: Tensor, levels: int, reset: Reset
+) -> dict[str, float]:
+    """Return thresholds with which a model of quantised activations answers most like it does with its ReLUs.
+
+    Those of a percentile, and those with which each activation is nearest to its ReLU, are compared by the logits.
+
+    Args:
+        model, layers, images: as for `balanced_thresholds`.
+        levels, reset: of the activations.
+
+    Raises:
+        UsageError, RangeError: as `balanced_thresholds`.
+    """
+    nearest: dict[str, float] = {}
+
+    def note(name: str, module: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> None:  # noqa: ARG001 - a hook
+        nearest[name] = _nearest(_some(output[_require_positive(output, name)]), levels, reset)
+
+    logits = _run(model, layers, images, note)
+
+    def gap(thresholds: Mapping[str, float]) -> float:
+        def quantise(name: str, module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:  # noqa: ARG001
+            return activate(inputs[0], output.new_tensor(thresholds[name]), levels, reset, None)
+
+        return float((_run(model, layers, images, quantise) - logits).square().mean())
+
+    return min((balanced_thresholds(model, layers, images, FIRST_PERCENTILE), nearest), key=gap)
+
+
+def _nearest(wanted: Tensor, levels: int, reset: Reset) -> float:
+    """Return the threshold of least squared error: of a grid, then of finer values beside the best of it."""
+    largest = best = wanted.max()
+    for parts in (PARTS, PARTS_BESIDE):
+        tried = (best * parts.to(best)).clamp(max=largest)
+        errors = [(activate(wanted, theta, levels, reset, None) - wanted).square().mean() for theta in tried]
+        best = tried[int(torch.stack(errors).argmin())]
+    return float(best)
+
+
+def _run(model: nn.Module, layers: Mapping[str, nn.Module], images: Tensor, hook: Callable[..., Any]) -> Tensor:
+    """Return the logits of a model that runs with a hook behind each layer, which gets its name first."""
+    hooks = [layer.register_forward_hook(partial(hook, name)) for name, layer in layers.items()]
     try:
         with torch.no_grad(), images_fit(images), _measured_on_images(fresh_norms(model)):
-            model(images)
+            logits: Tensor = model(images)
     finally:
-        for hook in hooks:
-            hook.remove()
-    return thresholds
+        for handle in hooks:
+            handle.remove()
+    return logits
 
 
 BatchNorm = nn.BatchNorm1d | nn.BatchNorm2d
@@ -127,12 +182,17 @@ def unfit_images(images: Tensor, reason: Exception, called: str = "images", chan
     return UsageError(f"{called}: {tuple(images.shape)} do not fit the model ({first_line(reason)})", hint)
 
 
-def _percentile(output: Tensor, percentile: float, name: str) -> float:
-    positive = output[output > 0].flatten()
-    if len(positive) == 0:
+def _require_positive(output: Tensor, name: str) -> Tensor:
+    """Return where an activation is positive, bool; somewhere it must be."""
+    positive = output > 0
+    if not bool(positive.any()):
         raise RangeError(
             f"activation `{name}`: is 0 on all {len(output)} images, so it has no threshold",
             hint="give more images, normalised as in training",
         )
-    stride = -(-len(positive) // MOST_VALUES)
-    return float(torch.quantile(positive[::stride].float(), percentile / 100))
+    return positive
+
+
+def _some(values: Tensor) -> Tensor:
+    """Return up to `MOST_VALUES` of some values, float32, the same places each time."""
+    return values[:: -(-len(values) // MOST_VALUES)].float()

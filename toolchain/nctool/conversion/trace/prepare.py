@@ -10,6 +10,8 @@ import inspect
 import math
 import traceback
 import warnings
+from collections.abc import Callable
+from functools import partial
 from itertools import takewhile
 from pathlib import Path
 
@@ -19,7 +21,7 @@ from torch import Tensor, fx, nn
 from nctool.activation.noisy_quant import NoisyQuantReLU
 from nctool.activation.rectifier import Rectifier
 from nctool.activation.surrogate import Reset
-from nctool.activation.thresholds import FIRST_PERCENTILE, balanced_thresholds, fresh_norms
+from nctool.activation.thresholds import balanced_thresholds, first_thresholds, fresh_norms
 from nctool.arguments import public
 from nctool.conversion.float_network import map_synapses
 from nctool.conversion.folding import fold_pooling
@@ -41,7 +43,7 @@ def prepare(
     *,
     levels: int = 4,
     reset: Reset = "subtract",
-    percentile: float = FIRST_PERCENTILE,
+    percentile: float | None = None,
     pooling: Pooling = "maximum",
 ) -> fx.GraphModule:
     """Turn a network of ReLU activations into one that trains and converts; its weights are kept.
@@ -58,7 +60,8 @@ def prepare(
             some dozens, for the first thresholds.
         levels: of the activations, 1..64.
         reset: of the neurons, `subtract` or `zero`.
-        percentile: 0..100, of the positive values before an activation: its first threshold.
+        percentile: 0..100, of the positive values before an activation: its first threshold. By default the 99th, or
+            those of least squared error for so many levels: whichever answers more like the network on these images.
         pooling: what becomes of maximum pooling: `maximum` keeps it, which is exact in a window of one time step;
             `average` puts average pooling of the same stride in its place.
 
@@ -71,14 +74,18 @@ def prepare(
     require_torch_module(model)
     model = unwrapped(model)
     require_images(images)
-    if not 0.0 < percentile <= 100.0:
+    if percentile is not None and not 0.0 < percentile <= 100.0:
         raise UsageError(f"percentile: {percentile} is out of range, allowed 0 < percentile <= 100")
     images = images.to(torch.float32)
     examined = _examined(model, images, pooling)
     for text in examined.remarks:
         _warn(text)
     rewritten = examined.rewritten
-    thresholds = _thresholds(model, rewritten, images, percentile)
+    if percentile is None:
+        choose = partial(first_thresholds, levels=levels, reset=reset)
+    else:
+        choose = partial(balanced_thresholds, percentile=percentile)
+    thresholds = _thresholds(model, rewritten, images, choose)
     prepared = rewritten.module
     replace_activations(prepared, thresholds, lambda theta: NoisyQuantReLU(levels, theta, reset).to(images.device))
     _take_mode(prepared, model)
@@ -115,11 +122,14 @@ def _examined(model: nn.Module, images: Tensor, pooling: Pooling) -> Examined:
     return examined
 
 
-def _thresholds(model: nn.Module, rewritten: Rewritten, images: Tensor, percentile: float) -> dict[str, float]:
+_Choice = Callable[[nn.Module, dict[str, nn.Module], Tensor], dict[str, float]]
+
+
+def _thresholds(model: nn.Module, rewritten: Rewritten, images: Tensor, choose: _Choice) -> dict[str, float]:
     """Measure the activations of the rewritten network; the modules that it shares with `model` stay as they are."""
     layers = {name: rewritten.module.get_submodule(name) for name in rewritten.activations}
     with evaluation(model), exact_arithmetic(), same_shapes(rewritten.module, rewritten.maxima):
-        return balanced_thresholds(rewritten.module.eval(), layers, images, percentile)
+        return choose(rewritten.module.eval(), layers, images)
 
 
 def _take_mode(prepared: nn.Module, model: nn.Module) -> None:
