@@ -156,7 +156,7 @@ def convert(
     require_outputs(inputs, {"-o": (NETX, output)})
     some = calibration_images(load_array(images), _floats(mean), _floats(std))
     progress(0, 1, "reading the network")
-    source = of_module(opened(str(model), some) if isinstance(model, Path | str) else model, some)
+    source = of_module(*(opened(str(model), some) if isinstance(model, Path | str) else (model, some)))
     chosen = _design(built_by, steps, replicas, weight_bits, encoding, per_layer)
     result = exported(source, chosen, chip, chips, progress)
     layers = len(result.lowered.network.populations)

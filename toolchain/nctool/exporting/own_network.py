@@ -5,6 +5,7 @@ In: a torch module, calibration images. Out: a Source.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -24,8 +25,10 @@ AT_ONCE = 64
 """Images that the network computes at once."""
 
 
-def opened(name: str, images: CalibrationImages) -> nn.Module:
+def opened(name: str, images: CalibrationImages) -> tuple[nn.Module, CalibrationImages]:
     """Return the network of a file, which gives on the images what the file gives, or that which code builds.
+
+    The images come back as it takes them: signals are images of height 1 for the network of a file.
 
     Args:
         name: path of an ONNX, torch.export or TorchScript file, or `file.py:function`.
@@ -36,10 +39,10 @@ def opened(name: str, images: CalibrationImages) -> nn.Module:
     """
     some = images.normalised(images.pixels[:AT_ONCE])
     if is_code(name):
-        return named_network(name, tuple(some.shape[1:]))[0].eval()
+        return named_network(name, tuple(some.shape[1:]))[0].eval(), images
     file = read_network(Path(name), tuple(some.shape[1:]))
     file.require_same(some, f"`{name}`")
-    return file.network
+    return file.network, replace(images, pixels=sequences_as_images(images.pixels))
 
 
 def of_module(model: nn.Module, images: CalibrationImages) -> Source:

@@ -29,6 +29,10 @@ Values = Mapping[str, FloatArray]
 """What a spike of one replica, or a unit of the input, is worth: float64 (channels,) by source."""
 
 
+MOST_THRESHOLDS = 32
+"""Thresholds that one signal may drive a neuron by: with weights of 8 bits, a threshold is then four units or more."""
+
+
 class Choosing:
     """The populations of one network, in order.
 
@@ -51,7 +55,8 @@ class Choosing:
         """
         if deployed.maximum:
             self._activations.run(deployed.name)
-            return replace(deployed, threshold=self._thresholds[deployed.synapses[0].source])
+            self._thresholds[deployed.name] = self._thresholds[deployed.synapses[0].source]
+            return replace(deployed, threshold=self._thresholds[deployed.name])
         drive = self._activations.run(deployed.name)
         neurons = choose_neurons(deployed.synapses, len(drive))
         wanted = rows(drive, neurons)
@@ -62,7 +67,8 @@ class Choosing:
         window = Window(self._calibration.n_steps, deployed.replicas, self._format.reset)
         should = activated(torch.from_numpy(wanted), deployed.ceiling)
         chosen = choose_thresholds(self._steps(corrected, neurons, values), should, window, self._format.one_threshold)
-        threshold, shift = (values.numpy().astype(np.float64) for values in (chosen.threshold, chosen.shift))
+        threshold, shift = (numbers.numpy().astype(np.float64) for numbers in (chosen.threshold, chosen.shift))
+        threshold = np.maximum(threshold, _lowest(corrected, values))
         self._thresholds[deployed.name] = threshold
         return replace(corrected, threshold=threshold, shift=shift if shift.any() else None)
 
@@ -92,6 +98,16 @@ class Choosing:
             squares += float(np.square(sent - should).sum())
             power += float(np.square(should).sum(dtype=np.float64))
         return relative_error(squares, power)
+
+
+def _lowest(population: FloatPopulation, values: Values) -> FloatArray:
+    """Return for each channel the lowest threshold that integers hold beside its weights.
+
+    A channel that is hardly ever positive would get a lower one: it sends next to nothing.
+    """
+    largest = [synapse.largest * np.max(values[synapse.source]) for synapse in population.synapses]
+    lowest: FloatArray = np.maximum.reduce(largest) / MOST_THRESHOLDS
+    return lowest
 
 
 def _view(synapse: FloatSynapse, rates: Rates, neurons: Neurons, values: Values) -> View:
