@@ -196,6 +196,28 @@ def test_a_module_a_class_and_a_package_are_networks_too(cli, code):
         assert cli("check", name, "--shape", shape).code in (0, 3)
 
 
+def test_a_network_file_knows_the_shape_of_its_images(cli, tmp_path):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(2, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(144, 3)).eval()
+    torch.export.save(torch.export.export(model, (torch.zeros(1, 2, 8, 8),)), tmp_path / "net.pt2")
+    report = cli("check", tmp_path / "net.pt2", "--json").json
+    assert (report["converts"], report["input_shape"]) == (True, [2, 8, 8])
+    assert cli("check", tmp_path / "net.pt2", "--shape", "2,9,9").code == 2
+
+
+def test_a_network_file_tells_its_obstacles(cli, tmp_path):
+    model = nn.Sequential(nn.Conv2d(2, 4, 3), nn.GELU(), nn.Flatten(), nn.Linear(144, 3)).eval()
+    torch.export.save(torch.export.export(model, (torch.zeros(1, 2, 8, 8),)), tmp_path / "net.pt2")
+    ended = cli("check", tmp_path / "net.pt2", "--json")
+    assert (ended.code, ended.json["converts"]) == (3, False)
+    assert any("gelu" in obstacle["what"].lower() for obstacle in ended.json["obstacles"])
+
+
+def test_a_damaged_network_file_is_told(cli, tmp_path):
+    (tmp_path / "net.onnx").write_bytes(b"no network")
+    assert cli("check", tmp_path / "net.onnx").code in (2, 4)
+
+
 def test_a_recipe_knows_the_shape_of_its_images(cli):
     report = cli("check", "digits-mlp", "--json").json
     assert (report["converts"], report["input_shape"]) == (True, [1, 8, 8])

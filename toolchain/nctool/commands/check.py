@@ -65,7 +65,7 @@ class CheckReport(Report):
 
     Args:
         model: class of the network, or what was typed.
-        input_shape: of a sample.
+        input_shape: of a sample; empty where a network file could not be read.
         converts: True where there is no obstacle.
         obstacles: all of them.
         changes: what `prepare` replaces or leaves out.
@@ -79,15 +79,15 @@ class CheckReport(Report):
     """
 
     model: str
-    input_shape: tuple[int, ...]
-    converts: bool
-    obstacles: tuple[ObstacleReport, ...]
-    changes: tuple[Replacement, ...]
-    remarks: tuple[str, ...]
     target: str
     backend: str
     input: str
     replicas: int | dict[str, int]
+    input_shape: tuple[int, ...] = ()
+    converts: bool = False
+    obstacles: tuple[ObstacleReport, ...] = ()
+    changes: tuple[Replacement, ...] = ()
+    remarks: tuple[str, ...] = ()
     layers: tuple[SizeReport, ...] = ()
     neurons: int | None = None
     synapses: int | None = None
@@ -101,7 +101,7 @@ def check(
     model: Annotated[
         Module | Path | str,
         Option(
-            "file.py:function or package.module:function that builds it, which runs that code; or a recipe.",
+            "ONNX, torch.export or TorchScript file; file.py:function, which runs that code; or a recipe.",
             kind=str,
             metavar="MODEL",
             is_positional=True,
@@ -127,8 +127,9 @@ def check(
     Nothing is trained or written.
 
     Args:
-        model: a torch module, left as it is; or what the command line takes: `file.py:function` or
-            `package.module:function`, whose code is run, or the name or path of a recipe.
+        model: a torch module, left as it is; or what the command line takes: the path of an ONNX, torch.export or
+            TorchScript file, whose code is not run; `file.py:function` or `package.module:function`, whose code is run;
+            or the name or path of a recipe.
         shape: of one image, (channels, height, width), of a sequence (channels, length), or (features,); or some images
             themselves, float (N, ...).
         target: `loihi` (Loihi 2), `loihi1`, `lava` (simulator only), or the path of a target file (docs/TARGETS.md).
@@ -142,6 +143,7 @@ def check(
 
     Raises:
         UsageError: there is no such network, its code fails, images do not fit it, or an option is wrong.
+        FormatError: a network file is damaged.
     """
     from nctool.conversion.trace.examining import examine
     from nctool.conversion.trace.obstacles import Obstacles
@@ -154,23 +156,23 @@ def check(
     copies = built_by.default_replicas(LEVELS) if replicas is None else replicas
     if isinstance(copies, str):
         raise UsageError("replicas: auto is for `nctool export`, allowed a number K, or LAYER=K,LAYER=K")
-    network, images = _network(model, shape)
-    examined = examine(network, images, obstacles)
     report = CheckReport(
-        model=str(model) if isinstance(model, (str, Path)) else type(network).__name__,
-        input_shape=tuple(images.shape[1:]),
-        converts=not obstacles,
-        obstacles=_obstacles(obstacles),
-        changes=() if examined is None else examined.rewritten.replacements,
-        remarks=() if examined is None else examined.remarks,
+        model=str(model) if isinstance(model, (str, Path)) else type(model).__name__,
         target=chip.name,
         backend=built_by.name,
         input=encoding,
         replicas=copies if isinstance(copies, int) else dict(copies),
     )
-    if examined is None or obstacles:
+    with obstacles.noted():  # a network file tells its own
+        network, images = _network(model, shape)
+    if obstacles:
+        return replace(report, obstacles=_obstacles(obstacles))
+    examined = examine(network, images, obstacles)
+    report = replace(report, input_shape=tuple(images.shape[1:]), obstacles=_obstacles(obstacles))
+    if examined is None:
         return report
-    return _with_size(report, size(examined.network, chip, built_by, copies, encoding))
+    report = replace(report, changes=examined.rewritten.replacements, remarks=examined.remarks)
+    return report if obstacles else _with_size(report, size(examined.network, chip, built_by, copies, encoding))
 
 
 LEVELS = 4
@@ -224,8 +226,8 @@ def _with_size(report: CheckReport, sized: Sized) -> CheckReport:
     )
     return replace(
         report,
-        converts=not sized.errors,
-        obstacles=_obstacles(sized.errors),
+        converts=sized.error is None,
+        obstacles=() if sized.error is None else _obstacles([sized.error]),
         layers=layers,
         neurons=sum(layer.neurons for layer in layers),
         synapses=sum(layer.synapses for layer in layers),
@@ -236,7 +238,8 @@ def _with_size(report: CheckReport, sized: Sized) -> CheckReport:
 
 
 def _obstacles(errors: Iterable[NctoolError]) -> tuple[ObstacleReport, ...]:
-    return tuple(ObstacleReport(spoken(error.message), error.hint and spoken(error.hint)) for error in errors)
+    lines = [(line, error.hint) for error in errors for line in error.message.splitlines()]
+    return tuple(ObstacleReport(spoken(line), hint and spoken(hint)) for line, hint in lines)
 
 
 # --- for people -------------------------------------------------------------------------------------------------------

@@ -1,7 +1,7 @@
-"""A network by what a user calls it on the command line: code that builds it, or a recipe.
+"""A network by what a user calls it on the command line: a file of another tool, code that builds it, or a recipe.
 
-In: `module.py:function`, `package.module:function`, or the name or path of a recipe. Out: a torch module, and the shape
-of its images where that is known.
+In: the path of an ONNX, torch.export or TorchScript file, `module.py:function`, `package.module:function`, or the name
+or path of a recipe. Out: a torch module, and the shape of its images.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 from torch import nn
 
 from nctool.errors import NctoolError, UsageError, first_line
+from nctool.importing.open_file import read_network
 from nctool.ir.network import Shape
 from nctool_models import build_model, list_recipes, load_dataset, load_recipe
 
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 _LOADED = "__nctool_model__"
 """What a file that is loaded is called: with its own name it could take the place of another module."""
 
-_ALLOWED = "a file.py:function or package.module:function that builds the network, or a recipe"
+_ALLOWED = "a network file, a file.py:function or package.module:function that builds the network, or a recipe"
 _SHAPE_HINT = "give the shape of an image with --shape C,H,W"
 
 
@@ -42,7 +43,11 @@ def named_network(name: str, shape: Shape | None) -> tuple[nn.Module, Shape]:
     Raises:
         UsageError: there is no such network, its code fails, or the shape is missing.
         RecipeError: the recipe is wrong.
+        FormatError, UnsupportedError: as `nctool.importing.open_network`.
     """
+    if Path(name).is_file() and Path(name).suffix not in (".py", ".toml"):
+        file = read_network(Path(name), shape)
+        return file.network, file.sizes
     place, colon, attribute = name.rpartition(":")
     if colon and place:
         with redirect_stdout(sys.stderr):  # what its code prints is no report

@@ -30,12 +30,12 @@ class Sized:
     Args:
         network: of the size that the trained one will have.
         lowered: with its cores; None where it does not fit.
-        errors: why it does not.
+        error: why it does not, a line for each reason.
     """
 
     network: IntNetwork
-    lowered: Lowered | None
-    errors: tuple[NctoolError, ...]
+    lowered: Lowered | None = None
+    error: NctoolError | None = None
 
 
 def size(traced: FloatNetwork, target: Target, backend: Backend, replicas: Replicas, encoding: EncodingName) -> Sized:
@@ -58,7 +58,6 @@ def size(traced: FloatNetwork, target: Target, backend: Backend, replicas: Repli
     real = split_input(staggered, encoded)
     network = stand_in(real, encoded, backend.number_format, backend.steps or 1)
     try:
-        return Sized(network, lower(network, target, backend.name, chips=None), ())
+        return Sized(network, lower(network, target, backend.name, chips=None))
     except (RangeError, UnsupportedError) as error:
-        errors = tuple(type(error)(line, error.hint) for line in error.message.splitlines())
-        return Sized(network, None, errors)
+        return Sized(network, None, error)
