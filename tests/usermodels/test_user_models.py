@@ -1,0 +1,106 @@
+"""Networks as people write them convert without training, and the file gives the same bits in every engine.
+
+Those that cannot be converted are refused, with all that stands in the way.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+import nctool
+from nctool.errors import UnsupportedError
+from tests.support import user_models
+from tests.support.network_files import FILES, to_exported, to_onnx, to_script
+from tests.support.refusals import refused
+from tests.support.user_models import SHAPES, trained
+
+REFUSED = {
+    user_models.preact_resnet: [
+        "module `layer1.bn1`: follows spikes of `conv1`",
+        "module `adaptive_avg_pool2d`: follows `layer3.conv2` with no",
+    ],
+    user_models.mobilenet_v2: ["module `4.conv.0`: follows `3.conv.6` with no", "module `5`: follows `3.conv.6`"],
+    user_models.squeezenet: ["model: ends in spikes of `6`, allowed a linear layer as the last one"],
+    user_models.DenseNet: [f"function `{name}`: joins `conv0`" for name in ("cat", "cat_1", "cat_2", "cat_3")],
+    user_models.image_autoencoder: [
+        "module `4` (ConvTranspose2d) cannot be converted",
+        "module `6` (ConvTranspose2d) cannot be converted",
+        "module `7` (Sigmoid) cannot be converted",
+    ],
+    user_models.UNet: ["module `up` (ConvTranspose2d) cannot", "module `out`: the output has shape (2, 16, 16)"],
+    user_models.Transformer: [
+        "function `transpose` cannot be converted",
+        "module `encoder` (TransformerEncoderLayer) cannot be converted",
+    ],
+    user_models.Gated: ["function `silu` cannot", "function `sigmoid` cannot", "function `mul` cannot"],
+}
+"""Parts of what the refusal of each says, in order."""
+
+CONVERTED = [make for make in SHAPES if make not in REFUSED]
+SMALL = [user_models.sensors, user_models.KeywordSpotting, user_models.mobilenet_v1]
+"""Those that Lava runs in moments."""
+
+FROM_FILES = {
+    "onnx": (to_onnx, user_models.CifarTutorial),
+    "pt2": (to_exported, user_models.Inception),
+    "pt2-signal": (to_exported, user_models.KeywordSpotting),
+    "pt": (to_script, user_models.basic_resnet),
+}
+
+
+def is_converted(model: nn.Module | Path, images: torch.Tensor, folder: Path) -> nctool.commands.convert.ConvertReport:
+    """Convert, and run the file in the reference and the fast engine."""
+    report = nctool.convert(model, images, folder / "model.net")
+    found = nctool.verify(folder / "model.net", engines=["reference", "fast"], input=images[:2].numpy())
+    assert found.equal and found.overflows == 0
+    assert found.compared_spikes > 0
+    return report
+
+
+@pytest.mark.parametrize("make", CONVERTED, ids=lambda make: make.__name__)
+@pytest.mark.filterwarnings("ignore::nctool.errors.NctoolWarning")
+def test_converted(make: Callable[[], nn.Module], tmp_path: Path) -> None:
+    net, images = trained(make, SHAPES[make])
+    assert is_converted(net, images, tmp_path).fidelity.same_as_ann >= 0.5
+
+
+@pytest.mark.parametrize("make", REFUSED, ids=lambda make: make.__name__)
+@pytest.mark.filterwarnings("ignore::nctool.errors.NctoolWarning")
+def test_refused(make: Callable[[], nn.Module], tmp_path: Path) -> None:
+    net, images = trained(make, SHAPES[make])
+    error = refused(UnsupportedError, nctool.convert, net, images, tmp_path / "model.net")
+    places = [error.message.find(part) for part in REFUSED[make]]
+    assert -1 not in places and places == sorted(places), error.message
+    assert error.hint
+    assert not (tmp_path / "model.net").exists()
+
+
+@pytest.mark.parametrize("kind", FROM_FILES)
+@pytest.mark.filterwarnings("ignore::nctool.errors.NctoolWarning")
+def test_converted_from_a_file(kind: str, tmp_path: Path) -> None:
+    save, make = FROM_FILES[kind]
+    net, images = trained(make, SHAPES[make])
+    path = save(net, images, tmp_path / f"net.{kind.partition('-')[0]}")
+    assert is_converted(path, images, tmp_path).fidelity.same_as_ann >= 0.5
+
+
+@pytest.mark.parametrize("name", ["keras_cnn", "keras_branches", "keras_pad"])
+@pytest.mark.filterwarnings("ignore::nctool.errors.NctoolWarning")
+def test_converted_from_keras(name: str, tmp_path: Path) -> None:
+    side = 9 if name == "keras_pad" else 8
+    images = torch.randn(48, 3, side, side, generator=torch.Generator().manual_seed(0))
+    is_converted(FILES / f"{name}.onnx", images, tmp_path)
+
+
+@pytest.mark.lava
+@pytest.mark.parametrize("make", SMALL, ids=lambda make: make.__name__)
+@pytest.mark.filterwarnings("ignore::nctool.errors.NctoolWarning")
+def test_equal_on_lava(make: Callable[[], nn.Module], tmp_path: Path) -> None:
+    net, images = trained(make, SHAPES[make])
+    nctool.convert(net, images, tmp_path / "model.net")
+    assert nctool.verify(tmp_path / "model.net", input=images[:1].numpy()).equal
