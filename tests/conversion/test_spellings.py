@@ -279,7 +279,7 @@ def test_zeros_go_into_average_pooling():
         (lambda x: F.pad(F.relu(x), (1, 1)).flatten(1), "`flatten`: follows padding with zeros, allowed before"),
         (lambda x: F.pad(F.relu(x), (1, 1), value=1.0).flatten(1), "(with something else than zeros)"),
         (lambda x: F.pad(F.relu(x), (1, 1, 1, 1), mode="reflect").flatten(1), "(with something else than zeros)"),
-        (lambda x: F.pad(F.relu(x), (0, 0, 0, 0, 1, 1)).flatten(1), "(of other axes than height and width)"),
+        (lambda x: F.pad(F.relu(x), (0, 0, 1, 1, 1, 1)).flatten(1), "(of other axes than height and width)"),
         (lambda x: F.pad(F.relu(x), (-1, 0)).flatten(1), "(ZeroPad2d with something else than zeros)"),
         (lambda x: F.avg_pool2d(F.pad(F.relu(x), (1, 0)), (2, 3)).flatten(1), "behind more zeros on one side"),
     ],
@@ -290,9 +290,33 @@ def test_other_padding_is_refused(function, text):
     assert text in caught.value.message
 
 
+@pytest.mark.parametrize("widths", [(0, 1, 0, 1), (1, 2, 0, 1)])
+@pytest.mark.parametrize("pool", [nn.MaxPool2d(3, 2), nn.MaxPool2d(3, 2, 1, ceil_mode=True), nn.MaxPool2d(2, 1, 0, 2)])
+def test_zeros_go_into_maximum_pooling(widths, pool):
+    net = prepared(lambda x, pad, pool: pool(pad(F.relu(x))).flatten(1), nn.ZeroPad2d(widths), pool)
+    assert trace(net, (2, 8, 8)).populations[1].maximum
+
+
+def test_a_shortcut_that_skips_pixels_and_adds_channels_of_zeros():
+    """As in ResNets for small images: the skip has no weights."""
+
+    def block(x: Tensor, conv: nn.Module) -> Tensor:
+        x = F.relu(x)
+        shortcut = F.pad(x[:, :, ::2, ::2], (0, 0, 0, 0, 2, 2), "constant", 0)
+        return F.relu(conv(x) + shortcut).flatten(1)
+
+    net = prepared(block, nn.Conv2d(4, 8, 3, stride=2, padding=1))
+    _, summed, _ = trace(net, (2, 8, 8)).populations
+    assert (summed.shape, [synapse.weight.shape for synapse in summed.synapses]) == (
+        (8, 4, 4),
+        [(8, 4, 3, 3), (8, 4, 1, 1)],
+    )
+
+
 # --- sequences --------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel lengths")
 @pytest.mark.parametrize(
     ("function", "modules"),
     [
@@ -320,3 +344,20 @@ def test_sequences_are_images_of_height_1(function, modules):
     assert network.input_shape == (2, 1, 12)
     assert network.populations[0].shape == (4, 1, 12)
     assert trace(net, (2, 1, 12)).populations[-1].synapses[0].pools == network.populations[-1].synapses[0].pools
+
+
+@pytest.mark.parametrize("function", [lambda x: x.flatten(2), lambda x: x.squeeze(2), lambda x: x[:, :, 0]])
+def test_images_of_height_1_may_become_sequences(function):
+    """So that `nctool.train`, whose images have a height, trains a network of sequences."""
+
+    class Sequences(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            torch.manual_seed(0)
+            self.conv, self.fc = nn.Conv1d(2, 4, 3, padding=1), nn.Linear(4, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.fc(F.relu(self.conv(function(x))).mean(2))
+
+    net = prepare(Sequences().eval(), SEQUENCES[:, :, None])
+    assert trace(net, (2, 1, 12)).populations[0].shape == (4, 1, 12)

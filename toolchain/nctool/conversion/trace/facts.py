@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from nctool.conversion.trace.restoring import evaluation
+from nctool.errors import UnsupportedError
 from nctool.ir.geometry import Shape
 
 N_SAMPLES = (2, 3)
@@ -69,8 +70,10 @@ def run_facts(model: nn.Module, graph: fx.Graph, sample: Tensor) -> Facts:
     """
     runs = []
     for number in N_SAMPLES:
-        with evaluation(model):
-            runs.append(_Run(model, graph).seen(sample.expand(number, *sample.shape[1:]).clone()))
+        run = _Run(model, graph)
+        with suppress(UnsupportedError), evaluation(model):  # that it changes weights is told elsewhere
+            run.start(sample.expand(number, *sample.shape[1:]).clone())
+        runs.append(run.seen)
     first, second = runs
     return Facts({node: (first[node], second[node]) for node in first if node in second})
 
@@ -80,18 +83,17 @@ class _Run(fx.Interpreter):
 
     def __init__(self, model: nn.Module, graph: fx.Graph) -> None:
         super().__init__(model, graph=graph)
-        self._seen: dict[fx.Node, Any] = {}
+        self.seen: dict[fx.Node, Any] = {}
 
-    def seen(self, images: Tensor) -> dict[fx.Node, Any]:
-        """Return what each node gave, shapes in place of tensors, and of tensors inside of it."""
+    def start(self, images: Tensor) -> None:
+        """Note what each node gives, shapes in place of tensors, and of tensors inside of it."""
         with suppress(Exception):  # whatever torch, or a module of the user, raises
             self.run(images)
-        return self._seen
 
     def run_node(self, n: fx.Node) -> Any:
         """Note what a node gives."""
         value = super().run_node(n)
-        self._seen[n] = fx.node.map_aggregate(value, _shape)
+        self.seen[n] = fx.node.map_aggregate(value, _shape)
         return value
 
 

@@ -7,6 +7,7 @@ an UnsupportedError that says what to write instead.
 from __future__ import annotations
 
 import math
+import operator
 from typing import Any
 
 import torch
@@ -16,6 +17,7 @@ from torch.nn import functional
 from nctool.conversion.trace.facts import Facts
 from nctool.conversion.trace.hints import unsupported
 from nctool.conversion.trace.in_place import name_of
+from nctool.ir.geometry import Pair
 
 RELUS = ("relu", "relu_")
 RELU6 = functional.relu6
@@ -143,10 +145,10 @@ def dropout(node: fx.Node) -> nn.Module:
 
 
 def padding(node: fx.Node, facts: Facts) -> nn.Module:
-    """Return the module of `functional.pad`, which puts zeros round images.
+    """Return the module of `functional.pad`, which puts zeros round images, or channels of zeros beside theirs.
 
     Raises:
-        UnsupportedError: it puts something else, or pads the channels.
+        UnsupportedError: it puts something else, or pads along other axes.
     """
     shape = facts.shape(node)
     try:
@@ -156,10 +158,23 @@ def padding(node: fx.Node, facts: Facts) -> nn.Module:
     mode, value = argument(node, 2, "mode", "constant"), argument(node, 3, "value", None)
     if mode != "constant" or value not in (None, 0, 0.0):
         raise unsupported(f"function `{node.name}` (with something else than zeros)", "pad with zeros")
+    if shape is not None and len(shape) == 3 and len(widths) == 6 and not any(widths[:4]):
+        return nn.ConstantPad3d(widths, 0.0)
     if shape is None or not widths or len(widths) > 2 * (len(shape) - 1):
         raise unsupported(f"function `{node.name}` (of other axes than height and width)", "pad images only")
     widths = (*widths, *[0] * (2 * (len(shape) - 1) - len(widths)))
     return nn.ZeroPad2d(widths) if len(shape) == 3 else nn.ZeroPad1d(widths)
+
+
+def strides(node: fx.Node) -> Pair | None:
+    """Return the steps of a slice that takes every so many rows and columns, as `x[:, :, ::2, ::2]`; else None."""
+    index = node.args[1] if node.target is operator.getitem else None
+    if not isinstance(index, tuple) or len(index) != 4 or not all(isinstance(part, slice) for part in index):
+        return None
+    steps = [part.step or 1 for part in index]
+    if any((part.start or 0, part.stop) != (0, None) for part in index) or steps[:2] != [1, 1]:
+        return None
+    return steps[2], steps[3]
 
 
 def argument(node: fx.Node, position: int, name: str, default: Any) -> Any:

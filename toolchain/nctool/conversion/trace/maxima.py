@@ -15,8 +15,17 @@ from torch import nn
 
 from nctool.conversion.float_network import FloatArray, FloatPopulation, FloatSynapse
 from nctool.conversion.trace.hints import unsupported
-from nctool.conversion.trace.modules import image_shape, pair, tiles
-from nctool.conversion.trace.signals import Signal, Spikes, Summed, Value, require_spikes
+from nctool.conversion.trace.modules import image_shape, pair, tiles, with_even_padding, without_zeros
+from nctool.conversion.trace.signals import (
+    Signal,
+    Spikes,
+    Summed,
+    Value,
+    Zeros,
+    require_padded,
+    require_spikes,
+    zeros_of,
+)
 from nctool.errors import UnsupportedError
 from nctool.ir.geometry import ConvGeometry, Shape, inside
 from nctool.ir.network import INPUT_NAME
@@ -48,7 +57,7 @@ def require_maximum(value: Value, name: str) -> Spikes:
     Raises:
         UnsupportedError: it is no image, or something else than what activations, or maxima, give.
     """
-    spikes = require_spikes(value, name, ", and take away one behind it")
+    spikes = require_padded(value, name, ", and take away one behind it")
     parts = (spikes,) if isinstance(spikes, Signal) else spikes.parts
     averages = [pool.module for part in parts for pool in part.pools]
     if isinstance(spikes, Summed):
@@ -75,11 +84,12 @@ def window_of(module: MaximumPooling, signal: Spikes, name: str) -> Window | Non
     if module.return_indices:
         raise unsupported(f"module `{name}` ({kind} with return_indices=True)", NO_PLACES)
     if isinstance(module, nn.AdaptiveMaxPool2d):
-        size = tiles(module.output_size, signal, name, kind)
+        size = tiles(module.output_size, require_spikes(signal, name), name, kind)
         window = Window(np.ones(size), ConvGeometry(stride=size))
     else:
         window = _sliding(module, shape)
     _require_neurons(window, shape, f"module `{name}` ({kind})")
+    window = _within(window, zeros_of(signal))
     return None if window.kernel.shape == window.geometry.stride == (1, 1) else window
 
 
@@ -94,6 +104,16 @@ def _sliding(module: nn.MaxPool2d, shape: Shape) -> Window:
         strict=True,
     )
     return Window(np.outer(*taps), ConvGeometry(stride, paddings, dilations))
+
+
+def _within(window: Window, zeros: Zeros) -> Window:
+    """Return the window on an image without the zeros round it: no spike is below 0."""
+    own = ((size, size) for size in window.geometry.padding)
+    around = tuple((before + mine[0], behind + mine[1]) for (before, behind), mine in zip(zeros, own, strict=True))
+    kernel, padding, dilation = with_even_padding(
+        window.kernel[np.newaxis, np.newaxis], (around[0], around[1]), window.geometry.dilation
+    )
+    return Window(kernel[0, 0], replace(window.geometry, padding=padding, dilation=dilation))
 
 
 def _axis(size: int, kernel: int, stride: int, padding: int, dilation: int, ceils: bool) -> tuple[FloatArray, int, int]:
@@ -129,6 +149,7 @@ def maximum(part: Signal, window: Window, name: str, threshold: FloatArray | Non
         name: of the new population.
         threshold: of the one that sends.
     """
+    part = without_zeros(part)
     channels, size = part.shape[0], window.kernel.shape
     weight = np.broadcast_to(window.kernel, (channels, 1, *size)).copy()
     geometry = replace(window.geometry, groups=channels)

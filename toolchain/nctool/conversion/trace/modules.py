@@ -70,7 +70,7 @@ def _conv(module: nn.Conv2d | nn.Conv1d, value: Value, name: str) -> Value:
     kernel = (weight.shape[2], weight.shape[3])
     shape = (out, *geometry.output_size(_within_zeros(signal), kernel))
     _require_image(shape, f"module `{name}` ({kind})", signal)
-    return _drive(module, weight, each_part(signal, _without_zeros), name, shape, geometry)
+    return _drive(module, weight, each_part(signal, without_zeros), name, shape, geometry)
 
 
 def _along(module: nn.Module, value: int) -> int | None:
@@ -126,7 +126,8 @@ def _within_zeros(signal: Spikes) -> Shape:
     return channels, high - above - below, wide - left - right
 
 
-def _without_zeros(part: Signal) -> Signal:
+def without_zeros(part: Signal) -> Signal:
+    """Return what is read within the zeros round it."""
     return replace(part, shape=_within_zeros(part), zeros=NO_ZEROS)
 
 
@@ -199,7 +200,7 @@ def _average_pool(module: nn.AvgPool2d | nn.AvgPool1d, value: Value, name: str) 
     if module.ceil_mode and any(rest):
         raise unsupported(f"module `{name}` ({kind} with ceil_mode=True and a remainder)", "use ceil_mode=False")
     _require_image(pool.output, f"module `{name}` ({kind})", signal)
-    return each_part(signal, lambda part: _pooled(_without_zeros(part), pool))
+    return each_part(signal, lambda part: _pooled(without_zeros(part), pool))
 
 
 def _adaptive_pool(module: nn.AdaptiveAvgPool2d | nn.AdaptiveAvgPool1d, value: Value, name: str) -> Value:
@@ -237,6 +238,18 @@ def _zero_pad(module: nn.ConstantPad2d | nn.ConstantPad1d, value: Value, name: s
     left, right, above, below = (*widths, 0, 0)[:4]
     image_shape(signal, name)
     return each_part(signal, lambda part: _padded(part, ((above, below), (left, right))))
+
+
+def _pad_channels(module: nn.ConstantPad3d, value: Value, name: str) -> Value:
+    """Put channels of zeros beside those of an image: a weighted sum that hands on each channel at its place."""
+    signal = require_spikes(value, name)
+    before, behind = module.padding[4:]
+    if module.value != 0.0 or any(module.padding[:4]) or min(before, behind) < 0 or len(signal.shape) != 3:
+        raise unsupported(f"module `{name}` (ConstantPad3d)", "pad with channels of zeros, or use nn.ZeroPad2d")
+    channels, *size = signal.shape
+    weight = np.eye(before + channels + behind, channels, -before)[:, :, np.newaxis, np.newaxis]
+    shape = (len(weight), *size)
+    return FloatPopulation(name, shape, synapses(signal, name, weight, np.zeros(len(weight)), ConvGeometry()))
 
 
 def _padded(part: Signal, zeros: Zeros) -> Signal:
@@ -305,6 +318,8 @@ HANDLERS: dict[type[nn.Module], Handler] = {
     nn.ZeroPad1d: _zero_pad,
     nn.ConstantPad2d: _zero_pad,
     nn.ConstantPad1d: _zero_pad,
+    nn.ConstantPad3d: _pad_channels,
+    nn.ZeroPad3d: _pad_channels,
     nn.Flatten: lambda module, value, name: flatten(value, name, (module.start_dim, module.end_dim)),
     nn.Unflatten: _unflatten,
     nn.Dropout: _pass,

@@ -33,6 +33,7 @@ from nctool.conversion.trace.functions import (
     is_function,
     padding,
     pooling,
+    strides,
 )
 from nctool.conversion.trace.hints import unsupported
 from nctool.conversion.trace.in_place import name_of, take_out_changes
@@ -190,6 +191,8 @@ class _Rewriter:
             self._put(node, self._unused(node.name), padding(node, self.facts))
         elif node.target in JOINS:
             self._count_axis(node)
+        elif (steps := strides(node)) is not None:
+            self._put(node, self._unused(node.name), nn.AvgPool2d(1, steps))
 
     def _activate(self, node: fx.Node, name: str, activation: nn.Module) -> None:
         """Put an activation of its own; its threshold from data is its bound at most."""

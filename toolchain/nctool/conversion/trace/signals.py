@@ -137,7 +137,7 @@ def require_spikes(value: Value, name: str, else_do: str = "") -> Spikes:
 def _require_no_zeros(value: Spikes, name: str) -> None:
     if zeros_of(value) != NO_ZEROS:
         raise UnsupportedError(
-            f"`{name}`: follows padding with zeros, allowed before Conv2d, Conv1d and average pooling",
+            f"`{name}`: follows padding with zeros, allowed before convolutions and pooling",
             hint="put the padding right before a convolution",
         )
 
