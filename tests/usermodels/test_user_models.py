@@ -97,6 +97,34 @@ def test_converted_from_keras(name: str, tmp_path: Path) -> None:
     is_converted(FILES / f"{name}.onnx", images, tmp_path)
 
 
+@pytest.mark.vision
+@pytest.mark.filterwarnings("ignore::nctool.errors.NctoolWarning")
+def test_resnet18_of_torchvision(tmp_path: Path) -> None:
+    from torchvision.models import resnet18
+
+    net, images = trained(lambda: resnet18(num_classes=10), (3, 32, 32))
+    report = nctool.convert(net, images[:16], tmp_path / "model.net", target="lava")
+    assert nctool.verify(tmp_path / "model.net", engines=["fast"]).equal  # beside the known answers of the file
+    assert report.layers == 19
+
+
+@pytest.mark.vision
+@pytest.mark.parametrize(
+    ("name", "parts"),
+    [
+        ("mobilenet_v2", [f"module `features.{k}.conv.0.0`: follows `features." for k in range(2, 10)]),
+        ("squeezenet1_1", ["model: ends in spikes of `classifier.1`, allowed a linear layer as the last one"]),
+    ],
+)
+@pytest.mark.filterwarnings("ignore::nctool.errors.NctoolWarning")
+def test_refused_of_torchvision(name: str, parts: list[str], tmp_path: Path) -> None:
+    from torchvision import models
+
+    net, images = trained(lambda: getattr(models, name)(num_classes=10), (3, 64, 64))
+    error = refused(UnsupportedError, nctool.convert, net, images[:16], tmp_path / "model.net")
+    assert all(part in error.message for part in parts), error.message
+
+
 @pytest.mark.lava
 @pytest.mark.parametrize("make", SMALL, ids=lambda make: make.__name__)
 @pytest.mark.filterwarnings("ignore::nctool.errors.NctoolWarning")
