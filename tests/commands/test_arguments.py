@@ -38,6 +38,11 @@ def given(digits_run, digits_model, tmp_path) -> dict[str, dict[str, Any]]:
         "history": {"run": digits_run},
         "explore": {"checkpoint": digits_run},
         "export": {"checkpoint": digits_run, "output": tmp_path / "m.net"},
+        "convert": {
+            "model": nn.Sequential(nn.Flatten(), nn.Linear(16, 4), nn.ReLU(), nn.Linear(4, 2)),
+            "images": images.numpy(),
+            "output": tmp_path / "m.net",
+        },
         "run_sim": {"model": digits_model},
         "verify": {"model": digits_model, "engines": "fast"},
         "inspect": {"model": digits_model},
