@@ -77,7 +77,9 @@ def around_readme() -> dict[str, Any]:
     torch.manual_seed(0)
     layers = (nn.Conv2d(3, 4, 3, stride=2), nn.BatchNorm2d(4), nn.ReLU(), nn.MaxPool2d(3))
     model = nn.Sequential(*layers, nn.Flatten(), nn.Linear(100, 10))
-    return {"model": model, "images": torch.from_numpy(pixels.transpose(0, 3, 1, 2) / 255 - 0.5).float()}
+    first = pixels.transpose(0, 3, 1, 2)
+    images = torch.from_numpy(first / 255 - 0.5).float()
+    return {"model": model, "images": images, "pixels": first, "mean": (0.5, 0.5, 0.5), "std": (1.0, 1.0, 1.0)}
 
 
 def around_netx() -> dict[str, Any]:
