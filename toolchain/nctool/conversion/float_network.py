@@ -163,6 +163,15 @@ class FloatNetwork:
         return all(p.threshold is None or np.isfinite(p.threshold).all() for p in self.populations)
 
     @property
+    def maxima(self) -> dict[str, FloatPopulation]:
+        """Return, by the name of a population that nothing but a maximum reads, that maximum."""
+        readers: dict[str, list[FloatPopulation]] = {}
+        for population in self.populations:
+            for source in {synapse.source for synapse in population.synapses}:
+                readers.setdefault(source, []).append(population)
+        return {source: reading[0] for source, reading in readers.items() if len(reading) == 1 and reading[0].maximum}
+
+    @property
     def last_readers(self) -> dict[str, str]:
         """Return the last reader of each source that a population reads, by name."""
         return {synapse.source: population.name for population in self.populations for synapse in population.synapses}

@@ -76,7 +76,9 @@ def to_integers(
 
     fitting = Fitting(deployed.last_readers, encoded, number_format, pixels, n_steps, running)
     holding = Holding(encoded.range, number_format, n_steps)
-    choosing = None if activations is None else Choosing(activations, fitting.calibration, number_format)
+    choosing = None
+    if activations is not None:
+        choosing = Choosing(activations, fitting.calibration, deployed.maxima, number_format)
     values = {encoded.name: encoded.step}
     real, held, losses = [], [], {}
     for population in deployed.populations:

@@ -16,7 +16,7 @@ from torch import Tensor
 from nctool.errors import UsageError
 from nctool.ir.linear_range import LinearRange
 
-MOST_IMAGES = 512
+MOST_IMAGES = 1024
 """Images that are converted on; of more, so many are drawn, the same each time."""
 
 MOST_NUMBERS = 2**27

@@ -13,15 +13,25 @@ from dataclasses import replace
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from nctool.conversion.float_network import FloatArray, FloatPopulation, FloatSynapse
 from nctool.conversion.post_training.activations import Activations, activated, rows
 from nctool.conversion.post_training.correction import correct
 from nctool.conversion.post_training.simulation import Window
-from nctool.conversion.post_training.thresholds import choose_thresholds
+from nctool.conversion.post_training.thresholds import Chosen, choose_thresholds
 from nctool.conversion.quantise.calibration import Calibration
-from nctool.conversion.quantise.patches import AT_ONCE, Neurons, Rates, View, choose_neurons, column, extract
+from nctool.conversion.quantise.patches import (
+    AT_ONCE,
+    Neurons,
+    Rates,
+    View,
+    choose_neurons,
+    choose_windows,
+    column,
+    extract,
+)
 from nctool.conversion.quantise.rounding_error import relative_error
 from nctool.ir.number_format import IntegerFormat
 
@@ -39,11 +49,19 @@ class Choosing:
     Args:
         activations: the trained network on the calibration images.
         calibration: what the populations before the next one send on them.
+        maxima: that which alone reads a population, by the name of that.
         number_format: of the deployed network.
     """
 
-    def __init__(self, activations: Activations, calibration: Calibration, number_format: IntegerFormat) -> None:
+    def __init__(
+        self,
+        activations: Activations,
+        calibration: Calibration,
+        maxima: Mapping[str, FloatPopulation],
+        number_format: IntegerFormat,
+    ) -> None:
         self._activations, self._calibration, self._format = activations, calibration, number_format
+        self._maxima = maxima
         self._thresholds: dict[str, FloatArray] = {}
 
     def choose(self, deployed: FloatPopulation, values: Values) -> FloatPopulation:
@@ -59,18 +77,35 @@ class Choosing:
             return replace(deployed, threshold=self._thresholds[deployed.name])
         drive = self._activations.run(deployed.name)
         neurons = choose_neurons(deployed.synapses, len(drive))
-        wanted = rows(drive, neurons)
         means = tuple(_view(s, self._calibration.rates(s.source), neurons, values) for s in deployed.synapses)
-        corrected = correct(deployed, means, wanted, neurons.sample)
+        corrected = correct(deployed, means, rows(drive, neurons), neurons.sample)
         if corrected.threshold is None:
             return corrected
-        window = Window(self._calibration.n_steps, deployed.replicas, self._format.reset)
-        should = activated(torch.from_numpy(wanted), deployed.ceiling)
-        chosen = choose_thresholds(self._steps(corrected, neurons, values), should, window, self._format.one_threshold)
+        chosen = self._chosen(corrected, drive, neurons, values)
         threshold, shift = (numbers.numpy().astype(np.float64) for numbers in (chosen.threshold, chosen.shift))
         threshold = np.maximum(threshold, _lowest(corrected, values))
         self._thresholds[deployed.name] = threshold
         return replace(corrected, threshold=threshold, shift=shift if shift.any() else None)
+
+    def _chosen(self, population: FloatPopulation, drive: Tensor, neurons: Neurons, values: Values) -> Chosen:
+        """Choose thresholds and starts, by what a maximum behind the population makes of its spikes, if there is one.
+
+        Args:
+            population: corrected.
+            drive: of the trained network, on all images.
+            neurons: that are looked at where no maximum is behind them.
+            values: of the sources.
+        """
+        maximum, together = self._maxima.get(population.name), 1
+        padding: NDArray[np.bool_] = np.zeros((len(neurons.sample), 1), np.bool_)
+        if maximum is not None:
+            neurons, padding = choose_windows(maximum.synapses[0], len(drive), len(neurons.sample))
+            together = padding.shape[1]
+        window = Window(self._calibration.n_steps, population.replicas, self._format.reset, together)
+        none = torch.from_numpy(padding.reshape(-1, 1))
+        steps = self._steps(population, neurons, values).masked_fill(none, -torch.inf)
+        should = activated(torch.from_numpy(rows(drive, neurons)).masked_fill(none, 0.0), population.ceiling)
+        return choose_thresholds(steps, window.largest(should), window, self._format.one_threshold)
 
     def _steps(self, population: FloatPopulation, neurons: Neurons, values: Values) -> Tensor:
         """Return the drive of the neurons at every step, float32 (n_steps, patches, channels)."""

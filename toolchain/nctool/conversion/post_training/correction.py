@@ -25,7 +25,7 @@ from nctool.conversion.quantise.covariance import Float32
 from nctool.conversion.quantise.patches import View
 from nctool.ir.population import IntArray
 
-RIDGES = (10.0, 1.0, 0.1, 0.01)
+RIDGES = (100.0, 30.0, 10.0, 3.0, 1.0, 0.3, 0.1, 0.03)
 """Ridges tried, in mean variances of the signals."""
 
 HELD_OUT = 4

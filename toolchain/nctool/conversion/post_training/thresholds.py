@@ -21,7 +21,7 @@ THRESHOLDS = torch.logspace(-5.0, 0.5, 34, base=2.0)
 FINER = torch.linspace(0.88, 1.12, 9)
 """The same beside the best of them."""
 
-SHIFTS = torch.linspace(-0.3, 0.3, 7)
+SHIFTS = torch.linspace(-0.48, 0.48, 13)
 """Shifts of the start tried, in gaps between the starts of replicas."""
 
 VALUES = 2**23
@@ -47,12 +47,14 @@ def choose_thresholds(drive: Tensor, wanted: Tensor, window: Window, shared: boo
 
     Args:
         drive: float (n_steps, rows, channels).
-        wanted: what the activations should send, float (rows, channels), >= 0.
+        wanted: what the activations should send, or the largest of those that a maximum takes together: float
+            (rows / window.together, channels), >= 0.
         window: of the neurons.
         shared: all channels get one threshold.
     """
     every = max(1, window.replicas * drive.numel() // VALUES)
-    drive, wanted = drive[:, ::every], wanted[::every]
+    drive = drive.unflatten(1, (-1, window.together))[:, ::every].flatten(1, 2)
+    wanted = wanted[::every]
     largest = _largest(wanted, drive, shared)
     coarse = _search(drive, wanted, window, largest * THRESHOLDS[:, None], shared)
     fine = _search(drive, wanted, window, coarse.threshold * FINER[:, None], shared)

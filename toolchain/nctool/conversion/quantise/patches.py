@@ -11,6 +11,7 @@ from functools import cached_property
 from typing import Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 
 from nctool.conversion.float_network import FloatArray, FloatPopulation, FloatSynapse
 from nctool.conversion.quantise.covariance import Factor, Float32, factor, moments
@@ -117,6 +118,30 @@ def choose_neurons(synapses: Sequence[FloatSynapse], samples: int, most: int = R
     total = samples * len(rows) * len(columns)
     chosen = np.arange(total) if total <= patches else np.random.default_rng(0).integers(0, total, patches)
     return Neurons(*np.unravel_index(chosen, (samples, len(rows), len(columns))))
+
+
+def choose_windows(maximum: FloatSynapse, samples: int, most: int = ROWS) -> tuple[Neurons, NDArray[np.bool_]]:
+    """Return neurons that a maximum takes together, window by window, and which of them are none but padding.
+
+    Args:
+        maximum: its synapse; weights of 1 are taps.
+        samples: of the calibration data.
+        most: neurons at most.
+
+    Returns:
+        the neurons, padding at the nearest place within the image; bool (windows, neurons of a window).
+    """
+    rows, columns = _taps(maximum)
+    tap_rows, tap_columns = np.nonzero(maximum.weight[0, 0])
+    total = samples * len(rows) * len(columns)
+    windows = max(1, min(total, most // len(tap_rows)))
+    chosen = np.random.default_rng(0).choice(total, windows, replace=False) if windows < total else np.arange(total)
+    sample, y, x = np.unravel_index(chosen, (samples, len(rows), len(columns)))
+    y, x = rows[y][:, tap_rows], columns[x][:, tap_columns]
+    height, width = maximum.source_shape[1:]
+    padding = ~(inside(y, height) & inside(x, width))
+    at = (np.clip(y, 0, height - 1).reshape(-1), np.clip(x, 0, width - 1).reshape(-1))
+    return Neurons(sample.repeat(len(tap_rows)), *at), padding
 
 
 def extract(synapse: FloatSynapse, rates: Rates, neurons: Neurons) -> Float32:
