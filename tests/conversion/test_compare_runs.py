@@ -569,6 +569,18 @@ def test_a_wrapper_is_taken_off(wrap):
     assert converted(wrap(Quantised())).network == converted(Quantised()).network
 
 
+def test_a_class_with_the_name_of_a_wrapper_is_read_as_it_is():
+    class AveragedModel(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.module = Net()
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.module(2 * x)
+
+    assert refusal(AveragedModel()).message.startswith(("model: got AveragedModel", "function `mul`"))
+
+
 def test_a_wrapper_with_a_hook_is_refused():
     wrapper = nn.DataParallel(Net())
     wrapper.register_forward_hook(lambda module, inputs, output: 2 * output)
@@ -583,9 +595,13 @@ def test_checkpoints_hold_the_names_of_the_network_in_a_wrapper():
     assert str(caught.value) == "model: got DataParallel, allowed the network in it\nhint: give model.module"
 
 
-def test_a_wrapper_in_a_network_is_refused():
-    assert str(refusal(nn.Sequential(nn.DataParallel(Net())))) == (
-        "module `0` (DataParallel) cannot be converted\nhint: call the network in it: .module"
+def test_a_wrapper_in_a_network_is_taken_off():
+    prepared = prepare(nn.Sequential(nn.DataParallel(nn.DataParallel(Net()))), IMAGES)
+    assert "0.module.module.one.weight" in prepared.state_dict()
+    wrapper = nn.DataParallel(Net())
+    wrapper.register_forward_hook(lambda module, inputs, output: 2 * output)
+    assert refusal(nn.Sequential(wrapper)).message == (
+        "module `0` (DataParallel with the forward hook <lambda>) cannot be converted"
     )
 
 

@@ -19,7 +19,7 @@ from nctool.conversion.folding import fold_pooling
 from nctool.conversion.trace.compare_runs import like, require_same_answers, require_same_calls
 from nctool.conversion.trace.facts import run_facts
 from nctool.conversion.trace.forward_graph import read_graph, require_type
-from nctool.conversion.trace.hints import HINTS, unsupported
+from nctool.conversion.trace.hints import HINTS, WRAPPED, unsupported
 from nctool.conversion.trace.modules import HANDLERS
 from nctool.conversion.trace.obstacles import Obstacles
 from nctool.conversion.trace.rewriting import (
@@ -35,7 +35,7 @@ from nctool.conversion.trace.tracing import trace_graph
 from nctool.conversion.trace.training_mode import differences_in_training
 from nctool.errors import UsageError
 
-_REWRITTEN = ("ReLU", "ReLU6", "Hardtanh", "MaxPool1d", "Softmax", "LogSoftmax")
+_REWRITTEN = ("ReLU", "ReLU6", "Hardtanh", "MaxPool1d", "Softmax", "LogSoftmax", *WRAPPED)
 """Modules that convert in some places, once they are rewritten."""
 
 

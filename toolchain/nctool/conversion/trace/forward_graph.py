@@ -134,11 +134,16 @@ def unwrapped(model: nn.Module) -> nn.Module:
     Raises:
         UnsupportedError: a wrapper has hooks, which may compute something else.
     """
-    while type(model).__name__ in WRAPPED and type(model).__name__ not in SHARDED:
-        kind = type(model).__name__
+    while _is_wrapper(model):
         _require_no_hooks(model, "model")
-        model = getattr(model, WRAPPED[kind])
+        model = getattr(model, WRAPPED[type(model).__name__])
     return model
+
+
+def _is_wrapper(module: nn.Module) -> bool:
+    kind = type(module)
+    is_torch = kind.__module__.startswith("torch.")  # a class of the user's with such a name may do something else
+    return is_torch and kind.__name__ in WRAPPED and kind.__name__ not in SHARDED
 
 
 def require_unwrapped(model: nn.Module) -> None:
@@ -244,6 +249,16 @@ class _Tracer(fx.Tracer):
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         return isinstance(m, NoisyQuantReLU | Rectifier) or super().is_leaf_module(m, module_qualified_name)
+
+    def call_module(
+        self, m: nn.Module, forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Any:
+        """Go into a wrapper, which calls the module in it."""
+        while _is_wrapper(m):
+            _require_as_its_class(m, f"module `{self.path_of_module(m)}`")
+            m = getattr(m, WRAPPED[type(m).__name__])
+            forward = m.forward
+        return super().call_module(m, forward, args, kwargs)
 
     def create_args_for_root(self, root_fn: Callable[..., Any], *_: Any, **__: Any) -> tuple[Any, list[Any]]:
         """Give the forward method its input, and what else it must have; Python fills in the defaults."""
