@@ -146,3 +146,24 @@ def test_one_obstacle_is_raised_as_it_is():
     with pytest.raises(RangeError) as caught:
         trace(nn.Sequential(model[0], act(), *model[2:]), (2, 8, 8))
     assert caught.value.message == "parameter `0.weight`: holds inf, allowed finite numbers"
+
+
+@pytest.mark.parametrize(
+    ("function", "words"),
+    [
+        (lambda x: x.permute(0, 3, 1, 2), "keep the axes (channels, height, width)"),
+        (lambda x: x.transpose(2, 3), "keep the axes (channels, height, width)"),
+        (lambda x: torch.cat([x.chunk(2, 1)[1], x.chunk(2, 1)[0]], 1), "let a convolution of its own give each part"),
+        (lambda x: torch.cat([x[:, :2], x[:, 2:]], 1), "let a convolution of its own give each part"),
+        (lambda x: torch.matmul(x, x), "attention multiplies signals"),
+        (lambda x: F.interpolate(x, scale_factor=2)[:, :, ::2, ::2], "nothing here enlarges an image"),
+        (lambda x: F.local_response_norm(x, 2), "leave it out, and train again"),
+    ],
+)
+def test_what_to_write_instead_is_said(function, words):
+    model = Net(
+        lambda x, conv, fc: fc(function(F.relu(conv(x))).flatten(1)), nn.Conv2d(2, 4, 3, padding=1), nn.Linear(256, 3)
+    )
+    with pytest.raises(UnsupportedError) as caught:
+        prepare(model.eval(), IMAGES)
+    assert words in str(caught.value.hint)

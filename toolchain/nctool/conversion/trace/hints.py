@@ -20,6 +20,9 @@ _TRAINED = "nctool.prepare puts a NoisyQuantReLU there: train it"
 _RECURRENT = "no recurrent layer has an integrate-and-fire form here: use nn.Linear or nn.Conv2d, and train again"
 _ENLARGED = "leave it out: nothing here enlarges an image"
 _FUNCTION = "use the module, which holds the weights: "
+_AXES = "keep the axes (channels, height, width), and flatten them with nn.Flatten before nn.Linear"
+_PARTS = "let a convolution of its own give each part: no layer reads a part of another's channels"
+_ATTENTION = "attention multiplies signals, which neurons do not: use convolutions, and train again"
 WRAPPED = {
     **dict.fromkeys(("DataParallel", "DistributedDataParallel", "FullyShardedDataParallel"), "module"),
     "AveragedModel": "module",
@@ -50,6 +53,10 @@ HINTS: dict[str, str] = {
     "adaptive_avg_pool2d": "use the module nn.AdaptiveAvgPool2d(1)",
     "mean": "use the module nn.AdaptiveAvgPool2d(1)",
     "mul": "neurons add, they do not multiply: leave out gates, and put a constant into the weights behind it",
+    **dict.fromkeys(("permute", "transpose", "movedim", "swapaxes"), _AXES),
+    **dict.fromkeys(("chunk", "split", "getitem"), _PARTS),
+    **dict.fromkeys(("matmul", "bmm", "einsum", "scaled_dot_product_attention", "MultiheadAttention"), _ATTENTION),
+    **dict.fromkeys(("LocalResponseNorm", "local_response_norm"), "leave it out, and train again"),
     "log_softmax": "return the logits, and let the loss take them: functional.cross_entropy",
     "softmax": "return the logits, and let the loss take them: functional.cross_entropy",
     "LogSoftmax": "return the logits, and let the loss take them: nn.CrossEntropyLoss",
