@@ -21,7 +21,7 @@ from nctool.signature import Option
 from nctool.spelling import spoken
 
 if TYPE_CHECKING:
-    from nctool.conversion.trace.rewriting import Replacement
+    from nctool.conversion.trace.rewritten import Replacement
     from nctool.errors import NctoolError
     from nctool.exporting.sizing import Sized
     from nctool.exporting.utilisation import Utilisation

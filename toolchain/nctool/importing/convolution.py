@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from torch import Tensor, nn
 from torch.nn import functional
 
-from nctool.conversion.trace.modules import pair
+from nctool.conversion.trace.shapes import pair
 from nctool.importing.builder import Builder, assigned
 from nctool.importing.values import RefusedError, Sizes, Value
 

@@ -25,8 +25,8 @@ from nctool.conversion.float_network import FloatNetwork, FloatPopulation, Float
 from nctool.conversion.input_encoding import normalised_pixels
 from nctool.conversion.maximum_values import maximum_values
 from nctool.conversion.trace.forward_graph import require_type, unwrapped
-from nctool.conversion.trace.modules import SEQUENCES
 from nctool.conversion.trace.restoring import evaluation
+from nctool.conversion.trace.shapes import SEQUENCES
 from nctool.errors import UnsupportedError
 from nctool.fast.engine import exact_arithmetic
 from nctool.ir.inputs import require_pixels

@@ -22,13 +22,13 @@ from nctool.conversion.trace.forward_graph import read_graph, require_type
 from nctool.conversion.trace.hints import HINTS, WRAPPED, unsupported
 from nctool.conversion.trace.modules import HANDLERS
 from nctool.conversion.trace.obstacles import Obstacles
-from nctool.conversion.trace.rewriting import (
+from nctool.conversion.trace.rewriting import rewrite
+from nctool.conversion.trace.rewritten import (
     Pooling,
     Rewritten,
     maxima_in_place,
     note_shapes,
     replace_activations,
-    rewrite,
     set_modules,
 )
 from nctool.conversion.trace.tracing import trace_graph

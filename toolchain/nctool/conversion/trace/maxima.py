@@ -14,8 +14,10 @@ import numpy as np
 from torch import nn
 
 from nctool.conversion.float_network import FloatArray, FloatPopulation, FloatSynapse
+from nctool.conversion.trace.convolutions import with_even_padding
 from nctool.conversion.trace.hints import unsupported
-from nctool.conversion.trace.modules import image_shape, pair, tiles, with_even_padding, without_zeros
+from nctool.conversion.trace.modules import tiles
+from nctool.conversion.trace.shapes import image_shape, pair, without_zeros
 from nctool.conversion.trace.signals import (
     Signal,
     Spikes,

@@ -30,7 +30,7 @@ from nctool.conversion.trace.examining import Examined, examine
 from nctool.conversion.trace.forward_graph import require_unwrapped, unwrapped
 from nctool.conversion.trace.obstacles import Obstacles
 from nctool.conversion.trace.restoring import evaluation
-from nctool.conversion.trace.rewriting import Pooling, Rewritten, replace_activations, same_shapes, set_modules
+from nctool.conversion.trace.rewritten import Pooling, Rewritten, replace_activations, same_shapes, set_modules
 from nctool.conversion.trace.tracing import trace
 from nctool.errors import NctoolWarning, UsageError
 from nctool.fast.engine import exact_arithmetic
