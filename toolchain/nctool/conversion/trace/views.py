@@ -96,8 +96,3 @@ def _spans(shape: Shape, axes: Any) -> list[tuple[int, int]]:
         elif size > 1:
             spans.append((size, stride))
     return spans
-
-
-def keeps_axes(node: fx.Node) -> bool:
-    """Return whether a reduction keeps its axes, with length 1."""
-    return bool(node.args[2] if len(node.args) > 2 else node.kwargs.get("keepdim", False))
