@@ -254,6 +254,16 @@ def test_claims_of_huge_images_take_no_memory(tmp_path: Path) -> None:
     assert "for each image, allowed" in refusal(UnsupportedError, open_network, path)
 
 
+@pytest.mark.parametrize("number", [-5, 2**40])
+def test_claims_of_huge_batches_take_no_memory(tmp_path: Path, number: int) -> None:
+    path = graph([node("Flatten", "images", to="scores")], (6,), tmp_path / "net.onnx")
+    model = onnx.load(path)
+    model.graph.input[0].type.tensor_type.shape.dim[0].dim_value = number
+    path.write_bytes(model.SerializeToString())
+    said = f"cannot be converted: `images` (input: takes {number} images of (6,) at once"
+    assert said in refusal(UnsupportedError, open_network, path)
+
+
 def test_claims_of_huge_constants_take_no_memory(tmp_path: Path) -> None:
     nodes = [node("ConstantOfShape", "size"), node("Add", "images", "constantofshape", to="scores")]
     path = graph(nodes, (6,), tmp_path / "net.onnx", {"size": np.array([2**20, 2**20])})

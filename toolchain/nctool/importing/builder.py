@@ -37,6 +37,8 @@ class Builder:
 
     def __init__(self, sizes: Sizes, batch: int | None = None) -> None:
         require_size(sizes)
+        if batch is not None and not 1 <= batch <= LARGEST_SAMPLE // math.prod(sizes[1:]):
+            raise RefusedError(f"takes {batch} images of {sizes[1:]} at once, allowed any number, or one")
         self.root, self.graph, self.batch = nn.Module(), fx.Graph(), batch
         self.placeholder = self.graph.placeholder("images")
         grown = (*sizes, 1) if len(sizes) == 3 else sizes

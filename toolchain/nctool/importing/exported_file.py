@@ -183,7 +183,7 @@ def _image_sizes(meta: Mapping[str, Any], name: str, path: Path) -> tuple[Sizes,
                 f"`{path}`: axis {axis} of input `{name}` has no fixed size",
                 hint="export with fixed sizes: only the first axis, that of the images, may be dynamic",
             )
-    return (BATCH, *(int(size["as_int"]) for size in rest)), first.get("as_int")
+    return (BATCH, *(int(size["as_int"]) for size in rest)), int(first["as_int"]) if "as_int" in first else None
 
 
 # --- weights --------------------------------------------------------------------------------------------------------
