@@ -254,6 +254,20 @@ def test_claims_of_huge_images_take_no_memory(tmp_path: Path) -> None:
     assert "for each image, allowed" in refusal(UnsupportedError, open_network, path)
 
 
+def test_a_bias_that_does_not_fit(tmp_path: Path) -> None:
+    nodes = [node("Conv", "images", "kernel", "bias"), node("Flatten", "conv", to="scores")]
+    weights = {"kernel": np.ones((3, 1, 1, 1), np.float32), "bias": np.ones(2, np.float32)}
+    path = graph(nodes, (1, 8, 8), tmp_path / "net.onnx", weights)
+    assert "(Conv: has bias of (2,), allowed (3,))" in refusal(UnsupportedError, open_network, path)
+
+
+@pytest.mark.parametrize("name", ["strides", "dilations"])
+def test_windows_beyond_what_torch_holds_do_not_end_the_process(tmp_path: Path, name: str) -> None:
+    nodes = [node("Conv", "images", "kernel", **{name: [2**62, 1]}), node("Flatten", "conv", to="scores")]
+    path = graph(nodes, (1, 8, 8), tmp_path / "net.onnx", {"kernel": np.ones((3, 1, 1, 1), np.float32)})
+    assert "allowed up to 32768" in refusal(UnsupportedError, open_network, path)
+
+
 @pytest.mark.parametrize("number", [-5, 2**40])
 def test_claims_of_huge_batches_take_no_memory(tmp_path: Path, number: int) -> None:
     path = graph([node("Flatten", "images", to="scores")], (6,), tmp_path / "net.onnx")

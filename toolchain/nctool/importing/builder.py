@@ -255,6 +255,9 @@ def _on_meta(module: nn.Module, tensor: Tensor) -> Tensor:
 def assigned(module: nn.Module, **tensors: Tensor | None) -> nn.Module:
     """Give a module its numbers, and return it."""
     for name, tensor in tensors.items():
+        own = getattr(module, name)
+        if tensor is not None and own.shape != tensor.shape:
+            raise RefusedError(f"has {name} of {tuple(tensor.shape)}, allowed {tuple(own.shape)}")
         if name in module._buffers and tensor is not None:
             module._buffers[name] = tensor.clone()
         elif tensor is not None:

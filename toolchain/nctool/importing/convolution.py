@@ -21,6 +21,10 @@ from nctool.importing.values import RefusedError, Sizes, Value
 Pads = Sequence[tuple[int, int]]
 
 
+LARGEST_WINDOW = 2**15
+"""Of a kernel, a stride, a padding or a dilation: with numbers beyond 32 bits, torch ends the process."""
+
+
 @dataclass(frozen=True)
 class Windows:
     """Where the windows of a convolution or pooling lie, for each axis behind the channels.
@@ -55,6 +59,8 @@ class Windows:
             raise RefusedError(f"has windows along {len(self.kernel)} axes of an image with {n_axes}, allowed 1 or 2")
         if min(numbers) < 1 or min(min(pad) for pad in self.pads) < 0:
             raise RefusedError(f"has windows {tuple(self.kernel)} padded by {tuple(self.pads)}")
+        if max(*numbers, *(max(pad) for pad in self.pads)) > LARGEST_WINDOW:
+            raise RefusedError(f"has windows {self}, allowed up to {LARGEST_WINDOW}")
 
 
 def convolved(
