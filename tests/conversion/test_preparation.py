@@ -623,7 +623,11 @@ def test_images_of_another_size():
 @pytest.mark.parametrize(
     ("images", "hint"),
     [
-        (torch.randn(16, 8, 8, 1), "the channels stand behind the images' axis: give images.permute(0, 3, 1, 2)"),
+        (
+            torch.randn(16, 8, 8, 1),
+            "the channels stand behind the images' axis: give images.permute(0, 3, 1, 2), of an array "
+            "images.transpose(0, 3, 1, 2)",
+        ),
         (torch.randn(16, 8, 8), "the axis of the channels is missing: give images[:, None]"),
         (
             torch.randn(16, 3, 8, 8),

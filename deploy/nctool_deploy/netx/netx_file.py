@@ -136,10 +136,10 @@ class NetxFile(StructuralEquality):
         shape = self.network.input.sample_shape
         if numbers.dtype.kind != "f" or numbers.shape[1:] != shape:
             allowed = f"floats (samples, {', '.join(map(str, shape))})"
-            raise RangeError(
-                f"`{name}`: holds {numbers.dtype} {numbers.shape}, allowed {allowed}",
-                hint="the network was converted on numbers, normalised as it takes them: give the same",
-            )
+            hint = "the network was converted on numbers, normalised as it takes them: give the same"
+            if numbers.dtype == np.uint8 and numbers.shape[1:] == shape:
+                hint += "; or convert it on uint8 pixels, with --mean and --std"
+            raise RangeError(f"`{name}`: holds {numbers.dtype} {numbers.shape}, allowed {allowed}", hint)
         return LinearRange(provenance.input_mean, provenance.input_std).pixels(numbers, name)
 
     def cost_meter(self) -> CostMeter:

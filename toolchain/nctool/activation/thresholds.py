@@ -176,9 +176,14 @@ def unfit_images(images: Tensor, reason: Exception, called: str = "images", chan
     """
     hint = "it takes more than one image, of the size that it is trained on; pooling windows must tile them"
     if images.ndim == 4 and images.shape[1] != channels == images.shape[3]:
-        hint = f"the channels stand behind the images' axis: give {called}.permute(0, 3, 1, 2)"
+        hint = (
+            f"the channels stand behind the images' axis: give {called}.permute(0, 3, 1, 2), of an array "
+            f"{called}.transpose(0, 3, 1, 2)"
+        )
     elif images.ndim == 3 and channels == 1:
         hint = f"the axis of the channels is missing: give {called}[:, None]"
+    elif images.ndim == 3 and images.shape[0] == channels:
+        hint = f"a single image needs an axis in front: give {called}[None]"
     return UsageError(f"{called}: {tuple(images.shape)} do not fit the model ({first_line(reason)})", hint)
 
 

@@ -5,7 +5,7 @@ In: a network, some of its images, options. Out: the file and a ConvertReport.
 
 from __future__ import annotations
 
-import re
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,8 +30,6 @@ if TYPE_CHECKING:
     from nctool_deploy.backends.backend import Backend
     from nctool_deploy.netx import Provenance
 
-_NUMBERS = re.compile(r"-?\d*\.?\d+(e-?\d+)?(,-?\d*\.?\d+(e-?\d+)?)*")
-
 DEFAULT_STEPS = 4
 """The window where neither the user nor the backend chooses one."""
 
@@ -43,11 +41,15 @@ def parse_values(text: str, name: str) -> tuple[float, ...]:
     """Turn `0.485,0.456,0.406` into numbers.
 
     Raises:
-        UsageError: a part is no number.
+        UsageError: a part is no finite number.
     """
-    if not _NUMBERS.fullmatch(text):
+    try:
+        values = tuple(map(float, text.split(",")))
+    except ValueError:
+        values = (math.nan,)
+    if not all(map(math.isfinite, values)):
         raise UsageError(f"{name}: got `{text}`, allowed a number for each channel, with commas between them")
-    return tuple(map(float, text.split(",")))
+    return values
 
 
 @dataclass(frozen=True)
@@ -137,6 +139,8 @@ def convert(
         UnsupportedError: parts of the network cannot be converted; all of them are named.
         RangeError: a number does not fit the target.
     """
+    from nctool.conversion.trace.prepare import require_torch_module
+    from nctool.conversion.trace.restoring import restored
     from nctool.exporting.calibration_images import calibration_images
     from nctool.exporting.convert import exported
     from nctool.exporting.own_network import of_module, opened
@@ -154,11 +158,14 @@ def convert(
     file = Path(model) if isinstance(model, Path | str) else None
     inputs = {"the model": file, "the images": path_of(images), "the target": own_target}
     require_outputs(inputs, {"-o": (NETX, output)})
-    some = calibration_images(load_array(images), _floats(mean), _floats(std))
+    some = calibration_images(load_array(images, "images"), _floats(mean), _floats(std))
     progress(0, 1, "reading the network")
-    source = of_module(*(opened(str(model), some) if isinstance(model, Path | str) else (model, some)))
+    network, some = opened(str(model), some) if isinstance(model, Path | str) else (model, some)
     chosen = _design(built_by, steps, replicas, weight_bits, encoding, per_layer)
-    result = exported(source, chosen, chip, chips, progress)
+    require_torch_module(network)
+    with restored(network):  # the source shares its modules
+        source = of_module(network, some)
+        result = exported(source, chosen, chip, chips, progress)
     layers = len(result.lowered.network.populations)
     progress(layers, layers, "running known inputs, and writing")
     write_network(output, result, source.pixels, _provenance(model, some), weight_bits)

@@ -277,7 +277,8 @@ def _print_origin(report: InspectReport) -> None:
         f"target {report.target}, backend {report.backend}, T={report.steps}, "
         f"{report.weight_bits}-bit weights, {report.known_answers} known answers, nctool {report.tool_version}"
     )
-    for key, value in (report.provenance or {}).items():
+    known = {key: value for key, value in (report.provenance or {}).items() if value != []}
+    for key, value in known.items():
         shown = ", ".join(map(str, value)) if isinstance(value, list) else value
         print_line(f"{key}: {shown}")
 

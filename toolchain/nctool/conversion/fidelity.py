@@ -119,6 +119,12 @@ class Fidelity:
                 f"only {self.same_as_snn:.1%} of the answers to {self.images} calibration images are the float "
                 f"network's: {way_out}"
             )
+        if conversion.losses and _by_chance(round(self.same_as_ann * self.images), self.images) < CHANCE:
+            worst = max(conversion.losses, key=conversion.losses.__getitem__)
+            notes.append(
+                f"only {self.same_as_ann:.1%} of the answers to {self.images} calibration images are the trained "
+                f"network's; `{worst}` loses most, {conversion.losses[worst]:.0%}: {_more_spikes(conversion)}"
+            )
         return tuple(notes)
 
 
@@ -131,11 +137,19 @@ def _by_chance(same: int, images: int) -> float:
 def _way_out(conversion: Conversion) -> str:
     """Return what an export can change: finer weights, else more replicas, which lessen the error of the counts."""
     network, number_format = conversion.network, conversion.number_format
-    more_replicas = (
-        number_format.reset == "subtract" and min(conversion.replicas.values(), default=MAX_REPLICAS) < MAX_REPLICAS
-    )
-    otherwise = f"{'export with more --replicas, or ' if more_replicas else ''}train on with `nctool finetune`"
+    more_replicas = "export with more --replicas, or " if _may_have_more_replicas(conversion) else ""
+    otherwise = _more_spikes(conversion) if conversion.losses else f"{more_replicas}train on with `nctool finetune`"
     return finer_weights(network.populations, number_format, network.n_steps, otherwise)
+
+
+def _more_spikes(conversion: Conversion) -> str:
+    """Return what brings neurons that were chosen for ReLUs nearer to them: more spikes an activation."""
+    return f"convert with more {'--replicas' if _may_have_more_replicas(conversion) else '--steps'}"
+
+
+def _may_have_more_replicas(conversion: Conversion) -> bool:
+    fewest = min(conversion.replicas.values(), default=MAX_REPLICAS)
+    return conversion.number_format.reset == "subtract" and fewest < MAX_REPLICAS
 
 
 def n_images(network: IntNetwork, available: int) -> int:

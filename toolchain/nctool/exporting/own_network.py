@@ -7,19 +7,23 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from shlex import quote
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from nctool.activation.thresholds import fresh_norms
 from nctool.conversion.trace.compare_runs import sequences_as_images
 from nctool.conversion.trace.prepare import rectify
 from nctool.conversion.trace.signals import as_image
+from nctool.errors import UsageError
 from nctool.exporting.calibration_images import CalibrationImages
 from nctool.exporting.convert import Source
 from nctool.exporting.named_network import is_code, named_network
 from nctool.importing.open_file import read_network
+from nctool.training.checkpoints.checkpoint import CHECKPOINT_NAME
 
 AT_ONCE = 64
 """Images that the network computes at once."""
@@ -40,9 +44,26 @@ def opened(name: str, images: CalibrationImages) -> tuple[nn.Module, Calibration
     some = images.normalised(images.pixels[:AT_ONCE])
     if is_code(name):
         return named_network(name, tuple(some.shape[1:]))[0].eval(), images
+    _require_network_file(Path(name))
     file = read_network(Path(name), tuple(some.shape[1:]))
     file.require_same(some, f"`{name}`")
     return file.network, replace(images, pixels=sequences_as_images(images.pixels))
+
+
+def _require_network_file(path: Path) -> None:
+    """Refuse what is often given in place of a network file."""
+    if path.suffix == ".py":
+        raise UsageError(
+            f"model: `{path}` does not say what builds the network, allowed file.py:function",
+            hint="name a function that returns the network with its weights",
+        )
+    if path.suffix == ".net":
+        raise UsageError(f"model: `{path}` is converted already", hint=f"run it: nctool run-sim {quote(str(path))}")
+    if (path / CHECKPOINT_NAME).exists():
+        raise UsageError(
+            f"model: `{path}` is the folder of a training run",
+            hint=f"export it: nctool export {quote(str(path))} -o MODEL.net",
+        )
 
 
 def of_module(model: nn.Module, images: CalibrationImages) -> Source:
@@ -65,8 +86,17 @@ def of_module(model: nn.Module, images: CalibrationImages) -> Source:
         std=images.std,
         pixels=sequences_as_images(images.pixels),
         logits=logits,
-        notes=images.notes,
+        notes=(*images.notes, *_notes(rectified)),
     )
+
+
+def _notes(network: nn.Module) -> tuple[str, ...]:
+    """Return a note on batch norms whose statistics were never measured: this is no trained network."""
+    norms = list(fresh_norms(network))
+    if not norms:
+        return ()
+    more = f" and {len(norms) - 1} more" if norms[1:] else ""
+    return (f"batch norm `{norms[0]}`{more}: no data seen, so this network is not trained: load its weights first",)
 
 
 def _parts(pixels: NDArray[np.uint8]) -> list[NDArray[np.uint8]]:

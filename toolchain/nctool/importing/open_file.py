@@ -23,6 +23,9 @@ from nctool.importing.values import Sizes
 
 _ZIP = b"PK\x03\x04"
 _HEAD = 16
+IMAGE_AXES = 3
+"""Axes of an image: channels, height, width."""
+
 _WEIGHTS_HINT = "build the network in Python, load the weights into it and give the module; or export it to ONNX"
 
 
@@ -73,9 +76,18 @@ def read_network(path: Path | str, shape: Sizes | None = None) -> NetworkFile:
     if shape is not None and shape not in (found.sizes, found.seen, signal if found.sizes[1:2] == (1,) else None):
         raise UsageError(
             f"images: have shape {shape}, the network of `{path}` takes {found.sizes}",
-            hint="give images of the size that the network was trained with, channels first",
+            hint=_shape_hint(shape, found.sizes),
         )
     return found
+
+
+def _shape_hint(shape: Sizes, taken: Sizes) -> str:
+    """Return how images of a shape become such as the network takes."""
+    if len(shape) == IMAGE_AXES and (shape[-1], *shape[:-1]) == taken:
+        return "the channels stand last: give images.transpose(0, 3, 1, 2), of a tensor images.permute(0, 3, 1, 2)"
+    if (1, *shape) == taken:
+        return "the axis of the channels is missing: give images[:, None]"
+    return "give images of the size that the network was trained with, channels first"
 
 
 def _head(path: Path) -> bytes:

@@ -15,10 +15,12 @@ from nctool.errors import RangeError, UsageError
 from nctool.ir.network import IntArray, Shape
 from nctool.running.arrays import LABELS, Source, load_array, load_labels, name_of
 from nctool.running.model_file import ModelFile
+from nctool_deploy.netx import Provenance
 from nctool_models import is_image_folder, load_dataset
 from nctool_models.datasets.load import NAMES
 
 SPLITS = ("test", "train")
+_NUMBERS_HINT = "give samples with --input X.npy, normalised as the images of the conversion"
 _MOST_NAMES = 5
 """Class names that a message lists."""
 
@@ -120,12 +122,28 @@ def load_samples(
     """
     provenance, name = content.provenance, dataset or trained_on(content)
     if name is None:
-        raise UsageError("the file does not say which data set it was trained on", hint="name one with --dataset")
+        raise _no_data_set(provenance)
+    if provenance is not None and provenance.samples == "numbers":
+        raise UsageError(
+            f"data set `{name}`: holds pixels, the network takes the numbers that it was converted on",
+            hint=_NUMBERS_HINT,
+        )
     if dataset is None:
         require_here(name)
     network, classes = content.network, provenance.classes if provenance else None
     n_classes = network.readout.shape[0]
     return dataset_samples(name, split, n_samples, data_dir, network.input.sample_shape, n_classes, classes)
+
+
+def _no_data_set(provenance: Provenance | None) -> UsageError:
+    """Describe a file that no training is known of."""
+    if provenance is None or provenance.model is None:
+        return UsageError("the file does not say which data set it was trained on", hint="name one with --dataset")
+    hint = "give samples with --input X.npy, or a data set of pixels with --dataset"
+    return UsageError(
+        f"the file names no data set: it was converted from `{provenance.model}`",
+        hint=_NUMBERS_HINT if provenance.samples == "numbers" else hint,
+    )
 
 
 def dataset_samples(
