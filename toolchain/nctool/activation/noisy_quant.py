@@ -70,10 +70,7 @@ class NoisyQuantReLU(nn.Module):
 
     def __init__(self, levels: int, threshold: float = 8.0, reset: Reset = "subtract") -> None:
         super().__init__()
-        if reset not in ("subtract", "zero"):
-            raise RangeError(f"activation `reset` is {reset!r}, allowed subtract, zero")
-        if not 1 <= levels <= MAX_LEVELS:
-            raise RangeError(f"activation `levels` is {levels}, allowed 1..{MAX_LEVELS}")
+        require_settings(levels, reset)
         self.levels = levels
         self.reset_to: Reset = reset
         self.threshold = nn.Parameter(torch.tensor(float(threshold)))
@@ -163,6 +160,14 @@ class NoisyQuantReLU(nn.Module):
             potential.sub_(output) if self.reset_to == "subtract" else potential.masked_fill_(output > 0.0, 0.0)
         )
         return output
+
+
+def require_settings(levels: int, reset: str) -> None:
+    """Refuse with a RangeError what no activation has."""
+    if reset not in ("subtract", "zero"):
+        raise RangeError(f"activation `reset` is {reset!r}, allowed subtract, zero")
+    if not 1 <= levels <= MAX_LEVELS:
+        raise RangeError(f"activation `levels` is {levels}, allowed 1..{MAX_LEVELS}")
 
 
 def activations(model: nn.Module) -> dict[str, NoisyQuantReLU]:

@@ -18,7 +18,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, fx, nn
 
-from nctool.activation.noisy_quant import NoisyQuantReLU
+from nctool.activation.noisy_quant import NoisyQuantReLU, require_settings
 from nctool.activation.rectifier import Rectifier
 from nctool.activation.surrogate import Reset
 from nctool.activation.thresholds import balanced_thresholds, first_thresholds, fresh_norms
@@ -74,6 +74,7 @@ def prepare(
     require_torch_module(model)
     model = unwrapped(model)
     require_images(images)
+    require_settings(levels, reset)
     if percentile is not None and not 0.0 < percentile <= 100.0:
         raise UsageError(f"percentile: {percentile} is out of range, allowed 0 < percentile <= 100")
     images = images.to(torch.float32)
