@@ -254,7 +254,7 @@ def test_a_concatenation_of_one_tensor_is_that_tensor():
     [
         (
             lambda m, x: torch.cat([m.one(x), m.two(x)], 1),
-            "function `cat`: joins `one` with no NoisyQuantReLU between them\nhint: " + ACTIVATION.format("one"),
+            "function `cat`: joins `one` with no activation between them\nhint: " + ACTIVATION.format("one"),
         ),
         (
             lambda m, x: torch.cat([x, x], 2),

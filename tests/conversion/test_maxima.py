@@ -325,7 +325,7 @@ REFUSED = {
     ),
     "a weighted sum": (
         nn.Sequential(nn.Conv2d(2, 4, 3), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(36, 3)),
-        "module `1`: follows `0` with no NoisyQuantReLU between them\n"
+        "module `1`: follows `0` with no activation between them\n"
         "hint: put nn.ReLU right before `1`, and take away one behind it, then nctool.prepare, and train again",
     ),
     "a vector": (

@@ -215,7 +215,7 @@ def test_added_spikes_may_be_normalised_but_not_joined():
     with pytest.raises(UnsupportedError) as caught:
         trace(Behind("cat"), (2,))
     assert str(caught.value) == (
-        "function `cat`: joins `add` with no NoisyQuantReLU between them\n"
+        "function `cat`: joins `add` with no activation between them\n"
         "hint: put nn.ReLU right before `cat`, then nctool.prepare, and train again"
     )
 

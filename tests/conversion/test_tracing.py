@@ -251,17 +251,17 @@ BAD_PLACE = "follows spikes of `0`, allowed behind Conv2d, Linear or their Batch
         ),
         (
             conv_then(nn.Conv2d(3, 3, 1), nn.Conv2d(3, 3, 1)),
-            "module `3`: follows `2` with no NoisyQuantReLU between them\n"
+            "module `3`: follows `2` with no activation between them\n"
             "hint: put nn.ReLU right before `3`, then nctool.prepare, and train again",
         ),
         (
             nn.Sequential(nn.Conv2d(2, 3, 3), nn.AvgPool2d(2), act(), nn.Flatten(), nn.Linear(12, 2)),
-            "module `1`: follows `0` with no NoisyQuantReLU between them\n"
+            "module `1`: follows `0` with no activation between them\n"
             "hint: put nn.ReLU right before `1`, and take away one behind it, then nctool.prepare, and train again",
         ),
         (
             nn.Sequential(nn.Conv2d(2, 3, 3), nn.Flatten()),
-            "module `1`: follows `0` with no NoisyQuantReLU between them\n"
+            "module `1`: follows `0` with no activation between them\n"
             "hint: put nn.ReLU right before `1`, then nctool.prepare, and train again",
         ),
         (conv_then(nn.BatchNorm2d(3)), f"module `2`: {BAD_PLACE}"),
@@ -465,7 +465,7 @@ def read_after(y: torch.Tensor, change) -> torch.Tensor:
         ),
         (
             lambda m, x: m.two(x + m.one(x)),
-            "module `two`: follows `one` with no NoisyQuantReLU between them\n"
+            "module `two`: follows `one` with no activation between them\n"
             "hint: put nn.ReLU right before `two`, then nctool.prepare, and train again",
         ),
         (lambda m, x: m.one(x) + 1.5, f"function `add` (of 1.5) cannot be converted\n{CONSTANT}"),

@@ -154,7 +154,7 @@ def require_padded(value: Value, name: str, else_do: str = "") -> Spikes:
     if not isinstance(value, FloatPopulation):
         return value
     raise UnsupportedError(
-        f"module `{name}`: follows `{value.name}` with no NoisyQuantReLU between them",
+        f"module `{name}`: follows `{value.name}` with no activation between them",
         hint=f"put nn.ReLU right before `{name}`{else_do}, then nctool.prepare, and train again",
     )
 
@@ -191,7 +191,7 @@ def _parts_of(value: Value, name: str) -> tuple[Signal, ...]:
     if isinstance(value, StandIn):
         return (value.as_spikes(),)
     raise UnsupportedError(
-        f"function `{name}`: joins `{value.name}` with no NoisyQuantReLU between them",
+        f"function `{name}`: joins `{value.name}` with no activation between them",
         hint=f"put nn.ReLU right before `{name}`, then nctool.prepare, and train again",
     )
 
