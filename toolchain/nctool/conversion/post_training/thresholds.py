@@ -55,18 +55,23 @@ def choose_thresholds(drive: Tensor, wanted: Tensor, window: Window, shared: boo
     every = max(1, window.replicas * drive.numel() // VALUES)
     drive = drive.unflatten(1, (-1, window.together))[:, ::every].flatten(1, 2)
     wanted = wanted[::every]
-    largest = _largest(wanted, drive, shared)
+    largest = _largest(wanted, drive, window, shared)
     coarse = _search(drive, wanted, window, largest * THRESHOLDS[:, None], shared)
     fine = _search(drive, wanted, window, coarse.threshold * FINER[:, None], shared)
     return fine if window.reset == "zero" else _shifted(drive, wanted, window, fine)
 
 
-def _largest(wanted: Tensor, drive: Tensor, shared: bool) -> Tensor:
-    """Return the largest value that each channel should send; where that is nothing, one out of its reach."""
+def _largest(wanted: Tensor, drive: Tensor, window: Window, shared: bool) -> Tensor:
+    """Return the largest value that each channel should send; where that is nothing, one out of its reach.
+
+    The replica that starts highest is threshold / 2K below it: what is out of reach of that one is of all.
+    """
     largest = wanted.amax(0)
     silent = largest <= 0
+    if shared and not bool(silent.all()):
+        return largest.amax().expand_as(largest)
     typical = largest[~silent].mean() if not bool(silent.all()) else torch.ones(())
-    reach = drive.clamp(min=0).sum(0).amax(0) * 2
+    reach = drive.clamp(min=0).sum(0).amax(0) * (2 * window.replicas)
     largest = torch.where(silent, torch.maximum(reach, typical), largest)
     return largest.amax().expand_as(largest) if shared else largest
 
