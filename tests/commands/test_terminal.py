@@ -11,6 +11,7 @@ from io import StringIO
 from pathlib import Path
 
 import h5py
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -91,6 +92,16 @@ def long_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "model.net"
 
 
+RELUS = """
+import torch
+from torch import nn
+
+def build():
+    torch.manual_seed(0)
+    first = nn.Conv2d(1, 4, 3), nn.ReLU(), nn.AvgPool2d(2), nn.Conv2d(4, 6, 3), nn.ReLU()
+    return nn.Sequential(*first, nn.Flatten(), nn.Linear(6, 3))
+"""
+
 COMMANDS = [
     "inspect DIGITS",
     "inspect LONG",
@@ -98,6 +109,7 @@ COMMANDS = [
     "verify LONG --engines reference,fast",
     "verify CHANGED --engines reference,fast",
     "export RUN -o m.net",
+    "convert nets.py:build --images x.npy --mean 0.5 --std 0.25 --steps 2 -o c.net",
     "explore RUN --samples 4 --replicas 1,2 --steps 1 --weight-bits 8 --target loihi1 --input rate",
     "history RUN",
     "recipes",
@@ -109,8 +121,10 @@ COMMANDS = [
 def here(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, digits_run: Path, digits_model: Path, long_model: Path
 ) -> None:
-    """Make links to what the commands read, in the current folder."""
+    """Make links to what the commands read, in the current folder, and a network of ReLUs with images."""
     monkeypatch.chdir(tmp_path)
+    Path("nets.py").write_text(RELUS, encoding="utf-8")
+    np.save("x.npy", np.random.default_rng(0).integers(0, 256, (8, 1, 8, 8), np.uint8))
     changed = long_model.with_name("changed.net")
     for name, path in {"RUN": digits_run, "DIGITS": digits_model, "LONG": long_model, "CHANGED": changed}.items():
         Path(name).symlink_to(path)

@@ -257,7 +257,7 @@ def print_network(report: ExportReport) -> None:
 def _head_room(report: ExportReport) -> str:
     """Return a line about the layer whose sums come nearest to the accumulator's limit, and which sums are proved."""
     calibrated = [name for name, kind in report.bounds.items() if kind == "calibrated"]
-    proof = f"measured on training images for {', '.join(calibrated)}" if calibrated else "proved for every input"
+    proof = f"measured on calibration images for {', '.join(calibrated)}" if calibrated else "proved for every input"
     return f"least head-room {report.head_room_bits:.2f} bits, in {report.tightest_layer}; bounds: {proof}"
 
 

@@ -161,7 +161,8 @@ def print_changes(title: str, changes: Sequence[Mapping[str, Any]]) -> None:
         rows.append([change["step"], change["detail"], largest, _error(change["output_error"])])
     print_rows(title, ["step", "what", "largest", "output"], rows)
     print_line("largest: of the errors of single numbers")
-    print_line("output: root mean square error of the layer's input sum; in rows `compare …`, of its spikes")
+    chosen = "choose …` and `" if any(change["step"].startswith("choose ") for change in changes) else ""
+    print_line(f"output: root mean square error of the layer's input sum; in rows `{chosen}compare …`, of its spikes")
 
 
 def _error(error: float | None) -> str:

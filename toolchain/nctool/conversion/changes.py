@@ -64,8 +64,8 @@ def changes_of_choosing(real: FloatNetwork, losses: Mapping[str, float]) -> tupl
     return tuple(
         Change(
             f"choose neurons `{population.name}`",
-            f"thresholds {threshold.min():.3g}..{threshold.max():.3g}; of what the ReLUs give, "
-            f"{losses[population.name]:.1%} is lost (root mean square)",
+            f"thresholds {threshold.min():.3g}..{threshold.max():.3g}; "
+            f"{losses[population.name]:.1%} of what its ReLUs give is lost",
             False,
             output_error=losses[population.name],
         )
