@@ -17,7 +17,7 @@ from torch import Tensor, nn
 import nctool
 from nctool.errors import RangeError, UsageError
 from nctool_deploy.netx import Provenance, read
-from tests.support.network_files import to_onnx
+from tests.support.network_files import to_exported, to_onnx, to_script
 from tests.support.refusals import refusal
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -137,6 +137,14 @@ def test_code_that_builds_a_network(cli, tmp_path, monkeypatch):
     assert ended.code == 0
     assert ended.json["losses"].keys() == {"1"}
     assert read(Path("m.net")).provenance.model == "nets.py:build"
+
+
+@pytest.mark.parametrize("save", [to_onnx, to_exported, to_script])
+def test_every_kind_of_file_gives_the_network_of_the_module(tmp_path, save):
+    path = save(net(), torch.from_numpy(NUMBERS[:2]), tmp_path / "model")
+    of_file, of_module = (nctool.convert(each, NUMBERS, tmp_path / "m.net") for each in (path, net()))
+    assert of_file.fidelity.same_as_ann == of_module.fidelity.same_as_ann
+    assert list(of_file.losses.values()) == pytest.approx(list(of_module.losses.values()), rel=1e-3)
 
 
 def test_progress_is_told(here, tmp_path):

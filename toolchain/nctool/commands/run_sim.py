@@ -116,8 +116,9 @@ def run_sim(
         samples: how many, from the first on; all by default.
         data_dir: where data sets lie.
         input: samples instead of a data set, a .npy file or an array: uint8 pixels (samples, channels, height, width),
-            the channels also last, or left out where there is one; or for a foreign file integers
-            (samples, steps, *shape) or (samples, *shape), or real numbers for its input block.
+            the channels also last, or left out where there is one; floats where the network was converted on such; or
+            for a foreign file integers (samples, steps, *shape) or (samples, *shape), or real numbers for its input
+            block.
         labels: class numbers for `input`, a .npy file or an array.
         output: .npz file that receives every spike and all logits.
         options: how a foreign file is read and reset.
