@@ -13,10 +13,11 @@ from torch import Tensor
 
 from nctool.activation.surrogate import integrate_and_fire as trained_neurons
 from nctool.conversion.float_network import FloatPopulation, FloatSynapse
+from nctool.conversion.maximum_values import maximum_values
 from nctool.conversion.post_training.correction import RIDGES, _ridge_moves, correct
 from nctool.conversion.post_training.simulation import Window
 from nctool.conversion.post_training.thresholds import THRESHOLDS, choose_thresholds
-from nctool.conversion.quantise.patches import View
+from nctool.conversion.quantise.patches import View, choose_windows
 from nctool.ir.geometry import ConvGeometry
 from nctool.ir.network import IntegrateFire, Population
 from nctool.reference.neurons import integrate_and_fire as reference_neurons
@@ -66,6 +67,42 @@ def test_neurons_spike_as_those_of_the_reference_engine(seed, n_steps, replicas,
     counts = reference_neurons(population, steps).spikes.sum(axis=1).reshape(6, 3, replicas).sum(axis=2)
     expected = counts * (threshold.numpy() / (replicas * n_steps))
     np.testing.assert_allclose(window.sent(drive, threshold, shift).numpy(), expected, rtol=1e-12)
+
+
+@given(seeds, st.integers(1, 4), st.integers(1, 3), st.sampled_from([2, 3]))
+def test_what_a_maximum_takes_together_fires_where_one_of_it_does(seed, n_steps, replicas, together):
+    """In one step, that is the largest of what they send alone."""
+    drive, threshold, shift = whole_drive(seed, n_steps, replicas)
+    window = Window(n_steps, replicas, "subtract", together)
+    alone = [
+        torch.stack([replace(window, n_steps=1, together=1).sent(drive[:1, row : row + 1], threshold, shift)[0]])
+        for row in range(6)
+    ]
+    first = torch.cat(alone).unflatten(0, (-1, together)).amax(1)
+    torch.testing.assert_close(replace(window, n_steps=1).sent(drive[:1], threshold, shift), first, rtol=1e-12, atol=0)
+    several, single = (replace(window, together=n).sent(drive, threshold, shift) for n in (together, 1))
+    assert (several >= single.unflatten(0, (-1, together)).amax(1) - 1e-9).all()
+
+
+@given(seeds)
+def test_the_neurons_of_a_window_are_those_that_the_maximum_looks_at(seed):
+    rng = np.random.default_rng(seed)
+    size, kernel, stride = (int(n) for n in (rng.integers(3, 9), rng.integers(2, 4), rng.integers(1, 4)))
+    padding, channels = int(rng.integers(0, kernel)), 2
+    geometry = ConvGeometry((stride, stride), (padding, padding), groups=channels)
+    taps = np.ones((channels, 1, kernel, kernel))
+    if rng.random() < 0.5:
+        taps[:, :, 0] = 0  # as where more lies behind the image than in front
+    source = (channels, size, size)
+    synapse = FloatSynapse("pool", "c", source, taps, np.zeros(channels), geometry)
+    shape = (channels, *geometry.output_size(source, (kernel, kernel)))
+    values = torch.from_numpy(rng.random((3, *source)))
+    wanted = maximum_values(FloatPopulation("pool", shape, (synapse,), maximum=True), values)
+    neurons, absent = choose_windows(synapse, len(values), most=10**6)
+    seen = values[neurons.sample, :, neurons.y, neurons.x].reshape(*absent.shape, channels)
+    found = seen.masked_fill(torch.from_numpy(absent)[..., None], 0.0).amax(1)
+    torch.testing.assert_close(found, wanted.permute(0, 2, 3, 1).flatten(0, 2))
+    assert len(choose_windows(synapse, len(values), most=12)[1]) <= 12
 
 
 def test_replicas_by_hand():

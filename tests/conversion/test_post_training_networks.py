@@ -14,7 +14,7 @@ from torch.nn import functional
 from nctool.activation.rectifier import Rectifier
 from nctool.conversion import Conversion
 from nctool.conversion.fidelity import FloatSpikes, measure_fidelity
-from nctool.exporting.calibration_images import calibration_images
+from nctool.exporting.calibration_images import MOST_IMAGES, calibration_images
 from nctool.exporting.convert import Design, Source, converted
 from nctool.exporting.own_network import of_module
 from nctool.fast.engine import FastEngine
@@ -231,9 +231,9 @@ def test_a_conversion_gives_the_same_integers_each_time():
 
 
 def test_of_many_images_some_are_drawn_the_same_each_time():
-    images = pixels(600)
+    images = pixels(MOST_IMAGES + 76)
     some = calibration_images(images, (0.5,), (0.25,))
-    assert some.pixels.shape == (512, *SHAPE)
+    assert some.pixels.shape == (MOST_IMAGES, *SHAPE)
     again = calibration_images(images, (0.5,), (0.25,))
     np.testing.assert_array_equal(some.pixels, again.pixels)
     assert len(np.unique(some.pixels.reshape(512, -1), axis=0)) == 512
