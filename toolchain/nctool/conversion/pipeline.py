@@ -33,7 +33,7 @@ from nctool.conversion.folding import fold_batch_norm, fold_pooling
 from nctool.conversion.input_encoding import EncodedInput, encode_input, rate_input, split_input
 from nctool.conversion.integers import to_integers
 from nctool.conversion.post_training.activations import Activations, provisional
-from nctool.conversion.quantise.input_precision import choose_input
+from nctool.conversion.quantise.input_precision import SAMPLES, choose_input
 from nctool.conversion.replicas import Replicas, replicas_by_name, stagger
 from nctool.conversion.trace.compare_runs import first_images, require_same_network, sequences_as_images
 from nctool.conversion.trace.signals import as_image
@@ -116,7 +116,7 @@ def convert(
     trained = split_input(pooled, encoded)
     choosing = not trained.has_neurons
     if choosing:
-        trained = provisional(trained, encoded, calibration)
+        trained = provisional(trained, encoded, calibration[:SAMPLES])
     deployed = stagger(trained, copies)
     if encoding == "graded":
         progress(0, len(deployed.populations), "grading the input")
