@@ -13,6 +13,8 @@ from torch.nn import functional
 
 from nctool.activation.rectifier import Rectifier
 from nctool.conversion import Conversion
+from nctool.conversion.changes import notes_of_silence
+from nctool.conversion.constants import Held
 from nctool.conversion.fidelity import FloatSpikes, measure_fidelity
 from nctool.exporting.calibration_images import MOST_IMAGES, calibration_images
 from nctool.exporting.convert import Design, Source, converted
@@ -98,7 +100,7 @@ def conversion(of: Source, backend: str = "autapse", n_steps: int = 4, **options
 def real_logits(found: Conversion, images: np.ndarray) -> np.ndarray:
     """Return the logits of the integers after the whole window, in units of the trained network's."""
     network = found.network
-    (trace,) = FastEngine(network).traces(images)
+    trace = join(FastEngine(network).traces(images))
     return trace.logits[:, -1] * network.readout.neuron.scale
 
 
@@ -135,15 +137,17 @@ def test_maximum_pooling_is_near_in_one_step():
     assert many < 0.12
 
 
-def test_losses_fall_with_the_window_and_are_those_of_the_spikes():
+@pytest.mark.parametrize("replicas", [1, 3])
+def test_losses_fall_with_the_window_and_are_those_of_the_spikes(replicas):
     """The loss is the root mean square of what is sent beside what the ReLU gives, relative to the latter."""
     of = source("plain")
-    few, many = (conversion(of, n_steps=n) for n in (2, 16))
+    few, many = (conversion(of, n_steps=n, replicas=replicas) for n in (2, 16))
     assert set(few.losses) == set(many.losses) == {"0", "4"}
     assert all(few.losses[name] > many.losses[name] for name in few.losses)
-    (trace,) = FastEngine(many.network).traces(of.pixels)
+    trace = join(FastEngine(many.network).traces(of.pixels))
     (threshold,) = (p.threshold for p in many.real.populations if p.name == "0")
-    sent = trace.spikes["0"].mean(axis=1) * threshold[:, np.newaxis, np.newaxis]
+    rates = trace.spikes["0"].mean(axis=1).reshape(len(of.pixels), 6, replicas, 8, 8).mean(axis=2)
+    sent = rates * threshold[:, np.newaxis, np.newaxis]
     with torch.no_grad():
         real = torch.from_numpy((of.pixels / 255 - 0.5) / 0.25).float()
         gives = of.model.get_submodule("1")(of.model.get_submodule("0")(real)).clamp(min=0).numpy()
@@ -237,6 +241,18 @@ def test_of_many_images_some_are_drawn_the_same_each_time():
     again = calibration_images(images, (0.5,), (0.25,))
     np.testing.assert_array_equal(some.pixels, again.pixels)
     assert len(np.unique(some.pixels.reshape(512, -1), axis=0)) == 512
+
+
+def test_a_note_says_why_a_layer_is_silent():
+    """A layer that loses something stands for ReLUs that give something; another one is dead."""
+    found = conversion(source("plain"))
+    held = {"0": Held(never=6), "4": Held(never=8), "7": Held()}
+    assert notes_of_silence(found.real, held, {"0": 1.0, "4": 0.0}) == (
+        "no neuron of `0` can fire, whatever the image: spikes are too few to tell what its ReLUs give, convert with "
+        "more --steps or --replicas",
+        "no neuron of `4` can fire, whatever the image: train the network again",
+    )
+    assert notes_of_silence(found.real, {**held, "0": Held(never=5), "4": Held()}, found.losses) == ()
 
 
 def test_a_note_says_when_answers_are_not_the_trained_networks():

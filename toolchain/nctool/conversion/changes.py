@@ -18,6 +18,10 @@ from nctool.ir.change import Change
 from nctool.ir.network import InputEncoding, IntNetwork, Synapse
 from nctool.ir.number_format import IntegerFormat
 
+_TRAIN_AGAIN = "train the network again"
+_MORE_SPIKES = "spikes are too few to tell what its ReLUs give, convert with more --steps or --replicas"
+_NO_LOSSES: Mapping[str, float] = {}
+
 
 def branches(network: FloatNetwork) -> list[tuple[str, FloatSynapse]]:
     """Return every synapse with what it is called: like its population, or like its module in a sum."""
@@ -114,10 +118,19 @@ def _weights(synapse: Synapse, number_format: IntegerFormat) -> str:
     return f"weights {low}..{high}{times} of {number_format.weight_bits} bits"
 
 
-def notes_of_silence(real: FloatNetwork, held: Mapping[str, Held]) -> tuple[str, ...]:
-    """Return a note for each layer that sends nothing, whatever the image."""
+def notes_of_silence(
+    real: FloatNetwork, held: Mapping[str, Held], losses: Mapping[str, float] = _NO_LOSSES
+) -> tuple[str, ...]:
+    """Return a note for each layer that sends nothing, whatever the image.
+
+    Args:
+        losses: of the layers whose neurons were chosen; one that loses something stands for ReLUs that give something.
+    """
     names = [p.name for p in real.populations if p.threshold is not None and held[p.name].never == p.shape[0]]
-    return tuple(f"no neuron of `{name}` can fire, whatever the image: train the network again" for name in names)
+    return tuple(
+        f"no neuron of `{name}` can fire, whatever the image: {_MORE_SPIKES if losses.get(name) else _TRAIN_AGAIN}"
+        for name in names
+    )
 
 
 def notes_of_lost_weights(real: FloatNetwork, rounded: IntNetwork, number_format: IntegerFormat) -> tuple[str, ...]:
@@ -126,7 +139,7 @@ def notes_of_lost_weights(real: FloatNetwork, rounded: IntNetwork, number_format
     in_pairs = [(q, *synapses) for p, q in pairs for synapses in zip(p.synapses, q.synapses, strict=True)]
     return tuple(
         f"all weights of `{population.name}` from `{synapse.source}` round to 0: "
-        + finer_weights([population], number_format, rounded.n_steps, otherwise="train the network again")
+        + finer_weights([population], number_format, rounded.n_steps, otherwise=_TRAIN_AGAIN)
         for population, real_synapse, synapse in in_pairs
         if real_synapse.weight.any() and not synapse.weight.any()
     )

@@ -136,7 +136,7 @@ def convert(
         *changes_of_rounding(integers.network, integers.errors, number_format),
     )
     notes = (
-        *notes_of_silence(integers.holding, integers.held),
+        *notes_of_silence(integers.holding, integers.held, integers.losses),
         *notes_of_lost_weights(integers.holding, integers.network, number_format),
     )
     return Conversion(integers.network, changes, copies, notes, integers.real, encoded, number_format, integers.losses)
