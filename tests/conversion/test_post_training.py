@@ -189,11 +189,13 @@ def test_a_shift_makes_up_for_a_drive_that_is_off():
     assert choose_thresholds(drive, wanted, Window(4, 1, "zero"), shared=False).shift.item() == 0
 
 
-def test_nothing_to_send_at_all():
-    drive = -torch.ones(2, 5, 3)
+@pytest.mark.parametrize("size", [0.0, 1e-3, 1e4])
+def test_nothing_to_send_at_all(size):
+    """Thresholds are of the size of the drive, so that they fit beside the weights."""
+    drive = -size * torch.ones(2, 5, 3)
     for shared in (False, True):
         chosen = choose_thresholds(drive, torch.zeros(5, 3), Window(2, 1, "subtract"), shared)
-        assert (chosen.threshold > 0).all()
+        assert (chosen.threshold >= 0.02 * (size or 1.0)).all()
         assert chosen.error.tolist() == [0, 0, 0]
 
 

@@ -352,10 +352,13 @@ def test_batch_norms_without_data_are_noted(arguments):
     assert nctool.convert(**arguments | {"model": trained}).notes == ()
 
 
-def test_a_layer_that_is_never_positive_is_noted(arguments):
+@pytest.mark.parametrize("unit", [0.01, 1, 1000])
+def test_a_layer_that_is_never_positive_is_noted(arguments, unit):
+    """Whatever the units of its drive: nothing else says how large its thresholds are."""
     model = net()
     with torch.no_grad():
-        model[0].bias.fill_(-100)
+        model[0].weight.mul_(unit)
+        model[0].bias.fill_(-100 * unit)
     report = nctool.convert(**arguments | {"model": model})
     assert report.notes == ("no neuron of `0` can fire, whatever the image: train the network again",)
     assert report.losses == {"0": 0.0}

@@ -70,14 +70,18 @@ def _largest(wanted: Tensor, drive: Tensor, window: Window, shared: bool) -> Ten
     silent = largest <= 0
     if shared and not bool(silent.all()):
         return largest.amax().expand_as(largest)
-    typical = largest[~silent].mean() if not bool(silent.all()) else torch.ones(())
+    typical = largest[~silent].mean() if not bool(silent.all()) else drive.abs().amax()
     reach = drive.clamp(min=0).sum(0).amax(0) * (2 * window.replicas)
     largest = torch.where(silent, torch.maximum(reach, typical), largest)
+    largest = torch.where(largest > 0, largest, 1.0)
     return largest.amax().expand_as(largest) if shared else largest
 
 
 def _search(drive: Tensor, wanted: Tensor, window: Window, tried: Tensor, shared: bool) -> Chosen:
-    """Return the best of the thresholds `tried`, (candidates, channels), for each channel or for all together."""
+    """Return the best of the thresholds `tried`, (candidates, channels), for each channel or for all together.
+
+    Of equals it is the first, the smallest: where nothing is to be sent, a spike is worth least to what reads it.
+    """
     errors = torch.stack([_error(drive, wanted, window, threshold, 0.0) for threshold in tried])
     compared = errors.sum(1, keepdim=True).expand_as(errors) if shared else errors
     best = compared.argmin(0, keepdim=True)
