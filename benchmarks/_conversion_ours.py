@@ -1,12 +1,13 @@
 """Convert a trained ReLU network by nctool and run the integer network on test images.
 
-In: the network, its data set. Out: top-1 for each window, for several neurons an activation, and the seconds of a
-conversion. Every window and number of replicas is a conversion of its own.
+In: the network, its data set. Out: top-1 for each window, for several neurons an activation, and the CPU seconds of
+a conversion. Every window and number of replicas is a conversion of its own.
 """
 
 from __future__ import annotations
 
 import tempfile
+import time
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,6 @@ import numpy as np
 from torch import nn
 
 import nctool
-from _common import seconds
 from nctool_models.datasets.dataset import Dataset
 
 STEPS = (1, 2, 4, 8, 16)
@@ -32,14 +32,15 @@ def measure_ours(network: nn.Module, data: Dataset, calibration: np.ndarray) -> 
         data: its test images are run.
         calibration: uint8 (N, C, H, W), training images.
     """
-    accuracy, time = {}, 0.0
+    accuracy, spent = {}, {}
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model.net"
         for key, options in _conversions().items():
-            spent = seconds(lambda options=options: _convert(network, data, calibration, path, options))
-            time = spent if key == _TIMED else time
+            start = time.process_time()
+            _convert(network, data, calibration, path, options)
+            spent[key] = time.process_time() - start
             accuracy[key] = _run(path, data)
-    return {"accuracy": accuracy, "seconds": time}
+    return {"accuracy": accuracy, "seconds": spent[_TIMED]}
 
 
 def _conversions() -> dict[str, dict[str, Any]]:

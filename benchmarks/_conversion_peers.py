@@ -4,7 +4,7 @@
 
 In: the network's name and state dict, and float32 images (N, C, H, W) as the network takes them, with labels.
 Out: for each way to convert, the setting that was best on training images, top-1 on test images for each window, and
-the seconds that the conversion took. Only the best way of a library at a window counts.
+the CPU seconds that the conversion took. Only the best way of a library at a window counts.
 
 Every way keeps float weights, fires at most one spike a step, and sees the constant image at every step. Each may
 leave out the first quarter or half of the steps in the readout (SpikingJelly documents that as a delayed readout);
@@ -183,9 +183,9 @@ def measure_way(way: Way, network: nn.Module, images: Images) -> dict[str, Any]:
     """Choose the setting and the delays of one way on training images, then measure it on test images."""
     runs, seconds, found = {}, {}, {}
     for name, convert in way.settings.items():
-        start = time.perf_counter()
+        start = time.process_time()
         runs[name] = convert(copy.deepcopy(network), images.calibration)
-        seconds[name] = time.perf_counter() - start
+        seconds[name] = time.process_time() - start
         found[name] = _best_delays(_logits(runs[name], images.search), images.search_labels)
     best = max(found, key=lambda name: sum(accuracy for _, accuracy in found[name].values()))
     sums = _logits(runs[best], images.test)

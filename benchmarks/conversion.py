@@ -102,9 +102,9 @@ def _write_images(path: Path, data: Dataset, n_search: int) -> None:
 
 
 def print_windows(results: dict[str, dict[str, Any]]) -> None:
-    """Print a Markdown table of every network and way, with a column for each window, and the seconds of conversion."""
+    """Print a Markdown table of every network and way, a column for each window, and the seconds of a conversion."""
     columns = " | ".join(f"T={steps}" for steps in STEPS)
-    print(f"| network | converted by | {columns} | s |\n|---|---|{'---|' * (len(STEPS) + 1)}")
+    print(f"| network | converted by | {columns} | CPU s |\n|---|---|{'---|' * (len(STEPS) + 1)}")
     for name, result in results.items():
         ours = result["ours"]
         cells = [ours["accuracy"][f"K1T{steps}"] for steps in STEPS]

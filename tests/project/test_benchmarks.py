@@ -32,6 +32,20 @@ def test_peers_without_their_environment_give_a_reason_and_no_figure(tmp_path):
     assert json.loads(done.stdout) == {"fast_over_best_peer": None, "reason": reason}
 
 
+def test_conversion_without_the_environment_of_the_others_measures_nctool_alone(tmp_path):
+    done = subprocess.run(
+        [sys.executable, str(FOLDER / "conversion.py"), "--environment", str(tmp_path), "--images", "50"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert f"conversion: no environment `{tmp_path}`: make it with `make peers`" in done.stderr
+    result = json.loads(done.stdout.splitlines()[-1])
+    assert result["ours_minus_best_peer"] == {"digits-cnn": None}
+    assert {"K1T1", "K1T16", "K4T1 autapse", "K8T1 population"} <= result["points_below_ann"]["digits-cnn"].keys()
+    assert result["networks"]["digits-cnn"]["images"] == 50
+
+
 @pytest.mark.parametrize(
     ("name", "recipe", "shape"),
     [
