@@ -58,7 +58,7 @@ class Way:
 
 def _ways() -> list[Way]:
     """Return the ways to convert, in the order of the table."""
-    modes = ("Max", "99.9%", "99%")
+    modes = ("Max", "99.9%", "99%", "97%", "95%", "90%")
     balancing = {f"batches of {size}": partial(_balanced, batch=size) for size in (64, 8)}
     return [
         Way("spikingjelly", "rate coding", {mode: partial(_rate_coded, mode=mode) for mode in modes}),
@@ -77,7 +77,7 @@ def _ways() -> list[Way]:
             Way(
                 "sinabs",
                 title,
-                {f"{each}%": partial(_sinabs, percentile=each, start=start) for each in (100, 99.9, 99)},
+                {f"{each}%": partial(_sinabs, percentile=each, start=start) for each in (100, 99.9, 99, 97, 95, 90)},
             )
             for title, start in (("normalised", 0.0), ("normalised, from θ/2 (by hand)", 0.5))
         ),
