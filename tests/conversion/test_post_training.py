@@ -170,6 +170,15 @@ def test_a_channel_that_should_send_nothing_is_silent(seed, n_steps, replicas, r
     assert not window.sent(drive[:, :, 1:2], alone.threshold, alone.shift).any()
 
 
+def test_a_silent_channel_gets_a_threshold_of_the_size_of_the_others():
+    """A far smaller one would not fit beside its weights, where these have few bits."""
+    drive, wanted = random_drive(0, 4, channels=3)
+    drive[:, :, 0] = -drive[:, :, 0].abs()
+    wanted[:, 0] = 0
+    chosen = choose_thresholds(drive, wanted, Window(4, 1, "subtract"), shared=False)
+    assert chosen.threshold[0] == wanted[:, 1:].amax(0).mean()
+
+
 @pytest.mark.parametrize("replicas", [1, 16])
 def test_a_silent_channel_does_not_move_a_shared_threshold_away(replicas):
     drive, wanted = random_drive(0, 4, channels=2)

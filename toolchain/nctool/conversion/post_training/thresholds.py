@@ -24,6 +24,12 @@ FINER = torch.linspace(0.88, 1.12, 9)
 SHIFTS = torch.linspace(-0.48, 0.48, 13)
 """Shifts of the start tried, in gaps between the starts of replicas."""
 
+MARGIN = 1.25
+"""The threshold of a channel that should send nothing lies so far above what its drive reaches."""
+
+SMALL = 1 / 32
+"""The same as a part of the largest drive, where no channel of the layer should send anything."""
+
 VALUES = 2**23
 """Numbers that are simulated for one threshold, over all rows, channels, steps and replicas."""
 
@@ -55,33 +61,37 @@ def choose_thresholds(drive: Tensor, wanted: Tensor, window: Window, shared: boo
     every = max(1, window.replicas * drive.numel() // VALUES)
     drive = drive.unflatten(1, (-1, window.together))[:, ::every].flatten(1, 2)
     wanted = wanted[::every]
-    largest = _largest(wanted, drive, window, shared)
-    coarse = _search(drive, wanted, window, largest * THRESHOLDS[:, None], shared)
-    fine = _search(drive, wanted, window, coarse.threshold * FINER[:, None], shared)
+    silent = (wanted <= 0).all(0)
+    if shared:  # with the others, or all of them
+        silent = silent.all().expand_as(silent)
+    largest = torch.where(silent, _out_of_reach(wanted, drive, window), wanted.amax(0))
+    if shared:
+        largest = largest.amax().expand_as(largest)
+    coarse = _search(drive, wanted, window, _tried(largest, THRESHOLDS, silent), shared)
+    fine = _search(drive, wanted, window, _tried(coarse.threshold, FINER, silent), shared)
     return fine if window.reset == "zero" else _shifted(drive, wanted, window, fine)
 
 
-def _largest(wanted: Tensor, drive: Tensor, window: Window, shared: bool) -> Tensor:
-    """Return the largest value that each channel should send; where that is nothing, one out of its reach.
+def _tried(around: Tensor, parts: Tensor, silent: Tensor) -> Tensor:
+    """Return thresholds to try, (candidates, channels): parts of one for each channel, of a silent one that alone."""
+    return torch.where(silent, around, around * parts[:, None])
 
-    The replica that starts highest is threshold / 2K below it: what is out of reach of that one is of all.
+
+def _out_of_reach(wanted: Tensor, drive: Tensor, window: Window) -> Tensor:
+    """Return a threshold for each channel that its drive does not reach, of the size of the others in the layer.
+
+    The replica that starts highest is threshold / 2K below it: what is out of reach of that one is of all. Where all
+    channels should send nothing, it is small beside the drive: a spike is then worth little to what reads it.
     """
+    reach = drive.clamp(min=0).sum(0).amax(0) * (2 * MARGIN * window.replicas)
     largest = wanted.amax(0)
-    silent = largest <= 0
-    if shared and not bool(silent.all()):
-        return largest.amax().expand_as(largest)
-    typical = largest[~silent].mean() if not bool(silent.all()) else drive.abs().amax()
-    reach = drive.clamp(min=0).sum(0).amax(0) * (2 * window.replicas)
-    largest = torch.where(silent, torch.maximum(reach, typical), largest)
-    largest = torch.where(largest > 0, largest, 1.0)
-    return largest.amax().expand_as(largest) if shared else largest
+    typical = largest[largest > 0].mean() if bool((largest > 0).any()) else drive.abs().amax() * SMALL
+    threshold = torch.maximum(reach, typical)
+    return torch.where(threshold > 0, threshold, 1.0)
 
 
 def _search(drive: Tensor, wanted: Tensor, window: Window, tried: Tensor, shared: bool) -> Chosen:
-    """Return the best of the thresholds `tried`, (candidates, channels), for each channel or for all together.
-
-    Of equals it is the first, the smallest: where nothing is to be sent, a spike is worth least to what reads it.
-    """
+    """Return the best of the thresholds `tried`, (candidates, channels), for each channel or for all together."""
     errors = torch.stack([_error(drive, wanted, window, threshold, 0.0) for threshold in tried])
     compared = errors.sum(1, keepdim=True).expand_as(errors) if shared else errors
     best = compared.argmin(0, keepdim=True)
