@@ -5,7 +5,7 @@
 
 The networks are plain torch modules (`_relu_networks.py`); those that are not in the folder --networks yet are
 trained. By default that is one small network on digits. nctool gives 8-bit integer networks,
-calibrated on 256 training images. The other libraries keep float weights, are calibrated on 2,048 images, and their
+calibrated on 1,024 training images. The other libraries keep float weights, are calibrated on 2,048 images, and their
 settings are chosen by --search labelled training images more (`_conversion_peers.py`). They live in an environment of
 their own (`make peers`); what was measured there is kept in the folder, too. The last line of stdout is one JSON
 object; figures against the other libraries are null, with a reason on stderr, where the environment is missing.
@@ -33,7 +33,7 @@ from nctool_models import load_dataset
 from nctool_models.datasets.dataset import Dataset
 from peers import ENVIRONMENT
 
-N_CALIBRATION = 256
+N_CALIBRATION = 1024
 N_CALIBRATION_PEERS = 2048
 
 
