@@ -16,6 +16,7 @@ from nctool.conversion.float_network import FloatPopulation, FloatSynapse
 from nctool.conversion.maximum_values import maximum_values
 from nctool.conversion.post_training.correction import RIDGES, _ridge_moves, correct
 from nctool.conversion.post_training.simulation import Window
+from nctool.conversion.post_training.stretching import FACTORS, Images, stretch
 from nctool.conversion.post_training.thresholds import THRESHOLDS, choose_thresholds
 from nctool.conversion.quantise.patches import View, choose_windows
 from nctool.ir.geometry import ConvGeometry
@@ -320,3 +321,44 @@ def test_more_unknowns_than_patches():
             added = ridged * float(np.square(centred).sum(dtype=np.float64)) / divisor
             expected = np.linalg.solve(centred.T @ centred + added * np.eye(20), centred.T @ (y - y.mean(0))).T
             np.testing.assert_allclose(move, expected, rtol=1e-3, atol=1e-5)
+
+
+# --- stretched for what reads -----------------------------------------------------------------------------------------
+
+
+def test_thresholds_are_stretched_where_readers_add_up_many_neurons():
+    """Neurons of one step whose values a reader adds up: what is cut off counts there, how coarse they are does not."""
+    values = torch.randn(400, 256, generator=torch.Generator().manual_seed(0)).abs() * (
+        0.5 + torch.rand(400, 1, generator=torch.Generator().manual_seed(1))
+    )
+    window = Window(1, 1, "subtract")
+    chosen = choose_thresholds(values[None], values, window, shared=False)
+    adding = FloatSynapse("fc", "c", (256,), np.ones((1, 256)), np.zeros(1), None)
+    alone = FloatSynapse("fc", "c", (256,), np.eye(256), np.zeros(256), None)
+    images = Images(values[None], values)
+    stretched = stretch(chosen, window, images, [adding])
+    assert (stretched.threshold > 1.1 * chosen.threshold).all()
+    torch.testing.assert_close(stretch(chosen, window, images, [alone]).threshold, chosen.threshold)
+    assert stretch(chosen, window, images, []) is chosen
+
+
+@given(seeds)
+def test_no_other_factor_gives_readers_a_smaller_error(seed):
+    rng = np.random.default_rng(seed)
+    values = torch.from_numpy(rng.exponential(size=(8, 3, 4, 4))).float()
+    drive = values.permute(0, 2, 3, 1).reshape(1, -1, 3)
+    window = Window(2, 1, "subtract")
+    drive = drive.expand(2, -1, -1)
+    chosen = choose_thresholds(drive, drive[0], window, shared=False)
+    reader = FloatSynapse("c", "b", (3, 4, 4), rng.normal(size=(5, 3, 3, 3)), np.zeros(5), ConvGeometry(padding=(1, 1)))
+
+    def error(factor: float) -> float:
+        sent = window.sent(drive, factor * chosen.threshold, factor * chosen.shift)
+        given = sent.reshape(8, 4, 4, 3).permute(0, 3, 1, 2)
+        weight = torch.from_numpy(reader.weight).float()
+        gap = torch.conv2d(given - values, weight, padding=1)
+        return float((gap - gap.mean((0, 2, 3), keepdim=True)).square().mean())
+
+    stretched = stretch(chosen, window, Images(drive, values), [reader])
+    factor = float((stretched.threshold / chosen.threshold).mean())
+    assert error(factor) <= min(error(other) for other in FACTORS) * (1 + 1e-4)

@@ -267,3 +267,17 @@ def test_a_note_says_when_answers_are_not_the_trained_networks():
     assert fidelity.notes(zero) == (share + loses + "convert with more --steps",)
     assert replace(fidelity, same_as_ann=0.95).notes(found) == ()
     assert fidelity.notes(replace(found, losses={})) == ()
+
+
+@pytest.mark.parametrize("bits", [2, 3, 8])
+def test_a_channel_that_is_hardly_ever_positive_does_not_refuse_the_network(bits):
+    """Its threshold would be small beside its weights, which integers of few bits cannot say."""
+    model = trained("plain")
+    with torch.no_grad():
+        drives = model[0](calibration_images(pixels(64), (0.5,), (0.25,)).normalised(pixels(64)))
+        normed = model[1](drives)[:, 2]
+        model[1].bias[2] -= normed.max() - 1e-4
+    images = calibration_images(pixels(64), (0.5,), (0.25,))
+    design = Design(find_backend("autapse"), 2, 1, bits, "graded")
+    network = converted(of_module(model, images), design).network
+    assert network.populations[0].neuron.threshold.min() >= 1

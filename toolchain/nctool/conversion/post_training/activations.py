@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from nctool.conversion.float_network import FloatNetwork, FloatPopulation
+from nctool.conversion.float_network import FloatNetwork, FloatPopulation, FloatSynapse
 from nctool.conversion.input_encoding import EncodedInput
 from nctool.conversion.maximum_values import maximum_values
 from nctool.conversion.quantise.covariance import Float32
@@ -71,6 +71,15 @@ class Activations:
                 for start in range(0, n_samples, size)
             ]
         return torch.cat(parts)
+
+    def readers(self, name: str) -> list[FloatSynapse]:
+        """Return the synapses of the trained network that read a population, but those of maxima."""
+        reading = (population for population in self._populations.values() if not population.maximum)
+        return [synapse for population in reading for synapse in population.synapses if synapse.source == name]
+
+    def maximum(self, name: str, sent: Tensor) -> Tensor:
+        """Return what a maximum makes of what its source gives."""
+        return maximum_values(self._populations[name], sent)
 
     def sent(self, name: str) -> Tensor:
         """Return what a population's activations give, float32 (samples, *shape), until its last reader has run."""

@@ -20,6 +20,7 @@ from nctool.conversion.float_network import FloatArray, FloatPopulation, FloatSy
 from nctool.conversion.post_training.activations import Activations, activated, rows
 from nctool.conversion.post_training.correction import correct
 from nctool.conversion.post_training.simulation import Window
+from nctool.conversion.post_training.stretching import Images, stretch
 from nctool.conversion.post_training.thresholds import Chosen, choose_thresholds
 from nctool.conversion.quantise.calibration import Calibration
 from nctool.conversion.quantise.patches import (
@@ -31,6 +32,7 @@ from nctool.conversion.quantise.patches import (
     choose_windows,
     column,
     extract,
+    most_neurons,
 )
 from nctool.conversion.quantise.rounding_error import relative_error
 from nctool.ir.number_format import IntegerFormat
@@ -39,8 +41,12 @@ Values = Mapping[str, FloatArray]
 """What a spike of one replica, or a unit of the input, is worth: float64 (channels,) by source."""
 
 
+WHOLE = 2**14
+"""Neurons that are looked at on whole images, at most."""
+
 MOST_THRESHOLDS = 32
-"""Thresholds that one signal may drive a neuron by: with weights of 8 bits, a threshold is then four units or more."""
+"""Thresholds that one signal may drive a neuron by: with weights of 8 bits, a threshold is then four units or more.
+Weights of few bits allow as many as their largest integer."""
 
 
 class Choosing:
@@ -83,7 +89,7 @@ class Choosing:
             return corrected
         chosen = self._chosen(corrected, drive, neurons, values)
         threshold, shift = (numbers.numpy().astype(np.float64) for numbers in (chosen.threshold, chosen.shift))
-        threshold = np.maximum(threshold, _lowest(corrected, values))
+        threshold = np.maximum(threshold, _lowest(corrected, values, min(MOST_THRESHOLDS, self._format.weight_max)))
         self._thresholds[deployed.name] = threshold
         return replace(corrected, threshold=threshold, shift=shift if shift.any() else None)
 
@@ -105,7 +111,37 @@ class Choosing:
         none = torch.from_numpy(padding.reshape(-1, 1))
         steps = self._steps(population, neurons, values).masked_fill(none, -torch.inf)
         should = activated(torch.from_numpy(rows(drive, neurons)).masked_fill(none, 0.0), population.ceiling)
-        return choose_thresholds(steps, window.largest(should), window, self._format.one_threshold)
+        chosen = choose_thresholds(steps, window.largest(should), window, self._format.one_threshold)
+        whole = self._whole(population, maximum, values)
+        return (
+            chosen
+            if whole is None
+            else stretch(chosen, window, whole, self._activations.readers(self._read_as(population)))
+        )
+
+    def _read_as(self, population: FloatPopulation) -> str:
+        """Return what its readers read: the population, or the maximum behind it."""
+        maximum = self._maxima.get(population.name)
+        return population.name if maximum is None else maximum.name
+
+    def _whole(self, population: FloatPopulation, maximum: FloatPopulation | None, values: Values) -> Images | None:
+        """Return what all neurons get on the first images, by windows where a maximum is behind; None if too many."""
+        sent = self._activations.sent(population.name)
+        if maximum is None:
+            read, each = sent, sent[0, 0].numel()
+        else:
+            read = self._activations.maximum(maximum.name, sent)
+            each = read[0, 0].numel() * np.count_nonzero(maximum.synapses[0].weight[0, 0])
+        few = min(len(sent), most_neurons(population.synapses, WHOLE) // each)
+        if few == 0:
+            return None
+        padding: NDArray[np.bool_] = np.zeros((few * each, 1), np.bool_)
+        if maximum is None:
+            neurons = choose_neurons(population.synapses, few, WHOLE)
+        else:
+            neurons, padding = choose_windows(maximum.synapses[0], few, WHOLE)
+        steps = self._steps(population, neurons, values)
+        return Images(steps.masked_fill(torch.from_numpy(padding.reshape(-1, 1)), -torch.inf), read[:few])
 
     def _steps(self, population: FloatPopulation, neurons: Neurons, values: Values) -> Tensor:
         """Return the drive of the neurons at every step, float32 (n_steps, patches, channels)."""
@@ -135,13 +171,16 @@ class Choosing:
         return relative_error(squares, power)
 
 
-def _lowest(population: FloatPopulation, values: Values) -> FloatArray:
+def _lowest(population: FloatPopulation, values: Values, most: int) -> FloatArray:
     """Return for each channel the lowest threshold that integers hold beside its weights.
 
     A channel that is hardly ever positive would get a lower one: it sends next to nothing.
+
+    Args:
+        most: thresholds that one signal may drive a neuron by.
     """
     largest = [synapse.largest * np.max(values[synapse.source]) for synapse in population.synapses]
-    lowest: FloatArray = np.maximum.reduce(largest) / MOST_THRESHOLDS
+    lowest: FloatArray = np.maximum.reduce(largest) / most
     return lowest
 
 

@@ -113,11 +113,16 @@ def choose_neurons(synapses: Sequence[FloatSynapse], samples: int, most: int = R
         samples: of the calibration data.
         most: how many at most.
     """
-    patches = max(1, min(most, *(NUMBERS // (synapse.groups * int(synapse.weight[0].size)) for synapse in synapses)))
+    patches = most_neurons(synapses, most)
     rows, columns = _taps(synapses[0])
     total = samples * len(rows) * len(columns)
     chosen = np.arange(total) if total <= patches else np.random.default_rng(0).integers(0, total, patches)
     return Neurons(*np.unravel_index(chosen, (samples, len(rows), len(columns))))
+
+
+def most_neurons(synapses: Sequence[FloatSynapse], most: int = ROWS) -> int:
+    """Return how many neurons may be looked at together: `most`, fewer where they have many weights."""
+    return max(1, min(most, *(NUMBERS // (synapse.groups * int(synapse.weight[0].size)) for synapse in synapses)))
 
 
 def choose_windows(maximum: FloatSynapse, samples: int, most: int = ROWS) -> tuple[Neurons, NDArray[np.bool_]]:
@@ -159,7 +164,7 @@ def extract(synapse: FloatSynapse, rates: Rates, neurons: Neurons) -> Float32:
     sample, y, x = neurons.sample, neurons.y, neurons.x
     seen = np.empty((len(sample), synapse.summed_shape[0], rows.shape[1], columns.shape[1]), np.float32)
     step = max(1, AT_ONCE // rates[:1].size)
-    for start in range(0, len(rates), step):
+    for start in range(0, int(sample.max()) + 1, step):
         here = np.flatnonzero((start <= sample) & (sample < start + step))
         summed = synapse.repeat.summed(rates[start : start + step]).astype(np.float32)
         image = summed.reshape(len(summed), summed.shape[1], *synapse.summed_shape[1:] or (1, 1))
