@@ -13,8 +13,6 @@ from torch import nn
 
 import nctool
 from nctool.activation.noisy_quant import activations
-from nctool.conversion.float_network import FloatNetwork, FloatSynapse, map_synapses
-from nctool.conversion.folding import fold_batch_norm, fold_pooling
 from nctool.conversion.trace.tracing import trace
 from nctool.errors import UnsupportedError
 from nctool.ir.network import INPUT_NAME, ConvGeometry
@@ -26,8 +24,10 @@ from tests.support.torch_models import (
     binary_pixels,
     converted,
     float_run,
+    folded,
     holds_nothing,
     on_both_engines,
+    pre_activation,
     real_input,
     whole,
 )
@@ -80,20 +80,6 @@ class Dense(nn.Module):
         d = self.acts[3](self.d(self.pool(torch.concatenate([a, b], axis=1))))
         images = self.pool(torch.cat([c, joined], 1))
         return self.head(torch.cat([self.flat(d), torch.flatten(images, 1)], -1))
-
-
-def pre_activation(synapse: FloatSynapse, x: torch.Tensor) -> torch.Tensor:
-    """Evaluate a folded synapse in float64, all its weights."""
-    whole = synapse.repeat.spread(synapse.weight, synapse.source_shape)
-    weight, bias = torch.from_numpy(whole), torch.from_numpy(synapse.bias)
-    if synapse.conv is None:
-        return nn.functional.linear(x.flatten(1), weight, bias)
-    conv = synapse.repeat.on_neurons(synapse.conv)
-    return nn.functional.conv2d(x, weight, bias, conv.stride, conv.padding, conv.dilation, conv.groups)
-
-
-def folded(model: nn.Module, shape: tuple[int, ...]) -> FloatNetwork:
-    return map_synapses(map_synapses(trace(model, shape), fold_batch_norm), fold_pooling)
 
 
 @given(seeds)
@@ -275,13 +261,13 @@ def test_a_concatenation_of_one_tensor_is_that_tensor():
         ),
         (
             lambda m, x: m.act(torch.cat([x, m.act(m.one(x))], 1)),
-            "module `act`: follows spikes of `input`, `one`, allowed behind Conv2d, Linear or their BatchNorm\n"
+            "module `act`: follows spikes of `input`, `one`, allowed behind Conv2d, Linear or BatchNorm\n"
             "hint: put it right behind the linear layer",
         ),
         (
             lambda m, x: torch.cat([x, m.act(m.one(x))], 1),
-            "model: ends in spikes of `input`, `one`, allowed a linear layer as the last one\n"
-            "hint: end the network with nn.Linear without an activation",
+            "model: the output has shape (5, 6, 5), allowed (classes,)\n"
+            "hint: pool and flatten before the last nn.Linear",
         ),
         (
             lambda m, x: m.one(torch.cat([x, m.act(m.one(x))], 1)),

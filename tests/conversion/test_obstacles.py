@@ -57,14 +57,14 @@ def test_every_module_without_a_form_is_named_and_each_hint_once():
 
 def test_a_network_of_our_activations_is_told_everything_too():
     model = nn.Sequential(
-        nn.Conv2d(2, 3, 3), nn.Tanh(), nn.GroupNorm(1, 3), act(), nn.Flatten(), nn.Linear(108, 2), act()
+        nn.Conv2d(2, 3, 3), nn.Tanh(), nn.GroupNorm(1, 3), act(), nn.Flatten(), nn.Linear(108, 2), act(), act()
     )
     with pytest.raises(UnsupportedError) as caught:
         trace(model, (2, 8, 8))
     assert caught.value.message.splitlines() == [
         "module `1` (Tanh) cannot be converted",
         "module `2` (GroupNorm) cannot be converted",
-        "model: ends in spikes of `5`, allowed a linear layer as the last one",
+        "module `7`: follows spikes of `5`, allowed behind Conv2d, Linear or BatchNorm",
     ]
 
 

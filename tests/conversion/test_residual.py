@@ -177,11 +177,11 @@ class FlatSum(nn.Module):
 
 
 def test_a_flat_sum_of_more_features_than_a_unit_matrix_may_have_is_refused(monkeypatch):
-    monkeypatch.setattr("nctool.conversion.trace.signals.LARGEST_UNIT_MATRIX", 5)
+    monkeypatch.setattr("nctool.conversion.trace.weighing.LARGEST_UNIT_MATRIX", 5)
     assert len(trace(FlatSum(5).eval(), (5,)).populations[1].synapses) == 2
     with pytest.raises(UnsupportedError) as caught:
         trace(FlatSum(6).eval(), (6,))
     assert str(caught.value) == (
-        "function `add`: adds 6 features one by one, through a matrix of 6 x 6, allowed up to 5\n"
-        "hint: add before nn.Flatten: the sum of images needs one weight for each channel"
+        "`add`: hands on 6 features one by one, through a matrix of 6 x 6, allowed up to 5\n"
+        "hint: let nn.Flatten come behind it: images need one weight for each channel"
     )

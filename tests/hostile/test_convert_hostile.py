@@ -291,10 +291,10 @@ def with_dtype(dtype: torch.dtype) -> nn.Module:
             "hint: build the network, then load its weights: model.load_state_dict(torch.load(path))",
         ),
         (
-            nn.Sequential(nn.Flatten(), nn.Linear(192, 5), nn.ReLU()),
+            nn.Sequential(nn.Conv2d(3, 5, 3), nn.ReLU()),
             UnsupportedError,
-            "model: ends in spikes of `1`, allowed a linear layer as the last one\n"
-            "hint: end the network with nn.Linear without an activation",
+            "model: the output has shape (5, 6, 6), allowed (classes,)\n"
+            "hint: pool and flatten before the last nn.Linear",
         ),
         ("none.onnx", UsageError, "cannot read `none.onnx`: no such file or directory"),
         ("none.py:build", UsageError, "model: no file `none.py`"),

@@ -10,6 +10,9 @@ from torch import nn
 
 from nctool.activation.noisy_quant import NoisyQuantReLU, activations, in_mode
 from nctool.conversion import Conversion, convert
+from nctool.conversion.float_network import FloatNetwork, FloatSynapse, map_synapses
+from nctool.conversion.folding import fold_batch_norm, fold_pooling
+from nctool.conversion.trace.tracing import trace
 from nctool.fast.engine import FastEngine
 from nctool.ir.network import IntNetwork
 from nctool.reference.simulate import simulate
@@ -71,6 +74,21 @@ def whole(logits: np.ndarray) -> np.ndarray:
     """Round logits that are integers but for the float division of a pooling."""
     np.testing.assert_allclose(logits, np.rint(logits), rtol=0, atol=1e-9)
     return np.rint(logits)
+
+
+def pre_activation(synapse: FloatSynapse, x: torch.Tensor) -> torch.Tensor:
+    """Evaluate a folded synapse in float64, all its weights."""
+    whole = synapse.repeat.spread(synapse.weight, synapse.source_shape)
+    weight, bias = torch.from_numpy(whole), torch.from_numpy(synapse.bias)
+    if synapse.conv is None:
+        return nn.functional.linear(x.flatten(1), weight, bias)
+    conv = synapse.repeat.on_neurons(synapse.conv)
+    return nn.functional.conv2d(x, weight, bias, conv.stride, conv.padding, conv.dilation, conv.groups)
+
+
+def folded(model: nn.Module, shape: tuple[int, ...]) -> FloatNetwork:
+    """Trace a model, and fold its norms and poolings."""
+    return map_synapses(map_synapses(trace(model, shape), fold_batch_norm), fold_pooling)
 
 
 # --- models -------------------------------------------------------------

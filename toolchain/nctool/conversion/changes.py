@@ -5,12 +5,12 @@ In: networks before and behind a step. Out: changes and notes.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 
 from nctool.conversion.constants import Held
-from nctool.conversion.float_network import FloatNetwork, FloatSynapse
+from nctool.conversion.float_network import FloatNetwork, FloatSynapse, Scaled
 from nctool.conversion.input_encoding import EncodedInput
 from nctool.conversion.quantise.accumulator import finer_weights
 from nctool.conversion.quantise.candidates import Errors
@@ -31,6 +31,37 @@ def branches(network: FloatNetwork) -> list[tuple[str, FloatSynapse]]:
 def change_of_folding(step: str, names: list[str]) -> Change:
     """Return which synapses something was folded into."""
     return Change(step, f"into {', '.join(dict.fromkeys(names))}" if names else "nothing to fold", True)
+
+
+def changes_of_composing(network: FloatNetwork) -> tuple[Change, ...]:
+    """Return into which linear layers others were composed, as no activation lies between; nothing if there are none.
+
+    Args:
+        network: as traced.
+    """
+    into: dict[str, list[str]] = {}
+    for name, synapse in branches(network):
+        into.setdefault(name, []).extend(_composed(synapse))
+    texts = [f"{', '.join(dict.fromkeys(first))} into {name}" for name, first in into.items() if first]
+    return (Change("compose linear layers", "; ".join(texts), True),) if texts else ()
+
+
+def _composed(synapse: FloatSynapse) -> Iterator[str]:
+    """Yield the names of the linear layers whose weights are in those of a synapse, the first ones first."""
+    for part in synapse.composed:
+        if isinstance(part.first, FloatSynapse):
+            yield from _composed(part.first)
+            yield part.first.module
+
+
+def normalised(network: FloatNetwork) -> list[str]:
+    """Return what batch normalisation is folded into: of a weighted sum, or of the spikes that it reads."""
+    return [name for name, synapse in branches(network) if synapse.norm is not None or _is_of_norms(synapse)]
+
+
+def _is_of_norms(synapse: FloatSynapse) -> bool:
+    firsts = [part.first for part in synapse.composed]
+    return any(isinstance(first, Scaled) or first.norm is not None or _is_of_norms(first) for first in firsts)
 
 
 def change_of_replicas(copies: Mapping[str, int]) -> Change:

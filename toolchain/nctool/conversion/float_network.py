@@ -54,6 +54,37 @@ class Norm:
 
 
 @dataclass(frozen=True, eq=False)
+class Scaled:
+    """What batch normalisation makes of spikes, or of the input, on their way to a linear layer.
+
+    Args:
+        module: the norms, for messages.
+        source: population or `input` that sends.
+        pools: poolings met since.
+        norm: float64 (channels,), or (features,) once they are flattened.
+    """
+
+    module: str
+    source: str
+    pools: tuple[Pool, ...]
+    norm: Norm
+
+
+@dataclass(frozen=True, eq=False)
+class Composed:
+    """What a layer read whose weights were multiplied by those of a second: the two round one after the other.
+
+    Args:
+        first: what the second one read.
+        weight: magnitudes of the second one's weights, float64 (channels, channels of `first`), summed over its kernel;
+            (channels,) where it weighs each channel on its own.
+    """
+
+    first: FloatSynapse | Scaled
+    weight: FloatArray
+
+
+@dataclass(frozen=True, eq=False)
 class FloatSynapse:
     """A linear layer: what one branch adds to the pre-activation of a population.
 
@@ -67,6 +98,7 @@ class FloatSynapse:
         norm: batch normalisation still to be folded.
         pools: poolings still to be folded, first applied first.
         repeat: how the weights repeat on the source.
+        composed: layers whose weights are in these, as no activation lies between.
     """
 
     module: str
@@ -78,6 +110,7 @@ class FloatSynapse:
     norm: Norm | None = None
     pools: tuple[Pool, ...] = ()
     repeat: Repeat = NO_REPEAT
+    composed: tuple[Composed, ...] = ()
 
     @property
     def groups(self) -> int:

@@ -20,10 +20,12 @@ from nctool.conversion.changes import (
     change_of_folding,
     change_of_replicas,
     changes_of_choosing,
+    changes_of_composing,
     changes_of_holding,
     changes_of_input,
     changes_of_maxima,
     changes_of_rounding,
+    normalised,
     notes_of_lost_weights,
     notes_of_silence,
 )
@@ -125,7 +127,8 @@ def convert(
     activations = Activations(trained, encoded, calibration) if choosing else None
     integers = to_integers(deployed, activations, encoded, number_format, calibration, n_steps, progress)
     changes = (
-        change_of_folding("fold batch norm", [name for name, synapse in branches(traced) if synapse.norm is not None]),
+        *changes_of_composing(traced),
+        change_of_folding("fold batch norm", normalised(traced)),
         change_of_folding("fold average pooling", [name for name, synapse in branches(normed) if synapse.pools]),
         *changes_of_maxima(traced, n_steps),
         change_of_replicas(copies),

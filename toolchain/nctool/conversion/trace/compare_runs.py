@@ -21,7 +21,7 @@ from torch.nn import functional
 from nctool.activation.noisy_quant import NoisyQuantReLU
 from nctool.activation.rectifier import Rectifier
 from nctool.activation.thresholds import images_fit
-from nctool.conversion.float_network import FloatNetwork, FloatPopulation, FloatSynapse
+from nctool.conversion.float_network import FloatNetwork, FloatPopulation, FloatSynapse, Norm, Pool, Scaled
 from nctool.conversion.input_encoding import normalised_pixels
 from nctool.conversion.maximum_values import maximum_values
 from nctool.conversion.trace.forward_graph import require_type, unwrapped
@@ -255,17 +255,40 @@ def _drive(population: FloatPopulation, sources: dict[str, Tensor]) -> tuple[Ten
     """Return the sum of all branches, and for each channel the magnitude of its terms, which says how it rounds."""
     total, scale = torch.zeros(()), torch.zeros(())
     for synapse in population.synapses:
-        for term in _terms(synapse, sources[synapse.source].cpu().to(torch.float64)):
-            total = total + term
-            scale = scale + term.abs().amax(dim=[axis for axis in range(term.ndim) if axis != 1], keepdim=True)
-    return total, scale
+        signal = sources[synapse.source].cpu().to(torch.float64)
+        total = total + sum(_terms(synapse, signal))
+        scale = scale + _magnitude(synapse, signal)
+    return total, scale.reshape(1, -1, *[1] * (total.ndim - 2))
 
 
-def _terms(synapse: FloatSynapse, signal: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the weighted sum with its bias, and what batch normalisation adds to it, if any."""
-    for pool in synapse.pools:
+def _magnitude(layer: FloatSynapse | Scaled, signal: Tensor) -> Tensor:
+    """Return the magnitude of the terms of each channel, (channels,), with those of the layers that it is composed of.
+
+    The model rounds the terms of the first layer, and weighs these roundings with the second.
+    """
+    weighted, shift = (term.abs().transpose(0, 1).flatten(1).amax(dim=1) for term in _terms(layer, signal))
+    magnitude = weighted + shift
+    if isinstance(layer, Scaled):
+        return magnitude
+    gain = 1.0 if layer.norm is None else torch.from_numpy(np.abs(layer.norm.gain))
+    for part in layer.composed:
+        weight, first = torch.from_numpy(part.weight), _magnitude(part.first, signal)
+        magnitude = magnitude + gain * (weight @ first if weight.ndim > 1 else weight * first)
+    return magnitude
+
+
+def _pooled(signal: Tensor, pools: tuple[Pool, ...]) -> Tensor:
+    for pool in pools:
         image = signal.reshape(-1, *pool.source)
         signal = functional.avg_pool2d(image, pool.kernel, pool.stride, pool.padding, divisor_override=pool.divisor)
+    return signal
+
+
+def _terms(synapse: FloatSynapse | Scaled, signal: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the weighted sum with its bias, and what batch normalisation adds to it, if any."""
+    signal = _pooled(signal, synapse.pools)
+    if isinstance(synapse, Scaled):
+        return _normalised(signal if len(synapse.norm.gain) == signal.shape[1] else signal.flatten(1), synapse.norm)
     weight, bias, conv = torch.from_numpy(synapse.weight), torch.from_numpy(synapse.bias), synapse.conv
     if conv is None:
         weighted = functional.linear(signal.flatten(1), weight, bias)
@@ -273,7 +296,11 @@ def _terms(synapse: FloatSynapse, signal: Tensor) -> tuple[Tensor, Tensor]:
         weighted = functional.conv2d(signal, weight, bias, conv.stride, conv.padding, conv.dilation, conv.groups)
     if synapse.norm is None:
         return weighted, torch.zeros_like(weighted)
-    gain, shift = (torch.from_numpy(values) for values in (synapse.norm.gain, synapse.norm.shift))
+    return _normalised(weighted, synapse.norm)
+
+
+def _normalised(weighted: Tensor, norm: Norm) -> tuple[Tensor, Tensor]:
+    gain, shift = (torch.from_numpy(values) for values in (norm.gain, norm.shift))
     aligned = (-1, *[1] * (weighted.ndim - 2))
     return weighted * gain.reshape(aligned), shift.reshape(aligned).expand_as(weighted)
 

@@ -11,7 +11,8 @@ from dataclasses import replace
 import numpy as np
 from torch import nn
 
-from nctool.conversion.float_network import FloatArray, FloatPopulation
+from nctool.conversion.float_network import FloatArray, FloatPopulation, FloatSynapse
+from nctool.conversion.trace.composing import compose
 from nctool.conversion.trace.hints import unsupported
 from nctool.conversion.trace.shapes import (
     along,
@@ -23,23 +24,25 @@ from nctool.conversion.trace.shapes import (
     without_zeros,
 )
 from nctool.conversion.trace.signals import (
+    NO_ZEROS,
     Signal,
     Spikes,
     Value,
     Zeros,
     each_part,
+    norms_of,
     require_padded,
     require_spikes,
-    synapses,
     zeros_of,
 )
+from nctool.conversion.trace.weighing import synapses
 from nctool.errors import UnsupportedError
 from nctool.ir.network import ConvGeometry, Pair, Shape
 
 
 def linear(module: nn.Linear, value: Value, name: str) -> Value:
     """Read a dense layer, which takes features."""
-    signal = require_spikes(value, name)
+    signal = value if isinstance(value, FloatPopulation) else require_spikes(value, name)
     out, inputs = module.weight.shape  # not its numbers: who prunes may have cut the tensors alone
     if signal.shape != (inputs,):
         raise UnsupportedError(
@@ -51,7 +54,8 @@ def linear(module: nn.Linear, value: Value, name: str) -> Value:
 
 def conv(module: nn.Conv2d | nn.Conv1d, value: Value, name: str) -> Value:
     """Read a convolution; of a sequence, one along the width of an image of height 1."""
-    signal, kind = require_padded(value, name), type(module).__name__
+    kind, is_composed = type(module).__name__, isinstance(value, FloatPopulation) and _is_pointwise(module)
+    signal = value if isinstance(value, FloatPopulation) and is_composed else require_padded(value, name)
     if module.padding_mode != "zeros":
         raise unsupported(
             f"module `{name}` ({kind} with padding_mode={module.padding_mode!r})", "use padding_mode='zeros'"
@@ -64,15 +68,37 @@ def conv(module: nn.Conv2d | nn.Conv1d, value: Value, name: str) -> Value:
     weight = to_array(module.weight, f"{name}.weight").reshape(out, per_group, *pair(kernel_size, along(module, 1)))
     stride, dilation = pair(module.stride, along(module, 1)), pair(module.dilation, along(module, 1))
     zeros = _conv_zeros(module, signal, weight.shape[2:], dilation)
+    if zeros != NO_ZEROS and not isinstance(signal, FloatPopulation):
+        require_unnormalised(signal, name)
     weight, padding, dilation = with_even_padding(weight, zeros, dilation)
     geometry = ConvGeometry(stride, padding, dilation, module.groups)
     kernel = (weight.shape[2], weight.shape[3])
     shape = (out, *geometry.output_size(within_zeros(signal), kernel))
     require_image(shape, f"module `{name}` ({kind})", signal)
-    return _drive(module, weight, each_part(signal, without_zeros), name, shape, geometry)
+    unpadded = signal if isinstance(signal, FloatPopulation) else each_part(signal, without_zeros)
+    return _drive(module, weight, unpadded, name, shape, geometry)
 
 
-def _conv_zeros(module: nn.Conv2d | nn.Conv1d, signal: Spikes, kernel: Shape, dilation: Pair) -> Zeros:
+def _is_pointwise(module: nn.Conv2d | nn.Conv1d) -> bool:
+    """Return whether a convolution weighs each pixel alone, and none that is padding."""
+    is_unpadded = module.padding in ("same", "valid") or not any(pair(module.padding))
+    return is_unpadded and all(size == 1 for size in module.weight.shape[2:])
+
+
+def require_unnormalised(signal: Spikes, name: str) -> None:
+    """Refuse zeros round what batch normalisation gives: in the weights behind it, its shift falls on them too."""
+    for norm in norms_of(signal):
+        raise UnsupportedError(
+            f"module `{name}`: pads with zeros what the norm `{norm}` gives, allowed is padding of what an activation "
+            "gives",
+            hint=f"put nn.ReLU between `{norm}` and `{name}`, or `{norm}` between convolution and activation, or use "
+            "padding=0; then nctool.prepare, and train again",
+        )
+
+
+def _conv_zeros(
+    module: nn.Conv2d | nn.Conv1d, signal: Spikes | FloatPopulation, kernel: Shape, dilation: Pair
+) -> Zeros:
     """Return all zeros round what a convolution reads: those of the padding before it, and its own."""
     if module.padding == "same":
         total = [d * (k - 1) for d, k in zip(dilation, kernel, strict=True)]
@@ -116,13 +142,21 @@ def _undilated(weight: FloatArray, axis: int, dilation: int) -> FloatArray:
 def _drive(
     module: nn.Linear | nn.Conv2d | nn.Conv1d,
     weight: FloatArray,
-    signal: Spikes,
+    signal: Spikes | FloatPopulation,
     name: str,
     shape: Shape,
     conv: ConvGeometry | None,
 ) -> Value:
     bias = np.zeros(shape[0]) if module.bias is None else to_array(module.bias, f"{name}.bias")
-    return FloatPopulation(name, shape, synapses(signal, name, weight, bias, conv))
+    return FloatPopulation(name, shape, _weighed(signal, name, weight, bias, conv))
+
+
+def _weighed(
+    signal: Spikes | FloatPopulation, name: str, weight: FloatArray, bias: FloatArray, conv: ConvGeometry | None
+) -> tuple[FloatSynapse, ...]:
+    if isinstance(signal, FloatPopulation):
+        return compose(signal, name, weight, bias, conv)
+    return synapses(signal, name, weight, bias, conv)
 
 
 def zero_pad(module: nn.ConstantPad2d | nn.ConstantPad1d, value: Value, name: str) -> Value:
@@ -138,14 +172,14 @@ def zero_pad(module: nn.ConstantPad2d | nn.ConstantPad1d, value: Value, name: st
 
 def pad_channels(module: nn.ConstantPad3d, value: Value, name: str) -> Value:
     """Put channels of zeros beside those of an image: a weighted sum that hands on each channel at its place."""
-    signal = require_spikes(value, name)
+    signal = value if isinstance(value, FloatPopulation) else require_spikes(value, name)
     before, behind = module.padding[4:]
     if module.value != 0.0 or any(module.padding[:4]) or min(before, behind) < 0 or len(signal.shape) != 3:
         raise unsupported(f"module `{name}` (ConstantPad3d)", "pad with channels of zeros, or use nn.ZeroPad2d")
     channels, *size = signal.shape
     weight = np.eye(before + channels + behind, channels, -before)[:, :, np.newaxis, np.newaxis]
     shape = (len(weight), *size)
-    return FloatPopulation(name, shape, synapses(signal, name, weight, np.zeros(len(weight)), ConvGeometry()))
+    return FloatPopulation(name, shape, _weighed(signal, name, weight, np.zeros(len(weight)), ConvGeometry()))
 
 
 def _padded(part: Signal, zeros: Zeros) -> Signal:

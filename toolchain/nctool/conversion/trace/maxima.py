@@ -24,6 +24,8 @@ from nctool.conversion.trace.signals import (
     Summed,
     Value,
     Zeros,
+    norms_of,
+    parts_of,
     require_padded,
     require_spikes,
     zeros_of,
@@ -60,12 +62,15 @@ def require_maximum(value: Value, name: str) -> Spikes:
         UnsupportedError: it is no image, or something else than what activations, or maxima, give.
     """
     spikes = require_padded(value, name, ", and take away one behind it")
-    parts = (spikes,) if isinstance(spikes, Signal) else spikes.parts
+    parts = parts_of(spikes)
     averages = [pool.module for part in parts for pool in part.pools]
     if isinstance(spikes, Summed):
         what, hint = f"the sum `{spikes.name}`", f"put nn.ReLU right before `{name}`, then nctool.prepare"
     elif any(part.source == INPUT_NAME for part in parts):
         what, hint = "the input", "pool behind the first nn.ReLU, or let the data hold the pooled images"
+    elif norms_of(spikes):
+        norm = norms_of(spikes)[-1]
+        what, hint = f"what the norm `{norm}` gives", f"put `{name}` before `{norm}`, and train again"
     elif averages:
         what, hint = f"the averages of `{averages[-1]}`", f"take the maximum first: put `{name}` before it"
     else:

@@ -15,8 +15,9 @@ import numpy as np
 import torch
 from torch import nn
 
-from nctool.conversion.float_network import FloatArray, FloatSynapse, Norm, Pool
-from nctool.conversion.trace.convolutions import conv, linear, pad_channels, zero_pad
+from nctool.conversion.float_network import FloatArray, FloatPopulation, Norm, Pool
+from nctool.conversion.trace.composing import flattened, pooled
+from nctool.conversion.trace.convolutions import conv, linear, pad_channels, require_unnormalised, zero_pad
 from nctool.conversion.trace.hints import unsupported
 from nctool.conversion.trace.shapes import (
     along,
@@ -30,26 +31,29 @@ from nctool.conversion.trace.shapes import (
 from nctool.conversion.trace.signals import (
     Signal,
     Spikes,
+    StandIn,
     Value,
     each_part,
-    require_drive,
     require_padded,
     require_spikes,
     zeros_of,
 )
+from nctool.conversion.trace.weighing import normalise
 from nctool.errors import RangeError, UnsupportedError
-from nctool.ir.network import Pair
+from nctool.ir.network import Pair, Shape
 
 _POOLED = ", and take away one behind it"
 
 
 def _batch_norm(module: nn.BatchNorm1d | nn.BatchNorm2d, value: Value, name: str) -> Value:
-    drive = require_drive(value, name)
+    read = value if isinstance(value, FloatPopulation | StandIn) else require_spikes(value, name)
     if module.running_mean is None or module.running_var is None:
         raise unsupported(f"module `{name}` (BatchNorm without running statistics)", "use track_running_stats=True")
-    if drive.shape[0] != len(module.running_mean):
+    if isinstance(read, StandIn):
+        return read
+    if read.shape[0] != len(module.running_mean):
         raise UnsupportedError(
-            f"module `{name}` (BatchNorm): gets {drive.shape[0]} channels, allowed {len(module.running_mean)}"
+            f"module `{name}` (BatchNorm): gets {read.shape[0]} channels, allowed {len(module.running_mean)}"
         )
     gain = 1.0 / np.sqrt(_variance(module.running_var, module.eps, name))
     shift = np.zeros_like(gain)
@@ -58,9 +62,7 @@ def _batch_norm(module: nn.BatchNorm1d | nn.BatchNorm2d, value: Value, name: str
     if module.bias is not None:
         shift = to_array(module.bias, f"{name}.bias")
     shift = shift - gain * to_array(module.running_mean, f"{name}.running_mean")
-    first, *rest = drive.synapses
-    branches = (_normalise(first, gain, shift), *(_normalise(synapse, gain, np.zeros_like(shift)) for synapse in rest))
-    return replace(drive, synapses=branches)
+    return normalise(read, Norm(gain, shift), name)
 
 
 def _variance(running_var: torch.Tensor, eps: float, name: str) -> FloatArray:
@@ -75,15 +77,9 @@ def _variance(running_var: torch.Tensor, eps: float, name: str) -> FloatArray:
     return variance
 
 
-def _normalise(synapse: FloatSynapse, gain: FloatArray, shift: FloatArray) -> FloatSynapse:
-    """Return one branch of a sum that is normalised: every branch takes the gain, one of them the shift."""
-    before = synapse.norm
-    norm = Norm(gain, shift) if before is None else Norm(gain * before.gain, gain * before.shift + shift)
-    return replace(synapse, norm=norm)
-
-
 def _average_pool(module: nn.AvgPool2d | nn.AvgPool1d, value: Value, name: str) -> Value:
-    signal, kind = require_padded(value, name, _POOLED), type(module).__name__
+    signal = value if isinstance(value, FloatPopulation) else require_padded(value, name, _POOLED)
+    kind = type(module).__name__
     kernel, own, stride = (
         pair(size, along(module, fill))
         for size, fill in ((module.kernel_size, 1), (module.padding, 0), (module.stride, 1))
@@ -100,20 +96,28 @@ def _average_pool(module: nn.AvgPool2d | nn.AvgPool1d, value: Value, name: str) 
     if module.ceil_mode and any(rest):
         raise unsupported(f"module `{name}` ({kind} with ceil_mode=True and a remainder)", "use ceil_mode=False")
     require_image(pool.output, f"module `{name}` ({kind})", signal)
+    if isinstance(signal, FloatPopulation):
+        return pooled(signal, pool) if padding == (0, 0) else require_padded(signal, name, _POOLED)
+    if padding != (0, 0):
+        require_unnormalised(signal, name)
     return each_part(signal, lambda part: _pooled(without_zeros(part), pool))
 
 
 def _adaptive_pool(module: nn.AdaptiveAvgPool2d | nn.AdaptiveAvgPool1d, value: Value, name: str) -> Value:
     """Pool with windows that tile the image; where there are as many as pixels, nothing is to do."""
-    signal, kind = require_spikes(value, name, _POOLED), type(module).__name__
-    source = image_shape(signal, name)
+    signal = value if isinstance(value, FloatPopulation) else require_spikes(value, name, _POOLED)
+    source, kind = image_shape(signal, name), type(module).__name__
     size = (None, module.output_size) if isinstance(module, nn.AdaptiveAvgPool1d) else module.output_size
     window = tiles(size, signal, name, kind)
     pool = Pool(name, window, window, (0, 0), window[0] * window[1], source)
-    return signal if window == (1, 1) else each_part(signal, lambda part: _pooled(part, pool))
+    if window == (1, 1):
+        return signal
+    if isinstance(signal, FloatPopulation):
+        return pooled(signal, pool)
+    return each_part(signal, lambda part: _pooled(part, pool))
 
 
-def tiles(output_size: Any, signal: Spikes, name: str, kind: str) -> Pair:
+def tiles(output_size: Any, signal: Spikes | FloatPopulation, name: str, kind: str) -> Pair:
     """Return the window of an adaptive pooling to `output_size`, which is to tile the image."""
     _, high, wide = image_shape(signal, name)
     wanted = output_size if isinstance(output_size, tuple) else (output_size,) * 2
@@ -130,19 +134,35 @@ def tiles(output_size: Any, signal: Spikes, name: str, kind: str) -> Pair:
 
 
 def _pooled(part: Signal, pool: Pool) -> Signal:
-    """Return `part` behind `pool`, which takes each channel on its own."""
-    pool = replace(pool, source=part.shape)
-    return replace(part, shape=pool.output, pools=(*part.pools, pool))
+    """Return `part` behind `pool`, which takes each channel on its own; what normalises it then comes behind."""
+    pool, norm = replace(pool, source=part.shape), part.norm
+    if norm is not None:
+        norm = Norm(norm.gain, norm.shift * (math.prod(pool.kernel) / pool.divisor))
+    return replace(part, shape=pool.output, pools=(*part.pools, pool), norm=norm)
 
 
 def flatten(value: Value, name: str, axes: tuple[int, int]) -> Value:
     """Flatten a signal; every axis but the batch, from `axes[0]` to `axes[1]`."""
+    if isinstance(value, FloatPopulation) and math.prod(value.shape[1:]) == 1 and _are_all(axes, value.shape):
+        return flattened(value, name)
     signal = require_spikes(value, name)
     if axes == (2, -1) and len(signal.shape) == 3 and signal.shape[1] == 1:
         return signal  # an image of height 1 becomes a sequence, which is one
-    if axes[0] != 1 or axes[1] not in (-1, len(signal.shape)):
+    if not _are_all(axes, signal.shape):
         raise unsupported(f"module `{name}` (Flatten of axes {axes[0]}..{axes[1]})", "flatten all axes but the batch")
-    return each_part(signal, lambda part: replace(part, shape=(math.prod(part.shape),)))
+    return each_part(signal, _flattened)
+
+
+def _are_all(axes: Pair, shape: Shape) -> bool:
+    return axes[0] == 1 and axes[1] in (-1, len(shape))
+
+
+def _flattened(part: Signal) -> Signal:
+    """Return features, each with what normalises its channel."""
+    pixels, norm = math.prod(part.shape[1:]), part.norm
+    if norm is not None:
+        norm = Norm(np.repeat(norm.gain, pixels), np.repeat(norm.shift, pixels))
+    return replace(part, shape=(math.prod(part.shape),), norm=norm)
 
 
 def _unflatten(module: nn.Unflatten, value: Value, name: str) -> Value:

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from nctool.conversion.float_network import FloatArray
+from nctool.conversion.float_network import FloatArray, FloatPopulation
 from nctool.conversion.trace.signals import NO_ZEROS, Signal, Spikes, zeros_of
 from nctool.errors import RangeError, UnsupportedError
 from nctool.ir.network import Pair, Shape
@@ -38,14 +38,14 @@ def along(module: nn.Module, value: int) -> int | None:
     return value if isinstance(module, SEQUENCES) else None
 
 
-def image_shape(signal: Spikes, name: str) -> tuple[int, int, int]:
+def image_shape(signal: Spikes | FloatPopulation, name: str) -> tuple[int, int, int]:
     """Return (channels, height, width), and refuse what has another shape."""
     if len(signal.shape) != 3:
         raise UnsupportedError(f"module `{name}`: gets shape {signal.shape}, allowed (channels, height, width)")
     return signal.shape[0], signal.shape[1], signal.shape[2]
 
 
-def require_image(shape: Shape, what: str, signal: Spikes) -> None:
+def require_image(shape: Shape, what: str, signal: Spikes | FloatPopulation) -> None:
     """Refuse a layer that gives an image without pixels."""
     if min(shape) < 1:
         raise UnsupportedError(
@@ -53,7 +53,7 @@ def require_image(shape: Shape, what: str, signal: Spikes) -> None:
         )
 
 
-def within_zeros(signal: Spikes) -> Shape:
+def within_zeros(signal: Spikes | FloatPopulation) -> Shape:
     """Return the shape without the zeros round it."""
     (above, below), (left, right) = zeros_of(signal)
     channels, high, wide = signal.shape

@@ -3,7 +3,8 @@
 Supported: Conv1d/2d, Linear, BatchNorm1d/2d, AvgPool1d/2d, AdaptiveAvgPool1d/2d, MaxPool2d, AdaptiveMaxPool2d, zero
 padding, Flatten, Dropout, Identity and NoisyQuantReLU: linear, optional batch norm, activation, optional pooling, ...
 What an activation gives may go to several layers, branches may be added before an activation, and what activations give
-may be joined along the channels.
+may be joined along the channels. Linear layers of kernel 1 with no activation before them, and norms of spikes, are
+composed with their neighbours; a network may end in spikes.
 
 A sequence, (channels, length), is read as an image of height 1.
 
@@ -32,7 +33,8 @@ from nctool.conversion.trace.in_place import aliases, changed_by, later_readers,
 from nctool.conversion.trace.maxima import MAXIMA, maximum, require_maximum, window_of
 from nctool.conversion.trace.modules import HANDLERS, Handler, flatten
 from nctool.conversion.trace.obstacles import Obstacles
-from nctool.conversion.trace.signals import Signal, StandIn, Value, add, as_image, each_part, join, require_drive
+from nctool.conversion.trace.signals import Signal, StandIn, Value, as_image, each_part, join
+from nctool.conversion.trace.weighing import add, identity, require_drive
 from nctool.errors import UnsupportedError
 from nctool.ir.network import INPUT_NAME, Shape
 
@@ -47,6 +49,9 @@ SAME = ("contiguous", "float", "clone", "stochastic_depth")
 
 SENDERS = (nn.Conv2d, nn.Conv1d, nn.Linear, NoisyQuantReLU)
 """What gives a value of its own kind, whatever it reads."""
+
+LOGITS = "logits"
+"""What the readout of a network that ends in spikes is called: it hands them on, pooled where the network pools."""
 
 READS_TENSOR = "let a module of torch hold it and use it: nn.Conv2d, nn.Linear, nn.BatchNorm2d"
 """The way out of weights that no module uses."""
@@ -222,16 +227,14 @@ class _Builder:
     def _finish(self, value: Value) -> Value:
         if isinstance(value, StandIn):
             return value
-        if not isinstance(value, FloatPopulation):
-            raise UnsupportedError(
-                f"model: ends in spikes of `{value.source}`, allowed a linear layer as the last one",
-                hint="end the network with nn.Linear without an activation",
-            )
         if len(value.shape) != 1:
+            where = f"module `{value.name}`" if isinstance(value, FloatPopulation) else "model"
             raise UnsupportedError(
-                f"module `{value.name}`: the output has shape {value.shape}, allowed (classes,)",
+                f"{where}: the output has shape {value.shape}, allowed (classes,)",
                 hint="pool and flatten before the last nn.Linear",
             )
+        if not isinstance(value, FloatPopulation):
+            value = FloatPopulation(LOGITS, value.shape, identity(value, LOGITS))
         self.populations.append(replace(value, name=self._unique(value.name)))
         return value
 
