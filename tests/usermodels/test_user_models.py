@@ -36,7 +36,7 @@ REFUSED = {
 """Parts of what the refusal of each says, in order."""
 
 CONVERTED = [make for make in SHAPES if make not in REFUSED]
-SMALL = [user_models.sensors, user_models.KeywordSpotting, user_models.mobilenet_v1]
+SMALL = [user_models.sensors, user_models.KeywordSpotting, user_models.mobilenet_v1, user_models.mobilenet_v2]
 """Those that Lava runs in moments."""
 
 FROM_FILES = {
