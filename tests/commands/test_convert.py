@@ -95,7 +95,8 @@ def test_what_a_user_sees(cli, here, tmp_path):
         assert f"{loss:.1%} of what its ReLUs give is lost" in row
     assert "in rows `choose …` and `compare …`, of its spikes\n" in ended.out
     same = report["fidelity"]["same_as_ann"]
-    assert f"on 60 of 60 images, {same:.1%} of the answers are the trained network's\n" in ended.out
+    compared = "on 60 of the images that it was converted on"
+    assert f"{compared}, {same:.1%} of the answers are the trained network's\n" in ended.out
     assert ended.out.endswith("--input X.npy   (numbers as the trained network takes them)\n")
 
 

@@ -234,13 +234,12 @@ def test_the_replicas_of_an_activation_count_together():
     assert measure_fidelity(conversion, np.full((1, 2), 255, np.uint8), no_ann).layers == {"0": SpikeError(0.0, 0.0)}
 
 
-def test_large_networks_are_measured_on_fewer_images(monkeypatch):
+def test_large_networks_are_measured_on_fewer_images():
     network = of(nn.Sequential(linear([[1.0, 0.0]], [0.0]), NoisyQuantReLU(4, 1.0), linear([[1.0]], [0.0]))).network
     assert n_images(network, 256) == 256
-    monkeypatch.setattr("nctool.conversion.fidelity.WORK", 12 * 20)  # 3 connections, 4 steps
-    assert (n_images(network, 256), n_images(network, 10)) == (20, 10)
-    monkeypatch.setattr("nctool.conversion.fidelity.WORK", 1)
-    assert n_images(network, 256) == 8
+    work = 12 * 20  # 3 connections, 4 steps
+    assert (n_images(network, 256, work), n_images(network, 10, work)) == (20, 10)
+    assert n_images(network, 256, 1) == 8
 
 
 # --- what is lost -------------------------------------------------------

@@ -14,7 +14,7 @@ from torch import Tensor
 from nctool.activation.surrogate import integrate_and_fire as trained_neurons
 from nctool.conversion.float_network import FloatPopulation, FloatSynapse
 from nctool.conversion.maximum_values import maximum_values
-from nctool.conversion.post_training.correction import RIDGES, _ridge_moves, correct
+from nctool.conversion.post_training.correction import RIDGES, correct, ridge_solutions
 from nctool.conversion.post_training.simulation import Window
 from nctool.conversion.post_training.stretching import FACTORS, Images, stretch
 from nctool.conversion.post_training.thresholds import THRESHOLDS, choose_thresholds
@@ -313,14 +313,13 @@ def test_one_image_corrects_the_bias_alone():
 def test_more_unknowns_than_patches():
     """Both systems of equations give the same move: that of the patches, and that of the fan-in."""
     rng = np.random.default_rng(6)
-    x, y = rng.normal(size=(20, 20)).astype(np.float32), rng.normal(size=(20, 3)).astype(np.float32)
-    wide = np.concatenate([x, np.zeros((20, 1), np.float32)], axis=1)  # one signal more than patches
-    for ridge, (square, other) in enumerate(zip(_ridge_moves(x, y), _ridge_moves(wide, y), strict=True)):
-        centred, ridged = x - x.mean(0), RIDGES[ridge]
-        for move, divisor in ((square, 20), (other[:, :20], 21)):
-            added = ridged * float(np.square(centred).sum(dtype=np.float64)) / divisor
-            expected = np.linalg.solve(centred.T @ centred + added * np.eye(20), centred.T @ (y - y.mean(0))).T
-            np.testing.assert_allclose(move, expected, rtol=1e-3, atol=1e-5)
+    x, y = rng.normal(size=(20, 24)).astype(np.float32), rng.normal(size=(20, 3)).astype(np.float32)
+    unit = float(np.square(x).sum(dtype=np.float64)) / 24
+    pairs = zip(RIDGES, ridge_solutions(x, y, None), ridge_solutions(x, y, x.T), strict=True)
+    for ridge, weights, shares in pairs:
+        expected = np.linalg.solve(x.T @ x + ridge * unit * np.eye(24), x.T @ y)
+        np.testing.assert_allclose(weights, expected, rtol=1e-3, atol=1e-5)
+        np.testing.assert_allclose(x.T @ shares, expected, rtol=1e-3, atol=1e-5)
 
 
 # --- stretched for what reads -----------------------------------------------------------------------------------------

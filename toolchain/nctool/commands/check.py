@@ -253,13 +253,14 @@ def print_check(report: CheckReport) -> None:
         print_rows(f"{report.model}: {counted(len(rows), 'obstacle')}", ["what", "instead"], rows)
     if report.changes:
         rows = [[change.where, change.before, change.after or "left out"] for change in report.changes]
-        print_rows("nctool.prepare replaces", ["where", "this", "by"], rows)
+        print_rows("replaced in a copy, by nctool.convert and nctool.prepare", ["where", "this", "by"], rows)
     for remark in report.remarks:
         print_line(f"note: {remark}")
     if report.layers:
         _print_sizes(report)
     if report.converts:
         print_line(f"{report.model} converts, on images {shape}")
+        print_line("next: nctool convert, if it is trained; or nctool.prepare, to train it for the chip")
 
 
 def _print_sizes(report: CheckReport) -> None:

@@ -58,12 +58,14 @@ class ConvertReport(ExportReport):
 
     Args:
         images: how many images the network was converted on.
+        held_out: whether the answers were compared on other images than these.
         samples: what the file takes: `pixels` of uint8, or `numbers` as the trained network takes them.
         losses: of each layer that spikes, the root mean square error of what it sends, relative to what the trained
             network's ReLUs give, on these images.
     """
 
     images: int
+    held_out: bool
     samples: Literal["pixels", "numbers"]
     losses: Mapping[str, float]
 
@@ -86,11 +88,12 @@ def convert(
     output: Annotated[Path | str, Option("File to write.", flags=("-o", "--output"), metavar="MODEL.net")],
     *,
     mean: Annotated[
-        Sequence[float] | None,
+        Sequence[float] | float | None,
         Option("Of each channel, of uint8 images.", kind=str, metavar="M,M,M", parse=parse_values),
     ] = None,
     std: Annotated[
-        Sequence[float] | None, Option("The same: its deviation.", kind=str, metavar="S,S,S", parse=parse_values)
+        Sequence[float] | float | None,
+        Option("The same: deviation.", kind=str, metavar="S,S,S", parse=parse_values),
     ] = None,
     target: Target = "loihi",
     steps: Annotated[
@@ -139,6 +142,8 @@ def convert(
         UnsupportedError: parts of the network cannot be converted; all of them are named.
         RangeError: a number does not fit the target.
     """
+    from torch import Tensor
+
     from nctool.conversion.trace.prepare import require_torch_module
     from nctool.conversion.trace.restoring import restored
     from nctool.exporting.calibration_images import calibration_images
@@ -158,6 +163,7 @@ def convert(
     file = Path(model) if isinstance(model, Path | str) else None
     inputs = {"the model": file, "the images": path_of(images), "the target": own_target}
     require_outputs(inputs, {"-o": (NETX, output)})
+    images = images.detach() if isinstance(images, Tensor) else images
     some = calibration_images(load_array(images, "images"), _floats(mean), _floats(std))
     progress(0, 1, "reading the network")
     network, some = opened(str(model), some) if isinstance(model, Path | str) else (model, some)
@@ -172,15 +178,18 @@ def convert(
     return ConvertReport(
         path=output,
         data_dir=None,
-        images=len(some.pixels),
+        images=len(some.fitted),
+        held_out=some.holds_out,
         samples=some.kind,
         losses=result.conversion.losses,
         **sizes(result),
     )
 
 
-def _floats(values: Sequence[float] | None) -> tuple[float, ...] | None:
-    return None if values is None else tuple(map(float, values))
+def _floats(values: Sequence[float] | float | None) -> tuple[float, ...] | None:
+    if values is None:
+        return None
+    return (float(values),) if isinstance(values, int | float) else tuple(map(float, values))
 
 
 def _design(
@@ -222,9 +231,10 @@ def print_convert(report: ConvertReport) -> None:
     """Show what was converted, what each layer loses, and how big the network is."""
     print_network(report)
     fidelity = report.fidelity
+    others = "other images" if report.held_out else "of the images that it was converted on"
     print_line(
-        f"on {fidelity.images} of {report.images} images, {fidelity.same_as_ann:.1%} of the answers are the trained "
-        "network's"
+        f"converted on {report.images} images; on {fidelity.images} {others}, {fidelity.same_as_ann:.1%} of the "
+        "answers are the trained network's"
     )
     print_whole(f"wrote {report.path}")
     what = "pixels, uint8" if report.samples == "pixels" else "numbers as the trained network takes them"

@@ -152,22 +152,23 @@ def _may_have_more_replicas(conversion: Conversion) -> bool:
     return conversion.number_format.reset == "subtract" and fewest < MAX_REPLICAS
 
 
-def n_images(network: IntNetwork, available: int) -> int:
+def n_images(network: IntNetwork, available: int, work: int = WORK) -> int:
     """Return how many images can be measured at a bounded cost: at least `FEWEST_IMAGES`, at most `available`."""
     connections = sum(network.synapse_count(population) for population in network.populations)
-    return min(available, max(FEWEST_IMAGES, WORK // (connections * network.n_steps)))
+    return min(available, max(FEWEST_IMAGES, work // (connections * network.n_steps)))
 
 
 def measure_fidelity(
-    conversion: Conversion, pixels: NDArray[np.uint8], ann: Callable[[Pixels], FloatArray]
+    conversion: Conversion, pixels: NDArray[np.uint8], ann: Callable[[Pixels], FloatArray], work: int = WORK
 ) -> Fidelity:
     """Run the integers, and what they come from, on the same images.
 
     Args:
         pixels: uint8 (samples, *input shape), at least one; as many are used as `n_images` allows.
         ann: gives the logits of the noise-free ANN, (samples, classes).
+        work: connections that may be computed.
     """
-    pixels = pixels[: n_images(conversion.network, len(pixels))]
+    pixels = pixels[: n_images(conversion.network, len(pixels), work)]
     engine = FastEngine(conversion.network)
     real = FloatSpikes.prepare(conversion.real, conversion.encoded, conversion.number_format.reset, engine.n_steps)
     layers = {name: np.zeros(4) for name in conversion.replicas}

@@ -34,7 +34,7 @@ from nctool.conversion.float_network import FloatNetwork, map_synapses
 from nctool.conversion.folding import fold_batch_norm, fold_pooling
 from nctool.conversion.input_encoding import EncodedInput, encode_input, rate_input, split_input
 from nctool.conversion.integers import to_integers
-from nctool.conversion.post_training.activations import Activations, provisional
+from nctool.conversion.post_training.activations import Activations, affordable, provisional
 from nctool.conversion.quantise.input_precision import SAMPLES, choose_input
 from nctool.conversion.replicas import Replicas, replicas_by_name, stagger
 from nctool.conversion.trace.compare_runs import first_images, require_same_network, sequences_as_images
@@ -118,6 +118,7 @@ def convert(
     trained = split_input(pooled, encoded)
     choosing = not trained.has_neurons
     if choosing:
+        calibration = affordable(trained, calibration)
         trained = provisional(trained, encoded, calibration[:SAMPLES])
     deployed = stagger(trained, copies)
     if encoding == "graded":

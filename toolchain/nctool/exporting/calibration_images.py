@@ -16,8 +16,14 @@ from torch import Tensor
 from nctool.errors import UsageError
 from nctool.ir.linear_range import LinearRange
 
-MOST_IMAGES = 1024
-"""Images that are converted on; of more, so many are drawn, the same each time."""
+MOST_IMAGES = 1280
+"""Images that are taken; of more, so many are drawn, the same each time."""
+
+HELD_OUT = 5
+"""One image in so many is held out: the network is not converted on it, its answers are compared on it."""
+
+LEAST_TO_SPLIT = 64
+"""With fewer images, none is held out."""
 
 MOST_NUMBERS = 2**27
 """Numbers of their pixels at most, 128 MiB."""
@@ -30,6 +36,9 @@ LARGEST_NUMBER = 1e9
 
 LARGEST_MEAN = 1.0
 """No mean of pixel / 255 is larger, and none is negative; others are noted."""
+
+LARGEST_ROUNDING = 0.2
+"""Mean rounding of floats to 256 steps, as a part of the usual distance from their median, above which it is noted."""
 
 LARGEST_NORMALISED = 20.0
 """Numbers that only grow positive and reach beyond are hardly normalised: that is noted."""
@@ -51,6 +60,27 @@ class CalibrationImages:
     std: tuple[float, ...]
     kind: Literal["pixels", "numbers"]
     notes: tuple[str, ...] = ()
+
+    @property
+    def fitted(self) -> NDArray[np.uint8]:
+        """Return the pixels that the network is converted on."""
+        return self.pixels[~self._held_out]
+
+    @property
+    def compared(self) -> NDArray[np.uint8]:
+        """Return the pixels on which it is compared with the trained one: those held out, or all where none is."""
+        return self.pixels[self._held_out] if self.holds_out else self.pixels
+
+    @property
+    def holds_out(self) -> bool:
+        """Return whether there are images enough to hold some out."""
+        return len(self.pixels) >= LEAST_TO_SPLIT
+
+    @property
+    def _held_out(self) -> NDArray[np.bool_]:
+        number = np.arange(len(self.pixels))
+        held_out: NDArray[np.bool_] = (number % HELD_OUT == HELD_OUT - 1) & self.holds_out
+        return held_out
 
     def normalised(self, pixels: NDArray[np.uint8]) -> Tensor:
         """Return pixels as the network takes them, float32 of the shape of its samples."""
@@ -83,7 +113,23 @@ def calibration_images(
             )
         linear = LinearRange.of(array)
         found = CalibrationImages(linear.pixels(array, "images"), linear.mean, linear.std, "numbers")
-    return replace(found, notes=_notes(array, mean))
+    return replace(found, notes=(*_notes(array, mean), *_notes_of_rounding(array, found)))
+
+
+def _notes_of_rounding(array: NDArray[Any], images: CalibrationImages) -> tuple[str, ...]:
+    """Return a note where few numbers fill the range, so that its 256 steps are coarse for all others."""
+    if array.dtype == np.uint8:
+        return ()
+    axes = tuple(axis for axis in range(array.ndim) if axis != 1)
+    gap = images.normalised(images.pixels).numpy() - array
+    usual = np.percentile(np.abs(array - np.median(array, axis=axes, keepdims=True)), 75, axis=axes)
+    lost = float((np.abs(gap).mean(axis=axes) / np.maximum(usual, 1e-30)).max())
+    if lost <= LARGEST_ROUNDING:
+        return ()
+    return (
+        f"a few numbers of the images fill their range: 256 steps of it round the others by {lost:.0%} of their usual "
+        "size; clip what lies far out, in the images and before the network",
+    )
 
 
 def _as_array(images: NDArray[Any] | Tensor) -> NDArray[Any]:
@@ -148,6 +194,8 @@ def _normalisation(
                 "allowed one number for all channels, or one for each",
                 hint="images are (N, channels, height, width)",
             )
+    if max(std) > LARGEST_NUMBER:
+        raise UsageError(f"std: {max(std):g} is out of range, allowed up to {LARGEST_NUMBER:g}")
     if min(std) <= 0:
         raise UsageError(f"std: {min(std):g} is out of range, allowed > 0", hint="1 where the training divided by none")
     largest = max(max(abs(value), abs(1 - value)) for value in mean) / min(std)
@@ -174,6 +222,11 @@ def _notes(array: NDArray[Any], mean: tuple[float, ...] | None) -> tuple[str, ..
         notes.append(
             f"mean {_listed(mean)}: of pixel / 255, means lie in 0..1; if it is of pixels 0..255, divide mean and std "
             "by 255"
+        )
+    if array.dtype.kind == "f" and array.ndim > 2 and array.min() == 0 and array.max() == 1:
+        notes.append(
+            "the numbers of the images fill 0..1: if the network was trained on normalised images, take off the mean "
+            "and divide by the deviation"
         )
     if array.dtype.kind == "f" and array.min() >= 0 and array.max() > LARGEST_NORMALISED:
         notes.append(

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from nctool.conversion import Conversion, IntegerFormat, Replicas, convert
-from nctool.conversion.fidelity import Fidelity, measure_fidelity
+from nctool.conversion.fidelity import WORK, Fidelity, measure_fidelity
 from nctool.errors import RangeError
 from nctool.ir.inputs import EncodingName
 from nctool.ir.network import Shape
@@ -96,7 +96,9 @@ class Source:
         input_shape: of one sample, as the network of integers takes it.
         mean, std: of the input, in units of pixel / 255.
         pixels: uint8 (samples, *input_shape), for calibration.
+        compared: the same, on which the integers are compared with it.
         logits: gives those of the noise-free ANN, float64 (samples, classes), for such pixels.
+        work: connections that the comparison may compute.
         notes: what is likely to cost accuracy, known before it is converted.
     """
 
@@ -105,7 +107,9 @@ class Source:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     pixels: NDArray[np.uint8]
+    compared: NDArray[np.uint8]
     logits: Callable[[NDArray[np.uint8]], NDArray[np.float64]]
+    work: int = WORK
     notes: tuple[str, ...] = ()
 
 
@@ -117,6 +121,7 @@ def of_checkpoint(loaded: Checkpoint, model: nn.Module, backend: Backend) -> Sou
         mean=loaded.mean,
         std=loaded.std,
         pixels=loaded.calibration_images,
+        compared=loaded.calibration_images,
         logits=partial(ann_logits, loaded, model),
         notes=notes_of(loaded, backend),
     )
@@ -171,7 +176,7 @@ def exported(source: Source, design: Design, target: Target, chips: int, progres
     progress(layers, layers, "placing neurons on cores")
     lowered = lower(conversion.network, target, design.backend.name, chips)
     progress(layers, layers, "comparing with the float network")
-    fidelity = measure_fidelity(conversion, source.pixels, source.logits)
+    fidelity = measure_fidelity(conversion, source.compared, source.logits, source.work)
     notes = (*source.notes, *conversion.notes, *fidelity.notes(conversion))
     conversion = replace(conversion, changes=(*conversion.changes, *fidelity.changes), notes=notes)
     return Exported(conversion, lowered, fidelity)

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from nctool.activation.thresholds import fresh_norms
+from nctool.conversion.fidelity import WORK
 from nctool.conversion.trace.compare_runs import sequences_as_images
 from nctool.conversion.trace.prepare import rectify
 from nctool.conversion.trace.signals import as_image
@@ -24,6 +25,9 @@ from nctool.exporting.convert import Source
 from nctool.exporting.named_network import is_code, named_network
 from nctool.importing.open_file import read_network
 from nctool.training.checkpoints.checkpoint import CHECKPOINT_NAME
+
+COMPARED = 10
+"""Of a conversion, so many times the work of an export is spent on the comparison: it has no other measure."""
 
 AT_ONCE = 64
 """Images that the network computes at once."""
@@ -84,7 +88,9 @@ def of_module(model: nn.Module, images: CalibrationImages) -> Source:
         input_shape=as_image(images.pixels.shape[1:]),
         mean=images.mean,
         std=images.std,
-        pixels=sequences_as_images(images.pixels),
+        pixels=sequences_as_images(images.fitted),
+        compared=sequences_as_images(images.compared),
+        work=COMPARED * WORK,
         logits=logits,
         notes=(*images.notes, *_notes(rectified)),
     )

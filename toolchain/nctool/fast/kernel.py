@@ -73,7 +73,7 @@ class Kernel:
             return self._nothing(signal, conv, bias)
         if conv is not None:
             geometry = (conv.stride, conv.padding, conv.dilation, conv.groups)
-            return functional.conv2d(signal, self.weight, bias, *geometry)
+            return functional.conv2d(_plainly_laid_out(signal), self.weight, bias, *geometry)
         if signal.dim() == IMAGE_AXES:
             signal = signal.permute(0, 2, 3, 1)
         return functional.linear(signal.flatten(1), self.weight, bias)
@@ -83,6 +83,17 @@ class Kernel:
         kernel = (self.weight.shape[2], self.weight.shape[3])
         empty = signal.new_zeros(len(signal), len(self.weight), *conv.output_size(signal.shape[1:], kernel))
         return empty if bias is None else empty + bias[:, None, None]
+
+
+def _plainly_laid_out(signal: Tensor) -> Tensor:
+    """Return a signal of one channel with the strides of a new one.
+
+    An axis of length 1 may have any stride, and torch takes such a signal for contiguous in every layout. With some
+    strides, oneDNN of torch 2.3 gives wrong sums, or ends the process.
+    """
+    if signal.shape[1] > 1 or signal.stride() == signal.new_empty(signal.shape, device="meta").stride():
+        return signal
+    return signal.clone(memory_format=torch.contiguous_format)
 
 
 def kernel_of_synapse(synapse: Synapse, source: Shape, device: torch.device, dtype: torch.dtype) -> Kernel:

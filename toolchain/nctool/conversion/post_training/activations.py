@@ -26,6 +26,19 @@ BATCH_NUMBERS = 2**24
 """Numbers of a drive that are computed together, 64 MiB."""
 
 
+MOST_KEPT = 2**28
+"""Numbers of the largest layer on all images, 1 GiB; two or three layers are kept at once."""
+
+FEWEST_IMAGES = 16
+"""Images however large a layer is."""
+
+
+def affordable(network: FloatNetwork, pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Return as many of the pixels as the largest layer leaves memory for, spread over all of them."""
+    largest = max(int(np.prod(population.shape)) for population in network.populations)
+    return pixels[:: -(-len(pixels) // max(FEWEST_IMAGES, MOST_KEPT // largest))]
+
+
 class Activations:
     """A trained network that runs on calibration images, one population after the other.
 

@@ -89,9 +89,20 @@ class Choosing:
             return corrected
         chosen = self._chosen(corrected, drive, neurons, values)
         threshold, shift = (numbers.numpy().astype(np.float64) for numbers in (chosen.threshold, chosen.shift))
-        threshold = np.maximum(threshold, _lowest(corrected, values, min(MOST_THRESHOLDS, self._format.weight_max)))
+        threshold = self._held(threshold, corrected, values)
         self._thresholds[deployed.name] = threshold
         return replace(corrected, threshold=threshold, shift=shift if shift.any() else None)
+
+    def _held(self, threshold: FloatArray, population: FloatPopulation, values: Values) -> FloatArray:
+        """Return thresholds that integers hold beside the weights, and that send no more than the ReLU gives.
+
+        A channel that is hardly ever positive would get a lower one: it sends next to nothing.
+        """
+        largest = np.maximum.reduce([_largest_step(synapse, values) for synapse in population.synapses])
+        wanted = np.minimum(largest / MOST_THRESHOLDS, population.ceiling)
+        lowest = np.maximum(wanted, largest / self._format.weight_max)
+        held: FloatArray = np.maximum(np.minimum(threshold, population.ceiling), lowest)
+        return np.full_like(held, held.max()) if self._format.one_threshold else held
 
     def _chosen(self, population: FloatPopulation, drive: Tensor, neurons: Neurons, values: Values) -> Chosen:
         """Choose thresholds and starts, by what a maximum behind the population makes of its spikes, if there is one.
@@ -171,17 +182,11 @@ class Choosing:
         return relative_error(squares, power)
 
 
-def _lowest(population: FloatPopulation, values: Values, most: int) -> FloatArray:
-    """Return for each channel the lowest threshold that integers hold beside its weights.
-
-    A channel that is hardly ever positive would get a lower one: it sends next to nothing.
-
-    Args:
-        most: thresholds that one signal may drive a neuron by.
-    """
-    largest = [synapse.largest * np.max(values[synapse.source]) for synapse in population.synapses]
-    lowest: FloatArray = np.maximum.reduce(largest) / most
-    return lowest
+def _largest_step(synapse: FloatSynapse, values: Values) -> FloatArray:
+    """Return the most that one signal can add to the potential of each channel, float64 (channels,)."""
+    steps = np.abs(synapse.weight * synapse.per_weight(values[synapse.source]))
+    largest: FloatArray = steps.reshape(len(steps), -1).max(axis=1)
+    return largest
 
 
 def _view(synapse: FloatSynapse, rates: Rates, neurons: Neurons, values: Values) -> View:

@@ -75,24 +75,24 @@ def _move(seen: Float32, error: Float32, held_out: NDArray[np.bool_]) -> FloatAr
     fitted = np.flatnonzero(~held_out)
     if seen.shape[1] > LARGEST_SYSTEM:
         fitted = fitted[:: -(-len(fitted) // LARGEST_SYSTEM)]
-    moves = _ridge_moves(seen[fitted], error[fitted])
+    x, y = seen[fitted] - seen[fitted].mean(axis=0), error[fitted] - error[fitted].mean(axis=0)
     beside, wanted = seen[held_out] - seen[fitted].mean(axis=0), error[held_out] - error[fitted].mean(axis=0)
-    before = np.square(wanted).sum(dtype=np.float64) * (1 - LEAST_GAIN)
-    errors = [np.square(wanted - beside @ move.T).sum(dtype=np.float64) for move in moves]
+    basis = None if x.shape[1] <= len(x) else x.T  # the smaller of two equal systems
+    solutions = ridge_solutions(x, y, basis)
+    through = beside if basis is None else beside @ basis
+    errors = [np.square(wanted - through @ solution).sum(dtype=np.float64) for solution in solutions]
     best = int(np.argmin(errors))
-    return moves[best] if errors[best] < before else np.zeros_like(moves[best])
+    if errors[best] >= np.square(wanted).sum(dtype=np.float64) * (1 - LEAST_GAIN):
+        return np.zeros((error.shape[1], seen.shape[1]))
+    solution = solutions[best]
+    return (solution if basis is None else basis @ solution).T
 
 
-def _ridge_moves(seen: Float32, error: Float32) -> list[FloatArray]:
-    """Return for each ridge the move that gives the most of `error`, by the smaller of two equal systems."""
-    x, y = seen - seen.mean(axis=0), error - error.mean(axis=0)
-    patches, fan_in = x.shape
-    unit = float(np.square(x).sum(dtype=np.float64)) / fan_in or 1.0
-    if fan_in <= patches:
-        square, right = x.T @ x, x.T @ y
-        return [np.linalg.solve(_with(square, ridge * unit), right).T.astype(np.float64) for ridge in RIDGES]
-    square = x @ x.T
-    return [(x.T @ np.linalg.solve(_with(square, ridge * unit), y)).T.astype(np.float64) for ridge in RIDGES]
+def ridge_solutions(x: Float32, y: Float32, basis: Float32 | None) -> list[FloatArray]:
+    """Return for each ridge what gives the most of `y`: weights, (fan-in, channels), or shares of a basis."""
+    unit = float(np.square(x).sum(dtype=np.float64)) / x.shape[1] or 1.0
+    square, right = (x.T @ x, x.T @ y) if basis is None else (x @ basis, y)
+    return [np.linalg.solve(_with(square, ridge * unit), right.astype(np.float64)) for ridge in RIDGES]
 
 
 def _with(square: Float32, added: float) -> FloatArray:
