@@ -1,7 +1,8 @@
 """Choose neurons for the ReLUs of a trained network, on what the integer populations before them really send.
 
-For each population in turn: the weights and the bias are corrected, then each channel gets the threshold and the start
-with which its neurons send what the ReLU gives, for the window and the replicas of the deployed network.
+For each population in turn: the weights and the bias are corrected; each channel gets the threshold and the start with
+which its neurons send what the ReLU gives, for the window and the replicas of the deployed network; and all thresholds
+are stretched for what reads them.
 
 In: a FloatNetwork, what its activations give, what the settled populations send. Out: populations with thresholds.
 """
@@ -124,16 +125,8 @@ class Choosing:
         should = activated(torch.from_numpy(rows(drive, neurons)).masked_fill(none, 0.0), population.ceiling)
         chosen = choose_thresholds(steps, window.largest(should), window, self._format.one_threshold)
         whole = self._whole(population, maximum, values)
-        return (
-            chosen
-            if whole is None
-            else stretch(chosen, window, whole, self._activations.readers(self._read_as(population)))
-        )
-
-    def _read_as(self, population: FloatPopulation) -> str:
-        """Return what its readers read: the population, or the maximum behind it."""
-        maximum = self._maxima.get(population.name)
-        return population.name if maximum is None else maximum.name
+        readers = self._activations.readers(population.name if maximum is None else maximum.name)
+        return chosen if whole is None else stretch(chosen, window, whole, readers)
 
     def _whole(self, population: FloatPopulation, maximum: FloatPopulation | None, values: Values) -> Images | None:
         """Return what all neurons get on the first images, by windows where a maximum is behind; None if too many."""
