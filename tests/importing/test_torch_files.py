@@ -109,3 +109,16 @@ def test_a_wrong_answer_is_refused(tmp_path: Path) -> None:
     with torch.no_grad():
         next(read.network.parameters()).mul_(1.01)
     assert "differs from torch" in refusal(FormatError, read.require_same, IMAGES, "here")
+
+
+def test_a_program_of_images_in_another_layout_is_read_or_told_the_way(tmp_path):
+    """Of an example whose channels lie last, torch 2.3 writes the pooling by strides, newer ones as any other."""
+    net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2)).eval()
+    example = torch.rand(2, 8, 8, 3).permute(0, 3, 1, 2)
+    path = to_exported(net, example, tmp_path / "net.pt2", any_batch=False)
+    try:
+        network = open_network(path)
+    except UnsupportedError as error:
+        assert "as_strided: export the network again with example images" in str(error)
+    else:
+        require_same_as_file(network, path, example.contiguous())

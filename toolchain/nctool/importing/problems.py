@@ -49,6 +49,7 @@ _HINTS = {
     "ConvTranspose": "no layer that enlarges images has a form here: end the network in class scores or numbers",
     **dict.fromkeys(("Resize", "Upsample"), "no layer that enlarges images has a form here"),
     "Attention": "a transformer has no integrate-and-fire form here",
+    "as_strided": "export the network again with example images in the usual layout: images.contiguous()",
     "ConvInteger": "export the network in float32, before it is quantised",
     **dict.fromkeys(("QuantizeLinear", "DequantizeLinear", "QLinearConv"), "export it in float32, before quantisation"),
 }
