@@ -260,7 +260,7 @@ def test_a_note_says_when_answers_are_not_the_trained_networks():
     found = conversion(of, n_steps=1)
     fidelity = replace(measure_fidelity(found, of.pixels, of.logits), same_as_snn=1.0, same_as_ann=0.5, layers={})
     worst = max(found.losses, key=found.losses.__getitem__)
-    share = f"only 50.0% of the answers to {fidelity.images} calibration images are the trained network's; `{worst}` "
+    share = f"only 50.0% of the answers to {fidelity.images} images are the trained network's; `{worst}` "
     loses = f"loses most, {found.losses[worst]:.0%}: "
     assert fidelity.notes(found) == (share + loses + "convert with more --replicas",)
     zero = replace(found, number_format=replace(found.number_format, reset="zero"))
@@ -281,3 +281,9 @@ def test_a_channel_that_is_hardly_ever_positive_does_not_refuse_the_network(bits
     design = Design(find_backend("autapse"), 2, 1, bits, "graded")
     network = converted(of_module(model, images), design).network
     assert network.populations[0].neuron.threshold.min() >= 1
+
+
+def test_a_network_too_large_for_all_images_says_on_how_many_it_was_converted(monkeypatch):
+    monkeypatch.setattr("nctool.conversion.post_training.activations.MOST_KEPT", 32 * 6 * 8 * 8)
+    (note,) = (note for note in conversion(source("plain")).notes if note.startswith("converted on"))
+    assert note == "converted on 32 of 96 images: what its largest layer gives fills memory"

@@ -149,6 +149,13 @@ def _weights(synapse: Synapse, number_format: IntegerFormat) -> str:
     return f"weights {low}..{high}{times} of {number_format.weight_bits} bits"
 
 
+def notes_of_fewer_images(used: int, given: int) -> tuple[str, ...]:
+    """Return a note where a network is too large to be converted on all images that it was given."""
+    return (
+        () if used == given else (f"converted on {used} of {given} images: what its largest layer gives fills memory",)
+    )
+
+
 def notes_of_silence(
     real: FloatNetwork, held: Mapping[str, Held], losses: Mapping[str, float] = _NO_LOSSES
 ) -> tuple[str, ...]:

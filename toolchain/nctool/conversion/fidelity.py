@@ -122,7 +122,7 @@ class Fidelity:
         if conversion.losses and _by_chance(round(self.same_as_ann * self.images), self.images) < CHANCE:
             worst = max(conversion.losses, key=conversion.losses.__getitem__)
             notes.append(
-                f"only {self.same_as_ann:.1%} of the answers to {self.images} calibration images are the trained "
+                f"only {self.same_as_ann:.1%} of the answers to {self.images} images are the trained "
                 f"network's; `{worst}` loses most, {conversion.losses[worst]:.0%}: {_more_spikes(conversion)}"
             )
         return tuple(notes)

@@ -26,6 +26,7 @@ from nctool.conversion.changes import (
     changes_of_maxima,
     changes_of_rounding,
     normalised,
+    notes_of_fewer_images,
     notes_of_lost_weights,
     notes_of_silence,
 )
@@ -117,6 +118,7 @@ def convert(
     encoded = (rate_input if encoding == "rate" else encode_input)(input_shape, mean, std)
     trained = split_input(pooled, encoded)
     choosing = not trained.has_neurons
+    given = len(calibration)
     if choosing:
         calibration = affordable(trained, calibration)
         trained = provisional(trained, encoded, calibration[:SAMPLES])
@@ -140,6 +142,7 @@ def convert(
         *changes_of_rounding(integers.network, integers.errors, number_format),
     )
     notes = (
+        *notes_of_fewer_images(len(calibration), given),
         *notes_of_silence(integers.holding, integers.held, integers.losses),
         *notes_of_lost_weights(integers.holding, integers.network, number_format),
     )

@@ -25,7 +25,6 @@ from nctool.ir.network import INPUT_NAME
 BATCH_NUMBERS = 2**24
 """Numbers of a drive that are computed together, 64 MiB."""
 
-
 MOST_KEPT = 2**28
 """Numbers of the largest layer on all images, 1 GiB; two or three layers are kept at once."""
 
