@@ -55,7 +55,7 @@ def test_a_skip_by_hand():
     assert found.logits[0, -1, 0] * two.neuron.scale == 1.5  # 2 · 3/4
     steps = [change for change in conversion.changes if "branch" in change.step]
     assert [change.step for change in steps] == ["round `branch` from `one`", "round `branch` from `one`"]
-    bound = f"bound proved, head-room {branch.bound.head_room_bits:.2f} bits"
+    bound = f"bound proved, head-room {branch.head_room_bits:.2f} bits"
     assert [change.detail for change in steps] == [
         f"weights 127..127 of 8 bits; {bound}",
         f"weights 127..127 times 4 of 8 bits; {bound}",

@@ -17,6 +17,8 @@ from nctool.ir.network import (
     Bound,
     ConvGeometry,
     CurrentBased,
+    GradedReadout,
+    GradedReLU,
     InputEncoding,
     IntArray,
     IntegrateFire,
@@ -175,6 +177,38 @@ def random_pooled(seed: int, *, n_steps: int | None = None) -> IntNetwork:
     populations.append(_readout(rng, populations[-1]))
     network = IntNetwork(encoding, tuple(_within_bounds(p, encoding, n_steps) for p in populations), n_steps)
     return with_bounds(network, {name: found.bound("proved") for name, found in prove(network).items()})
+
+
+def random_graded(seed: int) -> IntNetwork:
+    """Return a small network of graded neurons whose populations read up to three of those before them.
+
+    Every synapse has an exponent of its own, most of them negative. Bounds are proved.
+    """
+    rng = np.random.default_rng(seed)
+    shapes: dict[str, Shape] = {INPUT_NAME: (int(rng.integers(1, 3)), *rng.integers(3, 7, 2).tolist())}
+    encoding = random_grading(rng, shapes[INPUT_NAME])
+    populations: list[Population] = []
+    for number in range(int(rng.integers(1, 5))):
+        driven, synapses = _joined(rng, shapes)
+        bias = _bias(rng, driven[0], int(rng.choice([10, 16320])))
+        populations.append(Population(f"layer{number}", driven, GradedReLU(), bias, _shifting(rng, synapses)))
+        shapes[populations[-1].name] = driven
+    (channels,), synapses = _joined(rng, shapes, flat=True)
+    bias = _bias(rng, channels, 500)
+    populations.append(Population("readout", (channels,), GradedReadout(0.5), bias, _shifting(rng, synapses)))
+    network = IntNetwork(encoding, tuple(populations), 1)
+    return with_bounds(network, {name: found.bound("proved") for name, found in prove(network).items()})
+
+
+def _shifting(rng: np.random.Generator, synapses: Sequence[Synapse]) -> tuple[Synapse, ...]:
+    return tuple(replace(synapse, exponent=-int(rng.choice([0, 1, 5, 9]))) for synapse in synapses)
+
+
+def graded(name: str, *synapses: Synapse, bias: object = 0, shape: Shape | None = None) -> Population:
+    """Return a graded population; one number stands for all channels."""
+    shape = shape or (len(synapses[0].weight),)
+    biases = np.broadcast_to(np.asarray(bias, np.int64), shape[:1]).copy()
+    return Population(name, shape, GradedReLU(), biases, synapses)
 
 
 def read_out(*synapses: Synapse, bias: object = 0, scale: float = 1.0, bound: Bound | None = None) -> Population:

@@ -94,7 +94,7 @@ class OperationCounter:
     def add(self, samples: Samples, trace: Trace) -> None:
         """Count one batch: the samples, and the trace of the whole window that an engine gave for them."""
         signal = own_signal(self.network, samples, self.network.n_steps) != 0
-        sent: Mapping[str, Bool] = {INPUT_NAME: signal, **trace.spikes}
+        sent: Mapping[str, Bool] = {INPUT_NAME: signal, **{name: spikes != 0 for name, spikes in trace.spikes.items()}}
         self.n_samples += len(signal)
         spikes = int(np.count_nonzero(signal)) * _repeats(signal, self.network.n_steps)
         self.operations[INPUT_NAME] += Operations(spikes=spikes)

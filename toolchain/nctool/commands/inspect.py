@@ -16,7 +16,7 @@ from nctool.arguments import public
 from nctool.commands.command import Command
 from nctool.commands.options import Model
 from nctool.commands.tables import print_changes, print_cores, print_line, print_rows, span
-from nctool.ir.network import CurrentBased, IntArray, IntNetwork, Population, Readout, Synapse
+from nctool.ir.network import CurrentBased, GradedReLU, IntArray, IntNetwork, Population, Readout, Synapse
 from nctool.report import Report
 from nctool_deploy.foreign import ForeignOptions
 
@@ -166,10 +166,10 @@ def _layer(network: IntNetwork, population: Population) -> LayerReport:
         synapses=network.synapse_count(population),
         weight_range=_weight_range(population),
         bias_range=_interval(population.bias),
-        threshold_range=None if isinstance(neuron, Readout) else _interval(np.asarray(neuron.threshold)),
+        threshold_range=None if isinstance(neuron, Readout | GradedReLU) else _interval(np.asarray(neuron.threshold)),
         bound="unknown" if bound is None else bound.kind,
         bound_range=None if bound is None else (bound.low, bound.high),
-        head_room_bits=None if bound is None else bound.head_room_bits,
+        head_room_bits=population.head_room_bits,
         branches=tuple(_branch(population, synapse) for synapse in population.synapses),
     )
 

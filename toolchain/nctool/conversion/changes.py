@@ -134,7 +134,7 @@ def changes_of_rounding(
         if population.name not in errors:
             continue
         bound = population.bound
-        kind = "not bounded" if bound is None else f"{bound.kind}, head-room {bound.head_room_bits:.2f} bits"
+        kind = "not bounded" if bound is None else f"{bound.kind}, head-room {population.head_room_bits:.2f} bits"
         of_population = errors[population.name]
         for synapse, error in zip(population.synapses, of_population.weights, strict=True):
             branch = f" from `{synapse.source}`" if len(population.synapses) > 1 else ""

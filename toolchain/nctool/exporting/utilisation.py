@@ -45,4 +45,5 @@ def utilisation(mapping: Mapping) -> Utilisation:
 
 def tightest(network: IntNetwork) -> tuple[float, str]:
     """Return the least head-room of any population, in bits, and which has it: how often its bound could double."""
-    return min((layer.bound.head_room_bits, layer.name) for layer in network.populations if layer.bound is not None)
+    rooms = ((layer.head_room_bits, layer.name) for layer in network.populations)
+    return min((room, name) for room, name in rooms if room is not None)

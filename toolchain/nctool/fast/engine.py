@@ -21,12 +21,13 @@ from torch import Tensor
 
 from nctool.errors import RangeError, UsageError
 from nctool.fast.current_based import CurrentBasedLayer
+from nctool.fast.graded import GradedLayer
 from nctool.fast.integrate_fire import IntegrateFireLayer
 from nctool.fast.layer import LayerRun
 from nctool.ir.inputs import Samples
 from nctool.ir.network import INPUT_NAME, CurrentBased, IntArray, IntNetwork, Population
 from nctool.reference.signal import input_signal
-from nctool.reference.trace import Summary, Trace
+from nctool.reference.trace import Spikes, Summary, Trace
 
 CPU_BATCH_BYTES = 8 * 2**20
 """Memory of the largest layer's drive in one batch on a CPU: small enough to stay near the cache."""
@@ -44,21 +45,21 @@ class FastEngine:
         device: `cpu` or `cuda`.
 
     Raises:
-        RangeError: n_steps < 1, or a sum could leave the mantissa of float64.
+        RangeError: there is no such window, or a sum could leave the mantissa of float64.
         UsageError: the device is not there.
     """
 
     def __init__(self, network: IntNetwork, *, n_steps: int | None = None, device: str = "cpu") -> None:
         self.network = network
-        self.n_steps = network.n_steps if n_steps is None else n_steps
-        if self.n_steps < 1:
-            raise RangeError(f"simulation: n_steps is {self.n_steps}, allowed >= 1")
+        self.n_steps = network.window(n_steps)
         self.device = find_device(device)
         self.layers = [self._layer(population) for population in network.populations]
         self.batch = self._batch_size()
 
-    def _layer(self, population: Population) -> IntegrateFireLayer | CurrentBasedLayer:
+    def _layer(self, population: Population) -> IntegrateFireLayer | CurrentBasedLayer | GradedLayer:
         neuron = population.neuron
+        if neuron.is_graded:
+            return GradedLayer.prepare(self.network, population, self.device)
         if isinstance(neuron, CurrentBased):
             return CurrentBasedLayer.prepare(self.network, population, neuron, self.device)
         return IntegrateFireLayer.prepare(self.network, population, self.n_steps, self.device)
@@ -66,14 +67,19 @@ class FastEngine:
     def traces(self, samples: Samples) -> Iterator[Trace]:
         """Yield full traces of consecutive batches: every spike of every population."""
         for runs in self._batches(samples):
-            spikes = {name: _to_numpy(r.spikes).astype(np.bool_) for name, r in runs.items() if r.spikes is not None}
+            spikes = {name: self._spikes(run.spikes) for name, run in runs.items() if run.spikes is not None}
             yield Trace(spikes, self._logits(runs), {name: run.overflows for name, run in runs.items()}, {})
 
     def summaries(self, samples: Samples) -> Iterator[Summary]:
         """Yield logits, spike counts and overflow counts of consecutive batches; spikes stay on the device."""
         for runs in self._batches(samples):
-            counts = {name: count(run.spikes) for name, run in runs.items() if run.spikes is not None}
+            counting = count_graded if self.network.is_graded else count
+            counts = {name: counting(run.spikes) for name, run in runs.items() if run.spikes is not None}
             yield Summary(self._logits(runs), counts, {name: run.overflows for name, run in runs.items()})
+
+    def _spikes(self, spikes: Tensor) -> Spikes:
+        array = _to_numpy(spikes)
+        return array.astype(np.int32) if self.network.is_graded else array.astype(np.bool_)
 
     def _logits(self, runs: dict[str, LayerRun]) -> NDArray[np.int64]:
         """Return the answer of the last population (rules S4 and C6), int64 (samples, steps, neurons)."""
@@ -140,6 +146,11 @@ def count(spikes: Tensor) -> int:
     """Count the spikes of (steps, samples, *shape): per step and sample in its own type, then in float64."""
     per_sample = spikes.sum(dim=tuple(range(2, spikes.dim())))
     return int(per_sample.sum(dtype=torch.float64).item())
+
+
+def count_graded(spikes: Tensor) -> int:
+    """Count graded spikes, whatever they carry."""
+    return int(spikes.count_nonzero().item())
 
 
 def _to_numpy(values: Tensor) -> NDArray[np.floating]:  # type: ignore[type-arg]  # float32 or float64

@@ -42,9 +42,10 @@ class LayerRun:
     """One population over a window.
 
     Args:
-        spikes: 0 or 1 in a float type, (steps, samples, *shape); None for a readout, which has none.
+        spikes: 0 or 1, or what graded spikes carry, in a float type, (steps, samples, *shape); None for a readout,
+            which has none.
         potentials: (steps, samples, *shape); None unless the population gives the answer by its potentials.
-        overflows: events of rule O1 or O2.
+        overflows: events of rules O1 to O3.
     """
 
     spikes: Tensor | None

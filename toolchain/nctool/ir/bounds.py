@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +18,7 @@ from numpy.typing import NDArray
 from nctool.ir.inputs import Input
 from nctool.ir.network import (
     INPUT_NAME,
+    PAYLOAD_LIMIT,
     Bound,
     BoundKind,
     IntArray,
@@ -27,6 +29,12 @@ from nctool.ir.network import (
 )
 
 Interval = tuple[NDArray[np.int64], NDArray[np.int64]]
+
+Payloads = Mapping[str, NDArray[np.int64]]
+"""The largest number that a spike of each channel carries, int64 (channels,) by graded source."""
+
+BINARY: Payloads = MappingProxyType({})
+"""Of a network without graded spikes: every spike is 1."""
 
 
 @dataclass(frozen=True)
@@ -49,16 +57,26 @@ class Range:
 
 def prove(network: IntNetwork) -> dict[str, Range]:
     """Return the proved range of every population of `network` over its window; a current-based one has none."""
-    populations = (p for p in network.populations if p.neuron.is_bounded)
-    return {p.name: prove_population(p, network.input, network.n_steps) for p in populations}
+    ranges: dict[str, Range] = {}
+    payloads: dict[str, NDArray[np.int64]] = {}
+    for population in network.populations:
+        if population.neuron.is_bounded:
+            reach = prove_population(population, network.input, network.n_steps, payloads)
+            ranges[population.name] = reach
+            if population.neuron.is_graded:
+                payloads[population.name] = np.minimum(reach.high, PAYLOAD_LIMIT)
+    return ranges
 
 
-def prove_population(population: Population, encoding: Input, n_steps: int) -> Range:
-    """Bound the accumulated input of `population` for every input it could get (rules S1 to S3).
+def prove_population(population: Population, encoding: Input, n_steps: int, payloads: Payloads = BINARY) -> Range:
+    """Bound the accumulated input of `population` for every input it could get (rules S1 to S3, G2).
 
     Follows the interval that holds all membrane potentials from step to step.
+
+    Args:
+        payloads: of its graded sources; any other sends 0 or 1.
     """
-    drive_low, drive_high = drive_interval(population, encoding)
+    drive_low, drive_high = drive_interval(population, encoding, payloads)
     neuron = population.neuron
     low = high = start = population.start
     least, most = np.zeros_like(low), np.zeros_like(high)
@@ -83,34 +101,43 @@ def _after_fire(low: IntArray, high: IntArray, neuron: IntegrateFire) -> Interva
     return after_low, after_high
 
 
-def drive_interval(population: Population, encoding: Input) -> Interval:
+def drive_interval(population: Population, encoding: Input, payloads: Payloads = BINARY) -> Interval:
     """Return the smallest and largest drive per channel in one step: weighted input plus bias."""
     low = high = population.bias.astype(np.int64)
     for synapse in population.synapses:
-        added_low, added_high = _synapse_interval(synapse, encoding)
+        added_low, added_high = _synapse_interval(synapse, encoding, payloads)
         low, high = low + added_low, high + added_high
     return low, high
 
 
-def _synapse_interval(synapse: Synapse, encoding: Input) -> Interval:
+def _synapse_interval(synapse: Synapse, encoding: Input, payloads: Payloads) -> Interval:
     """Sum, per output channel, the worst contribution of each weight; a tap may also fall on padding (0)."""
     raising, lowering = (bound(synapse.weight, 0) for bound in (np.maximum, np.minimum))
-    shift, axes = max(synapse.exponent, 0), tuple(range(1, synapse.weight.ndim))
-    if synapse.source != INPUT_NAME:  # spikes, 0 or 1
+    axes = tuple(range(1, synapse.weight.ndim))
+    if synapse.source != INPUT_NAME and synapse.source not in payloads:  # spikes, 0 or 1
         low, high = (weight.sum(axis=axes, dtype=np.int64) for weight in (lowering, raising))
-        return low << shift, high << shift
-    lowest, highest = _input_interval(synapse, encoding)
+        return _shifted(low, synapse), _shifted(high, synapse)
+    lowest, highest = _signal_interval(synapse, encoding, payloads)
     low = (raising * lowest + lowering * highest).sum(axis=axes)
     high = (raising * highest + lowering * lowest).sum(axis=axes)
-    return low << shift, high << shift
+    return _shifted(low, synapse), _shifted(high, synapse)
 
 
-def _input_interval(synapse: Synapse, encoding: Input) -> Interval:
+def _shifted(sums: NDArray[np.int64], synapse: Synapse) -> NDArray[np.int64]:
+    """Return sums with the exponent of their synapse (rule W3)."""
+    return sums << synapse.exponent if synapse.exponent >= 0 else sums >> -synapse.exponent
+
+
+def _signal_interval(synapse: Synapse, encoding: Input, payloads: Payloads) -> Interval:
     """Return bounds of what each weight multiplies, low <= 0 <= high, shaped to broadcast over the weight."""
-    low, high = encoding.channel_range()
-    low, high = np.minimum(low, 0), np.maximum(high, 0)
+    if synapse.source == INPUT_NAME:
+        low, high = encoding.channel_range()
+        low, high = np.minimum(low, 0), np.maximum(high, 0)
+    else:
+        high = payloads[synapse.source]
+        low = np.zeros_like(high)
     if synapse.conv is None:
-        per_channel = int(np.prod(encoding.shape[1:]))
+        per_channel = synapse.weight.shape[1] // len(high)
         return np.repeat(low, per_channel), np.repeat(high, per_channel)
     channel = synapse.conv.source_channels(synapse.weight.shape)
     return low[channel][:, :, np.newaxis, np.newaxis], high[channel][:, :, np.newaxis, np.newaxis]

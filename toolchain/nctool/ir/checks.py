@@ -15,6 +15,7 @@ from nctool.ir.population import (
     INPUT_NAME,
     LARGEST_DELAY,
     CurrentBased,
+    GradedReLU,
     IntArray,
     IntegrateFire,
     Population,
@@ -48,7 +49,7 @@ def validate_population(population: Population, where: str, seen: Mapping[str, S
         _validate_synapse(synapse, population, where, seen)
 
 
-def _validate_neuron(neuron: IntegrateFire | CurrentBased | Readout, channels: int, where: str) -> None:
+def _validate_neuron(neuron: IntegrateFire | CurrentBased | GradedReLU | Readout, channels: int, where: str) -> None:
     match neuron:
         case IntegrateFire():
             _validate_integrate_fire(neuron, channels, where)

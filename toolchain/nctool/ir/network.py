@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from nctool.errors import UnsupportedError
+from nctool.errors import RangeError, UnsupportedError
 from nctool.ir.arrays import StructuralEquality
 from nctool.ir.checks import largest_sum, require, require_shape, validate_population
 from nctool.ir.geometry import ConvGeometry, Pair, Shape
@@ -31,9 +31,12 @@ from nctool.ir.number_format import ACCUMULATOR_LIMIT
 from nctool.ir.population import (
     INPUT_NAME,
     LARGEST_DELAY,
+    PAYLOAD_LIMIT,
     Bound,
     BoundKind,
     CurrentBased,
+    GradedReadout,
+    GradedReLU,
     IntArray,
     IntegrateFire,
     Population,
@@ -47,10 +50,13 @@ __all__ = [
     "FOREIGN_HINT",
     "INPUT_NAME",
     "LARGEST_DELAY",
+    "PAYLOAD_LIMIT",
     "Bound",
     "BoundKind",
     "ConvGeometry",
     "CurrentBased",
+    "GradedReLU",
+    "GradedReadout",
     "InputEncoding",
     "IntArray",
     "IntNetwork",
@@ -124,6 +130,24 @@ class IntNetwork(StructuralEquality):
         return low >= 0 and high <= 1
 
     @property
+    def is_graded(self) -> bool:
+        """Return whether its spikes carry numbers: then every population is graded (rule G1)."""
+        return self.readout.neuron.is_graded
+
+    def window(self, n_steps: int | None) -> int:
+        """Return the length of a window that was asked for, the network's own by default.
+
+        Raises:
+            RangeError: there is no such window.
+        """
+        if n_steps is None:
+            return self.n_steps
+        if n_steps < 1 or (self.is_graded and n_steps != 1):
+            allowed = "1, the window of graded neurons" if self.is_graded else ">= 1"
+            raise RangeError(f"simulation: n_steps is {n_steps}, allowed {allowed}")
+        return n_steps
+
+    @property
     def latency(self) -> int:
         """Return the time steps before step 1 in which some population runs already (rule C4)."""
         return max(population.neuron.latency for population in self.populations)
@@ -161,7 +185,7 @@ def validate(network: IntNetwork) -> None:
     require(bool(network.populations), "network", "number of populations", 0, ">= 1")
     _validate_input(network.input)
     seen = {INPUT_NAME: network.input.shape}
-    limit = max(GRADED_LIMIT, *map(abs, network.input_range))
+    limit = max(PAYLOAD_LIMIT if network.is_graded else GRADED_LIMIT, *map(abs, network.input_range))
     for population in network.populations:
         where = f"population `{population.name}`"
         require(population.name not in seen, where, "name", population.name, "a name not used before")
@@ -170,6 +194,15 @@ def validate(network: IntNetwork) -> None:
         require(drive < DRIVE_LIMIT, where, "possible drive of one step", f"{drive:.3g}", "below 2**53")
         seen[population.name] = population.shape
     _validate_readout(network)
+    if any(population.neuron.is_graded for population in network.populations):
+        _validate_graded(network)
+
+
+def _validate_graded(network: IntNetwork) -> None:
+    """Check rule G1."""
+    others = [population.name for population in network.populations if not population.neuron.is_graded]
+    require(not others, "network", "populations beside graded ones", others, "none")
+    require(network.n_steps == 1, "network", "n_steps of graded neurons", network.n_steps, "1")
 
 
 def _validate_input(encoding: Input) -> None:

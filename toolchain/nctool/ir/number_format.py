@@ -11,6 +11,7 @@ from typing import Literal
 from nctool.errors import UsageError
 
 WEIGHT_BITS_RANGE = (2, 8)
+ACTIVATION_BITS_RANGE = (2, 16)
 
 ACCUMULATOR_LIMIT = 2**17 - 1
 """Largest magnitude of an accumulated input, in weight units: a 24-bit signed register that holds the
@@ -38,9 +39,11 @@ class IntegerFormat:
             of centre - (threshold - initial potential), with one centre <= this for a population; None where it is
             not.
         comparison_holds_bias: the bias is a part of that distance.
+        weight_exponent_min: smallest exponent of a synapse; below 0 where sums may be shifted to the right.
+        activation_bits: of graded spikes, the bits that most of them fit, 2..16; None where a spike is one bit.
 
     Raises:
-        UsageError: weight_bits is out of range.
+        UsageError: weight_bits or activation_bits are out of range.
     """
 
     weight_bits: int
@@ -53,13 +56,26 @@ class IntegerFormat:
     one_threshold: bool = False
     comparison_max: int | None = None
     comparison_holds_bias: bool = False
+    weight_exponent_min: int = 0
+    activation_bits: int | None = None
 
     def __post_init__(self) -> None:
-        low, high = WEIGHT_BITS_RANGE
-        if not low <= self.weight_bits <= high:
-            raise UsageError(f"weight bits: {self.weight_bits} is out of range, allowed {low}..{high}")
+        _require_within("weight bits", self.weight_bits, WEIGHT_BITS_RANGE)
+        if self.activation_bits is not None:
+            _require_within("activation bits", self.activation_bits, ACTIVATION_BITS_RANGE)
+
+    @property
+    def is_graded(self) -> bool:
+        """Return whether spikes carry numbers."""
+        return self.activation_bits is not None
 
     @property
     def weight_max(self) -> int:
         """Return the largest magnitude of a weight."""
         return int(2 ** (self.weight_bits - 1) - 1)
+
+
+def _require_within(what: str, bits: int, allowed: tuple[int, int]) -> None:
+    low, high = allowed
+    if not low <= bits <= high:
+        raise UsageError(f"{what}: {bits} is out of range, allowed {low}..{high}")

@@ -28,6 +28,14 @@ MANTISSA_LIMIT = 2**17 - 1
 LARGEST_EXPONENT = 16
 """The sums of a synapse are multiplied by 2**16 at most."""
 
+PAYLOAD_LIMIT = 2**23 - 1
+"""Largest number that a graded spike carries, and largest magnitude of a graded neuron's drive: 24 signed bits.
+Source: lava-nc 0.10.0, `lava/proc/graded/models.py` (`v`, `s_out`: precision 24)."""
+
+GRADED_SUM_LIMIT = 2**31 - 1
+"""Largest magnitude of a weighted sum before it is shifted into a graded neuron.
+Source: lava-nc 0.10.0, `lava/proc/dense/models.py` and `lava/proc/sparse/models.py` (int32)."""
+
 LARGEST_DELAY = 62
 """In time steps. Source: lava-dl 0.6.0, `lava/lib/dl/netx/hdf5.py`, which clamps delays to it."""
 
@@ -53,7 +61,7 @@ class Synapse(StructuralEquality):
         weight: int32; (out, in) for a dense synapse, whose source is flattened in (channel, height, width)
             order; (out, in / groups, kernel height, kernel width) for a convolution.
         exponent: the weighted sum is multiplied by 2**exponent; a negative one rounds towards minus infinity and
-            is allowed into a current-based population only.
+            is allowed into current-based and graded populations only.
         conv: geometry of a convolution, None for a dense synapse.
         delay: of a dense synapse into a current-based population, int64 (out, in), 0..62 time steps (rule W4);
             None for no delay.
@@ -85,6 +93,8 @@ class Neuron:
 
     Attributes:
         is_bounded: its accumulated input must stay in the accumulator (rule O1).
+        accumulator_limit: largest magnitude of that input (rules O1 and O3).
+        is_graded: a spike carries a number (rule G2), or, of a readout, the spikes that it reads do.
         exponents: weight exponents of its synapses (rule W3).
         takes_delays, takes_own_spikes: whether synapses may delay (rule W4), and come from the population (rule W6).
         takes_sample: whether a population without synapses takes the sample as its bias (rule I3).
@@ -92,6 +102,8 @@ class Neuron:
     """
 
     is_bounded: ClassVar[bool] = True
+    accumulator_limit: ClassVar[int] = ACCUMULATOR_LIMIT
+    is_graded: ClassVar[bool] = False
     exponents: ClassVar[range] = range(LARGEST_EXPONENT + 1)
     takes_delays: ClassVar[bool] = False
     takes_own_spikes: ClassVar[bool] = False
@@ -183,6 +195,24 @@ class Readout(Neuron):
     scale: float
 
 
+@dataclass(frozen=True)
+class GradedReLU(Neuron):
+    """A neuron without memory whose spike carries its drive, where that is positive (rules G1 to G3)."""
+
+    accumulator_limit: ClassVar[int] = PAYLOAD_LIMIT
+    is_graded: ClassVar[bool] = True
+    exponents: ClassVar[range] = range(-LARGEST_EXPONENT, LARGEST_EXPONENT + 1)
+
+
+@dataclass(frozen=True)
+class GradedReadout(Readout):
+    """The readout of a network of graded neurons: its drive is the logit (rule G4)."""
+
+    accumulator_limit: ClassVar[int] = PAYLOAD_LIMIT
+    is_graded: ClassVar[bool] = True
+    exponents: ClassVar[range] = range(-LARGEST_EXPONENT, LARGEST_EXPONENT + 1)
+
+
 @dataclass(frozen=True, eq=False)
 class Bound(StructuralEquality):
     """What the accumulated input of a population stays within over a window (rule O1).
@@ -197,11 +227,6 @@ class Bound(StructuralEquality):
     low: int
     high: int
     margin: float = 1.0
-
-    @property
-    def head_room_bits(self) -> float:
-        """Return how many times the bound could double before it left the accumulator."""
-        return float(np.log2(ACCUMULATOR_LIMIT / max(self.high, -self.low, 1)))
 
 
 @dataclass(frozen=True, eq=False)
@@ -220,7 +245,7 @@ class Population(StructuralEquality):
 
     name: str
     shape: Shape
-    neuron: IntegrateFire | CurrentBased | Readout
+    neuron: IntegrateFire | CurrentBased | GradedReLU | Readout
     bias: IntArray
     synapses: tuple[Synapse, ...]
     bound: Bound | None = None
@@ -229,6 +254,13 @@ class Population(StructuralEquality):
     def n_neurons(self) -> int:
         """Return the number of neurons."""
         return int(np.prod(self.shape))
+
+    @property
+    def head_room_bits(self) -> float | None:
+        """Return how many times the bound could double before it left the accumulator; None without a bound."""
+        if self.bound is None:
+            return None
+        return float(np.log2(self.neuron.accumulator_limit / max(self.bound.high, -self.bound.low, 1)))
 
     @property
     def recurrent(self) -> tuple[Synapse, ...]:

@@ -12,9 +12,18 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from nctool.ir.network import ACCUMULATOR_LIMIT, CurrentBased, IntArray, IntegrateFire, Population
+from nctool.ir.network import (
+    ACCUMULATOR_LIMIT,
+    PAYLOAD_LIMIT,
+    CurrentBased,
+    IntArray,
+    IntegrateFire,
+    Population,
+    Readout,
+)
 from nctool.ir.population import SUM_BITS
 from nctool.reference.synapses import held, registered_input
+from nctool.reference.trace import Spikes
 
 STATE_SHIFT = 6
 """Weights, biases and thresholds meet the states of a current-based neuron shifted left by so many bits.
@@ -34,13 +43,13 @@ class Run:
     """One population over a window.
 
     Args:
-        spikes: bool (samples, steps, *shape).
+        spikes: bool (samples, steps, *shape); int32, the numbers that they carry, of a graded population.
         potentials: int64 (samples, steps, *shape), after integration and before reset.
-        overflows: how many accumulated inputs left the accumulator (rule O1), or how often a state of 24 bits
-            wrapped or saturated (rule O2).
+        overflows: how many accumulated inputs left the accumulator (rule O1), how often a state of 24 bits
+            wrapped or saturated (rule O2), or how often a graded population has no room (rule O3).
     """
 
-    spikes: NDArray[np.bool_]
+    spikes: Spikes
     potentials: Int64
     overflows: int
 
@@ -64,6 +73,18 @@ def integrate_and_fire(population: Population, drive: Int64) -> Run:
             membrane = after_reset(membrane, threshold, spikes[:, step], neuron.reset)
     overflows = np.abs(potentials - start) > ACCUMULATOR_LIMIT  # O1
     return Run(spikes, potentials, int(overflows.sum()))
+
+
+def graded(population: Population, drive: Int64) -> Run:
+    """Step a graded population through a window (rules G2 to G4, O3).
+
+    Args:
+        drive: int64 (samples, steps, *shape), bias included.
+    """
+    beyond = np.abs(drive) > PAYLOAD_LIMIT  # O3
+    payload = np.clip(drive, 0, PAYLOAD_LIMIT).astype(np.int32)  # G2
+    sent: Spikes = np.zeros(drive.shape, np.bool_) if isinstance(population.neuron, Readout) else payload  # G4
+    return Run(sent, drive, int(beyond.sum()))
 
 
 def initial_potential(population: Population) -> Int64:

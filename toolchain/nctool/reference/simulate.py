@@ -16,9 +16,9 @@ import numpy as np
 from nctool.errors import RangeError
 from nctool.ir.inputs import Samples
 from nctool.ir.network import INPUT_NAME, CurrentBased, IntArray, IntNetwork, Population, Readout
-from nctool.reference.neurons import Int64, Run, current_based, integrate_and_fire
+from nctool.reference.neurons import Int64, Run, current_based, graded, integrate_and_fire
 from nctool.reference.signal import input_signal
-from nctool.reference.synapses import registered_input, synaptic_input
+from nctool.reference.synapses import graded_input, registered_input, synaptic_input
 from nctool.reference.trace import Trace, join
 
 BATCH = 16
@@ -33,7 +33,7 @@ def simulate(network: IntNetwork, samples: Samples, *, n_steps: int | None = Non
         potentials: also keep the membrane potentials of every population.
 
     Raises:
-        RangeError: the samples do not fit the input, there is no sample, or n_steps < 1.
+        RangeError: the samples do not fit the input, there is no sample, or there is no such window.
     """
     return join(stream(network, samples, n_steps=n_steps, potentials=potentials))
 
@@ -47,9 +47,7 @@ def stream(
     batch: int = BATCH,
 ) -> Iterator[Trace]:
     """Yield the traces of consecutive batches, so that memory does not grow with the data set."""
-    n_steps = network.n_steps if n_steps is None else n_steps
-    if n_steps < 1:
-        raise RangeError(f"simulation: n_steps is {n_steps}, allowed >= 1")
+    n_steps = network.window(n_steps)
     if len(samples) == 0:
         raise RangeError("simulation: number of samples is 0, allowed >= 1")
     return (_window(network, samples[i : i + batch], n_steps, potentials) for i in range(0, len(samples), batch))
@@ -83,10 +81,22 @@ def run_population(population: Population, signals: Mapping[str, IntArray], n_st
     bias = population.per_neuron(population.bias)
     if isinstance(population.neuron, CurrentBased):
         return _run_current_based(population, population.neuron, bias, signals, n_steps, latency)
+    if population.neuron.is_graded:
+        return _run_graded(population, bias, signals, n_steps)
     drive = bias
     for synapse in population.synapses:
         drive = drive + synaptic_input(synapse, signals[synapse.source], n_steps)
     return integrate_and_fire(population, drive)
+
+
+def _run_graded(population: Population, bias: Int64, signals: Mapping[str, IntArray], n_steps: int) -> Run:
+    """Step a graded population; the arguments are those of `run_population`, with the bias per neuron."""
+    drive, beyond = bias, 0
+    for synapse in population.synapses:
+        arriving, sums_beyond = graded_input(synapse, signals[synapse.source], n_steps)
+        drive, beyond = drive + arriving, beyond + sums_beyond
+    run = graded(population, drive)
+    return replace(run, overflows=run.overflows + beyond)
 
 
 def _run_current_based(

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from nctool.ir.geometry import ConvGeometry, unfold
 from nctool.ir.network import IntArray, Synapse
+from nctool.ir.population import GRADED_SUM_LIMIT
 
 Int64 = NDArray[np.int64]
 Numbers = TypeVar("Numbers", NDArray[np.int64], NDArray[np.float64])
@@ -56,6 +57,21 @@ def registered_input(synapse: Synapse, signal: IntArray, n_steps: int) -> tuple[
     changed = int((kept != sums).sum()) * (n_steps // sums.shape[1])
     arriving = kept if is_delayed else shifted(kept, synapse.exponent)
     return np.broadcast_to(arriving, (len(signal), n_steps, *arriving.shape[2:])), changed
+
+
+def graded_input(synapse: Synapse, signal: IntArray, n_steps: int) -> tuple[Int64, int]:
+    """Weigh a signal for a graded population (rules W1 to W3).
+
+    Args:
+        signal: as for `synaptic_input`.
+
+    Returns:
+        int64 (samples, n_steps, *driven shape), and how many sums are beyond what is held before the shift (rule O3).
+    """
+    sums = _sums(synapse, synapse.weight, signal)
+    beyond = int((np.abs(sums) > GRADED_SUM_LIMIT).sum()) * (n_steps // sums.shape[1])
+    arriving = shifted(sums, synapse.exponent)
+    return np.broadcast_to(arriving, (len(signal), n_steps, *arriving.shape[2:])), beyond
 
 
 def held(values: Int64, bits: int) -> Int64:

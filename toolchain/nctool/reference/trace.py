@@ -13,6 +13,9 @@ from numpy.typing import NDArray
 
 from nctool.ir.arrays import StructuralEquality
 
+Spikes = NDArray[np.bool_] | NDArray[np.int32]
+"""Whether each neuron fires, or what its graded spike carries."""
+
 
 @dataclass(frozen=True, eq=False)
 class Summary(StructuralEquality):
@@ -20,7 +23,7 @@ class Summary(StructuralEquality):
 
     Args:
         logits: int64 (samples, steps, classes); the readout's potential after each step.
-        spike_counts: per spiking population, the spikes of the whole batch.
+        spike_counts: per spiking population, the spikes of the whole batch, whatever they carry.
         overflows: per population, how many accumulated inputs left the accumulator (rule O1); empty when the
             engine cannot tell.
     """
@@ -35,14 +38,14 @@ class Trace(StructuralEquality):
     """Everything that a run of a network can be compared by.
 
     Args:
-        spikes: per spiking population, bool (samples, steps, *shape).
+        spikes: per spiking population, bool (samples, steps, *shape); of a graded one int32, what they carry.
         logits: int64 (samples, steps, classes); the readout's potential after each step.
         overflows: per population, how many accumulated inputs left the accumulator (rule O1); must be 0.
         potentials: per population, int64 (samples, steps, *shape); the membrane potential after integration
             and before reset (rule S1). Empty unless asked for.
     """
 
-    spikes: Mapping[str, NDArray[np.bool_]]
+    spikes: Mapping[str, Spikes]
     logits: NDArray[np.int64]
     overflows: Mapping[str, int]
     potentials: Mapping[str, NDArray[np.int64]]
@@ -54,7 +57,7 @@ class Trace(StructuralEquality):
 
     def summary(self) -> Summary:
         """Return the logits and the counts."""
-        counts = {name: int(spikes.sum()) for name, spikes in self.spikes.items()}
+        counts = {name: int(np.count_nonzero(spikes)) for name, spikes in self.spikes.items()}
         return Summary(self.logits, counts, self.overflows)
 
 

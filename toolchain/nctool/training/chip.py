@@ -11,7 +11,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from nctool.activation.noisy_quant import activations
@@ -20,6 +19,7 @@ from nctool.errors import RangeError, UnsupportedError
 from nctool.fast.engine import FastEngine
 from nctool.ir.network import IntNetwork
 from nctool.recipe.schema import ChipSettings, Recipe
+from nctool.reference.trace import Spikes
 from nctool.training.images.data import TrainingData
 
 
@@ -119,7 +119,7 @@ def _require_one_each(layers: Sequence[str], activated: Mapping[str, Tensor]) ->
         )
 
 
-def _rate(spikes: NDArray[np.bool_], shape: torch.Size) -> Tensor:
+def _rate(spikes: Spikes, shape: torch.Size) -> Tensor:
     """Return the mean over steps and replicas of (N, T, channels · K, ...): replicas of a channel lie side by side."""
     samples, n_steps, channels = spikes.shape[:3]
     replicas = channels // shape[0]

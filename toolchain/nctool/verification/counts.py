@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nctool.ir.network import IntNetwork
-from nctool.reference.trace import Trace
+from nctool.reference.trace import Spikes, Trace
 
 COUNT_BINS = ("0", "1", "2", "3", "more")
 """How far apart two spike counts are."""
@@ -34,7 +34,8 @@ class SpikeCounts:
         samples: how many samples hold a difference.
         first_step: earliest one-based step that differs in any sample; None where none does.
         count_differences: of the neurons whose spikes differ, once per sample, how many are off by `0`, `1`, `2`, `3`
-            or `more` spikes over the window; off by 0 is the same number at other steps.
+            or `more` spikes over the window; off by 0 is the same number at other steps. Of graded spikes, it is what
+            they carry that is off.
     """
 
     layer: str
@@ -171,7 +172,7 @@ def compare_traces(network: IntNetwork, expected: Trace, actual: Trace, names: t
     return PairCounts(*names, expected.n_samples, spikes, logits)
 
 
-def _spike_counts(layer: str, expected: NDArray[np.bool_], actual: NDArray[np.bool_]) -> SpikeCounts:
+def _spike_counts(layer: str, expected: Spikes, actual: Spikes) -> SpikeCounts:
     differs = _where_different(expected, actual)
     counts: Histogram = dict.fromkeys(COUNT_BINS, 0)
     if differs.any() and expected.shape == actual.shape:

@@ -16,12 +16,23 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nctool.ir.inputs import Samples
-from nctool.ir.network import INPUT_NAME, CurrentBased, IntegrateFire, IntNetwork, Population, Readout, Shape, Synapse
+from nctool.ir.network import (
+    INPUT_NAME,
+    CurrentBased,
+    GradedReadout,
+    GradedReLU,
+    IntegrateFire,
+    IntNetwork,
+    Population,
+    Readout,
+    Shape,
+    Synapse,
+)
 from nctool.ir.receptive_field import ReceptiveField, receptive_field
 from nctool.reference.neurons import Run
 from nctool.reference.signal import input_signal
 from nctool.reference.simulate import logits, run_population
-from nctool.reference.trace import Trace
+from nctool.reference.trace import Spikes, Trace
 
 MAX_INPUTS = 16
 """Inputs that are listed one by one; the rest is counted and summed."""
@@ -31,6 +42,8 @@ KINDS: Mapping[type, str] = {
     IntegrateFire: "integrate-and-fire",
     CurrentBased: "current-based",
     Readout: "readout",
+    GradedReLU: "graded",
+    GradedReadout: "readout",
 }
 """Neurons whose rules are applied here; of any other kind the drive and the inputs are shown."""
 
@@ -68,7 +81,8 @@ class Input:
     Args:
         source: name of the population, or `input`.
         neuron: its index in the source.
-        value: 1 for a spike, or the input's value, at the step that its delay reaches back to.
+        value: 1 for a spike, what a graded one carries, or the input's value, at the step that its delay reaches back
+            to.
         weight: of the connection, without the exponent.
         contribution: value * weight * 2**exponent, what it adds to the drive; a fraction where the exponent is
             negative, because the drive is rounded as a whole (rule W3).
@@ -89,7 +103,7 @@ class Side:
 
     Args:
         name: the engine, `file`, or `rules` for what docs/SEMANTICS.md makes of the inputs.
-        values: spikes, 0 or 1, or logits.
+        values: spikes, 0 or 1 or what graded ones carry, or logits.
         potentials: membrane potentials after integration and before reset (rule S1); None when not kept.
     """
 
@@ -257,6 +271,6 @@ def _side(name: str, trace: Trace, place: Place, neuron: tuple[int, ...]) -> Sid
     return Side(name, values, potentials if place.layer in trace.spikes else values)  # S4: a readout's potentials
 
 
-def _until(values: NDArray[np.int64] | NDArray[np.bool_], step: int, neuron: tuple[int, ...]) -> tuple[int, ...]:
+def _until(values: NDArray[np.int64] | Spikes, step: int, neuron: tuple[int, ...]) -> tuple[int, ...]:
     """Return the neuron's values at steps 1 up to a step, of an array (1, steps, *shape)."""
     return tuple(int(of_step[neuron]) for of_step in values[0, :step])

@@ -167,7 +167,7 @@ def _is_held_by_window(population: Population, number_format: IntegerFormat) -> 
     Where no weight is left, any would: unless bias or threshold fill their own registers.
     """
     if _largest_weight(population) > 0:
-        return population.bound is not None and population.bound.head_room_bits < 1
+        return population.head_room_bits is not None and population.head_room_bits < 1
     largest_threshold = number_format.threshold_mantissa_max * 2**number_format.threshold_exponent_max
     threshold = population.neuron.threshold if isinstance(population.neuron, IntegrateFire) else np.zeros(1)
     return bool(
