@@ -173,7 +173,9 @@ def notes_of_silence(
 
 def notes_of_lost_weights(real: FloatNetwork, rounded: IntNetwork, number_format: IntegerFormat) -> tuple[str, ...]:
     """Return a note for each branch of which no weight is left."""
-    pairs = zip(real.populations, rounded.populations, strict=True)
+    by_name = {population.name: population for population in rounded.populations}
+    rounded_here = [by_name.get(f"{p.name}.below", by_name[p.name]) for p in real.populations]
+    pairs = [(p, q) for p, q in zip(real.populations, rounded_here, strict=True) if not p.maximum]
     in_pairs = [(q, *synapses) for p, q in pairs for synapses in zip(p.synapses, q.synapses, strict=True)]
     return tuple(
         f"all weights of `{population.name}` from `{synapse.source}` round to 0: "
