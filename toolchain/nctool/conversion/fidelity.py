@@ -80,12 +80,14 @@ class Fidelity:
         layers: by name, those that spike.
         same_as_snn, same_as_ann: share of the images, 0..1, whose answer is that of the float spiking network of the
             same window and reset, and of the noise-free ANN.
+        what: is compared, layer by layer.
     """
 
     images: int
     layers: dict[str, SpikeError]
     same_as_snn: float
     same_as_ann: float
+    what: str = "spike counts"
 
     @property
     def changes(self) -> tuple[Change, ...]:
@@ -95,7 +97,7 @@ class Fidelity:
             *(
                 Change(
                     f"compare `{name}`",
-                    f"{spikes.differing:.1%} of spike counts differ from the float network's, {beside}",
+                    f"{spikes.differing:.1%} of {self.what} differ from the float network's, {beside}",
                     False,
                     output_error=spikes.error,
                 )
@@ -185,7 +187,8 @@ def measure_fidelity(
                 _per_activation(trace.spikes[name].sum(axis=1), replicas), _per_activation(counts[name], replicas)
             )
     snn, of_ann = (same / len(pixels)).tolist()
-    return Fidelity(len(pixels), {name: _spike_error(*sums) for name, sums in layers.items()}, snn, of_ann)
+    what = "graded spikes" if conversion.network.is_graded else "spike counts"
+    return Fidelity(len(pixels), {name: _spike_error(*sums) for name, sums in layers.items()}, snn, of_ann, what)
 
 
 def _answers(logits: IntArray | FloatArray) -> IntArray:

@@ -13,6 +13,9 @@ from nctool.conversion.float_network import FloatPopulation
 from nctool.ir.geometry import ConvGeometry, Shape
 from nctool.ir.network import GradedReLU, IntArray, Population, Synapse
 
+BELOW = ".below"
+"""What the name of a population that a bounded one reads ends in."""
+
 
 def bounded(population: Population, most: IntArray | None) -> list[Population]:
     """Return a population whose spikes carry no more than `most`, int64 (channels,), behind the one that it reads.
@@ -25,7 +28,7 @@ def bounded(population: Population, most: IntArray | None) -> list[Population]:
     shifted = sum(synapse.exponent < 0 for synapse in population.synapses)
     below = replace(
         population,
-        name=f"{population.name}.below",
+        name=f"{population.name}{BELOW}",
         bias=most - population.bias + shifted,
         synapses=tuple(replace(synapse, weight=-synapse.weight) for synapse in population.synapses),
     )

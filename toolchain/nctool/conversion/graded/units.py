@@ -75,6 +75,7 @@ def with_units(
         activations: what the ReLUs give, float32 (patches, channels).
     """
     least = np.maximum(_least_units(activations, number_format), np.abs(population.bias) / number_format.bias_max)
+    least = np.full_like(least, least.max()) if number_format.one_threshold else least
     unit = _best_units(absorbed, views, least, number_format)
     if not np.isfinite(population.ceiling):
         return replace(population, threshold=unit, graded=True)
@@ -94,7 +95,8 @@ def _least_units(activations: Float32, number_format: IntegerFormat) -> FloatArr
     if active.any():
         bulk[active] = np.nanpercentile(positive[:, active], BULK, axis=0)
     largest = float(bulk.max()) or 1.0
-    least: FloatArray = np.maximum(bulk, largest / SPREAD) / _top(number_format)
+    lowest = largest if number_format.one_threshold else largest / SPREAD
+    least: FloatArray = np.maximum(bulk, lowest) / _top(number_format)
     return least
 
 
@@ -109,14 +111,21 @@ def _best_units(
     if not weighed.any():
         return least
     middle = round(float(np.median(np.log2(base[weighed] * least[weighed]))))
-    tried = [_at_shift(curve, least, middle + shift) for shift in SHIFTS]
+    together = number_format.one_threshold
+    tried = [_at_shift(curve, least, middle + shift, together) for shift in SHIFTS]
     units, _ = min(tried, key=lambda of_shift: float(of_shift[1][weighed].sum()))
     return units
 
 
-def _at_shift(curve: Curve, least: FloatArray, shift: int) -> tuple[FloatArray, FloatArray]:
-    """Return the best units of the channels where sums are shifted by so many bits, and the error of each channel."""
+def _at_shift(curve: Curve, least: FloatArray, shift: int, together: bool) -> tuple[FloatArray, FloatArray]:
+    """Return the best units of the channels where sums are shifted by so many bits, and the error of each channel.
+
+    Args:
+        together: all channels have the same unit.
+    """
     units = COARSER[:, np.newaxis] * least
     errors = curve.at(2.0**shift / units) + ROUNDING * units**2
+    if together:
+        errors = np.broadcast_to(errors.sum(axis=1, keepdims=True) / len(least), errors.shape)
     best, channel = errors.argmin(axis=0), np.arange(len(least))
     return units[best, channel], errors[best, channel]
