@@ -18,6 +18,8 @@ from numpy.typing import NDArray
 from nctool.errors import FormatError, NctoolError, UnsupportedError, UsageError, first_line
 from nctool.files import cannot_read, plain_file
 
+DTypes = tuple[type[np.generic], ...]
+
 MAX_TEXT_BYTES = 2**20
 MAX_SIZE = 2**24 - 1
 """Longest axis of a population."""
@@ -153,11 +155,12 @@ class Node:
             else:
                 _refuse_attributes(self.group[key], where)
 
-    def array(self, key: str, dtype: type[np.generic], n_axes: int | None = None) -> NDArray[Any]:
-        """Return the dataset `key` if it has this type and number of axes and fits the file."""
+    def array(self, key: str, dtype: type[np.generic] | DTypes, n_axes: int | None = None) -> NDArray[Any]:
+        """Return the dataset `key` if it has this type, or one of these, and number of axes and fits the file."""
         data, where = self._dataset(key), f"`{self.name}/{key}`"
-        if data.dtype != np.dtype(dtype):
-            raise FormatError(f"{where} is {data.dtype}, allowed {np.dtype(dtype)}")
+        allowed = [np.dtype(kind) for kind in (dtype if isinstance(dtype, tuple) else (dtype,))]
+        if data.dtype not in allowed:
+            raise FormatError(f"{where} is {data.dtype}, allowed {', '.join(map(str, allowed))}")
         if n_axes is not None and data.ndim != n_axes:
             raise FormatError(f"{where} has {data.ndim} axes, allowed {n_axes}")
         return np.asarray(data[()])

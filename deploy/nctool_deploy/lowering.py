@@ -13,14 +13,14 @@ from nctool.errors import RangeError, UnsupportedError
 from nctool.ir.network import (
     FOREIGN_HINT,
     LARGEST_DELAY,
-    Bound,
     CurrentBased,
     IntNetwork,
     Population,
     Synapse,
 )
 from nctool_deploy.backends.backend import DEFAULT, Backend, BackendName, Registers, find_backend
-from nctool_deploy.backends.number_formats import STATE, SYNAPSE_EXPONENT, SYNAPSE_MANTISSA
+from nctool_deploy.backends.graded import LOWER, Graded
+from nctool_deploy.backends.number_formats import SYNAPSE_MANTISSA
 from nctool_deploy.lava.synapses import largest_message
 from nctool_deploy.mapping.cores import Mapping
 from nctool_deploy.mapping.placement import map_network
@@ -60,12 +60,12 @@ def lower(network: IntNetwork, target: Target, backend: str = DEFAULT.name, chip
 
     Raises:
         UsageError: the backend is unknown.
-        UnsupportedError: the network holds current-based neurons, or takes graded input that the target's spikes
-            cannot carry.
+        UnsupportedError: the network holds neurons that the backend does not build, or spikes or an input that the
+            target's spikes cannot carry.
         RangeError: a number or a reset does not fit, or the chips are too small; all violations are listed.
     """
     chosen = find_backend(backend)
-    _require_integrate_fire(network)
+    _require_neurons(network, chosen)
     _require_spikes(network, target)
     chosen.require_graph(network)
     prepared = chosen.prepare(network)
@@ -89,18 +89,33 @@ def _chip_violations(mapping: Mapping, chips: int | None) -> Iterator[RangeError
         )
 
 
-def _require_integrate_fire(network: IntNetwork) -> None:
+def _require_neurons(network: IntNetwork, backend: Backend) -> None:
+    """Refuse neurons that the backend does not build."""
     for population in network.populations:
         if isinstance(population.neuron, CurrentBased):
             raise UnsupportedError(
                 f"population `{population.name}`: current-based neurons, allowed integrate-and-fire neurons",
                 hint=FOREIGN_HINT,
             )
+    is_graded = backend.number_format.is_graded
+    if network.is_graded != is_graded:
+        found, allowed = ("integrate-and-fire", "graded") if is_graded else ("graded", "integrate-and-fire")
+        raise UnsupportedError(
+            f"network: {found} neurons, backend `{backend.name}` allows {allowed} neurons",
+            hint=f"export with --backend {DEFAULT.name if is_graded else Graded.name}",
+        )
 
 
 def _require_spikes(network: IntNetwork, target: Target) -> None:
-    """Refuse an input of more than one bit where spikes have only one."""
-    if not (network.has_binary_input or target.features.graded_spikes.value):
+    """Refuse spikes, and an input, of more than one bit where spikes have only one."""
+    if target.features.graded_spikes.value:
+        return
+    if network.is_graded:
+        raise UnsupportedError(
+            f"network: graded spikes, the spikes of `{target.name}` are binary, allowed integrate-and-fire neurons",
+            hint="export with --backend autapse, with --target loihi2, or with --target lava to simulate only",
+        )
+    if not network.has_binary_input:
         low, high = network.input_range
         raise UnsupportedError(
             f"input: graded values {low}..{high}, the spikes of `{target.name}` are binary, allowed 0..1",
@@ -115,10 +130,10 @@ def _violations(
     for synapse, delay, branch in zip(
         population.synapses, delays(population, depth), _branch_names(population), strict=True
     ):
-        yield from _synapse_violations(synapse, branch)
+        yield from _synapse_violations(synapse, branch, backend)
         yield from _delay_violations(delay, branch)
         yield from backend.synapse_violations(synapse, largest_message(network, synapse.source), branch)
-    yield from _bound_violations(population.bound, where)
+    yield from _bound_violations(population, where, backend)
     yield from backend.violations(population)
 
 
@@ -130,7 +145,7 @@ def _branch_names(population: Population) -> list[str]:
     return [f"{where}, branch {number} from `{synapse.source}`" for number, synapse in enumerate(synapses, start=1)]
 
 
-def _synapse_violations(synapse: Synapse, where: str) -> Iterator[RangeError]:
+def _synapse_violations(synapse: Synapse, where: str, backend: Backend) -> Iterator[RangeError]:
     low, high = SYNAPSE_MANTISSA.low, SYNAPSE_MANTISSA.high
     for extreme in sorted({int(synapse.weight.min()), int(synapse.weight.max())}):
         if not low <= extreme <= high:
@@ -138,9 +153,10 @@ def _synapse_violations(synapse: Synapse, where: str) -> Iterator[RangeError]:
                 f"{where}: weight {extreme} does not fit signed 8 bit, allowed {low}..{high}",
                 hint="export with --weight-bits 8",
             )
-    if not SYNAPSE_EXPONENT.low <= synapse.exponent <= SYNAPSE_EXPONENT.high:
+    low, high = backend.exponents.low, backend.exponents.high
+    if not low <= synapse.exponent <= high:
         yield RangeError(
-            f"{where}: weight exponent is {synapse.exponent}, allowed {SYNAPSE_EXPONENT.low}..{SYNAPSE_EXPONENT.high}",
+            f"{where}: weight exponent is {synapse.exponent}, allowed {low}..{high}",
             hint="convert with nctool, which rounds weights to that form",
         )
 
@@ -153,13 +169,15 @@ def _delay_violations(delay: int, where: str) -> Iterator[RangeError]:
         )
 
 
-def _bound_violations(bound: Bound | None, where: str) -> Iterator[RangeError]:
+def _bound_violations(population: Population, where: str, backend: Backend) -> Iterator[RangeError]:
+    bound, limit = population.bound, backend.accumulator.high
     if bound is None:
         yield RangeError(f"{where}: the range of its accumulated input is not known", hint="convert with nctool")
-    elif max(bound.high, -bound.low) > STATE.high:
+    elif max(bound.high, -bound.low) > limit:
+        lower = LOWER if backend.number_format.is_graded else "export with fewer --steps"
         yield RangeError(
-            f"{where}: accumulated input reaches {bound.low}..{bound.high}, allowed -{STATE.high}..{STATE.high}",
-            hint="export with fewer --steps or fewer --weight-bits",
+            f"{where}: accumulated input reaches {bound.low}..{bound.high}, allowed -{limit}..{limit}",
+            hint=f"{lower} or fewer --weight-bits",
         )
 
 

@@ -69,7 +69,7 @@ def test_the_settings_asked_for_each_once() -> None:
 @pytest.mark.parametrize(
     ("changed", "text"),
     [
-        ({"backends": ("magic",)}, "unknown backend `magic`, allowed autapse, population, zero-reset"),
+        ({"backends": ("magic",)}, "unknown backend `magic`, allowed autapse, population, zero-reset, graded"),
         ({"backends": ()}, "backends: none given, allowed one or more"),
         ({"steps": (1, 0)}, "steps: 0 is out of range, allowed 1..1032"),
         ({"steps": (1032, 1033)}, "steps: 1033 is out of range, allowed 1..1032"),

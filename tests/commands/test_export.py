@@ -162,7 +162,7 @@ def test_a_window_out_of_range(cli, digits_run: Path, tmp_path: Path, steps: int
             ["--target", "tpu"],
             f"error: unknown target `tpu`, allowed loihi, loihi2, loihi1, lava\nhint: {TARGET_HINT}\n",
         ),
-        (["--backend", "x"], "error: unknown backend `x`, allowed autapse, population, zero-reset\n"),
+        (["--backend", "x"], "error: unknown backend `x`, allowed autapse, population, zero-reset, graded\n"),
         (["--chips", "0"], "error: chips: 0 is out of range, allowed >= 1\nhint: give 1 or more chips with --chips\n"),
         (["--input", "latency"], "error: unknown input encoding `latency`, allowed graded, rate\n"),
         (["--weight-bits", "9"], "error: weight bits: 9 is out of range, allowed 2..8\n"),

@@ -11,15 +11,8 @@ from hypothesis import strategies as st
 
 from nctool.ir.network import Population
 from nctool.reference.simulate import run_population
-from nctool_deploy.backends.autapse import (
-    BIAS_LIMIT,
-    Autapse,
-    AutapseRegisters,
-    BiasSource,
-    bias_exponents,
-    self_exponent,
-    split_bias,
-)
+from nctool_deploy.backends.autapse import Autapse, AutapseRegisters, self_exponent
+from nctool_deploy.backends.bias_sources import BIAS_LIMIT, BiasSource, bias_exponents, split_bias
 from tests.support.networks import dense, fire, random_network, read_out, seeds
 
 

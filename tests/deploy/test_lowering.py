@@ -312,7 +312,7 @@ def test_every_branch_is_checked_and_named():
 def test_an_unknown_backend_is_refused():
     with pytest.raises(UsageError) as caught:
         lower(with_weight(1, 1), LAVA, "x")
-    assert str(caught.value).splitlines()[0] == "unknown backend `x`, allowed autapse, population, zero-reset"
+    assert str(caught.value).splitlines()[0] == "unknown backend `x`, allowed autapse, population, zero-reset, graded"
 
 
 # --- cores --------------------------------------------------------------

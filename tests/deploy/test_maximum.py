@@ -13,7 +13,7 @@ from nctool.ir.network import INPUT_NAME, ConvGeometry, InputEncoding, IntNetwor
 from nctool.reference.simulate import simulate
 from nctool.reference.synapses import convolve
 from nctool_deploy.backends.autapse import Autapse
-from nctool_deploy.backends.backend import BACKENDS, find_backend
+from nctool_deploy.backends.backend import find_backend
 from nctool_deploy.backends.grouping import few_groups
 from nctool_deploy.backends.stock import StockRegisters
 from nctool_deploy.cost.operations import OperationCounter
@@ -22,6 +22,7 @@ from nctool_deploy.mapping.placement import map_network
 from nctool_deploy.netx import KnownAnswers, read, write
 from nctool_deploy.targets.target import find_target
 from tests.support.networks import (
+    SPIKING,
     as_pixels,
     conv,
     dense,
@@ -36,7 +37,7 @@ from tests.support.networks import (
 from tests.support.refusals import refused
 
 LAVA = find_target("lava")
-NAMES = [backend.name for backend in BACKENDS]
+NAMES = [backend.name for backend in SPIKING]
 
 
 def pooled(channels: int = 2, reset: str = "subtract", threshold: int = 9) -> IntNetwork:

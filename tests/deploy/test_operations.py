@@ -14,13 +14,14 @@ from nctool.fast.engine import FastEngine
 from nctool.ir.network import INPUT_NAME, IntegerInput, IntNetwork, Population, Synapse
 from nctool.reference.simulate import simulate
 from nctool.reference.trace import Trace
-from nctool_deploy.backends.backend import BACKENDS, Backend, find_backend
+from nctool_deploy.backends.backend import Backend, find_backend
 from nctool_deploy.cost.operations import OperationCounter, Operations, fan_out, reached
 from nctool_deploy.lava.runner.unrolling import unroll
 from nctool_deploy.mapping.wiring import AutapseWiring
 from nctool_deploy.pipeline import Schedule
 from tests.lava.test_unrolling import random_conv
 from tests.support.networks import (
+    SPIKING,
     as_pixels,
     conv,
     dense,
@@ -199,7 +200,7 @@ def _padded(spikes: np.ndarray, period: int) -> np.ndarray:
     return np.pad(flat, [(0, 0), (0, period - flat.shape[1]), (0, 0)])
 
 
-@given(seeds, st.sampled_from(BACKENDS), st.booleans(), st.booleans())
+@given(seeds, st.sampled_from(SPIKING), st.booleans(), st.booleans())
 def test_every_count_is_the_one_of_a_matrix_of_connections(seed, backend, silent_biases, rate):
     network = random_network(seed, n_steps=backend.steps, rate=rate)
     if silent_biases:

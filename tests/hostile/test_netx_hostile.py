@@ -664,7 +664,7 @@ def test_known_answers_that_do_not_fit(path, key, change, text):
         (lambda m: m.update(populations=5), "`populations`: input should be a valid array"),
         (
             lambda m: m.update(realisation="magic"),
-            "`realisation`: input should be 'autapse', 'population' or 'zero-reset'",
+            "`realisation`: input should be 'autapse', 'population', 'zero-reset' or 'graded'",
         ),
         (
             lambda m: m["populations"][3].update(scale=float("nan")),

@@ -22,12 +22,12 @@ from nctool.ir.bounds import prove, with_bounds
 from nctool.ir.network import Bound, InputEncoding, IntegrateFire, IntNetwork, Population
 from nctool.reference.simulate import simulate
 from nctool.reference.trace import Trace, join
-from nctool_deploy.backends.backend import BACKENDS, find_backend
+from nctool_deploy.backends.backend import find_backend
 from nctool_deploy.lava.engine import LavaJob, run_jobs
 from nctool_deploy.lowering import lower
 from nctool_deploy.netx import KnownAnswers, write
 from nctool_deploy.targets.target import find_target
-from tests.support.networks import conv, dense, fire, read_out, signed_input
+from tests.support.networks import SPIKING, conv, dense, fire, read_out, signed_input
 from tests.support.refusals import refused
 
 LAVA = find_target("lava")
@@ -152,7 +152,7 @@ def ran(tmp_path_factory) -> dict[tuple[str, str], Case]:
     cases, jobs = {}, []
     for name, network in NETWORKS.items():
         pixels = np.random.default_rng(5).integers(0, 256, (N_SAMPLES, *network.input.shape), np.uint8)
-        for backend in (backend.name for backend in BACKENDS):
+        for backend in (backend.name for backend in SPIKING):
             held = holds(network, backend)
             if held is not None:
                 path = folder / f"{len(jobs)}.net"

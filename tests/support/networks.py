@@ -30,9 +30,13 @@ from nctool.ir.network import (
     Synapse,
 )
 from nctool.reference.simulate import simulate
+from nctool_deploy.backends.backend import BACKENDS, find_backend
 from nctool_deploy.lowering import lower
 from nctool_deploy.netx import KnownAnswers, write
 from nctool_deploy.targets.target import find_target
+
+SPIKING = [backend for backend in BACKENDS if not backend.number_format.is_graded]
+"""The backends of integrate-and-fire neurons."""
 
 
 def random_network(
@@ -102,7 +106,8 @@ def random_pixels(network: IntNetwork, n_samples: int, seed: int = 0) -> np.ndar
 
 def write_network(network: IntNetwork, path: Path, pixels: np.ndarray) -> Path:
     """Write `network` for the Lava simulator, with the first of `pixels` as its known input, and return the path."""
-    write(path, lower(network, find_target("lava")), KnownAnswers(pixels[:1], simulate(network, pixels[:1])))
+    lowered = lower(network, find_target("lava"), "graded" if network.is_graded else "autapse")
+    write(path, lowered, KnownAnswers(pixels[:1], simulate(network, pixels[:1])))
     return path
 
 
@@ -200,6 +205,21 @@ def random_graded(seed: int) -> IntNetwork:
     return with_bounds(network, {name: found.bound("proved") for name, found in prove(network).items()})
 
 
+def fitting_graded(seed: int) -> IntNetwork:
+    """Return the network of `random_graded` with weights halved where the backend `graded` could not hold it."""
+    network, graded_backend = random_graded(seed), find_backend("graded")
+    while beyond := [p.name for p in network.populations if graded_backend.violations(p) or _is_beyond(p)]:
+        populations = tuple(_halved(p) if p.name == beyond[0] else p for p in network.populations)
+        network = replace(network, populations=populations)
+        network = with_bounds(network, {name: found.bound("proved") for name, found in prove(network).items()})
+    return network
+
+
+def _is_beyond(population: Population) -> bool:
+    room = population.head_room_bits
+    return room is None or room < 0
+
+
 def _shifting(rng: np.random.Generator, synapses: Sequence[Synapse]) -> tuple[Synapse, ...]:
     return tuple(replace(synapse, exponent=-int(rng.choice([0, 1, 5, 9]))) for synapse in synapses)
 
@@ -209,6 +229,11 @@ def graded(name: str, *synapses: Synapse, bias: object = 0, shape: Shape | None 
     shape = shape or (len(synapses[0].weight),)
     biases = np.broadcast_to(np.asarray(bias, np.int64), shape[:1]).copy()
     return Population(name, shape, GradedReLU(), biases, synapses)
+
+
+def graded_read_out(*synapses: Synapse, bias: object = 0, scale: float = 1.0) -> Population:
+    """Return a readout of graded spikes called `out`."""
+    return replace(read_out(*synapses, bias=bias), neuron=GradedReadout(scale))
 
 
 def read_out(*synapses: Synapse, bias: object = 0, scale: float = 1.0, bound: Bound | None = None) -> Population:
@@ -232,9 +257,13 @@ seeds = st.integers(0, 2**32 - 1)
 def _within_bounds(population: Population, encoding: PixelEncoding, n_steps: int) -> Population:
     """Halve weights and bias until the accumulated input fits."""
     while prove_population(population, encoding, n_steps).magnitude.max() > ACCUMULATOR_LIMIT:
-        halved = tuple(replace(s, weight=np.trunc(s.weight / 2).astype(np.int32)) for s in population.synapses)
-        population = replace(population, synapses=halved, bias=np.trunc(population.bias / 2).astype(np.int64))
+        population = _halved(population)
     return population
+
+
+def _halved(population: Population) -> Population:
+    halved = tuple(replace(s, weight=np.trunc(s.weight / 2).astype(np.int32)) for s in population.synapses)
+    return replace(population, synapses=halved, bias=np.trunc(population.bias / 2).astype(np.int64))
 
 
 def _population(rng: np.random.Generator, name: str, source: str, shape: Shape) -> Population:

@@ -21,17 +21,20 @@ from nctool.errors import FormatError, RangeError
 from nctool.ir.arrays import StructuralEquality
 from nctool.ir.network import IntArray, IntegrateFire, IntNetwork, Population, Readout, Synapse
 from nctool.ir.number_format import IntegerFormat
+from nctool_deploy.backends.bias_sources import BIAS_LIMIT, BiasSource, bias_violations, bias_wirings, split_bias
 from nctool_deploy.backends.number_formats import (
     BIAS_MANTISSA,
     FULL_DECAY,
     MAY_FIRE_AGAIN,
+    STATE,
     SYNAPSE_EXPONENT,
     SYNAPSE_MANTISSA,
     THRESHOLD,
+    NumberFormat,
 )
 from nctool_deploy.backends.stock import NEURON_STOCK, WITHOUT_MEMORY, StockRegisters
 from nctool_deploy.hdf5 import Node
-from nctool_deploy.mapping.wiring import AutapseWiring, DenseWiring, Wiring
+from nctool_deploy.mapping.wiring import AutapseWiring, Wiring
 
 FLUSH_STEPS = 1
 """Silent steps between two windows, in which the last autapse spikes decay (R5)."""
@@ -39,11 +42,7 @@ FLUSH_STEPS = 1
 NEURON_IF, NEURON_READOUT = "IF", "IF-READOUT"
 """Types that a stock netx loader rejects: running them as CUBA would be silently wrong."""
 
-BIAS_EXPONENT = 7
-"""Exponent of the coarse always-on source: with an exact fine source beside it, a 16-bit bias."""
-
-BIAS_LIMIT = SYNAPSE_MANTISSA.high * 2**BIAS_EXPONENT + 2 ** (BIAS_EXPONENT - 1)
-"""Largest |bias|, the same on both sides, that the two sources are asked to hold: 127 * 128 + 64."""
+LOWER_BIAS = "export with fewer --weight-bits, which lowers the biases"
 
 AUTAPSE_FORMAT = IntegerFormat(
     weight_bits=8,
@@ -54,14 +53,6 @@ AUTAPSE_FORMAT = IntegerFormat(
     comparison_max=BIAS_MANTISSA.high,
 )
 """The numbers that this backend can hold; conversion rounds to them."""
-
-
-@dataclass(frozen=True, eq=False)
-class BiasSource(StructuralEquality):
-    """One always-on neuron that drives a population: bias part = weight * 2**exponent per channel."""
-
-    weight: IntArray
-    exponent: int
 
 
 @dataclass(frozen=True, eq=False)
@@ -89,6 +80,8 @@ class Autapse:
     name: ClassVar[Literal["autapse"]] = "autapse"
     description: ClassVar = "reset by subtraction, exact; runs in nctool's own Network"
     number_format: ClassVar = AUTAPSE_FORMAT
+    exponents: ClassVar[NumberFormat] = SYNAPSE_EXPONENT
+    accumulator: ClassVar[NumberFormat] = STATE
     steps: ClassVar[int | None] = None
     flush_steps: ClassVar = FLUSH_STEPS
     stored_weight: ClassVar[type[np.signedinteger[Any]]] = np.int8
@@ -126,7 +119,7 @@ class Autapse:
         where, neuron = f"population `{population.name}`", population.neuron
         if population.is_maximum:
             return []
-        errors = _bias_violations(population.bias, where)
+        errors = list(bias_violations(population.bias, where, LOWER_BIAS))
         if isinstance(neuron, IntegrateFire):
             errors += [*_neuron_violations(neuron, where), *_threshold_violations(neuron.threshold, where)]
             errors += _comparison_violations(neuron, where)
@@ -145,7 +138,7 @@ class Autapse:
 
     def wirings(self, population: Population) -> tuple[Wiring, ...]:
         """Return bias sources (R3), and the autapse of what fires (R2), but for a maximum (R8)."""
-        sources = tuple(DenseWiring(1) for _ in bias_exponents(population.bias))
+        sources = bias_wirings(population.bias)
         has_autapse = isinstance(population.neuron, IntegrateFire) and not population.is_maximum
         return (*sources, AutapseWiring()) if has_autapse else sources
 
@@ -190,21 +183,6 @@ def self_exponent(threshold: IntArray) -> int:
     return next((e for e in exponents if threshold.max() >> e <= SYNAPSE_MANTISSA.high), SYNAPSE_EXPONENT.high)
 
 
-def bias_exponents(bias: IntArray) -> tuple[int, ...]:
-    """Return the exponents of the always-on sources that hold `bias`: none, one or two (R3)."""
-    largest = int(np.abs(bias).max())
-    return () if largest == 0 else (0,) if largest <= SYNAPSE_MANTISSA.high else (BIAS_EXPONENT, 0)
-
-
-def split_bias(bias: IntArray) -> tuple[BiasSource, ...]:
-    """Split biases, int64 (channels,) within ±BIAS_LIMIT, into 8-bit weights of at most two sources (R3)."""
-    exponents = bias_exponents(bias)
-    if len(exponents) < 2:
-        return tuple(BiasSource(bias, exponent) for exponent in exponents)
-    coarse = np.clip((bias + 2 ** (BIAS_EXPONENT - 1)) >> BIAS_EXPONENT, SYNAPSE_MANTISSA.low, SYNAPSE_MANTISSA.high)
-    return BiasSource(coarse, BIAS_EXPONENT), BiasSource(bias - (coarse << BIAS_EXPONENT), 0)
-
-
 def _comparison(neuron: IntegrateFire) -> tuple[int, IntArray]:
     """Return vth and the constant part of v per channel (R1); every gap is at least 1, and so is the centre."""
     gap = neuron.threshold - neuron.initial
@@ -213,18 +191,6 @@ def _comparison(neuron: IntegrateFire) -> tuple[int, IntArray]:
 
 
 # --- what does not fit ----------------------------------------------------
-
-
-def _bias_violations(bias: IntArray, where: str) -> list[RangeError]:
-    worst = int(bias[np.argmax(np.abs(bias))])
-    if abs(worst) <= BIAS_LIMIT:
-        return []
-    return [
-        RangeError(
-            f"{where}: bias {worst} does not fit two always-on sources, allowed -{BIAS_LIMIT}..{BIAS_LIMIT}",
-            hint="export with fewer --weight-bits, which lowers the biases",
-        )
-    ]
 
 
 def _neuron_violations(neuron: IntegrateFire, where: str) -> list[RangeError]:

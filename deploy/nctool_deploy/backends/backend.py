@@ -11,15 +11,17 @@ from typing import Any, ClassVar, Literal, Protocol
 import numpy as np
 
 from nctool.errors import RangeError, UsageError
-from nctool.ir.network import IntegrateFire, IntNetwork, Population, Readout, Synapse
+from nctool.ir.network import GradedReLU, IntegrateFire, IntNetwork, Population, Readout, Synapse
 from nctool.ir.number_format import IntegerFormat
 from nctool_deploy.backends.autapse import Autapse, AutapseRegisters
+from nctool_deploy.backends.graded import Graded, GradedRegisters
+from nctool_deploy.backends.number_formats import NumberFormat
 from nctool_deploy.backends.stock import StockPopulation, StockRegisters, StockZeroReset
 from nctool_deploy.hdf5 import Node
 from nctool_deploy.mapping.wiring import Wiring
 
-BackendName = Literal["autapse", "population", "zero-reset"]
-Registers = AutapseRegisters | StockRegisters
+BackendName = Literal["autapse", "population", "zero-reset", "graded"]
+Registers = AutapseRegisters | StockRegisters | GradedRegisters
 
 
 class Backend(Protocol):
@@ -27,7 +29,9 @@ class Backend(Protocol):
 
     Attributes:
         description: one line.
-        number_format: the numbers that it can hold.
+        number_format: the numbers that it can hold; its neurons are graded if its `is_graded` says so.
+        exponents: of weights.
+        accumulator: what holds the accumulated input of a neuron.
         steps: the only window that it can run, None for any.
         flush_steps: silent steps between two samples of a stream.
         stored_weight: the type of a weight in a file.
@@ -36,6 +40,8 @@ class Backend(Protocol):
 
     description: ClassVar[str]
     number_format: ClassVar[IntegerFormat]
+    exponents: ClassVar[NumberFormat]
+    accumulator: ClassVar[NumberFormat]
     steps: ClassVar[int | None]
     flush_steps: ClassVar[int]
     stored_weight: ClassVar[type[np.signedinteger[Any]]]
@@ -91,7 +97,7 @@ class Backend(Protocol):
     def neuron_data(self, population: Population) -> Mapping[str, Any]:
         """Return the datasets of the neuron of a population in a file, by key; the fixed registers are left out."""
 
-    def read_neuron(self, node: Node, channels: int, scale: float | None) -> IntegrateFire | Readout:
+    def read_neuron(self, node: Node, channels: int, scale: float | None) -> IntegrateFire | GradedReLU | Readout:
         """Return the neuron that `neuron_data` wrote, or refuse it with a FormatError.
 
         Args:
@@ -101,7 +107,7 @@ class Backend(Protocol):
         """
 
 
-BACKENDS: tuple[Backend, ...] = (Autapse(), StockPopulation(), StockZeroReset())
+BACKENDS: tuple[Backend, ...] = (Autapse(), StockPopulation(), StockZeroReset(), Graded())
 DEFAULT = BACKENDS[0]
 
 

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from nctool.ir.population import GRADED_SUM_LIMIT, LARGEST_EXPONENT, PAYLOAD_LIMIT
+
 
 @dataclass(frozen=True)
 class NumberFormat:
@@ -40,6 +42,24 @@ SYNAPSE_MANTISSA = NumberFormat(
     "weight", -(2**7), 2**7 - 1, "lava-nc 0.10.0, lava/utils/weightutils.py: 8 bits of mixed sign"
 )
 SYNAPSE_EXPONENT = NumberFormat("weight exponent", 0, 7, "NxTF and nengo-loihi: -8..7, of which nctool uses 0..7")
+SHIFT = NumberFormat(
+    "weight exponent into a graded neuron",
+    -LARGEST_EXPONENT,
+    7,
+    "lava-nc 0.10.0, lava/proc/dense/models.py: weight_exp of any sign; what the chip takes is not published",
+)
+PAYLOAD = NumberFormat(
+    "drive of a graded neuron",
+    -PAYLOAD_LIMIT,
+    PAYLOAD_LIMIT,
+    "lava-nc 0.10.0, lava/proc/graded/models.py, PyGradedReluVecModelFixed: 24 bits signed",
+)
+GRADED_SUM = NumberFormat(
+    "sum before its shift into a graded neuron",
+    -GRADED_SUM_LIMIT,
+    GRADED_SUM_LIMIT,
+    "lava-nc 0.10.0, lava/proc/dense/models.py and lava/proc/sparse/models.py: 32 bits, of weights stored doubled",
+)
 CONVOLUTION_SUM = NumberFormat(
     "sum of a convolution",
     -(2**23 - 1),
@@ -56,6 +76,9 @@ NUMBER_FORMATS = (
     THRESHOLD,
     BIAS_MANTISSA,
     STATE,
+    SHIFT,
+    PAYLOAD,
+    GRADED_SUM,
     CONVOLUTION_SUM,
     CONVOLUTION_GEOMETRY,
 )

@@ -29,7 +29,15 @@ from nctool.ir.arrays import StructuralEquality
 from nctool.ir.network import INPUT_NAME, Bound, IntArray, IntegrateFire, IntNetwork, Population, Readout, Synapse
 from nctool.ir.number_format import IntegerFormat
 from nctool_deploy.backends.grouping import few_groups
-from nctool_deploy.backends.number_formats import BIAS_MANTISSA, FULL_DECAY, MAY_FIRE_AGAIN, STATE, THRESHOLD
+from nctool_deploy.backends.number_formats import (
+    BIAS_MANTISSA,
+    FULL_DECAY,
+    MAY_FIRE_AGAIN,
+    STATE,
+    SYNAPSE_EXPONENT,
+    THRESHOLD,
+    NumberFormat,
+)
 from nctool_deploy.hdf5 import Node
 from nctool_deploy.lava.synapses import as_lava_runs, convolution_violations
 from nctool_deploy.mapping.wiring import Wiring
@@ -78,6 +86,8 @@ class StockRegisters(StructuralEquality):
 class StockBackend:
     """What the backends of stock netx share; see `nctool_deploy.backends.backend.Backend` for the members."""
 
+    exponents: ClassVar[NumberFormat] = SYNAPSE_EXPONENT
+    accumulator: ClassVar[NumberFormat] = STATE
     flush_steps: ClassVar = 0
     stored_weight: ClassVar[type[np.signedinteger[Any]]] = np.int32  # netx shifts dense weights up in the type it finds
     stores_exponents: ClassVar = False

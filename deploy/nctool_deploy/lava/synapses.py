@@ -16,7 +16,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from nctool.errors import FormatError, RangeError
-from nctool.ir.network import INPUT_NAME, ConvGeometry, IntArray, IntNetwork, Synapse
+from nctool.ir.network import INPUT_NAME, PAYLOAD_LIMIT, ConvGeometry, IntArray, IntNetwork, Synapse
 from nctool_deploy.backends.number_formats import CONVOLUTION_GEOMETRY, CONVOLUTION_SUM
 
 LOWEST, HIGHEST = -256, 255
@@ -97,8 +97,10 @@ def _truncated(scaled: IntArray, bits: int) -> IntArray:
 
 
 def largest_message(network: IntNetwork, source: str) -> int:
-    """Return the largest magnitude that `source` sends in one step."""
-    return max(map(abs, network.input_range)) if source == INPUT_NAME else 1
+    """Return the largest magnitude that `source` can send in one step."""
+    if source == INPUT_NAME:
+        return max(map(abs, network.input_range))
+    return PAYLOAD_LIMIT if network.is_graded else 1
 
 
 def convolution_violations(synapse: Synapse, largest: int, where: str) -> Iterator[RangeError]:

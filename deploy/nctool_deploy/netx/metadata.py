@@ -148,6 +148,8 @@ def digest(population: Population) -> str:
     """Return the SHA-256 of everything that a file says of `population`."""
     (first, *others), neuron = population.synapses, population.neuron
     arrays, kind = [first.weight, population.bias], getattr(neuron, "scale", None)
+    if neuron.is_graded:
+        kind = ("graded", kind)
     if isinstance(neuron, IntegrateFire):
         arrays, kind = [*arrays, neuron.threshold, neuron.initial], neuron.reset
     facts = (population.name, population.shape, first.source, first.exponent, first.conv, kind)

@@ -13,7 +13,7 @@ import numpy as np
 from pydantic import ValidationError
 
 from nctool.errors import FormatError
-from nctool.ir.bounds import prove_population
+from nctool.ir.bounds import Range, prove
 from nctool.ir.inputs import PixelEncoding
 from nctool.ir.network import (
     INPUT_NAME,
@@ -28,9 +28,9 @@ from nctool.ir.network import (
     Synapse,
     find_repeats,
 )
-from nctool.reference.trace import Trace
 from nctool_deploy.backends.backend import Backend, find_backend
 from nctool_deploy.hdf5 import MAX_SIZE, Node, opened
+from nctool_deploy.netx.known_answers import read_answers
 from nctool_deploy.netx.metadata import (
     CHAIN_VERSION,
     DIGEST,
@@ -43,7 +43,7 @@ from nctool_deploy.netx.metadata import (
     group_digest,
     input_digest,
 )
-from nctool_deploy.netx.netx_file import KnownAnswers, NetxFile
+from nctool_deploy.netx.netx_file import NetxFile
 from nctool_deploy.netx.write import layers
 
 VERSIONS = range(CHAIN_VERSION, FORMAT_VERSION + 1)
@@ -79,7 +79,7 @@ def _read(file: Node) -> NetxFile:
         populations.append(_read_population(layer.child(str(record.layer)), record, sources, backend))
     network = find_repeats(IntNetwork(encoding, tuple(populations), metadata.n_steps))
     _require_layers(layer, network, metadata)
-    known_answers = _read_answers(extra.child("known_answers"), network)
+    known_answers = read_answers(extra.child("known_answers"), network)
     file.require_all_taken()
     changed = _changed_layers(network, metadata)
     return NetxFile(
@@ -88,7 +88,7 @@ def _read(file: Node) -> NetxFile:
         known_answers=known_answers,
         changed_layers=changed,
         metadata_changed=None if written_digest is None else group_digest(extra.group) != written_digest,
-        false_bounds=tuple(p.name for p in network.populations if p.name not in changed and not _is_proved(p, network)),
+        false_bounds=tuple(name for name in _false_bounds(network) if name not in changed),
     )
 
 
@@ -192,13 +192,15 @@ def _changed_layers(network: IntNetwork, metadata: Metadata) -> tuple[str, ...]:
     return tuple(name for name in written if current[name] != written[name])
 
 
-def _is_proved(population: Population, network: IntNetwork) -> bool:
-    """Return False for a bound that says *proved* and holds less than every possible input needs."""
-    bound = population.bound
-    if bound is None or bound.kind != "proved":
-        return True
-    needed = prove_population(population, network.input, network.n_steps).bound("proved")
-    return bound.low <= needed.low and needed.high <= bound.high
+def _false_bounds(network: IntNetwork) -> list[str]:
+    """Return the populations whose bound says *proved* and holds less than every possible input needs."""
+    bounds = {p.name: p.bound for p in network.populations if p.bound is not None and p.bound.kind == "proved"}
+    ranges = prove(network) if bounds else {}
+    return [name for name, bound in bounds.items() if not _holds(bound, ranges[name])]
+
+
+def _holds(bound: Bound, needed: Range) -> bool:
+    return bool(bound.low <= needed.low.min() and needed.high.max() <= bound.high)
 
 
 def _read_metadata(file: Node) -> tuple[Metadata, str | None]:
@@ -225,21 +227,3 @@ def _read_metadata(file: Node) -> tuple[Metadata, str | None]:
     if version != metadata.older_version:
         raise FormatError(f"`/nctool/version` is {version}, allowed {metadata.older_version} for such synapses")
     return metadata, None
-
-
-def _read_answers(node: Node, network: IntNetwork) -> KnownAnswers:
-    pixels = node.array(INPUT_NAME, np.uint8, 1 + len(network.input.sample_shape))
-    n_samples, n_steps = len(pixels), network.n_steps
-    logits = node.array("logits", np.int64, 3)
-    expected = (n_samples, n_steps, *network.readout.shape)
-    if n_samples == 0 or pixels.shape[1:] != network.input.sample_shape or logits.shape != expected:
-        raise FormatError(f"`{node.name}`: {n_samples} inputs and logits {logits.shape} do not fit the network")
-    spikes, packed = {}, node.child("spikes")
-    for number, population in enumerate(network.populations[:-1]):
-        shape = (n_samples, n_steps, *population.shape)
-        bits, count = packed.array(str(number), np.uint8, 1), int(np.prod(shape))
-        if bits.size != -(-count // 8):
-            raise FormatError(f"`{packed.name}/{number}` holds {bits.size} bytes, allowed {-(-count // 8)}")
-        spikes[population.name] = np.unpackbits(bits, count=count).reshape(shape).astype(np.bool_)
-    names = [population.name for population in network.populations]
-    return KnownAnswers(pixels, Trace(spikes, logits, dict.fromkeys(names, 0), {}))

@@ -21,6 +21,7 @@ from nctool.ir.change import Change
 from nctool.ir.network import INPUT_NAME, ConvGeometry, IntNetwork, Population, RateEncoding, Readout, Synapse
 from nctool_deploy.backends.backend import Backend, find_backend
 from nctool_deploy.lowering import Lowered
+from nctool_deploy.netx.known_answers import write_answers
 from nctool_deploy.netx.metadata import (
     DIGEST,
     EXTRA,
@@ -179,12 +180,7 @@ def _write_extra(group: h5py.Group, network: IntNetwork, metadata: Metadata, ans
     if isinstance(network.pixel_input, RateEncoding):
         _put(group, "input_threshold", np.int64(network.pixel_input.threshold))
         _put(group, "input_channels", np.int64(network.pixel_input.sample_shape[0]))
-    known = group.create_group("known_answers")
-    _put(known, INPUT_NAME, answers.pixels)
-    _put(known, "logits", answers.trace.logits)
-    spikes = known.create_group("spikes")
-    for number, population in enumerate(network.populations[:-1]):
-        _put(spikes, str(number), np.packbits(answers.trace.spikes[population.name].reshape(-1)))
+    write_answers(group.create_group("known_answers"), network, answers)
     _put(group, DIGEST, group_digest(group))
 
 

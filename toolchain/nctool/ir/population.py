@@ -32,9 +32,10 @@ PAYLOAD_LIMIT = 2**23 - 1
 """Largest number that a graded spike carries, and largest magnitude of a graded neuron's drive: 24 signed bits.
 Source: lava-nc 0.10.0, `lava/proc/graded/models.py` (`v`, `s_out`: precision 24)."""
 
-GRADED_SUM_LIMIT = 2**31 - 1
-"""Largest magnitude of a weighted sum before it is shifted into a graded neuron.
-Source: lava-nc 0.10.0, `lava/proc/dense/models.py` and `lava/proc/sparse/models.py` (int32)."""
+GRADED_SUM_LIMIT = 2**30 - 1
+"""Largest magnitude of a weighted sum before it is shifted into a graded neuron: 32 signed bits hold it with the
+weights doubled. Source: lava-nc 0.10.0, `lava/proc/dense/models.py` and `lava/proc/sparse/models.py` (int32),
+`lava/utils/weightutils.py` (weights of mixed sign are even)."""
 
 LARGEST_DELAY = 62
 """In time steps. Source: lava-dl 0.6.0, `lava/lib/dl/netx/hdf5.py`, which clamps delays to it."""

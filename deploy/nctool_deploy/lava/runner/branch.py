@@ -21,7 +21,9 @@ from nctool.ir.network import ConvGeometry, IntArray, Shape, Synapse
 from nctool_deploy.lava.runner.unrolling import unroll
 from nctool_deploy.lava.synapses import convolution_violations
 
-GRADED_BITS = 8
+GRADED_BITS, PAYLOAD_BITS = 8, 24
+"""Bits of a message: of graded input, and of a graded spike."""
+
 MAX_UNROLLED = 20_000_000
 """Connections up to which any convolution runs as one sparse matrix: Lava's Conv loops over pairs of channels."""
 
@@ -84,9 +86,10 @@ class Branch:
         if synapse.conv is None and self.delay == 0:
             return Dense(num_message_bits=self.message_bits, **mixed(self._matrix(), synapse.exponent))
         weights = mixed(csr_matrix(self._matrix()), synapse.exponent)
+        bits = self.message_bits or GRADED_BITS  # spikes of one bit are summed much faster as graded ones
         if self.delay == 0:
-            return Sparse(num_message_bits=GRADED_BITS, **weights)
-        return DelaySparse(num_message_bits=GRADED_BITS, delays=everywhere(weights["weights"], self.delay), **weights)
+            return Sparse(num_message_bits=bits, **weights)
+        return DelaySparse(num_message_bits=bits, delays=everywhere(weights["weights"], self.delay), **weights)
 
     def _matrix(self) -> Any:
         """Return the weights as a matrix, dense or sparse, over neurons in the order that Lava flattens."""
