@@ -110,8 +110,8 @@ def changes_of_choosing(real: FloatNetwork, losses: Mapping[str, float]) -> tupl
     return tuple(
         Change(
             f"choose neurons `{population.name}`",
-            f"{'a spike of 1 is worth' if population.graded else 'thresholds'} "
-            f"{threshold.min():.3g}..{threshold.max():.3g}; {losses[population.name]:.1%} of what its ReLUs give is lost",
+            f"{'units' if population.graded else 'thresholds'} {threshold.min():.3g}..{threshold.max():.3g}; "
+            f"{losses[population.name]:.1%} of what its ReLUs give is lost",
             False,
             output_error=losses[population.name],
         )

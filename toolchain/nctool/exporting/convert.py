@@ -58,7 +58,7 @@ class Design:
     def __post_init__(self) -> None:
         if self.activation_bits is not None and not self.backend.number_format.is_graded:
             raise UsageError(
-                f"activation bits: {self.activation_bits}, but a spike of backend `{self.backend.name}` carries no number",
+                f"activation bits: {self.activation_bits}, a spike of backend `{self.backend.name}` carries no number",
                 hint="leave out --activation-bits, or give --backend graded",
             )
 

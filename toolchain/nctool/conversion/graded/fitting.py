@@ -133,7 +133,8 @@ def with_bound(population: Population, around: Surroundings) -> tuple[Population
     """
     proved = prove_population(population, around.encoding, 1, around.payloads)
     shift = max(0, *(-synapse.exponent for synapse in population.synapses))
-    limit = min(around.number_format.accumulator_max, GRADED_SUM_LIMIT >> shift)
+    before_shift = (GRADED_SUM_LIMIT >> shift) - int(np.abs(population.bias).max()) - 1
+    limit = min(around.number_format.accumulator_max, before_shift)
     is_proved = bool(proved.magnitude.max() <= limit)
     reach, margin = (proved, 1.0) if is_proved else (around.calibration.range_of(population), MARGIN)
     most = float(reach.magnitude.max()) * margin
