@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from nctool.arguments import public
 from nctool.commands.command import Command
 from nctool.commands.export import ExportReport, print_network, sizes
-from nctool.commands.options import Chips, Module, Replicas, Target, parse_replicas, require_chips
+from nctool.commands.options import ActivationBits, Chips, Module, Replicas, Target, parse_replicas, require_chips
 from nctool.commands.tables import print_line, print_whole
 from nctool.errors import UsageError
 from nctool.ir.number_format import LONGEST_WINDOW
@@ -97,14 +97,15 @@ def convert(
     ] = None,
     target: Target = "loihi",
     steps: Annotated[
-        int | None, Option(f"Time steps T of the window, 1..{LONGEST_WINDOW}.", default="4; population: 1")
+        int | None, Option(f"Time steps T of the window, 1..{LONGEST_WINDOW}.", default="4; population, graded: 1")
     ] = None,
-    backend: Annotated[str, Option("autapse, or in stock netx population or zero-reset.")] = "autapse",
+    backend: Annotated[str, Option("autapse, graded, or in stock netx population or zero-reset.")] = "autapse",
     replicas: Annotated[
         Replicas | None,
         Option("Neurons an activation: K, or LAYER=K,...", default="1; population: 4", parse=parse_replicas),
     ] = None,
     weight_bits: Annotated[int, Option("2..8.")] = 8,
+    activation_bits: ActivationBits = None,
     per_layer: Annotated[bool, Option("One threshold a layer, not one a channel.")] = False,
     input: Annotated[str, Option("graded: signed 8 bits; rate: binary spikes.")] = "graded",  # noqa: A002
     chips: Chips = 1,
@@ -124,10 +125,11 @@ def convert(
         mean, std: of each channel, or one for all, in units of pixel / 255, as torchvision's Normalize takes them.
         target: `loihi` (Loihi 2), `loihi1`, `lava` (simulator only), or the path of a target file (docs/TARGETS.md).
         steps: window in time steps.
-        backend: how neurons are built: `autapse` (reset by subtraction), or in stock netx `population` (one step) or
-            `zero-reset`.
+        backend: how neurons are built: `autapse` (reset by subtraction), `graded` (spikes carry numbers, one step), or
+            in stock netx `population` (one step) or `zero-reset`.
         replicas: copies of a neuron that share an activation, for all layers or by name.
         weight_bits: 2..8.
+        activation_bits: of `graded`, the bits that most of the numbers fit, 2..16; by default 8.
         per_layer: one threshold, and so one scale of the weights, for each layer instead of one for each channel.
         input: `graded` (signed 8-bit integers) or `rate` (spike trains of one bit).
         chips: how many chips the network may take.
@@ -167,7 +169,7 @@ def convert(
     some = calibration_images(load_array(images, "images"), _floats(mean), _floats(std))
     progress(0, 1, "reading the network")
     network, some = opened(str(model), some) if isinstance(model, Path | str) else (model, some)
-    chosen = _design(built_by, steps, replicas, weight_bits, encoding, per_layer)
+    chosen = _design(built_by, steps, replicas, weight_bits, encoding, per_layer, activation_bits)
     require_torch_module(network)
     with restored(network):  # the source shares its modules
         source = of_module(network, some)
@@ -199,6 +201,7 @@ def _design(
     weight_bits: int,
     encoding: EncodingName,
     per_layer: bool,
+    activation_bits: int | None,
 ) -> Design:
     """Return the design that is asked for."""
     from nctool.exporting.convert import Design, window_of
@@ -210,7 +213,8 @@ def _design(
         )
     if replicas is None:
         replicas = backend.default_replicas(POPULATION_REPLICAS)
-    return Design(backend, window_of(backend, steps, DEFAULT_STEPS), replicas, weight_bits, encoding, per_layer)
+    n_steps = window_of(backend, steps, DEFAULT_STEPS)
+    return Design(backend, n_steps, replicas, weight_bits, encoding, per_layer, activation_bits)
 
 
 def _provenance(model: object, images: CalibrationImages) -> Provenance:

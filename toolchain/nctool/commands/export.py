@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from nctool.arguments import public
 from nctool.commands.command import Command
 from nctool.commands.options import (
+    ActivationBits,
     Checkpoint,
     Chips,
     InputOption,
@@ -100,7 +101,11 @@ def export(
     ] = None,
     backend: Annotated[
         str | None,
-        Option("autapse, or in stock netx population or zero-reset.", default="as trained", aliases=("realisation",)),
+        Option(
+            "autapse, graded, or in stock netx population or zero-reset.",
+            default="as trained",
+            aliases=("realisation",),
+        ),
     ] = None,
     replicas: Annotated[
         Replicas | None,
@@ -112,6 +117,7 @@ def export(
         ),
     ] = None,
     weight_bits: Annotated[int | None, Option("2..8.", default="as trained, else 8")] = None,
+    activation_bits: ActivationBits = None,
     per_layer: Annotated[bool, Option("One threshold a layer, not one a channel.")] = False,
     input: InputOption = None,  # noqa: A002  # the option's name is a contract
     chips: Chips = 1,
@@ -130,13 +136,14 @@ def export(
         target: `loihi` (Loihi 2), `loihi1`, `lava` (simulator only), or the path of a target file (docs/TARGETS.md).
         steps: window in time steps; by default 1 for `population`, else the longest of the recipe's `[finetune]`, else
             the recipe's `noise.steps`.
-        backend: how neurons are built: `autapse` (reset by subtraction), or in stock netx `population` (the quantised
-            ANN in one step) or `zero-reset`; by default that of the recipe's `[chip]`, else `autapse` or `zero-reset`,
-            whichever has the reset of the training.
+        backend: how neurons are built: `autapse` (reset by subtraction), `graded` (spikes carry numbers, one step), or
+            in stock netx `population` (the quantised ANN in one step) or `zero-reset`; by default that of the recipe's
+            `[chip]`, else `autapse` or `zero-reset`, whichever has the reset of the training.
         replicas: copies of a neuron that share an activation, for all layers or by name; by default those of the
             recipe's `[chip]` where it has this backend, else for `population` the levels of the trained activation,
             else 1. `auto` measures which layers need them most, within a budget.
         weight_bits: 2..8; by default those of the recipe's `[finetune]`, else of its `[chip]`, else 8.
+        activation_bits: of `graded`, the bits that most of the numbers fit, 2..16; by default 8.
         per_layer: one threshold, and so one scale of the weights, for each layer instead of one for each channel.
         input: `graded` (signed 8-bit integers) or `rate` (spike trains of one bit); by default that of the recipe.
         chips: how many chips the network may take.
@@ -175,7 +182,7 @@ def export(
     budget = Budget(max_neurons, max_cores) if replicas == AUTO else None
     built_by = find_backend(backend or default_backend(loaded))
     first = 1 if isinstance(replicas, str) else replicas
-    chosen = design(loaded, built_by, steps, first, weight_bits, encoding, per_layer)
+    chosen = design(loaded, built_by, steps, first, weight_bits, encoding, per_layer, activation_bits)
     if budget is not None:
         chosen = replace(chosen, replicas=search_replicas(loaded, network, chosen, chip, budget, progress).replicas)
     source = of_checkpoint(loaded, network, built_by)

@@ -169,6 +169,9 @@ Overwrite = Annotated[bool, Option("Replace the run in the folder.")]
 TensorBoard = Annotated[bool, Option("Write every epoch for TensorBoard too.")]
 Target = Annotated[Path | str, Option("Name from `nctool targets`, or a .toml path.", kind=str)]
 Chips = Annotated[int, Option("Chips that the network may take.")]
+ActivationBits = Annotated[
+    int | None, Option("Bits that most graded spikes fit, 2..16.", default="8, of graded", least=1)
+]
 InputOption = Annotated[str | None, Option("graded: signed 8 bits; rate: binary spikes.", default="the recipe's")]
 
 # --- how it is done ---------------------------------------------------------------------------------------------------

@@ -11,6 +11,7 @@ import numpy as np
 
 from nctool.conversion.constants import Held
 from nctool.conversion.float_network import FloatNetwork, FloatSynapse, Scaled
+from nctool.conversion.graded.neurons import BELOW
 from nctool.conversion.input_encoding import EncodedInput
 from nctool.conversion.quantise.accumulator import finer_weights
 from nctool.conversion.quantise.candidates import Errors
@@ -64,17 +65,27 @@ def _is_of_norms(synapse: FloatSynapse) -> bool:
     return any(isinstance(first, Scaled) or first.norm is not None or _is_of_norms(first) for first in firsts)
 
 
+def changes_of_bounds(network: IntNetwork) -> tuple[Change, ...]:
+    """Return which graded populations are bounded by a second one, if any."""
+    below = [
+        population.name.removesuffix(BELOW) for population in network.populations if population.name.endswith(BELOW)
+    ]
+    detail = f"of {', '.join(below)}: a second neuron for each"
+    return (Change("bound activations", detail, True),) if below else ()
+
+
 def change_of_replicas(copies: Mapping[str, int]) -> Change:
     """Return which populations have several replicas of a neuron for each activation."""
     several = [f"{name} {number}" for name, number in copies.items() if number > 1]
     return Change("copy units", f"units of {', '.join(several)}" if several else "one unit for each activation", True)
 
 
-def changes_of_maxima(network: FloatNetwork, n_steps: int) -> tuple[Change, ...]:
+def changes_of_maxima(network: FloatNetwork, n_steps: int, is_graded: bool) -> tuple[Change, ...]:
     """Return which populations take maxima, if any, and what they are over several steps."""
     names = [population.name for population in network.populations if population.maximum]
     several = ", which over several steps is at least the largest count" if n_steps > 1 else ""
-    detail = f"{', '.join(names)}: a neuron fires where one of its window does{several}"
+    how = "by neurons that send differences" if is_graded else f"a neuron fires where one of its window does{several}"
+    detail = f"{', '.join(names)}: {how}"
     return (Change("take maxima", detail, True),) if names else ()
 
 
@@ -99,7 +110,7 @@ def changes_of_choosing(real: FloatNetwork, losses: Mapping[str, float]) -> tupl
     return tuple(
         Change(
             f"choose neurons `{population.name}`",
-            f"thresholds {threshold.min():.3g}..{threshold.max():.3g}; "
+            f"{'units' if population.graded else 'thresholds'} {threshold.min():.3g}..{threshold.max():.3g}; "
             f"{losses[population.name]:.1%} of what its ReLUs give is lost",
             False,
             output_error=losses[population.name],
@@ -130,21 +141,21 @@ def changes_of_rounding(
 ) -> tuple[Change, ...]:
     """Return one change a synapse, with the bound of the population that it drives."""
     changes = []
-    for population in network.populations:
-        if population.name not in errors:
-            continue
+    by_name = {population.name: population for population in network.populations}
+    for name, of_population in errors.items():
+        population = by_name.get(f"{name}{BELOW}", by_name[name])
         bound = population.bound
         kind = "not bounded" if bound is None else f"{bound.kind}, head-room {population.head_room_bits:.2f} bits"
-        of_population = errors[population.name]
         for synapse, error in zip(population.synapses, of_population.weights, strict=True):
             branch = f" from `{synapse.source}`" if len(population.synapses) > 1 else ""
             detail = f"{_weights(synapse, number_format)}; bound {kind}"
-            changes.append(Change(f"round `{population.name}`{branch}", detail, False, error, of_population.output))
+            changes.append(Change(f"round `{name}`{branch}", detail, False, error, of_population.output))
     return tuple(changes)
 
 
 def _weights(synapse: Synapse, number_format: IntegerFormat) -> str:
-    times = f" times {2**synapse.exponent}" if synapse.exponent else ""
+    times = f" times {2**synapse.exponent}" if synapse.exponent > 0 else ""
+    times = f" shifted by {-synapse.exponent} bits" if synapse.exponent < 0 else times
     low, high = int(synapse.weight.min()), int(synapse.weight.max())
     return f"weights {low}..{high}{times} of {number_format.weight_bits} bits"
 
@@ -173,7 +184,9 @@ def notes_of_silence(
 
 def notes_of_lost_weights(real: FloatNetwork, rounded: IntNetwork, number_format: IntegerFormat) -> tuple[str, ...]:
     """Return a note for each branch of which no weight is left."""
-    pairs = zip(real.populations, rounded.populations, strict=True)
+    by_name = {population.name: population for population in rounded.populations}
+    rounded_here = [by_name.get(f"{p.name}{BELOW}", by_name[p.name]) for p in real.populations]
+    pairs = [(p, q) for p, q in zip(real.populations, rounded_here, strict=True) if not p.maximum]
     in_pairs = [(q, *synapses) for p, q in pairs for synapses in zip(p.synapses, q.synapses, strict=True)]
     return tuple(
         f"all weights of `{population.name}` from `{synapse.source}` round to 0: "

@@ -67,7 +67,12 @@ class Holding:
             return population
         read = replace(population, synapses=tuple(_without_unread(s, signals[s.source]) for s in population.synapses))
         drive = _drive(read, signals)
-        if population.threshold is None:
+        if population.graded:  # whose channels share no scale: none takes bits from another
+            constant = np.full(len(population.bias), np.nan)
+            most = np.full(len(constant), np.inf) if population.saturation is None else population.saturation
+            signals[population.name] = np.zeros_like(most), np.clip(drive[1], 0.0, most)
+            held = Held()
+        elif population.threshold is None:
             constant = _raised(drive)
             held = Held(raised=tuple(np.flatnonzero(~np.isnan(constant)).tolist()))
         else:

@@ -10,7 +10,7 @@ In: a Conversion, pixels. Out: a Fidelity.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -21,6 +21,7 @@ from torch import Tensor
 from nctool.activation.surrogate import Reset, integrate_and_fire
 from nctool.conversion.float_network import FloatArray, FloatNetwork, FloatPopulation
 from nctool.conversion.input_encoding import EncodedInput
+from nctool.conversion.maximum_values import maximum_values
 from nctool.conversion.pipeline import Conversion
 from nctool.conversion.quantise.accumulator import finer_weights
 from nctool.conversion.quantise.rounding_error import relative_error
@@ -79,12 +80,14 @@ class Fidelity:
         layers: by name, those that spike.
         same_as_snn, same_as_ann: share of the images, 0..1, whose answer is that of the float spiking network of the
             same window and reset, and of the noise-free ANN.
+        what: is compared, layer by layer.
     """
 
     images: int
     layers: dict[str, SpikeError]
     same_as_snn: float
     same_as_ann: float
+    what: str = "spike counts"
 
     @property
     def changes(self) -> tuple[Change, ...]:
@@ -94,7 +97,7 @@ class Fidelity:
             *(
                 Change(
                     f"compare `{name}`",
-                    f"{spikes.differing:.1%} of spike counts differ from the float network's, {beside}",
+                    f"{spikes.differing:.1%} of {self.what} differ from the float network's, {beside}",
                     False,
                     output_error=spikes.error,
                 )
@@ -184,7 +187,8 @@ def measure_fidelity(
                 _per_activation(trace.spikes[name].sum(axis=1), replicas), _per_activation(counts[name], replicas)
             )
     snn, of_ann = (same / len(pixels)).tolist()
-    return Fidelity(len(pixels), {name: _spike_error(*sums) for name, sums in layers.items()}, snn, of_ann)
+    what = "graded spikes" if conversion.network.is_graded else "spike counts"
+    return Fidelity(len(pixels), {name: _spike_error(*sums) for name, sums in layers.items()}, snn, of_ann, what)
 
 
 def _answers(logits: IntArray | FloatArray) -> IntArray:
@@ -241,22 +245,37 @@ class FloatSpikes:
             pixels: uint8 (samples, *input shape).
 
         Returns:
-            how often each neuron fires, int64 (samples, *shape) by population, and mean logits (samples, classes).
+            how often each neuron fires, or what its graded spike carries, int64 (samples, *shape) by population, and
+            mean logits (samples, classes).
         """
         signals, counts, logits = {INPUT_NAME: self._signal(pixels)}, {}, np.empty(0)
         last_reader = self.network.last_readers
         with exact_arithmetic():
             for population in self.network.populations:
-                drive = weighted_sum(self.kernels[population.name], signals)
+                drive = self._drive(population, signals)
                 signals = {name: sent for name, sent in signals.items() if last_reader.get(name) != population.name}
                 if population.threshold is None:
                     logits = drive.mean(dim=0).flatten(1).numpy()
                     continue
                 spikes = self._fire(population, population.threshold, drive)
-                counts[population.name] = spikes.count_nonzero(dim=0).numpy()
+                counts[population.name] = self._counts(population, spikes)
                 if population.name in last_reader:
                     signals[population.name] = spikes / population.replicas
         return counts, logits
+
+    def _drive(self, population: FloatPopulation, signals: Mapping[str, Tensor]) -> Tensor:
+        if population.graded and population.maximum:
+            return maximum_values(population, signals[population.synapses[0].source][0])[None]
+        return weighted_sum(self.kernels[population.name], signals)
+
+    def _counts(self, population: FloatPopulation, spikes: Tensor) -> IntArray:
+        """Return how often each neuron fires, or the number nearest to what its graded spike is worth."""
+        if population.graded and population.threshold is not None:
+            spikes = spikes / _column(population.threshold, population)
+            counts: IntArray = spikes[0].round().to(torch.int64).numpy()
+        else:
+            counts = spikes.count_nonzero(dim=0).numpy()
+        return counts
 
     def _signal(self, pixels: NDArray[np.uint8]) -> Tensor:
         """Return the real input, float64 (n_steps or 1, samples, *shape)."""
@@ -270,12 +289,20 @@ class FloatSpikes:
     def _fire(self, population: FloatPopulation, threshold: FloatArray, drive: Tensor) -> Tensor:
         """Return the threshold where a neuron fires, else 0: (n_steps, samples, *shape)."""
         theta = _column(threshold.repeat(population.replicas), population)
+        if population.graded:
+            return drive if population.maximum else _saturated(population, drive)
         if population.maximum:
             return (drive > 0) * theta
         steps = drive.expand(self.n_steps, *drive.shape[1:]).clone()
         if self.reset == "subtract":  # a replica starts at its own potential, not in the middle (rule U1)
             steps[0] += _column(population.starts.flatten(), population) - theta / 2
         return integrate_and_fire(steps.flatten(0, 1), theta, self.n_steps, self.reset).view_as(steps)
+
+
+def _saturated(population: FloatPopulation, drive: Tensor) -> Tensor:
+    """Return what graded neurons make of a drive, (1, samples, *shape)."""
+    most = population.saturation
+    return drive.clamp(min=0.0) if most is None else drive.clamp(min=0.0).minimum(_column(most, population))
 
 
 def _column(values: FloatArray, population: FloatPopulation) -> Tensor:

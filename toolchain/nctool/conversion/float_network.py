@@ -150,8 +150,11 @@ class FloatPopulation:
         shift: what the initial potential of every replica has beside threshold * (k + 1/2) / replicas, in the same
             units, float64 (channels,) of one replica; None for nothing.
         ceiling: largest value of the activation that a ReLU network has here; infinite for a plain ReLU.
+        levels: steps that the activation was trained with; 0 for a ReLU.
         maximum: each neuron fires where one of those that it reads does (rule M1). Its one synapse reads every channel
             on its own, all replicas counted, by weights of 0 and 1; threshold and replicas are those of its source.
+        graded: spikes carry numbers (rule G2); the threshold is then what a spike of 1 is worth.
+        most: largest number that a graded spike carries, int64 (channels,); None for any.
     """
 
     name: str
@@ -161,7 +164,17 @@ class FloatPopulation:
     replicas: int = 1
     shift: FloatArray | None = None
     ceiling: float = math.inf
+    levels: int = 0
     maximum: bool = False
+    graded: bool = False
+    most: NDArray[np.int64] | None = None
+
+    @property
+    def saturation(self) -> FloatArray | None:
+        """Return the drive above which a step sends no more, float64 (channels,); None of a readout."""
+        if self.threshold is None or not self.graded:
+            return self.threshold
+        return np.full(len(self.threshold), np.inf) if self.most is None else self.threshold * self.most
 
     @property
     def bias(self) -> FloatArray:

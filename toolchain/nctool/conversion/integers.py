@@ -72,7 +72,8 @@ def to_integers(
     place = {population.name: number for number, population in enumerate(deployed.populations)}
 
     def running(name: str, done: int, total: int) -> None:
-        progress(place[name], len(place), f"converting `{name}`, {done} of {total} samples")
+        number = place.get(name, fitting.n_fitted)  # graded maxima and bounds have neurons beside them
+        progress(number, len(place), f"converting `{name}`, {done} of {total} samples")
 
     fitting = Fitting(deployed.last_readers, encoded, number_format, pixels, n_steps, running)
     holding = Holding(encoded.range, number_format, n_steps)

@@ -19,6 +19,7 @@ from nctool.conversion.changes import (
     branches,
     change_of_folding,
     change_of_replicas,
+    changes_of_bounds,
     changes_of_choosing,
     changes_of_composing,
     changes_of_holding,
@@ -33,6 +34,7 @@ from nctool.conversion.changes import (
 from nctool.conversion.constants import hold
 from nctool.conversion.float_network import FloatNetwork, map_synapses
 from nctool.conversion.folding import fold_batch_norm, fold_pooling
+from nctool.conversion.graded.units import trained_units
 from nctool.conversion.input_encoding import EncodedInput, encode_input, rate_input, split_input
 from nctool.conversion.integers import to_integers
 from nctool.conversion.post_training.activations import Activations, affordable, provisional
@@ -115,6 +117,7 @@ def convert(
     pooled = map_synapses(normed, fold_pooling)
     copies = replicas_by_name(pooled, replicas)
     _require_staggering(copies, number_format)
+    _require_gradable(encoding, copies, number_format)
     encoded = (rate_input if encoding == "rate" else encode_input)(input_shape, mean, std)
     trained = split_input(pooled, encoded)
     choosing = not trained.has_neurons
@@ -122,8 +125,10 @@ def convert(
     if choosing:
         calibration = affordable(trained, calibration)
         trained = provisional(trained, encoded, calibration[:SAMPLES])
+    if number_format.is_graded and not choosing:
+        trained = trained_units(trained, number_format)
     deployed = stagger(trained, copies)
-    if encoding == "graded":
+    if encoding == "graded" and not number_format.is_graded:
         progress(0, len(deployed.populations), "grading the input")
         holding, _ = hold(deployed, encoded.range, number_format, n_steps)
         encoded = choose_input(holding, mean, std, number_format, calibration, n_steps)
@@ -133,10 +138,11 @@ def convert(
         *changes_of_composing(traced),
         change_of_folding("fold batch norm", normalised(traced)),
         change_of_folding("fold average pooling", [name for name, synapse in branches(normed) if synapse.pools]),
-        *changes_of_maxima(traced, n_steps),
+        *changes_of_maxima(traced, n_steps, number_format.is_graded),
         change_of_replicas(copies),
         *changes_of_input(encoded, n_steps),
         *changes_of_choosing(integers.real, integers.losses),
+        *changes_of_bounds(integers.network),
         *changes_of_holding(integers.held),
         Change("absorb spike values", "a spike is worth its threshold: folded into the weights behind it", True),
         *changes_of_rounding(integers.network, integers.errors, number_format),
@@ -158,6 +164,22 @@ def _require_arguments(n_steps: int, calibration: NDArray[np.uint8]) -> None:
         )
     if len(calibration) == 0:
         raise UsageError("calibration: number of samples is 0, allowed >= 1")
+
+
+def _require_gradable(encoding: str, copies: Mapping[str, int], number_format: IntegerFormat) -> None:
+    """Refuse what graded neurons have no use for."""
+    if not number_format.is_graded:
+        return
+    if encoding == "rate":
+        raise UnsupportedError(
+            "input: spike trains, graded neurons take numbers", hint="leave out --input, or give --input graded"
+        )
+    several = [name for name, number in copies.items() if number > 1]
+    if several:
+        raise UnsupportedError(
+            f"replicas: {copies[several[0]]} for `{several[0]}`, graded neurons allow 1: each sends all there is",
+            hint="leave out --replicas",
+        )
 
 
 def _require_staggering(copies: Mapping[str, int], number_format: IntegerFormat) -> None:

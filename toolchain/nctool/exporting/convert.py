@@ -16,7 +16,7 @@ from torch import nn
 
 from nctool.conversion import Conversion, IntegerFormat, Replicas, convert
 from nctool.conversion.fidelity import WORK, Fidelity, measure_fidelity
-from nctool.errors import RangeError
+from nctool.errors import RangeError, UsageError
 from nctool.ir.inputs import EncodingName
 from nctool.ir.network import Shape
 from nctool.progress import ProgressCallback, no_progress
@@ -41,6 +41,10 @@ class Design:
         weight_bits: 2..8.
         encoding: of the input.
         per_layer: one threshold for a layer, where the backend could hold one for each channel.
+        activation_bits: that most graded spikes fit; None for the backend's own.
+
+    Raises:
+        UsageError: bits of activations for a backend whose spikes carry none, or bits out of range.
     """
 
     backend: Backend
@@ -49,13 +53,24 @@ class Design:
     weight_bits: int
     encoding: EncodingName
     per_layer: bool = False
+    activation_bits: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.activation_bits is not None and not self.backend.number_format.is_graded:
+            raise UsageError(
+                f"activation bits: {self.activation_bits}, a spike of backend `{self.backend.name}` carries no number",
+                hint="leave out --activation-bits, or give --backend graded",
+            )
 
     @property
     def number_format(self) -> IntegerFormat:
         """Return the integers that the network may hold."""
         number_format = self.backend.number_format
         return replace(
-            number_format, weight_bits=self.weight_bits, one_threshold=number_format.one_threshold or self.per_layer
+            number_format,
+            weight_bits=self.weight_bits,
+            one_threshold=number_format.one_threshold or self.per_layer,
+            activation_bits=number_format.activation_bits if self.activation_bits is None else self.activation_bits,
         )
 
 
@@ -67,6 +82,7 @@ def design(
     weight_bits: int | None,
     encoding: EncodingName | None,
     per_layer: bool = False,
+    activation_bits: int | None = None,
 ) -> Design:
     """Return the design that is asked for; what is None follows from the recipe.
 
@@ -84,6 +100,7 @@ def design(
         weight_bits=_weight_bits(loaded) if weight_bits is None else weight_bits,
         encoding=loaded.recipe.input.encoding if encoding is None else encoding,
         per_layer=per_layer,
+        activation_bits=activation_bits,
     )
 
 

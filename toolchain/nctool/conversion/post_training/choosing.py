@@ -18,12 +18,15 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from nctool.conversion.float_network import FloatArray, FloatPopulation, FloatSynapse
+from nctool.conversion.folding import absorb
+from nctool.conversion.graded.units import with_units
 from nctool.conversion.post_training.activations import Activations, activated, rows
 from nctool.conversion.post_training.correction import correct
 from nctool.conversion.post_training.simulation import Window
 from nctool.conversion.post_training.stretching import Images, stretch
 from nctool.conversion.post_training.thresholds import Chosen, choose_thresholds
 from nctool.conversion.quantise.calibration import Calibration
+from nctool.conversion.quantise.covariance import Float32
 from nctool.conversion.quantise.patches import (
     AT_ONCE,
     Neurons,
@@ -34,6 +37,7 @@ from nctool.conversion.quantise.patches import (
     column,
     extract,
     most_neurons,
+    views,
 )
 from nctool.conversion.quantise.rounding_error import relative_error
 from nctool.ir.number_format import IntegerFormat
@@ -81,18 +85,27 @@ class Choosing:
         if deployed.maximum:
             self._activations.run(deployed.name)
             self._thresholds[deployed.name] = self._thresholds[deployed.synapses[0].source]
-            return replace(deployed, threshold=self._thresholds[deployed.name])
+            return replace(deployed, threshold=self._thresholds[deployed.name], graded=self._format.is_graded)
         drive = self._activations.run(deployed.name)
         neurons = choose_neurons(deployed.synapses, len(drive))
         means = tuple(_view(s, self._calibration.rates(s.source), neurons, values) for s in deployed.synapses)
         corrected = correct(deployed, means, rows(drive, neurons), neurons.sample)
         if corrected.threshold is None:
-            return corrected
+            return replace(corrected, graded=self._format.is_graded)
+        if self._format.is_graded:
+            return self._graded(corrected, rows(activated(drive, corrected.ceiling), neurons), values)
         chosen = self._chosen(corrected, drive, neurons, values)
         threshold, shift = (numbers.numpy().astype(np.float64) for numbers in (chosen.threshold, chosen.shift))
         threshold = self._held(threshold, corrected, values)
         self._thresholds[deployed.name] = threshold
         return replace(corrected, threshold=threshold, shift=shift if shift.any() else None)
+
+    def _graded(self, population: FloatPopulation, activations: Float32, values: Values) -> FloatPopulation:
+        """Return a corrected population with its units."""
+        absorbed = absorb(population, values)
+        chosen = with_units(population, absorbed, views(absorbed, self._calibration.rates), activations, self._format)
+        self._thresholds[chosen.name] = np.asarray(chosen.threshold)
+        return chosen
 
     def _held(self, threshold: FloatArray, population: FloatPopulation, values: Values) -> FloatArray:
         """Return thresholds that integers hold beside the weights, and that send no more than the ReLU gives.

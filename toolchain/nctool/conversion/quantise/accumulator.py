@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nctool.conversion.float_network import FloatArray, FloatPopulation
+from nctool.conversion.graded.fitting import Surroundings, graded_populations, with_bound
 from nctool.conversion.input_encoding import EncodedInput
 from nctool.conversion.quantise.calibration import Calibration, Running
 from nctool.conversion.quantise.candidates import Candidates, Errors
@@ -24,7 +25,7 @@ from nctool.conversion.quantise.maxima import integer_maximum
 from nctool.conversion.quantise.patches import views
 from nctool.errors import RangeError
 from nctool.ir.bounds import prove_population
-from nctool.ir.network import IntegrateFire, IntNetwork, Population
+from nctool.ir.network import IntArray, IntegrateFire, IntNetwork, Population
 from nctool.ir.number_format import WEIGHT_BITS_RANGE, IntegerFormat
 
 PROOF_LOSS = 2.0
@@ -53,6 +54,7 @@ class Fitting:
     Attributes:
         calibration: what the populations that are integers send.
         populations: the integers.
+        n_fitted: how many populations of the float network these are.
         errors: of each population that was rounded: of all but the maxima.
     """
 
@@ -67,7 +69,9 @@ class Fitting:
     ) -> None:
         self._last_readers, self._encoded, self._format = last_readers, encoded, number_format
         self.calibration = Calibration(encoded, pixels, n_steps, running)
+        self._payloads: dict[str, IntArray] = {}
         self.populations: list[Population] = []
+        self.n_fitted = 0
         self.errors: dict[str, Errors] = {}
 
     @property
@@ -81,16 +85,36 @@ class Fitting:
         Raises:
             RangeError: it cannot be made to fit, or none of its weights is left.
         """
+        populations = self._graded(real) if real.graded else [self._rounded(real)]
+        _require_weights(real, populations[0], self._format, self.calibration.n_steps)
+        beside = {population.name for population in populations[:-1]}
+        for source in [source for source, reader in self._last_readers.items() if reader == real.name] + sorted(beside):
+            self.calibration.forget(source)
+        self.populations += populations
+        self.n_fitted += 1
+
+    def _rounded(self, real: FloatPopulation) -> Population:
         if real.maximum:
             population = integer_maximum(real, self._encoded.encoding, self.calibration.n_steps)
         else:
             population, self.errors[real.name] = fit_population(real, self._encoded, self._format, self.calibration)
-        _require_weights(real, population, self._format, self.calibration.n_steps)
         if real.name in self._last_readers:
             self.calibration.settle(population)
-        for source in [source for source, reader in self._last_readers.items() if reader == real.name]:
-            self.calibration.forget(source)
-        self.populations.append(population)
+        return population
+
+    def _graded(self, real: FloatPopulation) -> list[Population]:
+        """Return the populations of a graded one, the last of its name, each with its bound; keep what they send."""
+        around = Surroundings(self._encoded.encoding, self._format, self.calibration, self._payloads)
+        populations, errors = graded_populations(real, around)
+        if errors is not None:
+            self.errors[real.name] = errors
+        fitted = []
+        for population in populations:
+            bounded, self._payloads[population.name] = with_bound(population, around)
+            if population.name != real.name or real.name in self._last_readers:
+                self.calibration.settle(bounded)
+            fitted.append(bounded)
+        return fitted
 
 
 def _require_weights(real: FloatPopulation, rounded: Population, number_format: IntegerFormat, n_steps: int) -> None:

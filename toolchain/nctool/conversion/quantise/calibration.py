@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -22,11 +22,12 @@ from nctool.conversion.float_network import FloatArray
 from nctool.conversion.input_encoding import EncodedInput
 from nctool.conversion.quantise.patches import Rates
 from nctool.fast.engine import CPU_BATCH_BYTES, exact_arithmetic
+from nctool.fast.graded import GradedLayer
 from nctool.fast.integrate_fire import IntegrateFireLayer
 from nctool.fast.layer import LayerRun
 from nctool.ir.bounds import Range
 from nctool.ir.inputs import InputEncoding, PixelEncoding
-from nctool.ir.network import INPUT_NAME, Population, Shape
+from nctool.ir.network import INPUT_NAME, IntArray, Population, Shape
 
 Running = Callable[[str, int, int], object]
 """Called with the name of the population that runs, the samples done and all samples."""
@@ -101,13 +102,13 @@ class Recording(Rates, Protocol):
 
 @dataclass(frozen=True, eq=False)
 class RecordedIntegers:
-    """The same integers at every step.
+    """The same integers at every step: graded input, or graded spikes.
 
     Args:
-        values: int8 (samples, *shape).
+        values: integers (samples, *shape).
     """
 
-    values: NDArray[np.int8]
+    values: IntArray | NDArray[np.unsignedinteger[Any]]
 
     def __len__(self) -> int:
         return len(self.values)
@@ -117,7 +118,7 @@ class RecordedIntegers:
 
     def steps(self, samples: slice) -> Tensor:
         """Return the signal of one step, which is that of all."""
-        return torch.from_numpy(self.values[np.newaxis, samples])
+        return torch.from_numpy(self.values[np.newaxis, samples].astype(np.float32))
 
     @property
     def is_constant(self) -> bool:
@@ -185,6 +186,17 @@ def pack(spikes: Tensor) -> RecordedSpikes:
     return RecordedSpikes(np.packbits(flat != 0, axis=-1), tuple(spikes.shape[2:]))
 
 
+def whole(spikes: Tensor) -> RecordedIntegers:
+    """Keep graded spikes, float32 (1, samples, *shape), in 16 bits where they fit."""
+    values = spikes[0].numpy()
+    return RecordedIntegers(values.astype(np.uint16 if values.max(initial=0) < 2**16 else np.int32))
+
+
+def join_whole(parts: Sequence[RecordedIntegers]) -> RecordedIntegers:
+    """Concatenate the graded spikes of consecutive samples."""
+    return RecordedIntegers(np.concatenate([part.values for part in parts]))
+
+
 def join(parts: Sequence[RecordedSpikes]) -> RecordedSpikes:
     """Concatenate the spikes of consecutive samples."""
     return RecordedSpikes(np.concatenate([part.bits for part in parts], axis=1), parts[0].shape)
@@ -210,7 +222,7 @@ class Calibration:
         self.n_steps = n_steps
         self._running = running
         self._before = _Before(encoded.encoding, {INPUT_NAME: encoded.encoding.shape})
-        self._measured: tuple[Population, list[RecordedSpikes]] | None = None
+        self._measured: tuple[Population, list[Any]] | None = None
         self._sent: dict[str, Recording] = {INPUT_NAME: _record_input(encoded.encoding, pixels, n_steps)}
 
     def rates(self, name: str) -> Recording:
@@ -220,10 +232,10 @@ class Calibration:
     def range_of(self, population: Population) -> Range:
         """Measure the accumulated input of `population` (rule O1)."""
         extremes, spikes = _Extremes(), []
-        layer = self._layer(population)
+        layer, (keep, _) = self._layer(population), _keeping(population)
         for run in self._runs(layer, extremes.see):
             extremes.close()
-            spikes += [] if run.spikes is None else [pack(run.spikes)]
+            spikes += [] if run.spikes is None else [keep(run.spikes)]
         self._measured = (population, spikes)
         start = layer.start.flatten()
         low, high = extremes.low - start, extremes.high - start
@@ -232,17 +244,22 @@ class Calibration:
     def settle(self, population: Population) -> None:
         """Keep the spikes of `population` for those that read it; it is run, unless it was the last one measured."""
         measured, spikes = self._measured or (None, [])
+        keep, joined = _keeping(population)
         if measured is None or replace(population, bound=measured.bound) != measured:
             runs = self._runs(self._layer(population))
-            spikes = [pack(run.spikes) for run in runs if run.spikes is not None]
+            spikes = [keep(run.spikes) for run in runs if run.spikes is not None]
         self._measured = None
-        self._sent[population.name] = join(spikes)
+        self._sent[population.name] = joined(spikes)
         self._before = _Before(self._before.input, {**self._before.shapes, population.name: population.shape})
 
-    def _layer(self, population: Population) -> IntegrateFireLayer:
+    def _layer(self, population: Population) -> IntegrateFireLayer | GradedLayer:
+        if population.neuron.is_graded:
+            return GradedLayer.prepare(self._before, population, torch.device("cpu"))
         return IntegrateFireLayer.prepare(self._before, population, self.n_steps, torch.device("cpu"))
 
-    def _runs(self, layer: IntegrateFireLayer, observe: Callable[[Tensor], None] | None = None) -> Iterator[LayerRun]:
+    def _runs(
+        self, layer: IntegrateFireLayer | GradedLayer, observe: Callable[[Tensor], None] | None = None
+    ) -> Iterator[LayerRun]:
         """Yield the runs of consecutive batches of the samples."""
         population = layer.population
         sources = {synapse.source: self._sent[synapse.source] for synapse in population.synapses}
@@ -258,6 +275,11 @@ class Calibration:
     def forget(self, name: str) -> None:
         """Drop a signal that nothing reads any more."""
         del self._sent[name]
+
+
+def _keeping(population: Population) -> tuple[Callable[[Tensor], Any], Callable[[Sequence[Any]], Recording]]:
+    """Return what keeps the spikes of a population, batch by batch, and what joins the batches."""
+    return (whole, join_whole) if population.neuron.is_graded else (pack, join)
 
 
 def _record_input(encoding: PixelEncoding, pixels: NDArray[np.uint8], n_steps: int) -> Recording:

@@ -67,12 +67,14 @@ def error_curve(base: FloatArray, views: Sequence[View], exponents: Sequence[int
     """
     base = np.where(np.isfinite(base), base, 1.0)
     scales = FACTORS[:, np.newaxis] * base
-    errors = [_errors(view, scales / 2**exponent, largest) for view, exponent in zip(views, exponents, strict=True)]
+    errors = [
+        scale_errors(view, scales / 2**exponent, largest) for view, exponent in zip(views, exponents, strict=True)
+    ]
     return Curve(np.sum(errors, axis=0), base)
 
 
-def _errors(view: View, scales: FloatArray, largest: int) -> FloatArray:
-    """Return the error of each channel at scales (tried, channels), of the same shape."""
+def scale_errors(view: View, scales: FloatArray, largest: int) -> FloatArray:
+    """Return the mean square error of what a synapse gives each channel at scales (tried, channels), of that shape."""
     weight = view.by_group(view.synapse.weight)
     groups, channels = weight.shape[:2]
     scales = scales.reshape(-1, groups, channels)

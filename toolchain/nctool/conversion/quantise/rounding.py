@@ -24,7 +24,7 @@ from nctool.conversion.float_network import FloatArray, FloatPopulation, FloatSy
 from nctool.conversion.quantise.covariance import Factor
 from nctool.conversion.quantise.patches import View, column
 from nctool.conversion.quantise.scales import Scale, fits_comparison, weight_scale
-from nctool.ir.network import IntArray, IntegrateFire, Population, Readout, Synapse
+from nctool.ir.network import GradedReadout, GradedReLU, IntArray, IntegrateFire, Population, Readout, Synapse
 from nctool.ir.number_format import IntegerFormat
 
 
@@ -47,7 +47,8 @@ def round_for_output(
         rounded = _round_view(view, of_weights, number_format.weight_max)
         bias = bias - view.mean_output(view.error(rounded, of_weights))
         weights.append(rounded)
-    corrected = np.clip(np.rint(bias * scale.per_channel), -number_format.bias_max, number_format.bias_max)
+    lost = 0.5 * sum(exponent < 0 for exponent in scale.exponents)  # a shift rounds down, half a unit in the mean
+    corrected = np.clip(np.rint(bias * scale.per_channel + lost), -number_format.bias_max, number_format.bias_max)
     with_bias = assemble(population, scale, number_format, n_steps, tuple(weights), corrected)
     if _fits(with_bias, number_format):
         return with_bias
@@ -91,19 +92,26 @@ def assemble(
         weights: whole numbers, one array a synapse, each weight once.
         bias: whole numbers (channels,).
     """
-    if scale.threshold is None:
-        neuron: IntegrateFire | Readout = Readout(1.0 / (float(scale.per_channel[0]) * n_steps))
-    else:
-        threshold = scale.threshold.repeat(population.replicas)
-        neuron = IntegrateFire(threshold, _initial(population, scale, number_format), number_format.reset)
     parts = zip(population.synapses, weights, scale.exponents, strict=True)
     return Population(
         name=population.name,
         shape=population.shape,
-        neuron=neuron,
+        neuron=_neuron(population, scale, number_format, n_steps),
         bias=bias.astype(np.int64).repeat(population.replicas),
         synapses=tuple(_synapse(real, weight, exponent) for real, weight, exponent in parts),
     )
+
+
+def _neuron(
+    population: FloatPopulation, scale: Scale, number_format: IntegerFormat, n_steps: int
+) -> IntegrateFire | GradedReLU | Readout:
+    if population.threshold is None:
+        real_logit = 1.0 / (float(scale.per_channel[0]) * n_steps)
+        return GradedReadout(real_logit) if number_format.is_graded else Readout(real_logit)
+    if scale.threshold is None:
+        return GradedReLU()
+    threshold = scale.threshold.repeat(population.replicas)
+    return IntegrateFire(threshold, _initial(population, scale, number_format), number_format.reset)
 
 
 def _synapse(real: FloatSynapse, weight: NDArray[Any], exponent: int) -> Synapse:

@@ -30,10 +30,9 @@ def output_error(population: FloatPopulation, scale: Scale, rounded: Population,
     changing = np.any([view.synapse.largest > 0 for view in views], axis=0)
     wanted = _drive(population, views)[:, changing]
     rounded_drive = wanted + _drive_error(population, scale, rounded, views)[:, changing]
-    if population.threshold is not None:
-        wanted, rounded_drive = (
-            np.clip(drive, 0.0, population.threshold[changing]) for drive in (wanted, rounded_drive)
-        )
+    if population.saturation is not None:
+        most = population.saturation[changing]
+        wanted, rounded_drive = (np.clip(drive, 0.0, most) for drive in (wanted, rounded_drive))
     return relative_error(float(np.square(rounded_drive - wanted).sum()), float(np.square(wanted).sum()))
 
 
@@ -53,7 +52,8 @@ def _drive(population: FloatPopulation, views: Sequence[View]) -> FloatArray:
 
 def _drive_error(population: FloatPopulation, scale: Scale, rounded: Population, views: Sequence[View]) -> FloatArray:
     """Return what rounding adds to the drive of one step, in real units, (rows, channels)."""
-    total: FloatArray = rounded.bias[:: population.replicas] / scale.per_channel - population.bias
+    lost = 0.5 * sum(synapse.exponent < 0 for synapse in rounded.synapses)  # by rounding down: the bias makes up for it
+    total: FloatArray = (rounded.bias[:: population.replicas] - lost) / scale.per_channel - population.bias
     for view, synapse in zip(views, rounded.synapses, strict=True):
         distinct = synapse.repeat.distinct(synapse.weight, view.synapse.source_shape)
         total = total + view.output(view.error(distinct, scale.per_channel / 2**synapse.exponent))

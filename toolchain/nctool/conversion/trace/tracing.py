@@ -206,8 +206,9 @@ class _Builder:
         drive = require_drive(value, name)
         is_chosen = isinstance(module, NoisyQuantReLU)
         threshold, ceiling = (module.positive_threshold(), math.inf) if is_chosen else (math.inf, module.ceiling)
-        thresholds = np.full(drive.shape[0], threshold)
-        return self._sent(replace(drive, name=self._unique(drive.name), threshold=thresholds, ceiling=ceiling))
+        thresholds, levels = np.full(drive.shape[0], threshold), module.levels if is_chosen else 0
+        name = self._unique(drive.name)
+        return self._sent(replace(drive, name=name, threshold=thresholds, ceiling=ceiling, levels=levels))
 
     def _maximum(self, module: Any, value: Value, name: str) -> Value:
         spikes = require_maximum(value, name)
