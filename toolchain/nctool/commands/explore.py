@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from nctool.exporting.exploring import ExploreRow, Measured
     from nctool_deploy.cost.report import SplitEnergy
 
-ALL = tuple(backend.name for backend in BACKENDS if not backend.number_format.is_graded)
+ALL = tuple(backend.name for backend in BACKENDS)
 WEIGHT_BITS = (8, 4)
 
 COLUMNS = [
