@@ -32,7 +32,8 @@ class TrainReport(Report):
         recipe, seed: what was trained.
         accuracy_ann: of the noise-free ANN on the test images, 0..1; of the ReLU network where that was trained.
         accuracy_snn: of the float spiking network on the test images, by time steps "1", "2", "4", "8", "16".
-        theta: threshold by layer, in units of the pre-activation.
+        theta: threshold by layer, in units of the pre-activation; where channels have thresholds of their own, that of
+            the one in the middle.
         sigma: noise by layer, same units, measured on the chosen epoch; 0 when the recipe has no noise.
         best_epoch: the epoch chosen on the held-out images, from 1, among those of the last stage.
         seconds_per_epoch: mean wall time.

@@ -204,9 +204,11 @@ class _Builder:
 
     def _activate(self, module: NoisyQuantReLU | Rectifier, value: Value, name: str) -> Signal:
         drive = require_drive(value, name)
-        is_chosen = isinstance(module, NoisyQuantReLU)
-        threshold, ceiling = (module.positive_threshold(), math.inf) if is_chosen else (math.inf, module.ceiling)
-        thresholds = np.full(drive.shape[0], threshold)
+        channels = drive.shape[0]
+        if isinstance(module, NoisyQuantReLU):
+            thresholds, ceiling = module.channel_thresholds(channels).numpy(), math.inf
+        else:
+            thresholds, ceiling = np.full(channels, math.inf), module.ceiling
         return self._sent(replace(drive, name=self._unique(drive.name), threshold=thresholds, ceiling=ceiling))
 
     def _maximum(self, module: Any, value: Value, name: str) -> Value:
