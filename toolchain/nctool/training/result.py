@@ -36,6 +36,8 @@ class TrainReport(Report):
             the one in the middle.
         sigma: noise by layer, same units, measured on the chosen epoch; 0 when the recipe has no noise.
         best_epoch: the epoch chosen on the held-out images, from 1, among those of the last stage.
+        kept_start: fine-tuning found none as good as the network that it started with, which was kept, with rounded
+            weights; `best_epoch` is then that of the last epoch before, 0 where there was none.
         seconds_per_epoch: mean wall time.
         ideal_epochs: with noise of a chip, epochs that took it from the float spiking network, because no integers
             fitted; 0 for other recipes.
@@ -49,6 +51,7 @@ class TrainReport(Report):
     theta: dict[str, float]
     sigma: dict[str, float]
     best_epoch: int
+    kept_start: bool
     seconds_per_epoch: float
     ideal_epochs: int
 
@@ -71,6 +74,7 @@ def tested(task: Task, state: TrainingState, path: Path, progress: ProgressCallb
         theta=theta_of(model),
         sigma=sigma_of(model),
         best_epoch=state.best_epoch,
+        kept_start=recipe.finetune is not None and state.best_epoch <= recipe.training.epochs,
         seconds_per_epoch=math.fsum(state.seconds) / len(state.seconds),
         ideal_epochs=ideal_epochs,
     )
