@@ -1,5 +1,7 @@
 """Fine-tuning: the spiking network itself, at its windows, with rounded weights, from a checkpoint or from nothing."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -8,6 +10,7 @@ from torch.nn import functional
 
 import nctool
 from nctool.activation.noisy_quant import NoisyQuantReLU, in_mode
+from nctool.commands.train import print_train
 from nctool.errors import UsageError
 from nctool.recipe.schema import FinetuneSettings
 from nctool.reference.simulate import simulate
@@ -70,6 +73,45 @@ def test_the_stages_follow_each_other(tmp_path):
     assert [list(line["validation_accuracy_snn"]) for line in lines] == [["4"], ["4"], ["1", "3"], ["1", "3"]]
     scores = {line["epoch"]: sum(line["validation_accuracy_snn"].values()) for line in lines[2:]}
     assert result.best_epoch == max(scores, key=lambda epoch: (scores[epoch], epoch))
+
+
+def spoilt(tmp_path, folder, **options):
+    """Fine-tune a trained network on wrong labels, with right ones held out."""
+    recipe, data = small_recipe(*FINETUNE, "training.epochs=4", "finetune.weight_bits=4"), small_data()
+    small_fit(tmp_path / "trained", ("training.epochs=4",))
+    model = restore_model(load_checkpoint(tmp_path / "trained"))
+    wrong = replace(data, train=replace(data.train, labels=1 - data.train.labels))
+    return fit(model, wrong, recipe, tmp_path / folder, trained=True, **options)
+
+
+def test_a_start_that_no_epoch_comes_up_to_is_kept(tmp_path):
+    """With weights on the grid of the chip, as those of every epoch are."""
+    result, data = spoilt(tmp_path, "run"), small_data()
+    assert (result.kept_start, result.best_epoch) == (True, 4)
+    model = restore_model(load_checkpoint(tmp_path / "trained"))
+    with WeightGrid(model, data.normalisation(data.held_out.images[:1]), 4).applied():
+        start = snn_accuracy(model, data.held_out, data.normalisation, (1, 3))
+        assert all(torch.equal(model.state_dict()[k], v) for k, v in load_checkpoint(tmp_path / "run").state.items())
+    lines = epoch_lines(tmp_path / "run")
+    assert sum(start.values()) > max(sum(line["validation_accuracy_snn"].values()) for line in lines)
+
+
+def test_a_start_is_kept_after_an_interruption_too(tmp_path):
+    def progress(done, total, message=""):
+        if message.startswith("epoch 6/"):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        spoilt(tmp_path, "cut", progress=progress)
+    assert spoilt(tmp_path, "cut", resume=True).kept_start
+    spoilt(tmp_path, "whole")
+    name = "checkpoint.safetensors"
+    assert (tmp_path / "cut" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+
+
+def test_an_epoch_that_comes_up_to_the_start_is_taken(tmp_path):
+    assert not small_fit(tmp_path, FINETUNE).kept_start
+    assert not small_fit(tmp_path / "one").kept_start
 
 
 def test_the_checkpoint_holds_the_rounded_weights_of_the_chosen_epoch(tmp_path):
@@ -264,3 +306,10 @@ def test_the_command(digits_run, tmp_path, capsys, monkeypatch):
     assert done.code == 0
     assert done.json["accuracy_snn"]["1"] > 0.7
     assert done.json["path"] == str(tmp_path / "run")
+
+
+def test_people_are_told_that_the_start_was_kept(tmp_path, capsys):
+    print_train(spoilt(tmp_path, "run"))
+    told = capsys.readouterr().out
+    assert "the start of fine-tuning chosen on held-out training data" in told
+    assert "no epoch of fine-tuning was as good: more images, or a lower finetune.learning_rate, may help" in told

@@ -72,7 +72,8 @@ def restore_model(checkpoint: Checkpoint, model: nn.Module | None = None) -> nn.
     model = _built_in(checkpoint) if model is None else _own(checkpoint, model)
     model.load_state_dict(checkpoint.state)
     for name, layer in activations(model).items():
-        if float(layer.threshold.detach()) <= 0.0:
+        thresholds = layer.threshold.detach() if layer.ratios is None else layer.threshold.detach() * layer.ratios
+        if float(thresholds.min()) <= 0.0:
             raise FormatError(f"checkpoint of recipe `{recipe.name}`: threshold of `{name}` is not positive")
     return model.eval()
 

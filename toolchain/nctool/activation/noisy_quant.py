@@ -44,6 +44,9 @@ class NoisyQuantReLU(nn.Module):
         a(z) = q(z) + σ·ε,  ε ~ N(0, 1) for each element   while training: torch's global generator decides
         v ← v + z;  s = [v ≥ θ];  v ← v − θ·s;  out = θ·s  spiking: v starts at θ/2
 
+    Where `ratios` are given, channel c has the threshold θ·r[c]: it gives r[c] times what this is of z / r[c], and its
+    noise has the width r[c]·σ.
+
     With `reset` "zero" it is the staircase of a neuron that a spike sets to zero, over L time steps:
 
         q(z) = θ/L · floor(L / ceil(θ/z)) for z > 0, else 0   no value between θ/2 and θ
@@ -53,27 +56,34 @@ class NoisyQuantReLU(nn.Module):
         levels: L, 1..64; with reset "zero" the time steps of the window.
         reset: "subtract" or "zero": what a spike does to the membrane potential.
         threshold: θ, a trainable float scalar of shape (), in units of the pre-activation, > 0.
-        sigma: σ, a float buffer of shape () in the same units, ≥ 0; starts at 0, is saved with the
-            model, receives no gradient.
+        ratios: r, a float buffer (channels,), > 0, that is saved with the model and not trained: the threshold of each
+            channel as a multiple of θ; None where all have the same.
+        sigma: σ, a float buffer of shape () in units of the pre-activation of a channel whose ratio is 1, ≥ 0; starts
+            at 0, is saved with the model, receives no gradient.
         potential: v, the membrane potential, of the input's shape; None before the first step.
         mode: what the next forward pass computes; `in_mode` sets it.
         window: time steps that lie one after the other in each input, in mode "window"; else 1.
 
     Raises:
-        RangeError: `levels` outside 1..64, an unknown reset, or a threshold that is not positive and finite.
+        RangeError: `levels` outside 1..64, an unknown reset, or a threshold or a ratio that is not positive and finite.
+        UsageError: the ratios are no vector.
 
     Source: Huang et al., arXiv 2404.17456; floor passes gradients straight through, clip keeps its own (bounds
     included).
     """
 
     sigma: Tensor
+    ratios: Tensor | None
 
-    def __init__(self, levels: int, threshold: float = 8.0, reset: Reset = "subtract") -> None:
+    def __init__(
+        self, levels: int, threshold: float = 8.0, reset: Reset = "subtract", ratios: Tensor | None = None
+    ) -> None:
         super().__init__()
         require_settings(levels, reset)
         self.levels = levels
         self.reset_to: Reset = reset
         self.threshold = nn.Parameter(torch.tensor(float(threshold)))
+        self.register_buffer("ratios", None if ratios is None else _sound(ratios).float())
         self.register_buffer("sigma", torch.tensor(0.0))
         self.potential: Tensor | None = None
         self.mode: Mode = "quantised"
@@ -99,6 +109,19 @@ class NoisyQuantReLU(nn.Module):
             )
         return value
 
+    def channel_thresholds(self, channels: int) -> Tensor:
+        """Return the threshold of each channel, float64 (channels,), on the CPU.
+
+        Raises:
+            RangeError: a threshold is not positive and finite, or there are more or fewer ratios than channels.
+        """
+        thresholds = torch.full((channels,), self.positive_threshold(), dtype=torch.float64)
+        if self.ratios is None:
+            return thresholds
+        if len(self.ratios) != channels:
+            raise RangeError(f"activation `ratios` are {len(self.ratios)}, allowed one for each of {channels} channels")
+        return thresholds * _sound(self.ratios).cpu().double()
+
     def reset(self) -> None:
         """Forget the membrane potential: the next spiking step starts at θ/2, or at 0 with reset "zero"."""
         self.potential = None
@@ -107,7 +130,7 @@ class NoisyQuantReLU(nn.Module):
         """Apply the activation in the current mode.
 
         Args:
-            x: float pre-activations of any shape.
+            x: float pre-activations of any shape; with `ratios` (N, channels, …).
 
         Returns:
             float activations of the same shape.
@@ -115,11 +138,32 @@ class NoisyQuantReLU(nn.Module):
         Raises:
             RangeError: the threshold is not positive. On an accelerator it is not looked at here, which would mean to
                 wait for the device in every layer: training looks at all thresholds once a step.
-            UsageError: the shape changed within one spiking run.
+            UsageError: the shape changed within one spiking run, or there are more or fewer ratios than channels.
         """
         if self._is_on_host:
             self.positive_threshold()
         x = x.to(torch.promote_types(x.dtype, self.threshold.dtype))  # mixed precision ends in front of the neurons
+        if self.ratios is None:
+            return self._activated(x)
+        column = self._column(self.ratios, x)
+        return self._activated(x / column) * column
+
+    def in_units_of_theta(self, values: Tensor) -> Tensor:
+        """Return values of the activation, (N, channels, …), as those of channels whose threshold is θ."""
+        return values if self.ratios is None else values / self._column(self.ratios, values)
+
+    @staticmethod
+    def _column(ratios: Tensor, values: Tensor) -> Tensor:
+        """Return the ratios, shaped to broadcast over values (N, channels, …)."""
+        if values.ndim < 2 or values.shape[1] != len(ratios):
+            raise UsageError(
+                f"activation: got {tuple(values.shape)}, allowed (N, {len(ratios)}, …): it has a threshold for each "
+                "channel"
+            )
+        return ratios.view(-1, *[1] * (values.ndim - 2))
+
+    def _activated(self, x: Tensor) -> Tensor:
+        """Apply the activation of threshold θ."""
         if self.mode == "rectified":
             return relu(x)
         if self.mode == "spiking":
@@ -131,6 +175,8 @@ class NoisyQuantReLU(nn.Module):
     def extra_repr(self) -> str:
         """Show the settings in `print(model)`."""
         numbers = f"levels={self.levels}, threshold={float(self.threshold.detach()):g}, sigma={float(self.sigma):g}"
+        if self.ratios is not None:
+            numbers += f", ratios={float(self.ratios.min()):.3g}..{float(self.ratios.max()):.3g}"
         return numbers if self.reset_to == "subtract" else f"{numbers}, reset={self.reset_to}"
 
     @property
@@ -168,6 +214,16 @@ def require_settings(levels: int, reset: str) -> None:
         raise RangeError(f"activation `reset` is {reset!r}, allowed subtract, zero")
     if not 1 <= levels <= MAX_LEVELS:
         raise RangeError(f"activation `levels` is {levels}, allowed 1..{MAX_LEVELS}")
+
+
+def _sound(ratios: Tensor) -> Tensor:
+    """Return ratios of thresholds as floats, or refuse what none can be."""
+    if ratios.ndim != 1 or not len(ratios):
+        raise UsageError(f"activation: `ratios` of shape {tuple(ratios.shape)}, allowed (channels,)")
+    bad = ratios[~((ratios > 0) & ratios.isfinite())]
+    if len(bad):
+        raise RangeError(f"activation `ratios` hold {float(bad[0]):g}, allowed: positive numbers")
+    return ratios.detach()
 
 
 def activations(model: nn.Module) -> dict[str, NoisyQuantReLU]:

@@ -19,6 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from nctool.activation.noisy_quant import NoisyQuantReLU
 from nctool.activation.staircase import activate
 from nctool.activation.surrogate import Reset
 from nctool.errors import RangeError, UsageError, first_line, is_out_of_memory
@@ -46,7 +47,8 @@ def balanced_thresholds(
 
     Args:
         model: in evaluation mode.
-        layers: its activations by name; they behave as ReLUs.
+        layers: its activations by name; they behave as ReLUs. Of one whose channels have thresholds of their own, it is
+            θ.
         images: float, as the model takes them.
         percentile: above 0, up to 100.
 
@@ -57,6 +59,8 @@ def balanced_thresholds(
     thresholds: dict[str, float] = {}
 
     def note(name: str, module: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> None:  # noqa: ARG001 - a hook
+        if isinstance(module, NoisyQuantReLU):
+            output = module.in_units_of_theta(output)
         values = _some(output[_require_positive(output, name)])
         thresholds[name] = float(torch.quantile(values, percentile / 100))
 

@@ -122,9 +122,10 @@ def print_train(report: TrainReport) -> None:
     row = ["float", percent(report.accuracy_ann), *(percent(report.accuracy_snn[step]) for step in steps)]
     title = f"{report.recipe}, seed {report.seed}: test accuracy"
     print_rows(title, ["", "ANN", *(f"T={step}" for step in steps)], [row])
-    print_line(
-        f"epoch {report.best_epoch} chosen on held-out training data, {report.seconds_per_epoch:.2f} s per epoch"
-    )
+    chosen = "the start of fine-tuning" if report.kept_start else f"epoch {report.best_epoch}"
+    print_line(f"{chosen} chosen on held-out training data, {report.seconds_per_epoch:.2f} s per epoch")
+    if report.kept_start:
+        print_line("no epoch of fine-tuning was as good: more images, or a lower finetune.learning_rate, may help")
     if report.ideal_epochs:
         print_line(f"noise of {report.ideal_epochs} epochs is that of the float network: no integers fitted")
     path, model = quote(str(report.path)), quote(str(report.path / "model.net"))

@@ -46,14 +46,20 @@ class Run:
 def run_stage(stage: Stage, epochs_before: int, task: Task, state: TrainingState, run: Run) -> TrainingState:
     """Run the rest of a stage: from the best weights of the one before it, or from where it stopped.
 
+    Where the stage may keep its start, that is the best of its networks until an epoch is as good.
+
     Raises:
         UsageError: a file cannot be written.
         RangeError: the training diverged.
         Interrupted: a signal came.
     """
-    if state.epoch == epochs_before:
+    is_new = state.epoch == epochs_before
+    if is_new:
         state = replace(state, model=state.best, momentum={}, best_score=(0.0, 0.0))
     task.model.load_state_dict(state.model)
+    if is_new and stage.may_keep_start:
+        stage.begin_epoch()
+        state = replace(state, best_score=stage.end_epoch().score, best=stage.weights(), best_epoch=epochs_before)
     train = task.data.train.to(task.held_out.images.device)
     optimiser = Optimiser(task.model, train, stage, epochs_before, task.recipe, task.processes)
     optimiser.set_momentum(state.momentum)

@@ -23,9 +23,10 @@ from nctool.training.weight_grid import WeightGrid
 
 
 class Finetuning:
-    """Epochs of the float spiking network with weights on the grid of the chip."""
+    """Epochs of the float spiking network with weights on the grid of the chip; its start may be the best of all."""
 
     name = "finetune"
+    may_keep_start = True
 
     def __init__(self, task: Task, settings: FinetuneSettings) -> None:
         self._task, self._settings = task, settings

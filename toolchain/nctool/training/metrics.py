@@ -48,7 +48,8 @@ class EpochMetrics:
         sigma: of the noise from here on, by layer; 0 when the recipe has none, and in fine-tuning what it was before.
         gap: standard deviation of the gap between ANN and spiking network after the epoch, by layer, also when the
             recipe has no noise; empty where it is not measured: in fine-tuning, and of an ordinary ReLU network.
-        theta: thresholds after the epoch, by layer.
+        theta: thresholds after the epoch, by layer; where channels have thresholds of their own, that of the one in the
+            middle.
         seconds: wall time of the epoch, measurement included.
         seconds_noise: the part of it after the last batch, when noise and accuracies are measured on held-out images.
         noise_source: what σ was measured on: "ideal", "chip" or "none"; with a recipe for a chip, "ideal" says that

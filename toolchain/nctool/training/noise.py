@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from nctool.activation.noisy_quant import activations, in_mode
+from nctool.activation.noisy_quant import NoisyQuantReLU, activations, in_mode
 from nctool.ir.network import IntNetwork
 from nctool.training.accuracy import MEASURED_AT_ONCE, n_correct
 from nctool.training.chip import ChipRun
@@ -61,8 +61,9 @@ def measure_held_out(
 ) -> HeldOutReport:
     """Run ANN and spiking network side by side and measure their gap in each layer.
 
-    gap_l = q_l − θ_l·r_l with r_l the spikes of an activation divided by T_val, and by its replicas; every layer sees
-    the spiking network's own upstream errors. σ_l = sqrt(Var(gap_l)), over all elements of all images.
+    gap_l = q_l − θ_l·r_l with r_l the spikes of an activation divided by T_val, and by its replicas; of channels
+    that have thresholds of their own, both in units of their ratio. Every layer sees the spiking network's own upstream
+    errors. σ_l = sqrt(Var(gap_l)), over all elements of all images.
 
     Args:
         model: a network with `NoisyQuantReLU` activations; its mode is kept.
@@ -140,7 +141,7 @@ def _spiking_logits(model: nn.Module, steps: Iterator[Tensor]) -> Tensor:
 
 
 class _Recorder:
-    """Adds up copies of the outputs of each activation, call by call, until the sums are taken."""
+    """Adds up the outputs of each activation, in units of its θ, call by call, until the sums are taken."""
 
     def __init__(self, model: nn.Module) -> None:
         self._sums: dict[str, Tensor] = {}
@@ -158,8 +159,9 @@ class _Recorder:
         for handle in self._handles:
             handle.remove()
 
-    def _hook(self, name: str) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], None]:
-        def add(_layer: nn.Module, _inputs: tuple[Tensor, ...], output: Tensor) -> None:
-            self._sums[name] = self._sums[name] + output if name in self._sums else output.clone()
+    def _hook(self, name: str) -> Callable[[NoisyQuantReLU, tuple[Tensor, ...], Tensor], None]:
+        def add(layer: NoisyQuantReLU, _inputs: tuple[Tensor, ...], output: Tensor) -> None:
+            values = layer.in_units_of_theta(output)
+            self._sums[name] = self._sums[name] + values if name in self._sums else values.clone()
 
         return add

@@ -32,9 +32,12 @@ class TrainReport(Report):
         recipe, seed: what was trained.
         accuracy_ann: of the noise-free ANN on the test images, 0..1; of the ReLU network where that was trained.
         accuracy_snn: of the float spiking network on the test images, by time steps "1", "2", "4", "8", "16".
-        theta: threshold by layer, in units of the pre-activation.
+        theta: threshold by layer, in units of the pre-activation; where channels have thresholds of their own, that of
+            the one in the middle.
         sigma: noise by layer, same units, measured on the chosen epoch; 0 when the recipe has no noise.
         best_epoch: the epoch chosen on the held-out images, from 1, among those of the last stage.
+        kept_start: fine-tuning found none as good as the network that it started with, which was kept, with rounded
+            weights; `best_epoch` is then that of the last epoch before, 0 where there was none.
         seconds_per_epoch: mean wall time.
         ideal_epochs: with noise of a chip, epochs that took it from the float spiking network, because no integers
             fitted; 0 for other recipes.
@@ -48,6 +51,7 @@ class TrainReport(Report):
     theta: dict[str, float]
     sigma: dict[str, float]
     best_epoch: int
+    kept_start: bool
     seconds_per_epoch: float
     ideal_epochs: int
 
@@ -70,6 +74,7 @@ def tested(task: Task, state: TrainingState, path: Path, progress: ProgressCallb
         theta=theta_of(model),
         sigma=sigma_of(model),
         best_epoch=state.best_epoch,
+        kept_start=recipe.finetune is not None and state.best_epoch <= recipe.training.epochs,
         seconds_per_epoch=math.fsum(state.seconds) / len(state.seconds),
         ideal_epochs=ideal_epochs,
     )

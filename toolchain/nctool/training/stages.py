@@ -95,12 +95,14 @@ class Stage(Protocol):
         epochs: how many.
         learning_rate: of its first batch.
         remedy: what to do where it diverges.
+        may_keep_start: the network that it starts with is one of those to choose from.
     """
 
     name: str
     epochs: int
     learning_rate: float
     remedy: str
+    may_keep_start: bool
 
     def begin_epoch(self) -> None:
         """Get the model ready for training."""
@@ -124,6 +126,7 @@ class _Training:
     """What both kinds of a first stage share: epochs and learning rate of `[training]`, the weights as they are."""
 
     name = "train"
+    may_keep_start = False
 
     def __init__(self, task: Task) -> None:
         self._task = task

@@ -204,9 +204,11 @@ class _Builder:
 
     def _activate(self, module: NoisyQuantReLU | Rectifier, value: Value, name: str) -> Signal:
         drive = require_drive(value, name)
-        is_chosen = isinstance(module, NoisyQuantReLU)
-        threshold, ceiling = (module.positive_threshold(), math.inf) if is_chosen else (math.inf, module.ceiling)
-        thresholds, levels = np.full(drive.shape[0], threshold), module.levels if is_chosen else 0
+        channels = drive.shape[0]
+        if isinstance(module, NoisyQuantReLU):
+            thresholds, ceiling, levels = module.channel_thresholds(channels).numpy(), math.inf, module.levels
+        else:
+            thresholds, ceiling, levels = np.full(channels, math.inf), module.ceiling, 0
         name = self._unique(drive.name)
         return self._sent(replace(drive, name=name, threshold=thresholds, ceiling=ceiling, levels=levels))
 
