@@ -15,7 +15,7 @@ from nctool.errors import UsageError
 from nctool.recipe.schema import FinetuneSettings
 from nctool.reference.simulate import simulate
 from nctool.training import fit, load_checkpoint, snn_accuracy
-from nctool.training.finetuning import Finetuning, window_logits
+from nctool.training.finetuning import SpikingFinetuning, window_logits
 from nctool.training.stages import Task
 from nctool.training.weight_grid import WeightGrid
 from nctool_deploy.netx import read
@@ -40,7 +40,7 @@ def test_logits_are_the_running_mean_of_the_step_wise_network(overrides):
 def test_the_loss_is_the_mean_over_the_windows():
     recipe, data = small_recipe(*FINETUNE), small_data()
     model = small_model(recipe).eval()
-    stage = Finetuning(Task(model, data, data.held_out, data.normalisation, recipe, None), recipe.finetune)
+    stage = SpikingFinetuning(Task(model, data, data.held_out, data.normalisation, recipe, None), recipe.finetune)
     batch = data.train.first(9)
     loss, _ = stage.loss(batch.images, batch.labels)
     model.load_state_dict(stage.weights())

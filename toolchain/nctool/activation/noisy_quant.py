@@ -26,12 +26,13 @@ MAX_LEVELS = 64
 """Most quantisation levels: as many as the longest window that a recipe may ask for."""
 
 
-Mode = Literal["quantised", "rectified", "spiking", "window"]
+Mode = Literal["quantised", "rectified", "spiking", "window", "graded"]
 """What the forward pass of a `NoisyQuantReLU` computes.
 
 quantised: the staircase; while training, with noise. rectified: an ordinary ReLU, which knows no threshold: the network
 before its thresholds are balanced. spiking: one time step of an integrate-and-fire neuron, with state. window: all time
-steps of that neuron at once, with gradients: fine-tuning.
+steps of that neuron at once, with gradients: fine-tuning. graded: the staircase that graded spikes carry, of finer
+parts than the levels, without noise: fine-tuning for them.
 """
 
 
@@ -62,7 +63,8 @@ class NoisyQuantReLU(nn.Module):
             at 0, is saved with the model, receives no gradient.
         potential: v, the membrane potential, of the input's shape; None before the first step.
         mode: what the next forward pass computes; `in_mode` sets it.
-        window: time steps that lie one after the other in each input, in mode "window"; else 1.
+        window: time steps that lie one after the other in each input, in mode "window"; parts of θ in mode "graded";
+            else 1.
 
     Raises:
         RangeError: `levels` outside 1..64, an unknown reset, or a threshold or a ratio that is not positive and finite.
@@ -168,6 +170,8 @@ class NoisyQuantReLU(nn.Module):
             return relu(x)
         if self.mode == "spiking":
             return self._spike(x)
+        if self.mode == "graded":
+            return activate(x, self.threshold, self.window, "subtract", None)
         if self.mode == "window":
             return integrate_and_fire(x, self.threshold, self.window, self.reset_to)
         return activate(x, self.threshold, self.levels, self.reset_to, self._noise())
@@ -245,10 +249,12 @@ def in_mode(model: nn.Module, mode: Mode, n_steps: int = 1) -> Iterator[None]:
     batch, (n_steps · N, …), and so do the outputs. The numbers are those of "spiking", the gradients those of
     `nctool.activation.surrogate`.
 
+    "graded": activations in `n_steps` parts of their threshold, with gradients as those of the staircase.
+
     Args:
         model: in training or in evaluation mode, which but for "spiking" is kept.
         mode: of the activations.
-        n_steps: of "window" only.
+        n_steps: of "window" and "graded" only.
     """
     layers = activations(model).values()
     before = [(layer, layer.mode, layer.window) for layer in layers]

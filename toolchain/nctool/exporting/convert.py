@@ -23,6 +23,7 @@ from nctool.progress import ProgressCallback, no_progress
 from nctool.training.checkpoints.checkpoint import Checkpoint
 from nctool.training.images.encoding import Normalisation, image_encoding
 from nctool_deploy.backends.backend import DEFAULT, Backend, backend_of_reset
+from nctool_deploy.backends.graded import Graded
 from nctool_deploy.lowering import Lowered, lower
 from nctool_deploy.targets.target import Target
 
@@ -100,7 +101,7 @@ def design(
         weight_bits=_weight_bits(loaded) if weight_bits is None else weight_bits,
         encoding=loaded.recipe.input.encoding if encoding is None else encoding,
         per_layer=per_layer,
-        activation_bits=activation_bits,
+        activation_bits=_activation_bits(loaded, backend) if activation_bits is None else activation_bits,
     )
 
 
@@ -208,8 +209,10 @@ def ann_logits(loaded: Checkpoint, model: nn.Module, images: NDArray[np.uint8]) 
 
 
 def default_backend(loaded: Checkpoint) -> str:
-    """Return the backend that a network was trained for: that of its chip, or of its activation's reset."""
+    """Return the backend that a network was trained for: `graded`, that of its chip, or of its activation's reset."""
     recipe = loaded.recipe
+    if recipe.finetune is not None and recipe.finetune.activation_bits is not None:
+        return Graded.name
     return backend_of_reset(recipe.activation.reset).name if recipe.chip is None else recipe.chip.backend
 
 
@@ -223,6 +226,12 @@ def notes_of(loaded: Checkpoint, backend: Backend) -> tuple[str, ...]:
         f"{'sets to zero' if exported == 'zero' else 'subtracts'}: expect to lose accuracy; train for it, or "
         f"export with --backend {backend_of_reset(trained).name}",
     )
+
+
+def _activation_bits(loaded: Checkpoint, backend: Backend) -> int | None:
+    """Return the bits that a network was trained for, where the backend has any."""
+    finetune = loaded.recipe.finetune
+    return finetune.activation_bits if finetune is not None and backend.number_format.is_graded else None
 
 
 def _weight_bits(loaded: Checkpoint) -> int:

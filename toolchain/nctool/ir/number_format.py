@@ -75,6 +75,17 @@ class IntegerFormat:
         return int(2 ** (self.weight_bits - 1) - 1)
 
 
+def parts_of_threshold(activation_bits: int, levels: int) -> int:
+    """Return in how many parts graded spikes carry an activation that ends at a threshold.
+
+    Args:
+        activation_bits: that all of them fit.
+        levels: that the activation was trained with; each is a whole number of parts, where the bits hold them.
+    """
+    most = int(2**activation_bits) - 1
+    return most - most % levels if 0 < levels <= most else most
+
+
 def _require_within(what: str, bits: int, allowed: tuple[int, int]) -> None:
     low, high = allowed
     if not low <= bits <= high:

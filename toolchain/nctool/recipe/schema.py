@@ -212,6 +212,7 @@ def _require_something_to_train(recipe: Recipe, source: str) -> None:
             f'recipe `{source}`: `noise.source` is "{recipe.noise.source}", allowed: none',
             hint='with activation.function = "relu" the network is trained without noise',
         )
+    _require_graded(recipe, source)
     steps = recipe.finetune.steps if recipe.finetune else ()
     if len(set(steps)) != len(steps):
         raise RecipeError(f"recipe `{source}`: `finetune.steps` is {list(steps)}, allowed: each window once")
@@ -220,6 +221,24 @@ def _require_something_to_train(recipe: Recipe, source: str) -> None:
             f"recipe `{source}`: `chip.replicas` is {recipe.chip.replicas}, allowed: 1",
             hint="[finetune] trains one neuron for each activation; more of them come close to the ANN without it",
         )
+
+
+def _require_graded(recipe: Recipe, source: str) -> None:
+    """Require what graded neurons have, where `[finetune]` trains for them."""
+    finetune = recipe.finetune
+    if finetune is None or finetune.activation_bits is None:
+        return
+    with_bits, others = (
+        "with finetune.activation_bits the network is trained for graded neurons",
+        {
+            "finetune.steps": (list(finetune.steps), [1], finetune.steps == (1,)),
+            "activation.reset": (recipe.activation.reset, "subtract", recipe.activation.reset == "subtract"),
+            "input.encoding": (recipe.input.encoding, "graded", recipe.input.encoding == "graded"),
+        },
+    )
+    for key, (value, allowed, fits) in others.items():
+        if not fits:
+            raise RecipeError(f"recipe `{source}`: `{key}` is {value}, allowed: {allowed}", hint=with_bits)
 
 
 def _with_chip(recipe: Recipe, source: str) -> Recipe:

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from nctool.ir.number_format import WEIGHT_BITS_RANGE
+from nctool.ir.number_format import ACTIVATION_BITS_RANGE, WEIGHT_BITS_RANGE
 
 MOST_EPOCHS = 10000
 """The most epochs that training may have, and that fine-tuning may have."""
@@ -238,6 +238,8 @@ class FinetuneSettings(Table):
         steps: windows T that are trained for at once, each with the same share of the loss.
         weight_bits: signed width of the weights, rounded in the forward pass; that of `[chip]` where there is one and
             this is not said. `export` takes it by default.
+        activation_bits: that graded spikes fit: the network is trained as graded neurons compute it, in one step.
+            `export` then takes it, and the backend `graded`, by default.
     """
 
     epochs: int = whole(1, MOST_EPOCHS, 4)
@@ -245,4 +247,7 @@ class FinetuneSettings(Table):
         default=(1, 2, 4), min_length=1, max_length=64, description="a list of whole numbers 1..64"
     )
     weight_bits: int = whole(*WEIGHT_BITS_RANGE, default=8)
+    activation_bits: Annotated[int, Field(ge=ACTIVATION_BITS_RANGE[0], le=ACTIVATION_BITS_RANGE[1])] | None = Field(
+        default=None, description="a whole number {}..{}".format(*ACTIVATION_BITS_RANGE)
+    )
     learning_rate: float = _positive(0.02)

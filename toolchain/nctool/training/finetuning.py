@@ -1,4 +1,7 @@
-"""The second stage of a training run: train the spiking network itself, at the windows that it will be deployed with.
+"""The second stage of a training run: train the network as it will be deployed.
+
+That is the spiking network itself, at the windows that it will have, or the network of graded neurons, whose
+activations are rounded as their spikes are.
 
 In: a network, trained or fresh. Out: the loss of a batch, through time and through rounded weights.
 
@@ -17,13 +20,14 @@ from torch.func import functional_call  # type: ignore[attr-defined] # torch doe
 from torch.nn import functional
 
 from nctool.activation.noisy_quant import in_mode
+from nctool.ir.number_format import parts_of_threshold
 from nctool.recipe.schema import FinetuneSettings
-from nctool.training.stages import Outcome, Task, snapshot
+from nctool.training.stages import Outcome, Stage, Task, snapshot
 from nctool.training.weight_grid import WeightGrid
 
 
-class Finetuning:
-    """Epochs of the float spiking network with weights on the grid of the chip; its start may be the best of all."""
+class _Finetuning:
+    """What both kinds of fine-tuning share: weights on the grid of the chip; its start may be the best of all."""
 
     name = "finetune"
     may_keep_start = True
@@ -38,6 +42,15 @@ class Finetuning:
         """Fit the grids to the weights as they are now."""
         self._task.model.train()
         self._grid.fit()
+
+    def weights(self) -> dict[str, Tensor]:
+        """Return the model's state with rounded weights: those of the network that was measured."""
+        with self._grid.applied():
+            return snapshot(self._task.model)
+
+
+class SpikingFinetuning(_Finetuning):
+    """Epochs of the float spiking network."""
 
     def loss(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """Return the cross-entropy of the spiking network, averaged over the windows, and the logits of the longest."""
@@ -54,10 +67,35 @@ class Finetuning:
             snn = task.accuracy_snn(task.held_out, self._settings.steps)
         return Outcome(ann, snn, "none", {}, (sum(snn.values()) / len(snn), ann))
 
-    def weights(self) -> dict[str, Tensor]:
-        """Return the model's state with rounded weights: those of the network that was measured."""
+
+class GradedFinetuning(_Finetuning):
+    """Epochs of the network as graded neurons compute it: activations in whole parts of their thresholds."""
+
+    def __init__(self, task: Task, settings: FinetuneSettings, activation_bits: int) -> None:
+        super().__init__(task, settings)
+        self._parts = parts_of_threshold(activation_bits, task.recipe.activation.levels)
+
+    def loss(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the cross-entropy of the network of graded neurons, and its logits."""
+        model = self._task.model
+        with in_mode(model, "graded", self._parts):
+            logits = functional_call(model, self._grid.weights(), (self._task.encoding(images),)).float()
+        return functional.cross_entropy(logits, labels), logits
+
+    def end_epoch(self) -> Outcome:
+        """Measure the network of graded neurons, which answers in one step, and the ANN of the trained levels."""
+        task = self._task
         with self._grid.applied():
-            return snapshot(self._task.model)
+            ann = task.accuracy_ann(task.held_out)
+            with in_mode(task.model, "graded", self._parts):
+                graded = task.accuracy_ann(task.held_out)
+        return Outcome(ann, {1: graded}, "none", {}, (graded, ann))
+
+
+def finetuning(task: Task, settings: FinetuneSettings) -> Stage:
+    """Return the fine-tuning that a recipe asks for."""
+    bits = settings.activation_bits
+    return SpikingFinetuning(task, settings) if bits is None else GradedFinetuning(task, settings, bits)
 
 
 def window_logits(model: nn.Module, weights: Mapping[str, Tensor], steps: Tensor) -> Tensor:

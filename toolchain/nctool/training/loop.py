@@ -24,7 +24,7 @@ from nctool.training.chip import Chip
 from nctool.training.distributed.ranks import joined, own_gpu
 from nctool.training.epochs import Run, run_stage
 from nctool.training.execution import execution, usable_device
-from nctool.training.finetuning import Finetuning
+from nctool.training.finetuning import finetuning
 from nctool.training.images.data import TrainingData
 from nctool.training.images.encoding import image_encoding
 from nctool.training.interruption import Interruption, explained_out_of_memory
@@ -142,7 +142,7 @@ def _train(task: Task, start: TrainingState, run: Run) -> TrainingState:
 
 def _stages(task: Task) -> tuple[Stage, ...]:
     settings = task.recipe.finetune
-    return (first_stage(task),) if settings is None else (first_stage(task), Finetuning(task, settings))
+    return (first_stage(task),) if settings is None else (first_stage(task), finetuning(task, settings))
 
 
 def _make_ready(out_dir: Path) -> None:

@@ -21,7 +21,7 @@ from nctool.conversion.quantise.clipping import Curve, error_curve
 from nctool.conversion.quantise.covariance import Float32
 from nctool.conversion.quantise.patches import View
 from nctool.conversion.quantise.scales import fitting_scales, size_ratios
-from nctool.ir.number_format import IntegerFormat
+from nctool.ir.number_format import IntegerFormat, parts_of_threshold
 from nctool.ir.population import IntArray
 
 BULK = 99.9
@@ -45,15 +45,15 @@ def trained_units(network: FloatNetwork, number_format: IntegerFormat) -> FloatN
 
     A spike carries the activation in steps of which a whole number makes a level.
     """
-    top, populations = _top(number_format), []
+    bits, populations = number_format.activation_bits or 1, []
     units: dict[str, FloatArray] = {}
     for population in network.populations:
         threshold, most = population.threshold, None
         if population.maximum:
             threshold = units[population.synapses[0].source]
         elif threshold is not None:
-            steps = top - top % population.levels if 0 < population.levels <= top else top
-            threshold, most = threshold / steps, np.full(len(threshold), steps, np.int64)
+            parts = parts_of_threshold(bits, population.levels)
+            threshold, most = threshold / parts, np.full(len(threshold), parts, np.int64)
         if threshold is not None:
             units[population.name] = threshold
         populations.append(replace(population, threshold=threshold, graded=True, most=most))
