@@ -16,8 +16,10 @@ from nctool.commands.explore import LEGEND
 from nctool.errors import UsageError
 from nctool.exporting.exploring import Setting, best, settings
 from nctool.fast.engine import FastEngine
+from nctool.figures.exploration import COLOURS
 from nctool.ir.inputs import Samples
 from nctool.reference.trace import Trace
+from nctool_deploy.backends.backend import BACKENDS
 
 ALL = ("autapse", "population", "zero-reset")
 SMALL_CHIP = """
@@ -90,7 +92,13 @@ def test_settings_that_are_refused(changed: dict[str, tuple[int, ...]], text: st
 
 @pytest.mark.parametrize(
     ("backend", "replicas", "steps", "encoding"),
-    [("autapse", 2, 2, None), ("autapse", 1, 2, "rate"), ("population", 4, 1, None), ("zero-reset", 1, 3, None)],
+    [
+        ("autapse", 2, 2, None),
+        ("autapse", 1, 2, "rate"),
+        ("population", 4, 1, None),
+        ("zero-reset", 1, 3, None),
+        ("graded", 1, 1, None),
+    ],
 )
 def test_a_row_is_what_exporting_and_running_give(
     digits_run: Path, tmp_path: Path, backend: str, replicas: int, steps: int, encoding: str | None
@@ -184,14 +192,18 @@ def test_what_is_not_on_the_front_is_beaten_by_something_on_it(choices: list[tup
 
 
 def test_the_plot_names_every_curve_and_is_the_same_each_time(digits_run: Path, tmp_path: Path) -> None:
-    options = {"backends": ["autapse", "population"], "replicas": [1], "steps": [1, 2], "samples": 10}
+    options = {"backends": ["autapse", "graded"], "replicas": [1], "steps": [1, 2], "samples": 10}
     for name in ("one.svg", "two.svg"):
         nctool.explore(digits_run, plot=tmp_path / name, **options)
     drawn = (tmp_path / "one.svg").read_text(encoding="utf-8")
     assert drawn == (tmp_path / "two.svg").read_text(encoding="utf-8")
-    curves = ["autapse, K=1, 8 bits", "autapse, K=1, 4 bits", "population, K=4, 8 bits", "population, K=4, 4 bits"]
+    curves = ["autapse, K=1, 8 bits", "autapse, K=1, 4 bits", "graded, K=1, 8 bits", "graded, K=1, 4 bits"]
     for text in [*curves, "latency, time steps", "neurons", "synaptic operations a sample"]:
         assert f"<!-- {text} -->" in drawn, text
+
+
+def test_every_backend_has_a_colour() -> None:
+    assert set(COLOURS) == {backend.name for backend in BACKENDS}
 
 
 def test_a_plot_without_a_row_is_drawn(digits_run: Path, small_chip: Path, tmp_path: Path) -> None:

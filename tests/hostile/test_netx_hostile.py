@@ -21,9 +21,11 @@ from nctool_deploy.netx import read, write
 from nctool_deploy.netx.metadata import group_digest
 from nctool_deploy.targets.target import find_target
 from tests.deploy.test_netx import CHANGES, CONV_AND_DENSE, EXPORT, PROVENANCE, answers
-from tests.support.networks import conv, dense, fire, random_network, read_out, signed_input
+from tests.support.networks import conv, dense, fire, fitting_graded, random_network, read_out, signed_input
 from tests.support.refusals import refused
 
+SEVERAL_LAYERS = 1
+"""Seed of a graded network of an image, with skips."""
 BILLION = 10**9
 SLOWEST_READ_S = 5.0
 
@@ -47,12 +49,16 @@ def sound(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     """The bytes of a sound file: by default input, convolution, flatten, two dense layers and a readout."""
     path = tmp_path_factory.mktemp("hostile") / "model.net"
     network = getattr(request, "param", random_network(CONV_AND_DENSE))
-    write(path, lower(network, find_target("loihi")), answers(network))
+    backend = "graded" if network.is_graded else "autapse"
+    write(path, lower(network, find_target("loihi"), backend), answers(network))
     return path.read_bytes()
 
 
 chain_and_graph = pytest.mark.parametrize(
-    "sound", [random_network(CONV_AND_DENSE), GRAPH], indirect=True, ids=["chain", "graph"]
+    "sound",
+    [random_network(CONV_AND_DENSE), GRAPH, fitting_graded(SEVERAL_LAYERS)],
+    indirect=True,
+    ids=["chain", "graph", "graded"],
 )
 graph_only = pytest.mark.parametrize("sound", [GRAPH], indirect=True, ids=["graph"])
 
@@ -241,7 +247,10 @@ def test_no_number_may_have_another_type(path, sound, tmp_path):
             message = refusal(path)
             if kind.kind == "S" and other == "S3":
                 continue  # a text of another length: its content is refused
-            allowed = "no text of at most 1048576 bytes" if kind.kind == "S" else f"{np.dtype(other)}, allowed {kind}"
+            numbers = "uint8, uint16, uint32" if "payloads" in key else kind
+            allowed = (
+                "no text of at most 1048576 bytes" if kind.kind == "S" else f"{np.dtype(other)}, allowed {numbers}"
+            )
             assert message == f"`/{key}` is {allowed}"
 
 

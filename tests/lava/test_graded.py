@@ -17,6 +17,7 @@ from nctool.ir.network import Bound, IntNetwork, Population, Synapse
 from nctool.reference.simulate import simulate
 from nctool_deploy.lava import engine
 from nctool_deploy.lava.engine import LavaJob, run_jobs
+from nctool_deploy.pipeline import depths
 from tests.lava.test_stock import same_trace
 from tests.support.networks import (
     as_pixels,
@@ -222,6 +223,39 @@ def test_a_stock_loader_rejects_the_file(tmp_path: Path) -> None:
     """)
     ended = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
     assert ended.stderr.splitlines()[-1:] == ["AttributeError: 'NoneType' object has no attribute 'pop'"]
+
+
+@pytest.mark.lava
+def test_a_user_can_stream_samples_through_the_network(tmp_path: Path) -> None:
+    """The logits of sample n stand at step n + depth in what the readout sends."""
+    network = dense_chain()
+    pixels = random_pixels(network, 4)
+    path = write_network(network, tmp_path / "graded.net", pixels)
+    np.save(tmp_path / "signal.npy", network.input.encode(pixels))
+    assert max(depths(network).values()) == 5
+    script = textwrap.dedent(f"""
+        import numpy as np
+        from nctool_deploy import Network  # first: it makes Lava importable
+        from lava.magma.core.run_conditions import RunSteps
+        from lava.magma.core.run_configs import Loihi2SimCfg
+        from lava.proc.io.sink import RingBuffer as Sink
+        from lava.proc.io.source import RingBuffer
+
+        if __name__ == "__main__":
+            samples = np.load({str(tmp_path / "signal.npy")!r}).astype(np.int32)
+            network = Network({str(path)!r}, n_samples=len(samples))
+            depth = 5
+            data = np.zeros((*network.inp.shape, len(samples) + depth), np.int32)
+            data[..., : len(samples)] = samples.T
+            source, sink = RingBuffer(data=data), Sink(shape=network.out_layer.out.shape, buffer=len(samples) + depth)
+            source.s_out.connect(network.inp)
+            network.out_layer.out.connect(sink.a_in)
+            network.run(condition=RunSteps(len(samples) + depth), run_cfg=Loihi2SimCfg(select_tag="fixed_pt"))
+            print(sink.data.get().astype(int).T[depth:].tolist())
+            network.stop()
+    """)
+    ended = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert ended.stdout.splitlines()[-1:] == [str(simulate(network, pixels).logits[:, 0].tolist())], ended.stderr
 
 
 @pytest.mark.lava

@@ -25,6 +25,7 @@ COLOURS = {
     "autapse": ("#08519c", "#4292c6", "#9ecae1", "#c6dbef"),
     "population": ("#d94801",),
     "zero-reset": ("#6a51a3",),
+    "graded": ("#238b45",),
 }
 """The colours of a backend, from many replicas to few; the last one serves all that follow."""
 

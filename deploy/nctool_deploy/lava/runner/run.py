@@ -8,10 +8,9 @@ In: jobs. Out: traces. Must not import torch itself.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from lava.proc.io.extractor import Extractor, VarWire
@@ -37,11 +36,10 @@ from nctool_deploy.netx import read
 from nctool_deploy.pipeline import Schedule, depths
 
 
-@dataclass(frozen=True)
-class Running:
+class Running(NamedTuple):
     """The Lava process that runs a file.
 
-    Args:
+    Attributes:
         process: a netx Network.
         answer: what records its logits.
         shift: by how many bits they are shifted up in the recording.
