@@ -8,7 +8,7 @@ In: integer populations. Out: intervals in weight units. Must not import torch.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -93,16 +93,35 @@ def drive_interval(population: Population, encoding: Input) -> Interval:
 
 
 def _synapse_interval(synapse: Synapse, encoding: Input) -> Interval:
-    """Sum, per output channel, the worst contribution of each weight; a tap may also fall on padding (0)."""
-    raising, lowering = (bound(synapse.weight, 0) for bound in (np.maximum, np.minimum))
-    shift, axes = max(synapse.exponent, 0), tuple(range(1, synapse.weight.ndim))
+    """Sum, per output channel, the worst contribution of each weight; a tap may also fall on padding (0).
+
+    Of taps of which some see zeros between the neurons, only those count that see none at the same time.
+    """
+    lows, highs = zip(*(_sums(synapse, weight, encoding) for weight in _weights_at_once(synapse)), strict=True)
+    shift = max(synapse.exponent, 0)
+    return np.minimum.reduce(lows) << shift, np.maximum.reduce(highs) << shift
+
+
+def _weights_at_once(synapse: Synapse) -> Iterator[IntArray]:
+    """Yield weights that may all see neurons, 0 in place of the others."""
+    conv, weight = synapse.conv, synapse.weight
+    if conv is None or conv.input_dilation == (1, 1):
+        yield weight
+        return
+    for taps in conv.phases((weight.shape[2], weight.shape[3])):
+        yield weight * taps
+
+
+def _sums(synapse: Synapse, weight: IntArray, encoding: Input) -> Interval:
+    raising, lowering = (bound(weight, 0) for bound in (np.maximum, np.minimum))
+    axes = tuple(range(1, weight.ndim))
     if synapse.source != INPUT_NAME:  # spikes, 0 or 1
-        low, high = (weight.sum(axis=axes, dtype=np.int64) for weight in (lowering, raising))
-        return low << shift, high << shift
+        low, high = (values.sum(axis=axes, dtype=np.int64) for values in (lowering, raising))
+        return low, high
     lowest, highest = _input_interval(synapse, encoding)
     low = (raising * lowest + lowering * highest).sum(axis=axes)
     high = (raising * highest + lowering * lowest).sum(axis=axes)
-    return low << shift, high << shift
+    return low, high
 
 
 def _input_interval(synapse: Synapse, encoding: Input) -> Interval:
