@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 import nctool
-from nctool.errors import RangeError, UsageError
+from nctool.errors import FormatError, RangeError, UsageError
 from nctool_deploy.netx import Provenance, read
 from tests.support.network_files import to_exported, to_onnx, to_script
 from tests.support.refusals import refusal
@@ -116,7 +116,53 @@ def test_keys_of_json_are_in_the_page(cli, here, tmp_path):
     section = page[page.index("## Converting without training") : page.index("## Output and exit codes")]
     assert {"images", "samples", "losses"} <= report.keys()
     assert "same_as_ann" in report["fidelity"]
-    assert all(f"| `{key}` |" in section for key in ("images", "samples", "losses", "fidelity.same_as_ann"))
+    documented = ("images", "samples", "losses", "fidelity.same_as_ann", "fidelity.accuracy")
+    assert all(f"| `{key}` |" in section for key in documented)
+
+
+def test_labels_tell_the_accuracy_and_change_nothing(cli, here, tmp_path):
+    """Of 80 images, 16 are held out: those are answered by the file and by the trained network."""
+    pixels = np.random.default_rng(1).integers(0, 256, (80, 3, 8, 8), np.uint8)
+    answers = net()(torch.from_numpy(numbers_of(pixels))).argmax(1).numpy()
+    labels = np.where(np.arange(80) < 40, answers, (answers + 1) % 5)
+    np.save(tmp_path / "x.npy", pixels)
+    np.save(tmp_path / "y.npy", labels)
+    command = ["convert", "model.onnx", "--images", tmp_path / "x.npy", *OPTIONS, "-o"]
+    report = cli(*command, tmp_path / "m.net", "--labels", tmp_path / "y.npy", "--json").json
+    accuracy = report["fidelity"]["accuracy"]
+    held_out = np.arange(4, 80, 5)
+    found = nctool.run_sim(tmp_path / "m.net", input=pixels[held_out], labels=labels[held_out])
+    assert (report["fidelity"]["images"], accuracy) == (16, {"snn": found.accuracy["4"], "ann": 0.5})
+    shown = cli(*command, tmp_path / "again.net", "--labels", tmp_path / "y.npy").out
+    told = f"of the labels of these, {accuracy['snn']:.1%} are answered, 50.0% by the trained network\n"
+    assert told in shown
+    without = cli(*command, tmp_path / "without.net", "--json").json
+    assert without["fidelity"]["accuracy"] is None
+    assert (tmp_path / "m.net").read_bytes() == (tmp_path / "without.net").read_bytes()
+
+
+def test_labels_stay_with_the_images_that_are_drawn(tmp_path, monkeypatch):
+    monkeypatch.setattr("nctool.exporting.calibration_images.MOST_IMAGES", 70)
+    answers = net()(torch.from_numpy(numbers_of(many := np.repeat(PIXELS, 2, axis=0)))).argmax(1).numpy()
+    report = nctool.convert(net(), many, tmp_path / "m.net", labels=answers, mean=MEAN, std=STD)
+    assert (report.fidelity.images, report.fidelity.accuracy.ann) == (14, 1.0)
+
+
+@pytest.mark.parametrize(
+    ("labels", "error", "text"),
+    [
+        (np.zeros(59, int), FormatError, "`labels`: labels are int64 (59,), allowed class numbers for 60 samples"),
+        (np.zeros(61, int), FormatError, "`labels`: labels are int64 (61,), allowed class numbers for 60 samples"),
+        (np.zeros(60), FormatError, "`labels`: labels are float64 (60,), allowed class numbers for 60 samples"),
+        (np.full(60, 5), RangeError, "`labels`: label 5, the network has 5 classes"),
+        (np.full(60, -1), FormatError, "`labels`: labels reach from -1 to -1, allowed 0..2147483647"),
+    ],
+)
+def test_labels_that_are_not_those_of_the_images(tmp_path, labels, error, text):
+    with pytest.raises(error) as caught:
+        nctool.convert(net(), NUMBERS, tmp_path / "m.net", labels=labels)
+    assert caught.value.message == text
+    assert not list(tmp_path.iterdir())
 
 
 def test_options_that_differ_by_backend(here, tmp_path):

@@ -156,7 +156,8 @@ def test_one_obstacle_is_raised_as_it_is():
         (lambda x: torch.cat([x.chunk(2, 1)[1], x.chunk(2, 1)[0]], 1), "let a convolution of its own give each part"),
         (lambda x: torch.cat([x[:, :2], x[:, 2:]], 1), "let a convolution of its own give each part"),
         (lambda x: torch.matmul(x, x), "attention multiplies signals"),
-        (lambda x: F.interpolate(x, scale_factor=2)[:, :, ::2, ::2], "nothing here enlarges an image"),
+        (lambda x: F.interpolate(x, scale_factor=2, mode="bicubic")[:, :, ::2, ::2], "use mode='nearest'"),
+        (lambda x: F.pixel_unshuffle(x, 2), "use nn.Conv2d with the same stride"),
         (lambda x: F.local_response_norm(x, 2), "leave it out, and train again"),
     ],
 )

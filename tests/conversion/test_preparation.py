@@ -433,8 +433,9 @@ def changed(x: Tensor, method, *arguments) -> Tensor:
 RELU = "hint: replace it by nn.ReLU, then nctool.prepare, and train again: a few epochs are enough (docs/OWN_MODEL.md)"
 SUPPORTED = (
     "cannot be converted\n"
-    "hint: supported are Conv2d, Linear, BatchNorm, AvgPool2d, AdaptiveAvgPool2d, MaxPool2d, AdaptiveMaxPool2d, "
-    "Flatten, Dropout, NoisyQuantReLU, sums of branches, torch.cat of channels; through nctool.prepare also ReLU"
+    "hint: supported are Conv2d, ConvTranspose2d, Linear, BatchNorm, AvgPool2d, AdaptiveAvgPool2d, MaxPool2d, "
+    "AdaptiveMaxPool2d, Upsample, PixelShuffle, Flatten, Dropout, NoisyQuantReLU, sums of branches, torch.cat of "
+    "channels; through nctool.prepare also ReLU"
 )
 VIEWS = "hint: use what changes nothing: y = y + x instead of y += x, relu instead of relu_"
 TILES = 'hint: keep the maximum: pooling="maximum", or use windows as large as the stride, without padding'

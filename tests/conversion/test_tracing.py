@@ -20,8 +20,9 @@ from nctool.ir.network import ConvGeometry
 from tests.support.torch_models import act
 
 SUPPORTED = (
-    "hint: supported are Conv2d, Linear, BatchNorm, AvgPool2d, AdaptiveAvgPool2d, MaxPool2d, AdaptiveMaxPool2d, "
-    "Flatten, Dropout, NoisyQuantReLU, sums of branches, torch.cat of channels; through nctool.prepare also ReLU"
+    "hint: supported are Conv2d, ConvTranspose2d, Linear, BatchNorm, AvgPool2d, AdaptiveAvgPool2d, MaxPool2d, "
+    "AdaptiveMaxPool2d, Upsample, PixelShuffle, Flatten, Dropout, NoisyQuantReLU, sums of branches, torch.cat of "
+    "channels; through nctool.prepare also ReLU"
 )
 IMAGE = (2, 6, 6)
 

@@ -177,6 +177,11 @@ BEYOND_CONV = {
         geometry(dilation=(128, 1)),
         f"population `c`: groups 1, kernel (1, 1) {EIGHT_BITS}\nhint: {SMALLER}",
     ),
+    "input dilation": (
+        geometry(input_dilation=(1, 2)),
+        "population `c`: reads an enlarged image (input dilation (1, 2)), Lava's Conv knows none\n"
+        "hint: export with --backend autapse",
+    ),
     "sum": (
         summing(516, 4),  # 128 · (516 · 127 + 4)
         "population `c`: a convolution may sum to 8388608, Lava's Conv clamps at 8388607\n"

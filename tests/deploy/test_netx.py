@@ -26,6 +26,7 @@ from tests.support.networks import (
     conv,
     dense,
     fire,
+    random_enlarged,
     random_graph,
     random_network,
     random_pixels,
@@ -72,7 +73,7 @@ def scratch(tmp_path_factory: pytest.TempPathFactory) -> Path:
 # --- read(write(n)) = n -------------------------------------------------
 
 
-@pytest.mark.parametrize("draw", [random_network, partial(random_network, rate=True), random_graph])
+@pytest.mark.parametrize("draw", [random_network, partial(random_network, rate=True), random_graph, random_enlarged])
 @given(seed=seeds)
 def test_what_is_written_is_read_back(scratch, draw, seed):
     network = draw(seed)

@@ -73,7 +73,7 @@ def test_bits_of_the_weights_of_a_synapse(weight, bits):
 
 def random_convolution(seed: int):
     """Return a convolution of `random_network` and the shapes of its source and of what it drives."""
-    network = random_network(seed, conv=True)
+    network = random_network(seed, conv=True, enlarging=seed % 2 == 1)
     found = next((p for p in network.populations if p.synapses[0].conv), None)
     assume(found is not None)
     source = network.shapes[found.synapses[0].source]

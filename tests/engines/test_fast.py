@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
@@ -27,7 +28,17 @@ from nctool.ir.network import (
 from nctool.reference.simulate import simulate
 from nctool.reference.synapses import synaptic_input
 from nctool.reference.trace import join
-from tests.support.networks import conv, dense, fire, random_network, random_pixels, read_out, seeds, signed_input
+from tests.support.networks import (
+    conv,
+    dense,
+    fire,
+    random_enlarged,
+    random_network,
+    random_pixels,
+    read_out,
+    seeds,
+    signed_input,
+)
 
 
 def fast(network: IntNetwork, pixels: np.ndarray, batch: int = 3, n_steps: int | None = None):
@@ -59,16 +70,16 @@ def with_reset_to_zero(network: IntNetwork) -> IntNetwork:
     return replace(network, populations=tuple(map(changed, network.populations)))
 
 
-@given(seeds, st.integers(1, 5))
-def test_a_chain(seed: int, batch: int) -> None:
-    network = random_network(seed)
+@given(seeds, st.integers(1, 5), st.sampled_from([random_network, random_enlarged]))
+def test_a_chain(seed: int, batch: int, draw: Callable[[int], IntNetwork]) -> None:
+    network = draw(seed)
     pixels = random_pixels(network, 5, seed)
     assert fast(network, pixels, batch) == simulate(network, pixels)
 
 
-@given(seeds)
-def test_a_dag_with_exponents_and_overflows(seed: int) -> None:
-    network = as_dag(random_network(seed), seed)
+@given(seeds, st.sampled_from([random_network, random_enlarged]))
+def test_a_dag_with_exponents_and_overflows(seed: int, draw: Callable[[int], IntNetwork]) -> None:
+    network = as_dag(draw(seed), seed)
     pixels = random_pixels(network, 4, seed)
     assert fast(network, pixels) == simulate(network, pixels)
 
@@ -148,9 +159,10 @@ def test_a_convolution_that_sees_padding_only_gives_the_bias(bias: int) -> None:
 def test_what_a_convolution_reaches(seed: int) -> None:
     """A kernel of ones on an image of ones sums to 0 everywhere, or somewhere to more."""
     rng = np.random.default_rng(seed)
-    pairs = (tuple(rng.integers(low, high, 2).tolist()) for low, high in ((1, 4), (1, 4), (1, 5), (0, 5), (1, 4)))
-    size, kernel, stride, padding, dilation = pairs
-    synapse = conv(INPUT_NAME, np.ones((1, 1, *kernel)), stride=stride, padding=padding, dilation=dilation)
+    ranges = ((1, 4), (1, 4), (1, 5), (0, 5), (1, 4), (1, 4))
+    size, kernel, stride, padding, dilation, apart = (tuple(rng.integers(*ends, 2).tolist()) for ends in ranges)
+    ones = np.ones((1, 1, *kernel))
+    synapse = conv(INPUT_NAME, ones, stride=stride, padding=padding, dilation=dilation, input_dilation=apart)
     assume(min(synapse.output_shape((1, *size))) > 0)
     assert synapse.conv.reaches((1, *size), kernel) == synaptic_input(synapse, np.ones((1, 1, 1, *size)), 1).any()
 

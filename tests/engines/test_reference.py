@@ -129,6 +129,37 @@ def test_W2_is_conv2d_of_torch(seed):
     np.testing.assert_array_equal(found, expected.numpy().astype(np.int64))
 
 
+def transposed(seed: int) -> tuple[np.ndarray, np.ndarray, dict[str, tuple[int, int]]]:
+    """Return a signal, weights (in, out, height, width) and a geometry for torch's conv_transpose2d."""
+    rng = np.random.default_rng(seed)
+    kernel, stride, dilation, size = (rng.integers(*ends, 2) for ends in ((1, 5), (1, 5), (1, 4), (1, 6)))
+    reach = dilation * (kernel - 1)
+    padding = np.minimum(rng.integers(0, 4, 2), np.minimum(reach, (stride * (size - 1) + reach) // 2))
+    signal = rng.integers(-128, 128, (2, int(rng.integers(1, 4)), *size))
+    weight = rng.integers(-128, 128, (signal.shape[1], int(rng.integers(1, 4)), *kernel))
+    return signal, weight, {"stride": tuple(stride), "padding": tuple(padding), "dilation": tuple(dilation)}
+
+
+@given(seeds)
+def test_W2_with_zeros_between_neurons_is_conv_transpose2d_of_torch(seed):
+    signal, weight, given = transposed(seed)
+    expected = torch.nn.functional.conv_transpose2d(
+        torch.from_numpy(signal).double(),
+        torch.from_numpy(weight).double(),
+        **{key: [int(v) for v in value] for key, value in given.items()},
+    )
+    turned = weight.swapaxes(0, 1)[:, :, ::-1, ::-1]
+    reach = (d * (k - 1) for d, k in zip(given["dilation"], weight.shape[2:], strict=True))
+    padding = tuple(int(r - p) for r, p in zip(reach, given["padding"], strict=True))
+    synapse = conv("input", turned, padding=padding, dilation=given["dilation"], input_dilation=given["stride"])
+    np.testing.assert_array_equal(convolve(signal, turned, synapse.conv), expected.numpy().astype(np.int64))
+
+
+def test_W2_zeros_lie_between_neurons_and_not_at_the_edge():
+    synapse = conv("input", [[[[1, 10]]]], padding=(0, 1), input_dilation=(2, 3))  # 0 5 0 0 6 0 in the upper row
+    assert weigh(synapse, [[[5, 6]]]) == [[[50, 5, 0, 60, 6]]]
+
+
 def peak_bytes(compute: Callable[[], object]) -> int:
     """Return how much memory `compute` takes at most."""
     tracemalloc.start()

@@ -383,6 +383,21 @@ def test_a_layer_of_another_type(path, number, kind, text):
         ("layer/1/stride", np.array([1, 2**16]), "`/layer/1/stride` is [1, 65536], allowed two numbers 0..65535"),
         ("layer/1/padding", np.array([-1, 0]), "`/layer/1/padding` is [-1, 0], allowed two numbers 0..65535"),
         ("layer/1/dilation", np.array([1, 1, 1]), "`/layer/1/dilation` is [1, 1, 1], allowed two numbers 0..65535"),
+        (
+            "layer/1/input_dilation",
+            np.array([1, 0]),
+            "`/layer/1/input_dilation` is [1, 0], allowed two numbers >= 1, not both 1",
+        ),
+        (
+            "layer/1/input_dilation",
+            np.array([1, 1]),
+            "`/layer/1/input_dilation` is [1, 1], allowed two numbers >= 1, not both 1",
+        ),
+        (
+            "layer/1/input_dilation",
+            np.array([2**15, 2**15]),
+            "population `layer0`: places of neurons and the zeros between them is 12885131265, allowed up to 16777216",
+        ),
         ("layer/1/groups", np.int64(0), None),
         ("layer/1/groups", np.int64(-(2**63)), None),
         ("layer/1/wgtExp", np.int64(17), "population `layer0`: weight exponent is 17, allowed 0..16"),

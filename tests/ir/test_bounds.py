@@ -17,6 +17,7 @@ from tests.support.networks import (
     dense,
     fire,
     measured,
+    random_enlarged,
     random_network,
     random_pixels,
     read_out,
@@ -53,9 +54,13 @@ def with_skip(network: IntNetwork) -> IntNetwork:
     return replace(network, populations=(*network.populations[:-1], skipping))
 
 
-@given(seeds, st.sampled_from([lambda network: network, zero_reset, with_skip]))
-def test_accumulated_input_stays_within_the_proved_range(seed, change):
-    network = change(random_network(seed))
+@given(
+    seeds,
+    st.sampled_from([lambda network: network, zero_reset, with_skip]),
+    st.sampled_from([random_network, random_enlarged]),
+)
+def test_accumulated_input_stays_within_the_proved_range(seed, change, draw):
+    network = change(draw(seed))
     trace = simulate(network, random_pixels(network, 8, seed), potentials=True)
     for population in network.populations:
         found = prove_population(population, network.input, network.n_steps)
@@ -121,6 +126,13 @@ def test_each_group_of_a_convolution_takes_its_own_channels():
         "c", conv("input", np.array([[1, 10], [100, 1000]]).reshape(2, 2, 1, 1), groups=2), shape=(2, 1, 1)
     )
     assert proved(population, 1, encoding) == ([-20, -4000], [1, 300])
+
+
+def test_taps_that_never_see_neurons_at_the_same_time_do_not_add_up():
+    """Two columns apart, taps 1 and 3 see neurons where 2 and 4 see zeros, and the other way round."""
+    encoding = InputEncoding((1, 1, 3), table((-1, 2)))
+    synapse = conv("input", np.array([1, 10, 100, -1000]).reshape(1, 1, 1, 4), input_dilation=(1, 2))
+    assert proved(fire("c", synapse, threshold=5000, shape=(1, 1, 2)), 1, encoding) == ([-2010], [1020])
 
 
 def test_drives_of_all_synapses_add_up():

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 from hypothesis import given
+from hypothesis import strategies as st
 
 from nctool.ir.network import Shape, Synapse
 from nctool.ir.receptive_field import receptive_field
 from nctool.reference.synapses import synaptic_input
-from tests.support.networks import conv, dense, random_network, seeds
+from tests.support.networks import conv, dense, random_enlarged, random_network, seeds
 
 
 def responses(synapse: Synapse, source: Shape) -> np.ndarray:
@@ -27,10 +28,10 @@ def scattered(synapse: Synapse, source: Shape, neuron: tuple[int, ...]) -> np.nd
     return weights.reshape(-1)
 
 
-@given(seeds)
-def test_it_is_what_single_spikes_drive(seed):
-    """Dense, strided, dilated, grouped, padded: each weight stands where a spike of that source arrives."""
-    network = random_network(seed)
+@given(seeds, st.sampled_from([random_network, random_enlarged]))
+def test_it_is_what_single_spikes_drive(seed, draw):
+    """Dense, strided, dilated, grouped, padded, spread: each weight stands where a spike of that source arrives."""
+    network = draw(seed)
     rng = np.random.default_rng(seed)
     for population in network.populations:
         synapse = population.synapses[0]

@@ -68,6 +68,7 @@ def test_what_is_found_holds_and_is_at_least_what_was_made(seed):
         (ConvGeometry((2, 2), padding=(1, 0)), 4),  # padding of half a block
         (ConvGeometry((2, 2), padding=(2, 0)), 5),  # the last row shares its block with padding
         (ConvGeometry((2, 2), dilation=(2, 1)), 4),
+        (ConvGeometry((2, 2), input_dilation=(2, 1)), 4),  # no two neurons lie side by side
     ],
 )
 def test_weights_are_equal_in_blocks_that_a_kernel_does_not_respect(conv, height):

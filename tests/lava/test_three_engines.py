@@ -39,7 +39,7 @@ def test_three_engines_give_one_trace(tmp_path_factory, chosen):
     Pixels are graded where the seed is even, and spike trains where it is odd.
     """
     folder = tmp_path_factory.mktemp("networks")
-    networks = [random_network(seed, rate=seed % 2 == 1) for seed in chosen]
+    networks = [random_network(seed, rate=seed % 2 == 1, enlarging=seed % 3 == 0) for seed in chosen]
     samples = [random_pixels(network, N_SAMPLES, seed) for seed, network in zip(chosen, networks, strict=True)]
     jobs = [
         LavaJob(write_network(n, folder / f"{k}.net", pixels), n.input.signal(pixels, n.n_steps), n.n_steps)

@@ -16,13 +16,12 @@ from tests.support.networks import conv, seeds
 def random_conv(seed: int) -> tuple[Synapse, tuple[int, int, int]]:
     rng = np.random.default_rng(seed)
     groups, kernel = int(rng.integers(1, 4)), rng.integers(1, 4, 2)
-    stride, padding, dilation = rng.integers(1, 5, 2), rng.integers(0, 4, 2), rng.integers(1, 4, 2)
+    stride, padding, dilation, apart = (rng.integers(*ends, 2) for ends in ((1, 5), (0, 4), (1, 4), (1, 4)))
     size = np.maximum(dilation * (kernel - 1) + 1 - 2 * padding, 1) + rng.integers(0, 5, 2)
     source = (groups * int(rng.integers(1, 3)), *size.tolist())
     weight = rng.integers(-2, 3, (groups * int(rng.integers(1, 4)), source[0] // groups, *kernel))
-    return conv(
-        "s", weight, stride=tuple(stride), padding=tuple(padding), dilation=tuple(dilation), groups=groups
-    ), source
+    geometry = {"stride": stride, "padding": padding, "dilation": dilation, "input_dilation": apart}
+    return conv("s", weight, groups=groups, **{key: tuple(values) for key, values in geometry.items()}), source
 
 
 def matrix_of(synapse: Synapse, source: tuple[int, int, int]) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -40,12 +41,13 @@ SPIKING = [backend for backend in BACKENDS if not backend.number_format.is_grade
 
 
 def random_network(
-    seed: int, *, n_steps: int | None = None, conv: bool | None = None, rate: bool = False
+    seed: int, *, n_steps: int | None = None, conv: bool | None = None, rate: bool = False, enlarging: bool = False
 ) -> IntNetwork:
     """Return a small chain of populations drawn from `seed`, with proved bounds; it fits the autapse.
 
     Args:
         rate: let pixels enter as spike trains.
+        enlarging: let convolutions read images with zeros between their neurons.
     """
     rng = np.random.default_rng(seed)
     on_image = bool(rng.integers(2)) if conv is None else conv
@@ -58,11 +60,15 @@ def random_network(
     populations: list[Population] = []
     for number in range(int(rng.integers(1, 4))):
         source = populations[-1].name if populations else INPUT_NAME
-        populations.append(_population(rng, f"layer{number}", source, shape))
+        populations.append(_population(rng, f"layer{number}", source, shape, enlarging))
         shape = populations[-1].shape
     populations.append(_readout(rng, populations[-1]))
     network = IntNetwork(encoding, tuple(_within_bounds(p, encoding, n_steps) for p in populations), n_steps)
     return with_bounds(network, {name: found.bound("proved") for name, found in prove(network).items()})
+
+
+random_enlarged = partial(random_network, conv=True, enlarging=True)
+"""Images that become larger, as transposed convolutions make them."""
 
 
 def random_grading(rng: np.random.Generator, shape: Shape) -> InputEncoding:
@@ -266,8 +272,10 @@ def _halved(population: Population) -> Population:
     return replace(population, synapses=halved, bias=np.trunc(population.bias / 2).astype(np.int64))
 
 
-def _population(rng: np.random.Generator, name: str, source: str, shape: Shape) -> Population:
-    synapse = _conv(rng, source, shape) if len(shape) == 3 and rng.integers(3) else _dense(rng, source, shape)
+def _population(rng: np.random.Generator, name: str, source: str, shape: Shape, enlarging: bool) -> Population:
+    synapse = (
+        _conv(rng, source, shape, enlarging) if len(shape) == 3 and rng.integers(3) else _dense(rng, source, shape)
+    )
     exponent = int(rng.integers(0, 7)) if source == INPUT_NAME else int(rng.integers(0, 3))
     return _firing(rng, name, synapse.output_shape(shape), exponent, synapse)
 
@@ -324,13 +332,14 @@ def _dense(rng: np.random.Generator, source: str, shape: Shape) -> Synapse:
     return Synapse(source, _weights(rng, (int(rng.integers(1, 8)), int(np.prod(shape)))))
 
 
-def _conv(rng: np.random.Generator, source: str, shape: Shape) -> Synapse:
+def _conv(rng: np.random.Generator, source: str, shape: Shape, enlarging: bool = False) -> Synapse:
     groups = shape[0] if rng.integers(3) == 0 else 1
     kernel = tuple(int(rng.integers(1, size + 1)) for size in (min(3, shape[1]), min(4, shape[2])))
     pairs = [tuple(rng.integers(low, 3, 2).tolist()) for low in (1, 0)]
     fits = all(2 * (k - 1) + 1 <= size for k, size in zip(kernel, shape[1:], strict=True))
     dilation = tuple(rng.integers(1, 3, 2).tolist()) if fits else (1, 1)
-    geometry = ConvGeometry(stride=pairs[0], padding=pairs[1], dilation=dilation, groups=groups)
+    apart = tuple(rng.integers(1, 4, 2).tolist()) if enlarging else (1, 1)
+    geometry = ConvGeometry(pairs[0], pairs[1], dilation, groups, apart)
     return Synapse(
         source, _weights(rng, (groups * int(rng.integers(1, 4)), shape[0] // groups, *kernel)), conv=geometry
     )

@@ -14,7 +14,7 @@ from nctool.conversion.float_network import FloatNetwork, FloatSynapse, map_syna
 from nctool.conversion.folding import fold_batch_norm, fold_pooling
 from nctool.conversion.trace.tracing import trace
 from nctool.fast.engine import FastEngine
-from nctool.ir.network import IntNetwork
+from nctool.ir.network import ConvGeometry, IntNetwork
 from nctool.reference.simulate import simulate
 from nctool.reference.trace import Trace, join
 from nctool_deploy.backends.autapse import AUTAPSE_FORMAT
@@ -83,7 +83,15 @@ def pre_activation(synapse: FloatSynapse, x: torch.Tensor) -> torch.Tensor:
     if synapse.conv is None:
         return nn.functional.linear(x.flatten(1), weight, bias)
     conv = synapse.repeat.on_neurons(synapse.conv)
-    return nn.functional.conv2d(x, weight, bias, conv.stride, conv.padding, conv.dilation, conv.groups)
+    return nn.functional.conv2d(
+        zeros_between(x, conv), weight, bias, conv.stride, conv.padding, conv.dilation, conv.groups
+    )
+
+
+def zeros_between(x: torch.Tensor, conv: ConvGeometry) -> torch.Tensor:
+    """Return an image with the zeros between its neurons that a convolution reads (rule W2)."""
+    ones = torch.ones(x.shape[1], 1, 1, 1, dtype=x.dtype)
+    return nn.functional.conv_transpose2d(x, ones, stride=conv.input_dilation, groups=x.shape[1])
 
 
 def folded(model: nn.Module, shape: tuple[int, ...]) -> FloatNetwork:

@@ -113,6 +113,11 @@ def convolution_violations(synapse: Synapse, largest: int, where: str) -> Iterat
     """
     if synapse.conv is None:
         return
+    if synapse.conv.input_dilation != (1, 1):
+        yield RangeError(
+            f"{where}: reads an enlarged image (input dilation {synapse.conv.input_dilation}), Lava's Conv knows none",
+            hint="export with --backend autapse",
+        )
     if _largest_size(synapse, synapse.conv) > CONVOLUTION_GEOMETRY.high:
         yield RangeError(
             f"{where}: groups {synapse.conv.groups}, kernel {synapse.weight.shape[2:]} or geometry exceed what Lava's "

@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler
 from nctool.errors import FormatError, UsageError
 from nctool.ir.change import Change
 from nctool.ir.inputs import EncodingName, PixelEncoding
-from nctool.ir.network import IntArray, IntegrateFire, Population, RateEncoding
+from nctool.ir.network import IntArray, IntegrateFire, Pair, Population, RateEncoding
 from nctool.ir.number_format import WEIGHT_BITS_RANGE
 from nctool_deploy.backends.backend import BackendName
 from nctool_deploy.targets.target import Target, built_in_target
@@ -36,6 +36,12 @@ EXTRA = "nctool"
 
 DIGEST = "digest"
 """The key in it that holds the digest of all its others."""
+
+INPUT_DILATION = "input_dilation"
+"""The key of a convolution that stock netx does not have: how far apart the neurons lie that it reads (rule W2)."""
+
+NO_ZEROS_BETWEEN: Pair = (1, 1)
+"""What it is where it is left out."""
 
 
 _PIXELS = ("samples", "pixels")
@@ -154,7 +160,9 @@ def digest(population: Population) -> str:
         arrays, kind = [*arrays, neuron.threshold, neuron.initial], neuron.reset
     facts = (population.name, population.shape, first.source, first.exponent, first.conv, kind)
     more = tuple((synapse.source, synapse.exponent, synapse.conv) for synapse in others)
-    return _hash((*facts, *more), [*arrays, *(synapse.weight for synapse in others)])
+    apart = tuple((k, conv.input_dilation) for k, conv in enumerate(s.conv for s in population.synapses) if conv)
+    spread = tuple(each for each in apart if each[1] != NO_ZEROS_BETWEEN)  # `repr` of a geometry does not say it
+    return _hash((*facts, *more, *spread), [*arrays, *(synapse.weight for synapse in others)])
 
 
 def input_digest(encoding: PixelEncoding) -> str:

@@ -37,6 +37,8 @@ from nctool_deploy.netx.metadata import (
     EXTRA,
     FORMAT_NAME,
     FORMAT_VERSION,
+    INPUT_DILATION,
+    NO_ZEROS_BETWEEN,
     Metadata,
     PopulationRecord,
     digest,
@@ -161,7 +163,17 @@ def _read_synapse(node: Node, source: str, backend: Backend) -> Synapse:
 
 def _geometry(layer: Node) -> ConvGeometry:
     stride, padding, dilation = (_pair(layer, key) for key in ("stride", "padding", "dilation"))
-    return ConvGeometry(stride, padding, dilation, layer.integer("groups"))
+    return ConvGeometry(stride, padding, dilation, layer.integer("groups"), _input_dilation(layer))
+
+
+def _input_dilation(layer: Node) -> Pair:
+    """Return the distance of the neurons that a convolution reads; only one that is not 1 is written."""
+    if INPUT_DILATION not in layer:
+        return NO_ZEROS_BETWEEN
+    found = _pair(layer, INPUT_DILATION)
+    if found == NO_ZEROS_BETWEEN or min(found) < 1:
+        raise FormatError(f"`{layer.name}/{INPUT_DILATION}` is {list(found)}, allowed two numbers >= 1, not both 1")
+    return found
 
 
 def _pair(layer: Node, key: str) -> Pair:

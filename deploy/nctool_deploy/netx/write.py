@@ -27,6 +27,8 @@ from nctool_deploy.netx.metadata import (
     EXTRA,
     FORMAT_NAME,
     FORMAT_VERSION,
+    INPUT_DILATION,
+    NO_ZEROS_BETWEEN,
     BoundRecord,
     Metadata,
     PopulationRecord,
@@ -170,6 +172,8 @@ def _write_geometry(layer: h5py.Group, conv: ConvGeometry) -> None:
     for key in ("stride", "padding", "dilation"):
         _put(layer, key, np.array(getattr(conv, key), np.int64))
     _put(layer, "groups", np.int64(conv.groups))
+    if conv.input_dilation != NO_ZEROS_BETWEEN:
+        _put(layer, INPUT_DILATION, np.array(conv.input_dilation, np.int64))
 
 
 def _write_extra(group: h5py.Group, network: IntNetwork, metadata: Metadata, answers: KnownAnswers) -> None:

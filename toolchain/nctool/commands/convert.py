@@ -87,6 +87,10 @@ def convert(
     ],
     output: Annotated[Path | str, Option("File to write.", flags=("-o", "--output"), metavar="MODEL.net")],
     *,
+    labels: Annotated[
+        ArraySource | None,
+        Option("Class numbers of the images: the accuracy is told, nothing else.", kind=Path, metavar="Y.npy"),
+    ] = None,
     mean: Annotated[
         Sequence[float] | float | None,
         Option("Of each channel, of uint8 images.", kind=str, metavar="M,M,M", parse=parse_values),
@@ -122,6 +126,8 @@ def convert(
         images: some hundreds of all classes, an array, tensor or .npy file: uint8 pixels (N, C, H, W) with `mean` and
             `std`; or floats as the network takes them, which the file then takes too, in 256 steps of their range.
         output: the file to write; replaced only when everything went well.
+        labels: class numbers of the images, an array or .npy file. Nothing is chosen by them: `fidelity.accuracy`
+            tells how many of those that are compared the file and the trained network answer.
         mean, std: of each channel, or one for all, in units of pixel / 255, as torchvision's Normalize takes them.
         target: `loihi` (Loihi 2), `loihi1`, `lava` (simulator only), or the path of a target file (docs/TARGETS.md).
         steps: window in time steps.
@@ -140,9 +146,9 @@ def convert(
 
     Raises:
         UsageError: a path, an option or the images are wrong.
-        FormatError: a network file is bad, or its network gives other answers than the file.
+        FormatError: a network file or the labels are bad, or its network gives other answers than the file.
         UnsupportedError: parts of the network cannot be converted; all of them are named.
-        RangeError: a number does not fit the target.
+        RangeError: a number does not fit the target, or a label is no class of the network.
     """
     from torch import Tensor
 
@@ -150,10 +156,10 @@ def convert(
     from nctool.conversion.trace.restoring import restored
     from nctool.exporting.calibration_images import calibration_images
     from nctool.exporting.convert import exported
-    from nctool.exporting.own_network import of_module, opened
+    from nctool.exporting.own_network import of_module, opened, require_labels
     from nctool.exporting.writing import write_network
     from nctool.ir.inputs import find_encoding
-    from nctool.running.arrays import load_array, path_of
+    from nctool.running.arrays import LABELS, load_array, load_labels, name_of, path_of
     from nctool.running.outputs import NETX, require_outputs
     from nctool_deploy.backends.backend import find_backend
     from nctool_deploy.targets.target import find_target
@@ -163,16 +169,20 @@ def convert(
     require_chips(chips)
     own_target = target if str(target).endswith(".toml") else None
     file = Path(model) if isinstance(model, Path | str) else None
-    inputs = {"the model": file, "the images": path_of(images), "the target": own_target}
+    inputs = {"the model": file, "the images": path_of(images), "the target": own_target, "the labels": path_of(labels)}
     require_outputs(inputs, {"-o": (NETX, output)})
     images = images.detach() if isinstance(images, Tensor) else images
-    some = calibration_images(load_array(images, "images"), _floats(mean), _floats(std))
+    array = load_array(images, "images")
+    answers = None if labels is None else load_labels(labels, len(array), of_all=True)
+    some = calibration_images(array, _floats(mean), _floats(std), answers)
     progress(0, 1, "reading the network")
     network, some = opened(str(model), some) if isinstance(model, Path | str) else (model, some)
     chosen = _design(built_by, steps, replicas, weight_bits, encoding, per_layer, activation_bits)
     require_torch_module(network)
     with restored(network):  # the source shares its modules
         source = of_module(network, some)
+        if some.labels is not None:
+            require_labels(source, name_of(labels, LABELS), some.labels)
         result = exported(source, chosen, chip, chips, progress)
     layers = len(result.lowered.network.populations)
     progress(layers, layers, "running known inputs, and writing")
@@ -240,6 +250,11 @@ def print_convert(report: ConvertReport) -> None:
         f"converted on {report.images} images; on {fidelity.images} {others}, {fidelity.same_as_ann:.1%} of the "
         "answers are the trained network's"
     )
+    if fidelity.accuracy is not None:
+        print_line(
+            f"of the labels of these, {fidelity.accuracy.snn:.1%} are answered, {fidelity.accuracy.ann:.1%} by the "
+            "trained network"
+        )
     print_whole(f"wrote {report.path}")
     what = "pixels, uint8" if report.samples == "pixels" else "numbers as the trained network takes them"
     print_whole(f"next: nctool run-sim {quote(str(report.path))} --input X.npy   ({what})")

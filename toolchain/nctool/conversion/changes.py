@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 import numpy as np
 
 from nctool.conversion.constants import Held
-from nctool.conversion.float_network import FloatNetwork, FloatSynapse, Scaled
+from nctool.conversion.float_network import Enlargement, FloatNetwork, FloatSynapse, Resized, Scaled
 from nctool.conversion.graded.neurons import BELOW
 from nctool.conversion.input_encoding import EncodedInput
 from nctool.conversion.quantise.accumulator import finer_weights
@@ -32,6 +32,17 @@ def branches(network: FloatNetwork) -> list[tuple[str, FloatSynapse]]:
 def change_of_folding(step: str, names: list[str]) -> Change:
     """Return which synapses something was folded into."""
     return Change(step, f"into {', '.join(dict.fromkeys(names))}" if names else "nothing to fold", True)
+
+
+def resized(network: FloatNetwork, kind: type[Resized]) -> list[str]:
+    """Return what poolings, or enlargements, are folded into."""
+    return [name for name, s in branches(network) if any(isinstance(pool, kind) for pool in s.pools)]
+
+
+def changes_of_enlarging(network: FloatNetwork) -> tuple[Change, ...]:
+    """Return into which weights enlargements of images were folded; nothing if there are none."""
+    names = resized(network, Enlargement)
+    return (change_of_folding("fold enlargements", names),) if names else ()
 
 
 def changes_of_composing(network: FloatNetwork) -> tuple[Change, ...]:

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nctool.conversion.float_network import FloatArray, FloatNetwork, FloatPopulation, FloatSynapse
-from nctool.ir.network import INPUT_NAME, Pair
+from nctool.ir.network import INPUT_NAME, ConvGeometry, Pair
 from nctool.ir.number_format import IntegerFormat
 
 Interval = tuple[FloatArray, FloatArray]
@@ -113,9 +113,17 @@ def _drive(population: FloatPopulation, signals: Mapping[str, Interval]) -> Inte
         least, most = np.minimum(*ends), np.maximum(*ends)
         if synapse.conv is not None and any(synapse.conv.padding):
             least, most = np.minimum(least, 0.0), np.maximum(most, 0.0)
-        axes = tuple(range(1, least.ndim))
-        low, high = low + least.sum(axis=axes), high + most.sum(axis=axes)
+        low, high = low + _smallest(least, synapse.conv), high - _smallest(-most, synapse.conv)
     return low, high
+
+
+def _smallest(terms: FloatArray, conv: ConvGeometry | None) -> FloatArray:
+    """Return the smallest sum of terms, axes as those of weights, of which those of one phase occur together."""
+    axes = tuple(range(1, terms.ndim))
+    if conv is None or conv.input_dilation == (1, 1):
+        return np.asarray(terms.sum(axis=axes))
+    sums = [(terms * taps).sum(axis=axes) for taps in conv.phases((terms.shape[2], terms.shape[3]))]
+    return np.asarray(np.minimum.reduce(sums))
 
 
 def _starts(population: FloatPopulation, number_format: IntegerFormat) -> Interval:

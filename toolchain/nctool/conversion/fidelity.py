@@ -72,6 +72,19 @@ class SpikeError:
 
 
 @dataclass(frozen=True)
+class Accuracy:
+    """The share of the labels that a network answers, 0..1.
+
+    Args:
+        snn: of the integers, after the whole window.
+        ann: of the noise-free ANN.
+    """
+
+    snn: float
+    ann: float
+
+
+@dataclass(frozen=True)
 class Fidelity:
     """How far an integer network spikes and answers like what it comes from.
 
@@ -81,6 +94,7 @@ class Fidelity:
         same_as_snn, same_as_ann: share of the images, 0..1, whose answer is that of the float spiking network of the
             same window and reset, and of the noise-free ANN.
         what: is compared, layer by layer.
+        accuracy: on the same images; None where they have no labels.
     """
 
     images: int
@@ -88,6 +102,7 @@ class Fidelity:
     same_as_snn: float
     same_as_ann: float
     what: str = "spike counts"
+    accuracy: Accuracy | None = None
 
     @property
     def changes(self) -> tuple[Change, ...]:
@@ -162,7 +177,11 @@ def n_images(network: IntNetwork, available: int, work: int = WORK) -> int:
 
 
 def measure_fidelity(
-    conversion: Conversion, pixels: NDArray[np.uint8], ann: Callable[[Pixels], FloatArray], work: int = WORK
+    conversion: Conversion,
+    pixels: NDArray[np.uint8],
+    ann: Callable[[Pixels], FloatArray],
+    work: int = WORK,
+    labels: IntArray | None = None,
 ) -> Fidelity:
     """Run the integers, and what they come from, on the same images.
 
@@ -170,25 +189,32 @@ def measure_fidelity(
         pixels: uint8 (samples, *input shape), at least one; as many are used as `n_images` allows.
         ann: gives the logits of the noise-free ANN, (samples, classes).
         work: connections that may be computed.
+        labels: class numbers, int64 (samples,); only the accuracy is told by them.
     """
     pixels = pixels[: n_images(conversion.network, len(pixels), work)]
     engine = FastEngine(conversion.network)
     real = FloatSpikes.prepare(conversion.real, conversion.encoded, conversion.number_format.reset, engine.n_steps)
     layers = {name: np.zeros(4) for name in conversion.replicas}
-    same = np.zeros(2)
+    same, right = np.zeros(2), np.zeros(2)
     for start in range(0, len(pixels), engine.batch):
         batch = pixels[start : start + engine.batch]
         (trace,) = engine.traces(batch)
         counts, logits = real.run(batch)
         answers = _answers(trace.logits[:, -1])
-        same += [(answers == _answers(float_logits)).sum() for float_logits in (logits, ann(batch))]
+        of_ann = _answers(ann(batch))
+        same += [(answers == _answers(logits)).sum(), (answers == of_ann).sum()]
+        if labels is not None:
+            wanted = labels[start : start + len(batch)]
+            right += [(found == wanted).sum() for found in (answers, of_ann)]
         for name, replicas in conversion.replicas.items():
             layers[name] += _sums(
                 _per_activation(trace.spikes[name].sum(axis=1), replicas), _per_activation(counts[name], replicas)
             )
-    snn, of_ann = (same / len(pixels)).tolist()
+    snn, ann_too = (same / len(pixels)).tolist()
+    accuracy = None if labels is None else Accuracy(*(right / len(pixels)).tolist())
+    of_layers = {name: _spike_error(*sums) for name, sums in layers.items()}
     what = "graded spikes" if conversion.network.is_graded else "spike counts"
-    return Fidelity(len(pixels), {name: _spike_error(*sums) for name, sums in layers.items()}, snn, of_ann, what)
+    return Fidelity(len(pixels), of_layers, snn, ann_too, what, accuracy)
 
 
 def _answers(logits: IntArray | FloatArray) -> IntArray:

@@ -45,6 +45,34 @@ class Pool:
         return (self.source[0], *geometry.output_size(self.source, self.kernel))
 
 
+@dataclass(frozen=True)
+class Enlargement:
+    """An image that is enlarged between a source and the weights that read it.
+
+    Args:
+        module: name of the torch module, for messages.
+        factor: how many times as (high, wide) it becomes.
+        source: shape that is enlarged, (channels, height, width).
+        shuffles: the pixels of a block come from as many neighbouring channels; else one neuron gives all.
+    """
+
+    module: str
+    factor: Pair
+    source: Shape
+    shuffles: bool = False
+
+    @property
+    def output(self) -> Shape:
+        """Return the enlarged shape."""
+        channels, height, width = self.source
+        high, wide = self.factor
+        return (channels // (high * wide) if self.shuffles else channels, height * high, width * wide)
+
+
+Resized = Pool | Enlargement
+"""What makes an image smaller or larger between a source and the weights that read it."""
+
+
 @dataclass(frozen=True, eq=False)
 class Norm:
     """Batch normalisation after the weighted sum: y = gain * x + shift, float64 (channels,) each."""
@@ -60,13 +88,13 @@ class Scaled:
     Args:
         module: the norms, for messages.
         source: population or `input` that sends.
-        pools: poolings met since.
+        pools: poolings and enlargements met since.
         norm: float64 (channels,), or (features,) once they are flattened.
     """
 
     module: str
     source: str
-    pools: tuple[Pool, ...]
+    pools: tuple[Resized, ...]
     norm: Norm
 
 
@@ -96,7 +124,7 @@ class FloatSynapse:
         bias: float64 (channels,), of one replica for each activation.
         conv: geometry of the distinct weights on what they read; None for a dense layer.
         norm: batch normalisation still to be folded.
-        pools: poolings still to be folded, first applied first.
+        pools: poolings and enlargements still to be folded, first applied first.
         repeat: how the weights repeat on the source.
         composed: layers whose weights are in these, as no activation lies between.
     """
@@ -108,7 +136,7 @@ class FloatSynapse:
     bias: FloatArray
     conv: ConvGeometry | None
     norm: Norm | None = None
-    pools: tuple[Pool, ...] = ()
+    pools: tuple[Resized, ...] = ()
     repeat: Repeat = NO_REPEAT
     composed: tuple[Composed, ...] = ()
 

@@ -1,4 +1,4 @@
-"""Exact steps of the conversion: fold batch norm, average pooling and spike values into the weights.
+"""Exact steps of the conversion: fold batch norm, average pooling, enlargements and spike values into the weights.
 
 Each step is FloatNetwork -> FloatNetwork and equals its input up to float64 rounding.
 
@@ -13,7 +13,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from nctool.conversion.float_network import FloatArray, FloatNetwork, FloatPopulation, FloatSynapse, Pool
+from nctool.conversion.enlarging import fold_enlargement
+from nctool.conversion.float_network import Enlargement, FloatArray, FloatNetwork, FloatPopulation, FloatSynapse, Pool
 from nctool.conversion.input_encoding import EncodedInput
 from nctool.errors import UnsupportedError
 from nctool.ir.network import ConvGeometry
@@ -29,16 +30,20 @@ def fold_batch_norm(synapse: FloatSynapse) -> FloatSynapse:
 
 
 def fold_pooling(synapse: FloatSynapse) -> FloatSynapse:
-    """Fold average poolings into the weights behind them, the last one first.
+    """Fold average poolings and enlargements into the weights behind them, the last one first.
 
     A kernel k behind a pooling of window w and stride p is a kernel (k - 1) p + w of stride s p; a dense layer
     spreads each weight over its window. Where the windows tile the image, each weight is kept once, with the block of
     pixels that share it. Other readers of what was pooled have synapses of their own.
 
     Raises:
-        UnsupportedError: padding behind the pooling would meet pixels that the pooling dropped or shares.
+        UnsupportedError: padding behind the pooling would meet pixels that the pooling dropped or shares, or the
+            averages are enlarged.
     """
     for pool in reversed(synapse.pools):
+        if isinstance(pool, Enlargement):
+            synapse = fold_enlargement(synapse, pool)
+            continue
         if synapse.conv is not None:
             _require_exact(synapse, pool, synapse.conv)
         synapse = _fold_one(synapse, pool)
@@ -50,6 +55,12 @@ def _require_exact(synapse: FloatSynapse, pool: Pool, conv: ConvGeometry) -> Non
 
     Before the image that holds if the window is at most stride + padding, which clearance behind the image implies.
     """
+    if conv.input_dilation != (1, 1):
+        raise UnsupportedError(
+            f"module `{pool.module}`: its averages are enlarged before `{synapse.module}` reads them, which has no "
+            "exact form",
+            hint=f"put nn.Conv2d and nn.ReLU right behind `{pool.module}`, and train again",
+        )
     for axis in (0, 1):
         if conv.padding[axis] == 0:
             continue

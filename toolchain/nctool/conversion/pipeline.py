@@ -16,12 +16,12 @@ from numpy.typing import NDArray
 from torch import nn
 
 from nctool.conversion.changes import (
-    branches,
     change_of_folding,
     change_of_replicas,
     changes_of_bounds,
     changes_of_choosing,
     changes_of_composing,
+    changes_of_enlarging,
     changes_of_holding,
     changes_of_input,
     changes_of_maxima,
@@ -30,9 +30,10 @@ from nctool.conversion.changes import (
     notes_of_fewer_images,
     notes_of_lost_weights,
     notes_of_silence,
+    resized,
 )
 from nctool.conversion.constants import hold
-from nctool.conversion.float_network import FloatNetwork, map_synapses
+from nctool.conversion.float_network import FloatNetwork, Pool, map_synapses
 from nctool.conversion.folding import fold_batch_norm, fold_pooling
 from nctool.conversion.graded.units import trained_units
 from nctool.conversion.input_encoding import EncodedInput, encode_input, rate_input, split_input
@@ -137,7 +138,8 @@ def convert(
     changes = (
         *changes_of_composing(traced),
         change_of_folding("fold batch norm", normalised(traced)),
-        change_of_folding("fold average pooling", [name for name, synapse in branches(normed) if synapse.pools]),
+        change_of_folding("fold average pooling", resized(normed, Pool)),
+        *changes_of_enlarging(normed),
         *changes_of_maxima(traced, n_steps, number_format.is_graded),
         change_of_replicas(copies),
         *changes_of_input(encoded, n_steps),

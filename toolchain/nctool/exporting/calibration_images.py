@@ -53,6 +53,7 @@ class CalibrationImages:
         mean, std: of each channel; pixel p is (p / 255 - mean) / std for the network.
         kind: what the network's samples are: pixels, or real numbers.
         notes: what is likely to cost accuracy.
+        labels: class numbers of the pixels, int64 (N,); None where they are not known.
     """
 
     pixels: NDArray[np.uint8]
@@ -60,6 +61,7 @@ class CalibrationImages:
     std: tuple[float, ...]
     kind: Literal["pixels", "numbers"]
     notes: tuple[str, ...] = ()
+    labels: NDArray[np.int64] | None = None
 
     @property
     def fitted(self) -> NDArray[np.uint8]:
@@ -70,6 +72,11 @@ class CalibrationImages:
     def compared(self) -> NDArray[np.uint8]:
         """Return the pixels on which it is compared with the trained one: those held out, or all where none is."""
         return self.pixels[self._held_out] if self.holds_out else self.pixels
+
+    @property
+    def compared_labels(self) -> NDArray[np.int64] | None:
+        """Return the labels of those."""
+        return self.labels if self.labels is None or not self.holds_out else self.labels[self._held_out]
 
     @property
     def holds_out(self) -> bool:
@@ -91,18 +98,25 @@ class CalibrationImages:
 
 
 def calibration_images(
-    images: NDArray[Any] | Tensor, mean: tuple[float, ...] | None, std: tuple[float, ...] | None
+    images: NDArray[Any] | Tensor,
+    mean: tuple[float, ...] | None,
+    std: tuple[float, ...] | None,
+    labels: NDArray[np.int64] | None = None,
 ) -> CalibrationImages:
     """Return images as a network is converted on them.
 
     Args:
         images: uint8 pixels, channels first, with mean and std; or floats as the network takes them, without.
         mean, std: of each channel, or one for all, in units of pixel / 255.
+        labels: class numbers, int64, one for each image.
 
     Raises:
         UsageError: type, shape, values or normalisation are no such thing.
     """
-    array = _sound(_some(_as_array(images)))
+    array = _as_array(images)
+    some = _some(array)
+    array = _sound(np.array(array[some], order="C"))  # a file that is mapped cannot be written to, which torch warns of
+    labels = None if labels is None else labels[some]
     if array.dtype == np.uint8:
         found = CalibrationImages(array, *_normalisation(array.shape[1], mean, std), "pixels")
     else:
@@ -113,7 +127,7 @@ def calibration_images(
             )
         linear = LinearRange.of(array)
         found = CalibrationImages(linear.pixels(array, "images"), linear.mean, linear.std, "numbers")
-    return replace(found, notes=(*_notes(array, mean), *_notes_of_rounding(array, found)))
+    return replace(found, notes=(*_notes(array, mean), *_notes_of_rounding(array, found)), labels=labels)
 
 
 def _notes_of_rounding(array: NDArray[Any], images: CalibrationImages) -> tuple[str, ...]:
@@ -167,13 +181,13 @@ def _sound(array: NDArray[Any]) -> NDArray[Any]:
     return array
 
 
-def _some(array: NDArray[Any]) -> NDArray[Any]:
-    """Return as many images as are needed, drawn from all: data sets are often in the order of their classes."""
+def _some(array: NDArray[Any]) -> slice | NDArray[np.int64]:
+    """Return which images are taken, drawn from all: data sets are often in the order of their classes."""
     most = max(1, min(MOST_IMAGES, MOST_NUMBERS // int(np.prod(array.shape[1:]))))
     if len(array) <= most:
-        return np.array(array, order="C")  # a file that is mapped cannot be written to, which torch warns of
+        return slice(None)
     drawn = np.random.default_rng(0).choice(len(array), most, replace=False)
-    some: NDArray[Any] = array[np.sort(drawn)][np.random.default_rng(1).permutation(most)]
+    some: NDArray[np.int64] = np.sort(drawn)[np.random.default_rng(1).permutation(most)]
     return some
 
 

@@ -117,6 +117,7 @@ class Source:
         compared: the same, on which the integers are compared with it.
         logits: gives those of the noise-free ANN, float64 (samples, classes), for such pixels.
         work: connections that the comparison may compute.
+        labels: class numbers of `compared`, int64 (samples,), to tell the accuracy; None where they are not known.
         notes: what is likely to cost accuracy, known before it is converted.
     """
 
@@ -128,6 +129,7 @@ class Source:
     compared: NDArray[np.uint8]
     logits: Callable[[NDArray[np.uint8]], NDArray[np.float64]]
     work: int = WORK
+    labels: NDArray[np.int64] | None = None
     notes: tuple[str, ...] = ()
 
 
@@ -194,7 +196,7 @@ def exported(source: Source, design: Design, target: Target, chips: int, progres
     progress(layers, layers, "placing neurons on cores")
     lowered = lower(conversion.network, target, design.backend.name, chips)
     progress(layers, layers, "comparing with the float network")
-    fidelity = measure_fidelity(conversion, source.compared, source.logits, source.work)
+    fidelity = measure_fidelity(conversion, source.compared, source.logits, source.work, source.labels)
     notes = (*source.notes, *conversion.notes, *fidelity.notes(conversion))
     conversion = replace(conversion, changes=(*conversion.changes, *fidelity.changes), notes=notes)
     return Exported(conversion, lowered, fidelity)

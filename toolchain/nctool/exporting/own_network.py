@@ -24,6 +24,7 @@ from nctool.exporting.calibration_images import CalibrationImages
 from nctool.exporting.convert import Source
 from nctool.exporting.named_network import is_code, named_network
 from nctool.importing.open_file import read_network
+from nctool.running.samples import unknown_label
 from nctool.training.checkpoints.checkpoint import CHECKPOINT_NAME
 
 COMPARED = 10
@@ -91,9 +92,26 @@ def of_module(model: nn.Module, images: CalibrationImages) -> Source:
         pixels=sequences_as_images(images.fitted),
         compared=sequences_as_images(images.compared),
         work=COMPARED * WORK,
+        labels=images.compared_labels,
         logits=logits,
         notes=(*images.notes, *_notes(rectified)),
     )
+
+
+def require_labels(source: Source, name: str, labels: NDArray[np.int64]) -> None:
+    """Refuse labels that no class of the network has.
+
+    Args:
+        source: the network.
+        name: of the labels, for the message.
+        labels: int64 (samples,).
+
+    Raises:
+        RangeError: one is beyond the last class.
+    """
+    n_classes = source.logits(source.compared[:1]).shape[1]
+    if labels.max() >= n_classes:
+        raise unknown_label(f"`{name}`", labels, n_classes)
 
 
 def _notes(network: nn.Module) -> tuple[str, ...]:

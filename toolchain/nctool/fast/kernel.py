@@ -73,7 +73,7 @@ class Kernel:
             return self._nothing(signal, conv, bias)
         if conv is not None:
             geometry = (conv.stride, conv.padding, conv.dilation, conv.groups)
-            return functional.conv2d(_plainly_laid_out(signal), self.weight, bias, *geometry)
+            return functional.conv2d(_plainly_laid_out(apart(signal, conv)), self.weight, bias, *geometry)
         if signal.dim() == IMAGE_AXES:
             signal = signal.permute(0, 2, 3, 1)
         return functional.linear(signal.flatten(1), self.weight, bias)
@@ -83,6 +83,16 @@ class Kernel:
         kernel = (self.weight.shape[2], self.weight.shape[3])
         empty = signal.new_zeros(len(signal), len(self.weight), *conv.output_size(signal.shape[1:], kernel))
         return empty if bias is None else empty + bias[:, None, None]
+
+
+def apart(signal: Tensor, conv: ConvGeometry) -> Tensor:
+    """Return a signal, (batch, channels, height, width), with the zeros between its neurons that `conv` reads."""
+    (rows, columns), (height, width) = conv.input_dilation, signal.shape[2:]
+    if (rows, columns) == (1, 1):
+        return signal
+    spread = signal.new_zeros(*signal.shape[:2], rows * (height - 1) + 1, columns * (width - 1) + 1)
+    spread[:, :, ::rows, ::columns] = signal
+    return spread.contiguous(memory_format=torch.channels_last)
 
 
 def _plainly_laid_out(signal: Tensor) -> Tensor:

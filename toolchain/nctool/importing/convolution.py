@@ -80,7 +80,7 @@ def convolved(
     windows.require_valid(len(value.axes) - 2)
     if groups < 1 or len(weight) % groups:
         raise RefusedError(f"has {groups} groups of {len(weight)} channels")
-    image, places = _image_and_places(layers, value)
+    image, places = image_and_places(layers, value)
     weight = weight.reshape(*weight.shape, *[1] * (4 - weight.ndim)).permute(0, 1, *(2 + k for k in places))
     windows = windows.along(places)
     before, pads = _with_padding_before(layers, image, windows.pads)
@@ -99,7 +99,7 @@ def convolved(
     return layers.along(name, assigned(module, weight=weight, bias=bias), before, image.axes[: len(value.axes)])
 
 
-def _image_and_places(layers: Builder, value: Value) -> tuple[Value, Sizes]:
+def image_and_places(layers: Builder, value: Value) -> tuple[Value, Sizes]:
     """Return an image, and for its height and its width which axis of the file's each is."""
     image = layers.images_of(value)
     return image, tuple(image.axes[2:].index(axis) for axis in (2, 3))
@@ -149,7 +149,7 @@ def pooled(
         divisor: what an average divides by, its numbers by default.
     """
     windows.require_valid(len(value.axes) - 2)
-    image, places = _image_and_places(layers, value)
+    image, places = image_and_places(layers, value)
     seen_at, windows = image.axes[: len(value.axes)], windows.along(places)
     if not maximum and not ceil_mode and (counts_padding or not any(map(any, windows.pads))):
         image, windows, counts_padding = _average_with_padding_before(layers, image, windows, counts_padding)

@@ -248,7 +248,7 @@ def _argument(union: Mapping[str, Any]) -> Any:
 def _named(union: Mapping[str, Any]) -> Any:
     kind, it = _only(union)
     if kind in ("as_name", "as_tensor"):
-        return _Name(it if kind == "as_name" else it["name"])
+        return _Name(it if isinstance(it, str) else it["name"])
     return None if kind == "as_none" else it
 
 

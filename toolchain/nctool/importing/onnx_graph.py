@@ -16,12 +16,16 @@ from numpy.typing import NDArray
 from nctool.errors import first_line
 from nctool.importing.builder import Builder
 from nctool.importing.ends import finished, started
+from nctool.importing.enlarging import ENLARGING
 from nctool.importing.network_file import NetworkFile
 from nctool.importing.onnx_file import OnnxModel, damaged
 from nctool.importing.onnx_layers import HANDLERS, Node
 from nctool.importing.onnx_run import runner
 from nctool.importing.problems import Problems
 from nctool.importing.values import MISFITS, RefusedError, Sizes, Value
+
+READ = HANDLERS | ENLARGING
+"""Handlers of all operations that become layers."""
 
 FOLDED = frozenset(
     {"Add", "Cast", "Ceil", "Concat", "Constant", "ConstantOfShape", "Div", "Equal", "Expand", "Flatten", "Floor"}
@@ -100,17 +104,17 @@ def _read(proto: Any, known: dict[str, Known], layers: Builder, opset: int) -> N
     given = [known[name] if name else None for name in proto.input]
     kind = _kind(proto)
     if any(isinstance(it, Unread) for it in given):
-        if kind not in HANDLERS and kind not in FOLDED:
+        if kind not in READ and kind not in FOLDED:
             raise RefusedError
         known |= {name: Unread() for name in proto.output}
         return
     if kind == "Shape" and isinstance(given[0], Value):
         known[proto.output[0]] = _sizes(proto, given[0])
     elif any(isinstance(it, Value) for it in given):
-        if kind not in HANDLERS:
+        if kind not in READ:
             raise RefusedError
         node = Node(_name(proto), kind, given, _attributes(proto), opset)  # type: ignore[arg-type]  # no Unread here
-        known[proto.output[0]] = HANDLERS[kind](node, layers)
+        known[proto.output[0]] = READ[kind](node, layers)
     else:
         known |= _folded(proto, given, opset)
 

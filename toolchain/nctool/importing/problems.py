@@ -45,9 +45,9 @@ _KINDS = {
 }
 """What hints call an operation of a file, where they call it otherwise."""
 
+ENLARGED = "use mode='nearest' with a whole factor, or nn.ConvTranspose2d, and train again"
 _HINTS = {
-    "ConvTranspose": "no layer that enlarges images has a form here: end the network in class scores or numbers",
-    **dict.fromkeys(("Resize", "Upsample"), "no layer that enlarges images has a form here"),
+    **dict.fromkeys(("upsample_bilinear2d", "index", "_unsafe_index"), ENLARGED),
     "Attention": "a transformer has no integrate-and-fire form here",
     "as_strided": "export the network again with example images in the usual layout: images.contiguous()",
     "ConvInteger": "export the network in float32, before it is quantised",

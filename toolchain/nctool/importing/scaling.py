@@ -17,6 +17,7 @@ from nctool.importing.values import RefusedError
 
 _NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 _WEIGHTED = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
+_BIASED = (*_WEIGHTED, nn.ConvTranspose2d)
 
 
 def fold_scaling(network: fx.GraphModule) -> None:
@@ -33,7 +34,7 @@ def fold_scaling(network: fx.GraphModule) -> None:
         before = _module(network, source)
         if source.op == "placeholder":
             _fold_forward(network, node, module)
-        elif isinstance(before, _WEIGHTED) and len(source.users) == 1 and _only_shifts(module):
+        elif isinstance(before, _BIASED) and len(source.users) == 1 and _only_shifts(module):
             bias = module.bias.detach().clone()
             before.register_parameter(
                 "bias", nn.Parameter(bias if before.bias is None else before.bias.detach() + bias)

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from nctool.importing.builder import Builder
 from nctool.importing.convolution import Windows, convolved, pooled
+from nctool.importing.enlarging import repeated, shuffled, transposed
 from nctool.importing.onnx_layers import clamped, scores, zero_padded
 from nctool.importing.values import RefusedError, Value
 
@@ -59,12 +60,58 @@ class Call:
 
 def _conv(call: Call, layers: Builder) -> Value:
     weight = call.weights("weight")
-    if call.get("transposed", False) or weight is None:
-        raise RefusedError(kind="ConvTranspose2d")
+    if weight is None:
+        raise RefusedError("has no weights")
+    if call.get("transposed", False):
+        return _conv_transpose(call, layers)
     n_axes = weight.ndim - 2
     kernel, dilations = list(weight.shape[2:]), _each(call.get("dilation", 1), n_axes)
     windows = Windows(kernel, _each(call.get("stride", 1), n_axes), _conv_pads(call, kernel, dilations), dilations)
     return convolved(layers, call.name, call.value(), weight, call.weights("bias"), windows, call.get("groups", 1))
+
+
+def _conv_transpose(call: Call, layers: Builder) -> Value:
+    weight = call.weights("weight")
+    if weight is None:
+        raise RefusedError("has no weights")
+    n_axes, kernel = weight.ndim - 2, list(weight.shape[2:])
+    strides, padding, more, dilations = (
+        _each(call.get(name, default), n_axes)
+        for name, default in (("stride", 1), ("padding", 0), ("output_padding", 0), ("dilation", 1))
+    )
+    windows = Windows(kernel, strides, [(pad, pad) for pad in padding], dilations)
+    groups = call.get("groups", 1)
+    return transposed(layers, call.name, call.value(), weight, call.weights("bias"), windows, more, groups)
+
+
+def _upsample(call: Call, layers: Builder) -> Value:
+    value, scales = call.value(), call.get("scale_factors", None)
+    if not scales:
+        sizes = call.arguments["output_size"]
+        scales = [new / old for new, old in zip(sizes, value.seen[2:], strict=True)]
+    return repeated(layers, call.name, value, dict(enumerate(scales, start=2)))
+
+
+def _index(call: Call, layers: Builder) -> Value:
+    """Take nearest neighbours that torch 2.3 wrote out: the place of what each row and each column repeats."""
+    value, (*whole, last) = call.value(), call.arguments["indices"]
+    rows = whole[2:]
+    lines = [*(row[:, 0] for row in rows if row.ndim == 2 and row.shape[1] == 1), last]
+    fits = whole[:2] == [None, None] and len(value.seen) == len(whole) + 1 == len(lines) + 2
+    if not fits or any(not _repeats(line, size) for line, size in zip(lines, value.seen[2:], strict=False)):
+        raise RefusedError("takes places of an image one by one", kind="getitem")
+    factors = {axis: len(line) / value.seen[axis] for axis, line in enumerate(lines, start=2)}
+    return repeated(layers, call.name, value, factors)
+
+
+def _repeats(places: Tensor, size: int) -> bool:
+    """Return whether places in an axis are all of it, in order, each as often."""
+    factor, rest = divmod(len(places), size)
+    return places.ndim == 1 and rest == 0 and torch.equal(places, torch.arange(len(places)) // max(factor, 1))
+
+
+def _pixel_shuffle(call: Call, layers: Builder) -> Value:
+    return shuffled(layers, call.name, call.value(), call.arguments["upscale_factor"])
 
 
 def _conv_pads(call: Call, kernel: Sequence[int], dilations: Sequence[int]) -> list[tuple[int, int]]:
@@ -285,6 +332,11 @@ def _pad(call: Call, layers: Builder) -> Value:
 
 HANDLERS: dict[str, Callable[[Call, Builder], Value]] = {
     **dict.fromkeys(("conv1d", "conv2d", "convolution", "_convolution", "_convolution_mode"), _conv),
+    **dict.fromkeys(("conv_transpose1d", "conv_transpose2d"), _conv_transpose),
+    **dict.fromkeys(("upsample_nearest1d", "upsample_nearest2d"), _upsample),
+    **dict.fromkeys(("_upsample_nearest_exact1d", "_upsample_nearest_exact2d"), _upsample),
+    **dict.fromkeys(("index", "_unsafe_index"), _index),
+    "pixel_shuffle": _pixel_shuffle,
     "linear": _linear,
     **dict.fromkeys(("mm", "matmul"), _product),
     "addmm": _addmm,

@@ -15,13 +15,27 @@ from torch import Tensor
 
 from nctool.errors import first_line
 from nctool.importing.builder import Builder
+from nctool.importing.convolution import LARGEST_WINDOW
 from nctool.importing.problems import Problems
 from nctool.importing.torch_layers import HANDLERS, Call
 from nctool.importing.values import MISFITS, RefusedError, Value
 
 _ATEN: Any = torch.ops.aten  # type: ignore[attr-defined]
 _FOLDED = frozenset(
-    {"add", "alias", "clone", "contiguous", "detach", "div", "lift_fresh_copy", "mul", "neg", "permute", "reciprocal"}
+    {
+        "add",
+        "alias",
+        "clamp",
+        "clone",
+        "contiguous",
+        "detach",
+        "div",
+        "lift_fresh_copy",
+        "mul",
+        "neg",
+        "permute",
+        "reciprocal",
+    }
     | {"reshape", "rsqrt", "sqrt", "squeeze", "sub", "t", "transpose", "unsqueeze", "view"}
 )
 """Operators on constants that are computed here: none of them makes more numbers than it gets."""
@@ -110,6 +124,10 @@ def _size(value: Value, arguments: Mapping[str, Any]) -> Any:
 
 def _computed(kind: str, arguments: Mapping[str, Any], held: list[Any]) -> Any:
     """Return what an operator computes of constants."""
+    if kind == "arange" and isinstance(arguments.get("end"), int) and arguments["end"] <= LARGEST_WINDOW:
+        return torch.arange(arguments["end"], dtype=arguments.get("dtype"))
+    if kind == "_to_copy" and isinstance(arguments.get("self"), Tensor):
+        return arguments["self"].to(arguments.get("dtype"))
     tensors = any(isinstance(it, Tensor) for it in held)
     try:
         if tensors and kind in _FOLDED:

@@ -8,7 +8,7 @@ In: integer populations. Out: intervals in weight units. Must not import torch.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from types import MappingProxyType
 
@@ -111,16 +111,35 @@ def drive_interval(population: Population, encoding: Input, payloads: Payloads =
 
 
 def _synapse_interval(synapse: Synapse, encoding: Input, payloads: Payloads) -> Interval:
-    """Sum, per output channel, the worst contribution of each weight; a tap may also fall on padding (0)."""
-    raising, lowering = (bound(synapse.weight, 0) for bound in (np.maximum, np.minimum))
-    axes = tuple(range(1, synapse.weight.ndim))
+    """Sum, per output channel, the worst contribution of each weight; a tap may also fall on padding (0).
+
+    Of taps of which some see zeros between the neurons, only those count that see none at the same time.
+    """
+    sums = (_sums(synapse, weight, encoding, payloads) for weight in _weights_at_once(synapse))
+    lows, highs = zip(*sums, strict=True)
+    return _shifted(np.minimum.reduce(lows), synapse), _shifted(np.maximum.reduce(highs), synapse)
+
+
+def _weights_at_once(synapse: Synapse) -> Iterator[IntArray]:
+    """Yield weights that may all see neurons, 0 in place of the others."""
+    conv, weight = synapse.conv, synapse.weight
+    if conv is None or conv.input_dilation == (1, 1):
+        yield weight
+        return
+    for taps in conv.phases((weight.shape[2], weight.shape[3])):
+        yield weight * taps
+
+
+def _sums(synapse: Synapse, weight: IntArray, encoding: Input, payloads: Payloads) -> Interval:
+    raising, lowering = (bound(weight, 0) for bound in (np.maximum, np.minimum))
+    axes = tuple(range(1, weight.ndim))
     if synapse.source != INPUT_NAME and synapse.source not in payloads:  # spikes, 0 or 1
-        low, high = (weight.sum(axis=axes, dtype=np.int64) for weight in (lowering, raising))
-        return _shifted(low, synapse), _shifted(high, synapse)
+        low, high = (values.sum(axis=axes, dtype=np.int64) for values in (lowering, raising))
+        return low, high
     lowest, highest = _signal_interval(synapse, encoding, payloads)
     low = (raising * lowest + lowering * highest).sum(axis=axes)
     high = (raising * highest + lowering * lowest).sum(axis=axes)
-    return _shifted(low, synapse), _shifted(high, synapse)
+    return low, high
 
 
 def _shifted(sums: NDArray[np.int64], synapse: Synapse) -> NDArray[np.int64]:

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from nctool.errors import RangeError
-from nctool.ir.geometry import Shape
+from nctool.ir.geometry import ConvGeometry, Shape
 from nctool.ir.population import (
     INPUT_NAME,
     LARGEST_DELAY,
@@ -23,6 +23,9 @@ from nctool.ir.population import (
     Synapse,
 )
 from nctool.ir.repeat import NO_REPEAT
+
+MOST_PLACES = 2**24
+"""Of one channel that is read with zeros between its neurons: an engine lays them out, 64 MiB in float32."""
 
 
 def validate_population(population: Population, where: str, seen: Mapping[str, Shape]) -> None:
@@ -93,16 +96,25 @@ def _validate_synapse(synapse: Synapse, population: Population, where: str, seen
     else:
         fits = weight.ndim == 4 and len(source) == 3 and min(weight.shape) >= 1
         require(fits, where, "conv weight", weight.shape, "4 axes of sizes >= 1 on a 3-axis source")
-        low = min(*conv.stride, *conv.dilation, conv.groups, 1 + min(conv.padding))
-        require(low >= 1, where, "convolution", conv, "stride, dilation, groups >= 1, padding >= 0")
-        divides = source[0] % conv.groups == 0 and weight.shape[0] % conv.groups == 0
-        require(divides, where, "groups", conv.groups, f"a divisor of {source[0]} and {weight.shape[0]}")
+        _validate_geometry(conv, source, weight, where)
         fan_in = (source[0] // conv.groups, *weight.shape[2:])
     require_integers(weight, (weight.shape[0], *fan_in), where, "weight")
     _validate_delay(synapse, population, where)
     _validate_repeat(synapse, where, source)
     driven = synapse.output_shape(source)
     require(driven == population.shape, where, f"shape driven by `{synapse.source}`", driven, str(population.shape))
+
+
+def _validate_geometry(conv: ConvGeometry, source: Shape, weight: IntArray, where: str) -> None:
+    low = min(*conv.stride, *conv.dilation, conv.groups, 1 + min(conv.padding))
+    require(low >= 1, where, "convolution", conv, "stride, dilation, groups >= 1, padding >= 0")
+    divides = source[0] % conv.groups == 0 and weight.shape[0] % conv.groups == 0
+    require(divides, where, "groups", conv.groups, f"a divisor of {source[0]} and {weight.shape[0]}")
+    require(min(conv.input_dilation) >= 1, where, "input dilation", conv.input_dilation, ">= 1")
+    if conv.input_dilation != (1, 1):
+        high, wide = ((n - 1) * apart + 1 for n, apart in zip(source[1:], conv.input_dilation, strict=True))
+        what = "places of neurons and the zeros between them"
+        require(high * wide <= MOST_PLACES, where, what, high * wide, f"up to {MOST_PLACES}")
 
 
 def _validate_delay(synapse: Synapse, population: Population, where: str) -> None:

@@ -121,11 +121,11 @@ def _limits(weight: NDArray[Any], conv: ConvGeometry | None, source: Shape) -> l
         return [len(weight), *source]
     out, group_size, *kernel = weight.shape
     limits = [out // conv.groups, group_size]
-    for taps, stride, padding, dilation, size in zip(
-        kernel, conv.stride, conv.padding, conv.dilation, source[1:], strict=True
+    for taps, stride, padding, dilation, apart, size in zip(
+        kernel, conv.stride, conv.padding, conv.dilation, conv.input_dilation, source[1:], strict=True
     ):
         limit = math.gcd(taps, stride, padding, size if padding else 0)
-        limits.append(limit if dilation == 1 else 1)
+        limits.append(limit if dilation == apart == 1 else 1)
     return limits
 
 

@@ -103,15 +103,21 @@ def _map(path: Path) -> NDArray[Any]:
     return values
 
 
-def load_labels(source: Source, n_samples: int) -> NDArray[np.int64]:
+def load_labels(source: Source, n_samples: int, *, of_all: bool = False) -> NDArray[np.int64]:
     """Return the labels of a .npy file or array, int64 (samples,), the first `n_samples` of them.
+
+    Args:
+        source: where they are.
+        n_samples: how many are wanted.
+        of_all: those are all samples that there are: refuse more labels.
 
     Raises:
         UsageError: there is no such file.
         FormatError: it does not hold one class number for each sample.
     """
     values, name = load_array(source, LABELS), name_of(source, LABELS)
-    if values.ndim != 1 or values.dtype.kind not in "iu" or len(values) < n_samples:
+    are_too_many = of_all and len(values) > n_samples
+    if values.ndim != 1 or values.dtype.kind not in "iu" or len(values) < n_samples or are_too_many:
         raise FormatError(
             f"`{name}`: labels are {values.dtype} {values.shape}, allowed class numbers for {n_samples} samples",
             how_to_class_numbers("y", values[:n_samples], n_samples),

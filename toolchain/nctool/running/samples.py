@@ -78,7 +78,7 @@ def choose_samples(
     content, samples = content.fit(values, name)
     n_outputs = content.network.readout.n_neurons
     if answers is not None and answers.max() >= n_outputs:
-        raise _unknown_label(f"`{name_of(label_array, LABELS)}`", answers, n_outputs)
+        raise unknown_label(f"`{name_of(label_array, LABELS)}`", answers, n_outputs)
     return Chosen(content, name, samples, answers)
 
 
@@ -199,10 +199,11 @@ def _require_fit(name: str, pixels: NDArray[np.uint8], labels: NDArray[np.int64]
             hint="give the data set that the network was trained on with --dataset",
         )
     if labels.max() >= n_classes:
-        raise _unknown_label(f"data set `{name}`", labels, n_classes)
+        raise unknown_label(f"data set `{name}`", labels, n_classes)
 
 
-def _unknown_label(where: str, labels: NDArray[np.int64], n_classes: int) -> RangeError:
+def unknown_label(where: str, labels: NDArray[np.int64], n_classes: int) -> RangeError:
+    """Describe a label that no class of a network has."""
     from_one = labels.min() >= 1 and labels.max() == n_classes
     hint = f"classes are 0..{n_classes - 1}: save y - 1" if from_one else None
     return RangeError(f"{where}: label {labels.max()}, the network has {n_classes} classes", hint)

@@ -21,7 +21,15 @@ from torch.nn import functional
 from nctool.activation.noisy_quant import NoisyQuantReLU
 from nctool.activation.rectifier import Rectifier
 from nctool.activation.thresholds import images_fit
-from nctool.conversion.float_network import FloatNetwork, FloatPopulation, FloatSynapse, Norm, Pool, Scaled
+from nctool.conversion.float_network import (
+    Enlargement,
+    FloatNetwork,
+    FloatPopulation,
+    FloatSynapse,
+    Norm,
+    Resized,
+    Scaled,
+)
 from nctool.conversion.input_encoding import normalised_pixels
 from nctool.conversion.maximum_values import maximum_values
 from nctool.conversion.trace.forward_graph import require_type, unwrapped
@@ -29,6 +37,7 @@ from nctool.conversion.trace.restoring import evaluation
 from nctool.conversion.trace.shapes import SEQUENCES
 from nctool.errors import UnsupportedError
 from nctool.fast.engine import exact_arithmetic
+from nctool.fast.kernel import apart
 from nctool.ir.inputs import require_pixels
 from nctool.ir.network import INPUT_NAME, Shape
 
@@ -277,11 +286,20 @@ def _magnitude(layer: FloatSynapse | Scaled, signal: Tensor) -> Tensor:
     return magnitude
 
 
-def _pooled(signal: Tensor, pools: tuple[Pool, ...]) -> Tensor:
+def _pooled(signal: Tensor, pools: tuple[Resized, ...]) -> Tensor:
     for pool in pools:
         image = signal.reshape(-1, *pool.source)
+        if isinstance(pool, Enlargement):
+            signal = _enlarged(image, pool)
+            continue
         signal = functional.avg_pool2d(image, pool.kernel, pool.stride, pool.padding, divisor_override=pool.divisor)
     return signal
+
+
+def _enlarged(image: Tensor, by: Enlargement) -> Tensor:
+    if by.shuffles:
+        return functional.pixel_shuffle(image, by.factor[0])
+    return image.repeat_interleave(by.factor[0], 2).repeat_interleave(by.factor[1], 3)
 
 
 def _terms(synapse: FloatSynapse | Scaled, signal: Tensor) -> tuple[Tensor, Tensor]:
@@ -293,6 +311,7 @@ def _terms(synapse: FloatSynapse | Scaled, signal: Tensor) -> tuple[Tensor, Tens
     if conv is None:
         weighted = functional.linear(signal.flatten(1), weight, bias)
     else:
+        signal = apart(signal, conv)
         weighted = functional.conv2d(signal, weight, bias, conv.stride, conv.padding, conv.dilation, conv.groups)
     if synapse.norm is None:
         return weighted, torch.zeros_like(weighted)

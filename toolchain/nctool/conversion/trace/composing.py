@@ -2,7 +2,7 @@
 
 A convolution of kernel 1, or a dense layer, that reads a weighted sum with no activation behind it reads the sources
 of every branch of this sum itself, through W2 W1 and with the bias W2 b1 + b2. Average pooling of a weighted sum is
-one too: of the pooled source, or with a larger kernel.
+one too: of the pooled source, or with a larger kernel. So is a weighted sum that is enlarged, one place at a time.
 
 In: a FloatPopulation that is a weighted sum, the second layer. Out: synapses, or an UnsupportedError where they would
 be too many.
@@ -15,7 +15,8 @@ from dataclasses import replace
 
 import numpy as np
 
-from nctool.conversion.float_network import Composed, FloatArray, FloatPopulation, FloatSynapse, Pool
+from nctool.conversion.enlarging import widened
+from nctool.conversion.float_network import Composed, Enlargement, FloatArray, FloatPopulation, FloatSynapse, Pool
 from nctool.conversion.folding import fold_batch_norm
 from nctool.errors import UnsupportedError
 from nctool.ir.network import ConvGeometry, Shape
@@ -119,7 +120,7 @@ def _added(one: FloatSynapse, other: FloatSynapse) -> FloatSynapse:
     )
 
 
-# --- poolings and flattening of weighted sums ---------------------------
+# --- poolings, enlargements and flattening of weighted sums -------------
 
 
 def pooled(drive: FloatPopulation, pool: Pool) -> FloatPopulation:
@@ -134,25 +135,41 @@ def _pooled(first: FloatSynapse, pool: Pool) -> FloatSynapse:
     share = math.prod(pool.kernel) / pool.divisor
     composed = (Composed(first, np.full(len(first.weight), share)),)
     first = replace(first, bias=first.bias * share, composed=composed)
-    if first.weight.shape[2:] == (1, 1) and (conv.stride, conv.padding) == ((1, 1), (0, 0)):
+    if first.weight.shape[2:] == conv.stride == conv.input_dilation == (1, 1) and conv.padding == (0, 0):
         return replace(first, pools=(*first.pools, replace(pool, source=_read(first))))
     weight = first.weight / pool.divisor
     taps = [(pool.kernel[k] - 1) * conv.stride[k] + conv.dilation[k] * (weight.shape[2 + k] - 1) + 1 for k in (0, 1)]
     _require_few(first, pool.module, math.prod((*weight.shape[:2], *taps)), 0)
     for k in (0, 1):
-        weight = _widened(weight, 2 + k, pool.kernel[k], conv.stride[k], conv.dilation[k])
+        weight = widened(weight, 2 + k, pool.kernel[k], conv.stride[k], conv.dilation[k])
     stride = (conv.stride[0] * pool.stride[0], conv.stride[1] * pool.stride[1])
-    return replace(first, weight=weight, conv=ConvGeometry(stride, conv.padding, groups=conv.groups))
+    return replace(first, weight=weight, conv=replace(conv, stride=stride, dilation=(1, 1)))
 
 
-def _widened(weight: FloatArray, axis: int, window: int, stride: int, dilation: int) -> FloatArray:
-    """Return kernels that add up what the given ones see at each place of a window, along one axis."""
-    lines = np.moveaxis(weight, axis, -1)
-    reach = dilation * (lines.shape[-1] - 1) + 1
-    wide = np.zeros((*lines.shape[:-1], (window - 1) * stride + reach))
-    for place in range(window):
-        wide[..., place * stride : place * stride + reach : dilation] += lines
-    return np.moveaxis(wide, -1, axis)
+def enlarged(drive: FloatPopulation, by: Enlargement) -> FloatPopulation:
+    """Return a weighted sum whose every neuron is repeated in a block."""
+    branches = tuple(_enlarged(fold_batch_norm(branch), by) for branch in drive.synapses)
+    return replace(drive, shape=by.output, synapses=branches)
+
+
+def _enlarged(first: FloatSynapse, by: Enlargement) -> FloatSynapse:
+    """Spread the source: each tap of a kernel becomes a block of equal ones, at the distance of the neurons."""
+    conv, factor, weight = first.conv or ConvGeometry(), by.factor, first.weight
+    if conv.stride != (1, 1):
+        raise UnsupportedError(
+            f"module `{by.module}`: enlarges what `{first.module}` gives with stride {conv.stride}, allowed 1 where no "
+            "activation lies between",
+            hint=f"put nn.ReLU right before `{by.module}`, then nctool.prepare, and train again",
+        )
+    dilation = (conv.dilation[0] * factor[0], conv.dilation[1] * factor[1])
+    taps = [factor[k] + dilation[k] * (weight.shape[2 + k] - 1) for k in (0, 1)]
+    _require_few(first, by.module, math.prod((*weight.shape[:2], *taps)), 0)
+    for k in (0, 1):
+        weight = widened(weight, 2 + k, factor[k], 1, dilation[k])
+    rows, columns = (factor[k] * (conv.padding[k] + 1) - 1 for k in (0, 1))
+    apart = (conv.input_dilation[0] * factor[0], conv.input_dilation[1] * factor[1])
+    geometry = replace(conv, padding=(rows, columns), dilation=(1, 1), input_dilation=apart)
+    return replace(first, weight=weight, conv=geometry, composed=(Composed(first, np.ones(len(weight))),))
 
 
 def _read(synapse: FloatSynapse) -> Shape:

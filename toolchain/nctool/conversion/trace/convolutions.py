@@ -49,7 +49,7 @@ def linear(module: nn.Linear, value: Value, name: str) -> Value:
             f"module `{name}` (Linear): gets shape {signal.shape}, allowed ({inputs},)",
             hint="put nn.Flatten before it",
         )
-    return _drive(module, to_array(module.weight, f"{name}.weight"), signal, name, (out,), None)
+    return drive(module, to_array(module.weight, f"{name}.weight"), signal, name, (out,), None)
 
 
 def conv(module: nn.Conv2d | nn.Conv1d, value: Value, name: str) -> Value:
@@ -76,7 +76,7 @@ def conv(module: nn.Conv2d | nn.Conv1d, value: Value, name: str) -> Value:
     shape = (out, *geometry.output_size(within_zeros(signal), kernel))
     require_image(shape, f"module `{name}` ({kind})", signal)
     unpadded = signal if isinstance(signal, FloatPopulation) else each_part(signal, without_zeros)
-    return _drive(module, weight, unpadded, name, shape, geometry)
+    return drive(module, weight, unpadded, name, shape, geometry)
 
 
 def _is_pointwise(module: nn.Conv2d | nn.Conv1d) -> bool:
@@ -131,6 +131,28 @@ def with_even_padding(weight: FloatArray, zeros: Zeros, dilation: Pair) -> tuple
     return weight, (max(zeros[0]), max(zeros[1])), (dilations[0], dilations[1])
 
 
+def without_negative(weight: FloatArray, zeros: Zeros, dilation: Pair) -> tuple[FloatArray, Zeros, Pair]:
+    """Return kernels that compute the same on a whole image where `zeros` says how far its edge is cut off.
+
+    Args:
+        weight: float64 (out, in / groups, kernel height, kernel width).
+        zeros: before and behind, along the height and along the width; negative where rows or columns are cut off.
+        dilation: of the kernel.
+
+    Returns:
+        kernels with weights of 0 that fall on what was cut off, the zeros that are left, and the dilation.
+    """
+    dilations = list(dilation)
+    for axis, (before, behind) in enumerate(zeros):
+        if min(before, behind) < 0:
+            weight, dilations[axis] = _undilated(weight, 2 + axis, dilations[axis]), 1
+            taps = [(0, 0)] * 4
+            taps[2 + axis] = (max(0, -before), max(0, -behind))
+            weight = np.pad(weight, taps)
+    rows, columns = ((max(0, before), max(0, behind)) for before, behind in zeros)
+    return weight, (rows, columns), (dilations[0], dilations[1])
+
+
 def _undilated(weight: FloatArray, axis: int, dilation: int) -> FloatArray:
     """Return kernels with the zeros between their weights that a dilation stands for."""
     lines = np.moveaxis(weight, axis, -1)
@@ -139,14 +161,24 @@ def _undilated(weight: FloatArray, axis: int, dilation: int) -> FloatArray:
     return np.moveaxis(spread, -1, axis)
 
 
-def _drive(
-    module: nn.Linear | nn.Conv2d | nn.Conv1d,
+def drive(
+    module: nn.Linear | nn.Conv2d | nn.Conv1d | nn.ConvTranspose2d | nn.ConvTranspose1d,
     weight: FloatArray,
     signal: Spikes | FloatPopulation,
     name: str,
     shape: Shape,
     conv: ConvGeometry | None,
 ) -> Value:
+    """Return what a linear layer makes of a signal, with the bias of its module.
+
+    Args:
+        module: for its bias.
+        weight: float64, axes as in `nctool.ir.network.Synapse`.
+        signal: what it reads.
+        name: of the module.
+        shape: of what it gives.
+        conv: geometry of a convolution, None for a dense layer.
+    """
     bias = np.zeros(shape[0]) if module.bias is None else to_array(module.bias, f"{name}.bias")
     return FloatPopulation(name, shape, _weighed(signal, name, weight, bias, conv))
 

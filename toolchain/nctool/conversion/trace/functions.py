@@ -14,6 +14,7 @@ import torch
 from torch import fx, nn
 from torch.nn import functional
 
+from nctool.conversion.trace.enlargements import BROKEN, NEAREST, NOT_NEAREST
 from nctool.conversion.trace.facts import Facts
 from nctool.conversion.trace.hints import unsupported
 from nctool.conversion.trace.in_place import name_of
@@ -42,6 +43,7 @@ DROPOUTS: dict[str, type[nn.Module]] = {
     "alpha_dropout": nn.AlphaDropout,
     "feature_alpha_dropout": nn.FeatureAlphaDropout,
 }
+ENLARGEMENTS = ("interpolate", "upsample", "upsample_nearest", "pixel_shuffle")
 SOFTMAXES = ("softmax", "log_softmax")
 
 _MEAN_OPTIONS = ("kernel_size", "stride", "padding", "ceil_mode", "count_include_pad")
@@ -130,6 +132,28 @@ def pooling(node: fx.Node, facts: Facts) -> nn.Module:
             f"use nn.Adaptive{'Max' if 'max' in name_of(node) else 'Avg'}Pool2d(1)",
         ) from None
     return kind(**options)
+
+
+def enlargement(node: fx.Node, facts: Facts) -> nn.Module | None:
+    """Return the module of a function that enlarges images; None where their sizes are not known.
+
+    Raises:
+        UnsupportedError: it does not repeat neurons a whole number of times, or works on something else than images.
+    """
+    what = f"function `{node.name}`"
+    if name_of(node) == "pixel_shuffle":
+        return nn.PixelShuffle(argument(node, 1, "upscale_factor", 1))
+    mode = "nearest" if name_of(node) == "upsample_nearest" else argument(node, 3, "mode", "nearest")
+    if mode not in NEAREST:
+        raise unsupported(f"{what} (with mode={mode!r})", NOT_NEAREST)
+    before, shape = facts.shape(argument(node, 0, "input", node)), facts.shape(node)
+    if before is None or shape is None:
+        return None
+    if len(shape) != 3:
+        raise unsupported(f"{what} (of a sequence)", "use nn.ConvTranspose1d")
+    if any(new % old for old, new in zip(before[1:], shape[1:], strict=True)):
+        raise unsupported(f"{what} (of {before[1]}x{before[2]} to {shape[1]}x{shape[2]})", BROKEN)
+    return nn.Upsample(scale_factor=(float(shape[1] // before[1]), float(shape[2] // before[2])), mode=mode)
 
 
 def dropout(node: fx.Node) -> nn.Module:

@@ -8,8 +8,9 @@ from __future__ import annotations
 from nctool.errors import UnsupportedError
 
 SUPPORTED = (
-    "Conv2d, Linear, BatchNorm, AvgPool2d, AdaptiveAvgPool2d, MaxPool2d, AdaptiveMaxPool2d, Flatten, Dropout, "
-    "NoisyQuantReLU, sums of branches, torch.cat of channels; through nctool.prepare also ReLU"
+    "Conv2d, ConvTranspose2d, Linear, BatchNorm, AvgPool2d, AdaptiveAvgPool2d, MaxPool2d, AdaptiveMaxPool2d, "
+    "Upsample, PixelShuffle, Flatten, Dropout, NoisyQuantReLU, sums of branches, torch.cat of channels; through "
+    "nctool.prepare also ReLU"
 )
 _RELU = "replace it by nn.ReLU, then nctool.prepare, and train again: a few epochs are enough (docs/OWN_MODEL.md)"
 _GATE = "behind a hidden layer use nn.ReLU, behind the last one return the logits; leave out gates"
@@ -18,11 +19,13 @@ _PARAMETRIZED = "make it permanent: torch.nn.utils.parametrize.remove_parametriz
 _ENTERS = "let normalisation, and the weights of the layer behind it, take constants"
 _TRAINED = "nctool.prepare puts a NoisyQuantReLU there: train it"
 _RECURRENT = "no recurrent layer has an integrate-and-fire form here: use nn.Linear or nn.Conv2d, and train again"
-_ENLARGED = "leave it out: nothing here enlarges an image"
+_ENLARGED = "use mode='nearest' with a whole factor, or nn.ConvTranspose2d, and train again"
+_SHRUNK = "use nn.Conv2d with the same stride, and train again: it reads each pixel of a block with a weight of its own"
 _FUNCTION = "use the module, which holds the weights: "
 _AXES = "keep the axes (channels, height, width), and flatten them with nn.Flatten before nn.Linear"
 _PARTS = "let a convolution of its own give each part: no layer reads a part of another's channels"
 _ATTENTION = "attention multiplies signals, which neurons do not: use convolutions, and train again"
+_WEIGHTED = {"conv2d": "nn.Conv2d", "linear": "nn.Linear", "conv_transpose2d": "nn.ConvTranspose2d"}
 WRAPPED = {
     **dict.fromkeys(("DataParallel", "DistributedDataParallel", "FullyShardedDataParallel"), "module"),
     "AveragedModel": "module",
@@ -34,7 +37,7 @@ SHARDED = ("FullyShardedDataParallel",)
 HINTS: dict[str, str] = {
     **{kind: f"call the network in it: .{attribute}" for kind, attribute in WRAPPED.items()},
     **dict.fromkeys(("RNN", "LSTM", "GRU", "RNNCell", "LSTMCell", "GRUCell"), _RECURRENT),
-    **{name: _FUNCTION + module for name, module in (("conv2d", "nn.Conv2d"), ("linear", "nn.Linear"))},
+    **{name: _FUNCTION + module for name, module in _WEIGHTED.items()},
     "batch_norm": _FUNCTION + "nn.BatchNorm2d",
     "SyncBatchNorm": "use nn.BatchNorm2d, of the same numbers: norm.load_state_dict(synchronised.state_dict())",
     **dict.fromkeys(("GELU", "LeakyReLU", "PReLU", "RReLU", "SiLU", "Mish", "Hardswish"), _RELU),
@@ -65,8 +68,11 @@ HINTS: dict[str, str] = {
     **dict.fromkeys(("truediv", "div", "sub"), _ENTERS),
     "pad": "use the module nn.ZeroPad2d, or padding= of the convolution behind it",
     **dict.fromkeys(("ReflectionPad2d", "ReplicationPad2d", "CircularPad2d"), "use nn.ZeroPad2d and train again"),
-    **dict.fromkeys(("Upsample", "UpsamplingNearest2d", "PixelShuffle", "ConvTranspose2d", "Unfold"), _ENLARGED),
-    **dict.fromkeys(("interpolate", "upsample", "pixel_shuffle", "conv_transpose2d"), _ENLARGED),
+    **dict.fromkeys(("UpsamplingBilinear2d", "upsample_bilinear"), _ENLARGED),
+    **dict.fromkeys(("interpolate", "upsample", "upsample_nearest"), "use the module nn.Upsample"),
+    "pixel_shuffle": "use the module nn.PixelShuffle",
+    **dict.fromkeys(("PixelUnshuffle", "pixel_unshuffle", "Unfold", "unfold"), _SHRUNK),
+    **dict.fromkeys(("ConvTranspose3d", "Fold", "fold"), "use nn.ConvTranspose2d, and train again"),
     "dropout": "use the module nn.Dropout",
     "dropout2d": "use the module nn.Dropout2d",
     "view": "use the module nn.Flatten",

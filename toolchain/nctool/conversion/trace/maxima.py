@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from torch import nn
 
-from nctool.conversion.float_network import FloatArray, FloatPopulation, FloatSynapse
+from nctool.conversion.float_network import Enlargement, FloatArray, FloatPopulation, FloatSynapse
 from nctool.conversion.trace.convolutions import with_even_padding
 from nctool.conversion.trace.hints import unsupported
 from nctool.conversion.trace.modules import tiles
@@ -63,7 +63,7 @@ def require_maximum(value: Value, name: str) -> Spikes:
     """
     spikes = require_padded(value, name, ", and take away one behind it")
     parts = parts_of(spikes)
-    averages = [pool.module for part in parts for pool in part.pools]
+    resized = [pool for part in parts for pool in part.pools]
     if isinstance(spikes, Summed):
         what, hint = f"the sum `{spikes.name}`", f"put nn.ReLU right before `{name}`, then nctool.prepare"
     elif any(part.source == INPUT_NAME for part in parts):
@@ -71,8 +71,10 @@ def require_maximum(value: Value, name: str) -> Spikes:
     elif norms_of(spikes):
         norm = norms_of(spikes)[-1]
         what, hint = f"what the norm `{norm}` gives", f"put `{name}` before `{norm}`, and train again"
-    elif averages:
-        what, hint = f"the averages of `{averages[-1]}`", f"take the maximum first: put `{name}` before it"
+    elif resized:
+        given = "what" if isinstance(resized[-1], Enlargement) else "the averages of"
+        what = f"what `{resized[-1].module}` enlarges" if given == "what" else f"{given} `{resized[-1].module}`"
+        hint = f"take the maximum first: put `{name}` before it"
     else:
         image_shape(spikes, name)
         return spikes

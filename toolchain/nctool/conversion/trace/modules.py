@@ -18,6 +18,7 @@ from torch import nn
 from nctool.conversion.float_network import FloatArray, FloatPopulation, Norm, Pool
 from nctool.conversion.trace.composing import flattened, pooled
 from nctool.conversion.trace.convolutions import conv, linear, pad_channels, require_unnormalised, zero_pad
+from nctool.conversion.trace.enlargements import conv_transpose, pixel_shuffle, upsample
 from nctool.conversion.trace.hints import unsupported
 from nctool.conversion.trace.shapes import (
     along,
@@ -183,6 +184,11 @@ HANDLERS: dict[type[nn.Module], Handler] = {
     nn.Linear: linear,
     nn.Conv2d: conv,
     nn.Conv1d: conv,
+    nn.ConvTranspose2d: conv_transpose,
+    nn.ConvTranspose1d: conv_transpose,
+    nn.Upsample: upsample,
+    nn.UpsamplingNearest2d: upsample,
+    nn.PixelShuffle: pixel_shuffle,
     nn.BatchNorm1d: _batch_norm,
     nn.BatchNorm2d: _batch_norm,
     nn.AvgPool2d: _average_pool,

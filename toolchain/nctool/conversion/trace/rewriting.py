@@ -2,7 +2,8 @@
 
 An activation becomes an `nn.ReLU` for each of its uses, or an `nn.Hardtanh` where it has an upper bound; functions
 become the modules that convert, and a softmax behind the logits is left out. Maximum pooling stays, or becomes average
-pooling if that is wanted. What is not known here stays as it is: the conversion refuses it by name.
+pooling if that is wanted. Activations come before pooling, and before what enlarges an image. What is not known here
+stays as it is: the conversion refuses it by name.
 
 In: a torch module, a graph of it, Facts of the graph. Out: an fx.GraphModule with the same parameters, the names of its
 activations, the poolings that were replaced, and what was changed.
@@ -18,12 +19,14 @@ from torch.nn import functional
 from nctool.conversion.trace.facts import Facts
 from nctool.conversion.trace.functions import (
     DROPOUTS,
+    ENLARGEMENTS,
     POOLINGS,
     SOFTMAXES,
     activation_of_function,
     activation_of_module,
     argument,
     dropout,
+    enlargement,
     is_function,
     padding,
     pooling,
@@ -41,6 +44,10 @@ from nctool.conversion.trace.views import Views, reduced_axes, window
 from nctool.ir.geometry import Pair, Shape
 
 SEQUENCE_MAXIMA = (nn.MaxPool1d, nn.AdaptiveMaxPool1d)
+ENLARGING = (nn.Upsample, nn.UpsamplingNearest2d, nn.PixelShuffle)
+REPEATING = (nn.Upsample, nn.UpsamplingNearest2d)
+"""Of these, what gives each channel on its own, as batch normalisation does."""
+
 MEANS, SUMS, LARGEST = ("mean",), ("sum",), ("amax",)
 
 
@@ -75,7 +82,7 @@ class _Rewriter:
         self.module = fx.GraphModule(model, graph, type(model).__name__)
         self.views = Views(self.module, facts)
         self.activations: list[str] = []
-        self.pooled: list[fx.Node] = []
+        self.resized: list[fx.Node] = []
         self.maxima: dict[str, MaximumPooling] = {}
         self.bounds: dict[str, float] = {}
         self.dropped: nn.Module | None = None
@@ -88,7 +95,7 @@ class _Rewriter:
             with self.obstacles.noted(node):
                 self._rewrite(node)
         self._drop_softmax()
-        self._activate_before_pooling()
+        self._activate_before_resizing()
         self.graph.eliminate_dead_code()
         self.graph.lint()
         self.module.recompile()
@@ -124,6 +131,8 @@ class _Rewriter:
             self._activate(node, self._unused(name, instead=name), activation)
         elif type(module) in (*MAXIMA, *SEQUENCE_MAXIMA):
             self._maximum(node, self._unused(name, instead=name), module)
+        elif type(module) in ENLARGING:
+            self.resized.append(node)
         elif type(module) in DROPOUTS.values() and module.inplace:
             self._put(node, name, type(module)(module.p))
 
@@ -133,6 +142,8 @@ class _Rewriter:
             self._activate(node, self._unused(node.name), activation)
         elif is_function(node, POOLINGS):
             self._pool(node)
+        elif is_function(node, ENLARGEMENTS):
+            self._enlarge(node)
         elif is_function(node, DROPOUTS):
             self._put(node, self._unused(node.name), dropout(node))
         elif is_function(node, (*MEANS, *SUMS, *LARGEST)):
@@ -163,7 +174,7 @@ class _Rewriter:
         """Put the pooling, or the average that replaces it; `same_shapes` sees whether its windows are as many."""
         if module.return_indices:
             raise unsupported(f"module `{name}` ({type(module).__name__} with return_indices=True)", NO_PLACES)
-        self.pooled.append(node)
+        self.resized.append(node)
         pool = _of_images(module)
         if self.pooling == "maximum":
             self._put(node, name, pool)
@@ -174,16 +185,33 @@ class _Rewriter:
         )
         self.maxima[name] = pool
 
-    def _activate_before_pooling(self) -> None:
-        """Let an activation that follows maximum pooling come before it, where there are spikes to pool.
+    def _enlarge(self, node: fx.Node) -> None:
+        module = enlargement(node, self.facts)
+        if module is not None:
+            self._put(node, self._unused(node.name), module, argument(node, 0, "input", None))
+            self.resized.append(node)
 
-        The maximum of what an activation lets through is what it lets through of the maximum.
+    def _activate_before_resizing(self) -> None:
+        """Let an activation that follows maximum pooling, or an enlargement, come before it, where there are spikes.
+
+        The maximum of what an activation lets through is what it lets through of the maximum; and what it lets through
+        of repeated, or shuffled, neurons is that of each, repeated or shuffled.
         """
-        for node in reversed(self.pooled):
-            after = next(iter(node.users)) if len(node.users) == 1 else node
-            if after.target in self.activations:
-                node.target, after.target = after.target, node.target
-                self.facts.values[node] = self.facts.values.get(node.all_input_nodes[0], (None, None))
+        for node in reversed(self.resized):
+            here, after = node, self._exchanged(node)
+            while after is not None:
+                here.target, after.target = after.target, here.target
+                self.facts.values[here] = self.facts.values.get(here.all_input_nodes[0], (None, None))
+                here, after = after, self._exchanged(after)
+
+    def _exchanged(self, node: fx.Node) -> fx.Node | None:
+        """Return the node behind one, if both may change places: an activation, or a norm of repeated neurons."""
+        after = next(iter(node.users)) if len(node.users) == 1 else node
+        if after.target in self.activations:
+            return after
+        if after.op != "call_module" or type(self.module.get_submodule(str(node.target))) not in REPEATING:
+            return None
+        return after if type(self.module.get_submodule(str(after.target))) is nn.BatchNorm2d else None
 
     def _put(
         self, node: fx.Node, name: str, module: nn.Module, source: fx.Node | None = None, shown: str | None = None

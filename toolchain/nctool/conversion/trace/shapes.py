@@ -17,7 +17,7 @@ from nctool.conversion.trace.signals import NO_ZEROS, Signal, Spikes, zeros_of
 from nctool.errors import RangeError, UnsupportedError
 from nctool.ir.network import Pair, Shape
 
-SEQUENCES: tuple[type[nn.Module], ...] = (nn.Conv1d, nn.AvgPool1d, nn.AdaptiveAvgPool1d)
+SEQUENCES: tuple[type[nn.Module], ...] = (nn.Conv1d, nn.ConvTranspose1d, nn.AvgPool1d, nn.AdaptiveAvgPool1d)
 """Modules that read sequences, (channels, length)."""
 
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from nctool.conversion.float_network import FloatPopulation, FloatSynapse, Norm, Pool
+from nctool.conversion.float_network import FloatPopulation, FloatSynapse, Norm, Resized
 from nctool.conversion.trace.hints import unsupported
 from nctool.errors import UnsupportedError
 from nctool.ir.network import Pair, Shape
@@ -29,8 +29,8 @@ class Signal:
     Args:
         source: population that sends, or `input`.
         source_shape: its shape.
-        shape: shape after the poolings, the padding and the flattening met since.
-        pools: those poolings.
+        shape: shape after the poolings, the enlargements, the padding and the flattening met since.
+        pools: those poolings and enlargements.
         zeros: rows of zeros above and below, columns to the left and to the right, for the layer that reads it.
         norm: what batch normalisation does to the first axis of `shape`, behind the poolings; None for nothing.
         norms: names of the modules that do it.
@@ -39,7 +39,7 @@ class Signal:
     source: str
     source_shape: Shape
     shape: Shape
-    pools: tuple[Pool, ...] = ()
+    pools: tuple[Resized, ...] = ()
     zeros: Zeros = NO_ZEROS
     norm: Norm | None = None
     norms: tuple[str, ...] = ()

@@ -1,10 +1,11 @@
 """Trace a torch module into a FloatNetwork.
 
 Supported: Conv1d/2d, Linear, BatchNorm1d/2d, AvgPool1d/2d, AdaptiveAvgPool1d/2d, MaxPool2d, AdaptiveMaxPool2d, zero
-padding, Flatten, Dropout, Identity and NoisyQuantReLU: linear, optional batch norm, activation, optional pooling, ...
-What an activation gives may go to several layers, branches may be added before an activation, and what activations give
-may be joined along the channels. Linear layers of kernel 1 with no activation before them, and norms of spikes, are
-composed with their neighbours; a network may end in spikes.
+padding, ConvTranspose1d/2d, Upsample by whole factors, PixelShuffle, Flatten, Dropout, Identity and NoisyQuantReLU:
+linear, optional batch norm, activation, optional pooling, ... What an activation gives may go to several layers,
+branches may be added before an activation, and what activations give may be joined along the channels. Linear layers of
+kernel 1 with no activation before them, and norms of spikes, are composed with their neighbours; a network may end in
+spikes.
 
 A sequence, (channels, length), is read as an image of height 1.
 
@@ -47,11 +48,14 @@ JOINS = (torch.cat, torch.concat, torch.concatenate)
 SAME = ("contiguous", "float", "clone", "stochastic_depth")
 """What gives the numbers that it gets, in evaluation mode; `float` of what is float32."""
 
-SENDERS = (nn.Conv2d, nn.Conv1d, nn.Linear, NoisyQuantReLU)
+SENDERS = (nn.Conv2d, nn.Conv1d, nn.ConvTranspose2d, nn.ConvTranspose1d, nn.Linear, NoisyQuantReLU)
 """What gives a value of its own kind, whatever it reads."""
 
 LOGITS = "logits"
 """What the readout of a network that ends in spikes is called: it hands them on, pooled where the network pools."""
+
+ONE_ARGUMENT = "call it with what it reads alone; nn.ConvTranspose2d takes output_padding instead of output_size"
+"""The way out of a module that is given more than one value."""
 
 READS_TENSOR = "let a module of torch hold it and use it: nn.Conv2d, nn.Linear, nn.BatchNorm2d"
 """The way out of weights that no module uses."""
@@ -190,6 +194,9 @@ class _Builder:
         if handler is None:
             kind = type(module).__name__
             raise unsupported(f"module `{name}` ({kind})", HINTS.get(kind))
+        if len(node.args) + len(node.kwargs) > 1:
+            given = ", ".join(node.kwargs) or "several arguments"
+            raise unsupported(f"module `{name}` ({type(module).__name__} called with {given})", ONE_ARGUMENT)
         if self._is_hidden(node):
             return self._stand_in(node)
         result = handler(module, value, name)

@@ -45,7 +45,8 @@ def synapses(
         name: of the module, for messages.
         weight: float64, axes as in `nctool.ir.network.Synapse`, over all parts.
         bias: float64 (channels,); the first synapse takes it.
-        conv: geometry of a convolution, None for a dense layer; without padding where parts are normalised.
+        conv: geometry of a convolution, None for a dense layer; without padding and zeros between where parts
+            are normalised.
     """
     if isinstance(value, Joined):
         weights, conv = _sliced(value, weight, conv)
@@ -93,7 +94,7 @@ def _sliced(
 ) -> tuple[list[FloatArray], ConvGeometry | None]:
     """Return the weights for the channels of each part, without groups, and their geometry."""
     if conv is not None and conv.groups > 1:
-        weight, conv = ungrouped(weight, conv.groups), ConvGeometry(conv.stride, conv.padding, conv.dilation)
+        weight, conv = ungrouped(weight, conv.groups), replace(conv, groups=1)
     stops = np.cumsum([part.shape[0] for part in value.parts])
     return np.split(weight, stops[:-1], axis=1), conv
 
