@@ -84,8 +84,7 @@ def _chip_violations(mapping: Mapping, chips: int | None) -> Iterator[RangeError
         yield RangeError(
             f"network: needs {len(mapping.cores)} cores, {mapping.chips} chips of `{mapping.target.name}` with "
             f"{limit.value} cores each, allowed {chips}",
-            hint=f"export with --chips {mapping.chips}, make the layers narrower, or export with --target lava to "
-            "simulate only",
+            hint=f"use --chips {mapping.chips}, make the layers narrower, or use --target lava to simulate only",
         )
 
 
@@ -104,7 +103,7 @@ def _require_spikes(network: IntNetwork, target: Target) -> None:
         low, high = network.input_range
         raise UnsupportedError(
             f"input: graded values {low}..{high}, the spikes of `{target.name}` are binary, allowed 0..1",
-            hint="export with --input rate, with --target loihi2, or with --target lava to simulate only",
+            hint="use --input rate, --target loihi2, or --target lava to simulate only",
         )
 
 
@@ -136,7 +135,7 @@ def _synapse_violations(synapse: Synapse, where: str) -> Iterator[RangeError]:
         if not low <= extreme <= high:
             yield RangeError(
                 f"{where}: weight {extreme} does not fit signed 8 bit, allowed {low}..{high}",
-                hint="export with --weight-bits 8",
+                hint="use --weight-bits 8",
             )
     if not SYNAPSE_EXPONENT.low <= synapse.exponent <= SYNAPSE_EXPONENT.high:
         yield RangeError(
@@ -159,7 +158,7 @@ def _bound_violations(bound: Bound | None, where: str) -> Iterator[RangeError]:
     elif max(bound.high, -bound.low) > STATE.high:
         yield RangeError(
             f"{where}: accumulated input reaches {bound.low}..{bound.high}, allowed -{STATE.high}..{STATE.high}",
-            hint="export with fewer --steps or fewer --weight-bits",
+            hint="use fewer --steps or fewer --weight-bits",
         )
 
 

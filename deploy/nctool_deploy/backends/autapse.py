@@ -222,7 +222,7 @@ def _bias_violations(bias: IntArray, where: str) -> list[RangeError]:
     return [
         RangeError(
             f"{where}: bias {worst} does not fit two always-on sources, allowed -{BIAS_LIMIT}..{BIAS_LIMIT}",
-            hint="export with fewer --weight-bits, which lowers the biases",
+            hint="use fewer --weight-bits, which lowers the biases",
         )
     ]
 
@@ -268,7 +268,7 @@ def _comparison_violations(neuron: IntegrateFire, where: str) -> list[RangeError
             RangeError(
                 f"{where}: thresholds spread over {int(gap.min())}..{int(gap.max())} above the initial potential need "
                 f"bias mantissas {low}..{high}, allowed {BIAS_MANTISSA.low}..{BIAS_MANTISSA.high}",
-                hint="export with fewer --weight-bits, which lowers the thresholds",
+                hint="use fewer --weight-bits, which lowers the thresholds",
             )
         )
     return errors
