@@ -84,8 +84,7 @@ def _chip_violations(mapping: Mapping, chips: int | None) -> Iterator[RangeError
         yield RangeError(
             f"network: needs {len(mapping.cores)} cores, {mapping.chips} chips of `{mapping.target.name}` with "
             f"{limit.value} cores each, allowed {chips}",
-            hint=f"export with --chips {mapping.chips}, make the layers narrower, or export with --target lava to "
-            "simulate only",
+            hint=f"use --chips {mapping.chips}, make the layers narrower, or use --target lava to simulate only",
         )
 
 
@@ -102,7 +101,7 @@ def _require_neurons(network: IntNetwork, backend: Backend) -> None:
         found, allowed = ("integrate-and-fire", "graded") if is_graded else ("graded", "integrate-and-fire")
         raise UnsupportedError(
             f"network: {found} neurons, backend `{backend.name}` allows {allowed} neurons",
-            hint=f"export with --backend {DEFAULT.name if is_graded else Graded.name}",
+            hint=f"use --backend {DEFAULT.name if is_graded else Graded.name}",
         )
 
 
@@ -113,13 +112,13 @@ def _require_spikes(network: IntNetwork, target: Target) -> None:
     if network.is_graded:
         raise UnsupportedError(
             f"network: graded spikes, the spikes of `{target.name}` are binary, allowed integrate-and-fire neurons",
-            hint="export with --backend autapse, with --target loihi2, or with --target lava to simulate only",
+            hint="use --backend autapse, --target loihi2, or --target lava to simulate only",
         )
     if not network.has_binary_input:
         low, high = network.input_range
         raise UnsupportedError(
             f"input: graded values {low}..{high}, the spikes of `{target.name}` are binary, allowed 0..1",
-            hint="export with --input rate, with --target loihi2, or with --target lava to simulate only",
+            hint="use --input rate, --target loihi2, or --target lava to simulate only",
         )
 
 
@@ -134,7 +133,7 @@ def _payload_violations(network: IntNetwork, target: Target) -> Iterator[RangeEr
         yield RangeError(
             f"input: graded values {low}..{high}, spikes of `{target.name}` carry {limit.value} bits, allowed "
             f"{-most - 1}..{most}",
-            hint="export with --input rate",
+            hint="use --input rate",
         )
     for population in network.populations[:-1]:
         if population.neuron.is_graded and population.bound is not None and population.bound.high > most:
@@ -173,7 +172,7 @@ def _synapse_violations(synapse: Synapse, where: str, backend: Backend) -> Itera
         if not low <= extreme <= high:
             yield RangeError(
                 f"{where}: weight {extreme} does not fit signed 8 bit, allowed {low}..{high}",
-                hint="export with --weight-bits 8",
+                hint="use --weight-bits 8",
             )
     low, high = backend.exponents.low, backend.exponents.high
     if not low <= synapse.exponent <= high:
@@ -196,7 +195,7 @@ def _bound_violations(population: Population, where: str, backend: Backend) -> I
     if bound is None:
         yield RangeError(f"{where}: the range of its accumulated input is not known", hint="convert with nctool")
     elif max(bound.high, -bound.low) > limit:
-        lower = LOWER if backend.number_format.is_graded else "export with fewer --steps"
+        lower = LOWER if backend.number_format.is_graded else "use fewer --steps"
         yield RangeError(
             f"{where}: accumulated input reaches {bound.low}..{bound.high}, allowed -{limit}..{limit}",
             hint=f"{lower} or fewer --weight-bits",

@@ -166,10 +166,11 @@ def test_numbers_of_numpy_are_numbers(digits_run, digits_model, tmp_path):
 @pytest.mark.parametrize(
     ("text", "python"),
     [
-        ("export with --steps 1, or with --backend autapse", 'export with steps=1, or with backend="autapse"'),
+        ("use --steps 1, or --backend autapse", 'use steps=1, or backend="autapse"'),
         ("leave --steps out", "leave steps out"),
         ("give --max-cores N or --max-neurons N", "give max_cores=N or max_neurons=N"),
         ("name them with --engines reference,lava", 'name them with engines="reference,lava"'),
+        ("give it with --shape C,H,W, or --shape 3,8,8: x", "give it with shape=(C, H, W), or shape=(3, 8, 8): x"),
         ("give samples with --input X.npy", 'give samples with input="X.npy"'),
         ("take another folder by -o, or --overwrite", "take another folder by output, or overwrite=True"),
         ("give more with --timeout, or fewer --samples", "give more with timeout_s, or fewer samples"),

@@ -16,6 +16,7 @@ from nctool.errors import UsageError
 from nctool_deploy.backends.backend import find_backend
 from nctool_deploy.lowering import lower
 from nctool_deploy.targets.target import find_target
+from tests.support.network_files import to_exported
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -233,7 +234,12 @@ def test_a_recipe_knows_the_shape_of_its_images(cli):
         (("nets.py:good",), "does not say the shape of its images"),
         (("nets.py:good", "--shape", "3;8"), "got `3;8`, allowed C,H,W"),
         (("nets.py:good", "--shape", "3,0,8"), "allowed sizes of at least 1"),
-        (("nets.py:good", "--shape", "1,8,8"), "do not fit the model"),
+        (("nets.py:good", "--shape", "1,8,8"), "hint: it takes images of so many channels: --shape 3,H,W"),
+        (("nets.py:good", "--shape", "8,8,3"), "--shape 8,8,3: does not fit the model (given groups=1, weight of size"),
+        (("nets.py:good", "--shape", "8,8,3"), "hint: the channels come first: --shape 3,8,8"),
+        (("nets.py:good", "--shape", "8,8"), "hint: the channels come first: --shape 3,8,8"),
+        (("nets.py:good", "--shape", "3,12,8"), "hint: give the size of the images that it is trained on: C,H,W"),
+        (("digits-mlp", "--shape", "64"), "--shape 64: allowed C,H,W for the network of a recipe"),
         (("nets.py:good", "--shape", "3,8,8", "--replicas", "auto"), "replicas: auto is for `nctool export`"),
         (("nets.py:good", "--shape", "3,8,8", "--backend", "none"), "unknown backend `none`"),
         (("nets.py:good", "--shape", "3,8,8", "--target", "none"), "unknown target `none`"),
@@ -252,6 +258,15 @@ def test_wrong_usage_is_told(cli, code, arguments, words):
     assert words in ended.err
 
 
+def test_a_shape_that_is_not_that_of_the_file_is_told(cli, tmp_path):
+    path = to_exported(nn.Sequential(nn.Flatten(), nn.Linear(128, 3)), torch.zeros(2, 2, 8, 8), tmp_path / "net.pt2")
+    ended = cli("check", path, "--shape", "2,9,9")
+    assert ended.code == 2
+    assert ended.err.endswith(
+        f"error: --shape 2,9,9: the network of `{path}` takes another\nhint: leave it out, or give --shape 2,8,8\n"
+    )
+
+
 @pytest.mark.parametrize(
     ("model", "shape", "words"),
     [
@@ -260,7 +275,9 @@ def test_wrong_usage_is_told(cli, code, arguments, words):
         (Net(), (2, "8", 8), "shape"),
         (Net(), np.zeros((4, 2, 8, 8)), "images: got ndarray, allowed a float tensor"),
         (Net(), torch.zeros(4, 2, 8, 8, dtype=torch.uint8), "images: got torch.uint8"),
-        (Net(), torch.zeros(4, 3, 8, 8), "do not fit the model"),
+        (Net(), torch.zeros(4, 3, 8, 8), "images: (4, 3, 8, 8) do not fit the model"),
+        (Net(), (3, 8, 8), "shape=(3, 8, 8): does not fit the model"),
+        (Net(), (2, 0, 8), "shape=(2, 0, 8): allowed sizes of at least 1"),
     ],
 )
 def test_wrong_arguments_are_told(model, shape, words):

@@ -39,7 +39,7 @@ def test_a_reset_that_was_not_trained_for_is_noted(cli, digits_run: Path, tmp_pa
     asked = ("export", digits_run, "-o", tmp_path / "m.net", "--backend")
     note = (
         'trained with activation.reset = "subtract", but a spike of `zero-reset` sets to zero: expect to lose '
-        "accuracy; train for it, or export with --backend autapse"
+        "accuracy; train for it, or use --backend autapse"
     )
     assert cli(*asked, "zero-reset", "--json").json["notes"] == [note]
     assert f"note: {note}\n" in cli(*asked, "zero-reset").out
@@ -77,7 +77,7 @@ def test_a_target_of_ones_own_and_its_chips(cli, digits_run: Path, tmp_path: Pat
         cli("export", digits_run, "--target", target, "-o", model),
         3,
         "error: network: needs 9 cores, 2 chips of `small-chip` with 5 cores each, allowed 1\n"
-        "hint: export with --chips 2, make the layers narrower, or export with --target lava to simulate only\n",
+        "hint: use --chips 2, make the layers narrower, or use --target lava to simulate only\n",
     )
     assert not model.exists()
     options = ["--target", target, "--chips", 2, "-o", model]
@@ -108,7 +108,7 @@ def test_graded_input_for_a_chip_of_binary_spikes(cli, digits_run: Path, tmp_pat
     assert ended.code == 3
     assert re.fullmatch(
         r"error: input: graded values -?\d+\.\.\d+, the spikes of `loihi1` are binary, allowed 0\.\.1\n"
-        r"hint: export with --input rate, with --target loihi2, or with --target lava to simulate only\n",
+        r"hint: use --input rate, --target loihi2, or --target lava to simulate only\n",
         ended.err,
     )
     assert not list(tmp_path.iterdir())
@@ -262,5 +262,5 @@ def test_every_note_is_in_the_words_of_the_caller(
         in_options = export(digits_run, path, backend="zero-reset", steps=2).notes
     reset, conversion = export(digits_run, path, backend="zero-reset", steps=2).notes
     assert in_options == (reset.replace('backend="autapse"', "--backend autapse"), "use more --weight-bits")
-    assert reset.endswith('; train for it, or export with backend="autapse"')
+    assert reset.endswith('; train for it, or use backend="autapse"')
     assert conversion == "use more weight_bits"

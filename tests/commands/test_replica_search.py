@@ -113,16 +113,16 @@ def test_a_trained_network_within_a_budget(digits_run, tmp_path):
         (
             {"backend": "zero-reset", "replicas": 2},
             "replicas: 2 for `conv1`, neurons that a spike sets to zero allow 1: they all start at 0, replicas "
-            'differ in where they start\nhint: export with backend="autapse", or population',
+            'differ in where they start\nhint: use backend="autapse", or population',
         ),
         (
             {"backend": "zero-reset", "replicas": "auto", "max_neurons": 99999},
             "replicas: 2 for `conv1`, neurons that a spike sets to zero allow 1: they all start at 0, replicas "
-            'differ in where they start\nhint: export with backend="autapse", or population',
+            'differ in where they start\nhint: use backend="autapse", or population',
         ),
         (
             {"backend": "population", "steps": 2},
-            'steps: 2, backend `population` allows 1\nhint: leave out steps, or export with backend="autapse"',
+            'steps: 2, backend `population` allows 1\nhint: leave out steps, or use backend="autapse"',
         ),
     ],
 )

@@ -334,7 +334,7 @@ def test_proved_bounds_are_those_of_the_weights(seed, n_steps):
         assert population.head_room_bits >= 0
 
 
-@pytest.mark.parametrize(("n_steps", "hint"), [(1, "train with weight decay"), (2, "export with fewer --steps")])
+@pytest.mark.parametrize(("n_steps", "hint"), [(1, "train with weight decay"), (2, "use fewer --steps")])
 def test_what_cannot_be_made_to_fit_is_refused(monkeypatch, n_steps, hint):
     monkeypatch.setattr("nctool.conversion.quantise.accumulator.MAX_ROUNDS", 1)
     with pytest.raises(RangeError) as caught:

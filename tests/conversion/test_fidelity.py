@@ -28,7 +28,7 @@ from tests.support.torch_models import binary_pixels, converted, exact_model, fl
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
-NOTHING_FINER = "export with more --replicas, or train on with `nctool finetune`"
+NOTHING_FINER = "use more --replicas, or train on with `nctool finetune`"
 
 
 class Skip(nn.Module):
@@ -194,14 +194,14 @@ def test_fewer_answers_than_chance_explains_are_noted(same, images):
     [
         (4, {}, NOTHING_FINER),
         (1, {}, NOTHING_FINER),
-        (4, {"number_format": replace(AUTAPSE_FORMAT, weight_bits=7)}, "export with more --weight-bits"),
+        (4, {"number_format": replace(AUTAPSE_FORMAT, weight_bits=7)}, "use more --weight-bits"),
         (4, {"number_format": replace(AUTAPSE_FORMAT, reset="zero")}, "train on with `nctool finetune`"),
         (4, {"replicas": 64}, "train on with `nctool finetune`"),
-        (700, {"input": "rate"}, "export with fewer --steps"),
+        (700, {"input": "rate"}, "use fewer --steps"),
         (
             700,
             {"input": "rate", "number_format": replace(AUTAPSE_FORMAT, weight_bits=7)},
-            "export with fewer --steps, or more --weight-bits",
+            "use fewer --steps, or more --weight-bits",
         ),
     ],
 )
@@ -263,7 +263,7 @@ def test_a_window_that_leaves_no_weights_is_refused():
     model = nn.Sequential(linear([[1.0] * 9], [0.0]), NoisyQuantReLU(4, 1.0), linear([[1.0]], [0.0]))
     with pytest.raises(RangeError) as caught:
         of(model, (9,), 500)
-    assert caught.value.hint == "export with fewer --steps"
+    assert caught.value.hint == "use fewer --steps"
 
 
 def test_a_window_that_leaves_only_a_bias_is_refused_with_the_way_out():
@@ -273,7 +273,7 @@ def test_a_window_that_leaves_only_a_bias_is_refused_with_the_way_out():
         of(model, (9,), 500)
     assert str(caught.value) == (
         "population `0`: all its weights round to 0 over 500 time steps, beside a bias of 0.3 in channel 0\n"
-        "hint: export with fewer --steps"
+        "hint: use fewer --steps"
     )
 
 
@@ -299,7 +299,7 @@ def test_a_branch_that_is_lost_is_noted():
     )
     narrow = replace(number_format, weight_bits=7)
     assert of(TwoBranches(), number_format=narrow).notes == (
-        "all weights of `one` from `input` round to 0: export with more --weight-bits",
+        "all weights of `one` from `input` round to 0: use more --weight-bits",
     )
 
 
@@ -326,4 +326,4 @@ def test_export_tells_and_the_file_keeps_it(digits_run: Path, tmp_path: Path):
 def test_notes_name_arguments_in_python(digits_run: Path, tmp_path: Path, monkeypatch):
     monkeypatch.setattr("nctool.conversion.fidelity.LARGEST_SPIKE_ERROR", 0.0)
     (note,) = nctool.export(digits_run, tmp_path / "m.net", steps=4, weight_bits=7).notes
-    assert note.startswith("spikes differ grossly") and note.endswith(": export with more weight_bits")
+    assert note.startswith("spikes differ grossly") and note.endswith(": use more weight_bits")

@@ -290,7 +290,7 @@ def test_a_drive_without_room_is_refused():
         )
     assert caught.value.message.startswith("population `first`: its drive may reach ")
     assert caught.value.message.endswith(", allowed 100")
-    assert caught.value.hint == "give fewer --activation-bits"
+    assert caught.value.hint == "use fewer --activation-bits"
 
 
 def test_a_bias_without_room_makes_the_unit_larger():

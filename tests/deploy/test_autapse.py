@@ -158,7 +158,7 @@ def test_R3_the_largest_bias_fits(bias):
 def test_R3_a_larger_bias_does_not_fit(bias):
     assert refusal(neurons([1, 1], bias=[0, bias])) == (
         f"population `a`: bias {bias} does not fit two always-on sources, allowed -16320..16320\n"
-        "hint: export with fewer --weight-bits, which lowers the biases"
+        "hint: use fewer --weight-bits, which lowers the biases"
     )
 
 
@@ -172,7 +172,7 @@ def test_R1_the_widest_spread_fits(order):
 def test_R1_a_wider_spread_does_not_fit(order):
     assert refusal(neurons([2, 2], np.array([1, 1 - 8192])[::order])) == (
         "population `a`: thresholds spread over 1..8193 above the initial potential need bias mantissas -4096..4096, "
-        "allowed -4096..4095\nhint: export with fewer --weight-bits, which lowers the thresholds"
+        "allowed -4096..4095\nhint: use fewer --weight-bits, which lowers the thresholds"
     )
 
 
@@ -197,7 +197,7 @@ def test_all_that_does_not_fit_is_listed():
         "-70000..69999, allowed -4096..4095",
     ]
     assert [error.hint for error in errors] == [
-        "export with fewer --weight-bits, which lowers the biases",
+        "use fewer --weight-bits, which lowers the biases",
         "convert with nctool, which rounds thresholds to that form",
-        "export with fewer --weight-bits, which lowers the thresholds",
+        "use fewer --weight-bits, which lowers the thresholds",
     ]

@@ -95,7 +95,7 @@ def test_a_bias_has_sources_and_nothing_else_is_added():
     assert Graded().wirings(biased) == (DenseWiring(1), DenseWiring(1))
 
 
-FEWER = "export with fewer --activation-bits"
+FEWER = "use fewer --activation-bits"
 SMALL = Bound("calibrated", -9, 9)
 
 
@@ -140,7 +140,7 @@ BEYOND = {
     ),
     "weight": (
         network(graded_read_out(dense("input", [[128, 1]])), bound=SMALL),
-        "population `out`: weight 128 does not fit signed 8 bit, allowed -128..127\nhint: export with --weight-bits 8",
+        "population `out`: weight 128 does not fit signed 8 bit, allowed -128..127\nhint: use --weight-bits 8",
     ),
     "a sum": (
         shifted(-16, 2**14),
@@ -169,7 +169,7 @@ def test_a_number_beyond_its_limit_is_refused(made, text):
 def test_other_backends_have_no_graded_neurons(backend):
     assert str(refused(UnsupportedError, lower, two_layers(), LAVA, backend)) == (
         f"network: graded neurons, backend `{backend}` allows integrate-and-fire neurons\n"
-        "hint: export with --backend graded"
+        "hint: use --backend graded"
     )
 
 
@@ -177,14 +177,14 @@ def test_it_has_no_other_neurons():
     spiking = random_network(1)
     assert str(refused(UnsupportedError, lower, spiking, LAVA, "graded")) == (
         "network: integrate-and-fire neurons, backend `graded` allows graded neurons\n"
-        "hint: export with --backend autapse"
+        "hint: use --backend autapse"
     )
 
 
 def test_a_target_of_binary_spikes_is_refused():
     assert str(refused(UnsupportedError, lower, two_layers(), find_target("loihi1"), "graded")) == (
         "network: graded spikes, the spikes of `loihi1` are binary, allowed integrate-and-fire neurons\n"
-        "hint: export with --backend autapse, with --target loihi2, or with --target lava to simulate only"
+        "hint: use --backend autapse, --target loihi2, or --target lava to simulate only"
     )
 
 
@@ -198,7 +198,7 @@ def test_a_spike_carries_no_more_than_the_target_says():
     assert lower(two_layers(), with_payload_bits(10), "graded").cores == 1
     assert str(refused(RangeError, lower, two_layers(), with_payload_bits(9), "graded")) == (
         "population `a`: a spike may carry 318, spikes of `narrow` carry 9 bits, allowed 0..255\n"
-        "hint: export with fewer --activation-bits"
+        "hint: use fewer --activation-bits"
     )
     assert str(refused(RangeError, lower, two_layers(), with_payload_bits(7), "graded")).splitlines()[0] == (
         "input: graded values -128..127, spikes of `narrow` carry 7 bits, allowed -64..63"

@@ -95,8 +95,8 @@ def test_a_number_at_its_limit_fits(network):
     assert lower(network, LAVA).network == network
 
 
-BITS = "export with --weight-bits 8"
-STATE = "export with fewer --steps or fewer --weight-bits"
+BITS = "use --weight-bits 8"
+STATE = "use fewer --steps or fewer --weight-bits"
 ROUNDED = "convert with nctool, which rounds weights to that form"
 BEYOND = {
     "weight": (
@@ -145,7 +145,7 @@ BEYOND = {
     "bias": (
         hidden(bias=[0, 16321]),
         "population `a`: bias 16321 does not fit two always-on sources, allowed -16320..16320\n"
-        "hint: export with fewer --weight-bits, which lowers the biases",
+        "hint: use fewer --weight-bits, which lowers the biases",
     ),
 }
 
@@ -168,7 +168,7 @@ FITS_CONV = {
     "sum": summing(516, 3),  # 128 · (516 · 127 + 3) = 8388480
 }
 EIGHT_BITS = "or geometry exceed what Lava's Conv holds in 8 bits, allowed up to 127"
-SMALLER = "use a smaller kernel, stride, padding or dilation, or export with --backend autapse"
+SMALLER = "use a smaller kernel, stride, padding or dilation, or use --backend autapse"
 BEYOND_CONV = {
     "kernel": (kernel(128), f"population `c`: groups 1, kernel (1, 128) {EIGHT_BITS}\nhint: {SMALLER}"),
     "padding": (geometry(padding=(128, 0)), f"population `c`: groups 1, kernel (1, 1) {EIGHT_BITS}\nhint: {SMALLER}"),
@@ -180,12 +180,12 @@ BEYOND_CONV = {
     "input dilation": (
         geometry(input_dilation=(1, 2)),
         "population `c`: reads an enlarged image (input dilation (1, 2)), Lava's Conv knows none\n"
-        "hint: export with --backend autapse",
+        "hint: use --backend autapse",
     ),
     "sum": (
         summing(516, 4),  # 128 · (516 · 127 + 4)
         "population `c`: a convolution may sum to 8388608, Lava's Conv clamps at 8388607\n"
-        "hint: export with fewer --weight-bits, or with --backend autapse",
+        "hint: use fewer --weight-bits, or --backend autapse",
     ),
 }
 
@@ -223,7 +223,7 @@ def test_all_violations_are_listed_with_each_hint_once():
         "population `b`: weight -129 does not fit signed 8 bit, allowed -128..127\n"
         "population `b`: weight exponent is 9, allowed 0..7\n"
         "population `b`: reset is `zero`, the autapse allows `subtract`\n"
-        "hint: export with --weight-bits 8; export with fewer --weight-bits, which lowers the biases; convert with "
+        "hint: use --weight-bits 8; use fewer --weight-bits, which lowers the biases; convert with "
         "nctool, which rounds weights to that form"
     )
 
@@ -246,8 +246,8 @@ def test_every_violation_of_one_population_is_listed():
         "allowed m 1..127 (here e = 7)\n"
         "population `a`: thresholds spread over 0..8500 above the initial potential need bias mantissas -4250..4250, "
         "allowed -4096..4095\n"
-        f"hint: {BITS}; {ROUNDED}; convert with nctool; export with fewer --weight-bits, which lowers the biases; "
-        "convert with nctool, which rounds thresholds to that form; export with fewer --weight-bits, which lowers the "
+        f"hint: {BITS}; {ROUNDED}; convert with nctool; use fewer --weight-bits, which lowers the biases; "
+        "convert with nctool, which rounds thresholds to that form; use fewer --weight-bits, which lowers the "
         "thresholds"
     )
 
@@ -310,7 +310,7 @@ def test_every_branch_is_checked_and_named():
         "population `b`, branch 3 from `input`: weight -129 does not fit signed 8 bit, allowed -128..127\n"
         "population `b`, branch 4 from `a`: weight exponent is 16, allowed 0..7\n"
         "population `b`: bias 16321 does not fit two always-on sources, allowed -16320..16320\n"
-        f"hint: {ROUNDED}; {BITS}; export with fewer --weight-bits, which lowers the biases"
+        f"hint: {ROUNDED}; {BITS}; use fewer --weight-bits, which lowers the biases"
     )
 
 
@@ -355,7 +355,7 @@ def test_as_many_cores_as_the_chip_has_fit():
 def test_one_core_more_needs_a_second_chip_and_is_simulated():
     assert refusal(cores_of(121), "loihi") == (
         "network: needs 121 cores, 2 chips of `loihi2` with 120 cores each, allowed 1\n"
-        "hint: export with --chips 2, make the layers narrower, or export with --target lava to simulate only"
+        "hint: use --chips 2, make the layers narrower, or use --target lava to simulate only"
     )
     assert lower(cores_of(121), LAVA).cores == 0
 
@@ -370,7 +370,7 @@ def test_what_is_too_large_is_listed_with_the_numbers_that_do_not_fit():
     assert refusal(replace(cores_of(121), populations=(replace(cores_of(121).readout, bound=None),)), "loihi") == (
         "population `out`: the range of its accumulated input is not known\n"
         "network: needs 121 cores, 2 chips of `loihi2` with 120 cores each, allowed 1\n"
-        "hint: convert with nctool; export with --chips 2, make the layers narrower, or export with --target lava to "
+        "hint: convert with nctool; use --chips 2, make the layers narrower, or use --target lava to "
         "simulate only"
     )
 

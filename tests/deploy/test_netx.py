@@ -37,7 +37,7 @@ from tests.support.networks import (
 
 CONV_AND_DENSE = 2
 """Seed of a network of a convolution, two dense layers and a readout."""
-EXPORT = "export the checkpoint again with `nctool export`"
+EXPORT = "write it again, with `nctool export` or `nctool convert`"
 PROVENANCE = Provenance(
     recipe="digits-µ",
     seed=7,

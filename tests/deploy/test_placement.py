@@ -185,7 +185,7 @@ def test_a_network_of_one_core_has_one_input_axon_for_each_source(seed):
 
 
 def test_populations_of_which_no_neuron_fits_are_all_named():
-    hint = "\nhint: make the layers narrower, or export with --target lava to simulate only"
+    hint = "\nhint: make the layers narrower, or use --target lava to simulate only"
     wide = network(
         fire("a", dense("input", np.ones((5, 9)))),
         fire("b", dense("a", np.ones((2, 5)))),

@@ -224,7 +224,7 @@ def test_graded_input_is_refused_where_spikes_are_binary(low, high):
         lower(with_input(low, high), find_target("loihi1"))
     assert str(caught.value) == (
         f"input: graded values {low}..{high}, the spikes of `loihi1` are binary, allowed 0..1\n"
-        "hint: export with --input rate, with --target loihi2, or with --target lava to simulate only"
+        "hint: use --input rate, --target loihi2, or --target lava to simulate only"
     )
     lower(with_input(low, high), find_target("loihi2"))
 

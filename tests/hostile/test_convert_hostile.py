@@ -392,7 +392,7 @@ def test_networks_that_convert(arguments, model):
         (
             {"steps": 4, "backend": "population"},
             RangeError,
-            'steps: 4, backend `population` allows 1\nhint: leave out steps, or export with backend="autapse"',
+            'steps: 4, backend `population` allows 1\nhint: leave out steps, or use backend="autapse"',
         ),
         (
             {"replicas": "auto"},
@@ -408,7 +408,7 @@ def test_networks_that_convert(arguments, model):
             {"target": "loihi1"},
             UnsupportedError,
             "input: graded values -63..63, the spikes of `loihi1` are binary, allowed 0..1\n"
-            'hint: export with input="rate", with target="loihi2", or with target="lava" to simulate only',
+            'hint: use input="rate", target="loihi2", or target="lava" to simulate only',
         ),
     ],
 )
@@ -427,7 +427,7 @@ def test_the_longest_window(arguments):
         assert nctool.verify(nctool.convert(**arguments, steps=1032).path, engines="fast").equal
     except NctoolError as error:
         assert type(error) is RangeError
-        assert error.hint == "export with fewer steps"
+        assert error.hint == "use fewer steps"
 
 
 def test_too_large_for_one_chip(arguments):
@@ -439,7 +439,7 @@ def test_too_large_for_one_chip(arguments):
     options = arguments | {"model": wide, "target": "small.toml"}
     assert refusal(RangeError, nctool.convert, **options) == (
         "network: needs 5 cores, 3 chips of `small` with 2 cores each, allowed 1\n"
-        'hint: export with chips=3, make the layers narrower, or export with target="lava" to simulate only'
+        'hint: use chips=3, make the layers narrower, or use target="lava" to simulate only'
     )
 
 

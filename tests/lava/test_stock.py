@@ -277,8 +277,7 @@ def refusal(network: IntNetwork, backend: str) -> str:
 def test_a_network_without_memory_has_one_step():
     network = memoryless(fire("a", dense("input", [[1, -1]])), read_out(dense("a", [[1], [-1]])), n_steps=4)
     assert refusal(network, "population") == (
-        "network: a window of 4 time steps, neurons without memory allow 1\n"
-        "hint: export with --steps 1, or with --backend autapse"
+        "network: a window of 4 time steps, neurons without memory allow 1\nhint: use --steps 1, or --backend autapse"
     )
 
 
@@ -334,7 +333,7 @@ def test_the_drive_without_its_bias_must_fit():
 def test_dense_weights_that_stock_netx_would_change_are_refused(weight, text):
     lines = refusal(memoryless(read_out(dense("input", weight))), "population").splitlines()
     assert lines[0].startswith("population `out`: " + text.partition(" runs")[0])
-    assert lines[-1] == "hint: export with --backend autapse, which keeps every weight"
+    assert lines[-1] == "hint: use --backend autapse, which keeps every weight"
 
 
 @pytest.mark.parametrize("weight", [[[0, 255 // 2]], [[3, 4]], [[-127, 126]], [[-128, 127]]])
@@ -355,7 +354,7 @@ def test_a_skip_is_refused(tmp_path):
         lower(network, LAVA, "population")
     assert str(caught.value) == (
         "population `out`: driven by `a`, `input`, allowed one synapse from `a`\n"
-        "hint: export with --backend autapse: stock netx has no skip connections"
+        "hint: use --backend autapse: stock netx has no skip connections"
     )
 
 

@@ -2,9 +2,9 @@
 
 `learn` gets from each public function the options with another name than their argument, and the flags.
 
-In: a text that names options, as all messages do: `--steps 4`, `-o`, `--set KEY=VALUE`, `nctool export RUN -o FILE`.
-Out: that text, or the same with arguments: `steps=4`, `output`, `overrides={"KEY": "VALUE"}`, `nctool.export("RUN",
-output="FILE")`.
+In: a text that names options, as all messages do: `--steps 4`, `--shape C,H,W`, `-o`, `--set KEY=VALUE`,
+`nctool export RUN -o FILE`. Out: that text, or the same with arguments: `steps=4`, `shape=(C, H, W)`, `output`,
+`overrides={"KEY": "VALUE"}`, `nctool.export("RUN", output="FILE")`.
 """
 
 from __future__ import annotations
@@ -28,8 +28,10 @@ _flags: set[str] = set()
 _WORDS = "auto|autapse|cpu|fast|graded|lava|loihi2?|population|rate|reference|zero-reset"
 """Values that stand behind an option in a message; any other word in small letters belongs to the sentence."""
 _CHANGE = r"--set (?P<quote>'?)(?P<key>[\w.]+)=(?P<change>\{.*?\}|[^\s',]+)(?P=quote)"
+_LIST = r"(?:\d+|[A-Z])(?:,(?:\d+|[A-Z]))+(?!\w|,\w)"
+"""Several numbers, or letters that stand for them."""
 _NAME = r"(?<![\w-])--?(?P<option>(?<=-)o|(?<=--)(?!nproc)[a-z]+(?:-[a-z]+)*)(?![\w-])"
-_OPTION = rf"{_NAME}(?: (?P<value>\d+|[A-Z][\w.]*|(?:{_WORDS})\b(?:,(?:{_WORDS})\b)*))?"
+_OPTION = rf"{_NAME}(?: (?P<value>{_LIST}|\d+|[A-Z][\w.]*|(?:{_WORDS})\b(?:,(?:{_WORDS})\b)*))?"
 _QUOTED_WORDS = ("nctool ", "--")
 """How a part in back-ticks begins that is a command or an option; any other is a name of the caller's, and stays."""
 
@@ -87,6 +89,8 @@ def _in_python(match: re.Match[str]) -> str:
 
 def _argument(option: str, value: str | None) -> str:
     name = _arguments.get(option, option.replace("-", "_"))
+    if value is not None and re.fullmatch(_LIST, value):
+        return f"{name}=({', '.join(value.split(','))})"
     if option in _flags:
         return f"{name}=True" + (f" {value}" if value else "")
     return name if value is None else f"{name}={value if value == 'N' else json.dumps(parse_value(value))}"

@@ -42,7 +42,7 @@ FLUSH_STEPS = 1
 NEURON_IF, NEURON_READOUT = "IF", "IF-READOUT"
 """Types that a stock netx loader rejects: running them as CUBA would be silently wrong."""
 
-LOWER_BIAS = "export with fewer --weight-bits, which lowers the biases"
+LOWER_BIAS = "use fewer --weight-bits, which lowers the biases"
 
 AUTAPSE_FORMAT = IntegerFormat(
     weight_bits=8,
@@ -234,7 +234,7 @@ def _comparison_violations(neuron: IntegrateFire, where: str) -> list[RangeError
             RangeError(
                 f"{where}: thresholds spread over {int(gap.min())}..{int(gap.max())} above the initial potential need "
                 f"bias mantissas {low}..{high}, allowed {BIAS_MANTISSA.low}..{BIAS_MANTISSA.high}",
-                hint="export with fewer --weight-bits, which lowers the thresholds",
+                hint="use fewer --weight-bits, which lowers the thresholds",
             )
         )
     return errors

@@ -31,7 +31,7 @@ NEURON_GRADED, NEURON_GRADED_READOUT = "GRADED-RELU", "GRADED-READOUT"
 THRESHOLD_OF_ALL = 0
 """`vth` of GradedReluVec: what is above it is sent."""
 
-LOWER = "export with fewer --activation-bits"
+LOWER = "use fewer --activation-bits"
 
 GRADED_FORMAT = IntegerFormat(
     weight_bits=8,

@@ -101,7 +101,7 @@ class StockBackend:
                 listed = ", ".join(f"`{source}`" for source in sources)
                 raise UnsupportedError(
                     f"population `{population.name}`: driven by {listed}, allowed one synapse from `{previous}`",
-                    hint="export with --backend autapse: stock netx has no skip connections",
+                    hint="use --backend autapse: stock netx has no skip connections",
                 )
             previous = population.name
 
@@ -193,7 +193,7 @@ class StockPopulation(StockBackend):
         return [
             RangeError(
                 f"network: a window of {network.n_steps} time steps, neurons without memory allow 1",
-                hint="export with --steps 1, or with --backend autapse",
+                hint="use --steps 1, or --backend autapse",
             )
         ]
 
@@ -257,7 +257,7 @@ def _bias_violations(population: Population, where: str) -> Iterator[RangeError]
     if low < BIAS_MANTISSA.low or high > BIAS_MANTISSA.high:
         yield RangeError(
             f"{where}: biases need mantissas {low}..{high}, allowed {BIAS_MANTISSA.low}..{BIAS_MANTISSA.high}",
-            hint="export with fewer --weight-bits, which lowers biases and thresholds",
+            hint="use fewer --weight-bits, which lowers biases and thresholds",
         )
 
 
@@ -269,7 +269,7 @@ def _state_violations(population: Population, where: str) -> Iterator[RangeError
     if reach > STATE.high:
         yield RangeError(
             f"{where}: the drive without its bias may reach {reach}, allowed {STATE.high}",
-            hint="export with fewer --weight-bits",
+            hint="use fewer --weight-bits",
         )
 
 
@@ -287,7 +287,7 @@ def _neuron_violations(neuron: IntegrateFire, where: str) -> Iterator[RangeError
 
 def _weight_violations(synapse: Synapse, where: str) -> Iterator[RangeError]:
     """A stock loader changes some dense matrices without a word."""
-    weight, hint = synapse.weight.astype(np.int64), "export with --backend autapse, which keeps every weight"
+    weight, hint = synapse.weight.astype(np.int64), "use --backend autapse, which keeps every weight"
     if synapse.exponent != 0:
         yield RangeError(f"{where}: weight exponent is {synapse.exponent}, stock netx allows 0", hint=hint)
     if synapse.conv is not None or weight.min() < -256 or weight.max() > 255:

@@ -116,19 +116,19 @@ def convolution_violations(synapse: Synapse, largest: int, where: str) -> Iterat
     if synapse.conv.input_dilation != (1, 1):
         yield RangeError(
             f"{where}: reads an enlarged image (input dilation {synapse.conv.input_dilation}), Lava's Conv knows none",
-            hint="export with --backend autapse",
+            hint="use --backend autapse",
         )
     if _largest_size(synapse, synapse.conv) > CONVOLUTION_GEOMETRY.high:
         yield RangeError(
             f"{where}: groups {synapse.conv.groups}, kernel {synapse.weight.shape[2:]} or geometry exceed what Lava's "
             f"Conv holds in 8 bits, allowed up to {CONVOLUTION_GEOMETRY.high}",
-            hint="use a smaller kernel, stride, padding or dilation, or export with --backend autapse",
+            hint="use a smaller kernel, stride, padding or dilation, or use --backend autapse",
         )
     total = largest * int(np.abs(synapse.weight.astype(np.int64)).sum(axis=(1, 2, 3)).max())
     if total > CONVOLUTION_SUM.high:
         yield RangeError(
             f"{where}: a convolution may sum to {total}, Lava's Conv clamps at {CONVOLUTION_SUM.high}",
-            hint="export with fewer --weight-bits, or with --backend autapse",
+            hint="use fewer --weight-bits, or --backend autapse",
         )
 
 

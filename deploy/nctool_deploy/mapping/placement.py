@@ -161,7 +161,7 @@ class _Placement:
             RangeError(
                 f"population `{population.name}`: one neuron needs {used} {name.replace('_', ' ')}, a core of "
                 f"`{self.target.name}` has {limit}",
-                hint="make the layers narrower, or export with --target lava to simulate only",
+                hint="make the layers narrower, or use --target lava to simulate only",
             )
             for (name, limit), used in zip(self.capacity.items(), vars(usage).values(), strict=True)
             if limit is not None and used > limit

@@ -49,7 +49,7 @@ from nctool_deploy.netx.netx_file import NetxFile
 from nctool_deploy.netx.write import layers
 
 VERSIONS = range(CHAIN_VERSION, FORMAT_VERSION + 1)
-EXPORT_HINT = "export the checkpoint again with `nctool export`"
+EXPORT_HINT = "write it again, with `nctool export` or `nctool convert`"
 
 
 def read(path: Path, *, check_digests: bool = True) -> NetxFile:

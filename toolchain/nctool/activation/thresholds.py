@@ -167,16 +167,16 @@ def images_fit(images: Tensor, called: str = "images") -> Iterator[None]:
     except (RuntimeError, ValueError) as error:
         if is_out_of_memory(error):
             raise
-        raise unfit_images(images, error, called) from error
+        raise unfit_images(images, error, called=called) from error
 
 
-def unfit_images(images: Tensor, reason: Exception, called: str = "images", channels: int | None = None) -> UsageError:
+def unfit_images(images: Tensor, reason: Exception, channels: int | None = None, called: str = "images") -> UsageError:
     """Describe images on which a model cannot run.
 
     Args:
         reason: what torch says.
-        called: what the message calls them.
         channels: that the model takes, where they are known.
+        called: what the message calls them.
     """
     hint = "it takes more than one image, of the size that it is trained on; pooling windows must tile them"
     if images.ndim == 4 and images.shape[1] != channels == images.shape[3]:

@@ -15,7 +15,7 @@ from nctool.arguments import public
 from nctool.commands.command import Command
 from nctool.commands.options import Images, Module, Replicas, Target, parse_replicas
 from nctool.commands.tables import counted, print_cores, print_line, print_rows
-from nctool.errors import UnsupportedError, UsageError
+from nctool.errors import UnsupportedError, UsageError, first_line
 from nctool.report import Report
 from nctool.signature import Option
 from nctool.spelling import spoken
@@ -36,7 +36,7 @@ def parse_shape(text: str, name: str) -> tuple[int, ...]:
         UsageError: it is none.
     """
     if not _SHAPE.fullmatch(text):
-        raise UsageError(f"{name}: got `{text}`, allowed C,H,W, for sequences C,L, of features alone F")
+        raise UsageError(f"{name}: got `{text}`, allowed {_ALLOWED}")
     return tuple(map(int, re.split("[,x]", text)))
 
 
@@ -145,6 +145,7 @@ def check(
         UsageError: there is no such network, its code fails, images do not fit it, or an option is wrong.
         FormatError: a network file is damaged.
     """
+    from nctool.activation.thresholds import unfit_images
     from nctool.conversion.trace.examining import examine
     from nctool.conversion.trace.obstacles import Obstacles
     from nctool.exporting.sizing import size
@@ -167,7 +168,8 @@ def check(
         network, images = _network(model, shape)
     if obstacles:
         return replace(report, obstacles=_obstacles(obstacles))
-    examined = examine(network, images, obstacles)
+    unfit = _unfit_shape if shape is None or isinstance(shape, tuple) else unfit_images
+    examined = examine(network, images, obstacles, unfit=unfit)
     report = replace(report, input_shape=tuple(images.shape[1:]), obstacles=_obstacles(obstacles))
     if examined is None:
         return report
@@ -193,7 +195,7 @@ def _network(model: Any, shape: Any) -> tuple[Any, Any]:
         require_images(images)
         shape = tuple(images.shape[1:])
     if isinstance(model, (str, Path)):
-        model, shape = named_network(str(model), shape)
+        model, shape = named_network(str(model), shape, is_typed=images is None)
     require_torch_module(model)
     if shape is None:
         raise UsageError("shape: is missing", hint="give the shape of an image with --shape C,H,W")
@@ -205,8 +207,29 @@ def _random_images(shape: tuple[int, ...]) -> Any:
     import torch
 
     if not shape or not all(type(size) is int and size >= 1 for size in shape):
-        raise UsageError(f"shape: {shape}, allowed sizes of at least 1: C,H,W, for sequences C,L, of features alone F")
+        raise UsageError(f"--shape {_typed(shape)}: allowed sizes of at least 1: {_ALLOWED}")
     return torch.randn(N_IMAGES, *shape, generator=torch.Generator().manual_seed(SEED))
+
+
+_ALLOWED = "C,H,W, for sequences C,L, of features alone F"
+
+
+def _typed(shape: Sequence[object]) -> str:
+    """Return a shape as it is typed."""
+    return ",".join(map(str, shape))
+
+
+def _unfit_shape(images: Any, reason: Exception, channels: int | None) -> UsageError:
+    """Describe a shape of images on which a model cannot run."""
+    shape = tuple(images.shape[1:])
+    hint = f"give the size of the images that it is trained on: {_ALLOWED}"
+    if len(shape) == 3 and shape[0] != channels == shape[2]:
+        hint = f"the channels come first: --shape {_typed((shape[2], *shape[:2]))}"
+    elif len(shape) == 3 and channels not in (None, shape[0]):
+        hint = f"it takes images of so many channels: --shape {channels},H,W"
+    elif len(shape) == 2 and channels is not None:
+        hint = f"the channels come first: --shape {_typed((channels, *shape))}"
+    return UsageError(f"--shape {_typed(shape)}: does not fit the model ({first_line(reason)})", hint)
 
 
 def _with_size(report: CheckReport, sized: Sized) -> CheckReport:

@@ -155,7 +155,7 @@ def _by_chance(same: int, images: int) -> float:
 def _way_out(conversion: Conversion) -> str:
     """Return what an export can change: finer weights, else more replicas, which lessen the error of the counts."""
     network, number_format = conversion.network, conversion.number_format
-    more_replicas = "export with more --replicas, or " if _may_have_more_replicas(conversion) else ""
+    more_replicas = "use more --replicas, or " if _may_have_more_replicas(conversion) else ""
     otherwise = _more_spikes(conversion) if conversion.losses else f"{more_replicas}train on with `nctool finetune`"
     return finer_weights(network.populations, number_format, network.n_steps, otherwise)
 

@@ -190,5 +190,5 @@ def _require_staggering(copies: Mapping[str, int], number_format: IntegerFormat)
         raise UnsupportedError(
             f"replicas: {copies[several[0]]} for `{several[0]}`, neurons that a spike sets to zero allow 1: they all "
             "start at 0, replicas differ in where they start",
-            hint="export with --backend autapse, or population",
+            hint="use --backend autapse, or population",
         )

@@ -226,7 +226,7 @@ def notes_of(loaded: Checkpoint, backend: Backend) -> tuple[str, ...]:
     return (
         f'trained with activation.reset = "{trained}", but a spike of `{backend.name}` '
         f"{'sets to zero' if exported == 'zero' else 'subtracts'}: expect to lose accuracy; train for it, or "
-        f"export with --backend {backend_of_reset(trained).name}",
+        f"use --backend {backend_of_reset(trained).name}",
     )
 
 
@@ -258,7 +258,7 @@ def window_of(backend: Backend, steps: int | None, default: int) -> int:
     if backend.steps not in (None, steps):
         raise RangeError(
             f"steps: {steps}, backend `{backend.name}` allows {backend.steps}",
-            hint=f"leave out --steps, or export with --backend {DEFAULT.name}",
+            hint=f"leave out --steps, or use --backend {DEFAULT.name}",
         )
     return steps
 

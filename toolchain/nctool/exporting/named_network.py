@@ -31,7 +31,7 @@ _ALLOWED = "a network file, a file.py:function or package.module:function that b
 _SHAPE_HINT = "give the shape of an image with --shape C,H,W"
 
 
-def named_network(name: str, shape: Shape | None) -> tuple[nn.Module, Shape]:
+def named_network(name: str, shape: Shape | None, *, is_typed: bool = False) -> tuple[nn.Module, Shape]:
     """Return the network that a name stands for, and the shape of an image.
 
     `file.py:function` runs the code of that file, as `python file.py` would, and calls the function without arguments.
@@ -39,6 +39,7 @@ def named_network(name: str, shape: Shape | None) -> tuple[nn.Module, Shape]:
     Args:
         name: what was typed.
         shape: of an image, where it was given.
+        is_typed: the user gave the shape, and no images.
 
     Raises:
         UsageError: there is no such network, its code fails, or the shape is missing.
@@ -46,7 +47,7 @@ def named_network(name: str, shape: Shape | None) -> tuple[nn.Module, Shape]:
         FormatError, UnsupportedError: as `nctool.importing.open_network`.
     """
     if Path(name).is_file() and Path(name).suffix not in (".py", ".toml"):
-        file = read_network(Path(name), shape)
+        file = read_network(Path(name), shape, is_typed=is_typed)
         return file.network, file.sizes
     place, colon, attribute = name.rpartition(":")
     if colon and place:
@@ -133,7 +134,8 @@ def _of_recipe(name: str, shape: Shape | None) -> tuple[nn.Module, Shape]:
     recipe = load_recipe(name)
     found = shape if shape is not None else _shape_of_data(recipe)
     if len(found) != 3:
-        raise UsageError(f"shape: {found}, allowed (channels, height, width)", hint=_SHAPE_HINT)
+        given = ",".join(map(str, found))
+        raise UsageError(f"--shape {given}: allowed C,H,W for the network of a recipe", hint=_SHAPE_HINT)
     return build_model(recipe.model, (found[0], found[1], found[2]), _N_CLASSES, recipe.activation), found
 
 

@@ -11,6 +11,7 @@ from typing import NoReturn
 
 from torch import Tensor, nn
 
+from nctool.arguments import public
 from nctool.errors import UnsupportedError, UsageError
 from nctool.files import cannot_read, plain_file
 from nctool.importing.archive import Archive, load_tensors
@@ -29,6 +30,7 @@ IMAGE_AXES = 3
 _WEIGHTS_HINT = "build the network in Python, load the weights into it and give the module; or export it to ONNX"
 
 
+@public
 def open_network(path: Path | str, *, shape: Sizes | None = None) -> nn.Module:
     """Return the network of a file as a torch module in evaluation mode.
 
@@ -67,18 +69,32 @@ def require_same_as_file(network: nn.Module, path: Path | str, images: Tensor) -
     replace(read, network=network).require_same(images, f"`{path}`")
 
 
-def read_network(path: Path | str, shape: Sizes | None = None) -> NetworkFile:
-    """Read a file of any kind; arguments and errors are those of `open_network`."""
-    path = Path(path)
+def read_network(path: Path | str, shape: Sizes | None = None, *, is_typed: bool = False) -> NetworkFile:
+    """Read a file of any kind; arguments and errors are those of `open_network`.
+
+    Args:
+        path: of the file.
+        shape: of one image.
+        is_typed: the user gave the shape, and no images.
+    """
+    path, shape = Path(path), None if shape is None else tuple(shape)
     head = _head(path)
     found = _read_archive(path, shape) if head.startswith(_ZIP) else _read_plain(path, head)
     signal = found.sizes[:1] + found.sizes[2:]
     if shape is not None and shape not in (found.sizes, found.seen, signal if found.sizes[1:2] == (1,) else None):
-        raise UsageError(
-            f"images: have shape {shape}, the network of `{path}` takes {found.sizes}",
-            hint=_shape_hint(shape, found.sizes),
-        )
+        raise _other_shape(path, shape, found.sizes, is_typed)
     return found
+
+
+def _other_shape(path: Path, shape: Sizes, taken: Sizes, is_typed: bool) -> UsageError:
+    if is_typed:
+        given, own = (",".join(map(str, sizes)) for sizes in (shape, taken))
+        return UsageError(
+            f"--shape {given}: the network of `{path}` takes another", f"leave it out, or give --shape {own}"
+        )
+    return UsageError(
+        f"images: have shape {shape}, the network of `{path}` takes {taken}", hint=_shape_hint(shape, taken)
+    )
 
 
 def _shape_hint(shape: Sizes, taken: Sizes) -> str:
@@ -123,7 +139,7 @@ def _read_archive(path: Path, shape: Sizes | None) -> NetworkFile:
     if shape is None:
         raise UsageError(
             f"`{path}`: TorchScript does not say what images it takes",
-            hint="give their shape, for example shape=(3, 32, 32); or save the network with torch.export.save",
+            hint="give their shape, for example --shape 3,32,32; or save the network with torch.export.save",
         )
     return read_script(path, shape)
 

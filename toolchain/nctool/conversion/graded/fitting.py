@@ -121,7 +121,7 @@ def _require_bias(rounded: Population, number_format: IntegerFormat) -> None:
         raise RangeError(
             f"population `{rounded.name}`: bias {worst} beside activations of {number_format.activation_bits} bits, "
             f"allowed -{number_format.bias_max}..{number_format.bias_max}",
-            hint="give fewer --activation-bits",
+            hint="use fewer --activation-bits",
         )
 
 
@@ -141,7 +141,7 @@ def with_bound(population: Population, around: Surroundings) -> tuple[Population
     if most > limit:
         raise RangeError(
             f"population `{population.name}`: its drive may reach {most:.3g}, allowed {limit}",
-            hint="give fewer --activation-bits",
+            hint="use fewer --activation-bits",
         )
     bound = reach.bound("proved" if is_proved else "calibrated", margin)
     return replace(population, bound=bound), np.minimum(proved.high, PAYLOAD_LIMIT)

@@ -161,7 +161,7 @@ def fit_population(
         ceiling = np.where(excess > 1, best.scale.per_channel / np.maximum(excess, 1) * SAFETY, ceiling)
     raise RangeError(
         f"population `{real.name}`: no scale keeps its accumulated input within +-{number_format.accumulator_max}",
-        hint="export with fewer --steps" if calibration.n_steps > 1 else "train with weight decay",
+        hint="use fewer --steps" if calibration.n_steps > 1 else "train with weight decay",
     )
 
 
@@ -178,7 +178,7 @@ def finer_weights(rounded: Sequence[Population], number_format: IntegerFormat, n
         ways.append("fewer --steps")
     if number_format.weight_bits < WEIGHT_BITS_RANGE[1] and len(small) < len(rounded):
         ways.append("more --weight-bits")
-    return f"export with {', or '.join(ways)}" if ways else otherwise
+    return f"use {', or '.join(ways)}" if ways else otherwise
 
 
 def _largest_weight(population: Population) -> int:

@@ -6,7 +6,7 @@ In: a torch module and some of its input. Out: its rewriting and the populations
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -54,7 +54,13 @@ class Examined:
     remarks: tuple[str, ...]
 
 
-def examine(model: nn.Module, images: Tensor, obstacles: Obstacles, pooling: Pooling = "maximum") -> Examined | None:
+def examine(
+    model: nn.Module,
+    images: Tensor,
+    obstacles: Obstacles,
+    pooling: Pooling = "maximum",
+    unfit: Callable[[Tensor, Exception, int | None], UsageError] = unfit_images,
+) -> Examined | None:
     """Read, rewrite and trace a network.
 
     Args:
@@ -62,6 +68,7 @@ def examine(model: nn.Module, images: Tensor, obstacles: Obstacles, pooling: Poo
         images: float (N, ...) of its input.
         obstacles: takes in all that keeps it from being converted.
         pooling: what becomes of maximum pooling.
+        unfit: describes images that do not fit the model, by what torch says, and the channels that the model takes.
 
     Returns:
         None where the forward method cannot be followed, or the network computes something else than it says.
@@ -77,7 +84,7 @@ def examine(model: nn.Module, images: Tensor, obstacles: Obstacles, pooling: Poo
         require_type(model, (torch.float32,))
     if not obstacles:
         with obstacles.noted():
-            _require_fit(model, graph, images)
+            _require_fit(model, graph, images, unfit)
         if obstacles:
             return None
     otherwise = differences_in_training(model, graph)
@@ -106,13 +113,15 @@ def _left_out(model: nn.Module, rewritten: Rewritten) -> tuple[str, ...]:
     )
 
 
-def _require_fit(model: nn.Module, graph: fx.Graph, images: Tensor) -> None:
+def _require_fit(
+    model: nn.Module, graph: fx.Graph, images: Tensor, unfit: Callable[[Tensor, Exception, int | None], UsageError]
+) -> None:
     """Compare `graph` with the model on some of the images; where they do not fit, tell the shape of all."""
     try:
         require_same_calls(model, graph, images)
     except UsageError as error:
         said = error.__cause__ if isinstance(error.__cause__, Exception) else error
-        raise unfit_images(images, said, channels=_first_channels(model, graph)) from said
+        raise unfit(images, said, _first_channels(model, graph)) from said
 
 
 def _first_channels(model: nn.Module, graph: fx.Graph) -> int | None:
