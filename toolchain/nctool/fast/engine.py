@@ -1,10 +1,11 @@
-"""The fast engine: the same integers as the reference engine, in batched torch kernels on CPU or GPU.
+"""The fast engine: the same integers as the reference engine, in batched kernels on CPU or GPU.
 
 Floating point is exact on integers while no sum leaves the mantissa: below 2**24 in float32, 2**53 in float64. The
 type of each population is chosen from bounds that hold for every input, so the result is equal by proof; the
-tests compare it all the same. Four things make it fast: the graph has no recurrence across populations, so all
-time steps of a layer are one batch of one convolution; the constant input is weighed once; a kernel that came from
-folded pooling is taken apart again, sums first; memory is channels-last.
+tests compare it all the same. What makes it fast: the graph has no recurrence across populations, so all time steps of
+a layer are one batch of one convolution; the constant input is weighed once; a kernel that came from folded pooling is
+taken apart again, sums first; memory is channels-last. On a CPU, weights of 8 bits run on integer kernels where these
+are exact, and compiled loops step the neurons.
 
 In: an IntNetwork and samples. Out: traces or summaries, batch by batch. Must not import the reference engine.
 """
@@ -20,6 +21,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from nctool.errors import RangeError, UsageError
+from nctool.fast.choice import FLOAT, Choice, usable
 from nctool.fast.current_based import CurrentBasedLayer
 from nctool.fast.integrate_fire import IntegrateFireLayer
 from nctool.fast.layer import LayerRun
@@ -42,26 +44,40 @@ class FastEngine:
         network: what to run.
         n_steps: length of the window; the network's own by default.
         device: `cpu` or `cuda`.
+        choice: the kernels that may be used; by default all that work here, on a GPU those of floating point.
 
     Raises:
         RangeError: n_steps < 1, or a sum could leave the mantissa of float64.
         UsageError: the device is not there.
     """
 
-    def __init__(self, network: IntNetwork, *, n_steps: int | None = None, device: str = "cpu") -> None:
+    def __init__(
+        self, network: IntNetwork, *, n_steps: int | None = None, device: str = "cpu", choice: Choice | None = None
+    ) -> None:
         self.network = network
         self.n_steps = network.n_steps if n_steps is None else n_steps
         if self.n_steps < 1:
             raise RangeError(f"simulation: n_steps is {self.n_steps}, allowed >= 1")
         self.device = find_device(device)
-        self.layers = [self._layer(population) for population in network.populations]
+        self.choice = choice or (usable() if self.device.type == "cpu" else FLOAT)
+        with exact_arithmetic():
+            self.layers = [self._layer(population) for population in network.populations]
         self.batch = self._batch_size()
+
+    def __repr__(self) -> str:
+        """Return the sizes, and which kernels run."""
+        return f"FastEngine(n_steps={self.n_steps}, device={self.device.type}, batch={self.batch}, {self.kernels})"
+
+    @property
+    def kernels(self) -> dict[str, str]:
+        """Return which kernels run, by population."""
+        return {layer.population.name: layer.chosen for layer in self.layers}
 
     def _layer(self, population: Population) -> IntegrateFireLayer | CurrentBasedLayer:
         neuron = population.neuron
         if isinstance(neuron, CurrentBased):
             return CurrentBasedLayer.prepare(self.network, population, neuron, self.device)
-        return IntegrateFireLayer.prepare(self.network, population, self.n_steps, self.device)
+        return IntegrateFireLayer.prepare(self.network, population, self.n_steps, self.device, self.choice)
 
     def traces(self, samples: Samples) -> Iterator[Trace]:
         """Yield full traces of consecutive batches: every spike of every population."""
@@ -72,7 +88,7 @@ class FastEngine:
     def summaries(self, samples: Samples) -> Iterator[Summary]:
         """Yield logits, spike counts and overflow counts of consecutive batches; spikes stay on the device."""
         for runs in self._batches(samples):
-            counts = {name: count(run.spikes) for name, run in runs.items() if run.spikes is not None}
+            counts = {name: spike_count(run) for name, run in runs.items() if run.spikes is not None}
             yield Summary(self._logits(runs), counts, {name: run.overflows for name, run in runs.items()})
 
     def _logits(self, runs: dict[str, LayerRun]) -> NDArray[np.int64]:
@@ -136,9 +152,11 @@ def exact_arithmetic() -> Iterator[None]:
         torch.set_float32_matmul_precision(before[2])  # last: it sets matmul.allow_tf32 too
 
 
-def count(spikes: Tensor) -> int:
-    """Count the spikes of (steps, samples, *shape): per step and sample in its own type, then in float64."""
-    per_sample = spikes.sum(dim=tuple(range(2, spikes.dim())))
+def spike_count(run: LayerRun) -> int:
+    """Return the number of spikes; where it is not known they are counted by step and sample, then in float64."""
+    if run.n_spikes is not None or run.spikes is None:
+        return run.n_spikes or 0
+    per_sample = run.spikes.sum(dim=tuple(range(2, run.spikes.dim())))
     return int(per_sample.sum(dtype=torch.float64).item())
 
 
