@@ -12,8 +12,9 @@ In: an IntNetwork and samples. Out: traces or summaries, batch by batch. Must no
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -25,16 +26,25 @@ from nctool.fast.choice import FLOAT, Choice, usable
 from nctool.fast.current_based import CurrentBasedLayer
 from nctool.fast.integrate_fire import IntegrateFireLayer
 from nctool.fast.layer import LayerRun
+from nctool.fast.threads import on_one_thread, side_by_side
 from nctool.ir.inputs import Samples
-from nctool.ir.network import INPUT_NAME, CurrentBased, IntArray, IntNetwork, Population
+from nctool.ir.network import INPUT_NAME, CurrentBased, IntNetwork, Population
 from nctool.reference.signal import input_signal
-from nctool.reference.trace import Summary, Trace
+from nctool.reference.trace import Summary, Trace, join, join_summaries
 
 CPU_BATCH_BYTES = 8 * 2**20
-"""Memory of the largest layer's drive in one batch on a CPU: small enough to stay near the cache."""
+"""Memory of the largest layer's drive in what a thread of a CPU computes at a time: small enough for its cache."""
 
 GPU_BATCH_BYTES = 2**30
 """The same on a GPU, where a batch must be large enough to fill it."""
+
+WORK_OF_A_THREAD = 2**27
+"""Connections times steps that are worth a thread of their own: about a millisecond."""
+
+WORK_OF_ALL_THREADS = 2**31
+"""The same of a part whose single operations are worth all threads, where there is but one part."""
+
+Result = TypeVar("Result")
 
 
 class FastEngine:
@@ -45,6 +55,10 @@ class FastEngine:
         n_steps: length of the window; the network's own by default.
         device: `cpu` or `cuda`.
         choice: the kernels that may be used; by default all that work here, on a GPU those of floating point.
+
+    Attributes:
+        batch: samples of a trace or summary, as many as all threads compute at a time.
+        part: samples that one thread computes at a time.
 
     Raises:
         RangeError: n_steps < 1, or a sum could leave the mantissa of float64.
@@ -62,7 +76,10 @@ class FastEngine:
         self.choice = choice or (usable() if self.device.type == "cpu" else FLOAT)
         with exact_arithmetic():
             self.layers = [self._layer(population) for population in network.populations]
-        self.batch = self._batch_size()
+        self.n_threads = torch.get_num_threads() if self.device.type == "cpu" else 1
+        self.work = self.n_steps * sum(map(network.synapse_count, network.populations))
+        self.part = self._part_size()
+        self.batch = self.part * self.n_threads
 
     def __repr__(self) -> str:
         """Return the sizes, and which kernels run."""
@@ -81,15 +98,41 @@ class FastEngine:
 
     def traces(self, samples: Samples) -> Iterator[Trace]:
         """Yield full traces of consecutive batches: every spike of every population."""
-        for runs in self._batches(samples):
-            spikes = {name: _to_numpy(r.spikes).astype(np.bool_) for name, r in runs.items() if r.spikes is not None}
-            yield Trace(spikes, self._logits(runs), {name: run.overflows for name, run in runs.items()}, {})
+        return self._batches(samples, self._trace, join)
 
     def summaries(self, samples: Samples) -> Iterator[Summary]:
         """Yield logits, spike counts and overflow counts of consecutive batches; spikes stay on the device."""
-        for runs in self._batches(samples):
-            counts = {name: spike_count(run) for name, run in runs.items() if run.spikes is not None}
-            yield Summary(self._logits(runs), counts, {name: run.overflows for name, run in runs.items()})
+        return self._batches(samples, self._summary, join_summaries)
+
+    def _batches(
+        self, samples: Samples, result: Callable[[Samples], Result], joined: Callable[[list[Result]], Result]
+    ) -> Iterator[Result]:
+        """Yield the result of each batch, all of whose parts are computed side by side."""
+        if len(samples) == 0:
+            raise RangeError("simulation: number of samples is 0, allowed >= 1")
+        for start in range(0, len(samples), self.batch):
+            parts = self._parts(samples[start : start + self.batch])
+            few = len(parts) == 1 and self.work * len(parts[0]) < WORK_OF_ALL_THREADS
+            with exact_arithmetic(), on_one_thread() if few else nullcontext():
+                results = side_by_side(result, parts, self.n_threads)
+            yield results[0] if len(results) == 1 else joined(results)
+
+    def _parts(self, samples: Samples) -> list[Samples]:
+        """Share a batch among the threads, if there is work for several; no part is larger than the cache allows."""
+        shares = min(self.n_threads, len(samples), self.work * len(samples) // WORK_OF_A_THREAD)
+        size = -(-len(samples) // max(shares, -(-len(samples) // self.part), 1))
+        return [samples[start : start + size] for start in range(0, len(samples), size)]
+
+    def _trace(self, samples: Samples) -> Trace:
+        runs = self._window(samples)
+        spikes = {name: _to_numpy(r.spikes).astype(np.bool_) for name, r in runs.items() if r.spikes is not None}
+        overflows = {name: run.overflows for name, run in runs.items()}
+        return Trace(spikes, self._logits(runs), overflows, {}, self.kernels)
+
+    def _summary(self, samples: Samples) -> Summary:
+        runs = self._window(samples)
+        counts = {name: spike_count(run) for name, run in runs.items() if run.spikes is not None}
+        return Summary(self._logits(runs), counts, {name: run.overflows for name, run in runs.items()}, self.kernels)
 
     def _logits(self, runs: dict[str, LayerRun]) -> NDArray[np.int64]:
         """Return the answer of the last population (rules S4 and C6), int64 (samples, steps, neurons)."""
@@ -101,27 +144,20 @@ class FastEngine:
             raise RangeError(f"population `{self.network.readout.name}`: gives no answer, allowed a readout")
         return _to_numpy(answer.flatten(2)).astype(np.int64)
 
-    def _batches(self, samples: Samples) -> Iterator[dict[str, LayerRun]]:
-        if len(samples) == 0:
-            raise RangeError("simulation: number of samples is 0, allowed >= 1")
-        for start in range(0, len(samples), self.batch):
-            signal = input_signal(self.network, samples[start : start + self.batch], self.n_steps)
-            with exact_arithmetic():
-                runs = self._window(signal)
-            yield runs
-
-    def _window(self, signal: IntArray) -> dict[str, LayerRun]:
-        """Run one batch of the input's signal, (samples, n_steps or 1, *shape)."""
-        steps_first = torch.from_numpy(signal).transpose(0, 1).to(self.device, torch.float32)
-        signals, runs, latency = {INPUT_NAME: steps_first}, {}, self.network.latency
-        for layer in self.layers:
-            run = layer.run(signals, latency + self.n_steps)
-            if run.spikes is not None:
-                signals[layer.population.name] = run.spikes
-            runs[layer.population.name] = run.after(latency)
+    def _window(self, samples: Samples) -> dict[str, LayerRun]:
+        """Run some samples through all layers."""
+        signal = input_signal(self.network, samples, self.n_steps)
+        with _modes():
+            steps_first = torch.from_numpy(signal).transpose(0, 1).to(self.device, torch.float32)
+            signals, runs, latency = {INPUT_NAME: steps_first}, {}, self.network.latency
+            for layer in self.layers:
+                run = layer.run(signals, latency + self.n_steps)
+                if run.spikes is not None:
+                    signals[layer.population.name] = run.spikes
+                runs[layer.population.name] = run.after(latency)
         return runs
 
-    def _batch_size(self) -> int:
+    def _part_size(self) -> int:
         steps = self.network.latency + self.n_steps
         largest = max(population.n_neurons for population in self.network.populations) * steps
         budget = CPU_BATCH_BYTES if self.device.type == "cpu" else GPU_BATCH_BYTES
@@ -145,11 +181,18 @@ def exact_arithmetic() -> Iterator[None]:
     try:
         matmul.allow_tf32 = cudnn.allow_tf32 = False
         torch.set_float32_matmul_precision("highest")
-        with torch.inference_mode(), torch.autocast("cpu", enabled=False), torch.autocast("cuda", enabled=False):
+        with _modes():
             yield
     finally:
         matmul.allow_tf32, cudnn.allow_tf32 = before[:2]
         torch.set_float32_matmul_precision(before[2])  # last: it sets matmul.allow_tf32 too
+
+
+@contextmanager
+def _modes() -> Iterator[None]:
+    """Set of this what torch keeps for each thread."""
+    with torch.inference_mode(), torch.autocast("cpu", enabled=False), torch.autocast("cuda", enabled=False):
+        yield
 
 
 def spike_count(run: LayerRun) -> int:

