@@ -46,6 +46,7 @@ def given(digits_run, digits_model, tmp_path) -> dict[str, dict[str, Any]]:
         "run_sim": {"model": digits_model},
         "verify": {"model": digits_model, "engines": "fast"},
         "inspect": {"model": digits_model},
+        "open": {"model": digits_model},
     }
 
 

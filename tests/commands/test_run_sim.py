@@ -18,6 +18,7 @@ import pytest
 import nctool
 from nctool.children import Child, child
 from nctool.errors import EngineError, UsageError
+from nctool.fast.choice import Choice
 from nctool.running.engines import Job
 from nctool.running.sharding import summaries_of_workers
 from nctool_deploy.netx import read
@@ -236,3 +237,18 @@ def test_workers_beside_torchrun_are_refused(digits_model: Path, monkeypatch: py
     with pytest.raises(UsageError) as raised:
         nctool.run_sim(digits_model, workers=2)
     assert str(raised.value) == "workers: 2 beside torchrun, allowed one of both"
+
+
+def test_it_tells_which_kernels_ran_and_why_others_did_not(digits_model: Path, monkeypatch) -> None:
+    kernels = {"conv1": "float32, fused", "conv2": "int8, fused", "fc1": "int8, fused", "fc2": "int8, fused"}
+    for workers in (1, 2):
+        report = nctool.run_sim(digits_model, samples=20, workers=workers)
+        assert (report.kernels, report.notes) == (kernels, ())
+    assert nctool.run_sim(digits_model, samples=3, engine="reference").to_json()["kernels"] == {}
+    monkeypatch.setattr("nctool.fast.engine.usable", lambda: Choice(fused=True))
+    monkeypatch.setattr(
+        "nctool.fast.choice.usable", lambda: Choice(fused=True, notes=("no integer kernels: a reason",))
+    )
+    report = nctool.run_sim(digits_model, samples=20)
+    assert report.kernels == dict.fromkeys(kernels, "float32, fused")
+    assert report.notes == ("no integer kernels: a reason",)

@@ -168,16 +168,14 @@ def test_a_number_beyond_its_limit_is_refused(made, text):
 @pytest.mark.parametrize("backend", ["autapse", "population", "zero-reset"])
 def test_other_backends_have_no_graded_neurons(backend):
     assert str(refused(UnsupportedError, lower, two_layers(), LAVA, backend)) == (
-        f"network: graded neurons, backend `{backend}` allows integrate-and-fire neurons\n"
-        "hint: use --backend graded"
+        f"network: graded neurons, backend `{backend}` allows integrate-and-fire neurons\nhint: use --backend graded"
     )
 
 
 def test_it_has_no_other_neurons():
     spiking = random_network(1)
     assert str(refused(UnsupportedError, lower, spiking, LAVA, "graded")) == (
-        "network: integrate-and-fire neurons, backend `graded` allows graded neurons\n"
-        "hint: use --backend autapse"
+        "network: integrate-and-fire neurons, backend `graded` allows graded neurons\nhint: use --backend autapse"
     )
 
 

@@ -12,8 +12,9 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from nctool.errors import RangeError, UsageError
+from nctool.fast.choice import FLOAT, Choice
 from nctool.fast.engine import FastEngine, exact_arithmetic
-from nctool.fast.layer import FLOAT32_EXACT
+from nctool.fast.integer_weights import FLOAT32_EXACT
 from nctool.ir.network import (
     INPUT_NAME,
     ConvGeometry,
@@ -40,11 +41,18 @@ from tests.support.networks import (
     signed_input,
 )
 
+CHOICES = [Choice(integer, fused) for integer in (False, True) for fused in (False, True)]
+
 
 def fast(network: IntNetwork, pixels: np.ndarray, batch: int = 3, n_steps: int | None = None):
-    engine = FastEngine(network, n_steps=n_steps)
-    engine.batch = batch
-    return join(engine.traces(pixels))
+    """Run with every choice of kernels, and return what all of them give."""
+    engines = [FastEngine(network, n_steps=n_steps, choice=choice) for choice in CHOICES]
+    for engine in engines:
+        engine.batch = batch
+    first, *others = (join(engine.traces(pixels)) for engine in engines)
+    for engine, other in zip(engines[1:], others, strict=True):
+        assert other == first, engine
+    return first
 
 
 def as_dag(network: IntNetwork, seed: int) -> IntNetwork:
@@ -133,7 +141,7 @@ def test_weights_that_repeat_are_taken_once(seed: int) -> None:
     assert fast(network, pixels) == simulate(network, pixels)
     found, last = (layer.kernels[0] for layer in FastEngine(network).layers)
     assert all(f % b == 0 for f, b in zip(found.repeat.block, block, strict=True))
-    assert last.weight.shape == (3, 4)
+    assert last.weights.shape == (3, 4)
     assert last.repeat.copies_in == found.repeat.copies_out == copies
 
 
@@ -186,7 +194,7 @@ def test_sums_beyond_float32_are_computed_in_float64() -> None:
     network = wide_network(127)
     pixels = random_pixels(network, 2)
     engine = FastEngine(network)
-    assert [layer.kernels[0].weight.dtype for layer in engine.layers] == [torch.float64, torch.float32]
+    assert [layer.kernels[0].weights.name for layer in engine.layers] == ["float64", "int8"]
     total = 127 * 127 * (2**12 - 1) + 127
     assert total > FLOAT32_EXACT
     assert fast(network, pixels) == simulate(network, pixels)
@@ -194,13 +202,13 @@ def test_sums_beyond_float32_are_computed_in_float64() -> None:
 
 
 def test_a_narrow_sum_stays_in_float32() -> None:
-    assert FastEngine(wide_network(1)).layers[0].kernels[0].weight.dtype == torch.float32
+    assert FastEngine(wide_network(1), choice=FLOAT).layers[0].kernels[0].weights.dtype == torch.float32
 
 
 def test_sums_beyond_float64_are_refused() -> None:
     """One step's drive always fits; a long window of it may not."""
     network = wide_network(2**28, fan_in=2**15)
-    assert FastEngine(network).layers[0].kernels[0].weight.dtype == torch.float64
+    assert FastEngine(network).layers[0].kernels[0].weights.dtype == torch.float64
     with pytest.raises(RangeError, match=r"population `hidden`: sums may reach \d+, the fast engine is exact below"):
         FastEngine(network, n_steps=8)
 

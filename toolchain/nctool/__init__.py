@@ -6,6 +6,7 @@
     nctool.train("mine.toml", "runs/mine", model=net)    trains it; `finetune` trains it further, `history` shows a run
     nctool.export("runs/mine", "mine.net", model=net)    converts it and writes the file; `explore` compares settings
     nctool.run_sim("mine.net")                           runs the file on data; `inspect` shows what it holds
+    nctool.open("mine.net")(pixels)                      gives the logits of some images; prepared once, called often
     nctool.verify("mine.net")                            proves that the engines agree, bit for bit
 
 Each command of the command line calls the function of its name. The functions are loaded when first used: importing
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from nctool.commands.train import train
     from nctool.commands.verify import verify
     from nctool.conversion.trace.prepare import prepare
+    from nctool.running.opened import open_model_file as open  # noqa: A004 - read as `nctool.open`
 
 __all__ = [
     "check",
@@ -38,19 +40,26 @@ __all__ = [
     "finetune",
     "history",
     "inspect",
+    "open",
     "prepare",
     "run_sim",
     "train",
     "verify",
 ]
 
+_ELSEWHERE = {
+    "open": ("nctool.running.opened", "open_model_file"),
+    "prepare": ("nctool.conversion.trace.prepare", "prepare"),
+}
+"""Module and name of the functions that are no commands."""
+
 
 def __getattr__(name: str) -> Any:
     if name not in __all__:
         raise AttributeError(f"module `nctool` has no attribute `{name}`")
     import_module("nctool.commands")  # all of them: messages know every option
-    module = "nctool.conversion.trace.prepare" if name == "prepare" else f"nctool.commands.{name}"
-    return getattr(import_module(module), name)
+    module, function = _ELSEWHERE.get(name, (f"nctool.commands.{name}", name))
+    return getattr(import_module(module), function)
 
 
 def __dir__() -> list[str]:

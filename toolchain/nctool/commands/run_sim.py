@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -65,8 +65,9 @@ class RunReport(Report):
         spikes_per_layer: mean number of spikes of a population in one window.
         overflows: accumulated inputs that left the accumulator, which must be 0; for a foreign network, how often a
             24-bit state wrapped or saturated. None where the engine cannot tell.
-        notes: where Lava runs something else than a foreign file says.
+        notes: where Lava runs something else than a foreign file says, and why the fast engine left out faster kernels.
         cost: what a sample costs on the chip, where it was asked for.
+        kernels: by population, what the fast engine computed it with; empty for other engines.
     """
 
     engine: str
@@ -82,6 +83,7 @@ class RunReport(Report):
     overflows: int | None
     notes: tuple[str, ...]
     cost: CostReport | None = None
+    kernels: dict[str, str] = field(default_factory=dict)
 
 
 @public
@@ -173,9 +175,19 @@ def _report(
         steps_per_second=tally.done * n_steps / seconds,
         spikes_per_layer=tally.spikes_per_layer(),
         overflows=tally.overflows,
-        notes=content.notes,
+        notes=(*content.notes, *_notes(tally.kernels)),
         cost=None if meter is None else meter.report(),
+        kernels=tally.kernels,
     )
+
+
+def _notes(kernels: dict[str, str]) -> tuple[str, ...]:
+    """Return why the fast engine left out faster kernels."""
+    if not kernels:
+        return ()
+    from nctool.fast.choice import usable
+
+    return usable().notes
 
 
 def _class_names(answers: tuple[int, ...], content: ModelFile) -> tuple[str, ...]:
@@ -221,6 +233,7 @@ class Tally:
         self.correct = dict.fromkeys(reported_steps(n_steps) if labels is not None else (), 0)
         self.answers: list[int] = []
         self.spikes: dict[str, int] = {}
+        self.kernels: dict[str, str] = {}
         self.overflows: int | None = 0
 
     def add(self, summary: Summary) -> None:
@@ -236,6 +249,7 @@ class Tally:
             self.spikes[name] = self.spikes.get(name, 0) + count
         counted = sum(summary.overflows.values()) if summary.overflows else None
         self.overflows = None if counted is None or self.overflows is None else self.overflows + counted
+        self.kernels = dict(summary.kernels)
         self.done += n_samples
 
     def accuracy(self) -> dict[str, float]:

@@ -82,6 +82,13 @@ class CurrentBasedLayer:
         ways = (synapses, recurrent)
         return cls(population, neuron, *ways, kept, bias, may_wrap, may_saturate, network.latency, is_answer)
 
+    @property
+    def chosen(self) -> str:
+        """Return which kernels run, for people: of each synapse, then of the neurons."""
+        parts = (part for synapse in (*self.synapses, *self.recurrent) for part in synapse.parts)
+        names = " + ".join(dict.fromkeys(part.kernel.weights.name for part in parts))
+        return f"{names or 'no synapses'}, step by step"
+
     def run(self, signals: Mapping[str, Tensor], n_steps: int) -> LayerRun:
         """Step the population through a window (rules C1 to C5) and count wraps and saturations (rule O2).
 
@@ -93,8 +100,9 @@ class CurrentBasedLayer:
         some = next(iter(signals.values()))
         current = torch.zeros((some.shape[1], *self.population.shape), dtype=torch.float64, device=some.device)
         voltage = torch.zeros_like(current)
-        spikes = empty_steps(current.float(), n_steps)
-        voltages = empty_steps(current, n_steps) if self.is_answer else None
+        sizes = (n_steps, some.shape[1], self.population.shape)
+        spikes = empty_steps(*sizes, torch.float32, some.device)
+        voltages = empty_steps(*sizes, torch.float64, some.device) if self.is_answer else None
         first = self.latency - self.neuron.latency
         spikes[:first] = 0
         for step in range(first, n_steps):  # C4

@@ -15,8 +15,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from nctool.fast.kernel import Kernel, kernel_of_synapse
-from nctool.fast.layer import FLOAT32_EXACT, LayerRun, Surroundings
+from nctool.fast.integer_weights import FLOAT32_EXACT
+from nctool.fast.kernel import FloatWeights, Kernel, kernel_of_synapse
+from nctool.fast.layer import LayerRun, Surroundings
 from nctool.ir.checks import largest_sum
 from nctool.ir.network import PAYLOAD_LIMIT, Population, Readout, Synapse
 from nctool.ir.population import GRADED_SUM_LIMIT
@@ -58,8 +59,11 @@ class GradedSynapse:
         return arriving.floor_() if self.exponent < 0 else arriving, most * factor + 1, beyond
 
     def _sums(self, signal: Tensor, dtype: torch.dtype) -> Tensor:
-        kernel = self.kernel if dtype == torch.float32 else replace(self.kernel, weight=self.kernel.weight.to(dtype))
-        return kernel(signal.to(dtype))
+        """Weigh a signal in the type that holds every sum exactly."""
+        weights = self.kernel.weights
+        if dtype == torch.float32 or not isinstance(weights, FloatWeights):
+            return self.kernel(signal)
+        return replace(self.kernel, weights=replace(weights, values=weights.values.to(dtype)))(signal)
 
 
 @dataclass(frozen=True)
@@ -93,6 +97,11 @@ class GradedLayer:
         )
 
     @property
+    def chosen(self) -> str:
+        """Return what the kernels are called: the type is chosen for each batch."""
+        return "float32 or float64"
+
+    @property
     def start(self) -> Tensor:
         """Return 0: a graded neuron has no memory."""
         return torch.zeros(1, dtype=torch.float64)
@@ -123,4 +132,5 @@ class GradedLayer:
             beyond += int((drive.abs() > PAYLOAD_LIMIT).sum().item())
         if not self.fires:
             return LayerRun(None, drive[None], beyond)
-        return LayerRun(drive.clamp(0, PAYLOAD_LIMIT).to(torch.float32)[None], None, beyond)
+        sent = drive.clamp(0, PAYLOAD_LIMIT).to(torch.float32)
+        return LayerRun(sent[None], None, beyond, int(sent.count_nonzero().item()))

@@ -1,5 +1,7 @@
 """Integrate-and-fire populations and readouts in the fast engine.
 
+Where compiled loops may be used, one pass steps a population through the window; else torch does, step by step.
+
 In: signals as tensors. Out: a LayerRun. Must not import the reference engine.
 """
 
@@ -7,15 +9,24 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
+from nctool.fast.choice import FLOAT, Choice
 from nctool.fast.kernel import Kernel, kernel_of_synapse
-from nctool.fast.layer import LayerRun, Surroundings, empty_steps, exact_type, weighted_sum
+from nctool.fast.layer import LayerRun, Surroundings, empty_steps, exact_type, over_steps, signal_range, weighted_sum
 from nctool.ir.bounds import prove_population
 from nctool.ir.network import ACCUMULATOR_LIMIT, IntArray, IntegrateFire, Population
+
+TILE = 1536
+"""Neurons that a compiled loop steps at a time: its numbers, 4 bytes each, stay in the nearest cache."""
+
+PLAIN_AXES = 3
+"""(steps, samples, channels)."""
 
 
 @dataclass(frozen=True)
@@ -31,6 +42,7 @@ class IntegrateFireLayer:
         taken: what a spike takes off the membrane, beside all that is above 0 where a spike clears it.
         fires, clears: False for a readout; True for a reset to zero.
         proved: True when no accumulated input can leave the accumulator, so none needs counting.
+        numbers: float32 (3, tile), what `nctool.fast.fused` takes; None where torch steps the population.
     """
 
     population: Population
@@ -40,12 +52,18 @@ class IntegrateFireLayer:
     fires: bool
     clears: bool
     proved: bool
+    numbers: NDArray[np.float32] | None = None
 
     @classmethod
     def prepare(
-        cls, network: Surroundings, population: Population, n_steps: int, device: torch.device
+        cls,
+        network: Surroundings,
+        population: Population,
+        n_steps: int,
+        device: torch.device,
+        choice: Choice = FLOAT,
     ) -> IntegrateFireLayer:
-        """Choose the type of a population and bring its numbers to the device.
+        """Choose the kernels and the type of a population and bring its numbers to the device.
 
         Raises:
             RangeError: a sum could leave the mantissa of float64.
@@ -64,10 +82,20 @@ class IntegrateFireLayer:
         def column(values: IntArray) -> Tensor:
             return torch.from_numpy(values.astype(np.int64)).to(device, dtype).reshape(shape)
 
-        kernels = [kernel_of_synapse(s, network.shapes[s.source], device, dtype) for s in population.synapses]
+        kernels = [
+            kernel_of_synapse(
+                synapse,
+                network.shapes[synapse.source],
+                device,
+                dtype,
+                choice=choice,
+                signal=signal_range(synapse.source, network.input),
+            )
+            for synapse in population.synapses
+        ]
         if population.bias.any():
             kernels[0] = replace(kernels[0], bias=column(population.bias).flatten())
-        return cls(
+        layer = cls(
             population=population,
             kernels=tuple(kernels),
             start=column(population.start + shift),
@@ -76,21 +104,69 @@ class IntegrateFireLayer:
             clears=clears,
             proved=fires and reach <= ACCUMULATOR_LIMIT,
         )
+        return layer._fused() if choice.fused and dtype == torch.float32 else layer
+
+    def _fused(self) -> IntegrateFireLayer:
+        """Return the layer with what a compiled loop takes: numbers of so many neurons, all channels a few times."""
+        channels = self.population.shape[0]
+        bias = self.population.bias if self._is_copied else np.zeros(channels)
+        columns = (self.start.flatten().numpy(), bias, self.taken.flatten().numpy())
+        numbers = np.tile(np.stack(columns).astype(np.float32), max(1, TILE // channels))
+        return replace(self, numbers=numbers)
+
+    @property
+    def _is_copied(self) -> bool:
+        """Return whether a compiled loop writes out equal channels and adds the bias, which one kernel then leaves."""
+        return len(self.kernels) == 1 and self.kernels[0].repeat.copies_out > 1
+
+    @property
+    def chosen(self) -> str:
+        """Return which kernels run, for people: of each synapse, then of the neurons."""
+        names = " + ".join(kernel.weights.name for kernel in self.kernels)
+        return f"{names}, {'step by step' if self.numbers is None else 'fused'}"
 
     def run(
         self, signals: Mapping[str, Tensor], n_steps: int, observe: Callable[[Tensor], None] | None = None
     ) -> LayerRun:
         """Step the population through a window (rules S1 to S4) and count its overflows (rule O1).
 
-        The membrane of a step replaces its drive, and its spikes replace the membrane: no other memory is touched.
-
         Args:
             signals: per source, (n_steps or 1, samples, *source shape).
             observe: is shown the membrane of every step, (samples, *shape), shifted as `start` is; overflows are then
                 not counted.
         """
-        drive = weighted_sum(self.kernels, signals)
-        steps = drive if len(drive) == n_steps else empty_steps(drive[0], n_steps)
+        if self.numbers is None or observe is not None:
+            return self._step_by_step(weighted_sum(self.kernels, signals), n_steps, observe)
+        if self._is_copied:
+            kernel = self.kernels[0]
+            drive = over_steps(kernel.distinct, signals[kernel.source])
+            return self._in_one_pass(drive, self.numbers, n_steps, kernel.repeat.copies_out)
+        return self._in_one_pass(weighted_sum(self.kernels, signals), self.numbers, n_steps, 1)
+
+    def _in_one_pass(self, drive: Tensor, numbers: NDArray[np.float32], n_steps: int, copies: int) -> LayerRun:
+        """Step the population through a window in a compiled loop.
+
+        Args:
+            drive: float32 (n_steps or 1, samples, channels / copies, ...).
+        """
+        from nctool.fast.fused import fire, integrate
+
+        sizes, limit = (n_steps, drive.shape[1], self.population.shape), float(ACCUMULATOR_LIMIT)
+        if not self.fires:
+            potentials = empty_steps(*sizes, torch.float32, drive.device)
+            return LayerRun(None, potentials, integrate(_flat(drive), numbers, limit, copies, _flat(potentials)))
+        spikes = empty_steps(*sizes, torch.uint8, drive.device)
+        kept = 0.0 if self.clears else 1.0
+        n_spikes, overflows = fire(_flat(drive), numbers, kept, limit, copies, _flat(spikes))
+        return LayerRun(spikes, None, overflows, n_spikes)
+
+    def _step_by_step(self, drive: Tensor, n_steps: int, observe: Callable[[Tensor], None] | None) -> LayerRun:
+        """Step the population through a window by torch.
+
+        The membrane of a step replaces its drive, and its spikes replace the membrane: no other memory is touched.
+        """
+        sizes = (n_steps, drive.shape[1], self.population.shape)
+        steps = drive if len(drive) == n_steps else empty_steps(*sizes, drive.dtype, drive.device)
         torch.add(drive[0], self.start, out=steps[0])
         overflows = 0
         for step in range(n_steps):
@@ -113,6 +189,14 @@ class IntegrateFireLayer:
         spikes = membrane.clamp_(0, 1)
         if following is not None:
             following.addcmul_(spikes, self.taken, value=-1)
+
+
+def _flat(steps: Tensor) -> NDArray[Any]:
+    """Return (steps, samples, channels, ...) as an array (steps, neurons), the channels of a place side by side."""
+    array: NDArray[Any] = steps.numpy()  # its views take a tenth of the time of torch's
+    if array.ndim > PLAIN_AXES:
+        array = array.transpose(0, 1, 3, 4, 2)
+    return np.ascontiguousarray(array).reshape(len(array), -1)
 
 
 def count_overflows(membrane: Tensor, start: Tensor) -> int:

@@ -5,7 +5,7 @@ In: populations, signals as tensors. Out: tensors. Must not import the reference
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -13,13 +13,11 @@ import torch
 from torch import Tensor
 
 from nctool.errors import RangeError
-from nctool.fast.kernel import IMAGE_AXES, Kernel
+from nctool.fast.integer_weights import FLOAT32_EXACT
+from nctool.fast.kernel import Kernel
 from nctool.ir.bounds import drive_interval
 from nctool.ir.inputs import Input
-from nctool.ir.network import Population, Shape
-
-FLOAT32_EXACT = 2**24
-"""Integers of at most this magnitude are exact in float32. Source: IEEE 754, 24-bit significand."""
+from nctool.ir.network import INPUT_NAME, Pair, Population, Shape
 
 FLOAT64_EXACT = 2**53
 """The same for float64."""
@@ -42,18 +40,22 @@ class LayerRun:
     """One population over a window.
 
     Args:
-        spikes: 0 or 1, or what graded spikes carry, in a float type, (steps, samples, *shape); None for a readout,
-            which has none.
+        spikes: 0 or 1 in a float type or in bytes, or what graded spikes carry, (steps, samples, *shape); None for a
+            readout, which has none.
         potentials: (steps, samples, *shape); None unless the population gives the answer by its potentials.
         overflows: events of rules O1 to O3.
+        n_spikes: how many spikes there are, where that is known without counting them once more.
     """
 
     spikes: Tensor | None
     potentials: Tensor | None
     overflows: int
+    n_spikes: int | None = None
 
     def after(self, latency: int) -> LayerRun:
         """Return the run without its first `latency` steps; overflows of those count."""
+        if latency == 0:
+            return self
         spikes, potentials = (None if x is None else x[latency:] for x in (self.spikes, self.potentials))
         return LayerRun(spikes, potentials, self.overflows)
 
@@ -75,6 +77,14 @@ def exact_type(population: Population, network: Surroundings, beyond: int) -> to
     raise RangeError(f"population `{population.name}`: sums may reach {worst}, the fast engine is exact below 2**53")
 
 
+def signal_range(source: str, encoding: Input) -> Pair:
+    """Return the smallest and the largest value that a source sends: a population sends spikes, 0 or 1."""
+    if source != INPUT_NAME:
+        return (0, 1)
+    low, high = encoding.channel_range()
+    return int(low.min()), int(high.max())
+
+
 def weighted_sum(kernels: Sequence[Kernel], signals: Mapping[str, Tensor]) -> Tensor:
     """Weigh every source over all its steps at once (rules W1 to W3) and add up.
 
@@ -84,22 +94,20 @@ def weighted_sum(kernels: Sequence[Kernel], signals: Mapping[str, Tensor]) -> Te
     Returns:
         (steps or 1, samples, *shape).
     """
-    total = _weigh(kernels[0], signals)
+    total = over_steps(kernels[0], signals[kernels[0].source])
     for kernel in kernels[1:]:
-        total = total + _weigh(kernel, signals)
+        total = total + over_steps(kernel, signals[kernel.source])
     return total
 
 
-def _weigh(kernel: Kernel, signals: Mapping[str, Tensor]) -> Tensor:
-    signal = signals[kernel.source].to(kernel.weight.dtype)
-    weighted: Tensor = kernel(signal.flatten(0, 1)).unflatten(0, signal.shape[:2])
-    return weighted
+def over_steps(weigh: Callable[[Tensor], Tensor], signal: Tensor) -> Tensor:
+    """Weigh a signal, (steps, samples, *source shape), of all steps at once, to (steps, samples, *driven shape)."""
+    weighed = weigh(signal.flatten(0, 1))
+    return weighed.view(*signal.shape[:2], *weighed.shape[1:])  # takes a tenth of the time of `unflatten`
 
 
-def empty_steps(signal: Tensor, n_steps: int) -> Tensor:
-    """Return an uninitialised (n_steps, *signal.shape) whose steps are laid out as `signal` is."""
-    layout = torch.channels_last if signal.dim() == IMAGE_AXES else torch.contiguous_format
-    shape = (n_steps * len(signal), *signal.shape[1:])
-    empty = torch.empty(shape, dtype=signal.dtype, device=signal.device, memory_format=layout)
-    steps: Tensor = empty.unflatten(0, (n_steps, len(signal)))
-    return steps
+def empty_steps(n_steps: int, samples: int, shape: Shape, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Return an uninitialised (n_steps, samples, *shape); steps of images are laid out with the channels last."""
+    layout = torch.contiguous_format if len(shape) == 1 else torch.channels_last
+    empty = torch.empty((n_steps * samples, *shape), dtype=dtype, device=device, memory_format=layout)
+    return empty.view(n_steps, samples, *shape)

@@ -6,7 +6,7 @@ In: arrays from an engine. Out: one frozen dataclass. Must not import torch.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,11 +26,13 @@ class Summary(StructuralEquality):
         spike_counts: per spiking population, the spikes of the whole batch, whatever they carry.
         overflows: per population, how many accumulated inputs left the accumulator (rule O1); empty when the
             engine cannot tell.
+        kernels: per population, which kernels the engine computed it with, where it has a choice; no part of equality.
     """
 
     logits: NDArray[np.int64]
     spike_counts: Mapping[str, int]
     overflows: Mapping[str, int]
+    kernels: Mapping[str, str] = field(default_factory=dict, compare=False)
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,12 +45,14 @@ class Trace(StructuralEquality):
         overflows: per population, how many accumulated inputs left the accumulator (rule O1); must be 0.
         potentials: per population, int64 (samples, steps, *shape); the membrane potential after integration
             and before reset (rule S1). Empty unless asked for.
+        kernels: as in a summary.
     """
 
     spikes: Mapping[str, Spikes]
     logits: NDArray[np.int64]
     overflows: Mapping[str, int]
     potentials: Mapping[str, NDArray[np.int64]]
+    kernels: Mapping[str, str] = field(default_factory=dict, compare=False)
 
     @property
     def n_samples(self) -> int:
@@ -58,7 +62,7 @@ class Trace(StructuralEquality):
     def summary(self) -> Summary:
         """Return the logits and the counts."""
         counts = {name: int(np.count_nonzero(spikes)) for name, spikes in self.spikes.items()}
-        return Summary(self.logits, counts, self.overflows)
+        return Summary(self.logits, counts, self.overflows, self.kernels)
 
 
 def join(traces: Iterable[Trace]) -> Trace:
@@ -69,4 +73,16 @@ def join(traces: Iterable[Trace]) -> Trace:
         logits=np.concatenate([p.logits for p in parts]),
         overflows={name: sum(p.overflows[name] for p in parts) for name in parts[0].overflows},
         potentials={name: np.concatenate([p.potentials[name] for p in parts]) for name in parts[0].potentials},
+        kernels=parts[0].kernels,
+    )
+
+
+def join_summaries(summaries: Iterable[Summary]) -> Summary:
+    """Return what consecutive batches of one network hold together."""
+    parts = list(summaries)
+    return Summary(
+        logits=np.concatenate([p.logits for p in parts]),
+        spike_counts={name: sum(p.spike_counts[name] for p in parts) for name in parts[0].spike_counts},
+        overflows={name: sum(p.overflows[name] for p in parts) for name in parts[0].overflows},
+        kernels=parts[0].kernels,
     )

@@ -1,0 +1,70 @@
+"""open_model_file: a model that is prepared once and answers as often as it is called, for a program of your own.
+
+In: a file. Out: a callable object: images in, logits out.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nctool.arguments import public
+from nctool.fast.engine import FastEngine
+from nctool.reference.trace import join_summaries
+from nctool.running.arrays import Source, load_array, name_of
+from nctool.running.model_file import ModelFile, open_model
+from nctool_deploy.foreign import ForeignOptions
+
+
+class OpenModel:
+    """A model on the fast engine, ready to be called.
+
+    A network of another tool takes its window and the range of its input from the samples: it is prepared anew for each
+    call.
+
+    Args:
+        content: the content of the file.
+        device: `cpu` or `cuda`.
+    """
+
+    def __init__(self, content: ModelFile, device: str) -> None:
+        self._content, self._device = content, device
+        self._engine = FastEngine(content.network, device=device)
+
+    def __repr__(self) -> str:
+        """Return the sizes, and which kernels run."""
+        return f"OpenModel({self._engine!r})"
+
+    def __call__(self, images: Source) -> NDArray[np.int64]:
+        """Return the logits of some images after the whole window, int64 (samples, classes).
+
+        Args:
+            images: an array or a .npy file, as `nctool.run_sim` takes for `input`.
+
+        Raises:
+            UsageError, FormatError, RangeError: there is no such file, or the images do not fit the network.
+        """
+        content, samples = self._content.fit(load_array(images, "images"), name_of(images, "images"))
+        engine = self._engine
+        if content is not self._content:
+            engine = FastEngine(content.network, device=self._device)
+        return join_summaries(engine.summaries(samples)).logits[:, -1]
+
+
+@public
+def open_model_file(model: Path | str, *, device: str = "cpu") -> OpenModel:
+    """Open an exported network, or a netx file of another tool, to be called with images.
+
+    Args:
+        model: the file.
+        device: `cpu` or `cuda`.
+
+    Returns:
+        an object that is called with images and returns logits; see `OpenModel`.
+
+    Raises:
+        UsageError, FormatError, UnsupportedError, RangeError: see `nctool.errors`.
+    """
+    return OpenModel(open_model(Path(model), ForeignOptions()), device)
