@@ -70,7 +70,7 @@ def lower(network: IntNetwork, target: Target, backend: str = DEFAULT.name, chip
     chosen.require_graph(network)
     prepared = chosen.prepare(network)
     mapping, too_large = map_network(prepared, target, chosen)
-    errors = chosen.network_violations(prepared)
+    errors = [*chosen.network_violations(prepared), *_payload_violations(prepared, target)]
     depth = depths(prepared)
     for population in prepared.populations:
         errors += _violations(prepared, population, depth, chosen)
@@ -121,6 +121,28 @@ def _require_spikes(network: IntNetwork, target: Target) -> None:
             f"input: graded values {low}..{high}, the spikes of `{target.name}` are binary, allowed 0..1",
             hint="export with --input rate, with --target loihi2, or with --target lava to simulate only",
         )
+
+
+def _payload_violations(network: IntNetwork, target: Target) -> Iterator[RangeError]:
+    """Yield what graded spikes may carry that the spikes of the target cannot."""
+    limit = target.limits.payload_bits
+    if limit is None or (network.has_binary_input and not network.is_graded):
+        return
+    most = 2 ** (limit.value - 1) - 1
+    low, high = network.input_range
+    if low < -most - 1 or high > most:
+        yield RangeError(
+            f"input: graded values {low}..{high}, spikes of `{target.name}` carry {limit.value} bits, allowed "
+            f"{-most - 1}..{most}",
+            hint="export with --input rate",
+        )
+    for population in network.populations[:-1]:
+        if population.neuron.is_graded and population.bound is not None and population.bound.high > most:
+            yield RangeError(
+                f"population `{population.name}`: a spike may carry {population.bound.high}, spikes of "
+                f"`{target.name}` carry {limit.value} bits, allowed 0..{most}",
+                hint=LOWER,
+            )
 
 
 def _violations(

@@ -9,11 +9,16 @@ import pytest
 
 import nctool
 from nctool.errors import UnsupportedError, UsageError
+from nctool.ir.bounds import prove, with_bounds
+from nctool.ir.network import IntNetwork
+from nctool.reference.simulate import simulate
 from nctool_deploy.cost.operations import Operations
 from nctool_deploy.cost.report import SplitEnergy, split_energy
-from nctool_deploy.netx import read
+from nctool_deploy.lowering import lower
+from nctool_deploy.netx import KnownAnswers, read, write
 from nctool_deploy.targets.target import Target, find_target, parse_target
 from tests.support.foreign import Draft, dense_layer
+from tests.support.networks import as_pixels, dense, graded, graded_read_out, signed_input
 
 OWN = """
 name = "small-chip"
@@ -59,6 +64,7 @@ def test_energy_by_hand() -> None:
     assert figures is not None
     assert split_energy(operations, 2, figures) == SplitEnergy(
         synaptic_operations_pj=12.5,
+        graded_operations_pj=0.0,
         active_updates_pj=28.0,
         idle_updates_pj=10.0,
         spikes_pj=1.0,
@@ -67,10 +73,56 @@ def test_energy_by_hand() -> None:
     )
 
 
+GRADED_FIGURE = 'graded_operation = { pj = 5, source = "data sheet" }'
+WITH_GRADED = OWN.replace("active_update", f"{GRADED_FIGURE}\nactive_update")
+
+
+def test_the_energy_of_graded_operations_by_hand() -> None:
+    operations = Operations(spikes=3, graded_operations=6, bias_operations=4, active_updates=7, idle_updates=5)
+    assert split_energy(operations, 2, parse_target(OWN).energy) is None
+    assert split_energy(operations, 2, None) is None
+    found = split_energy(operations, 2, parse_target(WITH_GRADED).energy)
+    assert found == SplitEnergy(
+        synaptic_operations_pj=5.0,
+        graded_operations_pj=15.0,
+        active_updates_pj=28.0,
+        idle_updates_pj=10.0,
+        spikes_pj=0.75,
+        total_pj=58.75,
+        basis="measured on a board",
+    )
+
+
+@pytest.mark.parametrize("text", [OWN, WITH_GRADED])
+def test_the_cost_of_graded_spikes_is_shown(cli, tmp_path: Path, text: str) -> None:
+    """By hand in `tests/deploy/test_operations.py`."""
+    hidden = graded("a", dense("input", [[3, -2], [1, 4]]))
+    network = IntNetwork(signed_input(2), (hidden, graded_read_out(dense("a", [[5, -6]] * 3), bias=300)), 1)
+    network = with_bounds(network, {name: found.bound("proved") for name, found in prove(network).items()})
+    pixels = as_pixels([[10, -7]])
+    np.save(tmp_path / "x.npy", pixels)
+    lowered = lower(network, parse_target(text), "graded")
+    write(tmp_path / "m.net", lowered, KnownAnswers(pixels, simulate(network, pixels)))
+    ended = cli("run-sim", tmp_path / "m.net", "--input", tmp_path / "x.npy", "--cost")
+    assert (ended.code, ended.err) == (0, "")
+    lines = [line.split() for line in ended.out.splitlines()]
+    assert ["a", "2", "1.0", "6.0", "0.0", "4.0", "4.0", "0.0", "2.0", "0.0"] in lines
+    assert ["total", "5", "3.0", "15.0", "2.0", "13.0", "7.0", "6.0", "5.0", "0.0"] in lines
+    assert "1 window step, one sample every 1; the answer stands after 3 steps" in ended.out
+    if text == OWN:
+        assert ended.out.splitlines()[-1] == (
+            "energy: target small-chip has no figure for an operation of a graded spike, and none is published, so "
+            "operations only"
+        )
+    else:
+        assert "energy in nJ: synaptic operations 0.0, graded operations 0.0, active updates 0.0" in ended.out
+
+
 def test_the_published_figures_of_loihi_1() -> None:
     target = find_target("loihi1")
     assert target.energy is not None
-    assert {name: each.pj for name, each in target.energy if name != "basis"} == {
+    assert target.energy.graded_operation is None
+    assert {name: each.pj for name, each in target.energy if name != "basis" and each} == {
         "synaptic_operation": 23.6,
         "active_update": 81,
         "idle_update": 52,
@@ -176,6 +228,7 @@ def test_the_table(cli, own_model: Path) -> None:
 def test_targets_are_listed_with_their_figures(cli) -> None:
     lines = [line.split() for line in cli("targets").out.splitlines()]
     assert ["energy:", "spike", "not", "known", "1.7", "pJ", "not", "known"] in lines
+    assert ["energy:", "graded", "operation", *["not", "known"] * 3] in lines
     assert ["time", "of", "a", "step,", "at", "least", "not", "known", "113..465", "ns", "not", "known"] in lines
 
 

@@ -34,7 +34,7 @@ def test_lists_as_json(cli) -> None:
     assert [target["name"] for target in listed["targets"]] == ["loihi2", "loihi1", "lava"]
     assert listed["aliases"] == {"loihi": "loihi2"}
     limits = [limit for target in listed["targets"] for limit in target["limits"].values() if limit is not None]
-    assert len(limits) == 9
+    assert len(limits) == 12
     assert all(each["source"] for each in [*limits, *listed["numbers"]])
 
 

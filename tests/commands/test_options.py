@@ -74,7 +74,9 @@ def test_the_help_has_the_new_names_only(cli) -> None:
         assert "--realisation" not in text and "--units" not in text
 
 
-@pytest.mark.parametrize(("typed", "suggested"), [("--unit", "--input, --replicas"), ("--calibration", "--backend")])
+@pytest.mark.parametrize(
+    ("typed", "suggested"), [("--unit", "--input, --replicas"), ("--calibration", "--activation-bits, --backend")]
+)
 def test_no_older_name_is_suggested(cli, typed: str, suggested: str) -> None:
     ended = cli("export", typed, "x")
     assert ended.code == 2

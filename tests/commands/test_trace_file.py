@@ -16,7 +16,7 @@ from nctool.reference.simulate import simulate
 from nctool.running.samples import load_samples
 from nctool.verification import trace_file
 from nctool_deploy.netx import read
-from tests.support.networks import dense, fire, random_pixels, read_out, signed_input
+from tests.support.networks import dense, fire, fitting_graded, random_pixels, read_out, signed_input
 
 
 def two_layers(name: str = "a") -> IntNetwork:
@@ -63,8 +63,8 @@ def test_the_bytes_do_not_depend_on_the_time(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("engines", [("reference", "fast"), ("fast",)])
-def test_the_size_is_known_beforehand(tmp_path: Path, engines: tuple[str, ...]) -> None:
-    network = two_layers()
+@pytest.mark.parametrize("network", [two_layers(), fitting_graded(4)], ids=["spiking", "graded"])
+def test_the_size_is_known_beforehand(tmp_path: Path, network: IntNetwork, engines: tuple[str, ...]) -> None:
     pixels = random_pixels(network, 7)
     traces = {name: [simulate(network, pixels, potentials=name == "reference")] for name in engines}
     trace_file.write_traces(tmp_path / "a.npz", network, pixels, traces)

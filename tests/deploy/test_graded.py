@@ -24,7 +24,7 @@ from nctool_deploy.mapping.wiring import DenseWiring
 from nctool_deploy.netx import KnownAnswers, read, write
 from nctool_deploy.netx.metadata import digest
 from nctool_deploy.netx.netx_file import PROVED_BOUNDS, NetxFile
-from nctool_deploy.targets.target import find_target
+from nctool_deploy.targets.target import Target, Width, find_target
 from tests.deploy.test_netx import PROVENANCE
 from tests.hostile.test_netx_hostile import edit_metadata, put, refusal
 from tests.support.networks import (
@@ -186,6 +186,34 @@ def test_a_target_of_binary_spikes_is_refused():
         "network: graded spikes, the spikes of `loihi1` are binary, allowed integrate-and-fire neurons\n"
         "hint: export with --backend autapse, with --target loihi2, or with --target lava to simulate only"
     )
+
+
+def with_payload_bits(bits: int) -> Target:
+    limits = LOIHI2.limits.model_copy(update={"payload_bits": Width(value=bits, source="a test")})
+    return LOIHI2.model_copy(update={"name": "narrow", "limits": limits})
+
+
+def test_a_spike_carries_no_more_than_the_target_says():
+    """`a` sends up to 318, ten bits with a sign; the readout sends nothing."""
+    assert lower(two_layers(), with_payload_bits(10), "graded").cores == 1
+    assert str(refused(RangeError, lower, two_layers(), with_payload_bits(9), "graded")) == (
+        "population `a`: a spike may carry 318, spikes of `narrow` carry 9 bits, allowed 0..255\n"
+        "hint: export with fewer --activation-bits"
+    )
+    assert str(refused(RangeError, lower, two_layers(), with_payload_bits(7), "graded")).splitlines()[0] == (
+        "input: graded values -128..127, spikes of `narrow` carry 7 bits, allowed -64..63"
+    )
+
+
+def test_the_input_of_other_backends_has_as_many_bits():
+    made = random_network(1)
+    assert lower(made, with_payload_bits(8)).network is made
+    assert (
+        str(refused(RangeError, lower, made, with_payload_bits(7)))
+        .splitlines()[0]
+        .startswith("input: graded values -128..127, spikes of `narrow` carry 7 bits")
+    )
+    assert lower(random_network(1, rate=True), with_payload_bits(2)).cores == 1
 
 
 # --- the file -----------------------------------------------------------

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nctool.errors import UnsupportedError
@@ -15,7 +15,7 @@ from nctool.ir.network import INPUT_NAME, IntegerInput, IntNetwork, Population, 
 from nctool.reference.simulate import simulate
 from nctool.reference.trace import Trace
 from nctool_deploy.backends.backend import Backend, find_backend
-from nctool_deploy.cost.operations import OperationCounter, Operations, fan_out, reached
+from nctool_deploy.cost.operations import OperationCounter, Operations, bits_of, fan_out, reached
 from nctool_deploy.lava.runner.unrolling import unroll
 from nctool_deploy.mapping.wiring import AutapseWiring
 from nctool_deploy.pipeline import Schedule
@@ -26,6 +26,9 @@ from tests.support.networks import (
     conv,
     dense,
     fire,
+    fitting_graded,
+    graded,
+    graded_read_out,
     leaky,
     random_graph,
     random_network,
@@ -37,6 +40,7 @@ from tests.support.networks import (
 
 AUTAPSE = find_backend("autapse")
 ZERO_RESET = find_backend("zero-reset")
+GRADED = find_backend("graded")
 
 
 def count(network: IntNetwork, backend: Backend, pixels: np.ndarray) -> OperationCounter:
@@ -59,7 +63,7 @@ def test_autapses_by_hand():
     counter = count(two_neurons(), AUTAPSE, as_pixels([[1, 0]]))
     assert counter.schedule == Schedule(n_steps=3, flush_steps=1, depth=2)
     assert counter.operations == {
-        INPUT_NAME: Operations(spikes=3),
+        INPUT_NAME: Operations(spikes=3, payload_bits=3 * 2),
         # 3 spikes of the input reach both neurons; the autapse acts at step 3; 6 of 2 * 4 updates are active
         "hidden": Operations(spikes=1, network_operations=6, autapse_operations=1, active_updates=6, idle_updates=2),
         # one spike reaches three classes at step 2, 3 of 3 * 4 updates
@@ -129,12 +133,48 @@ def test_latency_goes_by_the_longest_path():
     assert (counter.schedule.latency, counter.schedule.period) == (8, 6)
 
 
+def test_graded_spikes_by_hand():
+    """Input (10, -7), 4 + 1 and 3 + 1 bits; `a` sends 44, 6 bits, and nothing; a bias of 300 has two sources."""
+    hidden = graded("a", dense(INPUT_NAME, [[3, -2], [1, 4]]))
+    network = IntNetwork(signed_input(2), (hidden, graded_read_out(dense("a", [[5, -6]] * 3), bias=300)), 1)
+    counter = count(network, GRADED, as_pixels([[10, -7]]))
+    assert counter.schedule == Schedule(n_steps=1, flush_steps=0, depth=2)
+    assert counter.operations == {
+        INPUT_NAME: Operations(spikes=2, payload_bits=9),
+        "a": Operations(spikes=1, payload_bits=6, graded_operations=4, active_updates=2),
+        "out": Operations(bias_spikes=2, graded_operations=3, bias_operations=6, active_updates=3),
+    }
+    assert counter.total.synaptic_operations == 13
+
+
+def test_a_graded_neuron_that_nothing_reaches_is_idle():
+    hidden = graded("a", dense(INPUT_NAME, [[-1]]))
+    network = IntNetwork(signed_input(1), (hidden, graded_read_out(dense("a", [[1]]))), 1)
+    counter = count(network, GRADED, as_pixels([[5], [-5]]))
+    assert counter.operations["out"] == Operations(graded_operations=1, active_updates=1, idle_updates=1)
+
+
+def test_graded_input_carries_bits_in_other_networks_too():
+    """(1, -128) at each of 3 steps: 1 and 8 bits, and one each for the sign; its operations are not told apart."""
+    counter = count(two_neurons(), AUTAPSE, as_pixels([[1, -128]]))
+    assert counter.operations[INPUT_NAME] == Operations(spikes=6, payload_bits=3 * 11)
+    assert counter.operations["hidden"].network_operations == 12
+    assert counter.total.graded_operations == 0
+
+
+@pytest.mark.parametrize(("number", "bits"), [(0, 0), (1, 1), (2, 2), (255, 8), (-256, 9), (2**23 - 1, 23)])
+def test_the_bits_of_a_number(number, bits):
+    assert bits_of(np.array([number], np.int32)) == bits
+    assert bits_of(np.array([[number, 3]])) == bits + 2
+
+
 def test_current_based_neurons_are_refused():
     population = Population("cuba", (1,), leaky(1, 0, 0), np.zeros(1, np.int64), (dense(INPUT_NAME, [[1]]),))
     with pytest.raises(UnsupportedError) as caught:
         OperationCounter(IntNetwork(IntegerInput((1,)), (population,), 1), AUTAPSE)
     assert str(caught.value) == (
-        "population `cuba`: the cost of current-based neurons is not counted, allowed integrate-and-fire neurons\n"
+        "population `cuba`: the cost of current-based neurons is not counted, allowed integrate-and-fire or graded "
+        "neurons\n"
         "hint: leave out --cost; it is for files that nctool exported"
     )
 
@@ -164,8 +204,9 @@ def by_brute_force(network: IntNetwork, backend: Backend, pixels: np.ndarray, tr
     period = n_steps + backend.flush_steps
     signal = network.input.signal(pixels, n_steps) != 0
     signal = np.broadcast_to(signal, (len(signal), n_steps, *signal.shape[2:]))
-    sent = {name: _padded(spikes, period) for name, spikes in {INPUT_NAME: signal, **trace.spikes}.items()}
-    found = {INPUT_NAME: Operations(spikes=int(sent[INPUT_NAME].sum()))}
+    fires = {name: spikes != 0 for name, spikes in trace.spikes.items()}
+    sent = {name: _padded(spikes, period) for name, spikes in {INPUT_NAME: signal, **fires}.items()}
+    found = {INPUT_NAME: input_by_brute_force(network, pixels)}
     for population in network.populations:
         n_neurons = population.n_neurons
         fired = sent.get(population.name, np.zeros((len(pixels), period, n_neurons), int))
@@ -185,14 +226,27 @@ def by_brute_force(network: IntNetwork, backend: Backend, pixels: np.ndarray, tr
                 total += Operations(
                     spikes=int(fired[sample, step].sum()),
                     bias_spikes=n_sources * (step < n_steps),
-                    network_operations=int(network_row.sum()),
+                    **{OPERATIONS[network.is_graded]: int(network_row.sum())},
                     autapse_operations=int(returned.sum()),
                     bias_operations=int(always_on.sum()),
                     active_updates=int(active.sum()),
                     idle_updates=int((~active).sum()),
                 )
+        if network.is_graded and population.name in trace.spikes:
+            total += Operations(payload_bits=sum(len(f"{n:b}") for n in trace.spikes[population.name].flat if n))
         found[population.name] = total
     return found
+
+
+OPERATIONS = {False: "network_operations", True: "graded_operations"}
+
+
+def input_by_brute_force(network: IntNetwork, pixels: np.ndarray) -> Operations:
+    signal = network.input.signal(pixels, network.n_steps).astype(int)
+    numbers = [n for n in np.broadcast_to(signal, (len(signal), network.n_steps, *signal.shape[2:])).flat if n]
+    sign = int(network.input.table.min() < 0)
+    bits = 0 if network.has_binary_input else sum(len(f"{abs(n):b}") + sign for n in numbers)
+    return Operations(spikes=len(numbers), payload_bits=bits)
 
 
 def _padded(spikes: np.ndarray, period: int) -> np.ndarray:
@@ -238,10 +292,23 @@ def test_branches_add_up(seed):
     assert counter.operations == by_brute_force(network, AUTAPSE, pixels, trace)
 
 
-def test_the_fast_engine_gives_the_same_counts():
-    network = random_network(5, conv=True)
+@settings(max_examples=40)
+@given(seeds)
+def test_every_count_of_graded_spikes_is_the_one_of_a_matrix_of_connections(seed):
+    network = fitting_graded(seed)
+    network = replace(network, input=replace(network.input, table=_often_zero(network.input.table, seed)))
+    pixels = random_pixels(network, 3, seed)
+    trace = simulate(network, pixels)
+    counter = OperationCounter(network, GRADED)
+    counter.add(pixels[:1], _part(trace, slice(0, 1)))
+    counter.add(pixels[1:], _part(trace, slice(1, None)))
+    assert counter.operations == by_brute_force(network, GRADED, pixels, trace)
+
+
+@pytest.mark.parametrize(("network", "backend"), [(random_network(5, conv=True), AUTAPSE), (fitting_graded(4), GRADED)])
+def test_the_fast_engine_gives_the_same_counts(network, backend):
     pixels = random_pixels(network, 20)
-    expected, found = count(network, AUTAPSE, pixels), OperationCounter(network, AUTAPSE)
+    expected, found = count(network, backend, pixels), OperationCounter(network, backend)
     for trace in FastEngine(network).traces(pixels):
         found.add(pixels[found.n_samples :][: trace.n_samples], trace)
     assert found.operations == expected.operations

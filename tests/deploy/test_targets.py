@@ -60,9 +60,9 @@ def test_the_limits_of_the_chips():
     def limits(name: str) -> list[int | None]:
         return [limit and limit.value for _, limit in find_target(name).limits]
 
-    assert limits("loihi2") == [120, 8192, 192 * 1024, None, None, None]
-    assert limits("loihi1") == [128, 1024, 128 * 1024, 4096, 4096, 8]
-    assert limits("lava") == [None] * 6
+    assert limits("loihi2") == [120, 8192, 192 * 1024, None, None, None, 24]
+    assert limits("loihi1") == [128, 1024, 128 * 1024, 4096, 4096, 8, 1]
+    assert limits("lava") == [*[None] * 6, 24]
     assert [find_target(name).features.graded_spikes.value for name in ("loihi2", "loihi1", "lava")] == [
         True,
         False,
@@ -80,9 +80,9 @@ def test_every_limit_and_every_number_of_the_page_is_the_one_of_the_code():
     for name in dict(TARGETS[0].features):
         values = [dict(target.features)[name].value for target in TARGETS]
         assert table[name][:3] == ["yes" if value else "no" for value in values], name
-    for name in ("synaptic_operation", "active_update", "idle_update", "spike"):
-        values = [target.energy and getattr(target.energy, name).pj for target in TARGETS]
-        assert table[name][:3] == [f"{value:g}" if value else "not known" for value in values], name
+    for name in ("synaptic_operation", "graded_operation", "active_update", "idle_update", "spike"):
+        figures = [target.energy and getattr(target.energy, name) for target in TARGETS]
+        assert table[name][:3] == [f"{figure.pj:g}" if figure else "not known" for figure in figures], name
     for number in NUMBER_FORMATS:
         assert table[number.name][0] == f"{number.low}..{number.high}", number.name
 
@@ -107,13 +107,18 @@ def test_the_example_of_the_page_is_a_target(tmp_path):
 
 
 SIZES = "cores_per_chip, neurons_per_core, synaptic_memory_bytes_per_core"
-KEYS = f"{SIZES}, input_axons_per_core, output_axons_per_core, thresholds_per_core"
+KEYS = f"{SIZES}, input_axons_per_core, output_axons_per_core, thresholds_per_core, payload_bits"
 
 
 @pytest.mark.parametrize(
     ("old", "new", "text"),
     [
         ("value = 100", "value = 0", "`limits.neurons_per_core.value` is 0, allowed: a whole number 1..2^40"),
+        (
+            "neurons_per_core = { value = 100",
+            "payload_bits = { value = 65",
+            "`limits.payload_bits.value` is 65, allowed: a whole number 1..64",
+        ),
         ("value = 100", 'value = "100"', '`limits.neurons_per_core.value` is "100", allowed: a whole number 1..2^40'),
         ("value = 100", "value = 1.5", "`limits.neurons_per_core.value` is 1.5, allowed: a whole number 1..2^40"),
         (

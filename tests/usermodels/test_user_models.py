@@ -47,9 +47,11 @@ FROM_FILES = {
 }
 
 
-def is_converted(model: nn.Module | Path, images: torch.Tensor, folder: Path) -> nctool.commands.convert.ConvertReport:
+def is_converted(
+    model: nn.Module | Path, images: torch.Tensor, folder: Path, backend: str = "autapse"
+) -> nctool.commands.convert.ConvertReport:
     """Convert, and run the file in the reference and the fast engine."""
-    report = nctool.convert(model, images, folder / "model.net")
+    report = nctool.convert(model, images, folder / "model.net", backend=backend)
     found = nctool.verify(folder / "model.net", engines=["reference", "fast"], input=images[:2].numpy())
     assert found.equal and found.overflows == 0
     assert found.compared_spikes > 0
@@ -61,6 +63,15 @@ def is_converted(model: nn.Module | Path, images: torch.Tensor, folder: Path) ->
 def test_converted(make: Callable[[], nn.Module], tmp_path: Path) -> None:
     net, images = trained(make, SHAPES[make])
     assert is_converted(net, images, tmp_path).fidelity.same_as_ann >= 0.5
+
+
+@pytest.mark.parametrize("make", CONVERTED, ids=lambda make: make.__name__)
+@pytest.mark.filterwarnings("ignore::nctool.errors.NctoolWarning")
+def test_converted_to_graded_spikes(make: Callable[[], nn.Module], tmp_path: Path) -> None:
+    net, images = trained(make, SHAPES[make])
+    report = is_converted(net, images, tmp_path, "graded")
+    assert report.fidelity.same_as_ann >= 0.95
+    assert max(report.losses.values()) < 0.05
 
 
 @pytest.mark.parametrize("make", REFUSED, ids=lambda make: make.__name__)
@@ -92,14 +103,15 @@ def test_converted_from_keras(name: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.vision
+@pytest.mark.parametrize(("backend", "layers"), [("autapse", 19), ("graded", 23)])
 @pytest.mark.filterwarnings("ignore::nctool.errors.NctoolWarning")
-def test_resnet18_of_torchvision(tmp_path: Path) -> None:
+def test_resnet18_of_torchvision(backend: str, layers: int, tmp_path: Path) -> None:
     from torchvision.models import resnet18
 
     net, images = trained(lambda: resnet18(num_classes=10), (3, 32, 32))
-    report = nctool.convert(net, images[:16], tmp_path / "model.net", target="lava")
+    report = nctool.convert(net, images[:16], tmp_path / "model.net", target="lava", backend=backend)
     assert nctool.verify(tmp_path / "model.net", engines=["fast"]).equal  # beside the known answers of the file
-    assert report.layers == 19
+    assert report.layers == layers
 
 
 @pytest.mark.vision
@@ -125,9 +137,10 @@ def test_refused_of_torchvision(tmp_path: Path) -> None:
 
 
 @pytest.mark.lava
+@pytest.mark.parametrize("backend", ["autapse", "graded"])
 @pytest.mark.parametrize("make", SMALL, ids=lambda make: make.__name__)
 @pytest.mark.filterwarnings("ignore::nctool.errors.NctoolWarning")
-def test_equal_on_lava(make: Callable[[], nn.Module], tmp_path: Path) -> None:
+def test_equal_on_lava(make: Callable[[], nn.Module], backend: str, tmp_path: Path) -> None:
     net, images = trained(make, SHAPES[make])
-    nctool.convert(net, images, tmp_path / "model.net")
+    nctool.convert(net, images, tmp_path / "model.net", backend=backend)
     assert nctool.verify(tmp_path / "model.net", input=images[:1].numpy()).equal

@@ -10,7 +10,7 @@ from hypothesis import given
 from nctool.ir.network import IntNetwork
 from nctool.reference.simulate import simulate
 from nctool.reference.trace import Trace
-from nctool.verification.counts import COUNT_BINS, LogitCounts, SpikeCounts, compare_traces
+from nctool.verification.counts import COUNT_BINS, LogitCounts, PayloadCounts, SpikeCounts, compare_traces
 from tests.support.networks import conv, dense, fire, random_network, random_pixels, read_out, seeds, signed_input
 
 NAMES = ("reference", "lava")
@@ -76,6 +76,21 @@ def test_logits_counted_by_hand():
     actual = trace_of(spikes, [[[0, 1], [3, 8]], [[0, -4], [1009, 0]]])
     found = compare_traces(network_of(2), expected, actual, NAMES)
     assert found.logits == LogitCounts("out", 8, 5, 2, 1, 1000, {"1": 1, "2": 2, "4": 1, "512": 1}, 1)
+
+
+def test_payloads_counted_by_hand():
+    """Two samples of two neurons: 7 is 5, 300 is 0."""
+    expected, actual = (
+        Trace({"a": np.array(sent, np.int32)}, np.zeros((2, 1, 2), np.int64), {}, {})
+        for sent in ([[[7, 0]], [[1, 300]]], [[[5, 0]], [[1, 0]]])
+    )
+    found = compare_traces(network_of(1), expected, actual, NAMES)
+    assert found.spikes == (PayloadCounts("a", 4, 2, 2, 1, {**NONE, "2": 1, "more": 1}),)
+    assert (found + found).spikes == (PayloadCounts("a", 8, 4, 4, 1, {**NONE, "2": 2, "more": 2}),)
+    assert found.spikes[0].describe() == (
+        "layer `a`: 2 of 4 spike values differ, in 2 samples, from step 1; neurons whose payloads are off by 2 in 1, "
+        "more in 1"
+    )
 
 
 @given(seeds)

@@ -23,6 +23,7 @@ from tests.support.networks import (
     conv,
     dense,
     fire,
+    random_graded,
     random_network,
     random_pixels,
     read_out,
@@ -120,6 +121,24 @@ def test_it_explains_any_neuron_of_any_network(seed):
         potential = (
             int(after_reset(np.array(after), np.array(threshold), np.array(fires), "subtract")) if spiking else after
         )
+
+
+@given(seeds)
+def test_it_explains_graded_neurons(seed):
+    """Each synapse rounds its sum on its own, so the listed contributions may exceed the drive by one each."""
+    network, rng = random_graded(seed), np.random.default_rng(seed)
+    population = network.populations[int(rng.integers(len(network.populations)))]
+    neuron = tuple(int(rng.integers(size)) for size in population.shape)
+    pixels = random_pixels(network, 1, seed)
+    trace = simulate(network, pixels, potentials=True)
+    quantity = "logit" if population is network.readout else "spike"
+    found = explain(network, pixels, Place(population.name, quantity, 1, neuron), (trace, trace), NAMES)
+    potential = int(trace.potentials[population.name][(0, 0, *neuron)])
+    assert found.drive == (potential,)
+    assert found.rules == Side("rules", found.expected.values, (potential,))
+    assert found.kind == ("readout" if population is network.readout else "graded")
+    listed = sum(each.contribution for each in found.inputs) + found.more_contribution + found.bias
+    assert 0 <= listed - potential < len(population.synapses)
 
 
 def drives(network: IntNetwork, samples: np.ndarray) -> dict[str, np.ndarray]:

@@ -19,9 +19,9 @@ from numpy.typing import NDArray
 
 from nctool.errors import UnsupportedError
 from nctool.ir.inputs import Samples
-from nctool.ir.network import INPUT_NAME, CurrentBased, IntNetwork, Population, Shape, Synapse
+from nctool.ir.network import INPUT_NAME, CurrentBased, IntArray, IntNetwork, Population, Shape, Synapse
 from nctool.reference.signal import own_signal
-from nctool.reference.trace import Trace
+from nctool.reference.trace import Spikes, Trace
 from nctool_deploy.backends.backend import Backend
 from nctool_deploy.mapping.wiring import AutapseWiring, ConvolutionWiring, wire
 from nctool_deploy.pipeline import Schedule, depths
@@ -35,8 +35,11 @@ class Operations:
 
     Args:
         spikes: its own; of a graded input, values other than 0 in each step.
+        payload_bits: that the numbers which its spikes carry need, one more for each where there is a sign; 0 for
+            spikes of one bit.
         bias_spikes: of the always-on sources that drive it (rule R3).
         network_operations: synaptic operations, one for each connection that a spike uses, of the synapses into it.
+        graded_operations: the same where its neurons are graded: each multiplies.
         autapse_operations: the same of its autapses (rule R2).
         bias_operations: the same of its always-on sources.
         active_updates: updates of a neuron, one a step, in steps in which it gets a synaptic operation or fires.
@@ -44,8 +47,10 @@ class Operations:
     """
 
     spikes: int = 0
+    payload_bits: int = 0
     bias_spikes: int = 0
     network_operations: int = 0
+    graded_operations: int = 0
     autapse_operations: int = 0
     bias_operations: int = 0
     active_updates: int = 0
@@ -57,7 +62,7 @@ class Operations:
     @property
     def synaptic_operations(self) -> int:
         """Return the synaptic operations of every kind."""
-        return self.network_operations + self.autapse_operations + self.bias_operations
+        return self.network_operations + self.graded_operations + self.autapse_operations + self.bias_operations
 
     @property
     def all_spikes(self) -> int:
@@ -81,7 +86,7 @@ class OperationCounter:
             if isinstance(population.neuron, CurrentBased):
                 raise UnsupportedError(
                     f"population `{population.name}`: the cost of current-based neurons is not counted, allowed "
-                    "integrate-and-fire neurons",
+                    "integrate-and-fire or graded neurons",
                     hint="leave out --cost; it is for files that nctool exported",
                 )
         self.network = network
@@ -93,18 +98,27 @@ class OperationCounter:
 
     def add(self, samples: Samples, trace: Trace) -> None:
         """Count one batch: the samples, and the trace of the whole window that an engine gave for them."""
-        signal = own_signal(self.network, samples, self.network.n_steps) != 0
-        sent: Mapping[str, Bool] = {INPUT_NAME: signal, **{name: spikes != 0 for name, spikes in trace.spikes.items()}}
+        signal = own_signal(self.network, samples, self.network.n_steps)
+        sent: Mapping[str, Bool] = {INPUT_NAME: signal != 0} | {name: s != 0 for name, s in trace.spikes.items()}
         self.n_samples += len(signal)
-        spikes = int(np.count_nonzero(signal)) * _repeats(signal, self.network.n_steps)
-        self.operations[INPUT_NAME] += Operations(spikes=spikes)
+        self.operations[INPUT_NAME] += self._count_input(signal)
         for population in self.network.populations:
             self.operations[population.name] += self._count(population, sent)
+            if self.network.is_graded and population.name in trace.spikes:
+                payloads = Operations(payload_bits=bits_of(trace.spikes[population.name]))
+                self.operations[population.name] += payloads
 
     @property
     def total(self) -> Operations:
         """Return the operations of the input and of all populations."""
         return sum(self.operations.values(), Operations())
+
+    def _count_input(self, signal: IntArray) -> Operations:
+        network, repeats = self.network, _repeats(signal, self.network.n_steps)
+        spikes, bits = int(np.count_nonzero(signal)), 0
+        if not network.has_binary_input:
+            bits = bits_of(signal) + spikes * (network.input_range[0] < 0)
+        return Operations(spikes=spikes * repeats, payload_bits=bits * repeats)
 
     def _count(self, population: Population, sent: Mapping[str, Bool]) -> Operations:
         n_samples, n_steps = len(sent[INPUT_NAME]), self.network.n_steps
@@ -117,13 +131,16 @@ class OperationCounter:
             active = int(np.count_nonzero(self._active(population, sent, added)))
         if fired is not None and added.has_autapse:  # the last spikes return in the flush step
             active += int(np.count_nonzero(fired[:, -1]))
+        operations = sum(
+            _operations(sent[synapse.source], fan_out(synapse, self.network.shapes[synapse.source]), n_steps)
+            for synapse in population.synapses
+        )
+        is_graded = self.network.is_graded
         return Operations(
             spikes=spikes,
             bias_spikes=n_samples * n_steps * added.bias_sources,
-            network_operations=sum(
-                _operations(sent[synapse.source], fan_out(synapse, self.network.shapes[synapse.source]), n_steps)
-                for synapse in population.synapses
-            ),
+            network_operations=0 if is_graded else operations,
+            graded_operations=operations if is_graded else 0,
             autapse_operations=spikes if added.has_autapse else 0,
             bias_operations=updates * n_steps * added.bias_sources,
             active_updates=active,
@@ -163,7 +180,12 @@ def _operations(spikes: Bool, connections: NDArray[np.int64], n_steps: int) -> i
     return int((per_neuron * connections).sum()) * _repeats(spikes, n_steps)
 
 
-def _repeats(spikes: Bool, n_steps: int) -> int:
+def bits_of(numbers: IntArray | Spikes) -> int:
+    """Return how many bits the magnitudes of some integers need together."""
+    return int(np.frexp(numbers.astype(np.float64))[1].sum(dtype=np.int64))
+
+
+def _repeats(spikes: Bool | IntArray, n_steps: int) -> int:
     return n_steps // spikes.shape[1]
 
 

@@ -13,16 +13,25 @@ import os
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer
 
 from nctool.errors import UsageError
 from nctool.toml import DocumentKind, closest, parse_document, read_document, validate_document
+
+LATER_KEYS = ("payload_bits", "graded_operation")
+"""Keys that the first targets did not have: where they are absent, they are not written, so that models stay the same
+bytes."""
 
 
 class _Table(BaseModel):
     """A table of a target file: frozen, no unknown keys, no coercion of types."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+
+    @model_serializer(mode="wrap")
+    def _without_absent(self, serialise: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        content: dict[str, Any] = serialise(self)
+        return {key: value for key, value in content.items() if value is not None or key not in LATER_KEYS}
 
 
 def _source() -> Any:
@@ -34,6 +43,12 @@ class Limit(_Table):
 
     value: int = Field(ge=1, le=2**40, description="a whole number 1..2^40")
     source: str = _source()
+
+
+class Width(Limit):
+    """A number of bits, and where it comes from."""
+
+    value: int = Field(ge=1, le=64, description="a whole number 1..64")
 
 
 class Feature(_Table):
@@ -53,6 +68,7 @@ class Limits(_Table):
         input_axons_per_core: source neurons that send to a core.
         output_axons_per_core: pairs of a neuron of the core and a core that it sends to.
         thresholds_per_core: threshold registers of a core.
+        payload_bits: signed width of the number that a graded spike carries; 1 where spikes are binary.
     """
 
     cores_per_chip: Limit | None = None
@@ -61,13 +77,14 @@ class Limits(_Table):
     input_axons_per_core: Limit | None = None
     output_axons_per_core: Limit | None = None
     thresholds_per_core: Limit | None = None
+    payload_bits: Width | None = None
 
 
 class Features(_Table):
     """`[features]`: what a chip can do.
 
     Attributes:
-        graded_spikes: spikes carry an integer; without, the input must be 0 or 1.
+        graded_spikes: spikes carry an integer; without, the input must be 0 or 1, and no neuron is graded.
         shared_kernels: a core stores a kernel once, not once for every position.
     """
 
@@ -88,6 +105,8 @@ class Energy(_Table):
     Attributes:
         basis: what sort of figures they are, shown beside every sum of them.
         synaptic_operation: one connection that a spike uses.
+        graded_operation: one connection that the spike of a graded network uses, where the weight is multiplied; None
+            where nobody has published it.
         active_update: a neuron in a step in which it gets a synaptic operation or fires.
         idle_update: a neuron in any other step.
         spike: sending a spike.
@@ -95,6 +114,7 @@ class Energy(_Table):
 
     basis: str = Field(min_length=1, description="a text that says how the figures were found")
     synaptic_operation: OperationEnergy
+    graded_operation: OperationEnergy | None = None
     active_update: OperationEnergy
     idle_update: OperationEnergy
     spike: OperationEnergy

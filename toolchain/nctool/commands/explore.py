@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from nctool.exporting.exploring import ExploreRow, Measured
     from nctool_deploy.cost.report import SplitEnergy
 
-ALL = tuple(backend.name for backend in BACKENDS if not backend.number_format.is_graded)
+ALL = tuple(backend.name for backend in BACKENDS)
 WEIGHT_BITS = (8, 4)
 
 COLUMNS = [
@@ -45,7 +45,8 @@ COLUMNS = [
 ]
 OPTIONAL = ("backend", "cores")
 """Columns that are left out where they say the same in every row; the title says it once."""
-CAUSES = ["energy in nJ", "synaptic operations", "active updates", "idle updates", "spikes", "together"]
+GRADED_CAUSE = "graded operations"
+CAUSES = ["energy in nJ", "synaptic operations", GRADED_CAUSE, "active updates", "idle updates", "spikes", "together"]
 LEGEND = (
     "* no other is at least as good in accuracy, latency, neurons and operations, and better in one",
     "K replicas, T steps; latency: steps until the answer stands; every: steps between samples",
@@ -175,7 +176,10 @@ def print_explore(report: ExploreReport) -> None:
     energies = [(row, measured.cost.energy) for row, measured in measured_rows if measured.cost.energy is not None]
     if energies:
         title = f"energy of a sample, by cause; {energies[0][1].basis}"
-        print_rows(title, CAUSES, [_energy_cells(row, energy) for row, energy in energies])
+        has_graded = any(energy.graded_operations_pj for _, energy in energies)
+        columns = [name for name in CAUSES if has_graded or name != GRADED_CAUSE]
+        rows = [dict(zip(CAUSES, _energy_cells(row, energy), strict=True)) for row, energy in energies]
+        print_rows(title, columns, [[row[name] for name in columns] for row in rows])
 
 
 def _cells(row: ExploreRow, measured: Measured) -> list[str]:
@@ -199,8 +203,15 @@ def _cells(row: ExploreRow, measured: Measured) -> list[str]:
 
 
 def _energy_cells(row: ExploreRow, energy: SplitEnergy) -> list[str]:
-    causes = (energy.synaptic_operations_pj, energy.active_updates_pj, energy.idle_updates_pj, energy.spikes_pj)
-    return [str(row.setting), *(f"{pj / 1000:,.1f}" for pj in (*causes, energy.total_pj))]
+    causes = (
+        energy.synaptic_operations_pj,
+        energy.graded_operations_pj,
+        energy.active_updates_pj,
+        energy.idle_updates_pj,
+        energy.spikes_pj,
+        energy.total_pj,
+    )
+    return [str(row.setting), *(f"{pj / 1000:,.1f}" for pj in causes)]
 
 
 COMMAND = Command(explore, print_explore, title="exploring")

@@ -15,7 +15,7 @@ import numpy as np
 from nctool.arguments import public
 from nctool.commands.command import Command
 from nctool.commands.options import Model
-from nctool.commands.tables import print_changes, print_cores, print_line, print_rows, span
+from nctool.commands.tables import counted, print_changes, print_cores, print_line, print_rows, span
 from nctool.ir.network import CurrentBased, GradedReLU, IntArray, IntNetwork, Population, Readout, Synapse
 from nctool.report import Report
 from nctool_deploy.foreign import ForeignOptions
@@ -50,7 +50,11 @@ class BranchReport:
 
 @dataclass(frozen=True)
 class LayerReport:
-    """One population: shape, size, ranges of its integers, bound, head-room, and the cores that hold some of it."""
+    """One population: shape, size, ranges of its integers, bound, head-room, and the cores that hold some of it.
+
+    `payload_bits` is what the largest number needs that its graded spikes may carry by the bound; None where there are
+    no such spikes, or no bound.
+    """
 
     name: str
     kind: str
@@ -65,6 +69,7 @@ class LayerReport:
     head_room_bits: float | None
     branches: tuple[BranchReport, ...]
     cores: int | None = None
+    payload_bits: int | None = None
 
 
 @dataclass(frozen=True)
@@ -171,6 +176,7 @@ def _layer(network: IntNetwork, population: Population) -> LayerReport:
         bound_range=None if bound is None else (bound.low, bound.high),
         head_room_bits=population.head_room_bits,
         branches=tuple(_branch(population, synapse) for synapse in population.synapses),
+        payload_bits=bound.high.bit_length() if bound and isinstance(neuron, GradedReLU) else None,
     )
 
 
@@ -208,6 +214,8 @@ def _kind(population: Population) -> str:
         return f"{kind}, readout"
     if population.is_maximum:
         return f"{kind}, maximum"
+    if isinstance(neuron, GradedReLU):
+        return f"{kind}, graded"
     if isinstance(neuron, CurrentBased):
         return f"{kind}, CUBA {_decay(neuron.current_decay)}/{_decay(neuron.voltage_decay)}"
     return kind
@@ -224,17 +232,23 @@ def _interval(values: Any) -> Interval:
 
 # --- for people -------------------------------------------------------------------------------------------------------
 
-COLUMNS = ["layer", "kind", "shape", "neurons", "synapses", "weights", "thresholds", "head-room", "bound", "cores"]
+COLUMNS = [
+    *("layer", "kind", "shape", "neurons", "synapses", "weights", "thresholds", "payload", "head-room", "bound"),
+    "cores",
+]
 
 
 def print_inspect(report: InspectReport) -> None:
     """Show the layers of a file and where it came from."""
     shape = "x".join(map(str, report.input_shape))
-    rows = [["input", report.input_encoding or "integers", shape, "", "", span(report.input_range), "", "", "", ""]]
+    signal = span(report.input_range)
+    rows = [["input", report.input_encoding or "integers", shape, "", "", signal, *[""] * (len(COLUMNS) - 6)]]
     for layer in report.layers:
         rows.append(_layer_row(layer))
         rows += [_branch_row(branch) for branch in layer.branches if len(layer.branches) > 1]
-    print_rows(str(report.path), COLUMNS, rows)
+    is_graded = any(layer.payload_bits is not None for layer in report.layers)
+    kept = [n for n, name in enumerate(COLUMNS) if name != ("thresholds" if is_graded else "payload")]
+    print_rows(str(report.path), [COLUMNS[n] for n in kept], [[row[n] for n in kept] for row in rows])
     if report.changes:
         print_changes("conversion", report.changes)
     for note in report.notes:
@@ -246,14 +260,16 @@ def print_inspect(report: InspectReport) -> None:
 
 
 def _layer_row(layer: LayerReport) -> list[str]:
+    shift = _shift(layer.branches[0]) if len(layer.branches) == 1 else ""
     return [
         layer.name,
         layer.kind,
         "x".join(map(str, layer.shape)),
         f"{layer.neurons:,}",
         f"{layer.synapses:,}",
-        span(layer.weight_range),
+        span(layer.weight_range) + shift,
         span(layer.threshold_range),
+        "" if layer.payload_bits is None else counted(layer.payload_bits, "bit"),
         "" if layer.head_room_bits is None else f"{layer.head_room_bits:.2f} bits",
         layer.bound or "",
         str(layer.cores or ""),
@@ -262,9 +278,15 @@ def _layer_row(layer: LayerReport) -> list[str]:
 
 def _branch_row(branch: BranchReport) -> list[str]:
     kind = f"{branch.kind}, delay {branch.delay}" if branch.delay else branch.kind
-    times = f" x {2**branch.exponent}" if branch.exponent else ""
-    weights = span(branch.weight_range) + times
-    return [f"+ {branch.source}", kind, "", "", f"{branch.synapses:,}", weights, "", "", "", ""]
+    weights = span(branch.weight_range) + _shift(branch)
+    return [f"+ {branch.source}", kind, "", "", f"{branch.synapses:,}", weights, *[""] * (len(COLUMNS) - 6)]
+
+
+def _shift(branch: BranchReport) -> str:
+    """Return what the exponent makes of the weighted sum: a multiple, or one shifted to the right."""
+    if branch.exponent < 0:
+        return f" >> {-branch.exponent}"
+    return f" x {2**branch.exponent}" if branch.exponent else ""
 
 
 def _print_origin(report: InspectReport) -> None:

@@ -58,6 +58,8 @@ def print_recipes(report: RecipeList) -> None:
     print_rows("recipes", ["name", "data", "network", "epochs", "description"], rows)
 
 
+STEP_TIME = "time of a step, at least"
+
 # --- targets ----------------------------------------------------------------------------------------------------------
 
 
@@ -88,12 +90,15 @@ def targets() -> TargetList:
 
 def print_targets(report: TargetList) -> None:
     """Show limits, features and figures, a column for each target, and below them the ranges of numbers."""
+    from nctool_deploy.targets.target import Energy
+
     limits = [dict(target.limits) for target in report.targets]
     rows = [[name.replace("_", " "), *(_limit(of_target[name]) for of_target in limits)] for name in limits[0]]
     features = [dict(target.features) for target in report.targets]
     rows += [[name.replace("_", " "), *("yes" if f[name].value else "no" for f in features)] for name in features[0]]
     figures = [_figures(target) for target in report.targets]
-    rows += [[name, *(of_target.get(name, "not known") for of_target in figures)] for name in max(figures, key=len)]
+    named = [*(_energy_of(name) for name in Energy.model_fields if name != "basis"), STEP_TIME]
+    rows += [[name, *(of_target.get(name, "not known") for of_target in figures)] for name in named]
     print_rows("targets", ["", *(target.name for target in report.targets)], rows)
     for target in report.targets:
         print_line(f"{target.name}: {target.description}")
@@ -109,9 +114,13 @@ def _limit(limit: Limit | None) -> str:
 def _figures(target: Target) -> dict[str, str]:
     """Return the energies and the times that a target states, with their units."""
     energy, step = target.energy, target.step_time
-    energies = {} if energy is None else {name: figure.pj for name, figure in energy if name != "basis"}
-    shown = {f"energy: {name.replace('_', ' ')}": f"{pj:g} pJ" for name, pj in energies.items()}
-    return shown if step is None else {**shown, "time of a step, at least": f"{step.low_ns:g}..{step.high_ns:g} ns"}
+    energies = {} if energy is None else {name: figure.pj for name, figure in energy if name != "basis" and figure}
+    shown = {_energy_of(name): f"{pj:g} pJ" for name, pj in energies.items()}
+    return shown if step is None else {**shown, STEP_TIME: f"{step.low_ns:g}..{step.high_ns:g} ns"}
+
+
+def _energy_of(name: str) -> str:
+    return f"energy: {name.replace('_', ' ')}"
 
 
 COMMANDS = (Command(recipes, print_recipes), Command(targets, print_targets))

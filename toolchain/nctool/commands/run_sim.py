@@ -259,9 +259,11 @@ def _reported(batches: Iterator[Summary], total: int, progress: ProgressCallback
 # --- for people -------------------------------------------------------------------------------------------------------
 
 COLUMNS = [
-    *("layer", "neurons", "spikes", "bias spikes", "synaptic operations", "of autapses", "of biases"),
-    *("active updates", "idle updates"),
+    *("layer", "neurons", "spikes", "payload bits", "bias spikes", "synaptic operations", "of graded spikes"),
+    *("of autapses", "of biases", "active updates", "idle updates"),
 ]
+OF_GRADED, OF_SPIKING = ("payload bits", "of graded spikes"), ("of autapses",)
+"""Columns of networks of graded neurons, and of all others."""
 
 
 def print_run(report: RunReport) -> None:
@@ -278,7 +280,7 @@ def print_run(report: RunReport) -> None:
     for note in report.notes:
         print_line(f"NOTE: {note}")
     if report.overflows:
-        print_line(f"WARNING: {report.overflows} sums left their register: see rules O1 and O2 in docs/SEMANTICS.md")
+        print_line(f"WARNING: {report.overflows} sums left their register: see rules O1 to O3 in docs/SEMANTICS.md")
     if report.cost is not None:
         _print_cost(report.cost)
 
@@ -296,9 +298,11 @@ def _named(layer: str) -> str:
 
 
 def _print_cost(cost: CostReport) -> None:
-    rows = [_row(name, population) for name, population in cost.populations.items()]
+    rows = [_row(name, population) for name, population in {**cost.populations, "total": cost.total}.items()]
     title = f"cost of a sample for {cost.target}, {cost.backend}: means over {counted(cost.samples, 'sample')}"
-    print_rows(title, COLUMNS, [*rows, _row("total", cost.total)])
+    left_out = OF_SPIKING if cost.total.graded_operations else OF_GRADED
+    columns = [name for name in COLUMNS if name not in left_out]
+    print_rows(title, columns, [[row[name] for name in columns] for row in rows])
     window = counted(cost.window_steps, "window step")
     if cost.flush_steps:
         window = f"{cost.window_steps} window and {cost.flush_steps} flush steps"
@@ -306,23 +310,30 @@ def _print_cost(cost: CostReport) -> None:
         f"{window}, one sample every {cost.period_steps}; "
         f"the answer stands after {counted(cost.latency_steps, 'step')}{_time(cost.latency_ns)}"
     )
-    if cost.energy is None:
-        print_line(f"energy: target {cost.target} has no published figures, so operations only")
-    else:
+    if cost.energy is not None:
         _print_energy(cost.energy)
+    elif cost.total.graded_operations:
+        print_line(
+            f"energy: target {cost.target} has no figure for an operation of a graded spike, and none is published, so "
+            "operations only"
+        )
+    else:
+        print_line(f"energy: target {cost.target} has no published figures, so operations only")
 
 
-def _row(name: str, cost: PopulationCost) -> list[str]:
+def _row(name: str, cost: PopulationCost) -> dict[str, str]:
     counts = (
         cost.spikes,
+        cost.payload_bits,
         cost.bias_spikes,
         cost.synaptic_operations,
+        cost.graded_operations,
         cost.autapse_operations,
         cost.bias_operations,
         cost.active_updates,
         cost.idle_updates,
     )
-    return [name, f"{cost.neurons:,}", *(f"{count:,.1f}" for count in counts)]
+    return dict(zip(COLUMNS, [name, f"{cost.neurons:,}", *(f"{count:,.1f}" for count in counts)], strict=True))
 
 
 def _time(latency_ns: tuple[float, float] | None) -> str:
@@ -332,6 +343,7 @@ def _time(latency_ns: tuple[float, float] | None) -> str:
 def _print_energy(energy: SplitEnergy) -> None:
     causes = {
         "synaptic operations": energy.synaptic_operations_pj,
+        **({"graded operations": energy.graded_operations_pj} if energy.graded_operations_pj else {}),
         "active updates": energy.active_updates_pj,
         "idle updates": energy.idle_updates_pj,
         "spikes": energy.spikes_pj,

@@ -315,7 +315,7 @@ def _apart(layer: SpikeCounts | LogitCounts) -> str:
     if isinstance(layer, LogitCounts):
         bins = {low if low == "1" else f"{low}..{2 * int(low) - 1}": n for low, n in layer.magnitudes.items()}
         return f"by {_bins(bins)}; {layer.changed_predictions} predictions change"
-    return f"spike counts off by {_bins(layer.count_differences)}"
+    return f"{layer.sent} off by {_bins(layer.count_differences)}"
 
 
 def _bins(histogram: Histogram) -> str:

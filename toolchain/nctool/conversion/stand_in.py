@@ -8,12 +8,26 @@ In: a FloatNetwork whose poolings are folded. Out: an IntNetwork of the same pop
 
 from __future__ import annotations
 
+import math
+from dataclasses import replace
+from itertools import chain
+
 import numpy as np
 
 from nctool.conversion.float_network import FloatNetwork, FloatPopulation, FloatSynapse
+from nctool.conversion.graded.neurons import bounded, maximum_neurons
 from nctool.conversion.input_encoding import EncodedInput
 from nctool.conversion.quantise.maxima import integer_maximum
-from nctool.ir.network import Bound, IntegrateFire, IntNetwork, Population, Readout, Synapse
+from nctool.ir.network import (
+    Bound,
+    GradedReadout,
+    GradedReLU,
+    IntegrateFire,
+    IntNetwork,
+    Population,
+    Readout,
+    Synapse,
+)
 from nctool.ir.number_format import IntegerFormat
 
 THRESHOLD = 2**10
@@ -21,6 +35,9 @@ THRESHOLD = 2**10
 
 BIAS = 2**9 + 1
 """Of all neurons: it has bits enough to take two sources, as most trained ones do."""
+
+BOUND = Bound("proved", 0, 0)
+"""Of all populations: there is room."""
 
 
 def stand_in(network: FloatNetwork, encoded: EncodedInput, number_format: IntegerFormat, n_steps: int) -> IntNetwork:
@@ -33,24 +50,37 @@ def stand_in(network: FloatNetwork, encoded: EncodedInput, number_format: Intege
         n_steps: length of the window.
     """
 
-    def population(real: FloatPopulation) -> Population:
+    def populations(real: FloatPopulation) -> list[Population]:
+        if number_format.is_graded:
+            return _graded(real, number_format)
         if real.maximum:
-            return integer_maximum(real, encoded.encoding, n_steps)
-        return _population(real, number_format)
+            return [integer_maximum(real, encoded.encoding, n_steps)]
+        return [_population(real, number_format)]
 
-    return IntNetwork(encoded.encoding, tuple(map(population, network.populations)), n_steps)
+    return IntNetwork(encoded.encoding, tuple(chain.from_iterable(map(populations, network.populations))), n_steps)
+
+
+def _graded(real: FloatPopulation, number_format: IntegerFormat) -> list[Population]:
+    """Return the populations of a graded one: a maximum and an upper bound take several."""
+    if real.maximum:
+        return [replace(population, bound=BOUND) for population in maximum_neurons(real)]
+    has_most = real.threshold is not None and math.isfinite(real.ceiling)
+    most = np.full(real.shape[0], THRESHOLD, np.int64) if has_most else None
+    return [replace(population, bound=BOUND) for population in bounded(_population(real, number_format), most)]
 
 
 def _population(real: FloatPopulation, number_format: IntegerFormat) -> Population:
     channels = real.shape[0]
     synapses = tuple(_synapse(synapse, number_format.weight_max) for synapse in real.synapses)
-    bias, bound = np.full(channels, BIAS, np.int64), Bound("proved", 0, 0)
-    return Population(real.name, real.shape, _neuron(real, number_format), bias, synapses, bound)
+    bias = np.full(channels, BIAS, np.int64)
+    return Population(real.name, real.shape, _neuron(real, number_format), bias, synapses, BOUND)
 
 
-def _neuron(real: FloatPopulation, number_format: IntegerFormat) -> IntegrateFire | Readout:
+def _neuron(real: FloatPopulation, number_format: IntegerFormat) -> IntegrateFire | GradedReLU | Readout:
     if real.threshold is None:
-        return Readout(1.0)
+        return GradedReadout(1.0) if number_format.is_graded else Readout(1.0)
+    if number_format.is_graded:
+        return GradedReLU()
     channels, initial = real.shape[0], 0 if number_format.reset == "zero" else THRESHOLD // 2
     return IntegrateFire(
         np.full(channels, THRESHOLD, np.int64), np.full(channels, initial, np.int64), reset=number_format.reset

@@ -201,7 +201,8 @@ class Trial:
             done += trace.n_samples
             report(done)
         if overflows:
-            raise RangeError(f"network: {overflows} accumulated inputs left the accumulator (rule O1), allowed 0")
+            rule = "O3" if network.is_graded else "O1"
+            raise RangeError(f"network: {overflows} accumulated inputs left the accumulator (rule {rule}), allowed 0")
         return Measured(
             accuracy=correct / done,
             neurons=sum(population.n_neurons for population in network.populations),

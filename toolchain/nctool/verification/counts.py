@@ -46,9 +46,10 @@ class SpikeCounts:
     count_differences: Histogram
 
     quantity: ClassVar = "spike"
+    sent: ClassVar = "spike counts"
 
     def __add__(self, later: SpikeCounts) -> SpikeCounts:
-        return SpikeCounts(
+        return type(self)(
             layer=self.layer,
             compared=self.compared + later.compared,
             differing=self.differing + later.differing,
@@ -65,7 +66,13 @@ class SpikeCounts:
     def describe(self) -> str:
         """Return one line that says how the layer differs."""
         off_by = ", ".join(f"{name} in {count:,}" for name, count in self.count_differences.items() if count)
-        return f"{_extent_text(self, 'spike values')}; neurons whose spike counts are off by {off_by}"
+        return f"{_extent_text(self, 'spike values')}; neurons whose {self.sent} are off by {off_by}"
+
+
+class PayloadCounts(SpikeCounts):
+    """How the spikes of one graded population differ."""
+
+    sent: ClassVar = "payloads"
 
 
 @dataclass(frozen=True)
@@ -178,7 +185,8 @@ def _spike_counts(layer: str, expected: Spikes, actual: Spikes) -> SpikeCounts:
     if differs.any() and expected.shape == actual.shape:
         off_by = np.abs(expected.sum(axis=1) - actual.sum(axis=1))[differs.any(axis=1)]
         counts = _count_bins(off_by)
-    return SpikeCounts(layer, differs.size, *_extent(differs), counts)
+    kind = SpikeCounts if expected.dtype == np.bool_ else PayloadCounts
+    return kind(layer, differs.size, *_extent(differs), counts)
 
 
 def _logit_counts(layer: str, expected: NDArray[np.int64], actual: NDArray[np.int64]) -> LogitCounts:

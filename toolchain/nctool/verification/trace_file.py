@@ -47,7 +47,8 @@ def bytes_per_sample(network: IntNetwork, engines: Sequence[str]) -> int:
     """Return the size of one sample and its traces at most: what `write_traces` writes, headers left out."""
     neurons = sum(population.n_neurons for population in network.populations)
     spiking = sum(p.n_neurons for p in network.populations if not isinstance(p.neuron, Readout))
-    of_engine = spiking * np.dtype(np.bool_).itemsize + network.readout.n_neurons * np.dtype(np.int64).itemsize
+    of_spike = np.dtype(np.int32 if network.is_graded else np.bool_).itemsize
+    of_engine = spiking * of_spike + network.readout.n_neurons * np.dtype(np.int64).itemsize
     potentials = neurons * np.dtype(np.int64).itemsize if REFERENCE in engines else 0
     sample = int(np.prod(network.input.sample_shape))
     if isinstance(network.input, IntegerInput):

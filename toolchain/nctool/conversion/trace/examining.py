@@ -5,6 +5,7 @@ In: a torch module and some of its input. Out: its rewriting and the populations
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -12,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, fx, nn
 
-from nctool.activation.noisy_quant import NoisyQuantReLU
+from nctool.activation.rectifier import Rectifier
 from nctool.activation.thresholds import unfit_images
 from nctool.conversion.float_network import FloatNetwork
 from nctool.conversion.folding import fold_pooling
@@ -28,7 +29,6 @@ from nctool.conversion.trace.rewritten import (
     Rewritten,
     maxima_in_place,
     note_shapes,
-    replace_activations,
     set_modules,
 )
 from nctool.conversion.trace.tracing import trace_graph
@@ -41,7 +41,7 @@ _REWRITTEN = ("ReLU", "ReLU6", "Hardtanh", "MaxPool1d", "Softmax", "LogSoftmax",
 
 @dataclass(frozen=True)
 class Examined:
-    """A network that was rewritten and read, its activations with thresholds of 1.
+    """A network that was rewritten and read, its thresholds still to be chosen.
 
     Args:
         rewritten: what `prepare` makes of it.
@@ -132,9 +132,9 @@ def _note_kinds(model: nn.Module, obstacles: Obstacles) -> None:
 
 @contextmanager
 def _activated(rewritten: Rewritten) -> Iterator[None]:
-    """Let every activation be one of ours while the block runs."""
+    """Let every activation be one of ours, with its upper bound, while the block runs."""
     before = {name: rewritten.module.get_submodule(name) for name in rewritten.activations}
-    replace_activations(rewritten.module, dict.fromkeys(before, 1.0), lambda theta: NoisyQuantReLU(1, theta))
+    set_modules(rewritten.module, {name: Rectifier(rewritten.bounds.get(name, math.inf)) for name in before})
     try:
         yield
     finally:
