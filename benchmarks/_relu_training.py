@@ -15,7 +15,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -138,8 +140,12 @@ def normalised(images: Tensor, data: Dataset) -> Tensor:
 
 def accuracy(network: nn.Module, data: Dataset) -> float:
     """Return top-1 of the float network on the test images."""
+    return float((answers(network, data) == data.y_test).mean())
+
+
+def answers(network: nn.Module, data: Dataset) -> NDArray[np.int64]:
+    """Return the class that the float network gives each test image, int64 (N,)."""
     network.eval()
-    images, labels = torch.from_numpy(data.x_test), torch.from_numpy(data.y_test)
     with torch.inference_mode():
-        logits = torch.cat([network(normalised(part, data)) for part in images.split(500)])
-    return float((logits.argmax(1) == labels).float().mean())
+        logits = [network(normalised(part, data)) for part in torch.from_numpy(data.x_test).split(500)]
+    return torch.cat(logits).argmax(1).numpy()

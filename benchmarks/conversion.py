@@ -18,7 +18,6 @@ import json
 import subprocess
 import sys
 import tempfile
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -27,9 +26,9 @@ import torch
 
 from _common import commit, environment
 from _conversion_ours import BACKENDS, REPLICAS, STEPS, measure_ours
+from _relu_images import drawn, images_of
 from _relu_networks import NETWORKS
 from _relu_training import accuracy, normalised, report, trained
-from nctool_models import load_dataset
 from nctool_models.datasets.dataset import Dataset
 from peers import ENVIRONMENT
 
@@ -39,9 +38,9 @@ N_CALIBRATION_PEERS = 2048
 
 def measure(name: str, options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     """Train a network unless it is there, convert it in every way, and measure all on the same test images."""
-    data = _data(name, options)
+    data = images_of(name, options.cifar10, options.data_dir)
     network = trained(name, data, folder)
-    data = _shuffled(data, options.images)
+    data = drawn(data, options.images)
     return {
         "ann": accuracy(network, data),
         "images": len(data.x_test),
@@ -49,24 +48,6 @@ def measure(name: str, options: argparse.Namespace, folder: Path) -> dict[str, A
         "peers": _peers(name, data, options, folder),
         "ours": measure_ours(network, data, data.x_train[:N_CALIBRATION]),
     }
-
-
-def _data(name: str, options: argparse.Namespace) -> Dataset:
-    if name.startswith("digits"):
-        return load_dataset("digits")
-    return load_dataset("mnist" if name.startswith("lenet") else options.cifar10, options.data_dir)
-
-
-def _shuffled(data: Dataset, n_images: int) -> Dataset:
-    """Put images in a drawn order and keep `n_images` of the test images: some files are sorted by class."""
-    train, test = (np.random.default_rng(0).permutation(len(labels)) for labels in (data.y_train, data.y_test))
-    return replace(
-        data,
-        x_train=data.x_train[train],
-        y_train=data.y_train[train],
-        x_test=data.x_test[test[:n_images]],
-        y_test=data.y_test[test[:n_images]],
-    )
 
 
 def _peers(name: str, data: Dataset, options: argparse.Namespace, folder: Path) -> dict[str, Any] | None:

@@ -7,9 +7,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from nctool_models import build_model, load_recipe
+from nctool_models.datasets.dataset import Dataset
 
 FOLDER = Path(__file__).parents[2] / "benchmarks"
 
@@ -44,6 +46,37 @@ def test_conversion_without_the_environment_of_the_others_measures_nctool_alone(
     assert result["ours_minus_best_peer"] == {"digits-cnn": None}
     assert {"K1T1", "K1T16", "K4T1 autapse", "K8T1 population"} <= result["points_below_ann"]["digits-cnn"].keys()
     assert result["networks"]["digits-cnn"]["images"] == 50
+
+
+def test_graded_measures_a_small_network_by_bits_and_beside_other_neurons():
+    done = subprocess.run(
+        [sys.executable, str(FOLDER / "graded.py"), "--images", "50", "--counted", "10"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    result = json.loads(done.stdout.splitlines()[-1])
+    below = result["points_below_ann"]["digits-cnn"]
+    assert {"8 and 8", "8 and 4", "4 and 8", "8 and 4, per layer"} <= below.keys()
+    assert abs(below["8 and 8"]) <= 2  # one image of 50
+    cost = result["compared"]["digits-cnn"]
+    assert 0 < cost["graded"]["graded_operations"] < cost["graded"]["synaptic_operations"]  # those of biases are none
+    assert cost["population, K=4"]["graded_operations"] == 0
+    assert cost["graded"]["message_bits"] > cost["population, K=4"]["message_bits"] > 0  # pixels carry 8 bits in all
+    assert cost["graded"]["period_steps"] == cost["population, K=4"]["period_steps"] == 1
+    assert cost["autapse, T=4"]["period_steps"] == 5
+
+
+def test_images_are_drawn_with_their_labels(monkeypatch):
+    monkeypatch.syspath_prepend(str(FOLDER))
+    drawn = runpy.run_path(str(FOLDER / "_relu_images.py"))["drawn"]
+    pixels, labels = np.arange(30, dtype=np.uint8).reshape(30, 1, 1, 1), np.arange(30)
+    data = drawn(Dataset.measured("sorted", (tuple(map(str, labels)), pixels, labels, pixels, labels)), 10)
+    for images, classes in ((data.x_train, data.y_train), (data.x_test, data.y_test)):
+        np.testing.assert_array_equal(images.ravel(), classes)
+    assert len(data.x_train) == 30
+    assert len(data.x_test) == 10
+    assert data.y_test.max() > 10  # not the first ten
 
 
 @pytest.mark.parametrize(
