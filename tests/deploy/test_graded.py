@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 
 from nctool.errors import FormatError, RangeError, UnsupportedError
-from nctool.ir.bounds import prove, with_bounds
+from nctool.ir.bounds import prove, prove_sums, with_bounds
 from nctool.ir.network import PAYLOAD_LIMIT, Bound, GradedReadout, IntNetwork, Population, Readout
 from nctool.ir.population import GRADED_SUM_LIMIT
 from nctool.reference.simulate import simulate
@@ -144,13 +144,13 @@ BEYOND = {
     ),
     "a sum": (
         shifted(-16, 2**14),
-        f"population `out`: its weighted sums may reach {GRADED_SUM_LIMIT + 2**16} before they are shifted, allowed "
-        f"{GRADED_SUM_LIMIT}\nhint: {FEWER} or fewer --weight-bits",
+        f"population `out`: the weighted sum from `input` may reach {GRADED_SUM_LIMIT + 2**16} before it is shifted, "
+        f"allowed {GRADED_SUM_LIMIT}\nhint: {FEWER} or fewer --weight-bits",
     ),
     "a sum beside a bias": (
         shifted(-16, 2**13, -(2**13)),
-        f"population `out`: its weighted sums may reach {GRADED_SUM_LIMIT + 2**16} before they are shifted, allowed "
-        f"{GRADED_SUM_LIMIT}\nhint: {FEWER} or fewer --weight-bits",
+        f"population `out`: the weighted sum from `input` may reach {GRADED_SUM_LIMIT + 2**16} before it is shifted, "
+        f"allowed {GRADED_SUM_LIMIT}\nhint: {FEWER} or fewer --weight-bits",
     ),
 }
 
@@ -183,6 +183,23 @@ def test_a_target_of_binary_spikes_is_refused():
     assert str(refused(UnsupportedError, lower, two_layers(), find_target("loihi1"), "graded")) == (
         "network: graded spikes, the spikes of `loihi1` are binary, allowed integrate-and-fire neurons\n"
         "hint: use --backend autapse, --target loihi2, or --target lava to simulate only"
+    )
+
+
+def summing(n_most: int) -> IntNetwork:
+    """Each of 8 neurons sends up to 127 * 127 * 2**7, times 64 or, from some, 127; a second synapse shifts nothing."""
+    hidden = graded("a", dense("input", np.tile([127, 0], (8, 1)), 7))
+    weight = [[127] * n_most + [64] * (8 - n_most)]
+    return network(hidden, graded_read_out(dense("a", weight, -16), dense("input", [[1, -1]])))
+
+
+def test_the_sum_of_each_of_several_synapses_is_proved():
+    """8 * 64 times the largest payload fit, 63 more do not; the drive is small in both."""
+    assert prove_sums(summing(0))["out"] == (8 * 64 * 127 * 127 * 2**7, 255)
+    assert lower(summing(0), LAVA, "graded").cores == 0
+    assert str(refused(RangeError, lower, summing(1), LAVA, "graded")) == (
+        f"population `out`: the weighted sum from `a` may reach {(8 * 64 + 63) * 127 * 127 * 2**7} before it is "
+        f"shifted, allowed {GRADED_SUM_LIMIT}\nhint: {FEWER} or fewer --weight-bits"
     )
 
 

@@ -10,9 +10,10 @@ from hypothesis import given, settings
 
 from nctool.errors import RangeError
 from nctool.fast.engine import FastEngine
-from nctool.ir.bounds import prove
+from nctool.ir.bounds import prove, prove_sums
 from nctool.ir.network import PAYLOAD_LIMIT, GradedReadout, IntNetwork, Population
 from nctool.reference.simulate import simulate
+from nctool.reference.synapses import synaptic_input
 from nctool.reference.trace import Trace, join
 from tests.support.networks import (
     as_pixels,
@@ -120,6 +121,19 @@ def test_proved_bounds_hold(seed):
     for name, proved in prove(network).items():
         found = measured(trace.potentials[name])
         assert (proved.low <= found.low).all() and (found.high <= proved.high).all()
+
+
+@settings(max_examples=60)
+@given(seeds)
+def test_proved_sums_hold(seed):
+    """Every sum before its shift, by the reference engine without exponents."""
+    network = random_graded(seed)
+    pixels = random_pixels(network, 20, seed)
+    sent = {"input": network.input.signal(pixels, 1), **simulate(network, pixels).spikes}
+    for population in network.populations:
+        for synapse, largest in zip(population.synapses, prove_sums(network)[population.name], strict=True):
+            sums = synaptic_input(replace(synapse, exponent=0), sent[synapse.source].astype(np.int64), 1)
+            assert np.abs(sums).max() <= largest
 
 
 def test_a_proved_bound_is_reached():

@@ -111,6 +111,23 @@ def maximum_of_windows() -> IntNetwork:
     )
 
 
+def enlarged() -> IntNetwork:
+    """A transposed convolution, as one that reads an image with zeros between, beside a skip."""
+    wider = {"padding": (1, 1), "input_dilation": (2, 2)}
+    return proved(
+        graded("small", conv("input", weights(3, 2, 2, 2), stride=(2, 2)), bias=50, shape=(3, 2, 3)),
+        graded("wide", shifted(conv("small", weights(2, 3, 4, 4), **wider), -9), shape=(2, 2, 4)),
+        graded(
+            "both",
+            shifted(conv("small", weights(2, 3, 4, 4), **wider), -8),
+            conv("wide", ONES, groups=2),
+            shape=(2, 2, 4),
+        ),
+        graded_read_out(dense("both", weights(3, 16), -8)),
+        shape=(2, 4, 6),
+    )
+
+
 def upper_bound() -> IntNetwork:
     """Each of four neurons sends no more than 6 (rule G6)."""
     return proved(
@@ -133,6 +150,7 @@ NETWORKS = {
     "a residual block": residual(),
     "maxima": maximum_of_windows(),
     "an upper bound": upper_bound(),
+    "an enlarged image": enlarged(),
 }
 
 
@@ -200,7 +218,7 @@ def test_a_large_convolution_without_an_exponent_runs_as_conv(tmp_path: Path, mo
     image = {"shape": (4, 5, 6)}
     network = proved(
         graded("a", conv("input", weights(4, 2, 3, 3), padding=(1, 1)), bias=130, **image),
-        graded("b", shifted(conv("a", weights(4, 2, 3, 3), padding=(1, 1), groups=2), -9), **image),
+        graded("b", shifted(conv("a", weights(4, 2, 3, 3), padding=(1, 1), groups=2), -12), **image),
         graded("c", conv("b", np.full((4, 1, 1, 1), 2), groups=4), **image),
         graded("d", conv("c", np.ones((4, 1, 1, 1)), groups=4), **image),
         graded_read_out(dense("d", weights(3, 120), -9)),

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from hypothesis import strategies as st
 
-from nctool.ir.bounds import Range, prove, prove_population, with_bounds
+from nctool.ir.bounds import Range, prove, prove_population, prove_sums, with_bounds
 from nctool.ir.inputs import PixelEncoding
 from nctool.ir.network import (
     ACCUMULATOR_LIMIT,
@@ -30,8 +30,9 @@ from nctool.ir.network import (
     Shape,
     Synapse,
 )
+from nctool.ir.population import GRADED_SUM_LIMIT
 from nctool.reference.simulate import simulate
-from nctool_deploy.backends.backend import BACKENDS, find_backend
+from nctool_deploy.backends.backend import BACKENDS
 from nctool_deploy.lowering import lower
 from nctool_deploy.netx import KnownAnswers, write
 from nctool_deploy.targets.target import find_target
@@ -213,17 +214,21 @@ def random_graded(seed: int) -> IntNetwork:
 
 def fitting_graded(seed: int) -> IntNetwork:
     """Return the network of `random_graded` with weights halved where the backend `graded` could not hold it."""
-    network, graded_backend = random_graded(seed), find_backend("graded")
-    while beyond := [p.name for p in network.populations if graded_backend.violations(p) or _is_beyond(p)]:
-        populations = tuple(_halved(p) if p.name == beyond[0] else p for p in network.populations)
+    network = random_graded(seed)
+    while (beyond := _first_beyond(network)) is not None:
+        populations = tuple(_halved(p) if p is beyond else p for p in network.populations)
         network = replace(network, populations=populations)
         network = with_bounds(network, {name: found.bound("proved") for name, found in prove(network).items()})
     return network
 
 
-def _is_beyond(population: Population) -> bool:
-    room = population.head_room_bits
-    return room is None or room < 0
+def _first_beyond(network: IntNetwork) -> Population | None:
+    sums = prove_sums(network)
+    for population in network.populations:
+        room = population.head_room_bits
+        if room is None or room < 0 or max(sums[population.name]) > GRADED_SUM_LIMIT:
+            return population
+    return None
 
 
 def _shifting(rng: np.random.Generator, synapses: Sequence[Synapse]) -> tuple[Synapse, ...]:

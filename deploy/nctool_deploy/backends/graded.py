@@ -18,6 +18,7 @@ import numpy as np
 
 from nctool.errors import FormatError, RangeError
 from nctool.ir.arrays import StructuralEquality
+from nctool.ir.bounds import prove_sums
 from nctool.ir.network import GradedReadout, GradedReLU, IntNetwork, Population, Readout, Synapse
 from nctool.ir.number_format import IntegerFormat
 from nctool_deploy.backends.bias_sources import BIAS_LIMIT, BiasSource, bias_violations, bias_wirings, split_bias
@@ -92,8 +93,18 @@ class Graded:
         return network
 
     def network_violations(self, network: IntNetwork) -> list[RangeError]:
-        """Return nothing: each population stands for itself."""
-        return []
+        """Return which sums may leave their registers before they are shifted (O3).
+
+        Where the bound of a drive is proved, those of the sums behind it are proved too. Where it is calibrated, it
+        says how large the sum of a single synapse is; those of several are counted in every run.
+        """
+        is_proved = {p.name for p in network.populations if p.bound is not None and p.bound.kind == "proved"}
+        proved = prove_sums(network) if is_proved else {}
+        errors: list[RangeError] = []
+        for population in network.populations:
+            sums = proved[population.name] if population.name in is_proved else _sums_by_bound(population)
+            errors += _sum_violations(sums, population)
+        return errors
 
     def synapse_violations(self, synapse: Synapse, largest_message: int, where: str) -> Iterator[RangeError]:
         """Yield nothing: a synapse that Conv cannot hold runs as a sparse matrix."""
@@ -102,8 +113,7 @@ class Graded:
     def violations(self, population: Population) -> list[RangeError]:
         """Return all that keeps `population` from having registers; empty when it has."""
         where = f"population `{population.name}`"
-        errors = bias_violations(population.bias, where, f"{LOWER}, which lowers the biases")
-        return [*errors, *_sum_violations(population, where)]
+        return list(bias_violations(population.bias, where, f"{LOWER}, which lowers the biases"))
 
     def registers(self, population: Population) -> GradedRegisters:
         """Return the registers of `population`: a graded ReLU, or a readout, whose drive is read."""
@@ -133,17 +143,19 @@ class Graded:
         )
 
 
-def _sum_violations(population: Population, where: str) -> Iterator[RangeError]:
-    """Yield a RangeError if what a single synapse is shifted from may leave its register (O3).
-
-    The bound of the drive says how large it is. Of several synapses it does not: their sums are counted in a run.
-    """
+def _sums_by_bound(population: Population) -> tuple[int, ...]:
+    """Return how large the sum of the only synapse may be by the bound of the drive; nothing where there are more."""
     if population.bound is None or len(population.synapses) > 1:
-        return
+        return ()
     reach = max(population.bound.high, -population.bound.low) + int(np.abs(population.bias).max())
-    largest = (reach + 1 << -min(population.synapses[0].exponent, 0)) - 1
-    if largest > GRADED_SUM.high:
-        yield RangeError(
-            f"{where}: its weighted sums may reach {largest} before they are shifted, allowed {GRADED_SUM.high}",
-            hint=f"{LOWER} or fewer --weight-bits",
-        )
+    return ((reach + 1 << -min(population.synapses[0].exponent, 0)) - 1,)
+
+
+def _sum_violations(sums: Sequence[int], population: Population) -> Iterator[RangeError]:
+    for synapse, largest in zip(population.synapses, sums, strict=False):
+        if largest > GRADED_SUM.high:
+            yield RangeError(
+                f"population `{population.name}`: the weighted sum from `{synapse.source}` may reach {largest} before "
+                f"it is shifted, allowed {GRADED_SUM.high}",
+                hint=f"{LOWER} or fewer --weight-bits",
+            )

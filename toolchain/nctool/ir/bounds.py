@@ -68,6 +68,21 @@ def prove(network: IntNetwork) -> dict[str, Range]:
     return ranges
 
 
+def prove_sums(network: IntNetwork) -> dict[str, tuple[int, ...]]:
+    """Return, by population, the largest magnitude of each synapse's sum before its exponent, for every input (O3)."""
+    highs = {name: reach.high for name, reach in prove(network).items()} if network.is_graded else {}
+    payloads = {name: np.minimum(high, PAYLOAD_LIMIT) for name, high in highs.items()}
+    return {
+        population.name: tuple(_largest_sum(synapse, network.input, payloads) for synapse in population.synapses)
+        for population in network.populations
+    }
+
+
+def _largest_sum(synapse: Synapse, encoding: Input, payloads: Payloads) -> int:
+    low, high = _sum_interval(synapse, encoding, payloads)
+    return int(max(high.max(), -low.min()))
+
+
 def prove_population(population: Population, encoding: Input, n_steps: int, payloads: Payloads = BINARY) -> Range:
     """Bound the accumulated input of `population` for every input it could get (rules S1 to S3, G2).
 
@@ -111,13 +126,18 @@ def drive_interval(population: Population, encoding: Input, payloads: Payloads =
 
 
 def _synapse_interval(synapse: Synapse, encoding: Input, payloads: Payloads) -> Interval:
+    low, high = _sum_interval(synapse, encoding, payloads)
+    return _shifted(low, synapse), _shifted(high, synapse)
+
+
+def _sum_interval(synapse: Synapse, encoding: Input, payloads: Payloads) -> Interval:
     """Sum, per output channel, the worst contribution of each weight; a tap may also fall on padding (0).
 
     Of taps of which some see zeros between the neurons, only those count that see none at the same time.
     """
     sums = (_sums(synapse, weight, encoding, payloads) for weight in _weights_at_once(synapse))
     lows, highs = zip(*sums, strict=True)
-    return _shifted(np.minimum.reduce(lows), synapse), _shifted(np.maximum.reduce(highs), synapse)
+    return np.minimum.reduce(lows), np.maximum.reduce(highs)
 
 
 def _weights_at_once(synapse: Synapse) -> Iterator[IntArray]:
