@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from nctool.commands.run_sim import run_sim
     from nctool.commands.train import train
     from nctool.commands.verify import verify
-    from nctool.conversion.trace.prepare import prepare
+    from nctool.exporting.preparing import prepare
 
 __all__ = [
     "check",
@@ -49,7 +49,7 @@ def __getattr__(name: str) -> Any:
     if name not in __all__:
         raise AttributeError(f"module `nctool` has no attribute `{name}`")
     import_module("nctool.commands")  # all of them: messages know every option
-    module = "nctool.conversion.trace.prepare" if name == "prepare" else f"nctool.commands.{name}"
+    module = "nctool.exporting.preparing" if name == "prepare" else f"nctool.commands.{name}"
     return getattr(import_module(module), name)
 
 

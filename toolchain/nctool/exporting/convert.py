@@ -100,6 +100,7 @@ class Source:
         logits: gives those of the noise-free ANN, float64 (samples, classes), for such pixels.
         work: connections that the comparison may compute.
         notes: what is likely to cost accuracy, known before it is converted.
+        fixed: names of modules whose weights stay as trained.
     """
 
     model: nn.Module
@@ -111,6 +112,7 @@ class Source:
     logits: Callable[[NDArray[np.uint8]], NDArray[np.float64]]
     work: int = WORK
     notes: tuple[str, ...] = ()
+    fixed: frozenset[str] = frozenset()
 
 
 def of_checkpoint(loaded: Checkpoint, model: nn.Module, backend: Backend) -> Source:
@@ -146,6 +148,7 @@ def converted(source: Source, design: Design, progress: ProgressCallback = no_pr
         calibration=source.pixels,
         replicas=design.replicas,
         input=design.encoding,
+        fixed=source.fixed,
         progress=progress,
     )
 

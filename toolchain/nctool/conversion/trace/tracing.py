@@ -206,10 +206,12 @@ class _Builder:
         drive = require_drive(value, name)
         channels = drive.shape[0]
         if isinstance(module, NoisyQuantReLU):
-            thresholds, ceiling = module.channel_thresholds(channels).numpy(), math.inf
+            shifts = module.channel_shifts(channels)
+            neurons: dict[str, Any] = {"threshold": module.channel_thresholds(channels).numpy()}
+            neurons["shift"] = None if shifts is None else shifts.numpy()
         else:
-            thresholds, ceiling = np.full(channels, math.inf), module.ceiling
-        return self._sent(replace(drive, name=self._unique(drive.name), threshold=thresholds, ceiling=ceiling))
+            neurons = {"threshold": np.full(channels, math.inf), "ceiling": module.ceiling}
+        return self._sent(replace(drive, name=self._unique(drive.name), **neurons))
 
     def _maximum(self, module: Any, value: Value, name: str) -> Value:
         spikes = require_maximum(value, name)
