@@ -12,9 +12,10 @@ from torch import Tensor, nn
 
 import nctool
 from nctool.activation.noisy_quant import NoisyQuantReLU
-from nctool.errors import RecipeError, UsageError
+from nctool.errors import FormatError, RecipeError, UsageError
 from nctool.recipe.schema import read_recipe
 from nctool.training import load_checkpoint
+from nctool_models import restore_model
 from tests.support.refusals import refusal
 
 RECIPE = "digits-mlp"
@@ -54,6 +55,40 @@ def test_it_trains_on_the_recipes_data(run):
     assert checkpoint.recipe.model.architecture == "own"
     assert checkpoint.results["accuracy_ann"] > 0.8
     assert set(checkpoint.results["theta"]) == {"relu", "relu_2"}
+
+
+FROM_CONVERSION = {"training.epochs": 0, "finetune.epochs": 1, "finetune.steps": [2]}
+
+
+@pytest.mark.filterwarnings("ignore::nctool.errors.NctoolWarning")
+def test_a_run_starts_from_a_conversion(tmp_path):
+    nctool.train(RECIPE, tmp_path / "run", overrides=FROM_CONVERSION, model=own(steps=2))
+    checkpoint = load_checkpoint(tmp_path / "run")
+    assert {"relu.ratios", "relu.shifts", "relu_2.ratios", "relu_2.shifts"} <= checkpoint.state.keys()
+    assert checkpoint.recipe.activation.levels == 2
+    assert checkpoint.results["theta"] == {
+        name: float(checkpoint.state[f"{name}.threshold"]) for name in ("relu", "relu_2")
+    }
+    again = own(seed=1, steps=2)
+    report = nctool.export(tmp_path / "run", tmp_path / "m.net", target="lava", model=again)
+    assert report.steps == 2
+    assert torch.equal(again.relu.ratios, checkpoint.state["relu.ratios"])
+    nctool.finetune(tmp_path / "run", tmp_path / "tuned", overrides={"finetune.epochs": 1}, model=again)
+
+
+@pytest.mark.filterwarnings("ignore::nctool.errors.NctoolWarning")
+def test_a_network_with_other_thresholds_than_were_trained_is_refused(run, tmp_path):
+    with pytest.raises(UsageError, match=r"the given model does not fit, its .*`relu.ratios`"):
+        nctool.export(run, tmp_path / "m.net", model=own(steps=4))
+
+
+@pytest.mark.filterwarnings("ignore::nctool.errors.NctoolWarning")
+def test_a_ratio_that_is_not_positive_is_refused(tmp_path):
+    nctool.train(RECIPE, tmp_path / "run", overrides=FROM_CONVERSION, model=own(steps=2))
+    loaded = load_checkpoint(tmp_path / "run")
+    loaded.state["relu.ratios"][0] = 0.0
+    with pytest.raises(FormatError, match="threshold of `relu` is not positive"):
+        restore_model(loaded, own(steps=2))
 
 
 def test_its_file_is_what_was_trained(run, tmp_path):

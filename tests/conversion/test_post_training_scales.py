@@ -79,3 +79,15 @@ def test_floats_whose_range_few_numbers_fill_are_noted(tmp_path):
     noted = nctool.convert(net, images, tmp_path / "b.net", target="lava")
     assert not any("256 steps" in note for note in quiet.notes)
     assert any("256 steps of it round the others" in note for note in noted.notes)
+
+
+def test_floats_of_which_most_are_background_are_not_noted(tmp_path):
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Conv2d(2, 8, 3), nn.ReLU(), nn.Flatten(), nn.Linear(288, 5)).eval()
+    images = np.random.default_rng(0).normal(size=(100, 2, 8, 8)).astype(np.float32)
+    images[:, :, :7] = -0.4
+    images[:, 1] = 0.0
+    assert not any("256 steps" in note for note in nctool.convert(net, images, tmp_path / "a.net", target="lava").notes)
+    images[7, :, 3, 3] = 1e4
+    noted = nctool.convert(net, images, tmp_path / "b.net", target="lava").notes
+    assert any("256 steps of it round the others" in note for note in noted)

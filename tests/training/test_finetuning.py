@@ -15,6 +15,7 @@ from nctool.errors import UsageError
 from nctool.recipe.schema import FinetuneSettings
 from nctool.reference.simulate import simulate
 from nctool.training import fit, load_checkpoint, snn_accuracy
+from nctool.training.epochs import _is_surely_better
 from nctool.training.finetuning import SpikingFinetuning, window_logits
 from nctool.training.stages import Task
 from nctool.training.weight_grid import WeightGrid
@@ -24,6 +25,7 @@ from tests.support.runs import run_command
 from tests.support.small_run import POOLED, epoch_lines, small_data, small_fit, small_model, small_recipe
 
 pytestmark = pytest.mark.usefixtures("one_thread")
+DIRECT = ("training.epochs=0", "finetune.epochs=3", "finetune.steps=[1, 3]", "finetune.learning_rate=0.05")
 FINETUNE = ("training.epochs=2", "finetune.epochs=2", "finetune.steps=[1, 3]")
 
 
@@ -72,7 +74,8 @@ def test_the_stages_follow_each_other(tmp_path):
     assert [line["learning_rate"] for line in lines] == pytest.approx([0.05, 0.025, 0.02, 0.01])
     assert [list(line["validation_accuracy_snn"]) for line in lines] == [["4"], ["4"], ["1", "3"], ["1", "3"]]
     scores = {line["epoch"]: sum(line["validation_accuracy_snn"].values()) for line in lines[2:]}
-    assert result.best_epoch == max(scores, key=lambda epoch: (scores[epoch], epoch))
+    best = max(scores, key=lambda epoch: (scores[epoch], epoch))
+    assert result.best_epoch == (2 if result.kept_start else best)
 
 
 def spoilt(tmp_path, folder, **options):
@@ -109,13 +112,32 @@ def test_a_start_is_kept_after_an_interruption_too(tmp_path):
     assert (tmp_path / "cut" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
 
 
-def test_an_epoch_that_comes_up_to_the_start_is_taken(tmp_path):
-    assert not small_fit(tmp_path, FINETUNE).kept_start
+def test_an_epoch_that_is_better_than_the_start_is_taken(tmp_path):
+    assert not small_fit(tmp_path / "fresh", DIRECT).kept_start
     assert not small_fit(tmp_path / "one").kept_start
 
 
+def test_a_start_that_was_converted_is_kept_unless_an_epoch_is_better_by_more_than_chance(tmp_path):
+    """With nothing learned, every epoch is exactly as good as the start."""
+    recipe = small_recipe(*FINETUNE, "finetune.learning_rate=1e-30", "training.weight_decay=0")
+    for ratios in (None, torch.ones(12)):
+        small_fit(tmp_path / "trained", ("training.epochs=4", "model.batch_norm=false"))
+        model = small_model(small_recipe("model.batch_norm=false"))
+        model.load_state_dict(load_checkpoint(tmp_path / "trained").state)
+        model.act1.register_buffer("ratios", ratios)
+        result = fit(model, small_data(), recipe, tmp_path / "run", trained=True)
+        assert result.kept_start == (ratios is not None)
+
+
+@pytest.mark.parametrize(
+    ("errors", "at_start", "is_better"), [(0, 1, False), (0, 2, True), (3, 8, True), (5, 8, False), (8, 5, False)]
+)
+def test_an_epoch_is_better_than_the_start_by_more_than_chance(errors, at_start, is_better):
+    assert _is_surely_better(1 - errors / 100, 1 - at_start / 100, 100) == is_better
+
+
 def test_the_checkpoint_holds_the_rounded_weights_of_the_chosen_epoch(tmp_path):
-    result = small_fit(tmp_path, [*FINETUNE, "finetune.weight_bits=3"])
+    result = small_fit(tmp_path, [*DIRECT, "finetune.weight_bits=3"])
     loaded, data = load_checkpoint(tmp_path), small_data()
     for name in ("fc1", "fc2", "fc3"):
         weight = loaded.state[f"{name}.weight"]
@@ -312,4 +334,4 @@ def test_people_are_told_that_the_start_was_kept(tmp_path, capsys):
     print_train(spoilt(tmp_path, "run"))
     told = capsys.readouterr().out
     assert "the start of fine-tuning chosen on held-out training data" in told
-    assert "no epoch of fine-tuning was as good: more images, or a lower finetune.learning_rate, may help" in told
+    assert "no epoch of fine-tuning was better: more images, or a lower finetune.learning_rate, may help" in told

@@ -5,9 +5,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from nctool import prepare
 from nctool.activation.noisy_quant import activations
 from nctool.activation.staircase import activate
-from nctool.conversion.trace.prepare import prepare
 from nctool.errors import NctoolWarning, RangeError, UsageError
 from nctool.recipe.schema import OwnSettings
 from nctool.training import fit

@@ -153,8 +153,9 @@ def test_the_shares_of_a_batch_are_the_batch():
 
 @pytest.mark.parametrize("rank", [0, 1, 2])
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
-def test_noise_and_dropout_are_the_rows_of_those_of_the_whole_batch(rank, layout):
-    model = nn.Sequential(NoisyQuantReLU(4, 2.0), nn.Dropout(0.3))
+@pytest.mark.parametrize("of_channels", [(), (torch.tensor([1.0, 0.25, 4.0]), torch.tensor([0.4, 0.0, -0.4]))])
+def test_noise_and_dropout_are_the_rows_of_those_of_the_whole_batch(rank, layout, of_channels):
+    model = nn.Sequential(NoisyQuantReLU(4, 20.0, "subtract", *of_channels), nn.Dropout(0.3))
     model[0].sigma.fill_(0.5)
     images = torch.randn(2, 3, 4, 4).to(memory_format=layout)
     torch.manual_seed(5)

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from nctool.commands.run_sim import run_sim
     from nctool.commands.train import train
     from nctool.commands.verify import verify
-    from nctool.conversion.trace.prepare import prepare
+    from nctool.exporting.preparing import prepare
     from nctool.running.opened import open_model_file as open  # noqa: A004 - read as `nctool.open`
 
 __all__ = [
@@ -49,7 +49,7 @@ __all__ = [
 
 _ELSEWHERE = {
     "open": ("nctool.running.opened", "open_model_file"),
-    "prepare": ("nctool.conversion.trace.prepare", "prepare"),
+    "prepare": ("nctool.exporting.preparing", "prepare"),
 }
 """Module and name of the functions that are no commands."""
 

@@ -26,6 +26,9 @@ MAX_LEVELS = 64
 """Most quantisation levels: as many as the longest window that a recipe may ask for."""
 
 
+LARGEST_SHIFT = 0.5
+"""Beyond, a neuron would start below 0, or with a spike."""
+
 Mode = Literal["quantised", "rectified", "spiking", "window", "graded"]
 """What the forward pass of a `NoisyQuantReLU` computes.
 
@@ -46,7 +49,8 @@ class NoisyQuantReLU(nn.Module):
         v ← v + z;  s = [v ≥ θ];  v ← v − θ·s;  out = θ·s  spiking: v starts at θ/2
 
     Where `ratios` are given, channel c has the threshold θ·r[c]: it gives r[c] times what this is of z / r[c], and its
-    noise has the width r[c]·σ.
+    noise has the width r[c]·σ. Where `shifts` are given, its neuron starts at (1/2 + s[c])·θ·r[c], and q rounds with
+    1/2 + s[c]: in a window of L steps of one drive, both are the same.
 
     With `reset` "zero" it is the staircase of a neuron that a spike sets to zero, over L time steps:
 
@@ -59,6 +63,8 @@ class NoisyQuantReLU(nn.Module):
         threshold: θ, a trainable float scalar of shape (), in units of the pre-activation, > 0.
         ratios: r, a float buffer (channels,), > 0, that is saved with the model and not trained: the threshold of each
             channel as a multiple of θ; None where all have the same.
+        shifts: s, a float buffer (channels,), in -1/2..1/2, saved and not trained: where the neurons of a channel start
+            a window beside the middle, as a part of their threshold; None where all start there.
         sigma: σ, a float buffer of shape () in units of the pre-activation of a channel whose ratio is 1, ≥ 0; starts
             at 0, is saved with the model, receives no gradient.
         potential: v, the membrane potential, of the input's shape; None before the first step.
@@ -67,8 +73,9 @@ class NoisyQuantReLU(nn.Module):
             else 1.
 
     Raises:
-        RangeError: `levels` outside 1..64, an unknown reset, or a threshold or a ratio that is not positive and finite.
-        UsageError: the ratios are no vector.
+        RangeError: `levels` outside 1..64, an unknown reset, a threshold or a ratio that is not positive and finite, a
+            shift beyond its range, or one with reset "zero".
+        UsageError: ratios or shifts are no vector.
 
     Source: Huang et al., arXiv 2404.17456; floor passes gradients straight through, clip keeps its own (bounds
     included).
@@ -76,9 +83,15 @@ class NoisyQuantReLU(nn.Module):
 
     sigma: Tensor
     ratios: Tensor | None
+    shifts: Tensor | None
 
     def __init__(
-        self, levels: int, threshold: float = 8.0, reset: Reset = "subtract", ratios: Tensor | None = None
+        self,
+        levels: int,
+        threshold: float = 8.0,
+        reset: Reset = "subtract",
+        ratios: Tensor | None = None,
+        shifts: Tensor | None = None,
     ) -> None:
         super().__init__()
         require_settings(levels, reset)
@@ -86,6 +99,7 @@ class NoisyQuantReLU(nn.Module):
         self.reset_to: Reset = reset
         self.threshold = nn.Parameter(torch.tensor(float(threshold)))
         self.register_buffer("ratios", None if ratios is None else _sound(ratios).float())
+        self.register_buffer("shifts", None if shifts is None else _sound_shifts(shifts, reset).float())
         self.register_buffer("sigma", torch.tensor(0.0))
         self.potential: Tensor | None = None
         self.mode: Mode = "quantised"
@@ -124,15 +138,30 @@ class NoisyQuantReLU(nn.Module):
             raise RangeError(f"activation `ratios` are {len(self.ratios)}, allowed one for each of {channels} channels")
         return thresholds * _sound(self.ratios).cpu().double()
 
+    def channel_shifts(self, channels: int) -> Tensor | None:
+        """Return where each channel starts beside the middle, in units of the pre-activation; None for in the middle.
+
+        Returns:
+            float64 (channels,), on the CPU.
+
+        Raises:
+            RangeError: as `channel_thresholds`, or a shift is out of range.
+        """
+        if self.shifts is None:
+            return None
+        if len(self.shifts) != channels:
+            raise RangeError(f"activation `shifts` are {len(self.shifts)}, allowed one for each of {channels} channels")
+        return self.channel_thresholds(channels) * _sound_shifts(self.shifts, self.reset_to).cpu().double()
+
     def reset(self) -> None:
-        """Forget the membrane potential: the next spiking step starts at θ/2, or at 0 with reset "zero"."""
+        """Forget the membrane potential: the next spiking step is the first of a window."""
         self.potential = None
 
     def forward(self, x: Tensor) -> Tensor:
         """Apply the activation in the current mode.
 
         Args:
-            x: float pre-activations of any shape; with `ratios` (N, channels, …).
+            x: float pre-activations of any shape; with `ratios` or `shifts` (N, channels, …).
 
         Returns:
             float activations of the same shape.
@@ -140,12 +169,13 @@ class NoisyQuantReLU(nn.Module):
         Raises:
             RangeError: the threshold is not positive. On an accelerator it is not looked at here, which would mean to
                 wait for the device in every layer: training looks at all thresholds once a step.
-            UsageError: the shape changed within one spiking run, or there are more or fewer ratios than channels.
+            UsageError: the shape changed within one spiking run, or the channels are more or fewer than those of ratios
+                and shifts.
         """
         if self._is_on_host:
             self.positive_threshold()
         x = x.to(torch.promote_types(x.dtype, self.threshold.dtype))  # mixed precision ends in front of the neurons
-        if self.ratios is None:
+        if self.ratios is None or self.mode == "rectified":
             return self._activated(x)
         column = self._column(self.ratios, x)
         return self._activated(x / column) * column
@@ -155,14 +185,14 @@ class NoisyQuantReLU(nn.Module):
         return values if self.ratios is None else values / self._column(self.ratios, values)
 
     @staticmethod
-    def _column(ratios: Tensor, values: Tensor) -> Tensor:
-        """Return the ratios, shaped to broadcast over values (N, channels, …)."""
-        if values.ndim < 2 or values.shape[1] != len(ratios):
+    def _column(of_channels: Tensor, values: Tensor) -> Tensor:
+        """Return a number of each channel, shaped to broadcast over values (N, channels, …)."""
+        if values.ndim < 2 or values.shape[1] != len(of_channels):
             raise UsageError(
-                f"activation: got {tuple(values.shape)}, allowed (N, {len(ratios)}, …): it has a threshold for each "
-                "channel"
+                f"activation: got {tuple(values.shape)}, allowed (N, {len(of_channels)}, …): it has neurons of its own "
+                "for each channel"
             )
-        return ratios.view(-1, *[1] * (values.ndim - 2))
+        return of_channels.view(-1, *[1] * (values.ndim - 2))
 
     def _activated(self, x: Tensor) -> Tensor:
         """Apply the activation of threshold θ."""
@@ -173,8 +203,17 @@ class NoisyQuantReLU(nn.Module):
         if self.mode == "graded":
             return activate(x, self.threshold, self.window, "subtract", None)
         if self.mode == "window":
-            return integrate_and_fire(x, self.threshold, self.window, self.reset_to)
+            return integrate_and_fire(self._started(x), self.threshold, self.window, self.reset_to)
+        if self.shifts is not None:
+            x = x + self.threshold * self._column(self.shifts, x) / self.levels
         return activate(x, self.threshold, self.levels, self.reset_to, self._noise())
+
+    def _started(self, x: Tensor) -> Tensor:
+        """Return the drive of a window with what brings the neurons where they start, in its first step."""
+        if self.shifts is None:
+            return x
+        first, *rest = x.chunk(self.window)
+        return torch.cat([first + self.threshold * self._column(self.shifts, x), *rest])
 
     def extra_repr(self) -> str:
         """Show the settings in `print(model)`."""
@@ -198,6 +237,8 @@ class NoisyQuantReLU(nn.Module):
         threshold = self.threshold.detach()
         if self.potential is None:
             start = threshold / 2 if self.reset_to == "subtract" else torch.zeros_like(threshold)
+            if self.shifts is not None:
+                start = start + threshold * self._column(self.shifts, x)
             self.potential = start.expand_as(x)
         if self.potential.shape != x.shape:
             raise UsageError(
@@ -220,10 +261,25 @@ def require_settings(levels: int, reset: str) -> None:
         raise RangeError(f"activation `levels` is {levels}, allowed 1..{MAX_LEVELS}")
 
 
+def _sound_shifts(shifts: Tensor, reset: Reset) -> Tensor:
+    """Return shifts of starts, or refuse what none can be."""
+    _require_vector(shifts, "shifts")
+    if reset == "zero":
+        raise RangeError('activation `shifts` with reset "zero", allowed "subtract": the others start at 0')
+    bad = shifts[~(shifts.abs() <= LARGEST_SHIFT)]
+    if len(bad):
+        raise RangeError(f"activation `shifts` hold {float(bad[0]):g}, allowed: -{LARGEST_SHIFT}..{LARGEST_SHIFT}")
+    return shifts.detach()
+
+
+def _require_vector(of_channels: Tensor, name: str) -> None:
+    if of_channels.ndim != 1 or not len(of_channels):
+        raise UsageError(f"activation: `{name}` of shape {tuple(of_channels.shape)}, allowed (channels,)")
+
+
 def _sound(ratios: Tensor) -> Tensor:
-    """Return ratios of thresholds as floats, or refuse what none can be."""
-    if ratios.ndim != 1 or not len(ratios):
-        raise UsageError(f"activation: `ratios` of shape {tuple(ratios.shape)}, allowed (channels,)")
+    """Return ratios of thresholds, or refuse what none can be."""
+    _require_vector(ratios, "ratios")
     bad = ratios[~((ratios > 0) & ratios.isfinite())]
     if len(bad):
         raise RangeError(f"activation `ratios` hold {float(bad[0]):g}, allowed: positive numbers")

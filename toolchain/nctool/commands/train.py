@@ -125,7 +125,7 @@ def print_train(report: TrainReport) -> None:
     chosen = "the start of fine-tuning" if report.kept_start else f"epoch {report.best_epoch}"
     print_line(f"{chosen} chosen on held-out training data, {report.seconds_per_epoch:.2f} s per epoch")
     if report.kept_start:
-        print_line("no epoch of fine-tuning was as good: more images, or a lower finetune.learning_rate, may help")
+        print_line("no epoch of fine-tuning was better: more images, or a lower finetune.learning_rate, may help")
     if report.ideal_epochs:
         print_line(f"noise of {report.ideal_epochs} epochs is that of the float network: no integers fitted")
     path, model = quote(str(report.path)), quote(str(report.path / "model.net"))

@@ -9,7 +9,7 @@ In: a FloatNetwork whose channels have their replicas. Out: the integers, and wh
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -58,6 +58,7 @@ def to_integers(
     pixels: NDArray[np.uint8],
     n_steps: int,
     progress: ProgressCallback,
+    fixed: Collection[str] = (),
 ) -> Integers:
     """Turn every population of `deployed` into integers.
 
@@ -65,6 +66,7 @@ def to_integers(
         activations: of the trained network, where the neurons are still to be chosen for its ReLUs.
         pixels: uint8 calibration samples (samples, *input shape), at least one.
         progress: called for every population, and for every batch of samples that a population runs on.
+        fixed: names of modules whose weights are not corrected.
 
     Raises:
         RangeError: a population cannot be made to fit, or none of its weights is left.
@@ -79,7 +81,7 @@ def to_integers(
     holding = Holding(encoded.range, number_format, n_steps)
     choosing = None
     if activations is not None:
-        choosing = Choosing(activations, fitting.calibration, deployed.maxima, number_format)
+        choosing = Choosing(activations, fitting.calibration, deployed.maxima, number_format, fixed)
     values = {encoded.name: encoded.step}
     real, held, losses = [], [], {}
     for population in deployed.populations:

@@ -8,7 +8,7 @@ In: a trained torch module, its input normalisation, calibration samples. Out: a
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -86,6 +86,7 @@ def convert(
     calibration: NDArray[np.uint8],
     replicas: Replicas = 1,
     input: str = "graded",  # noqa: A002  # the name that `nctool export` gives it
+    fixed: Collection[str] = (),
     progress: ProgressCallback = no_progress,
 ) -> Conversion:
     """Convert a trained network of NoisyQuantReLU activations to integers.
@@ -100,6 +101,7 @@ def convert(
         calibration: uint8 (samples, *input_shape), training samples; measured where no bound can be proved.
         replicas: neurons that share an activation, for all layers or by name (see `nctool.conversion.replicas`).
         input: how pixels enter, `graded` (rule I1) or `rate` (rule I4).
+        fixed: names of modules whose weights stay as trained, where neurons are chosen for rectifiers.
         progress: called with the populations done and to do.
 
     Raises:
@@ -134,7 +136,7 @@ def convert(
         holding, _ = hold(deployed, encoded.range, number_format, n_steps)
         encoded = choose_input(holding, mean, std, number_format, calibration, n_steps)
     activations = Activations(trained, encoded, calibration) if choosing else None
-    integers = to_integers(deployed, activations, encoded, number_format, calibration, n_steps, progress)
+    integers = to_integers(deployed, activations, encoded, number_format, calibration, n_steps, progress, fixed)
     changes = (
         *changes_of_composing(traced),
         change_of_folding("fold batch norm", normalised(traced)),

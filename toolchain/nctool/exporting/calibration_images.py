@@ -136,8 +136,9 @@ def _notes_of_rounding(array: NDArray[Any], images: CalibrationImages) -> tuple[
         return ()
     axes = tuple(axis for axis in range(array.ndim) if axis != 1)
     gap = images.normalised(images.pixels).numpy() - array
-    usual = np.percentile(np.abs(array - np.median(array, axis=axes, keepdims=True)), 75, axis=axes)
-    lost = float((np.abs(gap).mean(axis=axes) / np.maximum(usual, 1e-30)).max())
+    distances = np.moveaxis(np.abs(array - np.median(array, axis=axes, keepdims=True)), 1, 0)
+    usual = [np.percentile(of[of > 0], 75) if of.any() else np.inf for of in distances]  # most may be background
+    lost = float((np.abs(gap).mean(axis=axes) / usual).max())
     if lost <= LARGEST_ROUNDING:
         return ()
     return (

@@ -119,6 +119,7 @@ class Source:
         work: connections that the comparison may compute.
         labels: class numbers of `compared`, int64 (samples,), to tell the accuracy; None where they are not known.
         notes: what is likely to cost accuracy, known before it is converted.
+        fixed: names of modules whose weights stay as trained.
     """
 
     model: nn.Module
@@ -131,6 +132,7 @@ class Source:
     work: int = WORK
     labels: NDArray[np.int64] | None = None
     notes: tuple[str, ...] = ()
+    fixed: frozenset[str] = frozenset()
 
 
 def of_checkpoint(loaded: Checkpoint, model: nn.Module, backend: Backend) -> Source:
@@ -166,6 +168,7 @@ def converted(source: Source, design: Design, progress: ProgressCallback = no_pr
         calibration=source.pixels,
         replicas=design.replicas,
         input=design.encoding,
+        fixed=source.fixed,
         progress=progress,
     )
 

@@ -77,7 +77,11 @@ def of_module(model: nn.Module, images: CalibrationImages) -> Source:
     Raises:
         UsageError, UnsupportedError: as `nctool.conversion.trace.prepare.rectify`.
     """
-    rectified = rectify(model, images.normalised(images.pixels[:AT_ONCE]))
+    return of_rectified(rectify(model, images.normalised(images.pixels[:AT_ONCE])), images)
+
+
+def of_rectified(rectified: nn.Module, images: CalibrationImages) -> Source:
+    """Return a network of rectifiers as conversion takes it."""
 
     def logits(pixels: NDArray[np.uint8]) -> NDArray[np.float64]:
         with torch.no_grad():

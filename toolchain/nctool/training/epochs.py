@@ -6,6 +6,7 @@ In: a stage and the state before it. Out: the state after it, or `Interrupted`. 
 
 from __future__ import annotations
 
+import math
 import time
 from dataclasses import dataclass, replace
 from functools import partial
@@ -46,20 +47,16 @@ class Run:
 def run_stage(stage: Stage, epochs_before: int, task: Task, state: TrainingState, run: Run) -> TrainingState:
     """Run the rest of a stage: from the best weights of the one before it, or from where it stopped.
 
-    Where the stage may keep its start, that is the best of its networks until an epoch is as good.
+    Where the stage may keep its start, that is the best of its networks until an epoch is as good; one that conversion
+    chose, until an epoch is better by more than chance.
 
     Raises:
         UsageError: a file cannot be written.
         RangeError: the training diverged.
         Interrupted: a signal came.
     """
-    is_new = state.epoch == epochs_before
-    if is_new:
-        state = replace(state, model=state.best, momentum={}, best_score=(0.0, 0.0))
+    state = _begun(stage, task.model, state) if state.epoch == epochs_before else state
     task.model.load_state_dict(state.model)
-    if is_new and stage.may_keep_start:
-        stage.begin_epoch()
-        state = replace(state, best_score=stage.end_epoch().score, best=stage.weights(), best_epoch=epochs_before)
     train = task.data.train.to(task.held_out.images.device)
     optimiser = Optimiser(task.model, train, stage, epochs_before, task.recipe, task.processes)
     optimiser.set_momentum(state.momentum)
@@ -75,13 +72,27 @@ def run_stage(stage: Stage, epochs_before: int, task: Task, state: TrainingState
         seconds = ended - started
         line = _metrics(stage, optimiser, epoch, loss, outcome, task.model)
         metrics = replace(line, seconds=seconds, seconds_noise=ended - trained)
-        before, state = state, _after_epoch(stage, task.model, optimiser, outcome, seconds, state)
+        is_best = outcome.score >= state.best_score
+        if stage.starts_converted and state.best_epoch == epochs_before:
+            is_best = _is_surely_better(outcome.score[0], state.best_score[0], len(task.held_out))
+        before, state = state, _after_epoch(stage, task.model, optimiser, outcome.score, is_best, seconds, state)
         task.processes.from_first(partial(_write, run.directory, metrics, before, state, task.recipe))
         run.on_epoch(metrics, task.recipe.n_epochs)
         progress = _with_held_out(run.progress, metrics)
         if task.processes.any(run.interruption.noted is not None):
             raise _interrupted(state, task.recipe, run)
     return state
+
+
+def _begun(stage: Stage, model: nn.Module, before: TrainingState) -> TrainingState:
+    """Return the state in which a stage begins: with the best network of the one before, which may be its own best."""
+    state = replace(before, model=before.best, momentum={}, best_score=(0.0, 0.0))
+    if not stage.may_keep_start:
+        return state
+    model.load_state_dict(state.model)
+    stage.begin_epoch()
+    score = stage.end_epoch().score
+    return replace(state, best=stage.weights(), best_epoch=state.epoch, best_score=score)
 
 
 def _write(directory: Path, metrics: EpochMetrics, before: TrainingState, after: TrainingState, recipe: Recipe) -> None:
@@ -138,12 +149,28 @@ def _metrics(
     )
 
 
+def _is_surely_better(accuracy: float, at_start: float, n_images: int) -> bool:
+    """Return whether an epoch has fewer errors than the start of its stage, by more than one standard deviation.
+
+    The difference of two numbers of errors has about the variance of their sum. Where few images are held out, the best
+    of some epochs is easily better by an image or two, and no better on others.
+    """
+    errors, errors_before = (round(n_images * (1.0 - share), 6) for share in (accuracy, at_start))
+    return errors_before - errors > math.sqrt(errors_before + errors)
+
+
 def _after_epoch(
-    stage: Stage, model: nn.Module, optimiser: Optimiser, outcome: Outcome, seconds: float, before: TrainingState
+    stage: Stage,
+    model: nn.Module,
+    optimiser: Optimiser,
+    score: tuple[float, float],
+    is_best: bool,
+    seconds: float,
+    before: TrainingState,
 ) -> TrainingState:
-    """Return the state after one more epoch; that epoch is the best one when none before was better."""
+    """Return the state after one more epoch."""
     epoch, best, best_epoch, best_score = before.epoch + 1, before.best, before.best_epoch, before.best_score
-    if outcome.score >= best_score:
-        best, best_epoch, best_score = stage.weights(), epoch, outcome.score
+    if is_best:
+        best, best_epoch, best_score = stage.weights(), epoch, score
     seconds_so_far = (*before.seconds, seconds)
     return TrainingState(epoch, snapshot(model), optimiser.momentum(), best, best_epoch, best_score, seconds_so_far)

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.func import functional_call  # type: ignore[attr-defined] # torch does not list it
 from torch.nn import functional
 
-from nctool.activation.noisy_quant import in_mode
+from nctool.activation.noisy_quant import activations, in_mode
 from nctool.ir.number_format import parts_of_threshold
 from nctool.recipe.schema import FinetuneSettings
 from nctool.training.stages import Outcome, Stage, Task, snapshot
@@ -36,6 +36,7 @@ class _Finetuning:
         self._task, self._settings = task, settings
         self.epochs, self.learning_rate = settings.epochs, settings.learning_rate
         self.remedy = "lower finetune.learning_rate"
+        self.starts_converted = any(layer.ratios is not None for layer in activations(task.model).values())
         self._grid = WeightGrid(task.model, task.encoding(task.held_out.images[:1]), settings.weight_bits)
 
     def begin_epoch(self) -> None:

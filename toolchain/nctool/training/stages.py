@@ -96,6 +96,7 @@ class Stage(Protocol):
         learning_rate: of its first batch.
         remedy: what to do where it diverges.
         may_keep_start: the network that it starts with is one of those to choose from.
+        starts_converted: that is what conversion of a trained network chose, on images that may have been trained on.
     """
 
     name: str
@@ -103,6 +104,7 @@ class Stage(Protocol):
     learning_rate: float
     remedy: str
     may_keep_start: bool
+    starts_converted: bool
 
     def begin_epoch(self) -> None:
         """Get the model ready for training."""
@@ -126,7 +128,7 @@ class _Training:
     """What both kinds of a first stage share: epochs and learning rate of `[training]`, the weights as they are."""
 
     name = "train"
-    may_keep_start = False
+    may_keep_start = starts_converted = False
 
     def __init__(self, task: Task) -> None:
         self._task = task

@@ -9,7 +9,7 @@ In: a FloatNetwork, what its activations give, what the settled populations send
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 
 import numpy as np
@@ -62,6 +62,7 @@ class Choosing:
         calibration: what the populations before the next one send on them.
         maxima: that which alone reads a population, by the name of that.
         number_format: of the deployed network.
+        fixed: names of modules whose weights stay.
     """
 
     def __init__(
@@ -70,7 +71,9 @@ class Choosing:
         calibration: Calibration,
         maxima: Mapping[str, FloatPopulation],
         number_format: IntegerFormat,
+        fixed: Collection[str] = (),
     ) -> None:
+        self._fixed = fixed
         self._activations, self._calibration, self._format = activations, calibration, number_format
         self._maxima = maxima
         self._thresholds: dict[str, FloatArray] = {}
@@ -89,7 +92,7 @@ class Choosing:
         drive = self._activations.run(deployed.name)
         neurons = choose_neurons(deployed.synapses, len(drive))
         means = tuple(_view(s, self._calibration.rates(s.source), neurons, values) for s in deployed.synapses)
-        corrected = correct(deployed, means, rows(drive, neurons), neurons.sample)
+        corrected = correct(deployed, means, rows(drive, neurons), neurons.sample, self._fixed)
         if corrected.threshold is None:
             return replace(corrected, graded=self._format.is_graded)
         if self._format.is_graded:

@@ -14,7 +14,7 @@ regression: Hoerl and Kennard, Technometrics 12 (1970).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -41,20 +41,28 @@ LEAST_GAIN = 0.01
 """Part of the squared error that a correction must take away on held-out images."""
 
 
-def correct(population: FloatPopulation, views: Sequence[View], wanted: Float32, samples: IntArray) -> FloatPopulation:
+def correct(
+    population: FloatPopulation, views: Sequence[View], wanted: Float32, samples: IntArray, fixed: Collection[str] = ()
+) -> FloatPopulation:
     """Return `population` with weights and a bias that give the drive that is wanted.
 
     Args:
         views: what its synapses see, in real units: means over the window.
         wanted: the drive of the trained network, float32 (patches, channels).
         samples: the image of each patch, int64 (patches,).
+        fixed: names of modules whose weights stay; where all do, the bias does too.
     """
+    if all(synapse.module in fixed for synapse in population.synapses):
+        return population
     left = wanted - population.bias.astype(np.float32) - sum(view.output(view.synapse.weight) for view in views)
     synapses = []
     for view in views:
-        weight = _corrected_weight(view, left, samples % HELD_OUT == 0)
-        left = left - view.output(weight - view.synapse.weight)
-        synapses.append(replace(view.synapse, weight=weight))
+        synapse = view.synapse
+        if synapse.module not in fixed:
+            weight = _corrected_weight(view, left, samples % HELD_OUT == 0)
+            left = left - view.output(weight - synapse.weight)
+            synapse = replace(synapse, weight=weight)
+        synapses.append(synapse)
     bias = synapses[0].bias + left.mean(axis=0, dtype=np.float64)
     return replace(population, synapses=(replace(synapses[0], bias=bias), *synapses[1:]))
 

@@ -1,4 +1,4 @@
-"""prepare: a network of your own becomes one that trains with noisy quantised activations and converts.
+"""A network of your own becomes one that trains with noisy quantised activations and converts.
 
 In: a torch module, pretrained or not, and some of its input. Out: an fx.GraphModule that shares its parameters
 and buffers.
@@ -22,7 +22,6 @@ from nctool.activation.noisy_quant import NoisyQuantReLU, require_settings
 from nctool.activation.rectifier import Rectifier
 from nctool.activation.surrogate import Reset
 from nctool.activation.thresholds import balanced_thresholds, first_thresholds, fresh_norms
-from nctool.arguments import public
 from nctool.conversion.float_network import map_synapses
 from nctool.conversion.folding import fold_pooling
 from nctool.conversion.trace.compare_runs import require_same_network
@@ -36,40 +35,12 @@ from nctool.errors import NctoolWarning, UsageError
 from nctool.fast.engine import exact_arithmetic
 
 
-@public
-def prepare(
-    model: nn.Module,
-    images: Tensor,
-    *,
-    levels: int = 4,
-    reset: Reset = "subtract",
-    percentile: float | None = None,
-    pooling: Pooling = "maximum",
+def trainable(
+    model: nn.Module, images: Tensor, levels: int, reset: Reset, percentile: float | None, pooling: Pooling
 ) -> fx.GraphModule:
-    """Turn a network of ReLU activations into one that trains and converts; its weights are kept.
+    """Return a network with a `NoisyQuantReLU` of its own for every use of a ReLU, with a threshold from data.
 
-    Every ReLU, module or function, becomes a `NoisyQuantReLU` of its own, with a threshold from data; functional
-    pooling, means over the image and views become modules. Train the result: the accuracy of a pretrained network is
-    lost until it is fine-tuned.
-
-    Args:
-        model: left as it is; nn.DataParallel and other wrappers are taken off. The result shares its parameters and
-            buffers (the statistics of batch norms): training the result changes them. Give `copy.deepcopy(model)` where
-            the original is still needed.
-        images: float (N, channels, height, width), of sequences (N, channels, length), normalised as in training;
-            some dozens, for the first thresholds.
-        levels: of the activations, 1..64.
-        reset: of the neurons, `subtract` or `zero`.
-        percentile: 0..100, of the positive values before an activation: its first threshold. By default the 99th, or
-            those of least squared error for so many levels: whichever answers more like the network on these images.
-        pooling: what becomes of maximum pooling: `maximum` keeps it, which is exact in a window of one time step;
-            `average` puts average pooling of the same stride in its place.
-
-    Raises:
-        UsageError: the model is no module, the images are no float tensor (N, ...) or do not fit the model, or the
-            percentile is out of range.
-        UnsupportedError: parts have no integrate-and-fire form; all of them are named.
-        RangeError: an activation is never positive, or a parameter is not finite.
+    Args and errors are those of `nctool.prepare` without `steps`.
     """
     require_torch_module(model)
     model = unwrapped(model)
@@ -80,7 +51,7 @@ def prepare(
     images = images.to(torch.float32)
     examined = _examined(model, images, pooling)
     for text in examined.remarks:
-        _warn(text)
+        warn(text)
     rewritten = examined.rewritten
     if percentile is None:
         choose = partial(first_thresholds, levels=levels, reset=reset)
@@ -90,17 +61,21 @@ def prepare(
     prepared = rewritten.module
     replace_activations(prepared, thresholds, lambda theta: NoisyQuantReLU(levels, theta, reset).to(images.device))
     _take_mode(prepared, model)
-    _require_convertible(prepared, images)
+    require_convertible(prepared, images)
     warn_of_fresh_norms(prepared)
     return prepared
 
 
-def rectify(model: nn.Module, images: Tensor) -> fx.GraphModule:
+def rectify(
+    model: nn.Module, images: Tensor, pooling: Pooling = "maximum", note: Callable[[str], None] | None = None
+) -> fx.GraphModule:
     """Return a network that computes the same, with a rectifier of its own for every use of a ReLU.
 
     Args:
         model: left as it is; the result shares its parameters and buffers.
         images: float32 (N, ...) of its input.
+        pooling: what becomes of maximum pooling; with `average` it computes something else.
+        note: called with what is left out, and what is otherwise in training.
 
     Raises:
         UsageError: the model is no module, or the images do not fit it.
@@ -108,7 +83,11 @@ def rectify(model: nn.Module, images: Tensor) -> fx.GraphModule:
     """
     require_torch_module(model)
     model = unwrapped(model)
-    rewritten = _examined(model, images, "maximum").rewritten
+    examined = _examined(model, images, pooling)
+    if note is not None:
+        for text in examined.remarks:
+            note(text)
+    rewritten = examined.rewritten
     bounds = {name: rewritten.bounds.get(name, math.inf) for name in rewritten.activations}
     set_modules(rewritten.module, {name: Rectifier(bound) for name, bound in bounds.items()})
     return rewritten.module.eval()
@@ -141,7 +120,7 @@ def _take_mode(prepared: nn.Module, model: nn.Module) -> None:
             module.training = model.training
 
 
-def _require_convertible(prepared: nn.Module, images: Tensor) -> None:
+def require_convertible(prepared: nn.Module, images: Tensor) -> None:
     """Refuse before training what `export` would refuse."""
     traced = trace(prepared, tuple(images.shape[1:]))
     map_synapses(traced, fold_pooling)
@@ -193,13 +172,13 @@ def warn_of_fresh_norms(model: nn.Module) -> None:
     norms = list(fresh_norms(model))
     if norms:
         more = f" and {len(norms) - 1} more" if norms[1:] else ""
-        _warn(
+        warn(
             f"batch norm `{norms[0]}`{more}: no data seen, so thresholds were measured with the statistics of the "
             "images; if the network is pretrained, load its weights first"
         )
 
 
-def _warn(text: str) -> None:
+def warn(text: str) -> None:
     """Warn at the line that called nctool, whatever lies between."""
     files = (frame.f_code.co_filename for frame, _ in traceback.walk_stack(inspect.currentframe()))
     inside = sum(1 for _ in takewhile(lambda file: file.startswith(_PACKAGE), files))

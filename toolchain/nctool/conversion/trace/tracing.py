@@ -213,11 +213,15 @@ class _Builder:
         drive = require_drive(value, name)
         channels = drive.shape[0]
         if isinstance(module, NoisyQuantReLU):
-            thresholds, ceiling, levels = module.channel_thresholds(channels).numpy(), math.inf, module.levels
+            shifts = module.channel_shifts(channels)
+            neurons: dict[str, Any] = {
+                "threshold": module.channel_thresholds(channels).numpy(),
+                "levels": module.levels,
+            }
+            neurons["shift"] = None if shifts is None else shifts.numpy()
         else:
-            thresholds, ceiling, levels = np.full(channels, math.inf), module.ceiling, 0
-        name = self._unique(drive.name)
-        return self._sent(replace(drive, name=name, threshold=thresholds, ceiling=ceiling, levels=levels))
+            neurons = {"threshold": np.full(channels, math.inf), "ceiling": module.ceiling}
+        return self._sent(replace(drive, name=self._unique(drive.name), **neurons))
 
     def _maximum(self, module: Any, value: Value, name: str) -> Value:
         spikes = require_maximum(value, name)
