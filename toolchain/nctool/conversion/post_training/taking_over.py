@@ -21,7 +21,14 @@ from torch import Tensor, fx, nn
 from nctool.activation.noisy_quant import NoisyQuantReLU
 from nctool.activation.rectifier import Rectifier
 from nctool.activation.thresholds import BatchNorm
-from nctool.conversion.float_network import FloatArray, FloatNetwork, FloatPopulation, FloatSynapse, map_synapses
+from nctool.conversion.float_network import (
+    FloatArray,
+    FloatNetwork,
+    FloatPopulation,
+    FloatSynapse,
+    Pool,
+    map_synapses,
+)
 from nctool.conversion.folding import fold_batch_norm, fold_pooling
 from nctool.conversion.trace.rewritten import set_modules
 
@@ -221,6 +228,8 @@ def _is_weight(layer: Linear, read: Sequence[FloatSynapse]) -> bool:
 
 def _is_scaled(read: FloatSynapse, plain: FloatSynapse) -> bool:
     """Return whether folding did no more to the weights than to scale those of each channel."""
+    if not all(isinstance(pool, Pool) for pool in read.pools):
+        return False
     same = read.weight.shape == plain.weight.shape and _scale(read).all()
     return bool(same and np.allclose(read.weight * _scale(read), plain.weight, rtol=1e-9, atol=0.0))
 
@@ -228,9 +237,8 @@ def _is_scaled(read: FloatSynapse, plain: FloatSynapse) -> bool:
 def _scale(read: FloatSynapse) -> FloatArray:
     """Return what batch norm and pooling that tiles multiply the weights of each channel by, to broadcast over them."""
     gain = np.ones(len(read.weight)) if read.norm is None else read.norm.gain
-    scale: FloatArray = (gain / math.prod(pool.divisor for pool in read.pools)).reshape(
-        -1, *[1] * (read.weight.ndim - 1)
-    )
+    divisor = math.prod(pool.divisor for pool in read.pools if isinstance(pool, Pool))
+    scale: FloatArray = (gain / divisor).reshape(-1, *[1] * (read.weight.ndim - 1))
     return scale
 
 
