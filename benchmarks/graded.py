@@ -55,10 +55,10 @@ def measure(name: str, options: argparse.Namespace, folder: Path) -> dict[str, A
 
 
 def print_bits(results: dict[str, dict[str, Any]]) -> None:
-    """Print a Markdown table, a line for each network, a column for each number of bits."""
+    """Print a Markdown table, a line for each network, a column for each number of bits: accuracy (same answers)."""
     print(f"| network | ReLU | {' | '.join(WIDTHS)} |\n|---|---|{'---|' * len(WIDTHS)}")
     for name, result in results.items():
-        cells = [f"{100 * each['accuracy']:.2f}" for each in result["graded"].values()]
+        cells = [f"{100 * each['accuracy']:.2f} ({100 * each['same']:.1f})" for each in result["graded"].values()]
         print(f"| {name} | {100 * result['ann']:.2f} | {' | '.join(cells)} |")
 
 
