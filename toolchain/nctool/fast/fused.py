@@ -23,7 +23,7 @@ START, BIAS, TAKEN = range(3)
 """Rows of the numbers of neurons."""
 
 
-@njit
+@njit(nogil=True)
 def _copied(values: Floats, copies: int, out: Floats) -> Floats:
     """Write every value so many times side by side into `out`, and return what was written."""
     for copy in range(copies):
@@ -32,14 +32,14 @@ def _copied(values: Floats, copies: int, out: Floats) -> Floats:
     return out[: len(values) * copies]
 
 
-@njit
+@njit(nogil=True)
 def _put(numbers: Bytes, put: Bytes) -> None:
     """Replace the first of some numbers; Numba's own assignment of slices takes ten times as long."""
     for place in range(len(put)):
         numbers[place] = put[place]
 
 
-@njit
+@njit(nogil=True)
 def _add(total: Bytes, added: Bytes) -> None:
     """Add to the first of some numbers, in place."""
     for place in range(len(added)):
