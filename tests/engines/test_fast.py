@@ -11,7 +11,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from nctool.errors import RangeError, UsageError
-from nctool.fast.choice import FLOAT, Choice
+from nctool.fast.choice import FLOAT
 from nctool.fast.engine import FastEngine, exact_arithmetic
 from nctool.fast.integer_weights import FLOAT32_EXACT
 from nctool.ir.network import (
@@ -28,9 +28,17 @@ from nctool.ir.network import (
 from nctool.reference.simulate import simulate
 from nctool.reference.synapses import synaptic_input
 from nctool.reference.trace import join
-from tests.support.networks import conv, dense, fire, random_network, random_pixels, read_out, seeds, signed_input
-
-CHOICES = [Choice(integer, fused) for integer in (False, True) for fused in (False, True)]
+from tests.support.networks import (
+    CHOICES,
+    conv,
+    dense,
+    fire,
+    random_network,
+    random_pixels,
+    read_out,
+    seeds,
+    signed_input,
+)
 
 
 def fast(network: IntNetwork, pixels: np.ndarray, batch: int = 3, n_steps: int | None = None):

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 from hypothesis import strategies as st
 
+from nctool.fast.choice import Choice
 from nctool.ir.bounds import Range, prove, prove_population, with_bounds
 from nctool.ir.inputs import PixelEncoding
 from nctool.ir.network import (
@@ -31,6 +32,9 @@ from nctool.reference.simulate import simulate
 from nctool_deploy.lowering import lower
 from nctool_deploy.netx import KnownAnswers, write
 from nctool_deploy.targets.target import find_target
+
+CHOICES = [Choice(integer, fused) for integer in (False, True) for fused in (False, True)]
+"""Every choice of kernels of the fast engine."""
 
 
 def random_network(

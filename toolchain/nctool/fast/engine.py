@@ -91,7 +91,7 @@ class FastEngine:
     def _layer(self, population: Population) -> IntegrateFireLayer | CurrentBasedLayer:
         neuron = population.neuron
         if isinstance(neuron, CurrentBased):
-            return CurrentBasedLayer.prepare(self.network, population, neuron, self.device)
+            return CurrentBasedLayer.prepare(self.network, population, neuron, self.device, self.choice)
         return IntegrateFireLayer.prepare(self.network, population, self.n_steps, self.device, self.choice)
 
     def traces(self, samples: Samples) -> Iterator[Trace]:
