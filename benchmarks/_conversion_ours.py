@@ -1,11 +1,13 @@
 """Convert a trained ReLU network by nctool and run the integer network on test images.
 
 In: the network, its data set. Out: top-1 for each window, for several neurons an activation, and the CPU seconds of
-a conversion. Every window and number of replicas is a conversion of its own.
+a conversion. Every window and number of replicas is a conversion of its own. A backend that cannot hold the network is
+left out, with its reason on stderr.
 """
 
 from __future__ import annotations
 
+import sys
 import tempfile
 import time
 from pathlib import Path
@@ -15,6 +17,7 @@ import numpy as np
 from torch import nn
 
 import nctool
+from nctool.errors import UnsupportedError
 from nctool_models.datasets.dataset import Dataset
 
 STEPS = (1, 2, 4, 8, 16)
@@ -37,7 +40,11 @@ def measure_ours(network: nn.Module, data: Dataset, calibration: np.ndarray) -> 
         path = Path(folder) / "model.net"
         for key, options in _conversions().items():
             start = time.process_time()
-            _convert(network, data, calibration, path, options)
+            try:
+                _convert(network, data, calibration, path, options)
+            except UnsupportedError as error:
+                print(f"conversion: {key}: {error}", file=sys.stderr)
+                continue
             spent[key] = time.process_time() - start
             accuracy[key] = _run(path, data)
     return {"accuracy": accuracy, "seconds": spent[_TIMED]}

@@ -1,11 +1,12 @@
 """What graded spikes make of a network: accuracy by bits, and what each way to build neurons costs.
 
 In: a trained ReLU network and its images, or a run of `nctool train`. Out: figures by name. Every figure is of a file
-of its own.
+of its own. A backend that cannot hold the network is left out, with its reason on stderr.
 """
 
 from __future__ import annotations
 
+import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,6 +20,7 @@ from torch import nn
 import nctool
 from _relu_training import answers
 from nctool.commands.convert import ConvertReport
+from nctool.errors import UnsupportedError
 from nctool.training import load_checkpoint
 from nctool_models import load_dataset
 from nctool_models.datasets.dataset import Dataset
@@ -69,22 +71,22 @@ def costs(network: nn.Module, data: Dataset, n_counted: int) -> dict[str, dict[s
     """
     found = {}
     for name, options in BUILT.items():
-        with _model() as path:
+        with _model() as path, _told(name):
             report = _convert(network, data, path, target="loihi2", chips=MOST_CHIPS, **options)
             accuracy = float((_answers(path, data) == data.y_test).mean())
             cost = nctool.run_sim(path, input=data.x_test[:n_counted], cost=True).cost
-        found[name] = {
-            "accuracy": accuracy,
-            "latency_steps": cost.latency_steps,
-            "period_steps": cost.period_steps,
-            "neurons": report.neurons,
-            "cores": report.cores,
-            "synaptic_operations": cost.total.synaptic_operations,
-            "graded_operations": cost.total.graded_operations,
-            "messages": cost.total.spikes + cost.total.bias_spikes,
-            "message_bits": cost.total.payload_bits,
-            "counted": cost.samples,
-        }
+            found[name] = {
+                "accuracy": accuracy,
+                "latency_steps": cost.latency_steps,
+                "period_steps": cost.period_steps,
+                "neurons": report.neurons,
+                "cores": report.cores,
+                "synaptic_operations": cost.total.synaptic_operations,
+                "graded_operations": cost.total.graded_operations,
+                "messages": cost.total.spikes + cost.total.bias_spikes,
+                "message_bits": cost.total.payload_bits,
+                "counted": cost.samples,
+            }
     return found
 
 
@@ -94,7 +96,7 @@ def trained_with_levels(run: Path, data_dir: Path | None) -> dict[str, Any]:
     data = load_dataset(checkpoint.dataset_name, data_dir)
     found = {}
     for name, options in TRAINED.items():
-        with _model() as path:
+        with _model() as path, _told(name):
             nctool.export(run, path, target="lava", **options)
             report = nctool.inspect(path)
             found[name] = {
@@ -113,6 +115,15 @@ def trained_with_levels(run: Path, data_dir: Path | None) -> dict[str, Any]:
 def _model() -> Iterator[Path]:
     with tempfile.TemporaryDirectory() as folder:
         yield Path(folder) / "model.net"
+
+
+@contextmanager
+def _told(name: str) -> Iterator[None]:
+    """Say why a network is refused, and go on."""
+    try:
+        yield
+    except UnsupportedError as error:
+        print(f"graded: {name}: {error}", file=sys.stderr)
 
 
 def _convert(network: nn.Module, data: Dataset, path: Path, **options: Any) -> ConvertReport:

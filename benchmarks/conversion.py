@@ -18,6 +18,7 @@ import json
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -102,12 +103,12 @@ def print_replicas(results: dict[str, dict[str, Any]]) -> None:
     print(f"\n| network, T=1 | backend | {columns} |\n|---|---|{'---|' * len(REPLICAS)}")
     for name, result in results.items():
         for backend in BACKENDS:
-            cells = [result["ours"]["accuracy"][f"K{replicas}T1 {backend}"] for replicas in REPLICAS]
+            cells = [result["ours"]["accuracy"].get(f"K{replicas}T1 {backend}") for replicas in REPLICAS]
             print(f"| {name}, ReLU {100 * result['ann']:.2f} | {backend} | {_cells(cells)} |")
 
 
-def _cells(fractions: list[float]) -> str:
-    return " | ".join(f"{100 * fraction:.2f}" for fraction in fractions)
+def _cells(fractions: Iterable[float | None]) -> str:
+    return " | ".join("refused" if fraction is None else f"{100 * fraction:.2f}" for fraction in fractions)
 
 
 def _ways(result: dict[str, Any]) -> list[dict[str, Any]]:

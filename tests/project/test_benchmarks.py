@@ -1,15 +1,19 @@
 """Benchmarks: each can be loaded, and the one that needs other libraries says so where they are missing."""
 
+import importlib
 import json
 import math
 import runpy
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from torch import nn
 
+from nctool.errors import UnsupportedError
 from nctool_models import build_model, load_recipe
 from nctool_models.datasets.dataset import Dataset
 
@@ -65,6 +69,41 @@ def test_graded_measures_a_small_network_by_bits_and_beside_other_neurons():
     assert cost["graded"]["message_bits"] > cost["population, K=4"]["message_bits"] > 0  # pixels carry 8 bits in all
     assert cost["graded"]["period_steps"] == cost["population, K=4"]["period_steps"] == 1
     assert cost["autapse, T=4"]["period_steps"] == 5
+
+
+def test_conversion_leaves_out_a_backend_that_cannot_hold_the_network(monkeypatch, capsys):
+    monkeypatch.syspath_prepend(str(FOLDER))
+    ours = importlib.import_module("_conversion_ours")
+
+    def convert(*arguments):
+        if arguments[-1].get("backend") == "population":
+            raise UnsupportedError("it has skips")
+
+    monkeypatch.setattr(ours, "_convert", convert)
+    monkeypatch.setattr(ours, "_run", lambda *_: 0.5)
+    accuracy = ours.measure_ours(nn.Identity(), None, None)["accuracy"]
+    assert "K4T1 autapse" in accuracy
+    assert not any("population" in key for key in accuracy)
+    assert "conversion: K4T1 population: it has skips" in capsys.readouterr().err
+
+
+def test_graded_leaves_out_a_backend_that_cannot_hold_the_network(monkeypatch, capsys):
+    monkeypatch.syspath_prepend(str(FOLDER))
+    graded = importlib.import_module("_graded")
+
+    def convert(*_, backend, **__):
+        if backend != "graded":
+            raise UnsupportedError("it has skips")
+        return SimpleNamespace(neurons=3, cores=1)
+
+    total = SimpleNamespace(synaptic_operations=1, graded_operations=1, spikes=1, bias_spikes=1, payload_bits=1)
+    run = SimpleNamespace(cost=SimpleNamespace(latency_steps=1, period_steps=1, total=total, samples=1))
+    monkeypatch.setattr(graded, "_convert", convert)
+    monkeypatch.setattr(graded, "_answers", lambda *_: np.zeros(2))
+    monkeypatch.setattr(graded.nctool, "run_sim", lambda *_, **__: run)
+    data = SimpleNamespace(x_test=np.zeros(2), y_test=np.zeros(2))
+    assert list(graded.costs(nn.Identity(), data, 1)) == ["graded"]
+    assert "graded: population, K=4: it has skips" in capsys.readouterr().err
 
 
 def test_images_are_drawn_with_their_labels(monkeypatch):
