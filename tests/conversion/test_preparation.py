@@ -575,7 +575,7 @@ def test_a_branch_on_data_is_refused():
             IMAGES.numpy(),
             {},
             "images: got ndarray, allowed a float tensor (N, channels, height, width)\n"
-            "hint: torch.from_numpy(images).float() makes one of an array",
+            "hint: torch.from_numpy(images).float() makes one of an array; normalise it as in training",
         ),
         (IMAGES[:0], {}, "images: got torch.float32 (0, 2, 8, 8), allowed float (N, channels, height, width)"),
         (

@@ -260,7 +260,7 @@ def test_a_network_that_holds_what_cannot_be_copied_is_refused():
 
 
 def test_what_costs_accuracy_is_told():
-    with pytest.warns(NctoolWarning, match="converted on 10 images: thresholds are guesses"):
+    with pytest.warns(NctoolWarning, match="converted on 10 images: what is chosen by them is a guess"):
         nctool.prepare(network(), images(10), steps=1)
 
 

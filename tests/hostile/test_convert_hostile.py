@@ -201,7 +201,7 @@ def test_pixels_as_floats_are_noted(arguments):
 @pytest.mark.parametrize(("number", "shown"), [(1, "1 image"), (31, "31 images"), (32, None)])
 def test_few_images_are_noted(arguments, number, shown):
     notes = nctool.convert(**arguments | {"images": PIXELS[:number]}).notes
-    text = f"converted on {shown}: thresholds are guesses, give some hundreds of all classes"
+    text = f"converted on {shown}: what is chosen by them is a guess, give some hundreds of all classes"
     assert (text in notes) == (shown is not None)
 
 

@@ -100,6 +100,12 @@ def changes_of_maxima(network: FloatNetwork, n_steps: int, is_graded: bool) -> t
     return (Change("take maxima", detail, True),) if names else ()
 
 
+def change_of_absorbing(number_format: IntegerFormat) -> Change:
+    """Return what a spike is worth to those that read it."""
+    worth = "of 1 is worth its unit" if number_format.is_graded else "is worth its threshold"
+    return Change("absorb spike values", f"a spike {worth}: folded into the weights behind it", True)
+
+
 def changes_of_input(encoded: EncodedInput, n_steps: int) -> tuple[Change, ...]:
     """Return how pixels enter."""
     encoding, table = encoded.encoding, encoded.encoding.table
@@ -166,9 +172,9 @@ def changes_of_rounding(
 
 def _weights(synapse: Synapse, number_format: IntegerFormat) -> str:
     times = f" times {2**synapse.exponent}" if synapse.exponent > 0 else ""
-    times = f" shifted by {-synapse.exponent} bits" if synapse.exponent < 0 else times
+    shift = f", sums shifted by {-synapse.exponent} bits" if synapse.exponent < 0 else ""
     low, high = int(synapse.weight.min()), int(synapse.weight.max())
-    return f"weights {low}..{high}{times} of {number_format.weight_bits} bits"
+    return f"weights {low}..{high}{times} of {number_format.weight_bits} bits{shift}"
 
 
 def notes_of_fewer_images(used: int, given: int) -> tuple[str, ...]:

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from nctool.conversion.changes import (
+    change_of_absorbing,
     change_of_folding,
     change_of_replicas,
     changes_of_bounds,
@@ -143,12 +144,12 @@ def convert(
         change_of_folding("fold average pooling", resized(normed, Pool)),
         *changes_of_enlarging(normed),
         *changes_of_maxima(traced, n_steps, number_format.is_graded),
-        change_of_replicas(copies),
+        *(() if number_format.is_graded else (change_of_replicas(copies),)),
         *changes_of_input(encoded, n_steps),
         *changes_of_choosing(integers.real, integers.losses),
         *changes_of_bounds(integers.network),
         *changes_of_holding(integers.held),
-        Change("absorb spike values", "a spike is worth its threshold: folded into the weights behind it", True),
+        change_of_absorbing(number_format),
         *changes_of_rounding(integers.network, integers.errors, number_format),
     )
     notes = (

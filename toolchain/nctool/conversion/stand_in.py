@@ -39,6 +39,9 @@ BIAS = 2**9 + 1
 BOUND = Bound("proved", 0, 0)
 """Of all populations: there is room."""
 
+MEASURED = Bound("calibrated", 0, 0)
+"""Of graded populations: numbers that are all the largest of their kind leave no room for a proof."""
+
 
 def stand_in(network: FloatNetwork, encoded: EncodedInput, number_format: IntegerFormat, n_steps: int) -> IntNetwork:
     """Return integers of the size of `network`.
@@ -63,10 +66,10 @@ def stand_in(network: FloatNetwork, encoded: EncodedInput, number_format: Intege
 def _graded(real: FloatPopulation, number_format: IntegerFormat) -> list[Population]:
     """Return the populations of a graded one: a maximum and an upper bound take several."""
     if real.maximum:
-        return [replace(population, bound=BOUND) for population in maximum_neurons(real)]
-    has_most = real.threshold is not None and math.isfinite(real.ceiling)
+        return [replace(population, bound=MEASURED) for population in maximum_neurons(real)]
+    has_most = real.threshold is not None and (math.isfinite(real.ceiling) or real.levels > 0)
     most = np.full(real.shape[0], THRESHOLD, np.int64) if has_most else None
-    return [replace(population, bound=BOUND) for population in bounded(_population(real, number_format), most)]
+    return [replace(population, bound=MEASURED) for population in bounded(_population(real, number_format), most)]
 
 
 def _population(real: FloatPopulation, number_format: IntegerFormat) -> Population:

@@ -149,7 +149,10 @@ def _notes_of_rounding(array: NDArray[Any], images: CalibrationImages) -> tuple[
 
 def _as_array(images: NDArray[Any] | Tensor) -> NDArray[Any]:
     """Return uint8 or floats (N, ...)."""
-    array: NDArray[Any] = np.asarray(images.detach().cpu() if isinstance(images, Tensor) else images)
+    if isinstance(images, Tensor):
+        images = images.detach().cpu()
+        images = images.float() if images.dtype == torch.bfloat16 else images  # which NumPy does not know
+    array: NDArray[Any] = np.asarray(images)
     if array.dtype.kind not in "uf" or (array.dtype.kind == "u" and array.dtype != np.uint8):
         raise UsageError(
             f"images: got {array.dtype} {array.shape}, allowed uint8 pixels, or floats as the network takes them",
@@ -230,8 +233,8 @@ def _notes(array: NDArray[Any], mean: tuple[float, ...] | None) -> tuple[str, ..
     notes = []
     if len(array) < FEW_IMAGES:
         notes.append(
-            f"converted on {len(array)} image{'s' * (len(array) > 1)}: thresholds are guesses, give some hundreds "
-            "of all classes"
+            f"converted on {len(array)} image{'s' * (len(array) > 1)}: what is chosen by them is a guess, give some "
+            "hundreds of all classes"
         )
     if mean is not None and not 0 <= min(mean) <= max(mean) <= LARGEST_MEAN:
         notes.append(

@@ -12,7 +12,7 @@ from dataclasses import replace
 
 from torch import Tensor, fx, nn
 
-from nctool.activation.noisy_quant import MAX_LEVELS, NoisyQuantReLU, require_settings
+from nctool.activation.noisy_quant import MAX_LEVELS, NoisyQuantReLU, activations, require_settings
 from nctool.activation.surrogate import Reset
 from nctool.arguments import public
 from nctool.conversion.post_training.settling import settle_norms
@@ -89,6 +89,11 @@ def prepare(
         raise UsageError(f"steps: {steps} is out of range, allowed 1..{MAX_LEVELS}")
     levels = steps if levels is None else levels
     require_settings(levels, reset)
+    if activations(model):
+        raise UsageError(
+            f"model: `{next(iter(activations(model)))}` is a NoisyQuantReLU already, allowed ReLUs with steps",
+            hint="give the trained ReLU network, or leave out steps",
+        )
     return _converted(unwrapped(model), images, steps, _neurons(levels, reset), reset, pooling)
 
 

@@ -75,14 +75,15 @@ class IntegerFormat:
         return int(2 ** (self.weight_bits - 1) - 1)
 
 
-def parts_of_threshold(activation_bits: int, levels: int) -> int:
+def parts_of_threshold(activation_bits: int, levels: int, most: int = 2**16) -> int:
     """Return in how many parts graded spikes carry an activation that ends at a threshold.
 
     Args:
         activation_bits: that all of them fit.
         levels: that the activation was trained with; each is a whole number of parts, where the bits hold them.
+        most: parts that there is room for.
     """
-    most = int(2**activation_bits) - 1
+    most = min(int(2**activation_bits) - 1, most)
     return most - most % levels if 0 < levels <= most else most
 
 

@@ -21,8 +21,9 @@ from nctool.conversion.quantise.rounding_error import output_error, weight_error
 from nctool.conversion.quantise.scales import Scale, fitting_scales, shared_limit, size_ratios
 from nctool.errors import RangeError
 from nctool.ir.bounds import Payloads, prove_population
+from nctool.ir.checks import largest_sum
 from nctool.ir.inputs import PixelEncoding
-from nctool.ir.network import IntArray, Population
+from nctool.ir.network import IntArray, Population, Synapse
 from nctool.ir.number_format import IntegerFormat
 from nctool.ir.population import GRADED_SUM_LIMIT, PAYLOAD_LIMIT
 
@@ -31,6 +32,9 @@ MARGIN = 2.0
 
 CLIPPED = range(-1, 3)
 """Shifts tried beside the largest with which no weight of most channels is clipped."""
+
+MOST_SHIFTED = 12
+"""Bits that the sums of a readout are shifted by at most; a bias that needs more makes its weights coarser."""
 
 UNLIMITED = 2**40
 """In place of the limit of a bias, where the shift is still to be chosen."""
@@ -111,8 +115,9 @@ def _readout_scale(real: FloatPopulation, seen: Sequence[View], around: Surround
     sums = sum(np.abs(view.output(view.synapse.weight)) for view in seen)
     largest = scale.per_channel[0] * np.array([MARGIN * float(np.max(sums)), float(np.abs(real.bias).max())])
     limits = np.array([around.number_format.accumulator_max / 2, around.number_format.bias_max - 2])
-    shift = max(0, int(np.ceil(np.log2(np.maximum(largest / limits, 1.0)).max())))
-    return Scale(scale.per_channel / 2**shift, None, tuple(ratio - shift for ratio in ratios))
+    needed = max(0, int(np.ceil(np.log2(np.maximum(largest / limits, 1.0)).max())))
+    shift = min(needed, MOST_SHIFTED)
+    return Scale(scale.per_channel / 2**needed, None, tuple(ratio - shift for ratio in ratios))
 
 
 def _require_bias(rounded: Population, number_format: IntegerFormat) -> None:
@@ -129,19 +134,37 @@ def with_bound(population: Population, around: Surroundings) -> tuple[Population
     """Return a graded population with its bound, and the largest number that each of its channels can send.
 
     Raises:
-        RangeError: it has no room. A sum before its shift is 2**shift times what it adds to the drive, and is held too.
+        RangeError: its drive, or a sum before its shift, has no room.
     """
+    for synapse in population.synapses:
+        _require_sums(population, synapse, around)
     proved = prove_population(population, around.encoding, 1, around.payloads)
-    shift = max(0, *(-synapse.exponent for synapse in population.synapses))
-    before_shift = (GRADED_SUM_LIMIT >> shift) - int(np.abs(population.bias).max()) - 1
-    limit = min(around.number_format.accumulator_max, before_shift)
+    limit = around.number_format.accumulator_max
     is_proved = bool(proved.magnitude.max() <= limit)
     reach, margin = (proved, 1.0) if is_proved else (around.calibration.range_of(population), MARGIN)
     most = float(reach.magnitude.max()) * margin
     if most > limit:
-        raise RangeError(
-            f"population `{population.name}`: its drive may reach {most:.3g}, allowed {limit}",
-            hint="use fewer --activation-bits",
-        )
+        raise _no_room(population.name, "drive", most, limit)
     bound = reach.bound("proved" if is_proved else "calibrated", margin)
     return replace(population, bound=bound), np.minimum(proved.high, PAYLOAD_LIMIT)
+
+
+def _require_sums(population: Population, synapse: Synapse, around: Surroundings) -> None:
+    """Require that the sums of a synapse are held before they are shifted (rule O3).
+
+    They are measured only where the largest signals that came could leave the register.
+    """
+    plain = replace(synapse, exponent=0)
+    if largest_sum(plain, around.calibration.rates(synapse.source).largest) * MARGIN <= GRADED_SUM_LIMIT:
+        return
+    alone = replace(population, synapses=(plain,), bias=np.zeros_like(population.bias))
+    most = float(around.calibration.range_of(alone).magnitude.max()) * MARGIN
+    if most > GRADED_SUM_LIMIT:
+        raise _no_room(population.name, f"weighted sum from `{synapse.source}`", most, GRADED_SUM_LIMIT)
+
+
+def _no_room(name: str, what: str, most: float, limit: int) -> RangeError:
+    return RangeError(
+        f"population `{name}`: its {what} may reach {most:.3g}, allowed {limit}",
+        hint="use fewer --activation-bits or fewer --weight-bits",
+    )

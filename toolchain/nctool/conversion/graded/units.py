@@ -11,6 +11,7 @@ torch.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -36,6 +37,15 @@ COARSER = 2.0 ** (np.arange(9) / 4)
 SHIFTS = range(-2, 5)
 """Shifts tried beside the one at which the weights of most channels just fit at the smallest unit."""
 
+BIAS_ROOM = 0.98
+"""Part of the largest bias that is used: rounding moves it."""
+
+UNREACHED = 64.0
+"""Times the largest activation of a layer, from which on an upper bound is left out."""
+
+ENOUGH = 4.0
+"""Times the largest activation of a layer, below which a negative bias keeps a channel silent."""
+
 ROUNDING = 1.0 / 12.0
 """Mean square of what rounding to whole numbers changes."""
 
@@ -45,14 +55,15 @@ def trained_units(network: FloatNetwork, number_format: IntegerFormat) -> FloatN
 
     A spike carries the activation in steps of which a whole number makes a level.
     """
-    bits, populations = number_format.activation_bits or 1, []
+    bits, populations, room = number_format.activation_bits or 1, [], number_format.bias_max * BIAS_ROOM
     units: dict[str, FloatArray] = {}
     for population in network.populations:
         threshold, most = population.threshold, None
         if population.maximum:
             threshold = units[population.synapses[0].source]
         elif threshold is not None:
-            parts = parts_of_threshold(bits, population.levels)
+            held = int((threshold / (threshold + np.abs(population.bias))).min() * room)
+            parts = parts_of_threshold(bits, population.levels, most=max(held, 1))
             threshold, most = threshold / parts, np.full(len(threshold), parts, np.int64)
         if threshold is not None:
             units[population.name] = threshold
@@ -74,7 +85,9 @@ def with_units(
         views: what the synapses of `absorbed` see.
         activations: what the ReLUs give, float32 (patches, channels).
     """
-    least = np.maximum(_least_units(activations, number_format), np.abs(population.bias) / number_format.bias_max)
+    if population.ceiling > UNREACHED * float(activations.max(initial=0.0)):
+        population = replace(population, ceiling=math.inf)
+    least = np.maximum(_least_units(activations, number_format), _units_of_bias(population, activations, number_format))
     least = np.full_like(least, least.max()) if number_format.one_threshold else least
     unit = _best_units(absorbed, views, least, number_format)
     if not np.isfinite(population.ceiling):
@@ -98,6 +111,19 @@ def _least_units(activations: Float32, number_format: IntegerFormat) -> FloatArr
     lowest = largest if number_format.one_threshold else largest / SPREAD
     least: FloatArray = np.maximum(bulk, lowest) / _top(number_format)
     return least
+
+
+def _units_of_bias(population: FloatPopulation, activations: Float32, number_format: IntegerFormat) -> FloatArray:
+    """Return the smallest units with which the sources of a bias hold it, and the upper bound beside it (rule G6).
+
+    A bias that keeps a channel silent is cut off: no more of it counts than keeps it as silent.
+    """
+    bias, largest = np.abs(population.bias), max(float(activations.max(initial=0.0)), 0.0)
+    silent = ~(activations > 0).any(axis=0) & (population.bias < 0)
+    bias = np.where(silent, np.minimum(bias, ENOUGH * largest), bias)
+    bound = population.ceiling if np.isfinite(population.ceiling) else 0.0
+    units: FloatArray = (bias + bound) / (number_format.bias_max * BIAS_ROOM)
+    return units
 
 
 def _best_units(

@@ -96,6 +96,10 @@ class Recording(Rates, Protocol):
     def is_constant(self) -> bool:
         """Return whether the signal is the same at every step."""
 
+    @property
+    def largest(self) -> int:
+        """Return the largest magnitude of the signal."""
+
     def at(self, step: int) -> Rates:
         """Return the signal of one step."""
 
@@ -124,6 +128,11 @@ class RecordedIntegers:
     def is_constant(self) -> bool:
         """Return True."""
         return True
+
+    @property
+    def largest(self) -> int:
+        """Return the largest magnitude of the signal."""
+        return max(int(self.values.max(initial=0)), -int(self.values.min(initial=0)))
 
     def at(self, step: int) -> Rates:  # noqa: ARG002 - the same at every step
         """Return the signal of one step, which is that of all."""
@@ -161,6 +170,11 @@ class RecordedSpikes:
     def is_constant(self) -> bool:
         """Return whether there is one step only."""
         return len(self.bits) == 1
+
+    @property
+    def largest(self) -> int:
+        """Return 1: a spike is a spike."""
+        return 1
 
     def at(self, step: int) -> Rates:
         """Return the spikes of one step."""

@@ -152,7 +152,7 @@ def require_images(images: object) -> None:
     if not isinstance(images, Tensor):
         raise UsageError(
             f"images: got {type(images).__name__}, allowed a float tensor (N, channels, height, width)",
-            hint="torch.from_numpy(images).float() makes one of an array",
+            hint="torch.from_numpy(images).float() makes one of an array; normalise it as in training",
         )
     if not images.is_floating_point() or images.ndim < 2 or len(images) == 0:
         raise UsageError(
