@@ -8,6 +8,7 @@ import statistics
 import subprocess
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -36,10 +37,36 @@ def side_by_side(actions: Mapping[Name, Callable[[], object]], repeat: int) -> d
 
     After one warm-up of each they take turns, so that a busy moment of the machine does not fall on one alone.
     """
+    return {name: times.wall for name, times in times_side_by_side(actions, repeat).items()}
+
+
+@dataclass(frozen=True)
+class Times:
+    """Medians of the wall time, and of the time of the processor that this process used, in seconds."""
+
+    wall: float
+    cpu: float
+
+    def over(self, other: Times) -> dict[str, float]:
+        """Return the ratio of both times to those of another."""
+        return {"wall": self.wall / other.wall, "cpu": self.cpu / other.cpu}
+
+
+def times_side_by_side(actions: Mapping[Name, Callable[[], object]], repeat: int) -> dict[Name, Times]:
+    """Return wall time and processor time of each action, measured in turns as `side_by_side` does."""
     for action in actions.values():
         action()
-    rounds = [{name: seconds(action) for name, action in actions.items()} for _ in range(repeat)]
-    return {name: statistics.median(each[name] for each in rounds) for name in actions}
+    rounds = [{name: _times(action) for name, action in actions.items()} for _ in range(repeat)]
+    return {
+        name: Times(*(statistics.median(values) for values in zip(*(each[name] for each in rounds), strict=True)))
+        for name in actions
+    }
+
+
+def _times(action: Callable[[], object]) -> tuple[float, float]:
+    start = time.process_time()
+    wall = seconds(action)
+    return wall, time.process_time() - start
 
 
 def random_pixels(n_samples: int, shape: tuple[int, int, int]) -> np.ndarray:

@@ -7,6 +7,8 @@ So it does not matter whether a library fires at v > θ or at v ≥ θ.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -28,8 +30,25 @@ INPUT_VALUES = np.arange(256) % 5 - 2
 """Pixel p enters as one of -2..2."""
 
 
-def integer_layers(shape: tuple[int, int, int], channels: list[tuple[int, bool]], n_classes: int) -> list[Layer]:
-    """Draw convolutions, each followed by 2x2 pooling or not, and a dense readout; about a quarter of the steps fire.
+@dataclass(frozen=True)
+class Shapes:
+    """Sizes of a network: convolutions of one stride, each pooled or not, and dense layers behind them.
+
+    Args:
+        input: (channels, height, width).
+        convolutions: (channels, kernel, padding, pooled) each.
+        hidden: neurons of dense layers.
+        classes: of the readout.
+    """
+
+    input: tuple[int, int, int]
+    convolutions: tuple[tuple[int, int, int, bool], ...]
+    hidden: tuple[int, ...] = ()
+    classes: int = 10
+
+
+def integer_layers(shapes: Shapes) -> list[Layer]:
+    """Draw weights; about a quarter of the steps fire.
 
     Weights are multiples of 32: a drive is a multiple of 8 after pooling, which divides by 4, too.
     """
@@ -39,12 +58,21 @@ def integer_layers(shape: tuple[int, int, int], channels: list[tuple[int, bool]]
         weight, bias = 32.0 * rng.integers(-3, 4, size), 8.0 * rng.integers(-3, 4, size[0])
         return torch.from_numpy(weight).float(), torch.from_numpy(bias).float()
 
-    layers, (inputs, height, width) = [], shape
-    for outputs, pooled in channels:
-        threshold = 8.0 * round(4 * (9 * inputs) ** 0.5) + 1
-        layers.append(Layer(*draw(outputs, inputs, 3, 3), threshold, pooled))
-        inputs, height, width = outputs, height >> pooled, width >> pooled
-    return [*layers, Layer(*draw(n_classes, inputs * height * width), None)]
+    layers, (inputs, height, width) = [], shapes.input
+    for outputs, kernel, padding, pooled in shapes.convolutions:
+        weight, bias = draw(outputs, inputs, kernel, kernel)
+        layers.append(Layer(weight, bias, _threshold(inputs * kernel**2), pooled, padding))
+        grown = 2 * padding - kernel + 1
+        inputs, height, width = outputs, (height + grown) >> pooled, (width + grown) >> pooled
+    inputs *= height * width
+    for outputs in shapes.hidden:
+        layers.append(Layer(*draw(outputs, inputs), _threshold(inputs)))
+        inputs = outputs
+    return [*layers, Layer(*draw(shapes.classes, inputs), None)]
+
+
+def _threshold(fan_in: int) -> float:
+    return 8.0 * round(4 * fan_in**0.5) + 1
 
 
 def check_peers(n_steps: int) -> None:
@@ -54,7 +82,7 @@ def check_peers(n_steps: int) -> None:
         SystemExit: one differs.
     """
     shape = (2, 6, 6)
-    layers = integer_layers(shape, [(6, False), (8, False), (8, False)], 5)
+    layers = integer_layers(Shapes(shape, ((6, 3, 1, False), (8, 5, 2, False), (8, 3, 1, False)), (7,), 5))
     network = _as_int_network(layers, shape, n_steps)
     pixels = np.random.default_rng(1).integers(0, 256, (8, *shape), np.uint8)
     trace = simulate(network, pixels)
@@ -87,7 +115,7 @@ def _as_int_network(layers: list[Layer], shape: tuple[int, int, int], n_steps: i
     for number, layer in enumerate(layers):
         source = populations[-1].name if populations else INPUT_NAME
         weight, bias = layer.weight.numpy().astype(np.int32), layer.bias.numpy().astype(np.int64)
-        conv = ConvGeometry(padding=(1, 1)) if weight.ndim == 4 else None
+        conv = ConvGeometry(padding=(layer.padding,) * 2) if weight.ndim == 4 else None
         neuron = Readout(1.0) if layer.threshold is None else _fire(int(layer.threshold), len(bias))
         size = (len(bias), *shape[1:]) if conv else (len(bias),)
         populations.append(Population(f"layer{number}", size, neuron, bias, (Synapse(source, weight, conv=conv),)))

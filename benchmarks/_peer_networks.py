@@ -26,19 +26,21 @@ LIBRARIES = ("spikingjelly", "snntorch", "sinabs")
 
 @dataclass(frozen=True)
 class Layer:
-    """A 3x3 convolution of padding 1, or the dense readout.
+    """A convolution or a dense layer.
 
     Args:
-        weight: float32 (out, in, 3, 3) or (out, in).
+        weight: float32 (out, in, kernel, kernel) or (out, in).
         bias: float32 (out,).
         threshold: θ of its neurons; None for the readout.
         pooled: 2x2 average pooling follows.
+        padding: of a convolution.
     """
 
     weight: Tensor
     bias: Tensor
     threshold: float | None
     pooled: bool = False
+    padding: int = 0
 
 
 @dataclass(frozen=True)
@@ -139,9 +141,10 @@ def _modules(layers, layout, fire, library) -> nn.Sequential:
     for layer in layers:
         outputs, inputs = layer.weight.shape[:2]
         if layer.weight.ndim == 4:
-            weighing = library.Conv2d(inputs, outputs, 3, padding=1)
+            weighing = library.Conv2d(inputs, outputs, layer.weight.shape[2], padding=layer.padding)
         else:
-            modules.append(library.Flatten())
+            if not any(isinstance(module, nn.Linear) for module in modules):
+                modules.append(library.Flatten())
             weighing = library.Linear(inputs, outputs)
         weighing.load_state_dict({"weight": layer.weight, "bias": layer.bias})
         modules.append(weighing)

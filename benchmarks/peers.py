@@ -1,12 +1,15 @@
-"""Speed of `fast` against SpikingJelly, snnTorch and sinabs: small VGG on 32x32x3 images, T = 4, CPU.
+"""Speed of `fast` against SpikingJelly, snnTorch and sinabs: LeNet and small VGG, T = 4, CPU, batches of 64 and of 1.
 
-    python benchmarks/peers.py [--environment DIR] [--images N] [--batch N] [--repeat R]
+    python benchmarks/peers.py [--environment DIR] [--images N] [--repeat R]
 
 The other libraries live in an environment of their own, with nctool beside them (`make peers`): one process, one
 torch, the same threads. Each library runs the same float network, with random weights, in its documented ways; the
-fastest way of each counts. All take turns with `fast`, which runs a converted small VGG. Before that a small network
-is compared with the reference engine spike for spike (`_peer_check.py`). The last line of stdout is one JSON object;
-`fast_over_best_peer` is null, with a reason, where the environment is missing.
+fastest way of each counts. All take turns with `fast`, which runs a converted network of the same sizes. Batches are of
+64 images, and of one: there `fast` is prepared once and called with one image after the other, as the others are.
+Before that a small network is compared with the reference engine spike for spike (`_peer_check.py`). The last line of
+stdout is one JSON object. Its key `fast_over_best_peer` holds for each network and batch how many times as fast `fast`
+is as the fastest way of all, by wall time; `fast_over_best_peer_cpu` the same by the time of the processor. It is null,
+with a reason, where the environment is missing.
 """
 
 from __future__ import annotations
@@ -23,9 +26,9 @@ from typing import Any
 
 ENVIRONMENT = Path(__file__).parents[1] / ".venv-peers"
 N_STEPS = 4
-SHAPE = (3, 32, 32)
-CHANNELS = [(32, False), (32, True), (64, False), (64, True), (128, False), (128, True)]
-"""Convolutions of small VGG, pooled or not."""
+BATCHES = (1, 64)
+ONE_BY_ONE = 16
+"""Images that are run one by one."""
 
 
 def measure(environment: Path, options: list[str]) -> dict[str, Any]:
@@ -46,42 +49,92 @@ def _no_result(reason: str) -> dict[str, Any]:
     return {"fast_over_best_peer": None, "reason": reason}
 
 
-def measure_here(n_images: int, batch: int, repeat: int) -> dict[str, Any]:
+def measure_here(n_images: int, repeat: int) -> dict[str, Any]:
     """Time `fast` and every way of every library, in turns; they are installed in this environment."""
-    import torch
-
-    from _common import environment, random_pixels, side_by_side, to_integers, zoo_model
-    from _peer_check import check_peers, integer_layers
-    from _peer_networks import LIBRARIES, all_peers
-    from nctool.fast.engine import FastEngine
-    from nctool.recipe.schema import SmallVggSettings
+    from _common import environment
+    from _peer_check import Shapes, check_peers
+    from _peer_networks import LIBRARIES
+    from nctool.recipe.schema import LenetSettings, SmallVggSettings
 
     check_peers(N_STEPS)
-    pixels = random_pixels(n_images, SHAPE)
-    model = zoo_model(SmallVggSettings(architecture="small-vgg"), SHAPE)
-    engine = FastEngine(to_integers(model, pixels[:16], N_STEPS))
-    peers = all_peers(integer_layers(SHAPE, CHANNELS, 10), N_STEPS)
-    images = torch.from_numpy(pixels % 5).float().sub_(2)
+    wide = tuple((channels, 3, 1, pooled) for channels in (32, 64, 128) for pooled in (False, True))
+    networks = {
+        "small-vgg": (SmallVggSettings(architecture="small-vgg"), Shapes((3, 32, 32), wide)),
+        "mnist-lenet": (
+            LenetSettings(architecture="lenet"),
+            Shapes((1, 28, 28), ((6, 5, 2, True), (16, 5, 0, True)), (120, 84)),
+        ),
+    }
+    cases = {name: _measure_network(*sizes, n_images, repeat) for name, sizes in networks.items()}
 
-    def run(peer: Any) -> Any:
-        return torch.cat([peer.run(part) for part in images.split(batch)])
+    def ratios(clock: str) -> dict[str, dict[str, float]]:
+        return {name: {batch: row[clock] for batch, row in rows.items()} for name, rows in cases.items()}
 
-    with torch.inference_mode():
-        _require_equal(peers, [peer.run(images[:8]) for peer in peers])
-        actions = {(peer.library, peer.option): partial(run, peer) for peer in peers}
-        times = side_by_side(actions | {("fast", ""): lambda: list(engine.summaries(pixels))}, repeat)
-    fastest = {name: min((key for key in times if key[0] == name), key=times.get) for name in ("fast", *LIBRARIES)}
-    speed = {name: n_images / times[key] for name, key in fastest.items()}
     return {
-        "fast_over_best_peer": speed["fast"] / max(speed[name] for name in LIBRARIES),
-        "images_per_second": speed,
-        "fastest_way": {name: fastest[name][1] for name in LIBRARIES},
-        "every_way": {", ".join(filter(None, key)): n_images / time for key, time in times.items()},
+        "fast_over_best_peer": ratios("fast_over_best_peer"),
+        "fast_over_best_peer_cpu": ratios("fast_over_best_peer_cpu"),
+        "networks": cases,
         "versions": {name: version(name) for name in LIBRARIES},
-        "batch": {"fast": engine.batch, "peers": batch},
-        "images": n_images,
         **environment(),
     }
+
+
+def _measure_network(settings: Any, shapes: Any, n_images: int, repeat: int) -> dict[str, dict[str, Any]]:
+    """Return a row for each batch, of `fast` and all peers on one network."""
+    import torch
+
+    from _common import random_pixels, to_integers, zoo_model
+    from _peer_check import integer_layers
+    from _peer_networks import all_peers
+    from nctool.fast.engine import FastEngine
+
+    pixels = random_pixels(n_images, shapes.input)
+    engine = FastEngine(to_integers(zoo_model(settings, shapes.input), pixels[:16], N_STEPS))
+    peers = all_peers(integer_layers(shapes), N_STEPS)
+    with torch.inference_mode():
+        _require_equal(peers, [peer.run(_numbers(pixels[:8])) for peer in peers])
+        return {f"batch {batch}": _measure_batch(engine, peers, pixels, batch, repeat) for batch in BATCHES}
+
+
+def _measure_batch(engine: Any, peers: list[Any], pixels: Any, batch: int, repeat: int) -> dict[str, Any]:
+    from _common import times_side_by_side
+    from _peer_networks import LIBRARIES
+
+    pixels = pixels[: ONE_BY_ONE if batch == 1 else len(pixels)]
+    images = _numbers(pixels).split(batch)
+    calls = [pixels[number : number + 1] for number in range(len(pixels))] if batch == 1 else [pixels]
+
+    def run(peer: Any) -> None:
+        for part in images:
+            peer.run(part)
+
+    def run_fast() -> None:
+        for call in calls:
+            list(engine.summaries(call))
+
+    actions = {(peer.library, peer.option): partial(run, peer) for peer in peers} | {("fast", ""): run_fast}
+    times = times_side_by_side(actions, repeat)
+    fastest = {
+        name: min((key for key in times if key[0] == name), key=lambda key: times[key].wall)
+        for name in ("fast", *LIBRARIES)
+    }
+    others = [spent for (library, _), spent in times.items() if library != "fast"]
+    fast = times["fast", ""]
+    return {
+        "fast_over_best_peer": min(other.wall for other in others) / fast.wall,
+        "fast_over_best_peer_cpu": min(other.cpu for other in others) / fast.cpu,
+        "images_per_second": {name: len(pixels) / times[key].wall for name, key in fastest.items()},
+        "fastest_way": {name: fastest[name][1] for name in LIBRARIES},
+        "every_way": {", ".join(filter(None, key)): len(pixels) / spent.wall for key, spent in times.items()},
+        "images": len(pixels),
+    }
+
+
+def _numbers(pixels: Any) -> Any:
+    """Return what the other libraries take, float32 -2..2."""
+    import torch
+
+    return torch.from_numpy(pixels % 5).float().sub_(2)
 
 
 def _require_equal(peers: list[Any], logits: list[Any]) -> None:
@@ -91,14 +144,15 @@ def _require_equal(peers: list[Any], logits: list[Any]) -> None:
             raise SystemExit(f"{peer.library}, {peer.option}: logits differ from {peers[0].library}")
 
 
-def print_table(result: dict[str, Any]) -> None:
-    """Print a Markdown table."""
-    print("| engine | way | images/s | `fast` over it |\n|---|---|---|---|")
-    fast = result["images_per_second"]["fast"]
-    for name, speed in result["images_per_second"].items():
-        label = f"{name} {result['versions'].get(name, '')}".strip()
-        way = result["fastest_way"].get(name, f"batch {result['batch']['fast']}")
-        print(f"| {label} | {way} | {speed:,.0f} | {fast / speed:.2f} |")
+def print_tables(result: dict[str, Any]) -> None:
+    """Print a Markdown table for each network and batch."""
+    for network, rows in result["networks"].items():
+        for batch, row in rows.items():
+            print(f"\n| {network}, {batch} | way | images/s | `fast` over it |\n|---|---|---|---|")
+            fast = row["images_per_second"]["fast"]
+            for name, speed in row["images_per_second"].items():
+                label = f"{name} {result['versions'].get(name, '')}".strip()
+                print(f"| {label} | {row['fastest_way'].get(name, '')} | {speed:,.0f} | {fast / speed:.2f} |")
 
 
 def main() -> None:
@@ -106,16 +160,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--environment", type=Path, default=ENVIRONMENT)
     parser.add_argument("--images", type=int, default=128)
-    parser.add_argument("--batch", type=int, default=64, help="of the other libraries; `fast` chooses its own")
     parser.add_argument("--repeat", type=int, default=5)
     arguments = parser.parse_args()
     if find_spec("spikingjelly"):
-        result = measure_here(arguments.images, arguments.batch, arguments.repeat)
+        result = measure_here(arguments.images, arguments.repeat)
     else:
-        options = [f"--{name}={getattr(arguments, name)}" for name in ("images", "batch", "repeat")]
+        options = [f"--{name}={getattr(arguments, name)}" for name in ("images", "repeat")]
         result = measure(arguments.environment, options)
-        if "images_per_second" in result:
-            print_table(result)
+        if "networks" in result:
+            print_tables(result)
     print(json.dumps(result))
 
 

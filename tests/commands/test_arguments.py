@@ -140,7 +140,7 @@ PATH = "a path or a text"
         ),
         ("train", "overrides", {3: 4}, "overrides, key 3: got 3, allowed: a text"),
         ("train", "on_epoch", 3, "on_epoch: got 3, allowed: a function"),
-        ("prepare", "levels", "4", "levels: got '4', allowed: a whole number"),
+        ("prepare", "levels", "4", "levels: got '4', allowed: a whole number or None"),
         ("prepare", "reset", "none", "reset: got 'none', allowed: 'subtract', 'zero'"),
         ("history", "plot", 3, f"plot: got 3, allowed: {PATH} or None"),
         ("inspect", "model", 3, f"model: got 3, allowed: {PATH}"),

@@ -240,7 +240,7 @@ def test_workers_beside_torchrun_are_refused(digits_model: Path, monkeypatch: py
 
 
 def test_it_tells_which_kernels_ran_and_why_others_did_not(digits_model: Path, monkeypatch) -> None:
-    kernels = {"conv1": "float32, fused", "conv2": "int8, fused", "fc1": "int8, fused", "fc2": "int8, fused"}
+    kernels = {"conv1": "int8, fused", "conv2": "int8, fused", "fc1": "int8, fused", "fc2": "int8, fused"}
     for workers in (1, 2):
         report = nctool.run_sim(digits_model, samples=20, workers=workers)
         assert (report.kernels, report.notes) == (kernels, ())

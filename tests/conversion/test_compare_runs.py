@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from types import MethodType
 from typing import Any
 
@@ -17,7 +18,10 @@ from torch.nn.modules.module import register_module_forward_hook, register_modul
 from nctool import prepare
 from nctool.activation.noisy_quant import NoisyQuantReLU, activations, in_mode
 from nctool.conversion import convert
-from nctool.conversion.trace.prepare import require_module
+from nctool.conversion.float_network import FloatNetwork
+from nctool.conversion.trace.compare_runs import require_same_network
+from nctool.conversion.trace.prepare import rectify, require_module
+from nctool.conversion.trace.tracing import trace
 from nctool.errors import NctoolError, NctoolWarning, UnsupportedError, UsageError
 from nctool_deploy.backends.autapse import AUTAPSE_FORMAT
 
@@ -685,3 +689,39 @@ def test_an_activation_of_ours_with_a_forward_of_its_own_is_refused():
     net = Quantised()
     net.act = Doubled(4, 0.5)
     assert refusal(net).message == "module `act` (Doubled) cannot be converted"
+
+
+# --- how numbers round ------------------------------------------------------------------------------------------------
+
+
+def cancelling(seed: int) -> tuple[nn.Module, Tensor]:
+    """Return a network whose first layer takes differences of large numbers, and such numbers."""
+    torch.manual_seed(seed)
+    net = nn.Sequential(nn.Linear(64, 8), nn.ReLU(), nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 3)).eval()
+    net[0].weight.data -= net[0].weight.data.mean(1, keepdim=True)
+    return net, 1e4 + torch.randn(8, 64)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_sums_whose_terms_cancel_round_by_a_part_of_the_terms(seed):
+    """Of terms of a thousand each, a sum of one is off by thousands of its own roundings."""
+    net, x = cancelling(seed)
+    exact = nn.functional.linear(x.double(), net[0].weight.double(), net[0].bias.double())
+    off = (net[0](x) - exact).abs().max() / exact.abs().max()
+    assert off > 2**10 * torch.finfo(torch.float32).eps
+    network = trace(rectify(net, x), (64,))
+    require_same_network(rectify(net, x), network, x)
+
+
+@pytest.mark.parametrize("part", ["weight", "bias"])
+def test_what_differs_by_more_than_roundings_is_still_refused(part):
+    """Of a thousandth of one weight, which is a ten-thousandth of what all terms together are."""
+    net, x = cancelling(0)
+    rectified = rectify(net, x)
+    first, *rest = trace(rectified, (64,)).populations
+    (synapse,) = first.synapses
+    changed = getattr(synapse, part).copy()
+    changed.flat[0] += 1e-3 * np.abs(synapse.weight).max() * (1 if part == "weight" else 1e4)
+    network = FloatNetwork((64,), (replace(first, synapses=(replace(synapse, **{part: changed}),)), *rest))
+    with pytest.raises(UnsupportedError, match="first difference: what drives `0`"):
+        require_same_network(rectified, network, x)

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from nctool.errors import RangeError
+from nctool.fast.choice import FLOAT
 from nctool.fast.engine import FastEngine
 from nctool.ir.network import (
     ConvGeometry,
@@ -23,8 +24,8 @@ from nctool.ir.network import (
     Synapse,
 )
 from nctool.reference.simulate import simulate
-from nctool.reference.trace import Trace
-from tests.support.networks import leaky
+from nctool.reference.trace import Trace, join
+from tests.support.networks import CHOICES, leaky
 
 NEVER = 2**24 - 1
 """A threshold that no voltage reaches: the answer is the voltage."""
@@ -41,8 +42,8 @@ def traced(population: Population, signal: IntArray) -> Trace:
     encoding = IntegerInput(signal.shape[1:], int(signal.min()), int(signal.max()))
     network = IntNetwork(encoding, (population,), len(signal))
     expected = simulate(network, signal[np.newaxis])
-    (found,) = FastEngine(network).traces(signal[np.newaxis])
-    assert found == expected
+    for choice in CHOICES:
+        assert join(FastEngine(network, choice=choice).traces(signal[np.newaxis])) == expected, choice
     return expected
 
 
@@ -140,8 +141,8 @@ def test_W5_a_sum_that_comes_back_is_counted_all_the_same():
     network = IntNetwork(IntegerInput((1, 1, 2)), (population(synapse, leaky(NEVER, 4096, 4096)),), 2)
     sample = np.array([32767, 515]).reshape(1, 1, 1, 2)
     expected = simulate(network, sample)
-    (found,) = FastEngine(network).traces(sample)
-    assert found == expected
+    for choice in CHOICES:
+        assert join(FastEngine(network, choice=choice).traces(sample)) == expected, choice
     assert (expected.logits[0, :, 0].tolist(), expected.overflows) == ([192, 192], {"a": 2})
 
 
@@ -228,3 +229,11 @@ def test_C6_a_voltage_that_is_cut_may_pass_the_threshold_that_says_never(thresho
     trace = traced(population(synapse, neuron, bias=2**16), np.zeros((3, 1), np.int64))
     assert trace.logits[0, :, 0].tolist() == logits
     assert trace.spikes["a"][0, :, 0].tolist() == [False, threshold < 2**17, False]
+
+
+def test_a_compiled_loop_steps_what_holds_everything_in_its_registers() -> None:
+    synapse = Synapse("input", np.array([[3, -5]], np.int32))
+    for neuron, limit, name in ((leaky(9, 1024, 512), 1, "fused"), (leaky(9, 0, 512), 1, "step by step")):
+        network = IntNetwork(IntegerInput((2,), 0, limit), (population(synapse, neuron),), 3)
+        assert FastEngine(network).kernels == {"a": f"int8, {name}"}
+        assert FastEngine(network, choice=FLOAT).kernels == {"a": "float32, step by step"}

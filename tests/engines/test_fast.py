@@ -12,7 +12,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from nctool.errors import RangeError, UsageError
-from nctool.fast.choice import FLOAT, Choice
+from nctool.fast.choice import FLOAT
 from nctool.fast.engine import FastEngine, exact_arithmetic
 from nctool.fast.integer_weights import FLOAT32_EXACT
 from nctool.ir.network import (
@@ -30,6 +30,7 @@ from nctool.reference.simulate import simulate
 from nctool.reference.synapses import synaptic_input
 from nctool.reference.trace import join
 from tests.support.networks import (
+    CHOICES,
     conv,
     dense,
     fire,
@@ -40,8 +41,6 @@ from tests.support.networks import (
     seeds,
     signed_input,
 )
-
-CHOICES = [Choice(integer, fused) for integer in (False, True) for fused in (False, True)]
 
 
 def fast(network: IntNetwork, pixels: np.ndarray, batch: int = 3, n_steps: int | None = None):

@@ -58,15 +58,19 @@ def test_both_work_here() -> None:
         ((-1, 1), (0, 256), False),
         ((-129, 0), (0, 1), False),
         ((0, 128), (0, 1), False),
-        ((-1, 1), (-1, 1), False),
+        ((-127, 127), (-128, 127), True),
+        ((-127, 127), (-129, 0), True),
+        ((-127, 127), (-130, 0), False),
+        ((-128, 127), (-1, 1), False),
+        ((-1, 1), (-256, 0), False),
     ],
 )
 def test_what_fits(weight: tuple[int, int], signal: tuple[int, int], does: bool) -> None:
     assert fits(np.array(weight), signal) is does
 
 
-def edge_case(seed: int) -> tuple[Synapse, np.ndarray, int]:
-    """Return a synapse of any geometry, signals and their largest value, of which many are as large as can be."""
+def edge_case(seed: int) -> tuple[Synapse, np.ndarray, tuple[int, int]]:
+    """Return a synapse of any geometry, signals and their range; many of them are as large as can be."""
     rng = np.random.default_rng(seed)
     block, copies = (tuple(int(n) for n in rng.integers(1, 3, 2)) for _ in range(2))
     repeat = Repeat(block if rng.integers(2) else (1, 1), *copies)
@@ -85,9 +89,11 @@ def edge_case(seed: int) -> tuple[Synapse, np.ndarray, int]:
         distinct = np.resize(distinct, (len(distinct), wide)).astype(np.int32)
     largest = 127 // (repeat.copies_in * repeat.block[0] * repeat.block[1])
     largest = largest if rng.integers(2) else 1
-    signal = rng.choice([0, 1, largest, largest], (3, *source))
+    lowest = -largest if rng.integers(2) else 0
+    distinct = distinct.clip(-127) if lowest else distinct
+    signal = rng.choice([0, 1, largest, largest, lowest], (3, *source))
     synapse = Synapse("source", repeat.spread(distinct, source), int(rng.integers(0, 3)), conv, repeat=repeat)
-    return synapse, signal, largest
+    return synapse, signal, (lowest, largest)
 
 
 def _shape(rng: np.random.Generator, groups: int) -> tuple[int, ...]:
@@ -107,11 +113,11 @@ def is_a_column(synapse: Synapse, source: tuple[int, ...]) -> bool:
 
 @given(seeds, st.booleans())
 def test_an_integer_kernel_gives_the_sums_of_the_reference(seed: int, fused: bool) -> None:
-    synapse, signal, largest = edge_case(seed)
+    synapse, signal, limits = edge_case(seed)
     source = signal.shape[1:]
     assume(min(synapse.output_shape(source)) > 0 and synapse.repeat.holds(synapse.weight, synapse.conv, source))
     choice = Choice(integer=True, fused=fused)
-    kernel = kernel_of_synapse(synapse, signal.shape[1:], CPU, torch.float32, choice=choice, signal=(0, largest))
+    kernel = kernel_of_synapse(synapse, signal.shape[1:], CPU, torch.float32, choice=choice, signal=limits)
     assert kernel.weights.name == ("float32" if is_a_column(synapse, source) else "int8")
     expected = synaptic_input(synapse, signal[:, np.newaxis], 1)[:, 0]
     with torch.inference_mode():
@@ -148,8 +154,8 @@ def chain(low: int, high: int, weight: int = 127) -> IntNetwork:
 
 
 def test_kernels_are_chosen_by_layer() -> None:
-    assert FastEngine(chain(-1, 9)).kernels == {"hidden": "float32, fused", "out": "int8, fused"}
-    assert FastEngine(chain(0, 9)).kernels == {"hidden": "int8, fused", "out": "int8, fused"}
+    assert FastEngine(chain(-1, 9, -128)).kernels == {"hidden": "float32, fused", "out": "int8, fused"}
+    assert FastEngine(chain(-1, 9)).kernels == {"hidden": "int8, fused", "out": "int8, fused"}
     assert FastEngine(chain(0, 9, 128)).kernels == {"hidden": "float32, fused", "out": "float32, fused"}
     assert FastEngine(chain(0, 9), choice=INTEGER).kernels == dict.fromkeys(("hidden", "out"), "int8, step by step")
     assert FastEngine(chain(0, 9), choice=FLOAT).kernels == dict.fromkeys(("hidden", "out"), "float32, step by step")
@@ -159,7 +165,7 @@ def test_kernels_are_chosen_by_layer() -> None:
 def test_two_synapses_choose_on_their_own() -> None:
     network = chain(-1, 9)
     out = network.readout
-    both = replace(out, synapses=(*out.synapses, dense(INPUT_NAME, np.ones((1, 2)))))
+    both = replace(out, synapses=(*out.synapses, dense(INPUT_NAME, np.full((1, 2), 300))))
     network = replace(network, populations=(network.populations[0], both))
     assert FastEngine(network).kernels["out"] == "int8 + float32, fused"
     pixels = random_pixels(network, 3)

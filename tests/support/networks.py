@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 from hypothesis import strategies as st
 
+from nctool.fast.choice import Choice
 from nctool.ir.bounds import Range, prove, prove_population, prove_sums, with_bounds
 from nctool.ir.inputs import PixelEncoding
 from nctool.ir.network import (
@@ -39,6 +40,9 @@ from nctool_deploy.targets.target import find_target
 
 SPIKING = [backend for backend in BACKENDS if not backend.number_format.is_graded]
 """The backends of integrate-and-fire neurons."""
+
+CHOICES = [Choice(integer, fused) for integer in (False, True) for fused in (False, True)]
+"""Every choice of kernels of the fast engine."""
 
 
 def random_network(

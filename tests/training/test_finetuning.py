@@ -88,13 +88,14 @@ def spoilt(tmp_path, folder, **options):
 
 
 def test_a_start_that_no_epoch_comes_up_to_is_kept(tmp_path):
-    """With weights on the grid of the chip, as those of every epoch are."""
+    """As it was; it is measured with weights on the grid of the chip, as every epoch is."""
     result, data = spoilt(tmp_path, "run"), small_data()
     assert (result.kept_start, result.best_epoch) == (True, 4)
     model = restore_model(load_checkpoint(tmp_path / "trained"))
     with WeightGrid(model, data.normalisation(data.held_out.images[:1]), 4).applied():
         start = snn_accuracy(model, data.held_out, data.normalisation, (1, 3))
-        assert all(torch.equal(model.state_dict()[k], v) for k, v in load_checkpoint(tmp_path / "run").state.items())
+    kept = load_checkpoint(tmp_path / "run").state
+    assert all(torch.equal(value, kept[name]) for name, value in model.state_dict().items())
     lines = epoch_lines(tmp_path / "run")
     assert sum(start.values()) > max(sum(line["validation_accuracy_snn"].values()) for line in lines)
 

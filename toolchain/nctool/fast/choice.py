@@ -46,7 +46,7 @@ def _fused_failure() -> str | None:
         _compile()
     except ImportError as error:
         return f"Numba is not there ({first_line(error)})"
-    except RuntimeError as error:  # of Numba, where no folder for its cache can be written
+    except Exception as error:  # noqa: BLE001 - of Numba: no folder for its cache, or a Python or CPU that it does not know
         return f"Numba cannot compile them ({first_line(error)})"
     return None
 

@@ -2,7 +2,8 @@
 
 Both states are integers below 2**32 and a decay multiplies them by at most 2**12, so a float64 holds every product
 exactly: dividing by 2**12 and truncating is the integer shift. The weighted input is computed for all time steps at
-once, in float32 where that is exact.
+once, in float32 or in 8-bit integers where that is exact. A compiled loop steps a population whose registers hold
+everything, torch any other.
 
 In: signals as tensors. Out: a LayerRun. Must not import the reference engine.
 """
@@ -14,9 +15,11 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
-from nctool.fast.layer import LayerRun, empty_steps, exact_type
+from nctool.fast.choice import FLOAT, Choice
+from nctool.fast.layer import LayerRun, empty_steps, exact_type, flat, tiled
 from nctool.fast.synapses import RegisteredSynapse, held
 from nctool.ir.bounds import drive_interval
 from nctool.ir.network import INPUT_NAME, CurrentBased, IntArray, IntNetwork, Pair, Population
@@ -43,6 +46,7 @@ class CurrentBasedLayer:
         bias: float64 per channel, in units of the states, shaped to broadcast over (samples, *shape).
         latency: how many of the steps come before time step 1 (rule C4).
         is_answer: True for the last population of the network.
+        numbers: float64 (2, tile), what is left of both states, for a compiled loop; None where torch steps.
     """
 
     population: Population
@@ -55,12 +59,18 @@ class CurrentBasedLayer:
     may_saturate: bool
     latency: int
     is_answer: bool
+    numbers: NDArray[np.float64] | None = None
 
     @classmethod
     def prepare(
-        cls, network: IntNetwork, population: Population, neuron: CurrentBased, device: torch.device
+        cls,
+        network: IntNetwork,
+        population: Population,
+        neuron: CurrentBased,
+        device: torch.device,
+        choice: Choice = FLOAT,
     ) -> CurrentBasedLayer:
-        """Choose the type of the kernels and bring the numbers to the device.
+        """Choose the kernels and their type and bring the numbers to the device.
 
         Args:
             neuron: of the population.
@@ -70,7 +80,7 @@ class CurrentBasedLayer:
         """
         dtype = exact_type(population, network, 0)
         synapses, recurrent = (
-            tuple(RegisteredSynapse.prepare(synapse, network, population, device, dtype) for synapse in some)
+            tuple(RegisteredSynapse.prepare(synapse, network, population, device, dtype, choice) for synapse in some)
             for some in (population.feedforward, population.recurrent)
         )
         bias = _per_channel(population, population.bias.astype(np.int64) * UNITS, device)
@@ -80,14 +90,22 @@ class CurrentBasedLayer:
         is_answer = population is network.readout
         kept = (current_kept, voltage_kept)
         ways = (synapses, recurrent)
-        return cls(population, neuron, *ways, kept, bias, may_wrap, may_saturate, network.latency, is_answer)
+        layer = cls(population, neuron, *ways, kept, bias, may_wrap, may_saturate, network.latency, is_answer)
+        held = may_wrap or may_saturate or recurrent or any(synapse.register_bits for synapse in synapses)
+        return layer if held or dtype != torch.float32 or not choice.fused else layer._fused()
+
+    def _fused(self) -> CurrentBasedLayer:
+        """Return the layer with what a compiled loop takes."""
+        channels = (self.population.shape[0],)
+        kept = (np.broadcast_to(np.asarray(share, np.float64).reshape(-1), channels) for share in self.kept)
+        return replace(self, numbers=tiled(np.stack(list(kept))))
 
     @property
     def chosen(self) -> str:
         """Return which kernels run, for people: of each synapse, then of the neurons."""
         parts = (part for synapse in (*self.synapses, *self.recurrent) for part in synapse.parts)
         names = " + ".join(dict.fromkeys(part.kernel.weights.name for part in parts))
-        return f"{names or 'no synapses'}, step by step"
+        return f"{names or 'no synapses'}, {'step by step' if self.numbers is None else 'fused'}"
 
     def run(self, signals: Mapping[str, Tensor], n_steps: int) -> LayerRun:
         """Step the population through a window (rules C1 to C5) and count wraps and saturations (rule O2).
@@ -97,6 +115,8 @@ class CurrentBasedLayer:
             n_steps: length of the window and of what comes before it.
         """
         (weighted, overflows), bias = self._weighted(signals, n_steps), self._bias(signals)
+        if self.numbers is not None:
+            return self._in_one_pass(weighted, bias, self.numbers, n_steps, overflows)
         some = next(iter(signals.values()))
         current = torch.zeros((some.shape[1], *self.population.shape), dtype=torch.float64, device=some.device)
         voltage = torch.zeros_like(current)
@@ -124,6 +144,30 @@ class CurrentBasedLayer:
             if voltages is not None:
                 voltages[step] = voltage
         return LayerRun(spikes, voltages, overflows)
+
+    def _in_one_pass(
+        self, weighted: Tensor | None, bias: Tensor, numbers: NDArray[np.float64], n_steps: int, overflows: int
+    ) -> LayerRun:
+        """Step the population through a window in a compiled loop; nothing can wrap or saturate.
+
+        Args:
+            weighted: float32 (n_steps or 1, samples, *shape), or None where the bias has the samples.
+        """
+        from nctool.fast.fused import leak
+
+        shape, neuron, units = self.population.shape, self.neuron, float(UNITS)
+        if weighted is None:
+            drive = np.zeros((1, bias.numel()), np.float32)
+            biases, samples = flat(bias[None])[0], len(bias)
+        else:
+            drive, samples = flat(weighted), weighted.shape[1]
+            biases = tiled(bias.numpy().reshape(1, -1))[0]
+        spikes = empty_steps(n_steps, samples, shape, torch.uint8, bias.device)
+        voltages = empty_steps(n_steps, samples, shape, torch.float64, bias.device) if self.is_answer else None
+        seen = np.empty((0, 0)) if voltages is None else flat(voltages)
+        when = (self.latency - neuron.latency, self.latency, neuron.reset_interval or 0)
+        n_spikes = leak(drive, units, numbers, biases, units * neuron.threshold, *when, flat(spikes), seen)
+        return LayerRun(spikes, voltages, overflows, n_spikes)
 
     def _add_own(self, current: Tensor, spikes: Tensor) -> int:
         """Add what the population's own spikes of the step before bring, and return how many sums changed (rule W6)."""

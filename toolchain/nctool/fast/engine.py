@@ -58,6 +58,7 @@ class FastEngine:
         choice: the kernels that may be used; by default all that work here, on a GPU those of floating point.
 
     Attributes:
+        kernels: which run, by population.
         batch: samples of a trace or summary, as many as all threads compute at a time.
         part: samples that one thread computes at a time.
 
@@ -75,6 +76,8 @@ class FastEngine:
         self.choice = choice or (usable() if self.device.type == "cpu" else FLOAT)
         with exact_arithmetic():
             self.layers = [self._layer(population) for population in network.populations]
+        self.latency = network.latency
+        self.kernels = {layer.population.name: layer.chosen for layer in self.layers}
         self.n_threads = torch.get_num_threads() if self.device.type == "cpu" else 1
         self.work = self.n_steps * sum(map(network.synapse_count, network.populations))
         self.part = self._part_size()
@@ -84,17 +87,12 @@ class FastEngine:
         """Return the sizes, and which kernels run."""
         return f"FastEngine(n_steps={self.n_steps}, device={self.device.type}, batch={self.batch}, {self.kernels})"
 
-    @property
-    def kernels(self) -> dict[str, str]:
-        """Return which kernels run, by population."""
-        return {layer.population.name: layer.chosen for layer in self.layers}
-
     def _layer(self, population: Population) -> IntegrateFireLayer | CurrentBasedLayer | GradedLayer:
         neuron = population.neuron
         if neuron.is_graded:
             return GradedLayer.prepare(self.network, population, self.device)
         if isinstance(neuron, CurrentBased):
-            return CurrentBasedLayer.prepare(self.network, population, neuron, self.device)
+            return CurrentBasedLayer.prepare(self.network, population, neuron, self.device, self.choice)
         return IntegrateFireLayer.prepare(self.network, population, self.n_steps, self.device, self.choice)
 
     def traces(self, samples: Samples) -> Iterator[Trace]:
@@ -114,7 +112,7 @@ class FastEngine:
         for start in range(0, len(samples), self.batch):
             parts = self._parts(samples[start : start + self.batch])
             few = len(parts) == 1 and self.work * len(parts[0]) < WORK_OF_ALL_THREADS
-            with exact_arithmetic(), on_one_thread() if few else nullcontext():
+            with _precision(), on_one_thread() if few else nullcontext():
                 results = side_by_side(result, parts, self.n_threads)
             yield results[0] if len(results) == 1 else joined(results)
 
@@ -154,7 +152,7 @@ class FastEngine:
         signal = input_signal(self.network, samples, self.n_steps)
         with _modes():
             steps_first = torch.from_numpy(signal).transpose(0, 1).to(self.device, torch.float32)
-            signals, runs, latency = {INPUT_NAME: steps_first}, {}, self.network.latency
+            signals, runs, latency = {INPUT_NAME: steps_first}, {}, self.latency
             for layer in self.layers:
                 run = layer.run(signals, latency + self.n_steps)
                 if run.spikes is not None:
@@ -163,7 +161,7 @@ class FastEngine:
         return runs
 
     def _part_size(self) -> int:
-        steps = self.network.latency + self.n_steps
+        steps = self.latency + self.n_steps
         largest = max(population.n_neurons for population in self.network.populations) * steps
         budget = CPU_BATCH_BYTES if self.device.type == "cpu" else GPU_BATCH_BYTES
         return max(1, min(4096, budget // (4 * largest)))
@@ -181,13 +179,19 @@ def find_device(name: str) -> torch.device:
 @contextmanager
 def exact_arithmetic() -> Iterator[None]:
     """Switch off gradients and what rounds a float32 product or sum to fewer bits, an autocast of the caller too."""
+    with _precision(), _modes():
+        yield
+
+
+@contextmanager
+def _precision() -> Iterator[None]:
+    """Set of this what holds for all threads."""
     matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
     before = (matmul.allow_tf32, cudnn.allow_tf32, torch.get_float32_matmul_precision())
     try:
         matmul.allow_tf32 = cudnn.allow_tf32 = False
         torch.set_float32_matmul_precision("highest")
-        with _modes():
-            yield
+        yield
     finally:
         matmul.allow_tf32, cudnn.allow_tf32 = before[:2]
         torch.set_float32_matmul_precision(before[2])  # last: it sets matmul.allow_tf32 too

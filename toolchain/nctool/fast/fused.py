@@ -16,6 +16,7 @@ from numba import njit
 from numpy.typing import NDArray
 
 Floats = NDArray[np.float32]
+Doubles = NDArray[np.float64]
 Bytes = NDArray[np.uint8]
 Number = np.floating[Any] | float
 
@@ -23,7 +24,7 @@ START, BIAS, TAKEN = range(3)
 """Rows of the numbers of neurons."""
 
 
-@njit
+@njit(nogil=True)
 def _copied(values: Floats, copies: int, out: Floats) -> Floats:
     """Write every value so many times side by side into `out`, and return what was written."""
     for copy in range(copies):
@@ -32,14 +33,14 @@ def _copied(values: Floats, copies: int, out: Floats) -> Floats:
     return out[: len(values) * copies]
 
 
-@njit
+@njit(nogil=True)
 def _put(numbers: Bytes, put: Bytes) -> None:
     """Replace the first of some numbers; Numba's own assignment of slices takes ten times as long."""
     for place in range(len(put)):
         numbers[place] = put[place]
 
 
-@njit
+@njit(nogil=True)
 def _add(total: Bytes, added: Bytes) -> None:
     """Add to the first of some numbers, in place."""
     for place in range(len(added)):
@@ -112,6 +113,66 @@ def integrate(drive: Floats, numbers: Floats, limit: Number, copies: int, potent
             potentials[step, neuron] = value
             beyond += abs(value - start) > limit
     return beyond
+
+
+@njit("i8(f4[:,::1], f8, f8[:,::1], f8[::1], f8, i8, i8, i8, u1[:,::1], f8[:,::1])", nogil=True, cache=True)
+def leak(
+    drive: Floats,
+    units: Number,
+    numbers: Doubles,
+    bias: Doubles,
+    threshold: Number,
+    first: int,
+    latency: int,
+    interval: int,
+    spikes: Bytes,
+    voltages: Doubles,
+) -> int:
+    """Step current-based neurons whose registers hold everything through a window (rules C1 to C5).
+
+    Args:
+        drive: (steps, neurons); of one step where it is the same at every step.
+        units: what a drive of 1 adds to the current.
+        numbers: (2, tile): what is left of current and voltage after a step, of the first neurons; all others have the
+            same again and again.
+        bias: (tile,), likewise, or (neurons,).
+        threshold: a voltage above it fires.
+        first: step in which the neurons begin to run.
+        latency: steps before step 1.
+        interval: both states are cleared before step 1 and every so many steps; 0 for never.
+        spikes: (steps, neurons), is filled with 0 and 1.
+        voltages: (steps, neurons), is filled from the first step on; (0, 0) where nobody asks.
+
+    Returns:
+        the number of spikes.
+    """
+    n_steps, n_neurons = spikes.shape
+    tile = numbers.shape[1]
+    current, voltage = np.empty(tile), np.empty(tile)
+    fired = 0
+    for low in range(0, n_neurons, tile):
+        size = min(tile, n_neurons - low)
+        added = bias[low : low + size] if len(bias) == n_neurons else bias[:size]
+        for step in range(n_steps):
+            if step in (0, first) or (interval > 0 and (step - latency) % interval == 0):
+                for place in range(size):
+                    current[place] = 0.0
+                    voltage[place] = 0.0
+            arriving, out = drive[min(step, len(drive) - 1), low : low + size], spikes[step, low : low + size]
+            some_fired: Any = np.int32(0)
+            for place in range(size):
+                left = np.trunc(current[place] * numbers[0, place]) + arriving[place] * units
+                reached = np.trunc(voltage[place] * numbers[1, place]) + left + added[place]
+                fires = reached > threshold and step >= first
+                out[place] = fires
+                current[place] = left
+                voltage[place] = 0.0 if fires else reached
+                some_fired = np.int32(some_fired + fires)
+            if len(voltages) > 0:
+                for place in range(size):
+                    voltages[step, low + place] = voltage[place]
+            fired += some_fired
+    return fired
 
 
 @njit("void(u1[:,:,:,::1], i8, i8, i8, u1[:,:,:,::1])", nogil=True, cache=True)

@@ -4,7 +4,8 @@ oneDNN multiplies unsigned bytes by signed bytes and adds up in 32 bits; torch r
 that it makes for quantised networks. With scales that are powers of two and zero points of 0 they compute integers,
 exactly where three conditions hold, each for every partial sum, in whatever order the sum is taken:
 
-* A weight is -128..127 and a signal 0..255, so both fit their byte.
+* A weight is -128..127 and a signal 0..255, so both fit their byte. A signal with a sign is two without one, what is
+  above 0 and what is below, side by side; the second meets the negative weights, so these are -127..127.
 * 2 * the largest signal * the largest magnitude of a weight <= 2**15 - 1. CPUs without VNNI instructions add two
   neighbouring products in 16 signed bits and saturate (`vpmaddubsw`); below this nothing saturates. For signals up to
   127, such as sums of that many spikes, it holds with any weights of 8 bits.
@@ -56,13 +57,13 @@ def may_weigh(weight: NDArray[Any], signal: Pair, conv: ConvGeometry | None, sou
     if not fits(weight, signal):
         return False
     if conv is None:
-        return agrees(weight.shape, (int(np.prod(source)),), None, signal[1])
+        return agrees(weight.shape, (int(np.prod(source)),), None, signal)
     kernel = (weight.shape[2], weight.shape[3])
     is_column = conv.output_size(source, kernel)[1] == 1 and conv.stride[1] > 1
-    is_apart = conv.input_dilation != (1, 1)  # oneDNN's kernels are tried on signals without zeros between them
-    return (
-        not (is_column or is_apart) and conv.reaches(source, kernel) and agrees(weight.shape, source, conv, signal[1])
-    )
+    is_apart = conv.input_dilation != (1, 1)  # what is tried has no zeros between the signals
+    if is_column or is_apart or not conv.reaches(source, kernel):
+        return False
+    return agrees(weight.shape, source, conv, signal)
 
 
 def fits(weight: NDArray[Any], signal: Pair) -> bool:
@@ -73,8 +74,9 @@ def fits(weight: NDArray[Any], signal: Pair) -> bool:
         signal: the smallest and the largest value of what they weigh.
     """
     low, high = int(weight.min()), int(weight.max())
-    in_bytes = low >= -SIGNED and high < SIGNED and signal[0] >= 0 and signal[1] < UNSIGNED
-    return in_bytes and 2 * signal[1] * max(-low, high) <= BYTE_PAIRS
+    magnitude, largest = max(-low, high), max(-signal[0], signal[1])
+    in_bytes = low >= (-SIGNED if signal[0] >= 0 else 1 - SIGNED) and high < SIGNED and largest < UNSIGNED
+    return in_bytes and 2 * largest * magnitude <= BYTE_PAIRS
 
 
 @dataclass(frozen=True)
@@ -86,30 +88,34 @@ class IntegerWeights:
         shape: of the weights, as `FloatWeights` has them.
         scale: float32 (1,), 2**exponent.
         conv: geometry, None for dense weights.
+        signed: whether signals have a sign.
     """
 
     packed: Tensor
     shape: Shape
     scale: Tensor
     conv: ConvGeometry | None
+    signed: bool
 
     @classmethod
-    def prepare(cls, weight: NDArray[Any], exponent: int, conv: ConvGeometry | None) -> IntegerWeights:
+    def prepare(cls, weight: NDArray[Any], exponent: int, conv: ConvGeometry | None, *, signed: bool) -> IntegerWeights:
         """Pack weights that `fits` says yes to; axes as in `FloatWeights`."""
         scale = torch.tensor([2.0**exponent])
-        in_bytes = torch.from_numpy(
-            np.ascontiguousarray(weight, np.int8)
-        )  # packing takes no other order for what it is
+        if signed:
+            packed_shape = (len(weight), 2 * weight.shape[1], *weight.shape[2:])
+            in_bytes = _in_bytes(np.stack((weight, -weight), axis=2).reshape(packed_shape))
+        else:
+            in_bytes = _in_bytes(weight)
         if conv is None:
             packed = _operator("qlinear_prepack")(in_bytes, None)
         else:
             packed = _operator("qconv_prepack")(in_bytes, scale, 1.0, 0, *_geometry(conv))
-        return cls(packed, weight.shape, scale, conv)
+        return cls(packed, weight.shape, scale, conv, signed)
 
     @property
     def dtype(self) -> torch.dtype:
         """Return the type of what they weigh."""
-        return torch.uint8
+        return torch.float32 if self.signed else torch.uint8
 
     @property
     def name(self) -> str:
@@ -117,7 +123,8 @@ class IntegerWeights:
         return "int8"
 
     def __call__(self, signal: Tensor, bias: Tensor | None) -> Tensor:
-        """Weigh uint8 (batch, *source) to float32 (batch, *driven) and add a bias, float32 (out,)."""
+        """Weigh (batch, *source) to float32 (batch, *driven) and add a bias, float32 (out,)."""
+        signal = _two_of(signal) if self.signed else signal
         weights = (self.packed, self.scale, _no_zero_points(), bias)
         output: tuple[Any, ...] = (1.0, 0, torch.float32, "none", [], "")
         conv = self.conv
@@ -126,6 +133,17 @@ class IntegerWeights:
         else:
             weighed = _operator("qconv2d_pointwise")(signal, 1.0, 0, *weights, *_geometry(conv), *output)
         return weighed
+
+
+def _in_bytes(weight: NDArray[Any]) -> Tensor:
+    """Return weights as int8, in the only order of memory that packing takes for what it is."""
+    return torch.from_numpy(np.ascontiguousarray(weight, np.int8))
+
+
+def _two_of(signal: Tensor) -> Tensor:
+    """Return what is above 0 and what is below, uint8 (batch, 2 * channels, ...), side by side for each channel."""
+    last = signal.movedim(1, -1)
+    return torch.stack((last.clamp(min=0), last.clamp(max=0).neg()), dim=-1).byte().flatten(-2).movedim(-1, 1)
 
 
 def _geometry(conv: ConvGeometry) -> tuple[Pair, Pair, Pair, int]:
@@ -170,24 +188,24 @@ def failure() -> str | None:
 
 
 @cache
-def agrees(weight: Shape, source: Shape, conv: ConvGeometry | None, largest: int) -> bool:
+def agrees(weight: Shape, source: Shape, conv: ConvGeometry | None, signal: Pair) -> bool:
     """Return whether integer kernels of a shape give what those of float32 do; each is tried once in a process.
 
     Args:
         weight: shape of the weights.
         source: shape of what they weigh.
-        largest: signal.
+        signal: the smallest and the largest value of that.
     """
-    fan_in = int(np.prod(weight[1:]))
-    magnitude = min(SIGNED - 1, (FLOAT32_EXACT - 1) // (fan_in * max(largest, 1)))
+    largest = max(-signal[0], signal[1], 1)
+    magnitude = min(SIGNED - 1, (FLOAT32_EXACT - 1) // (int(np.prod(weight[1:])) * largest))
     generator = torch.Generator().manual_seed(0)
-    signal = torch.randint(2, (2, *source), generator=generator).mul_(largest)
+    signals = torch.tensor([0, *signal])[torch.randint(3, (2, *source), generator=generator)].float()
     weights = torch.randint(-magnitude, magnitude + 1, weight, generator=generator)
-    found = IntegerWeights.prepare(weights.numpy(), 0, conv)(signal.byte(), None)
-    signal, weights = signal.float(), weights.float()
+    tried = IntegerWeights.prepare(weights.numpy(), 0, conv, signed=signal[0] < 0)
+    found, weights = tried(signals.to(tried.dtype), None), weights.float()
     if conv is None:
-        return torch.equal(found, functional.linear(signal, weights))
-    return torch.equal(found, functional.conv2d(signal, weights, None, *_geometry(conv)))
+        return torch.equal(found, functional.linear(signals, weights))
+    return torch.equal(found, functional.conv2d(signals, weights, None, *_geometry(conv)))
 
 
 def _extreme(
@@ -201,7 +219,7 @@ def _extreme(
 
 
 def _weighed(signal: Any, weight: Any, conv: ConvGeometry | None, bias: Any) -> NDArray[np.int64]:
-    weights = IntegerWeights.prepare(weight, 1, conv)
+    weights = IntegerWeights.prepare(weight, 1, conv, signed=False)
     found = weights(torch.from_numpy(signal), torch.from_numpy(bias).float())
     return np.asarray(found.numpy().astype(np.int64))
 

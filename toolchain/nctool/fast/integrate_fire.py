@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 import torch
@@ -18,15 +17,19 @@ from torch import Tensor
 
 from nctool.fast.choice import FLOAT, Choice
 from nctool.fast.kernel import Kernel, kernel_of_synapse
-from nctool.fast.layer import LayerRun, Surroundings, empty_steps, exact_type, over_steps, signal_range, weighted_sum
+from nctool.fast.layer import (
+    LayerRun,
+    Surroundings,
+    empty_steps,
+    exact_type,
+    flat,
+    over_steps,
+    signal_range,
+    tiled,
+    weighted_sum,
+)
 from nctool.ir.bounds import prove_population
 from nctool.ir.network import ACCUMULATOR_LIMIT, IntArray, IntegrateFire, Population
-
-TILE = 1536
-"""Neurons that a compiled loop steps at a time: its numbers, 4 bytes each, stay in the nearest cache."""
-
-PLAIN_AXES = 3
-"""(steps, samples, channels)."""
 
 
 @dataclass(frozen=True)
@@ -111,8 +114,7 @@ class IntegrateFireLayer:
         channels = self.population.shape[0]
         bias = self.population.bias if self._is_copied else np.zeros(channels)
         columns = (self.start.flatten().numpy(), bias, self.taken.flatten().numpy())
-        numbers = np.tile(np.stack(columns).astype(np.float32), max(1, TILE // channels))
-        return replace(self, numbers=numbers)
+        return replace(self, numbers=tiled(np.stack(columns).astype(np.float32)))
 
     @property
     def _is_copied(self) -> bool:
@@ -154,10 +156,10 @@ class IntegrateFireLayer:
         sizes, limit = (n_steps, drive.shape[1], self.population.shape), float(ACCUMULATOR_LIMIT)
         if not self.fires:
             potentials = empty_steps(*sizes, torch.float32, drive.device)
-            return LayerRun(None, potentials, integrate(_flat(drive), numbers, limit, copies, _flat(potentials)))
+            return LayerRun(None, potentials, integrate(flat(drive), numbers, limit, copies, flat(potentials)))
         spikes = empty_steps(*sizes, torch.uint8, drive.device)
         kept = 0.0 if self.clears else 1.0
-        n_spikes, overflows = fire(_flat(drive), numbers, kept, limit, copies, _flat(spikes))
+        n_spikes, overflows = fire(flat(drive), numbers, kept, limit, copies, flat(spikes))
         return LayerRun(spikes, None, overflows, n_spikes)
 
     def _step_by_step(self, drive: Tensor, n_steps: int, observe: Callable[[Tensor], None] | None) -> LayerRun:
@@ -189,14 +191,6 @@ class IntegrateFireLayer:
         spikes = membrane.clamp_(0, 1)
         if following is not None:
             following.addcmul_(spikes, self.taken, value=-1)
-
-
-def _flat(steps: Tensor) -> NDArray[Any]:
-    """Return (steps, samples, channels, ...) as an array (steps, neurons), the channels of a place side by side."""
-    array: NDArray[Any] = steps.numpy()  # its views take a tenth of the time of torch's
-    if array.ndim > PLAIN_AXES:
-        array = array.transpose(0, 1, 3, 4, 2)
-    return np.ascontiguousarray(array).reshape(len(array), -1)
 
 
 def count_overflows(membrane: Tensor, start: Tensor) -> int:

@@ -137,9 +137,9 @@ def _byte_sums(signal: Tensor, repeat: Repeat) -> Tensor:
     from nctool.fast.fused import add_blocks
 
     places = signal.permute(0, 2, 3, 1) if signal.dim() == IMAGE_AXES else signal[:, None, None]
-    channels, *size = repeat.summed_shape((places.shape[3], *places.shape[1:3]))
-    sums = torch.empty((len(places), *size, channels), dtype=torch.uint8)
-    add_blocks(places.contiguous().numpy(), *repeat.block, repeat.copies_in, sums.numpy())
+    (high, wide), copies, (images, rows, columns, channels) = repeat.block, repeat.copies_in, places.shape
+    sums = torch.empty((images, rows // high, columns // wide, channels // copies), dtype=torch.uint8)
+    add_blocks(places.contiguous().numpy(), high, wide, copies, sums.numpy())
     return sums.permute(0, 3, 1, 2) if signal.dim() == IMAGE_AXES else sums.flatten(1)
 
 
@@ -159,7 +159,8 @@ def _plainly_laid_out(signal: Tensor) -> Tensor:
     An axis of length 1 may have any stride, and torch takes such a signal for contiguous in every layout. With some
     strides, oneDNN of torch 2.3 gives wrong sums, or ends the process.
     """
-    if signal.shape[1] > 1 or signal.stride() == signal.new_empty(signal.shape, device="meta").stride():
+    _, channels, height, width = signal.shape
+    if channels > 1 or signal.stride() == (height * width, height * width, width, 1):
         return signal
     return signal.clone(memory_format=torch.contiguous_format)
 
@@ -187,7 +188,8 @@ def kernel_of_synapse(
     sums = (signal[0] * copies, signal[1] * copies)
     fits = choice.integer and dtype == torch.float32
     if fits and may_weigh(weight, sums, conv, repeat.summed_shape(source)):
-        weights = IntegerWeights.prepare(_in_columns(weight, conv, source, repeat), synapse.exponent, conv)
+        columns = _in_columns(weight, conv, source, repeat)
+        weights = IntegerWeights.prepare(columns, synapse.exponent, conv, signed=signal[0] < 0)
         return Kernel(synapse.source, repeat, weights, fused=choice.fused)
     return kernel_of_weights(synapse.source, weight << synapse.exponent, conv, source, repeat, device, dtype)
 

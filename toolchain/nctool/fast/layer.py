@@ -7,9 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from nctool.errors import RangeError
@@ -21,6 +23,13 @@ from nctool.ir.network import INPUT_NAME, Pair, Population, Shape
 
 FLOAT64_EXACT = 2**53
 """The same for float64."""
+
+
+TILE = 1536
+"""Neurons that a compiled loop steps at a time: their numbers, 4 or 8 bytes each, stay in the nearest cache."""
+
+PLAIN_AXES = 3
+"""(steps, samples, channels)."""
 
 
 class Surroundings(Protocol):
@@ -104,6 +113,19 @@ def over_steps(weigh: Callable[[Tensor], Tensor], signal: Tensor) -> Tensor:
     """Weigh a signal, (steps, samples, *source shape), of all steps at once, to (steps, samples, *driven shape)."""
     weighed = weigh(signal.flatten(0, 1))
     return weighed.view(*signal.shape[:2], *weighed.shape[1:])  # takes a tenth of the time of `unflatten`
+
+
+def flat(steps: Tensor) -> NDArray[Any]:
+    """Return (steps, samples, channels, ...) as an array (steps, neurons), the channels of a place side by side."""
+    array: NDArray[Any] = steps.numpy()  # its views take a tenth of the time of torch's
+    if array.ndim > PLAIN_AXES:
+        array = array.transpose(0, 1, 3, 4, 2)
+    return np.ascontiguousarray(array).reshape(len(array), -1)
+
+
+def tiled(columns: NDArray[Any]) -> NDArray[Any]:
+    """Return numbers of all channels, (numbers, channels), again and again for about as many neurons as a tile has."""
+    return np.tile(columns, max(1, TILE // columns.shape[1]))
 
 
 def empty_steps(n_steps: int, samples: int, shape: Shape, dtype: torch.dtype, device: torch.device) -> Tensor:

@@ -7,17 +7,18 @@ In: a synapse, signals as tensors. Out: its weighted input. Must not import the 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from nctool.fast.choice import Choice
 from nctool.fast.kernel import Kernel, kernel_of_synapse
-from nctool.fast.layer import weighted_sum
+from nctool.fast.layer import signal_range, weighted_sum
 from nctool.ir.checks import largest_sum
-from nctool.ir.network import INPUT_NAME, IntArray, IntNetwork, Population, Shape, Synapse
+from nctool.ir.network import IntArray, IntNetwork, Population, Shape, Synapse
 from nctool.ir.repeat import NO_REPEAT
 
 
@@ -50,12 +51,22 @@ class RegisteredSynapse:
 
     @classmethod
     def prepare(
-        cls, synapse: Synapse, network: IntNetwork, population: Population, device: torch.device, dtype: torch.dtype
+        cls,
+        synapse: Synapse,
+        network: IntNetwork,
+        population: Population,
+        device: torch.device,
+        dtype: torch.dtype,
+        choice: Choice,
     ) -> RegisteredSynapse:
         """Split the synapse by delay and bring the numbers to the device."""
-        source = network.shapes[synapse.source]
-        parts = split_by_delay(replace(synapse, exponent=0), source, device, dtype)
-        limit = max(map(abs, network.input_range)) if synapse.source == INPUT_NAME else 1
+        source, signal = network.shapes[synapse.source], signal_range(synapse.source, network.input)
+
+        def kernel(part: Synapse) -> Kernel:
+            return kernel_of_synapse(part, source, device, dtype, choice=choice, signal=signal)
+
+        parts = split_by_delay(replace(synapse, exponent=0), kernel, device)
+        limit = max(map(abs, signal))
         is_delayed, bits = synapse.delay is not None, synapse.register_bits
         exponent = max(synapse.exponent, 0) if is_delayed else 0
         largest = largest_sum(replace(synapse, exponent=exponent), limit) + len(parts)  # a part may round down by one
@@ -107,16 +118,20 @@ def held(values: Tensor, bits: int) -> Tensor:
     return (values.double() + half).remainder_(2 * half).sub_(half)
 
 
-def split_by_delay(synapse: Synapse, source: Shape, device: torch.device, dtype: torch.dtype) -> list[Delayed]:
-    """Return one part per delay, holding only the target neurons that have connections of that delay."""
+def split_by_delay(synapse: Synapse, kernel: Callable[[Synapse], Kernel], device: torch.device) -> list[Delayed]:
+    """Return one part per delay, holding only the target neurons that have connections of that delay.
+
+    Args:
+        kernel: makes that of a part.
+    """
     rows = torch.arange(len(synapse.weight), device=device)
     if synapse.delay is None:
-        return [Delayed(0, rows, kernel_of_synapse(synapse, source, device, dtype))]
+        return [Delayed(0, rows, kernel(synapse))]
     parts = []
     for delay in np.unique(synapse.delay):
         there = synapse.delay == delay
         some = np.flatnonzero(there.any(axis=1))
         weight: IntArray = np.where(there, synapse.weight, 0)[some]
-        kernel = kernel_of_synapse(replace(synapse, weight=weight, delay=None, repeat=NO_REPEAT), source, device, dtype)
-        parts.append(Delayed(int(delay), rows[torch.from_numpy(some).to(device)], kernel))
+        part = kernel(replace(synapse, weight=weight, delay=None, repeat=NO_REPEAT))
+        parts.append(Delayed(int(delay), rows[torch.from_numpy(some).to(device)], part))
     return parts

@@ -85,14 +85,16 @@ def run_stage(stage: Stage, epochs_before: int, task: Task, state: TrainingState
 
 
 def _begun(stage: Stage, model: nn.Module, before: TrainingState) -> TrainingState:
-    """Return the state in which a stage begins: with the best network of the one before, which may be its own best."""
+    """Return the state in which a stage begins: with the best network of the one before, which may be its own best.
+
+    That is measured as those of the stage are, and stays as it is.
+    """
     state = replace(before, model=before.best, momentum={}, best_score=(0.0, 0.0))
     if not stage.may_keep_start:
         return state
     model.load_state_dict(state.model)
     stage.begin_epoch()
-    score = stage.end_epoch().score
-    return replace(state, best=stage.weights(), best_epoch=state.epoch, best_score=score)
+    return replace(state, best_epoch=state.epoch, best_score=stage.end_epoch().score)
 
 
 def _write(directory: Path, metrics: EpochMetrics, before: TrainingState, after: TrainingState, recipe: Recipe) -> None:

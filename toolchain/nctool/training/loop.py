@@ -52,7 +52,7 @@ def fit(
     of the ANN; of equals the last. With ReLU activations the ANN goes first. With noise of a chip that is the integer
     network; an epoch whose numbers do not fit the chip takes its noise from the float one, and is kept only if no other
     fits. Fine-tuning starts from that epoch; then the one kept is that of the highest mean accuracy over
-    `finetune.steps`, or the start, with rounded weights, where none is as good. One recipe, seed and
+    `finetune.steps`, or the start, as it was, where none is as good. One recipe, seed and
     number of threads gives the same bytes on the CPU. An interruption leaves complete files: `resume` goes on after the
     last complete epoch. SIGINT, SIGTERM and SIGHUP end the run after the batch that is being computed, but only in the
     main thread.

@@ -36,9 +36,9 @@ class TrainReport(Report):
             the one in the middle.
         sigma: noise by layer, same units, measured on the chosen epoch; 0 when the recipe has no noise.
         best_epoch: the epoch chosen on the held-out images, from 1, among those of the last stage.
-        kept_start: no epoch of fine-tuning was as good as its start, which was kept with rounded weights, or better by
-            more than chance, where that is a conversion; `best_epoch` is then that of the last epoch before, 0 where
-            there was none.
+        kept_start: no epoch of fine-tuning was as good as its start, or better by more than chance where that is a
+            conversion, so that the start was kept as it was; `best_epoch` is then that of the last epoch before, 0
+            where there was none.
         seconds_per_epoch: mean wall time.
         ideal_epochs: with noise of a chip, epochs that took it from the float spiking network, because no integers
             fitted; 0 for other recipes.

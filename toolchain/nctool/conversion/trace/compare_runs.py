@@ -9,7 +9,7 @@ In: a module, what was read from it, images. Out: nothing, or an UnsupportedErro
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -46,6 +46,9 @@ N_IMAGES = 2
 
 SAME_CALLS = 2**6
 """Roundings by which the same calls of torch may differ: none, but for kernels that are chosen by memory layout."""
+
+OF_ALL_TERMS = 2**5
+"""Roundings of all its terms together by which it may differ where they cancel: random networks make up to 7."""
 
 REDUCED = (torch.bfloat16, torch.float16)
 """Types whose roundings hide a difference: networks in them are refused, and so is an autocast that makes them."""
@@ -193,8 +196,10 @@ def require_same_network(model: nn.Module, network: FloatNetwork, images: Tensor
             sources[population.name] = maximum_values(population, sources[population.synapses[0].source])
             continue
         actual, sent = driven[population.name]
-        wanted, scale = _drive(population, sources)
-        if _differs(actual, wanted, OTHER_ORDER, scale):
+        wanted = _drive(population, sources)
+        if _differs(actual, wanted, OTHER_ORDER, _by_channel(wanted)) and _differs(
+            actual, wanted, OF_ALL_TERMS, _magnitude(population, sources)
+        ):
             raise _computes_something_else(model, f"what drives `{population.name}`")
         if sent is not None:
             sources[population.name] = sent
@@ -260,30 +265,57 @@ def like(model: nn.Module, images: Tensor) -> Tensor:
     return images.to(first.device, first.dtype)
 
 
-def _drive(population: FloatPopulation, sources: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
-    """Return the sum of all branches, and for each channel the magnitude of its terms, which says how it rounds."""
-    total, scale = torch.zeros(()), torch.zeros(())
+def _drive(population: FloatPopulation, sources: dict[str, Tensor]) -> Tensor:
+    """Return the sum of all branches, float64."""
+    total = torch.zeros(())
     for synapse in population.synapses:
-        signal = sources[synapse.source].cpu().to(torch.float64)
-        total = total + sum(_terms(synapse, signal))
-        scale = scale + _magnitude(synapse, signal)
-    return total, scale.reshape(1, -1, *[1] * (total.ndim - 2))
+        total = total + sum(_terms(synapse, sources[synapse.source].cpu().to(torch.float64)))
+    return total
 
 
-def _magnitude(layer: FloatSynapse | Scaled, signal: Tensor) -> Tensor:
-    """Return the magnitude of the terms of each channel, (channels,), with those of the layers that it is composed of.
+def _by_channel(values: Tensor) -> Tensor:
+    """Return the largest magnitude in each channel, (1, channels, ...), to broadcast."""
+    largest = values.abs().transpose(0, 1).flatten(1).amax(dim=1)
+    return largest.reshape(1, -1, *[1] * (values.ndim - 2))
+
+
+def _magnitude(population: FloatPopulation, sources: dict[str, Tensor]) -> Tensor:
+    """Return for each channel how large its terms are together, (1, channels, ...), which says how their sum rounds.
+
+    Terms may cancel: then the sum is far smaller than what it rounds by is a part of.
+    """
+    total = torch.zeros(())
+    for synapse in population.synapses:
+        total = total + _of_terms(synapse, sources[synapse.source].cpu().to(torch.float64).abs())
+    return total.reshape(1, -1, *[1] * (len(population.shape) - 1))
+
+
+def _of_terms(layer: FloatSynapse | Scaled, signal: Tensor) -> Tensor:
+    """Return the same for one branch, (channels,), with the terms of the layers that it is composed of.
 
     The model rounds the terms of the first layer, and weighs these roundings with the second.
+
+    Args:
+        layer: the branch.
+        signal: magnitudes of what it reads.
     """
-    weighted, shift = (term.abs().transpose(0, 1).flatten(1).amax(dim=1) for term in _terms(layer, signal))
-    magnitude = weighted + shift
+    weighted, shift = _terms(_positive(layer), signal)
+    magnitude: Tensor = (weighted + shift).transpose(0, 1).flatten(1).amax(dim=1)
     if isinstance(layer, Scaled):
         return magnitude
     gain = 1.0 if layer.norm is None else torch.from_numpy(np.abs(layer.norm.gain))
     for part in layer.composed:
-        weight, first = torch.from_numpy(part.weight), _magnitude(part.first, signal)
+        weight, first = torch.from_numpy(part.weight), _of_terms(part.first, signal)
         magnitude = magnitude + gain * (weight @ first if weight.ndim > 1 else weight * first)
     return magnitude
+
+
+def _positive(layer: FloatSynapse | Scaled) -> FloatSynapse | Scaled:
+    """Return a layer with the magnitudes of its numbers."""
+    norm = None if layer.norm is None else Norm(np.abs(layer.norm.gain), np.abs(layer.norm.shift))
+    if isinstance(layer, Scaled):
+        return layer if norm is None else replace(layer, norm=norm)
+    return replace(layer, weight=np.abs(layer.weight), bias=np.abs(layer.bias), norm=norm)
 
 
 def _pooled(signal: Tensor, pools: tuple[Resized, ...]) -> Tensor:
