@@ -28,7 +28,7 @@ from nctool.ir.population import IntArray
 BULK = 99.9
 """Percentile of the positive activations of a channel that fits the bits which are wanted: larger ones take more."""
 
-SPREAD = 16.0
+SPREAD = 64.0
 """Largest ratio of the units of two channels: those behind have 8 bits for both."""
 
 COARSER = 2.0 ** (np.arange(9) / 4)
