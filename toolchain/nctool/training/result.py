@@ -13,12 +13,13 @@ from pathlib import Path
 from torch import nn
 
 from nctool.activation.noisy_quant import activations, in_mode
+from nctool.ir.number_format import parts_of_threshold
 from nctool.progress import ProgressCallback
 from nctool.recipe.schema import Recipe
 from nctool.report import Report
 from nctool.training.checkpoints.checkpoint import Checkpoint
 from nctool.training.checkpoints.state import TrainingState
-from nctool.training.images.data import TrainingData
+from nctool.training.images.data import LabelledImages, TrainingData
 from nctool.training.metrics import count_epochs
 from nctool.training.stages import Task
 
@@ -64,7 +65,7 @@ def tested(task: Task, state: TrainingState, path: Path, progress: ProgressCallb
     is_relu = recipe.activation.function == "relu" and recipe.finetune is None
     with in_mode(model, "rectified") if is_relu else nullcontext():
         accuracy_ann = task.accuracy_ann(test)
-    by_steps = task.accuracy_snn(test, progress=progress)
+    by_steps = _by_steps(task, test, progress)
     ideal_epochs = 0 if recipe.chip is None else task.processes.from_first(lambda: count_epochs(path, "ideal"))
     return TrainReport(
         path=path,
@@ -79,6 +80,15 @@ def tested(task: Task, state: TrainingState, path: Path, progress: ProgressCallb
         seconds_per_epoch=math.fsum(state.seconds) / len(state.seconds),
         ideal_epochs=ideal_epochs,
     )
+
+
+def _by_steps(task: Task, test: LabelledImages, progress: ProgressCallback) -> dict[int, float]:
+    """Return the accuracy of the spiking network by time steps: of graded neurons, the one that they have."""
+    finetune = task.recipe.finetune
+    if finetune is None or finetune.activation_bits is None:
+        return task.accuracy_snn(test, progress=progress)
+    with in_mode(task.model, "graded", parts_of_threshold(finetune.activation_bits, task.recipe.activation.levels)):
+        return {1: task.accuracy_ann(test)}
 
 
 def checkpoint_of(data: TrainingData, recipe: Recipe, state: TrainingState, report: TrainReport) -> Checkpoint:
