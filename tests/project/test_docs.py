@@ -235,6 +235,7 @@ def test_the_blocks_that_are_not_run() -> None:
     found = [(block.place.partition(":")[0], block.value) for block in EVERY_BLOCK if block.mark == "not run"]
     assert found == [
         ("README.md", "they make the environment, and run all tests, this one too"),
+        ("COMMANDS.md", "there is no such file"),
         ("CONVERT.md", "there is no such file"),
         ("LAVA.md", "installs packages, from the network"),
         ("LAVA.md", "of installations that are refused; tests/lava/test_compatibility.py makes them"),

@@ -87,7 +87,7 @@ def test_other_bits_and_backends_can_still_be_asked_for(tmp_path):
     ("overrides", "text"),
     [
         (("finetune.steps=[1, 2]",), "`finetune.steps` is [1, 2], allowed: [1]"),
-        (("finetune.steps=[1, 2, 4]",), "`finetune.steps` is [1, 2, 4], allowed: [1]"),
+        (("finetune.epochs=1",), "`finetune.steps` is [1, 2, 4], allowed: [1]"),
         (
             ("finetune.steps=[1]", 'activation.reset="zero"', "activation.levels=4", "noise.steps=4"),
             "`activation.reset` is zero, allowed: subtract",
@@ -99,11 +99,10 @@ def test_what_graded_neurons_do_not_have_is_refused(overrides, text):
     with pytest.raises(RecipeError) as caught:
         small_recipe("finetune.activation_bits=4", *overrides)
     assert text in caught.value.message
-    assert caught.value.hint == "with finetune.activation_bits the network is trained for graded neurons"
-
-
-def test_the_window_is_one_step_unless_another_is_said():
-    assert small_recipe("finetune.activation_bits=4").finetune.steps == (1,)
+    assert (
+        caught.value.hint
+        == "with finetune.activation_bits the network is trained for graded neurons, which have one step"
+    )
 
 
 @pytest.mark.parametrize("bits", [1, 17])

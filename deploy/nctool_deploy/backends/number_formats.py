@@ -43,19 +43,19 @@ SYNAPSE_MANTISSA = NumberFormat(
 )
 SYNAPSE_EXPONENT = NumberFormat("weight exponent", 0, 7, "NxTF and nengo-loihi: -8..7, of which nctool uses 0..7")
 SHIFT = NumberFormat(
-    "weight exponent into a graded neuron",
+    "graded weight exponent",
     -LARGEST_EXPONENT,
     7,
     "lava-nc 0.10.0, lava/proc/dense/models.py: weight_exp of any sign; what the chip takes is not published",
 )
 PAYLOAD = NumberFormat(
-    "drive of a graded neuron",
+    "graded drive",
     -PAYLOAD_LIMIT,
     PAYLOAD_LIMIT,
     "lava-nc 0.10.0, lava/proc/graded/models.py, PyGradedReluVecModelFixed: 24 bits signed",
 )
 GRADED_SUM = NumberFormat(
-    "sum before its shift into a graded neuron",
+    "graded sum before its shift",
     -GRADED_SUM_LIMIT,
     GRADED_SUM_LIMIT,
     "lava-nc 0.10.0, lava/proc/dense/models.py and lava/proc/sparse/models.py: 32 bits, of weights stored doubled",
@@ -67,7 +67,7 @@ CONVOLUTION_SUM = NumberFormat(
     "lava-nc 0.10.0, lava/proc/conv/models.py, PyConvModelFixed.clamp_precision: 24 bits",
 )
 CONVOLUTION_GEOMETRY = NumberFormat(
-    "groups, kernel, stride, padding, dilation", 0, 127, "lava-nc 0.10.0, lava/proc/conv/models.py: held as int8"
+    "geometry of a convolution", 0, 127, "lava-nc 0.10.0, lava/proc/conv/models.py: held as int8"
 )
 
 NUMBER_FORMATS = (

@@ -73,12 +73,13 @@ def prove_sums(network: IntNetwork) -> dict[str, tuple[int, ...]]:
     highs = {name: reach.high for name, reach in prove(network).items()} if network.is_graded else {}
     payloads = {name: np.minimum(high, PAYLOAD_LIMIT) for name, high in highs.items()}
     return {
-        population.name: tuple(_largest_sum(synapse, network.input, payloads) for synapse in population.synapses)
+        population.name: tuple(proved_sum(synapse, network.input, payloads) for synapse in population.synapses)
         for population in network.populations
     }
 
 
-def _largest_sum(synapse: Synapse, encoding: Input, payloads: Payloads) -> int:
+def proved_sum(synapse: Synapse, encoding: Input, payloads: Payloads) -> int:
+    """Return the largest magnitude that the sum of a synapse can have before its exponent, for every input (O3)."""
     low, high = _sum_interval(synapse, encoding, payloads)
     return int(max(high.max(), -low.min()))
 

@@ -175,7 +175,6 @@ def consistent(recipe: Recipe, source: str) -> Recipe:
     """Return `recipe` with the defaults that follow from other keys; a RecipeError says what does not go together."""
     _require_one_normalisation(recipe, source)
     _require_one_window(recipe, source)
-    recipe = _with_one_step(recipe)
     _require_something_to_train(recipe, source)
     return _with_weight_bits(_with_chip(recipe, source))
 
@@ -230,7 +229,7 @@ def _require_graded(recipe: Recipe, source: str) -> None:
     if finetune is None or finetune.activation_bits is None:
         return
     with_bits, others = (
-        "with finetune.activation_bits the network is trained for graded neurons",
+        "with finetune.activation_bits the network is trained for graded neurons, which have one step",
         {
             "finetune.steps": (list(finetune.steps), [1], finetune.steps == (1,)),
             "activation.reset": (recipe.activation.reset, "subtract", recipe.activation.reset == "subtract"),
@@ -254,14 +253,6 @@ def _with_chip(recipe: Recipe, source: str) -> Recipe:
             hint='set noise.source = "chip", or leave out [chip]',
         )
     return recipe
-
-
-def _with_one_step(recipe: Recipe) -> Recipe:
-    """Fine-tune for the one step of graded neurons, unless `[finetune]` says another window."""
-    finetune = recipe.finetune
-    if finetune is None or finetune.activation_bits is None or "steps" in finetune.model_fields_set:
-        return recipe
-    return recipe.model_copy(update={"finetune": finetune.model_copy(update={"steps": (1,)})})
 
 
 def _with_weight_bits(recipe: Recipe) -> Recipe:

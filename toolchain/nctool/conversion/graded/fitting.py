@@ -20,7 +20,7 @@ from nctool.conversion.quantise.rounding import round_for_output
 from nctool.conversion.quantise.rounding_error import output_error, weight_errors
 from nctool.conversion.quantise.scales import Scale, fitting_scales, shared_limit, size_ratios
 from nctool.errors import RangeError
-from nctool.ir.bounds import Payloads, prove_population
+from nctool.ir.bounds import Payloads, prove_population, proved_sum
 from nctool.ir.checks import largest_sum
 from nctool.ir.inputs import PixelEncoding
 from nctool.ir.network import IntArray, Population, Synapse
@@ -133,6 +133,8 @@ def _require_bias(rounded: Population, number_format: IntegerFormat) -> None:
 def with_bound(population: Population, around: Surroundings) -> tuple[Population, IntArray]:
     """Return a graded population with its bound, and the largest number that each of its channels can send.
 
+    A bound is proved where that of its drive and those of all sums behind it are.
+
     Raises:
         RangeError: its drive, or a sum before its shift, has no room.
     """
@@ -140,7 +142,8 @@ def with_bound(population: Population, around: Surroundings) -> tuple[Population
         _require_sums(population, synapse, around)
     proved = prove_population(population, around.encoding, 1, around.payloads)
     limit = around.number_format.accumulator_max
-    is_proved = bool(proved.magnitude.max() <= limit)
+    sums = (proved_sum(synapse, around.encoding, around.payloads) for synapse in population.synapses)
+    is_proved = bool(proved.magnitude.max() <= limit) and max(sums) <= GRADED_SUM_LIMIT
     reach, margin = (proved, 1.0) if is_proved else (around.calibration.range_of(population), MARGIN)
     most = float(reach.magnitude.max()) * margin
     if most > limit:

@@ -28,7 +28,7 @@ from nctool.ir.population import IntArray
 BULK = 99.9
 """Percentile of the positive activations of a channel that fits the bits which are wanted: larger ones take more."""
 
-SPREAD = 64.0
+SPREAD = 16.0
 """Largest ratio of the units of two channels: those behind have 8 bits for both."""
 
 COARSER = 2.0 ** (np.arange(9) / 4)
@@ -43,8 +43,8 @@ BIAS_ROOM = 0.98
 UNREACHED = 64.0
 """Times the largest activation of a layer, from which on an upper bound is left out."""
 
-ENOUGH = 4.0
-"""Times the largest activation of a layer, below which a negative bias keeps a channel silent."""
+ENOUGH = 2.0
+"""Times the largest weighted sum of a channel that never fires: so much negative bias keeps it silent."""
 
 ROUNDING = 1.0 / 12.0
 """Mean square of what rounding to whole numbers changes."""
@@ -87,7 +87,9 @@ def with_units(
     """
     if population.ceiling > UNREACHED * float(activations.max(initial=0.0)):
         population = replace(population, ceiling=math.inf)
-    least = np.maximum(_least_units(activations, number_format), _units_of_bias(population, activations, number_format))
+    least = np.maximum(
+        _least_units(activations, number_format), _units_of_bias(population, views, activations, number_format)
+    )
     least = np.full_like(least, least.max()) if number_format.one_threshold else least
     unit = _best_units(absorbed, views, least, number_format)
     if not np.isfinite(population.ceiling):
@@ -113,14 +115,17 @@ def _least_units(activations: Float32, number_format: IntegerFormat) -> FloatArr
     return least
 
 
-def _units_of_bias(population: FloatPopulation, activations: Float32, number_format: IntegerFormat) -> FloatArray:
+def _units_of_bias(
+    population: FloatPopulation, views: Sequence[View], activations: Float32, number_format: IntegerFormat
+) -> FloatArray:
     """Return the smallest units with which the sources of a bias hold it, and the upper bound beside it (rule G6).
 
     A bias that keeps a channel silent is cut off: no more of it counts than keeps it as silent.
     """
-    bias, largest = np.abs(population.bias), max(float(activations.max(initial=0.0)), 0.0)
     silent = ~(activations > 0).any(axis=0) & (population.bias < 0)
-    bias = np.where(silent, np.minimum(bias, ENOUGH * largest), bias)
+    weighted = np.max(sum(view.output(view.synapse.weight) for view in views), axis=0, initial=0.0)
+    bias = np.abs(population.bias)
+    bias = np.where(silent, np.minimum(bias, ENOUGH * weighted), bias)
     bound = population.ceiling if np.isfinite(population.ceiling) else 0.0
     units: FloatArray = (bias + bound) / (number_format.bias_max * BIAS_ROOM)
     return units
