@@ -13,7 +13,7 @@ from torch import nn
 
 from nctool.activation.noisy_quant import NoisyQuantReLU
 from nctool.conversion import Change, Conversion, convert
-from nctool.conversion.quantise.accumulator import MARGIN
+from nctool.conversion.quantise.calibration import MARGIN
 from nctool.errors import RangeError, UnsupportedError, UsageError
 from nctool.ir.bounds import prove, prove_population
 from nctool.ir.network import ACCUMULATOR_LIMIT, Bound, IntegrateFire, RateEncoding

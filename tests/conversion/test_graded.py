@@ -380,3 +380,22 @@ def test_parts_of_a_threshold_leave_room_for_the_bias():
     traced = trace(Trained(), SHAPE)
     (first, *_) = trained_units(traced, replace(FORMAT, activation_bits=16)).populations
     assert (first.most + np.abs(first.bias) / first.threshold).max() <= FORMAT.bias_max
+
+
+def test_a_layer_that_is_called_below_is_no_bound():
+    """Its name ends as those of the populations behind an upper bound do."""
+    model = nn.ModuleDict(
+        {"below": nn.Conv2d(2, 4, 3), "act": Rectifier(), "flat": nn.Flatten(), "out": nn.Linear(64, 3)}
+    )
+
+    class Named(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.head = model
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            head = self.head
+            return head["out"](head["flat"](head["act"](head["below"](x))))
+
+    steps = [change.step for change in to_graded(Named().eval()).changes]
+    assert "round `head.below`" in steps and "bound activations" not in steps

@@ -99,6 +99,13 @@ def test_O3_a_sum_beyond_32_bits_is_counted_though_its_shift_fits():
     assert_same(network, as_pixels([[1], [0]]))
 
 
+def test_weights_wider_than_float32_holds_are_weighed_exactly():
+    """2**24 + 1 is none of its numbers."""
+    hidden = graded("a", dense("input", [[2**24 + 1, -1]], exponent=-5))
+    network = IntNetwork(signed_input(2), (hidden, answer(dense("a", [[2**24 + 1]], exponent=-16))), 1)
+    assert_same(network, as_pixels([[1, 0], [1, 1], [3, -5], [0, 0]]))
+
+
 def assert_same(network: IntNetwork, pixels: np.ndarray) -> None:
     expected, found = simulate(network, pixels), join(FastEngine(network).traces(pixels))
     assert found == expected

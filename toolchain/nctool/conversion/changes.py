@@ -78,9 +78,8 @@ def _is_of_norms(synapse: FloatSynapse) -> bool:
 
 def changes_of_bounds(network: IntNetwork) -> tuple[Change, ...]:
     """Return which graded populations are bounded by a second one, if any."""
-    below = [
-        population.name.removesuffix(BELOW) for population in network.populations if population.name.endswith(BELOW)
-    ]
+    names = {population.name for population in network.populations}
+    below = [population.name for population in network.populations if f"{population.name}{BELOW}" in names]
     detail = f"of {', '.join(below)}: a second neuron for each"
     return (Change("bound activations", detail, True),) if below else ()
 

@@ -28,7 +28,7 @@ class GradedSynapse:
     """One synapse, ready to run.
 
     Args:
-        kernel: in float32, without the exponent.
+        kernel: without the exponent, in float32 where that holds every weight.
         exponent: its sums are multiplied by 2**exponent, and rounded down.
         reach: largest magnitude of a sum where every signal is 1 or -1.
     """
@@ -41,7 +41,9 @@ class GradedSynapse:
     def prepare(cls, synapse: Synapse, network: Surroundings, device: torch.device) -> GradedSynapse:
         """Bring the weights to the device."""
         plain = replace(synapse, exponent=0)
-        kernel = kernel_of_synapse(plain, network.shapes[synapse.source], device, torch.float32)
+        is_wide = int(np.abs(synapse.weight.astype(np.int64)).max()) > FLOAT32_EXACT
+        dtype = torch.float64 if is_wide else torch.float32
+        kernel = kernel_of_synapse(plain, network.shapes[synapse.source], device, dtype)
         return cls(kernel, synapse.exponent, largest_sum(plain, 1))
 
     def __call__(self, signal: Tensor) -> tuple[Tensor, float, int]:
@@ -61,7 +63,7 @@ class GradedSynapse:
     def _sums(self, signal: Tensor, dtype: torch.dtype) -> Tensor:
         """Weigh a signal in the type that holds every sum exactly."""
         weights = self.kernel.weights
-        if dtype == torch.float32 or not isinstance(weights, FloatWeights):
+        if weights.dtype in (dtype, torch.float64) or not isinstance(weights, FloatWeights):
             return self.kernel(signal)
         return replace(self.kernel, weights=replace(weights, values=weights.values.to(dtype)))(signal)
 

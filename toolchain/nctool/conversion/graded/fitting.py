@@ -12,7 +12,7 @@ import numpy as np
 
 from nctool.conversion.float_network import FloatArray, FloatPopulation
 from nctool.conversion.graded.neurons import bounded, maximum_neurons
-from nctool.conversion.quantise.calibration import Calibration
+from nctool.conversion.quantise.calibration import MARGIN, Calibration
 from nctool.conversion.quantise.candidates import Errors
 from nctool.conversion.quantise.clipping import choose_clipped, error_curve, scale_errors
 from nctool.conversion.quantise.patches import View, views
@@ -26,9 +26,6 @@ from nctool.ir.inputs import PixelEncoding
 from nctool.ir.network import IntArray, Population, Synapse
 from nctool.ir.number_format import IntegerFormat
 from nctool.ir.population import GRADED_SUM_LIMIT, PAYLOAD_LIMIT
-
-MARGIN = 2.0
-"""Measured bounds are widened by this factor, as those of other neurons are."""
 
 CLIPPED = range(-1, 3)
 """Shifts tried beside the largest with which no weight of most channels is clipped."""

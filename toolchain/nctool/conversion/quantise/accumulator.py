@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from nctool.conversion.float_network import FloatArray, FloatPopulation
 from nctool.conversion.graded.fitting import Surroundings, graded_populations, with_bound
 from nctool.conversion.input_encoding import EncodedInput
-from nctool.conversion.quantise.calibration import Calibration, Running
+from nctool.conversion.quantise.calibration import MARGIN, Calibration, Running
 from nctool.conversion.quantise.candidates import Candidates, Errors
 from nctool.conversion.quantise.maxima import integer_maximum
 from nctool.conversion.quantise.patches import views
@@ -30,9 +30,6 @@ from nctool.ir.number_format import WEIGHT_BITS_RANGE, IntegerFormat
 
 PROOF_LOSS = 2.0
 """A scale is divided by at most this to turn a measured bound into a proved one."""
-
-MARGIN = 2.0
-"""Measured bounds are widened by this factor: test images reach further than 256 training images do."""
 
 SAFETY = 0.98
 """Scales are lowered a little further than the ratio asks for: rounding moves the sums."""

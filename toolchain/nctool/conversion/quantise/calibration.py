@@ -29,6 +29,9 @@ from nctool.ir.bounds import Range
 from nctool.ir.inputs import InputEncoding, PixelEncoding
 from nctool.ir.network import INPUT_NAME, IntArray, Population, Shape
 
+MARGIN = 2.0
+"""Measured bounds are widened by this factor: test images reach further than 256 training images do."""
+
 Running = Callable[[str, int, int], object]
 """Called with the name of the population that runs, the samples done and all samples."""
 
