@@ -391,7 +391,7 @@ def test_a_layer_that_is_called_below_is_no_bound():
     class Named(nn.Module):
         def __init__(self) -> None:
             super().__init__()
-            self.head = model
+            self.head = nn.ModuleDict(layers)
 
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             head = self.head
