@@ -384,9 +384,7 @@ def test_parts_of_a_threshold_leave_room_for_the_bias():
 
 def test_a_layer_that_is_called_below_is_no_bound():
     """Its name ends as those of the populations behind an upper bound do."""
-    model = nn.ModuleDict(
-        {"below": nn.Conv2d(2, 4, 3), "act": Rectifier(), "flat": nn.Flatten(), "out": nn.Linear(64, 3)}
-    )
+    layers = {"below": nn.Conv2d(2, 4, 3), "act": Rectifier(), "flat": nn.Flatten(), "out": nn.Linear(64, 3)}
 
     class Named(nn.Module):
         def __init__(self) -> None:
