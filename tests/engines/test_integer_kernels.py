@@ -35,7 +35,7 @@ CPU = torch.device("cpu")
 @pytest.fixture
 def anew():
     """Forget what was found out about this process, before and after."""
-    caches = (integer_weights.failure, integer_weights._operator, compiled.failure, usable)
+    caches = (integer_weights.failure, integer_weights._operator, compiled.failure, compiled.loops, usable)
     for cache in caches:
         cache.cache_clear()
     yield

@@ -27,6 +27,7 @@ def failure(name: str) -> str | None:
     return None
 
 
+@cache
 def loops(name: str) -> ModuleType | None:
     """Return a module of loops, or None where it cannot be used."""
     return None if failure(name) else import_module(name)

@@ -250,12 +250,17 @@ def _spike_share(z: Tensor, _clipped: Tensor, threshold: Tensor, n_steps: int) -
 
 def _placed(z: Tensor, output: Tensor, code: Tensor | None) -> list[tuple[int, tuple[Tensor, ...]]]:
     """Return blocks of the tensors with the place of their first element."""
-    blocks = list(_blocks(z, output, *(() if code is None else (code,))))
-    places = np.cumsum([0, *(len(block[0]) for block in blocks)]).tolist()
-    return list(zip(places, blocks, strict=False))
+    blocks = _blocks(z, output, *(() if code is None else (code,)))
+    return [(number * _block_size(z), block) for number, block in enumerate(blocks)]
 
 
 def _blocks(*tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
     """Yield flat parts of equally laid out tensors, side by side."""
-    size = _CPU_BLOCK if tensors[0].device.type == "cpu" else _DEVICE_BLOCK
-    return zip(*(flat(tensor).split(size) for tensor in tensors), strict=True)
+    size, vectors = _block_size(tensors[0]), tuple(map(flat, tensors))
+    if tensors[0].numel() <= size:
+        return iter([vectors])
+    return zip(*(vector.split(size) for vector in vectors), strict=True)
+
+
+def _block_size(tensor: Tensor) -> int:
+    return _CPU_BLOCK if tensor.device.type == "cpu" else _DEVICE_BLOCK
