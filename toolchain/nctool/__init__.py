@@ -1,5 +1,6 @@
 """nctool: from a vision network to an integer spiking network on a chip, verified bit for bit.
 
+    nctool.demo()                                        trains and verifies a small network, and shows how
     nctool.check(model, images)                          tells all that keeps a PyTorch network from being converted
     nctool.convert(model, images, "mine.net", mean=..., std=...)   converts a trained ReLU network, without training
     net = nctool.prepare(model, images)                  makes a PyTorch network trainable for conversion
@@ -21,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from nctool.commands.check import check
     from nctool.commands.convert import convert
+    from nctool.commands.demo import demo
     from nctool.commands.explore import explore
     from nctool.commands.export import export
     from nctool.commands.finetune import finetune
@@ -35,6 +37,7 @@ if TYPE_CHECKING:
 __all__ = [
     "check",
     "convert",
+    "demo",
     "explore",
     "export",
     "finetune",
