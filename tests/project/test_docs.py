@@ -237,6 +237,7 @@ def test_the_blocks_that_are_not_run() -> None:
     assert found == [
         ("README.md", "installs packages, and trains for a minute"),
         ("README.md", "they make the environment, and run all tests, this one too"),
+        ("BUNDLE.md", "where Lava is installed; tests/lava/test_bundle.py does it"),
         ("COMMANDS.md", "there is no such file"),
         ("CONVERT.md", "there is no such file"),
         ("LAVA.md", "installs packages, from the network"),

@@ -4,6 +4,7 @@ The functions are the public ones of `nctool`; `application` is the command line
 """
 
 from nctool.commands import (
+    bundle,
     check,
     convert,
     demo,
@@ -29,6 +30,7 @@ COMMANDS = (
     run_sim.COMMAND,
     verify.COMMAND,
     inspect.COMMAND,
+    bundle.COMMAND,
     history.COMMAND,
     *lists.COMMANDS,
 )
