@@ -3,9 +3,24 @@
 The functions are the public ones of `nctool`; `application` is the command line, which calls them.
 """
 
-from nctool.commands import check, convert, explore, export, finetune, history, inspect, lists, run_sim, train, verify
+from nctool.commands import (
+    bundle,
+    check,
+    convert,
+    demo,
+    explore,
+    export,
+    finetune,
+    history,
+    inspect,
+    lists,
+    run_sim,
+    train,
+    verify,
+)
 
 COMMANDS = (
+    demo.COMMAND,
     check.COMMAND,
     train.COMMAND,
     finetune.COMMAND,
@@ -15,6 +30,7 @@ COMMANDS = (
     run_sim.COMMAND,
     verify.COMMAND,
     inspect.COMMAND,
+    bundle.COMMAND,
     history.COMMAND,
     *lists.COMMANDS,
 )

@@ -64,11 +64,15 @@ for _command in COMMANDS:
     app.command(_command.name)(_command.for_typer())
 
 
-def run_app() -> int:
-    """Run the command that the command line names; typer's own `main` would give errors of the system exit code 1."""
+def run_app(words: Sequence[str] | None = None) -> int:
+    """Run the command that the command line names; typer's own `main` would give errors of the system exit code 1.
+
+    Args:
+        words: those of the command line behind `nctool`; what was typed by default.
+    """
     command = typer.main.get_command(app)
     try:
-        with command.make_context("nctool", sys.argv[1:]) as context:
+        with command.make_context("nctool", list(sys.argv[1:] if words is None else words)) as context:
             command.invoke(context)
     except typer.Exit as ended:
         return ended.exit_code

@@ -92,7 +92,7 @@ Run = Annotated[
 ]
 Model = Annotated[
     Path | str,
-    Option("File that `nctool export` wrote, or other netx.", metavar="MODEL", is_positional=True),
+    Option("File of `nctool export`, other netx, or zoo:NAME.", metavar="MODEL", is_positional=True),
     Hint('nctool.export("runs/mine", "mine.net", model=net), then give "mine.net"'),
 ]
 Dataset = Annotated[
@@ -104,7 +104,9 @@ Split = Annotated[str, Option("test or train.")]
 Samples = Annotated[
     int | None, Option("The first N samples.", metavar="N", default="all", least=1, is_checked_inside=True)
 ]
-Input = Annotated[Source | None, Option("Samples of your own; foreign files need them.", kind=Path, metavar="X.npy")]
+Input = Annotated[
+    Source | None, Option("Samples of your own: array, image, or folder of images.", kind=Path, metavar="X.npy")
+]
 Foreign = Annotated[
     ForeignOptions | None,
     Group(
@@ -132,9 +134,10 @@ class SampleChoice:
 
     def open_model(self, path: Path, options: ForeignOptions, *, check_digests: bool = True) -> ModelFile:
         """Read a model; a foreign file may not say the shape of a sample, so that of one's own samples helps."""
+        from nctool.running.images import are_images
         from nctool.running.model_file import open_model
 
-        shape = None if self.input is None else load_array(self.input).shape[-3:]
+        shape = None if self.input is None or are_images(self.input) else load_array(self.input).shape[-3:]
         return open_model(path, options, input_shape=shape, check_digests=check_digests)
 
     def files(self, content: ModelFile) -> dict[str, Path | None]:
