@@ -236,6 +236,7 @@ def test_the_blocks_that_are_not_run() -> None:
     assert found == [
         ("README.md", "they make the environment, and run all tests, this one too"),
         ("COMMANDS.md", "there is no such file"),
+        ("COMMANDS.md", "it is for the file that a shell reads first"),
         ("CONVERT.md", "there is no such file"),
         ("LAVA.md", "installs packages, from the network"),
         ("LAVA.md", "of installations that are refused; tests/lava/test_compatibility.py makes them"),

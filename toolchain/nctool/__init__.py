@@ -57,7 +57,7 @@ _ELSEWHERE = {
 def __getattr__(name: str) -> Any:
     if name not in __all__:
         raise AttributeError(f"module `nctool` has no attribute `{name}`")
-    import_module("nctool.commands")  # all of them: messages know every option
+    import_module("nctool.commands").load_all()  # messages know every option
     module, function = _ELSEWHERE.get(name, (f"nctool.commands.{name}", name))
     return getattr(import_module(module), function)
 

@@ -27,6 +27,7 @@ from nctool.commands.options import (
     Samples,
     Split,
     Timeout,
+    engine_names,
 )
 from nctool.commands.tables import counted, percent, print_line, print_rows
 from nctool.progress import ProgressCallback, no_progress
@@ -90,7 +91,7 @@ class RunReport(Report):
 def run_sim(
     model: Model,
     *,
-    engine: Annotated[str, Option("fast, reference or lava.")] = "fast",
+    engine: Annotated[str, Option("fast, reference or lava.", names=engine_names)] = "fast",
     dataset: Dataset = None,
     split: Split = "test",
     samples: Samples = None,
