@@ -47,6 +47,7 @@ def given(digits_run, digits_model, tmp_path) -> dict[str, dict[str, Any]]:
         "verify": {"model": digits_model, "engines": "fast"},
         "inspect": {"model": digits_model},
         "open": {"model": digits_model},
+        "doctor": {},
     }
 
 

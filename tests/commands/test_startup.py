@@ -84,7 +84,7 @@ def test_a_path_that_leads_nowhere_is_answered_before_torch_is_loaded(here: Path
     for command, (code, err, *loaded) in zip(NOT_THERE, after(here, *NOT_THERE), strict=True):
         assert (code, "torch" in loaded) == (2, False), command
         assert str(err).startswith(f"error: {NOT_THERE[command]}\n"), (command, err)
-    assert {command.partition(" ")[0] for command in NOT_THERE} == set(COMMANDS) - {"targets"}
+    assert {command.partition(" ")[0] for command in NOT_THERE} == set(COMMANDS) - {"targets", "doctor"}
 
 
 def test_what_reads_no_weights_needs_no_torch(here: Path) -> None:

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 import nctool
 from nctool.commands.application import main
 from nctool.commands.tables import print_rows
+from nctool.errors import EngineError
 from nctool.progress import progress_bar
 
 TO_COPY = ("next: ", "wrote ")
@@ -49,8 +50,8 @@ def without_codes(text: str) -> str:
 
 
 def words(text: str) -> set[str]:
-    """Return the words of an output, but for the speed, which is another each time."""
-    return set(re.sub(r"\S+ images/s", "images/s", text).split())
+    """Return the words of an output, but for the speed and what is free, which are others each time."""
+    return set(re.sub(r"\S+ (?=images/s|GiB)", "", text).split())
 
 
 def assert_fits(text: str, width: int) -> None:
@@ -112,9 +113,15 @@ COMMANDS = [
     "convert nets.py:build --images x.npy --mean 0.5 --std 0.25 --steps 2 -o c.net",
     "explore RUN --samples 4 --replicas 1,2 --steps 1 --weight-bits 8 --target loihi1 --input rate",
     "history RUN",
+    "doctor",
     "recipes",
     "targets",
 ]
+
+
+def no_lava(*_: object) -> None:
+    """Fail as Lava does where it is not installed."""
+    raise EngineError("engine `lava`: lava-nc 0.10.0 is not installed", hint="`pip install nctool[lava]`")
 
 
 @pytest.fixture
@@ -123,6 +130,7 @@ def here(
 ) -> None:
     """Make links to what the commands read, in the current folder, and a network of ReLUs with images."""
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("nctool.surroundings.engines._lava", no_lava)
     Path("nets.py").write_text(RELUS, encoding="utf-8")
     np.save("x.npy", np.random.default_rng(0).integers(0, 256, (8, 1, 8, 8), np.uint8))
     changed = long_model.with_name("changed.net")

@@ -8,6 +8,7 @@
     nctool.run_sim("mine.net")                           runs the file on data; `inspect` shows what it holds
     nctool.open("mine.net")(pixels)                      gives the logits of some images; prepared once, called often
     nctool.verify("mine.net")                            proves that the engines agree, bit for bit
+    nctool.doctor()                                      tells what works here, and the way out where it does not
 
 Each command of the command line calls the function of its name. The functions are loaded when first used: importing
 `nctool` loads neither torch nor Lava.
@@ -21,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from nctool.commands.check import check
     from nctool.commands.convert import convert
+    from nctool.commands.doctor import doctor
     from nctool.commands.explore import explore
     from nctool.commands.export import export
     from nctool.commands.finetune import finetune
@@ -35,6 +37,7 @@ if TYPE_CHECKING:
 __all__ = [
     "check",
     "convert",
+    "doctor",
     "explore",
     "export",
     "finetune",

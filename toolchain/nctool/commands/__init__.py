@@ -41,6 +41,7 @@ COMMANDS = {
     "verify": Entry("Prove that engines agree, bit for bit.", "verify"),
     "inspect": Entry("Show what a file holds.", "inspect"),
     "history": Entry("Show what a training run measured, by epoch.", "history"),
+    "doctor": Entry("Show what works here, and the way out if not.", "doctor"),
     "recipes": Entry("List the built-in recipes, or write one out.", "lists", "RECIPES"),
     "targets": Entry("List chips and simulators, with their limits.", "lists", "TARGETS"),
 }

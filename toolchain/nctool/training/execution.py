@@ -49,7 +49,7 @@ def _device(device: str | torch.device) -> torch.device:
 
 def require_execution(settings: TrainingSettings, device: torch.device) -> None:
     """Check that a device can do what the recipe asks for; a UsageError says what it cannot."""
-    if settings.precision == "bfloat16" and not _has_bfloat16(device):
+    if settings.precision == "bfloat16" and not has_bfloat16(device):
         raise UsageError(
             f"`training.precision` is bfloat16 on device `{device.type}`, allowed there: float32",
             hint="set training.precision=float32, or train on a GPU that has bfloat16",
@@ -63,7 +63,7 @@ def require_execution(settings: TrainingSettings, device: torch.device) -> None:
         )
 
 
-def _has_bfloat16(device: torch.device) -> bool:
+def has_bfloat16(device: torch.device) -> bool:
     """Return True for GPUs that compute in bfloat16; torch's own function is also true for those that emulate it."""
     if device.type != "cuda":
         return False
