@@ -161,6 +161,28 @@ def test_a_table_goes_on_below_with_its_keys(monkeypatch: pytest.MonkeyPatch, ca
         assert without_codes(stream.getvalue()).splitlines() == expected
     print_rows("title", ["key", "a", "b"], rows)
     assert capsys.readouterr().out.splitlines() == whole
+    monkeypatch.setenv("COLUMNS", "21")
+    print_rows("title", ["key", "a", "b"], rows)
+    assert [line.rstrip() for line in capsys.readouterr().out.splitlines()] == [
+        line.rstrip() for line in (*parts, "second  444444")
+    ]
+
+
+@pytest.mark.parametrize("columns", ["", "0", "many"])
+def test_a_pipe_has_80_columns(monkeypatch: pytest.MonkeyPatch, capsys, columns: str) -> None:
+    monkeypatch.setenv("COLUMNS", columns)
+    cells = [str(10**8 + number) for number in range(12)]
+    print_rows("title", ["key", *("a",) * 12], [["first", *cells]])
+    lines = capsys.readouterr().out.splitlines()
+    assert max(map(len, lines)) <= 80
+    assert set(" ".join(lines).split()) == {"title", "key", "a", "first", *cells}
+
+
+def test_a_wide_table_gets_headers_of_several_lines_before_it_gets_parts(capsys) -> None:
+    rows = [["first", *("1",) * 8]]
+    print_rows("title", ["key", *("a long header",) * 8], rows)
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert lines == [["title"], ["a"] * 8, ["long"] * 8, ["key", *["header"] * 8], ["first", *["1"] * 8]]
 
 
 @pytest.mark.parametrize("width", [60, 80, 120])

@@ -182,8 +182,8 @@ def print_doctor(report: DoctorReport) -> None:
     print_line(_processor(report.processor))
     print_line(_memory(report.memory))
     print_line(_devices(report))
-    rows = [[engine.name, _yes(engine.works), engine.reason] for engine in report.engines]
-    _print_table("engines, each tried on a small network", ["engine", "works", "what"], rows)
+    rows = [[engine.name, _yes(engine.works)] for engine in report.engines]
+    _print_table("engines, each tried on a small network", ["engine", "works"], rows)
     if report.kernels:
         rows = [[kernel.name, _yes(kernel.works), kernel.what] for kernel in report.kernels]
         _print_table("kernels of the fast engine, beside those of torch", ["kernels", "used", "what"], rows)

@@ -43,6 +43,9 @@ if TYPE_CHECKING:
     from nctool.running.model_file import ModelFile
     from nctool_deploy.cost.report import CostMeter, CostReport, PopulationCost, SplitEnergy
 
+LARGE = 100
+"""Means from here on are shown without decimals."""
+
 SHOWN_ANSWERS = 20
 """Answers to samples of your own that are shown."""
 
@@ -348,7 +351,12 @@ def _row(name: str, cost: PopulationCost) -> dict[str, str]:
         cost.active_updates,
         cost.idle_updates,
     )
-    return dict(zip(COLUMNS, [name, f"{cost.neurons:,}", *(f"{count:,.1f}" for count in counts)], strict=True))
+    return dict(zip(COLUMNS, [name, f"{cost.neurons:,}", *map(_count, counts)], strict=True))
+
+
+def _count(mean: float) -> str:
+    """Return a mean with a decimal where that is a part of it that counts."""
+    return f"{mean:,.1f}" if mean < LARGE else f"{mean:,.0f}"
 
 
 def _time(latency_ns: tuple[float, float] | None) -> str:
