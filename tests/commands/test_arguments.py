@@ -49,6 +49,7 @@ def given(digits_run, digits_model, tmp_path) -> dict[str, dict[str, Any]]:
         "open": {"model": digits_model},
         "demo": {"output": tmp_path / "demo"},
         "bundle": {"model": digits_model, "output": tmp_path / "bundle"},
+        "doctor": {},
     }
 
 

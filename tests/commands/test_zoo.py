@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import nctool
-from nctool.commands import COMMANDS
+from nctool.commands import load_all
 from nctool.signature import parameters_of
 from nctool_models import load_dataset
 from nctool_models.zoo.networks import zoo
@@ -36,7 +36,7 @@ def test_the_list_has_accuracy_steps_and_cores(cli) -> None:
     "command",
     [
         command.name
-        for command in COMMANDS
+        for command in load_all()
         for parameter in parameters_of(command.function)
         if parameter.option is not None and TAKES_A_FILE in parameter.option.help
     ],
@@ -54,7 +54,7 @@ def test_every_command_that_takes_a_network_takes_one_of_the_zoo(cli, command: s
 
 def test_every_argument_called_model_says_that_it_takes_the_zoo_or_is_a_network() -> None:
     """A command that takes files, and whose help does not say so, would escape the test above."""
-    of_a_model = {c.name: c.function for c in COMMANDS if "model" in inspect.signature(c.function).parameters}
+    of_a_model = {c.name: c.function for c in load_all() if "model" in inspect.signature(c.function).parameters}
     files = {name for name, function in of_a_model.items() if TAKES_A_FILE in str(parameters_of(function))}
     assert files | {"check", "convert", "export", "explore", "train", "finetune"} == set(of_a_model)
 

@@ -239,6 +239,7 @@ def test_the_blocks_that_are_not_run() -> None:
         ("README.md", "they make the environment, and run all tests, this one too"),
         ("BUNDLE.md", "where Lava is installed; tests/lava/test_bundle.py does it"),
         ("COMMANDS.md", "there is no such file"),
+        ("COMMANDS.md", "it is for the file that a shell reads first"),
         ("CONVERT.md", "there is no such file"),
         ("LAVA.md", "installs packages, from the network"),
         ("LAVA.md", "of installations that are refused; tests/lava/test_compatibility.py makes them"),

@@ -10,6 +10,7 @@
     nctool.open("mine.net")(pixels)                      gives the logits of some images; prepared once, called often
     nctool.verify("mine.net")                            proves that the engines agree, bit for bit
     nctool.bundle("mine.net", "folder")                  all that runs it in an unmodified Lava, without nctool
+    nctool.doctor()                                      tells what works here, and the way out where it does not
 
 Each command of the command line calls the function of its name. The functions are loaded when first used: importing
 `nctool` loads neither torch nor Lava.
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from nctool.commands.check import check
     from nctool.commands.convert import convert
     from nctool.commands.demo import demo
+    from nctool.commands.doctor import doctor
     from nctool.commands.explore import explore
     from nctool.commands.export import export
     from nctool.commands.finetune import finetune
@@ -41,6 +43,7 @@ __all__ = [
     "check",
     "convert",
     "demo",
+    "doctor",
     "explore",
     "export",
     "finetune",
@@ -63,7 +66,7 @@ _ELSEWHERE = {
 def __getattr__(name: str) -> Any:
     if name not in __all__:
         raise AttributeError(f"module `nctool` has no attribute `{name}`")
-    import_module("nctool.commands")  # all of them: messages know every option
+    import_module("nctool.commands").load_all()  # messages know every option
     module, function = _ELSEWHERE.get(name, (f"nctool.commands.{name}", name))
     return getattr(import_module(module), function)
 

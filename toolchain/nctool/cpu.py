@@ -1,29 +1,29 @@
 """What the processor of this machine can do beside the usual.
 
-In: nothing. Out: names of features, as the kernel of Linux has them. Must not import torch.
+In: nothing. Out: names of instruction sets, as LLVM has them. Must not import torch.
 """
 
 from __future__ import annotations
 
 from functools import cache
-from pathlib import Path
 
-_CPUINFO = Path("/proc/cpuinfo")
-_KEYS = ("flags", "Features")
-"""The lines of x86-64 and of ARM."""
-_BFLOAT16 = frozenset({"avx512_bf16", "amx_bf16", "bf16"})
+VECTORS = ("avx2", "avx512f", "avx512bw", "avx512vnni", "avxvnni", "avx512bf16", "amx-int8", "amx-bf16")
+ARM_VECTORS = ("neon", "dotprod", "i8mm", "bf16", "sve", "sve2")
+"""Instructions that decide how fast kernels are."""
+_BFLOAT16 = {"avx512bf16", "amx-bf16", "bf16"}
 
 
 @cache
-def features() -> frozenset[str]:
-    """Return the features of the first processor; none where the system does not tell."""
+def features() -> tuple[str, ...] | None:
+    """Return those of `VECTORS` and `ARM_VECTORS` that the processor has; None where Numba is missing, which tells."""
     try:
-        lines = _CPUINFO.read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return frozenset()
-    return next((frozenset(line.split(":")[1].split()) for line in lines if line.startswith(_KEYS)), frozenset())
+        from llvmlite import binding  # of Numba
+    except ImportError:
+        return None
+    has = binding.get_host_cpu_features()
+    return tuple(name for name in (*VECTORS, *ARM_VECTORS) if has.get(name))
 
 
 def has_bfloat16() -> bool:
     """Return whether the processor multiplies bfloat16; where it does not, torch emulates that, slowly."""
-    return not features().isdisjoint(_BFLOAT16)
+    return not _BFLOAT16.isdisjoint(features() or ())

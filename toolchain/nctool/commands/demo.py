@@ -102,8 +102,7 @@ def _commands(folder: Path, begin: Sequence[str], engines: Sequence[str]) -> Ite
 
 def _begin(folder: Path) -> list[str]:
     """Return how the training begins in a folder: anew, or where an earlier demo was interrupted."""
-    from nctool.training.checkpoints.checkpoint import CHECKPOINT_NAME, RECIPE_NAME
-    from nctool.training.checkpoints.state import STATE_NAME
+    from nctool.training.checkpoints.names import CHECKPOINT_NAME, RECIPE_NAME, STATE_NAME
     from nctool_models import load_recipe
 
     if not folder.is_dir() or not any(folder.iterdir()):

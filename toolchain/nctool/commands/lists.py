@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from nctool.commands.command import Command
+from nctool.commands.options import recipe_names
 from nctool.commands.tables import percent, print_line, print_rows, span
 from nctool.recipe.overrides import add_older_keys
 from nctool.signature import Option
@@ -40,7 +41,13 @@ class RecipeList:
 def recipes(
     recipe: Annotated[
         Path | str | None,
-        Option("Write out this one, a name or a .toml path.", kind=str, metavar="RECIPE", is_positional=True),
+        Option(
+            "Write out this one, a name or a .toml path.",
+            kind=str,
+            metavar="RECIPE",
+            is_positional=True,
+            names=recipe_names,
+        ),
     ] = None,
 ) -> RecipeList:
     """List the built-in recipes, or write one out as TOML with all its keys."""
@@ -165,4 +172,6 @@ def _energy_of(name: str) -> str:
     return f"energy: {name.replace('_', ' ')}"
 
 
-COMMANDS = (Command(recipes, print_recipes), Command(zoo, print_zoo), Command(targets, print_targets))
+RECIPES = Command(recipes, print_recipes)
+ZOO = Command(zoo, print_zoo)
+TARGETS = Command(targets, print_targets)

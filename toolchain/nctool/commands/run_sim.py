@@ -27,6 +27,7 @@ from nctool.commands.options import (
     Samples,
     Split,
     Timeout,
+    engine_names,
 )
 from nctool.commands.tables import counted, percent, print_line, print_rows
 from nctool.progress import ProgressCallback, no_progress
@@ -42,6 +43,9 @@ if TYPE_CHECKING:
     from nctool.running.model_file import ModelFile
     from nctool.running.samples import Chosen
     from nctool_deploy.cost.report import CostMeter, CostReport, PopulationCost, SplitEnergy
+
+LARGE = 100
+"""Means from here on are shown without decimals."""
 
 SHOWN_ANSWERS = 20
 """Answers to samples of your own that are shown."""
@@ -94,7 +98,7 @@ class RunReport(Report):
 def run_sim(
     model: Model,
     *,
-    engine: Annotated[str, Option("fast, reference or lava.")] = "fast",
+    engine: Annotated[str, Option("fast, reference or lava.", names=engine_names)] = "fast",
     dataset: Dataset = None,
     split: Split = "test",
     samples: Samples = None,
@@ -365,7 +369,12 @@ def _row(name: str, cost: PopulationCost) -> dict[str, str]:
         cost.active_updates,
         cost.idle_updates,
     )
-    return dict(zip(COLUMNS, [name, f"{cost.neurons:,}", *(f"{count:,.1f}" for count in counts)], strict=True))
+    return dict(zip(COLUMNS, [name, f"{cost.neurons:,}", *map(_count, counts)], strict=True))
+
+
+def _count(mean: float) -> str:
+    """Return a mean with a decimal where that is a part of it that counts."""
+    return f"{mean:,.1f}" if mean < LARGE else f"{mean:,.0f}"
 
 
 def _time(latency_ns: tuple[float, float] | None) -> str:

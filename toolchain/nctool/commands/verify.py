@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from nctool.arguments import public, split_names
 from nctool.commands.command import Command
-from nctool.commands.options import DataDir, Dataset, Foreign, Input, Model, SampleChoice, Timeout
+from nctool.commands.options import DataDir, Dataset, Foreign, Input, Model, SampleChoice, Timeout, engine_names
 from nctool.commands.tables import counted, print_line, print_rows
 from nctool.errors import UsageError
 from nctool.progress import ProgressCallback, no_progress
@@ -73,7 +73,10 @@ class VerifyReport(Report):
 def verify(
     model: Model,
     *,
-    engines: Annotated[Sequence[str] | str, Option("Comma-separated; the first is the standard.")] = (
+    engines: Annotated[
+        Sequence[str] | str,
+        Option("Comma-separated; the first is the standard.", names=engine_names, takes_several=True),
+    ] = (
         "reference",
         "fast",
         "lava",

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 import torch
 from torch import nn
 
-from nctool.cpu import has_bfloat16
+from nctool.cpu import has_bfloat16 as cpu_has_bfloat16
 from nctool.errors import UsageError
 from nctool.recipe.schema import TrainingSettings
 
@@ -50,7 +50,7 @@ def _device(device: str | torch.device) -> torch.device:
 
 def require_execution(settings: TrainingSettings, device: torch.device) -> None:
     """Check that a device can do what the recipe asks for; a UsageError says what it cannot."""
-    if settings.precision == "bfloat16" and not _has_bfloat16(device):
+    if settings.precision == "bfloat16" and not has_bfloat16(device):
         raise UsageError(
             f"`training.precision` is bfloat16, but the {device.type.upper()} of this machine has none: "
             "allowed: float32, auto",
@@ -65,10 +65,10 @@ def require_execution(settings: TrainingSettings, device: torch.device) -> None:
         )
 
 
-def _has_bfloat16(device: torch.device) -> bool:
+def has_bfloat16(device: torch.device) -> bool:
     """Return True for devices that compute in bfloat16; torch's functions are also true for those that emulate it."""
     if device.type == "cpu":
-        return has_bfloat16()
+        return cpu_has_bfloat16()
     return torch.version.hip is not None or torch.cuda.get_device_capability(device) >= _AMPERE
 
 
@@ -93,7 +93,7 @@ def execution(model: nn.Module, channels: int, settings: TrainingSettings, devic
 
 def computes_in_bfloat16(settings: TrainingSettings, device: torch.device) -> bool:
     """Return whether linear layers are trained in bfloat16 on a device; precision "auto" leaves that to it."""
-    return settings.precision == "bfloat16" or (settings.precision == "auto" and _has_bfloat16(device))
+    return settings.precision == "bfloat16" or (settings.precision == "auto" and has_bfloat16(device))
 
 
 def autocast(settings: TrainingSettings, device: torch.device) -> torch.autocast:
