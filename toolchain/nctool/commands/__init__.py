@@ -31,7 +31,7 @@ class Entry:
 
 
 COMMANDS = {
-    "demo": Entry("Train, export and verify a network, and show how.", "demo"),
+    "demo": Entry("Show all steps, from training to proof.", "demo"),
     "check": Entry("Say what keeps a network from being converted.", "check"),
     "train": Entry("Train a network for the chip, by a recipe.", "train"),
     "finetune": Entry("Train it on as the spiking network itself.", "finetune"),
