@@ -6,10 +6,10 @@ In: a file, an engine, samples. Out: a RunReport, and on request the traces.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,6 +23,7 @@ from nctool.commands.options import (
     Foreign,
     Input,
     Model,
+    Progress,
     SampleChoice,
     Samples,
     Split,
@@ -30,8 +31,9 @@ from nctool.commands.options import (
     engine_names,
 )
 from nctool.commands.tables import counted, percent, print_line, print_rows
-from nctool.progress import ProgressCallback, no_progress
-from nctool.report import Report
+from nctool.ir.arrays import StructuralEquality
+from nctool.progress import ProgressCallback
+from nctool.report import NOT_JSON, Report
 from nctool.running.arrays import Source
 from nctool.signature import Option
 from nctool_deploy.foreign import ForeignOptions
@@ -50,9 +52,9 @@ SHOWN_ANSWERS = 20
 """Answers to samples of your own that are shown."""
 
 
-@dataclass(frozen=True)
-class RunReport(Report):
-    """Accuracy, speed and spikes of a run.
+@dataclass(frozen=True, eq=False)
+class RunReport(StructuralEquality, Report):
+    """Accuracy, speed and spikes of a run; JSON has the answers where there are no labels, and labels and logits not.
 
     Args:
         engine: name of the engine that ran.
@@ -61,8 +63,8 @@ class RunReport(Report):
         steps: time steps of one sample.
         accuracy: fraction of correct answers after 1, 2, 4, ... steps and after the whole window; empty without
             labels.
-        answers: without labels, the class of each sample after the whole window; the first of equal logits. Empty for
-            a netx file of another tool, whose output need not be classes.
+        answers: the class of each sample after the whole window, int64 (samples,); the first of equal logits. Empty
+            for a netx file of another tool, whose output need not be classes.
         answer_names: the names of these classes, where the file knows them.
         images_per_second: samples by wall time, start of the engine included.
         steps_per_second: time steps of all samples by the same time.
@@ -72,6 +74,8 @@ class RunReport(Report):
         notes: where Lava runs something else than a foreign file says, and why the fast engine left out faster kernels.
         cost: what a sample costs on the chip, where it was asked for.
         kernels: by population, what the fast engine computed it with; empty for other engines.
+        labels: int64 (samples,), None where there are none.
+        logits: of each sample after the whole window, int64 (samples, classes).
     """
 
     engine: str
@@ -79,7 +83,7 @@ class RunReport(Report):
     samples: int
     steps: int
     accuracy: dict[str, float]
-    answers: tuple[int, ...]
+    answers: NDArray[np.int64]
     answer_names: tuple[str, ...]
     images_per_second: float
     steps_per_second: float
@@ -88,6 +92,13 @@ class RunReport(Report):
     notes: tuple[str, ...]
     cost: CostReport | None = None
     kernels: dict[str, str] = field(default_factory=dict)
+    labels: NDArray[np.int64] | None = field(default=None, metadata=NOT_JSON)
+    logits: NDArray[np.int64] | None = field(default=None, metadata=NOT_JSON)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the report as JSON types."""
+        content = super().to_json()
+        return content if self.labels is None else {**content, "answers": [], "answer_names": []}
 
 
 @public
@@ -110,7 +121,7 @@ def run_sim(
     workers: Annotated[int, Option("Processes that share the samples.", least=1)] = 1,
     cost: Annotated[bool, Option("Count operations, updates and spikes on the chip.")] = False,
     timeout_s: Timeout = DEFAULT_TIMEOUT_S,
-    progress: ProgressCallback = no_progress,
+    progress: Progress = True,
 ) -> RunReport:
     """Run an exported network, or a netx file of another tool, on data.
 
@@ -132,7 +143,7 @@ def run_sim(
         workers: processes that share the samples; the ranks of torchrun share them without it.
         cost: count what a sample costs on the chip (docs/COST.md); the time that takes is part of the speed.
         timeout_s: seconds that one run of the Lava subprocess may take.
-        progress: called with the samples done and to do.
+        progress: called with the samples done and to do; True is a bar, False nothing.
 
     Raises:
         UsageError, FormatError, UnsupportedError, RangeError, EngineError: see `nctool.errors`.
@@ -166,7 +177,8 @@ def _report(
     engine: str, dataset: str, content: ModelFile, tally: Tally, seconds: float, meter: CostMeter | None
 ) -> RunReport:
     n_steps = content.network.n_steps
-    answers = tuple(tally.answers) if content.is_classifier else ()
+    logits = tally.logits()
+    answers = logits.argmax(axis=1) if content.is_classifier else np.zeros(0, np.int64)
     return RunReport(
         engine=engine,
         dataset=dataset,
@@ -174,7 +186,7 @@ def _report(
         steps=n_steps,
         accuracy=tally.accuracy(),
         answers=answers,
-        answer_names=_class_names(answers, content),
+        answer_names=_class_names(answers.tolist(), content),
         images_per_second=tally.done / seconds,
         steps_per_second=tally.done * n_steps / seconds,
         spikes_per_layer=tally.spikes_per_layer(),
@@ -182,6 +194,8 @@ def _report(
         notes=(*content.notes, *_notes(tally.kernels)),
         cost=None if meter is None else meter.report(),
         kernels=tally.kernels,
+        labels=tally.labels,
+        logits=logits,
     )
 
 
@@ -194,7 +208,7 @@ def _notes(kernels: dict[str, str]) -> tuple[str, ...]:
     return usable().notes
 
 
-def _class_names(answers: tuple[int, ...], content: ModelFile) -> tuple[str, ...]:
+def _class_names(answers: Sequence[int], content: ModelFile) -> tuple[str, ...]:
     provenance = content.provenance
     if provenance is None or len(provenance.classes) != content.network.readout.n_neurons:
         return ()
@@ -225,7 +239,7 @@ def reported_steps(n_steps: int) -> list[int]:
 
 
 class Tally:
-    """Count correct answers, spikes and overflows over batches, and keep no trace; without labels, keep the answers.
+    """Count correct answers, spikes and overflows over batches, and keep the last logits, and no trace.
 
     Args:
         labels: int64 (samples,), or None.
@@ -235,7 +249,7 @@ class Tally:
     def __init__(self, labels: NDArray[np.int64] | None, n_steps: int) -> None:
         self.labels, self.done = labels, 0
         self.correct = dict.fromkeys(reported_steps(n_steps) if labels is not None else (), 0)
-        self.answers: list[int] = []
+        self._logits: list[NDArray[np.int64]] = []
         self.spikes: dict[str, int] = {}
         self.kernels: dict[str, str] = {}
         self.overflows: int | None = 0
@@ -243,9 +257,8 @@ class Tally:
     def add(self, summary: Summary) -> None:
         """Count one batch."""
         n_samples = len(summary.logits)
-        if self.labels is None:
-            self.answers += summary.logits[:, -1].reshape(n_samples, -1).argmax(axis=1).tolist()
-        else:
+        self._logits.append(summary.logits[:, -1].reshape(n_samples, -1))
+        if self.labels is not None:
             labels = self.labels[self.done : self.done + n_samples]
             for step in self.correct:
                 self.correct[step] += int((summary.logits[:, step - 1].argmax(axis=1) == labels).sum())
@@ -255,6 +268,10 @@ class Tally:
         self.overflows = None if counted is None or self.overflows is None else self.overflows + counted
         self.kernels = dict(summary.kernels)
         self.done += n_samples
+
+    def logits(self) -> NDArray[np.int64]:
+        """Return the logits of every sample after the whole window, int64 (samples, classes)."""
+        return np.concatenate(self._logits)
 
     def accuracy(self) -> dict[str, float]:
         """Return the fraction of correct answers by step."""
@@ -290,9 +307,9 @@ def print_run(report: RunReport) -> None:
     title = f"{report.dataset}, {sizes}, engine {report.engine}"
     rows = [[step, percent(accuracy)] for step, accuracy in report.accuracy.items()]
     print_rows(title, ["time steps", "accuracy"], rows) if rows else print_line(title)
-    if report.answers:
+    if report.labels is None and len(report.answers):
         more = f", … ({len(report.answers):,} in --json)" if len(report.answers) > SHOWN_ANSWERS else ""
-        print_line(f"answers, a class for each sample: {', '.join(_answers(report)[:SHOWN_ANSWERS])}{more}")
+        print_line(f"answers, a class for each sample: {', '.join(_answers(report))}{more}")
     spikes = ", ".join(f"{_named(name)} {count:,.1f}" for name, count in report.spikes_per_layer.items())
     print_line(f"{report.images_per_second:,.1f} images/s; spikes per image: {spikes or 'no spiking layer'}")
     for note in report.notes:
@@ -304,9 +321,9 @@ def print_run(report: RunReport) -> None:
 
 
 def _answers(report: RunReport) -> list[str]:
-    """Return the class of each sample, by number, and by name where that says more."""
-    numbers = [str(answer) for answer in report.answers]
-    names = report.answer_names or numbers
+    """Return the class of each of the first samples, by number, and by name where that says more."""
+    numbers = [str(answer) for answer in report.answers[:SHOWN_ANSWERS]]
+    names = report.answer_names[:SHOWN_ANSWERS] or numbers
     return [number if name == number else f"{number} {name}" for number, name in zip(numbers, names, strict=True)]
 
 
