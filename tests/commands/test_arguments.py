@@ -123,7 +123,7 @@ PATH = "a path or a text"
         ("explore", "steps", 4, "steps: got 4, allowed: a list of whole numbers or None"),
         ("explore", "steps", "1,2", "steps: got '1,2', allowed: a list of whole numbers or None"),
         ("explore", "weight_bits", [8, "4"], "weight_bits[1]: got '4', allowed: a whole number"),
-        ("explore", "progress", "yes", "progress: got 'yes', allowed: a function"),
+        ("explore", "progress", "yes", "progress: got 'yes', allowed: a function or True or False"),
         ("run_sim", "samples", "3", "samples: got '3', allowed: a whole number or None"),
         ("run_sim", "samples", np.bool_(True), "samples: got a bool, allowed: a whole number or None"),
         ("run_sim", "timeout_s", float("nan"), "timeout_s: got nan, allowed: a finite number"),

@@ -20,6 +20,7 @@ from nctool.commands.options import (
     Device,
     InputOption,
     Module,
+    Progress,
     Samples,
     Split,
     Target,
@@ -28,7 +29,6 @@ from nctool.commands.options import (
     require_chips,
 )
 from nctool.commands.tables import counted, percent, print_line, print_rows
-from nctool.progress import ProgressCallback, no_progress
 from nctool.report import Report
 from nctool.signature import Option
 from nctool_deploy.backends.backend import BACKENDS
@@ -103,7 +103,7 @@ def explore(
         Path | str | None, Option("Draw the trade-offs.", metavar="FILE.png|svg|pdf", is_written=True)
     ] = None,
     model: Module | None = None,
-    progress: ProgressCallback = no_progress,
+    progress: Progress = True,
 ) -> ExploreReport:
     """Try many ways to export a checkpoint: what each gives, and what it costs.
 
@@ -121,7 +121,7 @@ def explore(
         device: `cpu` or `cuda`, for the fast engine.
         plot: .png, .svg or .pdf file of the trade-offs; needs matplotlib.
         model: the network of the checkpoint, where it is your own; it gets the trained weights.
-        progress: called with the samples done and to do, and the setting.
+        progress: called with the samples done and to do, and the setting; True is a bar, False nothing.
 
     Raises:
         UsageError: a path or an option is wrong.
