@@ -240,6 +240,7 @@ def test_the_blocks_that_are_not_run() -> None:
         ("BUNDLE.md", "where Lava is installed; tests/lava/test_bundle.py does it"),
         ("COMMANDS.md", "there is no such file"),
         ("CONVERT.md", "there is no such file"),
+        ("INSTALL.md", "installs packages, from the network"),
         ("LAVA.md", "installs packages, from the network"),
         ("LAVA.md", "of installations that are refused; tests/lava/test_compatibility.py makes them"),
         ("TRAINING.md", "400 epochs on a GPU, of data that are downloaded"),

@@ -12,6 +12,7 @@ from zipfile import ZipFile
 import pytest
 
 from nctool.toml import DocumentKind, parse_document, read_document
+from nctool_deploy.lava.compatibility import LOOSE_INSTALL
 
 ROOT = Path(__file__).parents[2]
 PACKAGES = {
@@ -112,3 +113,20 @@ def test_both_are_the_same_bytes_wherever_whenever_and_whoever_builds_them(
         (tmp_path / kind).mkdir()
         again = built(kind, tree, tmp_path / kind, umask=0o077)
         assert (again.name, again.read_bytes()) == (first.name, first.read_bytes()), kind
+
+
+# --- the image of Docker ----------------------------------------------------------------------------------------------
+
+
+def test_the_dockerfile_copies_what_is_there_and_installs_the_verified_lava() -> None:
+    """No Docker runs here; what a build would stumble on first is looked at."""
+    lines = (ROOT / "Dockerfile").read_text(encoding="utf-8").splitlines()
+    copied = {source for line in lines if line.startswith("COPY ") for source in line.split()[1:-1]}
+    assert all((ROOT / source).exists() for source in copied)
+    assert {folder.relative_to(ROOT).parts[0] for folder in PACKAGES.values()} <= copied
+    ignored = (ROOT / ".dockerignore").read_text(encoding="utf-8").splitlines()
+    assert {line.removeprefix("!") for line in ignored if line.startswith("!")} == copied
+    text = "\n".join(lines)
+    assert f"{LOOSE_INSTALL.removeprefix('pip install ')}\n" in text
+    assert "--constraint constraints/py311-core.txt '.[lava]'" in text
+    assert "FROM python:3.11-" in text
