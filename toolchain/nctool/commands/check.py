@@ -16,7 +16,7 @@ from nctool.commands.command import Command
 from nctool.commands.options import Images, Module, Replicas, Target, parse_replicas
 from nctool.commands.tables import counted, print_cores, print_line, print_rows
 from nctool.errors import UnsupportedError, UsageError, first_line
-from nctool.report import Report
+from nctool.reports import Report
 from nctool.signature import Option
 from nctool.spelling import spoken
 

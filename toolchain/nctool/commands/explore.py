@@ -28,7 +28,7 @@ from nctool.commands.options import (
 )
 from nctool.commands.tables import counted, percent, print_line, print_rows
 from nctool.progress import ProgressCallback, no_progress
-from nctool.report import Report
+from nctool.reports import Report
 from nctool.signature import Option
 from nctool_deploy.backends.backend import BACKENDS
 

@@ -27,7 +27,7 @@ from nctool.commands.tables import counted, print_changes, print_cores, print_li
 from nctool.errors import UsageError
 from nctool.ir.number_format import LONGEST_WINDOW
 from nctool.progress import ProgressCallback, no_progress
-from nctool.report import Report
+from nctool.reports import Report
 from nctool.signature import Hint, Option
 from nctool.spelling import spoken
 
