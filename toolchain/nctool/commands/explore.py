@@ -115,7 +115,7 @@ def explore(
         input, target, chips: as for `export`.
         dataset, split, samples, data_dir: as for `run_sim`; `data_dir` is by default where the training found its data.
         device: `cpu` or `cuda`, for the fast engine.
-        plot: .png, .svg or .pdf file of the trade-offs; needs matplotlib.
+        plot: .png, .svg or .pdf file of the trade-offs.
         model: the network of the checkpoint, where it is your own; it gets the trained weights.
         progress: called with the samples done and to do, and the setting.
 
