@@ -8,6 +8,7 @@
     nctool.run_sim("mine.net")                           runs the file on data; `inspect` shows what it holds
     nctool.open("mine.net")(pixels)                      gives the logits of some images; prepared once, called often
     nctool.verify("mine.net")                            proves that the engines agree, bit for bit
+    nctool.report("mine.net")                            writes one page of HTML about it, or about several networks
 
 Each command of the command line calls the function of its name. The functions are loaded when first used: importing
 `nctool` loads neither torch nor Lava.
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from nctool.commands.finetune import finetune
     from nctool.commands.history import history
     from nctool.commands.inspect import inspect
+    from nctool.commands.report import report
     from nctool.commands.run_sim import run_sim
     from nctool.commands.train import train
     from nctool.commands.verify import verify
@@ -42,6 +44,7 @@ __all__ = [
     "inspect",
     "open",
     "prepare",
+    "report",
     "run_sim",
     "train",
     "verify",

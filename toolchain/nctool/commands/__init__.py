@@ -3,7 +3,20 @@
 The functions are the public ones of `nctool`; `application` is the command line, which calls them.
 """
 
-from nctool.commands import check, convert, explore, export, finetune, history, inspect, lists, run_sim, train, verify
+from nctool.commands import (
+    check,
+    convert,
+    explore,
+    export,
+    finetune,
+    history,
+    inspect,
+    lists,
+    report,
+    run_sim,
+    train,
+    verify,
+)
 
 COMMANDS = (
     check.COMMAND,
@@ -14,6 +27,7 @@ COMMANDS = (
     explore.COMMAND,
     run_sim.COMMAND,
     verify.COMMAND,
+    report.COMMAND,
     inspect.COMMAND,
     history.COMMAND,
     *lists.COMMANDS,
