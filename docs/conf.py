@@ -39,7 +39,7 @@ nb_output_stderr = "remove"  # progress and warnings
 nb_ipywidgets_js: dict[str, dict[str, str]] = {}
 """Nothing is fetched by a reader's browser."""
 
-autodoc_typehints = "signature"
+autodoc_typehints = "none"  # the docstrings say types and shapes; annotations hold what the command line needs
 autodoc_member_order = "bysource"
 autodoc_preserve_defaults = True
 napoleon_google_docstring = True

@@ -15,6 +15,7 @@ import importlib
 import inspect
 import re
 from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
@@ -146,13 +147,20 @@ def _json_type(node: ast.expr, nested: set[str]) -> str:
     return said
 
 
+@cache
+def tree_of(module: ModuleType) -> ast.Module:
+    """Return the syntax of a module."""
+    return ast.parse(inspect.getsource(module))
+
+
+@cache
 def modules_of(kind: type) -> list[ModuleType]:
     """Return the modules whose names the annotations of a class may use: its own, of its bases, what they import."""
     own = [importlib.import_module(each.__module__) for each in kind.__mro__ if dataclasses.is_dataclass(each)]
     imported = [
         importlib.import_module(node.module)
         for module in own
-        for node in ast.walk(ast.parse(inspect.getsource(module)))
+        for node in ast.walk(tree_of(module))
         if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("nctool")
     ]
     return [*imported, *own]
@@ -167,7 +175,7 @@ def names_of(kind: type) -> dict[str, type]:
 def with_aliases(kind: type, annotation: str) -> str:
     """Return an annotation with what the names of types in it stand for."""
     for module in modules_of(kind):
-        for node in ast.parse(inspect.getsource(module)).body:
+        for node in tree_of(module).body:
             if isinstance(node, ast.Assign) and isinstance(node.value, ast.Subscript):
                 name, value = ast.unparse(node.targets[0]), ast.unparse(node.value)
                 annotation = re.sub(rf"\b{name}\b", lambda _: value, annotation)  # noqa: B023 - used at once
@@ -274,8 +282,34 @@ def escape_stars(_: Sphinx, _kind: str, _name: str, _object: object, _options: o
     lines[:] = [re.sub(r"(`[^`]*`)|\*", lambda found: found[1] or "\\*", line) for line in lines]
 
 
+_FETCHED = re.compile(
+    r"<(?:script|img|iframe|source|video|audio|embed)\b[^>]*\bsrc=[\"']?(?:https?:)?//"
+    r"|<link\b(?![^>]*rel=[\"']?(?:canonical|license))[^>]*\bhref=[\"']?(?:https?:)?//"
+    r"|url\([\"']?(?:https?:)?//|@import\s+[\"'](?:https?:)?//",
+    re.IGNORECASE,
+)
+"""What lets a browser fetch something from elsewhere; a link that is clicked is another matter."""
+
+
+def fetched(text: str) -> str | None:
+    """Return the place in HTML or CSS that fetches something from another computer, or None."""
+    found = _FETCHED.search(text)
+    return text[found.start() : found.end() + 60].partition("\n")[0] if found else None
+
+
+def require_offline(app: Sphinx, error: Exception | None) -> None:
+    """Refuse a site that is not complete in itself."""
+    from sphinx.errors import ExtensionError
+
+    for path in sorted(Path(app.outdir).rglob("*.*")) if error is None else ():
+        place = fetched(path.read_text(encoding="utf-8")) if path.suffix in (".html", ".css") else None
+        if place:
+            raise ExtensionError(f"{path.relative_to(app.outdir)} fetches something: {place}")
+
+
 def setup(app: Sphinx) -> dict[str, bool]:
     """Let Sphinx call what is above."""
     app.connect("source-read", read_page)
     app.connect("autodoc-process-docstring", escape_stars, priority=400)  # before napoleon
+    app.connect("build-finished", require_offline)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

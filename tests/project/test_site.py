@@ -152,3 +152,34 @@ def test_links_of_pages_from_elsewhere_lead_to_pages_of_the_site(page: str) -> N
 def test_the_drawings_are_those_that_the_script_draws() -> None:
     for name, draw in drawings.PICTURES.items():
         assert (DOCS / name).read_text(encoding="utf-8") == draw(), f"{name}: python docs/_site/drawings.py"
+
+
+@pytest.mark.parametrize(
+    ("text", "is_fetched"),
+    [
+        ('<script async src="https://cdn.example/x.js"></script>', True),
+        ('<link rel="stylesheet" href="//fonts.example/x.css">', True),
+        ("a { background: url(https://example/x.png) }", True),
+        ('<a href="https://arxiv.org/abs/2404.17456">', False),
+        ('<script src="_static/x.js"></script><img src="flow.svg">', False),
+    ],
+)
+def test_what_a_browser_would_fetch_is_found(text: str, is_fetched: bool) -> None:
+    assert (definitions.fetched(text) is not None) == is_fetched
+
+
+def test_the_messages_that_the_page_of_troubles_quotes_are_those_of_the_code() -> None:
+    code = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "deploy").rglob("*.py"))
+    quoted = [row[0] for row in rows(sections("TROUBLES.md")["It does not fit"])[1:]]
+    assert len(quoted) > 5
+    for part in (part.strip() for text in quoted for part in re.split(r"[…`]|\b[NM]\b|loihi1|1$|`, `", text)):
+        assert part in code or part == ",", part
+
+
+@pytest.mark.parametrize("page", sorted(DOCS.glob("tutorials/*.md")), ids=lambda page: page.name)
+def test_every_block_of_a_tutorial_is_a_cell_that_runs(page: Path) -> None:
+    text = page.read_text(encoding="utf-8")
+    cells = re.findall(r"^```{code-cell} python\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+    assert text.count("\n```") == 2 * len(cells) > 4
+    for cell in cells:
+        compile(cell, page.name, "exec")
