@@ -45,7 +45,7 @@ imports: setup ## import-linter: which package may import which
 	.venv/bin/lint-imports
 
 docs: setup ## build the site into build/docs; runs the tutorials, and takes a warning for an error
-	OMP_NUM_THREADS=1 $(PYTHON) -m sphinx --builder html --doctree-dir build/doctrees --jobs auto --nitpicky --fail-on-warning --keep-going --quiet docs build/docs
+	OMP_NUM_THREADS=1 $(PYTHON) -m sphinx --builder html --fresh-env --doctree-dir build/doctrees --jobs auto --nitpicky --fail-on-warning --keep-going --quiet docs build/docs
 
 bench: setup ## run the benchmarks; the last line of each is a JSON object
 	@set -e; for script in benchmarks/[!_]*.py; do \

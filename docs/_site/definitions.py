@@ -39,6 +39,15 @@ ELSEWHERE = {
 }
 """Pages of the site that are files at the root of the repository."""
 
+RULES = "SEMANTICS"
+"""The page of the rules, each of which begins with its label, `**W1 Dense.**`."""
+
+_LABEL = re.compile(r"^\*\*([A-Z]\d) ", re.MULTILINE)
+_NO_TEXT = re.compile(
+    r"(^```.*?^```$|`[^`]*`|\[[^\]]*\]\([^)]*\)|^#+ .*?$|<!--.*?-->|\*\*[A-Z]\d )", re.MULTILINE | re.DOTALL
+)
+"""What stays as it is where labels of rules become links: blocks, code, links, titles, comments, where rules begin."""
+
 _MARK = re.compile(r"<!-- generated: ([\w -]+) -->")
 _LINK = re.compile(r"\]\((?![a-z]+:|#)([^)\s#]+)(#[^)\s]*)?\)")
 
@@ -257,8 +266,26 @@ def page_text(text: str, page: str) -> str:
     folder = (DOCS / page).parent
     if page in ELSEWHERE:
         text, folder = (ROOT / ELSEWHERE[page]).read_text(encoding="utf-8"), ROOT
-    text = _MARK.sub(lambda found: GENERATED[found[1]](), text)
+    text = linked_rules(_MARK.sub(lambda found: GENERATED[found[1]](), text))
+    if page == RULES:
+        text = _LABEL.sub(lambda found: f"(rule-{found[1].lower()})=\n{found[0]}", text)
     return _LINK.sub(lambda found: f"]({turned(found[1], folder, page)}{found[2] or ''})", text)
+
+
+@cache
+def rules() -> frozenset[str]:
+    """Return the labels of all rules."""
+    return frozenset(_LABEL.findall((DOCS / f"{RULES}.md").read_text(encoding="utf-8")))
+
+
+def linked_rules(text: str, link: str = "[{0}](#rule-{1})") -> str:
+    """Return a text in which the labels of rules, `W1`, are links to them."""
+
+    def linked(found: re.Match[str]) -> str:
+        return link.format(found[0], found[0].lower()) if found[0] in rules() else found[0]
+
+    parts = _NO_TEXT.split(text)
+    return "".join(part if number % 2 else re.sub(r"\b[A-Z]\d\b", linked, part) for number, part in enumerate(parts))
 
 
 def turned(link: str, folder: Path, page: str) -> str:
@@ -277,9 +304,10 @@ def read_page(_: Sphinx, page: str, source: list[str]) -> None:
     source[0] = page_text(source[0], page)
 
 
-def escape_stars(_: Sphinx, _kind: str, _name: str, _object: object, _options: object, lines: list[str]) -> None:
-    """Let a star in a docstring be a star: those of `2**e` and `(samples, *shape)` are no emphasis."""
-    lines[:] = [re.sub(r"(`[^`]*`)|\*", lambda found: found[1] or "\\*", line) for line in lines]
+def read_docstring(_: Sphinx, _kind: str, _name: str, _object: object, _options: object, lines: list[str]) -> None:
+    """Let a star in a docstring be a star, as in `2**e` and `(samples, *shape)`, and labels of rules be links."""
+    starred = [re.sub(r"(`[^`]*`)|\*", lambda found: found[1] or "\\*", line) for line in lines]
+    lines[:] = [linked_rules(line, f"`{{0}} <../{RULES}.html#rule-{{1}}>`__") for line in starred]
 
 
 _FETCHED = re.compile(
@@ -310,6 +338,6 @@ def require_offline(app: Sphinx, error: Exception | None) -> None:
 def setup(app: Sphinx) -> dict[str, bool]:
     """Let Sphinx call what is above."""
     app.connect("source-read", read_page)
-    app.connect("autodoc-process-docstring", escape_stars, priority=400)  # before napoleon
+    app.connect("autodoc-process-docstring", read_docstring, priority=400)  # before napoleon
     app.connect("build-finished", require_offline)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

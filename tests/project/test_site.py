@@ -183,3 +183,11 @@ def test_every_block_of_a_tutorial_is_a_cell_that_runs(page: Path) -> None:
     assert text.count("\n```") == 2 * len(cells) > 4
     for cell in cells:
         compile(cell, page.name, "exec")
+
+
+def test_labels_of_rules_become_links_but_in_code_links_and_titles() -> None:
+    text = "# W1\n\nRules W1 to W3, `W1`, [W1](x.md), Z9, T1.\n\n```\nW1\n```\n\n**W1 Dense.** By N2.\n"
+    assert definitions.linked_rules(text) == (
+        "# W1\n\nRules [W1](#rule-w1) to [W3](#rule-w3), `W1`, [W1](x.md), Z9, [T1](#rule-t1).\n\n```\nW1\n```\n\n"
+        "**W1 Dense.** By [N2](#rule-n2).\n"
+    )
