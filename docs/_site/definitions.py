@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 import typer.main
 
 from nctool import errors
-from nctool.commands import COMMANDS, application, streams
+from nctool.commands import application, load_all, streams
 from nctool.signature import options_of
 
 if TYPE_CHECKING:
@@ -73,7 +73,7 @@ def commands() -> str:
     """Return a section for each command: what it does, its options, arguments of Python, defaults."""
     built = typer.main.get_command(application.app).commands  # type: ignore[attr-defined]
     parts = []
-    for command in COMMANDS:
+    for command in load_all():
         arguments = {parameter.name for parameter, _ in options_of(command.function)}
         rows = [option_row(shown, arguments) for shown in built[command.name].params if not shown.hidden]
         head = ["option", "in Python", "default", "is"]
@@ -96,10 +96,10 @@ def option_row(shown: Any, arguments: set[str]) -> list[str]:
 def json_keys() -> str:
     """Return, for each command, the keys of its JSON, from the dataclass of its report and those inside it."""
     parts, seen = [], {}
-    for command in COMMANDS:
+    for command in load_all():
         module = importlib.import_module(command.function.__module__)
         report = getattr(module, str(inspect.signature(command.function).return_annotation), None)
-        if dataclasses.is_dataclass(report) and issubclass(report, importlib.import_module("nctool.report").Report):
+        if dataclasses.is_dataclass(report) and issubclass(report, importlib.import_module("nctool.reports").Report):
             parts.append(f"## `nctool {command.name} --json`\n\n{keys_of(report, seen)}")
     nested = [f"### {name}\n\n{text}" for name, text in seen.items()]
     return "\n\n".join([*parts, "## Objects in them", *nested])
