@@ -108,7 +108,7 @@ def json_keys() -> str:
 def keys_of(kind: type, seen: dict[str, str]) -> str:
     """Return the table of the keys of a dataclass; those of dataclasses that it holds are added to `seen`."""
     said, names, rows = attributes_of(kind), names_of(kind), []
-    for field in dataclasses.fields(kind):
+    for field in (each for each in dataclasses.fields(kind) if each.metadata.get("json", True)):
         inner = [names[word] for word in re.findall(r"\w+", str(field.type)) if word in names]
         for each in inner:
             if each.__name__ not in seen:
@@ -124,6 +124,7 @@ _JSON_NAMES = {
     "str": "text",
     "Path": "text",
     "int": "integer",
+    "np.int64": "integer",
     "float": "number",
     "bool": "true, false",
 }
