@@ -114,6 +114,8 @@ COMMANDS = [
     "history RUN",
     "recipes",
     "targets",
+    "zoo",
+    "bundle DIGITS -o bundle",
 ]
 
 
