@@ -25,7 +25,9 @@ from nctool_models.zoo.networks import zoo
 def run(*words: object) -> str:
     """Run the installed command, and return what it prints."""
     command = [str(Path(sys.prefix) / "bin" / "nctool"), *map(str, words)]
-    return subprocess.run(command, check=True, capture_output=True, text=True, stdin=subprocess.DEVNULL).stdout
+    ended = subprocess.run(command, check=False, capture_output=True, text=True, stdin=subprocess.DEVNULL)
+    require(ended.returncode == 0, f"{' '.join(command)}: exit code {ended.returncode}\n{ended.stderr}")
+    return ended.stdout
 
 
 def require(holds: bool, what: str) -> None:
