@@ -66,6 +66,14 @@ def test_what_is_changed_is_told(cli, images: Path) -> None:
     assert tuple(str(warning.message) for warning in told) == notes
 
 
+def test_the_first_of_several_frames_is_taken_and_that_is_told(images: Path) -> None:
+    first, second = (Image.open(images / f"{number}.png") for number in (0, 1))
+    first.save(images / "pages.tif", save_all=True, append_images=[second])
+    report = nctool.run_sim(NAME, input=images / "pages.tif")
+    assert report.notes[0] == "image `pages.tif`: the first of 2 frames taken"
+    assert report.answers == nctool.run_sim(NAME, input=images / "0.png").answers
+
+
 def test_many_kinds_of_changes_are_counted(images: Path) -> None:
     for side in range(9, 16):
         Image.new("L", (side, side)).save(images / f"x{side}.png")

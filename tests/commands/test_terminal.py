@@ -116,6 +116,8 @@ COMMANDS = [
     "doctor",
     "recipes",
     "targets",
+    "zoo",
+    "bundle DIGITS -o bundle",
 ]
 
 
