@@ -24,6 +24,7 @@ from nctool_models import load_dataset
 from tests.commands.test_doctor import no_lava
 
 FUNCTIONS = (
+    "bundle",
     "check",
     "convert",
     "doctor",
@@ -50,6 +51,7 @@ def reports(tmp_path_factory: pytest.TempPathFactory, digits_run: Path, digits_m
         checked = nctool.doctor()
     settings = {"backends": "autapse", "steps": [1], "replicas": [1], "weight_bits": [8], "samples": 4}
     return {
+        "bundle": nctool.bundle(digits_model, folder / "b"),
         "check": nctool.check(relus, (1, 8, 8)),
         "convert": nctool.convert(relus, digits.x_train[:64], folder / "c.net", mean=0.5, std=0.5),
         "doctor": checked,
