@@ -245,20 +245,31 @@ def test_a_later_rank_shows_nothing(digits_model: Path, monkeypatch) -> None:
 
 
 def test_a_notebook_shows_a_bar_of_the_browser(monkeypatch) -> None:
-    shown: list[str] = []
-    display = types.ModuleType("IPython.display")
-    display.HTML = str
-    display.display = lambda html, display_id: shown.append(html) or types.SimpleNamespace(update=shown.append)
+    shown: list[dict[str, str]] = []
+
+    def show(data: dict[str, str], *, raw: bool, display_id: bool = True) -> Any:
+        assert raw and display_id
+        shown.append(data)
+        return types.SimpleNamespace(update=show)
+
     shell = types.SimpleNamespace(kernel=object())
-    ipython = types.ModuleType("IPython")
-    ipython.get_ipython = lambda: shell
-    monkeypatch.setitem(sys.modules, "IPython", ipython)
-    monkeypatch.setitem(sys.modules, "IPython.display", display)
+    modules = {name: types.ModuleType(name) for name in ("IPython", "IPython.display")}
+    modules["IPython"].get_ipython = lambda: shell
+    modules["IPython.display"].display = show
+    for name, module in modules.items():
+        monkeypatch.setitem(sys.modules, name, module)
+    with progress_bar("title") as report:
+        report(1, 2)
+    assert shown == []  # it was quick
+    monkeypatch.setattr("nctool.progress.NOTEBOOK_FIRST_S", 0)
     monkeypatch.setattr("nctool.progress.NOTEBOOK_S", 0)
     with progress_bar("a <title>") as report:
         report(3, 7, "loss < 1")
-    bar = 'a &lt;title&gt; <progress value="3" max="7"></progress> 3/7<br>loss &lt; 1'
-    assert shown == ["<div>a &lt;title&gt; <progress></progress><br></div>", f"<div>{bar}</div>", ""]
+        report(4, 7)
+    first = 'a &lt;title&gt; 3/7 <progress value="3" max="7"></progress><br>loss &lt; 1'
+    assert shown[0] == {"text/html": f"<div>{first}</div>", "text/plain": "a <title> 3/7"}
+    assert 'value="4"' in shown[1]["text/html"]
+    assert shown[2:] == [{"text/html": "", "text/plain": ""}]
     shell.kernel = None  # IPython in a terminal
     with progress_bar("title") as report:
         assert report is no_progress

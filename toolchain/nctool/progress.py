@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from html import escape
+from importlib import import_module
 from typing import Any, Protocol
 
 from rich.console import Console, RenderableType
@@ -18,6 +19,9 @@ from rich.text import Text
 
 NOTEBOOK_S = 0.2
 """Seconds between two pictures of a bar in a notebook, each of which is a message to the browser."""
+
+NOTEBOOK_FIRST_S = 1.0
+"""Seconds before the first one: what is quick leaves no output in the cell."""
 
 
 class ProgressCallback(Protocol):
@@ -106,24 +110,28 @@ def _is_notebook() -> bool:
 @contextmanager
 def _notebook_bar(title: str) -> Iterator[ProgressCallback]:
     """Show a bar of the browser below the cell; that of rich would need ipywidgets."""
-    from IPython.display import HTML, display
-
-    shown, last = display(HTML(_picture(title, 0, 0, "")), display_id=True), 0.0
+    display: Any = import_module("IPython.display").display  # it is there: a kernel runs
+    shown, due = None, time.monotonic() + NOTEBOOK_FIRST_S
 
     def report(done: int, total: int, message: str = "") -> None:
-        nonlocal last
-        if time.monotonic() - last >= NOTEBOOK_S:
-            last = time.monotonic()
-            shown.update(HTML(_picture(title, done, total, message)))
+        nonlocal shown, due
+        if time.monotonic() < due:
+            return
+        due, picture = time.monotonic() + NOTEBOOK_S, _picture(title, done, total, message)
+        if shown is None:
+            shown = display(picture, raw=True, display_id=True)
+        else:
+            shown.update(picture, raw=True)
 
     try:
         yield report
     finally:
-        shown.update(HTML(""))
+        if shown is not None:
+            shown.update({"text/html": "", "text/plain": ""}, raw=True)
 
 
-def _picture(title: str, done: int, total: int, message: str) -> str:
-    """Return a bar as HTML: it moves to and fro where the end is not known yet."""
-    ends = f' value="{done}" max="{total}"' if total else ""
-    counts = f" {done}/{total}" if total else ""
-    return f"<div>{escape(title)} <progress{ends}></progress>{counts}<br>{escape(message)}</div>"
+def _picture(title: str, done: int, total: int, message: str) -> dict[str, str]:
+    """Return a bar as HTML and as text, by media type."""
+    counts, message = f"{escape(title)} {done}/{total}", escape(message)
+    bar = f'<div>{counts} <progress value="{done}" max="{total}"></progress><br>{message}</div>'
+    return {"text/html": bar, "text/plain": f"{title} {done}/{total}"}
