@@ -7,8 +7,8 @@ import sys
 import types
 from dataclasses import dataclass
 from html.parser import HTMLParser
-from io import StringIO
 from pathlib import Path
+from threading import Timer
 from typing import Any
 
 import numpy as np
@@ -22,6 +22,7 @@ from nctool.progress import learn_title, no_progress, progress_bar, title_of
 from nctool.report import LONGEST_LINE, Report
 from nctool_models import load_dataset
 from tests.commands.test_doctor import no_lava
+from tests.support.terminal import stderr_terminal
 
 FUNCTIONS = (
     "bundle",
@@ -194,25 +195,12 @@ def test_an_open_model_says_what_it_takes_and_gives(digits_model: Path) -> None:
 # --- progress ---------------------------------------------------------------------------------------------------------
 
 
-class Terminal(StringIO):
-    def isatty(self) -> bool:
-        return True
-
-
-def a_terminal(monkeypatch: pytest.MonkeyPatch) -> StringIO:
-    """Let stderr be a terminal from here on: pytest puts its own stream there before each test."""
-    stream = Terminal()
-    monkeypatch.setenv("TERM", "xterm")
-    monkeypatch.setattr(sys, "stderr", stream)
-    return stream
-
-
 def train(folder: Path, **options: Any) -> None:
     nctool.train("digits-mlp", folder / "run", overrides={"training.epochs": 1}, overwrite=True, **options)
 
 
 def test_training_shows_a_bar_on_a_terminal_unless_told_not_to(tmp_path: Path, monkeypatch) -> None:
-    terminal = a_terminal(monkeypatch)
+    terminal = stderr_terminal(monkeypatch)
     calls = []
     train(tmp_path, progress=False)
     train(tmp_path, progress=lambda *call: calls.append(call))
@@ -222,8 +210,16 @@ def test_training_shows_a_bar_on_a_terminal_unless_told_not_to(tmp_path: Path, m
     assert "training" in terminal.getvalue()
 
 
+def test_what_is_quick_shows_no_bar(monkeypatch) -> None:
+    terminal = stderr_terminal(monkeypatch)
+    monkeypatch.setattr("nctool.progress.Timer", lambda _seconds, action: Timer(100, action))
+    with progress_bar("quick") as report:
+        report(1, 2)
+    assert terminal.getvalue() == ""
+
+
 def test_the_title_names_arguments(digits_model: Path, monkeypatch) -> None:
-    terminal = a_terminal(monkeypatch)
+    terminal = stderr_terminal(monkeypatch)
     nctool.run_sim(digits_model, samples=2, engine="reference")
     assert "engine reference" in terminal.getvalue()
     learn_title("some_function", "on {device}")
@@ -232,13 +228,13 @@ def test_the_title_names_arguments(digits_model: Path, monkeypatch) -> None:
 
 
 def test_the_command_line_shows_one_bar_and_with_json_none(cli, digits_model: Path, monkeypatch) -> None:
-    terminal = a_terminal(monkeypatch)
+    terminal = stderr_terminal(monkeypatch)
     assert cli("run-sim", digits_model, "--samples", 2, "--json").code == 0
     assert terminal.getvalue() == ""
 
 
 def test_a_later_rank_shows_nothing(digits_model: Path, monkeypatch) -> None:
-    terminal = a_terminal(monkeypatch)
+    terminal = stderr_terminal(monkeypatch)
     monkeypatch.setenv("RANK", "1")
     nctool.verify(digits_model, engines="fast", samples=1)
     assert terminal.getvalue() == ""
@@ -261,7 +257,7 @@ def test_a_notebook_shows_a_bar_of_the_browser(monkeypatch) -> None:
     with progress_bar("title") as report:
         report(1, 2)
     assert shown == []  # it was quick
-    monkeypatch.setattr("nctool.progress.NOTEBOOK_FIRST_S", 0)
+    monkeypatch.setattr("nctool.progress.FIRST_S", 0)
     monkeypatch.setattr("nctool.progress.NOTEBOOK_S", 0)
     with progress_bar("a <title>") as report:
         report(3, 7, "loss < 1")

@@ -11,17 +11,18 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from html import escape
 from importlib import import_module
+from threading import Timer
 from typing import Any, Protocol
 
 from rich.console import Console, RenderableType
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
+FIRST_S = 1.0
+"""Seconds before a bar is shown: what is quick shows none."""
+
 NOTEBOOK_S = 0.2
 """Seconds between two pictures of a bar in a notebook, each of which is a message to the browser."""
-
-NOTEBOOK_FIRST_S = 1.0
-"""Seconds before the first one: what is quick leaves no output in the cell."""
 
 
 class ProgressCallback(Protocol):
@@ -65,7 +66,7 @@ def progress_bar(title: str) -> Iterator[ProgressCallback]:
     """Show a bar while the block runs; yield the callback that moves it.
 
     The bar is drawn in the notebook that runs this, or on stderr, in plain text when NO_COLOR is set, and not at all
-    when stderr is no terminal. It vanishes when the block ends.
+    when stderr is no terminal. It is shown after `FIRST_S`, and vanishes when the block ends.
 
     Args:
         title: what is going on, lower case.
@@ -88,13 +89,22 @@ def _terminal_bar(title: str) -> Iterator[ProgressCallback]:
         MofNCompleteColumn(),
         TimeRemainingColumn(),
     )
-    with _Bar(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task(title, total=None, message="")
+    bar = _Bar(*columns, console=Console(stderr=True), transient=True)
+    task = bar.add_task(title, total=None, message="")
 
-        def report(done: int, total: int, message: str = "") -> None:
-            bar.update(task, completed=done, total=total, message=message)
+    def report(done: int, total: int, message: str = "") -> None:
+        bar.update(task, completed=done, total=total, message=message)
 
+    timer = Timer(FIRST_S, bar.start)
+    timer.daemon = True
+    timer.start()
+    try:
         yield report
+    finally:
+        timer.cancel()
+        timer.join()
+        if bar.live.is_started:
+            bar.stop()
 
 
 # --- in a notebook ----------------------------------------------------------------------------------------------------
@@ -111,7 +121,7 @@ def _is_notebook() -> bool:
 def _notebook_bar(title: str) -> Iterator[ProgressCallback]:
     """Show a bar of the browser below the cell; that of rich would need ipywidgets."""
     display: Any = import_module("IPython.display").display  # it is there: a kernel runs
-    shown, due = None, time.monotonic() + NOTEBOOK_FIRST_S
+    shown, due = None, time.monotonic() + FIRST_S
 
     def report(done: int, total: int, message: str = "") -> None:
         nonlocal shown, due
