@@ -1,10 +1,11 @@
 # Everything runs in .venv, which `setup` makes and keeps up to date; it costs nothing when nothing has changed.
 # Paths are relative, so that a folder with spaces in its name works.
 .DEFAULT_GOAL := help
-.PHONY: help setup peers demo test quick check lint types imports bench clean
+.PHONY: help setup peers demo test quick check lint types imports docs bench clean
 
 PYTHON := .venv/bin/python
 NCTOOL := .venv/bin/nctool
+BROWSER := $(shell command -v chromium chromium-browser google-chrome)
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' Makefile
@@ -20,12 +21,13 @@ demo: setup ## train a small network, export it, run it in three engines and ver
 
 test: setup ## run the test suite, Lava included, one worker a core; COVERAGE=yes measures what it reaches
 	@rm -rf .cache/coverage && mkdir -p .cache/coverage
-	OMP_NUM_THREADS=1 $(PYTHON) -m pytest --numprocesses auto --maxprocesses 8 $(if $(COVERAGE),--cov)
+	$(if $(BROWSER),,@echo "no Chromium here, so the tests of pages are left out: apt-get install chromium")
+	OMP_NUM_THREADS=1 $(PYTHON) -m pytest --numprocesses auto --maxprocesses 8 $(if $(COVERAGE),--cov) $(if $(BROWSER),,-m "not browser")
 
 quick: setup ## run the tests that take moments, for the loop while working: under a minute
-	OMP_NUM_THREADS=1 $(PYTHON) -m pytest --numprocesses auto --maxprocesses 8 -m "not slow and not lava and not brian"
+	OMP_NUM_THREADS=1 $(PYTHON) -m pytest --numprocesses auto --maxprocesses 8 -m "not slow and not lava and not brian and not browser"
 
-check: lint types imports test ## everything a change must pass
+check: lint types imports docs test ## everything a change must pass
 
 lint: setup ## ruff: rules and format
 	$(PYTHON) -m ruff check
@@ -36,6 +38,9 @@ types: setup ## mypy, strict
 
 imports: setup ## import-linter: which package may import which
 	.venv/bin/lint-imports
+
+docs: setup ## build the site into build/docs; runs the tutorials, and takes a warning for an error
+	OMP_NUM_THREADS=1 $(PYTHON) -m sphinx --builder html --fresh-env --doctree-dir build/doctrees --jobs auto --nitpicky --fail-on-warning --keep-going --quiet docs build/docs
 
 bench: setup ## run the benchmarks; the last line of each is a JSON object
 	@set -e; for script in benchmarks/[!_]*.py; do \

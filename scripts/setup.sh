@@ -15,7 +15,7 @@ hint() { printf 'hint: %s\n' "$*"; }
 
 job=${1:-full}
 case "$job" in
-    full) version=3.10 venv=.venv extras=lava,vision,onnx,dev constraints=constraints/py310-lava.txt size="about 6 GB" ;;
+    full) version=3.10 venv=.venv extras=lava,vision,onnx,docs,dev constraints=constraints/py310-lava.txt size="about 6 GB" ;;
     core) version=3.11 venv=.venv-core extras=lava,onnx,dev constraints=constraints/py311-core.txt size="1 GB or more" ;;
     peers) version=3.11 venv=.venv-peers extras=peers constraints=constraints/py311-peers.txt size="2 GB or more" ;;
     *) { say "unknown job \`$job\`"; hint "scripts/setup.sh [full|core|peers]"; } >&2; exit 2 ;;

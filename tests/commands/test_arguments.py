@@ -45,6 +45,7 @@ def given(digits_run, digits_model, tmp_path) -> dict[str, dict[str, Any]]:
         },
         "run_sim": {"model": digits_model},
         "verify": {"model": digits_model, "engines": "fast"},
+        "report": {"networks": digits_model, "output": tmp_path / "report.html", "verify": 1},
         "inspect": {"model": digits_model},
         "open": {"model": digits_model},
         "demo": {"output": tmp_path / "demo"},

@@ -19,7 +19,7 @@ import nctool
 from nctool.commands.html import as_html
 from nctool.commands.tables import Line, Rows
 from nctool.progress import learn_title, no_progress, progress_bar, title_of
-from nctool.report import LONGEST_LINE, Report
+from nctool.reports import LONGEST_LINE, Report
 from nctool_models import load_dataset
 from tests.commands.test_doctor import no_lava
 from tests.support.terminal import stderr_terminal

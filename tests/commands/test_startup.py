@@ -78,6 +78,8 @@ NOT_THERE = {
     "run-sim M.net --input gone.png": "cannot read `gone.png`: no such file or directory",
     "inspect gone.net": "no such file: `gone.net`",
     "demo -o RUN": "`RUN` is there, and holds something else than a demo",
+    "report gone": "no such file: `gone`",
+    "report M.net -o gone/r.html": "cannot write `gone/r.html`: no such file or directory",
     "bundle gone.net -o f": "no such file: `gone.net`",
     "bundle M.net -o M.net": "cannot write `M.net`: file exists",
     "recipes gone.toml": "no recipe file `gone.toml`",

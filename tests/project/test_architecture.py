@@ -15,7 +15,7 @@ PACKAGES = {
     "nctool_models": ROOT / "models" / "nctool_models",
     "nctool_deploy": ROOT / "deploy" / "nctool_deploy",
 }
-HEAVY = {"torch", "torchvision", "lava", "scipy", "matplotlib"}
+HEAVY = {"torch", "torchvision", "lava", "scipy", "matplotlib", "altair", "vl_convert"}
 
 
 # --- imports ------------------------------------------------------------

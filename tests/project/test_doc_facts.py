@@ -18,14 +18,26 @@ from nctool.recipe.schema import Recipe
 from nctool.toml import literal, tables_of, tags_of
 from nctool_models import list_recipes
 from nctool_models.datasets.load import NAMES
-from tests.support.markdown import FENCE, PAGES, ROOT, Block, blocks, page_text, rows, sections
+from tests.support.markdown import (
+    DOCS,
+    FENCE,
+    PAGES,
+    ROOT,
+    Block,
+    blocks,
+    page_text,
+    rows,
+    sections,
+    without_directives,
+)
 
-LINKED = [*PAGES, ROOT / "ARCHITECTURE.md", ROOT / "CONTRIBUTING.md"]
+LINKED = [*PAGES, *sorted(DOCS.glob("*/*.md")), ROOT / "ARCHITECTURE.md", ROOT / "CONTRIBUTING.md"]
 
 
 def inline_code(page: Path) -> list[str]:
     """Return what stands between single backquotes outside blocks, a line end in it being a space."""
-    found = re.findall(r"`([^`]+)`", FENCE.sub("", page.read_text(encoding="utf-8")))
+    text = without_directives(page.read_text(encoding="utf-8"))
+    found = re.findall(r"`([^`]+)`", FENCE.sub("", text))
     return [" ".join(code.split()) for code in found]
 
 
@@ -171,3 +183,17 @@ def test_the_citation_names_the_version_that_is_built() -> None:
     version = re.search(r'^version = "(.+)"', (ROOT / "pyproject.toml").read_text(encoding="utf-8"), re.MULTILINE)
     assert version
     assert f"\nversion: {version[1]}\n" in (ROOT / "CITATION.cff").read_text(encoding="utf-8")
+
+
+def test_the_figures_of_the_comparison_are_those_of_the_results() -> None:
+    """Each row of COMPARE.md stands in RESULTS.md, with the same network."""
+    found: dict[tuple[str, str], tuple[str, ...]] = {}
+    network = ""
+    for first, *others in rows(sections("RESULTS.md")["Post-training conversion"]):
+        network = re.sub(r", ReLU.*", "", first) or network
+        found[network, others[0]] = tuple(cell.strip("*") for cell in others[1:])
+    compared = rows(sections("COMPARE.md")["Accuracy of conversion"])[1:]
+    assert len(compared) == 9
+    for first, tool, *figures in compared:
+        network = first.partition(",")[0] or network
+        assert found[network, tool] == tuple(figures), tool

@@ -4,8 +4,8 @@ The blocks of a page run in order, in a folder of their own that holds what the 
 commands are cut short by options behind those that are printed (`shortened`), and MNIST is a stand-in. Output that is
 shown is compared word by word; its numbers may be those of a whole training, so that any number will do.
 
-An HTML comment above a block says what else it is: `file: NAME`, `shows: WHAT PRINTS IT`, or `not run: REASON`.
-`test_the_blocks_that_are_not_run` lists the last ones.
+An HTML comment above a block says what else it is: `file: NAME`, `shows: WHAT PRINTS IT`, `example: RULES`, which
+tests/project/test_semantics.py works out, or `not run: REASON`. `test_the_blocks_that_are_not_run` lists the last ones.
 """
 
 from __future__ import annotations
@@ -183,6 +183,7 @@ LIBRARIES = {
     "README.md": ["lava", "vision"],
     "BACKENDS.md": ["lava", "bare_lava"],
     "RECIPES.md": ["vision"],
+    "START.md": ["vision"],
     "TRAINING.md": ["vision"],
 }
 
@@ -244,13 +245,17 @@ def test_the_blocks_that_are_not_run() -> None:
         ("INSTALL.md", "installs packages, from the network"),
         ("LAVA.md", "installs packages, from the network"),
         ("LAVA.md", "of installations that are refused; tests/lava/test_compatibility.py makes them"),
+        ("START.md", "installs packages, from the network"),
         ("TRAINING.md", "400 epochs on a GPU, of data that are downloaded"),
         ("TRAINING.md", "a layout of folders"),
         ("TRAINING.md", "wants several GPUs, or a process for each core"),
     ]
 
 
-@pytest.mark.parametrize("block", [block for block in EVERY_BLOCK if block.language == "toml"], ids=lambda b: b.place)
+TOML = [block for block in EVERY_BLOCK if block.language == "toml" and block.mark != "example"]
+
+
+@pytest.mark.parametrize("block", TOML, ids=lambda b: b.place)
 def test_a_toml_block_is_a_recipe_a_part_of_one_or_a_target(block: Block, tmp_path: Path) -> None:
     if "[limits]" in block.text:
         (tmp_path / "target.toml").write_text(block.text, encoding="utf-8")

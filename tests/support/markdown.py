@@ -8,12 +8,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+DOCS = ROOT / "docs"
+PAGES = [ROOT / "README.md", *sorted(DOCS.glob("*.md"))]
 
 FENCE = re.compile(
-    r"(?:^<!-- (?P<mark>file|not run|shows): (?P<value>[^>]*?) -->\n\n?)?^```(?P<language>\w*)\n(?P<text>.*?)^```$",
+    r"(?:^<!-- (?P<mark>file|not run|shows|example): (?P<value>[^>]*?) -->\n\n?)?"
+    r"^```(?P<language>\w*)\n(?P<text>.*?)^```$",
     re.MULTILINE | re.DOTALL,
 )
+
+DIRECTIVE = re.compile(r"^```\{[\w-]+\}.*?^```$", re.MULTILINE | re.DOTALL)
 
 
 @dataclass(frozen=True)
@@ -24,8 +28,9 @@ class Block:
         place: page and line of its fence.
         language: behind the fence, or nothing.
         text: what the fences hold.
-        mark: `file` (the text is that of a file), `not run`, `shows` (the text is what something prints), or nothing.
-        value: of the mark: the name of the file, the reason, what prints it.
+        mark: `file` (the text is that of a file), `not run`, `shows` (the text is what something prints), `example` (of
+            rules of docs/SEMANTICS.md), or nothing.
+        value: of the mark: the name of the file, the reason, what prints it, the rules.
     """
 
     place: str
@@ -36,9 +41,14 @@ class Block:
 
 
 def page_text(name: str) -> str:
-    """Return the text of a page, by its file name."""
+    """Return the text of a page, by its file name, with empty lines in place of what is for Sphinx."""
     (page,) = (page for page in PAGES if page.name == name)
-    return page.read_text(encoding="utf-8")
+    return without_directives(page.read_text(encoding="utf-8"))
+
+
+def without_directives(text: str) -> str:
+    """Return a text with empty lines in place of blocks such as ```{toctree}, which are for Sphinx."""
+    return DIRECTIVE.sub(lambda found: "\n" * found[0].count("\n"), text)
 
 
 def blocks(name: str, language: str | None = None) -> list[Block]:

@@ -21,7 +21,7 @@ import typer
 from nctool.commands.html import as_html
 from nctool.commands.tables import Line, Part, as_text, collect, print_whole
 from nctool.progress import learn_title, no_progress, progress_bar
-from nctool.report import Shown, learn
+from nctool.reports import Shown, learn
 from nctool.signature import Option, Parameter, options_of, parameters_of, parts_of
 from nctool.spelling import spoken
 from nctool.torchrun import rank_and_size

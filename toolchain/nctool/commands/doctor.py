@@ -19,7 +19,7 @@ from nctool.commands.options import Progress
 from nctool.commands.tables import counted, print_line, print_rows
 from nctool.cpu import has_bfloat16
 from nctool.errors import EngineError
-from nctool.report import Report
+from nctool.reports import Report
 
 if TYPE_CHECKING:
     from nctool.surroundings.engines import EngineState

@@ -28,7 +28,7 @@ from nctool.commands.options import (
 from nctool.commands.tables import counted, print_changes, print_cores, print_line, print_whole
 from nctool.errors import UsageError
 from nctool.ir.number_format import LONGEST_WINDOW
-from nctool.report import Report
+from nctool.reports import Report
 from nctool.signature import Hint, Option
 from nctool.spelling import spoken
 

@@ -33,7 +33,7 @@ from nctool.commands.options import (
 from nctool.commands.tables import counted, percent, print_line, print_rows
 from nctool.ir.arrays import StructuralEquality
 from nctool.progress import ProgressCallback
-from nctool.report import NOT_JSON, Report
+from nctool.reports import NOT_JSON, Report
 from nctool.running.arrays import Source
 from nctool.signature import Option
 from nctool_deploy.foreign import ForeignOptions

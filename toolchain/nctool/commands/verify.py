@@ -29,7 +29,7 @@ from nctool.commands.options import (
 )
 from nctool.commands.tables import counted, print_line, print_rows
 from nctool.errors import UsageError
-from nctool.report import Report
+from nctool.reports import Report
 from nctool.signature import Option
 from nctool_deploy.foreign import ForeignOptions
 from nctool_deploy.lava.engine import DEFAULT_TIMEOUT_S
