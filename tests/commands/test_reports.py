@@ -18,6 +18,7 @@ from torch import nn
 import nctool
 from nctool.commands.html import as_html
 from nctool.commands.tables import Line, Rows
+from nctool.figures import theme
 from nctool.progress import learn_title, no_progress, progress_bar, title_of
 from nctool.reports import LONGEST_LINE, Report
 from nctool_models import load_dataset
@@ -185,6 +186,18 @@ def test_a_run_has_answers_labels_and_logits_as_arrays(digits_model: Path) -> No
     assert (report.to_json()["answers"], unlabelled.to_json()["answers"]) == ([], report.answers.tolist())
     assert report == dataclasses.replace(report)
     assert report != dataclasses.replace(report, answers=report.answers + 1)
+
+
+def test_history_and_explore_plot_what_their_option_draws(reports) -> None:
+    import altair as alt
+    import vl_convert
+
+    for name in ("history", "explore"):
+        chart = reports[name].plot()
+        assert isinstance(chart, alt.TopLevelMixin)
+        assert "<svg" in vl_convert.vegalite_to_svg(chart.to_dict())
+        assert chart.to_dict()["config"]["background"] == theme.LIGHT["paper"]  # in a dark notebook too
+    assert len(reports["explore"].plot().to_dict()["hconcat"]) == 3
 
 
 def test_an_open_model_says_what_it_takes_and_gives(digits_model: Path) -> None:

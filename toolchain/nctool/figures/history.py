@@ -1,6 +1,6 @@
 """Draw a training run over its epochs: loss, accuracies, and threshold and gap of every layer.
 
-In: the numbers of the epochs. Out: a .png, .svg or .pdf file. Altair is imported here only when asked for.
+In: the numbers of the epochs. Out: a chart, or a .png, .svg or .pdf file. Altair is imported here only when asked for.
 """
 
 from __future__ import annotations
@@ -36,6 +36,11 @@ def prepare(path: Path) -> Callable[[Epochs], None]:
 
 
 def _draw(path: Path, epochs: Epochs) -> None:
+    save_figure(chart(epochs), path)
+
+
+def chart(epochs: Epochs) -> Any:
+    """Return the Altair chart of epochs."""
     import altair as alt
 
     layers = list(dict.fromkeys(name for epoch in epochs for name in epoch.theta))
@@ -46,7 +51,7 @@ def _draw(path: Path, epochs: Epochs) -> None:
     theta = _panel(epochs, "threshold θ", thetas)
     gap = _panel(epochs, "gap to the spiking network: the σ of the noise", gaps)
     rows = ((left | right).resolve_scale(color="independent") for left, right in ((loss, accuracy), (theta, gap)))
-    save_figure(alt.vconcat(*rows).resolve_scale(color="independent"), path)
+    return alt.vconcat(*rows).resolve_scale(color="independent")
 
 
 def accuracies(epochs: Epochs) -> Curves:
