@@ -22,6 +22,8 @@ MOST_MARKED = 40
 """Epochs that get a mark each; of more, only the lines are drawn."""
 MOST_NAMED = 12
 """Curves of a panel that are all named; of more, only the first and the last are."""
+FEW = 8
+"""Epochs that the axis all names: of its own, Vega writes a half between two as the next one."""
 WIDTH, HEIGHT = 380, 220
 
 
@@ -75,7 +77,8 @@ def _panel(epochs: Epochs, title: str, curves: Curves) -> Any:
     shown = names if len(names) <= MOST_NAMED else [names[0], names[-1]]
     legend = alt.Legend(title=None, values=shown, orient="bottom", columns=4) if len(names) > 1 else None
     rows = [{"curve": name, "epoch": epoch, "value": v} for name, at in curves.items() for epoch, v in at.items()]
-    whole = alt.Axis(format="d", grid=False, tickMinStep=1)
+    few = [epoch.epoch for epoch in epochs] if len(epochs) <= FEW else alt.Undefined
+    whole = alt.Axis(format="d", grid=False, tickMinStep=1, values=few)
     lines = (
         alt.Chart(alt.InlineData(rows))
         .mark_line(point=len(epochs) <= MOST_MARKED)
