@@ -19,17 +19,11 @@ from torch import Tensor, nn
 import nctool
 from nctool.commands.application import main
 from nctool.commands.tables import print_rows
-from nctool.errors import EngineError
 from nctool.progress import progress_bar
+from tests.commands.test_doctor import no_lava
+from tests.support.terminal import Terminal, stderr_terminal
 
 TO_COPY = ("next: ", "wrote ")
-
-
-class Terminal(StringIO):
-    """A stream that says it is a terminal."""
-
-    def isatty(self) -> bool:
-        return True
 
 
 def shown(monkeypatch: pytest.MonkeyPatch, stream: StringIO, width: int, arguments: Sequence[object]) -> str:
@@ -121,11 +115,6 @@ COMMANDS = [
 ]
 
 
-def no_lava(*_: object) -> None:
-    """Fail as Lava does where it is not installed."""
-    raise EngineError("engine `lava`: lava-nc 0.10.0 is not installed", hint="`pip install nctool[lava]`")
-
-
 @pytest.fixture
 def here(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, digits_run: Path, digits_model: Path, long_model: Path
@@ -190,10 +179,8 @@ def test_a_wide_table_gets_headers_of_several_lines_before_it_gets_parts(capsys)
 @pytest.mark.parametrize("width", [60, 80, 120])
 def test_the_bar_of_a_training_run(monkeypatch: pytest.MonkeyPatch, width: int) -> None:
     message = "epoch 120/400, loss 0.341, training accuracy 81.1%; held out ANN 86.01%, SNN T=1 82.52%, T=2 84.10%"
-    stream = Terminal()
-    monkeypatch.setenv("TERM", "xterm")
+    stream = stderr_terminal(monkeypatch)
     monkeypatch.setenv("COLUMNS", str(width))
-    monkeypatch.setattr(sys, "stderr", stream)
     with progress_bar("fine-tuning") as report:
         report(12345, 140800, message)
     lines = re.split(r"[\r\n]+", without_codes(stream.getvalue()))
