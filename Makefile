@@ -5,7 +5,6 @@
 
 PYTHON := .venv/bin/python
 NCTOOL := .venv/bin/nctool
-DEMO := runs/digits-cnn
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' Makefile
@@ -17,13 +16,7 @@ peers: ## make .venv-peers (Python 3.11), with the libraries that benchmarks/pee
 	@scripts/setup.sh peers
 
 demo: setup ## train a small network, export it, run it in three engines and verify it bit for bit
-	$(NCTOOL) train digits-cnn -o $(DEMO) $$(test -e $(DEMO)/checkpoint.safetensors && echo --overwrite || test ! -e $(DEMO)/last.safetensors || echo --resume)
-	$(NCTOOL) export $(DEMO) --target loihi --steps 4 -o $(DEMO)/model.net
-	$(NCTOOL) inspect $(DEMO)/model.net
-	$(NCTOOL) run-sim $(DEMO)/model.net --engine reference
-	$(NCTOOL) run-sim $(DEMO)/model.net --engine fast
-	$(NCTOOL) run-sim $(DEMO)/model.net --engine lava
-	$(NCTOOL) verify $(DEMO)/model.net --engines reference,fast,lava --samples 100
+	$(NCTOOL) demo -o runs/digits-cnn
 
 test: setup ## run the test suite, Lava included, one worker a core; COVERAGE=yes measures what it reaches
 	@rm -rf .cache/coverage && mkdir -p .cache/coverage

@@ -12,8 +12,7 @@ from typing import Any
 
 import nctool
 from nctool.training import load_checkpoint
-from nctool.training.checkpoints.checkpoint import CHECKPOINT_NAME
-from nctool.training.checkpoints.state import STATE_NAME
+from nctool.training.checkpoints.names import CHECKPOINT_NAME, STATE_NAME
 from nctool_models import load_recipe
 
 

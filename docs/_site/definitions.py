@@ -22,8 +22,9 @@ from typing import TYPE_CHECKING, Any
 
 import typer.main
 
+import nctool
 from nctool import errors
-from nctool.commands import COMMANDS, application, streams
+from nctool.commands import application, load_all, streams
 from nctool.signature import options_of
 
 if TYPE_CHECKING:
@@ -73,7 +74,7 @@ def commands() -> str:
     """Return a section for each command: what it does, its options, arguments of Python, defaults."""
     built = typer.main.get_command(application.app).commands  # type: ignore[attr-defined]
     parts = []
-    for command in COMMANDS:
+    for command in load_all():
         arguments = {parameter.name for parameter, _ in options_of(command.function)}
         rows = [option_row(shown, arguments) for shown in built[command.name].params if not shown.hidden]
         head = ["option", "in Python", "default", "is"]
@@ -96,7 +97,7 @@ def option_row(shown: Any, arguments: set[str]) -> list[str]:
 def json_keys() -> str:
     """Return, for each command, the keys of its JSON, from the dataclass of its report and those inside it."""
     parts, seen = [], {}
-    for command in COMMANDS:
+    for command in load_all():
         module = importlib.import_module(command.function.__module__)
         report = getattr(module, str(inspect.signature(command.function).return_annotation), None)
         if dataclasses.is_dataclass(report) and issubclass(report, importlib.import_module("nctool.report").Report):
@@ -203,6 +204,14 @@ def attributes_of(kind: type) -> dict[str, str]:
     return said
 
 
+# --- Python -----------------------------------------------------------------------------------------------------------
+
+
+def functions() -> str:
+    """Return the public functions of nctool, for autodoc."""
+    return "\n".join(["```{eval-rst}", *(f".. autofunction:: nctool.{name}" for name in nctool.__all__), "```"])
+
+
 # --- errors -----------------------------------------------------------------------------------------------------------
 
 
@@ -250,6 +259,7 @@ def other_pages() -> str:
 GENERATED: dict[str, Callable[[], str]] = {
     "commands": commands,
     "JSON keys": json_keys,
+    "functions": functions,
     "classes of errors": error_classes,
     "exit codes": exit_codes,
     "pages that stand nowhere else": other_pages,

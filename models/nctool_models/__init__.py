@@ -7,10 +7,17 @@ build_model(model, input_shape, n_classes, activation)      architectures
 restore_model(checkpoint)                                   architectures
 """
 
-from nctool_models.architectures.build import build_model, restore_model
-from nctool_models.datasets.dataset import Dataset, training_data
-from nctool_models.datasets.load import is_image_folder, load_dataset
-from nctool_models.recipes.load import list_recipes, load_recipe, recipe_path
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from nctool.lazy import lazy_names
+
+if TYPE_CHECKING:
+    from nctool_models.architectures.build import build_model, restore_model
+    from nctool_models.datasets.dataset import Dataset, training_data
+    from nctool_models.datasets.load import is_image_folder, load_dataset
+    from nctool_models.recipes.load import list_recipes, load_recipe, recipe_path
 
 __all__ = [
     "Dataset",
@@ -23,3 +30,13 @@ __all__ = [
     "restore_model",
     "training_data",
 ]
+
+__getattr__ = lazy_names(
+    __name__,
+    {
+        "architectures.build": "build_model restore_model",
+        "datasets.dataset": "Dataset training_data",
+        "datasets.load": "is_image_folder load_dataset",
+        "recipes.load": "list_recipes load_recipe recipe_path",
+    },
+)

@@ -47,6 +47,9 @@ def given(digits_run, digits_model, tmp_path) -> dict[str, dict[str, Any]]:
         "verify": {"model": digits_model, "engines": "fast"},
         "inspect": {"model": digits_model},
         "open": {"model": digits_model},
+        "demo": {"output": tmp_path / "demo"},
+        "bundle": {"model": digits_model, "output": tmp_path / "bundle"},
+        "doctor": {},
     }
 
 

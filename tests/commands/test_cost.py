@@ -209,7 +209,7 @@ def test_the_table(cli, own_model: Path) -> None:
     assert (ended.code, ended.err) == (0, "")
     lines = ended.out.splitlines()
     start = lines.index("cost of a sample for small-chip, autapse: means over 5 samples")
-    assert [line.split()[0] for line in lines[start + 2 : start + 8]] == [
+    assert [line.split()[0] for line in lines[start + 3 : start + 9]] == [
         "input",
         "conv1",
         "conv2",
@@ -217,12 +217,12 @@ def test_the_table(cli, own_model: Path) -> None:
         "fc2",
         "total",
     ]
-    assert lines[start + 8] == (
+    assert lines[start + 9] == (
         "2 window and 1 flush steps, one sample every 3; the answer stands after 6 steps, which take at least "
         "600..1,800 ns"
     )
-    assert lines[start + 9].startswith("energy in nJ: synaptic operations ")
-    assert lines[start + 10] == "these figures: measured on a board"
+    assert lines[start + 10].startswith("energy in nJ: synaptic operations ")
+    assert lines[start + 11] == "these figures: measured on a board"
 
 
 def test_targets_are_listed_with_their_figures(cli) -> None:

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 import nctool
 from nctool.commands.application import main
 from nctool.commands.tables import print_rows
+from nctool.errors import EngineError
 from nctool.progress import progress_bar
 
 TO_COPY = ("next: ", "wrote ")
@@ -49,8 +50,8 @@ def without_codes(text: str) -> str:
 
 
 def words(text: str) -> set[str]:
-    """Return the words of an output, but for the speed, which is another each time."""
-    return set(re.sub(r"\S+ images/s", "images/s", text).split())
+    """Return the words of an output, but for the speed and what is free, which are others each time."""
+    return set(re.sub(r"\S+ (?=images/s|GiB)", "", text).split())
 
 
 def assert_fits(text: str, width: int) -> None:
@@ -112,9 +113,15 @@ COMMANDS = [
     "convert nets.py:build --images x.npy --mean 0.5 --std 0.25 --steps 2 -o c.net",
     "explore RUN --samples 4 --replicas 1,2 --steps 1 --weight-bits 8 --target loihi1 --input rate",
     "history RUN",
+    "doctor",
     "recipes",
     "targets",
 ]
+
+
+def no_lava(*_: object) -> None:
+    """Fail as Lava does where it is not installed."""
+    raise EngineError("engine `lava`: lava-nc 0.10.0 is not installed", hint="`pip install nctool[lava]`")
 
 
 @pytest.fixture
@@ -123,6 +130,7 @@ def here(
 ) -> None:
     """Make links to what the commands read, in the current folder, and a network of ReLUs with images."""
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("nctool.surroundings.engines._lava", no_lava)
     Path("nets.py").write_text(RELUS, encoding="utf-8")
     np.save("x.npy", np.random.default_rng(0).integers(0, 256, (8, 1, 8, 8), np.uint8))
     changed = long_model.with_name("changed.net")
@@ -153,6 +161,28 @@ def test_a_table_goes_on_below_with_its_keys(monkeypatch: pytest.MonkeyPatch, ca
         assert without_codes(stream.getvalue()).splitlines() == expected
     print_rows("title", ["key", "a", "b"], rows)
     assert capsys.readouterr().out.splitlines() == whole
+    monkeypatch.setenv("COLUMNS", "21")
+    print_rows("title", ["key", "a", "b"], rows)
+    assert [line.rstrip() for line in capsys.readouterr().out.splitlines()] == [
+        line.rstrip() for line in (*parts, "second  444444")
+    ]
+
+
+@pytest.mark.parametrize("columns", ["", "0", "many"])
+def test_a_pipe_has_80_columns(monkeypatch: pytest.MonkeyPatch, capsys, columns: str) -> None:
+    monkeypatch.setenv("COLUMNS", columns)
+    cells = [str(10**8 + number) for number in range(12)]
+    print_rows("title", ["key", *("a",) * 12], [["first", *cells]])
+    lines = capsys.readouterr().out.splitlines()
+    assert max(map(len, lines)) <= 80
+    assert set(" ".join(lines).split()) == {"title", "key", "a", "first", *cells}
+
+
+def test_a_wide_table_gets_headers_of_several_lines_before_it_gets_parts(capsys) -> None:
+    rows = [["first", *("1",) * 8]]
+    print_rows("title", ["key", *("a long header",) * 8], rows)
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert lines == [["title"], ["a"] * 8, ["long"] * 8, ["key", *["header"] * 8], ["first", *["1"] * 8]]
 
 
 @pytest.mark.parametrize("width", [60, 80, 120])

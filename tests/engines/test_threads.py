@@ -11,12 +11,12 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nctool.fast import threads
+from nctool import threads
 from nctool.fast.choice import FLOAT, Choice
 from nctool.fast.engine import FastEngine
-from nctool.fast.threads import on_one_thread, side_by_side
 from nctool.reference.simulate import simulate
 from nctool.reference.trace import join, join_summaries
+from nctool.threads import on_one_thread, side_by_side
 from tests.support.networks import random_network, random_pixels, seeds
 
 
@@ -90,7 +90,7 @@ def test_an_error_of_a_part_comes_out() -> None:
 def test_a_process_that_forks_has_threads_of_its_own() -> None:
     script = """
 import os
-from nctool.fast.threads import side_by_side
+from nctool.threads import side_by_side
 print(side_by_side(lambda number: number + 1, [0, 1, 2], 2), flush=True)
 child = os.fork()
 if child == 0:

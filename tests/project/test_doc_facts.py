@@ -126,7 +126,8 @@ def test_the_training_page_lists_every_data_set_and_recipe() -> None:
 
 
 COMMANDS = typer.main.get_command(app).commands  # type: ignore[attr-defined]
-OTHER_OPTIONS = {"--constraint", "--no-deps", "--ignore-requires-python", "--nproc-per-node", "--help", "--methods"}
+OF_NCTOOL = {"--help", "--version", "--install-completion", "--show-completion"}
+OTHER_OPTIONS = {"--constraint", "--no-deps", "--ignore-requires-python", "--nproc-per-node", "--methods", *OF_NCTOOL}
 """Of pip, torchrun, `nctool` without a command, and a benchmark."""
 OPTIONS = {name: {each for p in command.params for each in p.opts} for name, command in COMMANDS.items()}
 

@@ -100,8 +100,8 @@ def test_the_page_of_the_format_has_the_keys_of_the_metadata() -> None:
 
 def test_every_command_and_option_is_listed_with_what_it_is() -> None:
     text = definitions.commands()
-    for command in COMMANDS:
-        assert f"## `nctool {command.name}`\n" in text
+    for name in COMMANDS:
+        assert f"## `nctool {name}`\n" in text
     assert not re.search(r"\| *\|$", text, re.MULTILINE), "an option without help"
 
 

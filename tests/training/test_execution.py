@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import nn
 
+from nctool import cpu
 from nctool.activation.noisy_quant import NoisyQuantReLU
 from nctool.errors import UsageError
 from nctool.progress import no_progress
@@ -28,7 +29,7 @@ class Spy(NoisyTraining):
 
 
 def one_epoch(recipe, types):
-    """Train one epoch outside `fit`, which refuses bfloat16 on the CPU; note the types that leave each layer."""
+    """Train one epoch outside `fit`, which refuses bfloat16 on some CPUs; note the types that leave each layer."""
     model, data = small_model(recipe), small_data()
     for layer in model:
         layer.register_forward_hook(lambda module, _, output: types.add((type(module).__name__, output.dtype)))
@@ -37,11 +38,11 @@ def one_epoch(recipe, types):
     return model
 
 
-def test_bfloat16_is_the_type_of_linear_layers_only():
+def test_bfloat16_is_the_type_between_layers_only():
     types: set[tuple[str, torch.dtype]] = set()
     model = one_epoch(small_recipe("training.precision=bfloat16"), types)
     assert ("Linear", torch.bfloat16) in types
-    assert {kind for name, kind in types if name == NoisyQuantReLU.__name__} == {torch.float32}
+    assert {kind for name, kind in types if name == NoisyQuantReLU.__name__} == {torch.bfloat16}
     assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
 
 
@@ -51,13 +52,45 @@ def test_float32_is_the_type_of_every_layer_otherwise():
     assert {kind for _, kind in types} == {torch.float32}
 
 
-def test_bfloat16_on_a_cpu_is_refused(tmp_path):
+@pytest.fixture(params=[True, False])
+def cpu_has_bfloat16(request, monkeypatch) -> bool:
+    monkeypatch.setattr("nctool.training.execution.cpu_has_bfloat16", lambda: request.param)
+    return request.param
+
+
+def test_bfloat16_on_a_cpu_needs_one_that_has_it(tmp_path, cpu_has_bfloat16):
+    if cpu_has_bfloat16:
+        assert small_fit(tmp_path, ["training.precision=bfloat16"]).accuracy_ann > 0
+        return
     with pytest.raises(UsageError) as caught:
         small_fit(tmp_path, ["training.precision=bfloat16"])
     assert str(caught.value) == (
-        "`training.precision` is bfloat16 on device `cpu`, allowed there: float32\n"
-        "hint: set training.precision=float32, or train on a GPU that has bfloat16"
+        "`training.precision` is bfloat16, but the CPU of this machine has none: allowed: float32, auto\n"
+        "hint: set training.precision=auto: bfloat16 where the device has it"
     )
+
+
+def test_auto_is_bfloat16_where_the_device_has_it(cpu_has_bfloat16):
+    types: set[tuple[str, torch.dtype]] = set()
+    one_epoch(small_recipe("training.precision=auto"), types)
+    assert ("Linear", torch.bfloat16 if cpu_has_bfloat16 else torch.float32) in types
+    with execution(nn.Flatten(), 1, small_recipe("training.precision=auto").training, CPU):
+        pass  # is never refused
+
+
+@pytest.mark.parametrize(
+    ("features", "has"),
+    [
+        (("avx2", "avx512bf16"), True),
+        (("amx-bf16",), True),
+        (("neon", "bf16"), True),
+        (("avx512f",), False),
+        (None, False),
+    ],
+)
+def test_a_processor_has_bfloat16_by_its_instructions(monkeypatch, features, has):
+    monkeypatch.setattr(cpu, "features", lambda: features)
+    assert cpu.has_bfloat16() is has
 
 
 @pytest.mark.parametrize("has_bfloat16", [False, True])
@@ -69,7 +102,7 @@ def test_bfloat16_needs_a_gpu_that_has_it(monkeypatch, has_bfloat16):
         return
     with pytest.raises(UsageError) as caught:
         require_execution(settings, CUDA)
-    assert str(caught.value).startswith("`training.precision` is bfloat16 on device `cuda`, allowed there: float32\n")
+    assert str(caught.value).startswith("`training.precision` is bfloat16, but the CUDA of this machine has none: ")
 
 
 @pytest.mark.parametrize("workspace", [None, ":1:1", ":4096:8"])

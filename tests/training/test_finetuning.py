@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import nn
 from torch.nn import functional
+from torch.overrides import TorchFunctionMode
 
 import nctool
 from nctool.activation.noisy_quant import NoisyQuantReLU, in_mode
@@ -37,6 +38,50 @@ def test_logits_are_the_running_mean_of_the_step_wise_network(overrides):
         logits = torch.stack([model(step) for step in steps])
     expected = torch.stack([logits[: t + 1].mean(dim=0) for t in range(3)])
     torch.testing.assert_close(window_logits(model, {}, steps), expected)
+
+
+@pytest.mark.parametrize(
+    ("first", "features"),
+    [
+        ([nn.Conv2d(1, 3, 3)], 108),
+        ([nn.Flatten(), nn.Linear(64, 3)], 3),
+        ([nn.ReLU(), nn.Conv2d(1, 3, 3)], 108),
+    ],
+)
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_a_constant_input_is_weighed_once_a_window_and_gives_the_same(first, features, layout):
+    torch.manual_seed(0)
+    model = nn.Sequential(*first, NoisyQuantReLU(4, 1.0), nn.Flatten(), nn.Linear(features, 4)).train()
+    images, found = torch.rand(5, 1, 8, 8).to(memory_format=layout), []
+    for steps in ([images] * 3, [images, images.clone(), images]):
+        model.zero_grad()
+        logits = window_logits(model, {}, steps)
+        logits[-1].square().sum().backward()
+        found.append((logits, [value.grad.clone() for value in model.parameters()]))
+    (logits, gradients), (expected, expected_gradients) = found
+    torch.testing.assert_close(logits, expected)
+    torch.testing.assert_close(gradients, expected_gradients)
+
+
+def test_a_constant_input_reaches_the_first_convolution_once():
+    model, seen = nn.Sequential(nn.Conv2d(1, 3, 3), NoisyQuantReLU(4, 1.0), nn.Conv2d(3, 2, 3)), []
+    images = torch.rand(5, 1, 8, 8)
+    with Counted(seen):
+        window_logits(model, {}, [images] * 3)
+    assert seen == [5, 15]
+
+
+class Counted(TorchFunctionMode):
+    """Notes the rows of what is convolved."""
+
+    def __init__(self, seen: list[int]) -> None:
+        super().__init__()
+        self.seen = seen
+
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        if function is torch.conv2d:
+            self.seen.append(len(args[0]))
+        return function(*args, **(kwargs or {}))
 
 
 def test_the_loss_is_the_mean_over_the_windows():

@@ -1,79 +1,98 @@
-"""Noise of the CPU is Gaussian, follows torch's generator, and costs no accelerator a wait."""
+"""Noise is Gaussian, and each of its numbers depends on a seed and its place alone."""
 
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
+from hypothesis import given
+from hypothesis import strategies as st
 
-from nctool.activation.gaussian import gaussian_noise
+from nctool.activation.gaussian import BLOCK, COUNTERS, normal_numbers, philox, random_words, standard_normal
 
-SIGMA = torch.tensor(0.25)
-
-
-def drawn(*sizes: int, seed: int = 0, sigma: Tensor = SIGMA, dtype: torch.dtype = torch.float32) -> list[Tensor]:
-    """Fill tensors of these sizes one after the other."""
-    torch.manual_seed(seed)
-    fill, tensors = gaussian_noise(sigma), [torch.empty(size, dtype=dtype) for size in sizes]
-    for tensor in tensors:
-        fill(tensor)
-    return tensors
+U = np.uint64
 
 
-def test_the_noise_is_normal_in_every_slice_and_far_into_its_tails():
-    noise = drawn(4_000_000)[0].double() / 0.25
-    assert abs(float(noise.mean())) < 0.003
-    assert float(noise.std()) == pytest.approx(1, abs=0.002)
-    assert float((noise**4).mean()) == pytest.approx(3, abs=0.02)
+@pytest.mark.parametrize(
+    ("counter", "keys", "words"),
+    [
+        (0, (0, 0), (0x6627E8D5, 0xE169C58D, 0xBC57AC4C, 0x9B00DBD8)),
+        (0x85A308D3243F6A88, (0xA4093822, 0x299F31D0), None),
+    ],
+)
+def test_words_are_those_of_philox(counter, keys, words):
+    """The first are the known answers of Random123; the others come from a slow implementation in Python's integers."""
+    got = tuple(int(word) for word in philox(U(counter), *map(U, keys)))
+    assert got == slow_philox([counter & 0xFFFFFFFF, counter >> 32, 0, 0], list(keys))
+    assert words is None or got == words
+
+
+def slow_philox(counter: list[int], key: list[int]) -> tuple[int, ...]:
+    """Write ten rounds of figure 2 of Salmon et al. down."""
+    a, b, c, d = counter
+    for number in range(10):
+        high_a, low_a = divmod(0xD2511F53 * a, 1 << 32)
+        high_c, low_c = divmod(0xCD9E8D57 * c, 1 << 32)
+        keys = [(value + number * step) % (1 << 32) for value, step in zip(key, (0x9E3779B9, 0xBB67AE85), strict=True)]
+        a, b, c, d = high_c ^ b ^ keys[0], low_c, high_a ^ d ^ keys[1], low_a
+    return a, b, c, d
+
+
+@pytest.fixture(scope="module")
+def all_numbers() -> np.ndarray:
+    """Every number that a word can stand for, the smallest first."""
+    return standard_normal(np.arange(1 << 24, dtype=np.uint32) << np.uint32(8)).astype(np.float64)
+
+
+def test_every_number_is_the_quantile_of_its_slice(all_numbers):
+    x = torch.from_numpy((np.arange(1 << 24) - (1 << 23) + 0.5) * 2.0**-23)
+    exact = -x.sign() * torch.special.ndtri((1 - x.abs()) / 2)
+    assert float((torch.from_numpy(all_numbers) / exact - 1).abs().max()) < 3.2e-5
+    assert bool((np.diff(all_numbers) >= 0).all())
+
+
+def test_moments_are_those_of_the_normal_distribution_to_the_sixth(all_numbers):
+    assert abs(all_numbers.mean()) < 1e-12
+    for power, expected, error in ((2, 1, 1e-6), (4, 3, 1e-5), (6, 15, 4e-4)):
+        assert (all_numbers**power).mean() == pytest.approx(expected, abs=error)
+    assert all_numbers.max() == pytest.approx(5.42, abs=0.01)
+    assert (
+        standard_normal(np.uint32([255, 256])).tolist() == all_numbers[:2].tolist()
+    )  # the lower bits count for nothing
+
+
+def test_drawn_numbers_are_normal_in_every_slice_and_far_into_the_tails():
+    noise = normal_numbers(3, 0, 4_000_000).astype(np.float64)
+    assert abs(noise.mean()) < 0.003
+    assert noise.std() == pytest.approx(1, abs=0.002)
+    assert (noise**3).mean() == pytest.approx(0, abs=0.01)
+    assert (noise**4).mean() == pytest.approx(3, abs=0.025)
     for bound in (-4.0, -3.0, -1.0, -0.1, 0.0, 0.3, 2.0, 3.5):
         expected = float(torch.special.ndtr(torch.tensor(bound, dtype=torch.float64)))
         error = 5 * (expected * (1 - expected) / len(noise)) ** 0.5
-        assert abs(float((noise < bound).double().mean()) - expected) < error
-    assert 4.2 < float(noise.abs().max()) < 4.5
+        assert abs((noise < bound).mean() - expected) < error
 
 
-def test_neighbours_are_independent():
-    noise = drawn(1_000_000)[0] / 0.25
-    for distance in range(1, 9):
-        assert abs(float((noise[distance:] * noise[:-distance]).mean())) < 0.005
+@pytest.mark.parametrize("distance", [1, 2, 3, 64, COUNTERS, 2 * COUNTERS, 3 * COUNTERS, BLOCK])
+def test_numbers_are_independent_of_those_beside_them_and_of_the_other_words_of_their_counter(distance):
+    noise = normal_numbers(4, 0, 1_000_000).astype(np.float64)
+    for a, b in ((noise, noise), (noise**2 - 1, noise**2 - 1), (np.abs(noise), noise)):
+        assert abs(np.corrcoef(a[distance:], b[:-distance])[0, 1]) < 0.005
 
 
-def test_a_seed_determines_the_noise_and_each_tensor_gets_its_own():
-    first, second = drawn(1000, 1000)
-    again = drawn(1000, 1000)
-    assert torch.equal(first, again[0])
-    assert torch.equal(second, again[1])
-    assert not torch.equal(first, second)
-    assert not torch.equal(first, drawn(1000, seed=1)[0])
+@pytest.mark.parametrize("other", [1, 2**32, 2**63 - 1])
+def test_other_seeds_give_other_numbers(other):
+    noise, others = normal_numbers(0, 0, 100_000), normal_numbers(other, 0, 100_000)
+    assert abs(float(np.corrcoef(noise, others)[0, 1])) < 0.016
+    assert np.array_equal(noise, normal_numbers(0, 0, 100_000))
 
 
-def test_two_functions_in_a_row_draw_different_noise():
-    torch.manual_seed(0)
-    first, second = torch.empty(1000), torch.empty(1000)
-    gaussian_noise(SIGMA)(first)
-    gaussian_noise(SIGMA)(second)
-    assert not torch.equal(first, second)
+@given(st.integers(0, 2**63 - 1), st.integers(0, 5 * BLOCK), st.integers(1, 3 * BLOCK))
+def test_a_part_has_the_numbers_of_its_places(seed, first, count):
+    whole = normal_numbers(seed, 0, 8 * BLOCK)
+    assert np.array_equal(normal_numbers(seed, first, count), whole[first : first + count])
 
 
-@pytest.mark.parametrize("size", [1, 2, 3, 5, 4099])
-def test_every_element_of_any_number_of_them_is_filled(size):
-    tensor = torch.full((size,), np.nan)
-    gaussian_noise(SIGMA)(tensor)
-    assert torch.isfinite(tensor).all()
-
-
-@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
-def test_other_types_get_the_same_noise(dtype):
-    got, expected = drawn(1000, dtype=dtype)[0], drawn(1000)[0]
-    assert got.dtype == dtype
-    assert torch.equal(got, expected.to(dtype))
-
-
-def test_sigma_scales_the_noise():
-    assert torch.equal(drawn(1000, sigma=torch.tensor(0.5))[0], 2 * drawn(1000)[0])
-
-
-def test_an_accelerator_is_not_waited_for():
-    """Tensors of the device `meta` have no values: reading one would raise."""
-    tensor = torch.empty(5, device="meta")
-    gaussian_noise(SIGMA.to("meta"))(tensor)
-    assert tensor.shape == (5,)
+def test_places_beyond_32_bits_have_numbers_of_their_own():
+    far = (1 << 32) // COUNTERS  # the counter's lower half begins anew
+    words = random_words(7, far, 1)
+    assert not np.array_equal(words, random_words(7, 0, 1))
+    assert int(words[0]) == slow_philox([0, 1, 0, 0], [7, 0])[0]

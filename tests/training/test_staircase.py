@@ -1,5 +1,7 @@
 """The arithmetic of the activation: blocks and memory formats change no number, and gradients are as exact as said."""
 
+from contextlib import contextmanager, nullcontext
+
 import pytest
 import torch
 from hypothesis import given
@@ -8,7 +10,7 @@ from torch import Tensor
 
 from nctool.activation import staircase
 from nctool.activation.noisy_quant import NoisyQuantReLU
-from nctool.activation.staircase import activate
+from nctool.activation.staircase import Noise, Rows, activate
 
 RESETS = ["subtract", "zero"]
 SIGMA = torch.tensor(0.25)
@@ -97,14 +99,14 @@ def test_only_one_byte_an_element_is_kept_for_the_backward_pass():
     kept = []
     z = inputs(1000).requires_grad_()
     with torch.autograd.graph.saved_tensors_hooks(lambda tensor: kept.append(tensor) or tensor, lambda tensor: tensor):
-        activate(z, torch.tensor(1.3, requires_grad=True), 4, "subtract", SIGMA)
+        activate(z, torch.tensor(1.3, requires_grad=True), 4, "subtract", Noise(SIGMA))
     assert [(tensor.dtype, tensor.shape) for tensor in kept] == [(torch.int8, z.shape)]
 
 
 def test_noise_is_added_to_the_values_and_changes_no_gradient():
     torch.manual_seed(0)
     z, theta = inputs(200_000).requires_grad_(), torch.tensor(1.3, requires_grad=True)
-    noisy = activate(z, theta, 4, "subtract", SIGMA)
+    noisy = activate(z, theta, 4, "subtract", Noise(SIGMA))
     noisy.sum().backward()
     quantised, by_input, by_threshold = gradients(z, 1.3, 4, "subtract", torch.ones(len(z)))
     noise = (noisy.detach() - quantised) / SIGMA
@@ -120,19 +122,93 @@ def test_a_seed_determines_the_noise():
     drawn = []
     for seed in (1, 1, 2):
         torch.manual_seed(seed)
-        drawn.append(activate(torch.zeros(100), torch.tensor(1.0), 4, "subtract", SIGMA))
+        drawn.append(activate(torch.zeros(100), torch.tensor(1.0), 4, "subtract", Noise(SIGMA)))
     assert torch.equal(drawn[0], drawn[1])
     assert not torch.equal(drawn[0], drawn[2])
 
 
-def test_pre_activations_of_half_precision_are_quantised_in_float32():
+@pytest.mark.parametrize("noise", [None, Noise(SIGMA)])
+def test_pre_activations_of_half_precision_are_quantised_in_float32_and_rounded_once(noise):
     z = inputs(1000).to(torch.bfloat16)
     theta = torch.tensor(1.3, requires_grad=True)
-    got = activate(z.requires_grad_(), theta, 4, "subtract", None)
-    assert got.dtype == torch.float32
-    assert torch.equal(got, activate(z.float(), theta, 4, "subtract", None))
+    torch.manual_seed(0)
+    got = activate(z.requires_grad_(), theta, 4, "subtract", noise)
+    torch.manual_seed(0)
+    assert got.dtype == torch.bfloat16
+    assert torch.equal(got, activate(z.float(), theta, 4, "subtract", noise).to(torch.bfloat16))
     got.sum().backward()
     assert z.grad.dtype == torch.bfloat16
+    assert theta.grad.dtype == torch.float32
+
+
+@given(
+    st.sampled_from([torch.float32, torch.bfloat16]),
+    st.sampled_from(RESETS),
+    st.integers(1, 64),
+    st.floats(0.05, 20),
+    st.integers(1, 5000),
+    st.booleans(),
+    st.one_of(st.none(), st.tuples(st.integers(0, 3000), st.integers(1, 9))),
+    st.integers(0, 99),
+)
+def test_the_compiled_loops_give_the_bits_of_torch(kind, reset, levels, threshold, size, noisy, rows, seed):
+    z = inputs(size, threshold=threshold, seed=seed).to(kind)
+    upstream = torch.randn(size, generator=torch.Generator().manual_seed(seed)).to(kind)
+    noise = None
+    if noisy:
+        noise = Noise(SIGMA * threshold, None if rows is None else Rows(rows[0], min(size, rows[1]), 4000))
+    results = []
+    for loops in (True, False):
+        theta, x = torch.tensor(threshold, requires_grad=True), z.clone().requires_grad_()
+        torch.manual_seed(seed)
+        with nullcontext() if loops else without_loops():
+            output = activate(x, theta, levels, reset, noise)
+            (code,) = output.grad_fn.saved_tensors
+            output.backward(upstream)
+        results.append((output.detach(), code, x.grad, theta.grad))
+    (output, code, by_input, by_theta), expected = results
+    assert torch.equal(output, expected[0])
+    assert torch.equal(code, expected[1])
+    assert torch.equal(by_input, expected[2])
+    largest = float(upstream.float().abs().sum())  # torch adds bfloat16 up in itself
+    assert float(by_theta) == pytest.approx(float(expected[3]), abs=(1e-5 if kind == torch.float32 else 0.02) * largest)
+
+
+@contextmanager
+def without_loops():
+    """Let torch compute everything."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(staircase, "compiled_loops", lambda tensor: None)
+        yield
+
+
+@pytest.mark.parametrize("kind", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("loops", [True, False])
+def test_what_is_no_number_stays_so(kind, loops):
+    """A training that diverges must be seen."""
+    z = torch.tensor([float("nan"), 1.0, float("inf"), -float("inf")]).to(kind)
+    with nullcontext() if loops else without_loops():
+        got = activate(z, torch.tensor(2.0), 4, "subtract", None)
+    assert got.isnan().tolist() == [True, False, False, False]
+    assert got[1:].tolist() == [1.0, 2.0, 0.0]
+
+
+def test_threads_change_no_bit(monkeypatch):
+    monkeypatch.setattr(staircase, "_CPU_BLOCK", 5000)
+    z, found = inputs(40_001), []
+    before = torch.get_num_threads()
+    try:
+        for n_threads in (1, 3):
+            torch.set_num_threads(n_threads)
+            torch.manual_seed(0)
+            x, theta = z.clone().requires_grad_(), torch.tensor(1.3, requires_grad=True)
+            output = activate(x, theta, 4, "subtract", Noise(SIGMA))
+            (output * output.detach()).sum().backward()
+            found.append((output.detach(), x.grad, theta.grad))
+    finally:
+        torch.set_num_threads(before)
+    for one, three in zip(*found, strict=True):
+        assert torch.equal(one, three)
 
 
 def test_an_accelerator_is_not_waited_for():
@@ -146,7 +222,7 @@ def test_blocks_draw_different_noise_of_the_standard_deviation_asked_for(monkeyp
     monkeypatch.setattr(staircase, "_CPU_BLOCK", 1000)
     torch.manual_seed(7)
     z = torch.full((40_000,), -1.0)
-    noise = activate(z, torch.tensor(1.0), 4, "subtract", SIGMA)
+    noise = activate(z, torch.tensor(1.0), 4, "subtract", Noise(SIGMA))
     assert len(torch.unique(noise.view(40, 1000), dim=0)) == 40
     assert abs(float(noise.mean())) < 5 * 0.25 / 200
     assert abs(float(noise.std()) / 0.25 - 1) < 0.02

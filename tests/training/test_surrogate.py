@@ -1,11 +1,14 @@
 """A window as one differentiable function: the spikes of the step-wise neuron, and gradients of a written-out graph."""
 
+from contextlib import contextmanager, nullcontext
+
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+from nctool.activation import surrogate
 from nctool.activation.noisy_quant import NoisyQuantReLU, in_mode
 from nctool.activation.surrogate import integrate_and_fire
 
@@ -57,6 +60,59 @@ def test_values_and_gradients_are_those_of_the_equations_written_out(drive, thre
     assert torch.equal(results[0][0], results[1][0])
     torch.testing.assert_close(results[0][1], results[1][1], rtol=0, atol=1e-12)
     torch.testing.assert_close(results[0][2], results[1][2], rtol=0, atol=1e-12)
+
+
+@given(
+    st.sampled_from([torch.float32, torch.bfloat16]),
+    st.sampled_from(RESETS),
+    st.floats(0.05, 20),
+    st.integers(1, 5),
+    st.integers(1, 2000),
+    st.integers(0, 99),
+)
+def test_the_compiled_loops_give_the_bits_of_torch(kind, reset, threshold, n_steps, n_neurons, seed):
+    """In bfloat16 they compute in float32, as torch does from the same numbers in that type; then they round."""
+    generator = torch.Generator().manual_seed(seed)
+    drive = (torch.randn(n_steps * n_neurons, generator=generator) * threshold).to(kind)
+    upstream = torch.randn(len(drive), generator=generator).to(kind)
+    results = []
+    for loops in (True, False):
+        z, theta = drive.clone() if loops else drive.float(), torch.tensor(threshold, requires_grad=True)
+        with nullcontext() if loops else without_loops():
+            output = integrate_and_fire(z.requires_grad_(), theta, n_steps, reset)
+            output.backward(upstream.to(z.dtype))
+        results.append((output.detach(), z.grad, theta.grad))
+    (output, by_drive, by_theta), expected = results
+    assert output.dtype == by_drive.dtype == kind
+    assert torch.equal(output, expected[0].to(kind))
+    assert torch.equal(by_drive, expected[1].to(kind))
+    size = float(upstream.float().abs().sum()) * n_steps
+    assert float(by_theta) == pytest.approx(float(expected[2]), abs=1e-5 * size)
+
+
+@contextmanager
+def without_loops():
+    """Let torch compute everything."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(surrogate, "compiled_loops", lambda tensor: None)
+        yield
+
+
+def test_neither_the_order_of_memory_nor_the_parts_change_a_bit(monkeypatch):
+    generator = torch.Generator().manual_seed(0)
+    drive, upstream = torch.randn(2, 12, 3, 4, 5, generator=generator)
+    found = []
+    for layout, size in ((torch.contiguous_format, 1 << 18), (torch.channels_last, 1 << 18), (torch.channels_last, 50)):
+        monkeypatch.setattr(surrogate, "_PART", size)
+        z, theta = drive.clone(memory_format=layout).requires_grad_(), torch.tensor(0.7, requires_grad=True)
+        output = integrate_and_fire(z, theta, 2, "subtract")
+        assert output.is_contiguous(memory_format=layout)
+        output.backward(upstream)
+        found.append((output.detach(), z.grad, theta.grad))
+    for other in found[1:]:
+        assert torch.equal(other[0], found[0][0])
+        assert torch.equal(other[1], found[0][1])
+        torch.testing.assert_close(other[2], found[0][2])
 
 
 def test_gradients_by_hand():

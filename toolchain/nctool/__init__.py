@@ -1,5 +1,6 @@
 """nctool: from a vision network to an integer spiking network on a chip, verified bit for bit.
 
+    nctool.demo()                                        trains and verifies a small network, and shows how
     nctool.check(model, images)                          tells all that keeps a PyTorch network from being converted
     nctool.convert(model, images, "mine.net", mean=..., std=...)   converts a trained ReLU network, without training
     net = nctool.prepare(model, images)                  makes a PyTorch network trainable for conversion
@@ -8,6 +9,8 @@
     nctool.run_sim("mine.net")                           runs the file on data; `inspect` shows what it holds
     nctool.open("mine.net")(pixels)                      gives the logits of some images; prepared once, called often
     nctool.verify("mine.net")                            proves that the engines agree, bit for bit
+    nctool.bundle("mine.net", "folder")                  all that runs it in an unmodified Lava, without nctool
+    nctool.doctor()                                      tells what works here, and the way out where it does not
 
 Each command of the command line calls the function of its name. The functions are loaded when first used: importing
 `nctool` loads neither torch nor Lava.
@@ -19,8 +22,11 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from nctool.commands.bundle import bundle
     from nctool.commands.check import check
     from nctool.commands.convert import convert
+    from nctool.commands.demo import demo
+    from nctool.commands.doctor import doctor
     from nctool.commands.explore import explore
     from nctool.commands.export import export
     from nctool.commands.finetune import finetune
@@ -33,8 +39,11 @@ if TYPE_CHECKING:
     from nctool.running.opened import open_model_file as open  # noqa: A004 - read as `nctool.open`
 
 __all__ = [
+    "bundle",
     "check",
     "convert",
+    "demo",
+    "doctor",
     "explore",
     "export",
     "finetune",
@@ -57,7 +66,7 @@ _ELSEWHERE = {
 def __getattr__(name: str) -> Any:
     if name not in __all__:
         raise AttributeError(f"module `nctool` has no attribute `{name}`")
-    import_module("nctool.commands")  # all of them: messages know every option
+    import_module("nctool.commands").load_all()  # messages know every option
     module, function = _ELSEWHERE.get(name, (f"nctool.commands.{name}", name))
     return getattr(import_module(module), function)
 

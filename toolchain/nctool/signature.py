@@ -8,7 +8,7 @@ In: a function. Out: its parameters. Imports nothing of nctool.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, fields
 from functools import cache
 from pathlib import Path
@@ -40,6 +40,8 @@ class Option:
         is_positional: typed without a flag.
         is_repeated: may be typed several times.
         is_written: names a file that the command writes.
+        names: returns what the shell completes it with; files by default.
+        takes_several: of these names, with commas between them.
     """
 
     help: str
@@ -54,6 +56,18 @@ class Option:
     is_positional: bool = False
     is_repeated: bool = False
     is_written: bool = False
+    names: Callable[[], Iterable[str]] | None = None
+    takes_several: bool = False
+
+    def completions(self, incomplete: str) -> list[str]:
+        """Return what a text that is not complete may become; in a list, a name that stands there does not come again.
+
+        Args:
+            incomplete: what is typed, up to the cursor.
+        """
+        before, comma, last = incomplete.rpartition(",") if self.takes_several else ("", "", incomplete)
+        names = () if self.names is None else self.names()
+        return [f"{before}{comma}{name}" for name in names if name.startswith(last) and name not in before.split(",")]
 
 
 @dataclass(frozen=True)

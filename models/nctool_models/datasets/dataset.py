@@ -1,19 +1,22 @@
 """A data set: images and labels, split as published, and what is held out of it for training.
 
 In: checked arrays. Out: a `Dataset` with the mean and the deviation of its pixels, and the `TrainingData` of a run.
+Loads torch for the latter only.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
-import torch
 
 from nctool.errors import UsageError
 from nctool.image_arrays import row_by_row
-from nctool.training import LabelledImages, Normalisation, TrainingData
+
+if TYPE_CHECKING:
+    from nctool.training import LabelledImages, Normalisation, TrainingData
 
 Arrays = tuple[
     tuple[str, ...],
@@ -80,6 +83,8 @@ def training_data(
         UsageError: a split would be empty, a class has no training image, or the normalisation is for another number
             of channels.
     """
+    from nctool.training import Normalisation, TrainingData
+
     _require_every_class(dataset)
     normalisation = normalisation or Normalisation(dataset.mean, dataset.std)
     _require_every_channel(dataset, normalisation)
@@ -156,4 +161,8 @@ def _statistics(images: npt.NDArray[np.uint8]) -> tuple[tuple[float, ...], tuple
 
 
 def _images(images: npt.NDArray[np.uint8], labels: npt.NDArray[np.int64]) -> LabelledImages:
+    import torch
+
+    from nctool.training import LabelledImages
+
     return LabelledImages(torch.from_numpy(row_by_row(images)), torch.from_numpy(labels.copy()))

@@ -1,15 +1,15 @@
 """Read image files into one array: RGB or grey, and brought to one size where a size is asked for.
 
 In: paths, and perhaps the side of a square. Out: uint8 (N, channels, H, W), or an error that names the first bad file.
-Pillow and torchvision do the work. Everything is held in memory: what would not fit is refused before it
-is read.
+Pillow does the work. Everything is held in memory: what would not fit is refused before it is read.
 """
 
 from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -28,24 +28,21 @@ RGB = 3
 _EIGHT_BITS = frozenset(("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr", "LAB", "HSV"))
 """Modes of Pillow whose values fit uint8; its conversion cuts off the others without a word."""
 _GIB = 2**30
+_SMALLER = "set data.image_size to {side} or less, or use fewer images: all of them are held in memory"
 
 
 class ImageReader:
     """Reads image files as RGB or grey, all of one size.
 
     Args:
-        torchvision: the package.
         side: of the square that images are brought to: the shorter side is resized to it, the middle cut out. None
             takes the images as they are, all of them of one size.
         channels: 3, or 1 for the luma of ITU-R BT.601, by which what is grey stays as it is. Source: `Image.convert`.
     """
 
-    def __init__(self, torchvision: Any, side: int | None, channels: int = RGB) -> None:
+    def __init__(self, side: int | None, channels: int = RGB) -> None:
         self._channels = channels
-        steps = torchvision.transforms
-        self._fit: Callable[[Any], Any] | None = (
-            None if side is None else steps.Compose([steps.Resize(side), steps.CenterCrop(side)])
-        )
+        self._size = None if side is None else (side, side)
 
     def read(self, *splits: Sequence[Path]) -> list[npt.NDArray[np.uint8]]:
         """Read several lists of files; the first file of all says the size where none was asked for.
@@ -60,7 +57,7 @@ class ImageReader:
         """
         first = splits[0][0]
         _, height, width = self._open(first).shape
-        _require_memory(sum(len(split) for split in splits), (self._channels, height, width))
+        require_memory(sum(len(split) for split in splits), (self._channels, height, width), _SMALLER)
         return [self._read_all(split, first, (height, width)) for split in splits]
 
     def _read_all(self, paths: Sequence[Path], first: Path, size: Size) -> npt.NDArray[np.uint8]:
@@ -74,20 +71,72 @@ class ImageReader:
         return images
 
     def _open(self, path: Path) -> npt.NDArray[np.uint8]:
-        """Return one image as uint8 (channels, H, W)."""
-        from PIL import Image
+        return open_image(path).pixels(self._channels, self._size)
 
-        try:
-            with Image.open(plain_file(path)) as image:
-                mode, colours = image.mode, image.convert("RGB")
-        except Exception as error:  # every decoder of Pillow has errors of its own
-            raise _unreadable(path, error) from error
-        if mode not in _EIGHT_BITS:
-            raise FormatError(f"`{path}`: got an image of mode {mode}, allowed: 8 bits a channel")
-        converted = colours if self._channels == RGB else colours.convert("L")
-        fitted = converted if self._fit is None else self._fit(converted)
-        pixels = np.asarray(fitted, dtype=np.uint8)
-        return pixels.reshape(*pixels.shape[:2], self._channels).transpose(2, 0, 1)
+
+@dataclass(frozen=True)
+class OpenImage:
+    """An image of 8 bits a channel, decoded.
+
+    Attributes:
+        image: RGB, as Pillow holds it.
+        mode: of the file, by its name in Pillow: `L` is grey, `RGB`, `RGBA`, ...
+    """
+
+    image: Any
+    mode: str
+
+    @property
+    def size(self) -> Size:
+        """Return height and width."""
+        width, height = self.image.size
+        return height, width
+
+    def pixels(self, channels: int, size: Size | None) -> npt.NDArray[np.uint8]:
+        """Return it as uint8 (channels, H, W), with 1 or 3 channels.
+
+        Args:
+            channels: 1 makes it grey.
+            size: what it is brought to: it is resized until it covers this, and the middle cut out.
+        """
+        converted = self.image if channels == RGB else self.image.convert("L")
+        pixels = np.asarray(converted if size is None else _fitted(converted, size), dtype=np.uint8)
+        return pixels.reshape(*pixels.shape[:2], channels).transpose(2, 0, 1)
+
+
+def _fitted(image: Any, size: Size) -> Any:
+    """Return an image resized bilinearly and cut. Source: torchvision 0.18, `Resize` and `CenterCrop`."""
+    from PIL.Image import Resampling
+
+    (height, width), (old_width, old_height) = size, image.size
+    if height * old_width >= width * old_height:  # it is too wide for its height
+        resized = (height * old_width // old_height, height)
+    else:
+        resized = (width, width * old_height // old_width)
+    left, top = round((resized[0] - width) / 2), round((resized[1] - height) / 2)
+    if resized != image.size:
+        image = image.resize(resized, Resampling.BILINEAR)
+    return image.crop((left, top, left + width, top + height))
+
+
+def open_image(path: Path) -> OpenImage:
+    """Decode an image file.
+
+    Raises:
+        UsageError: it cannot be opened.
+        FormatError: it is no image of 8 bits a channel, or truncated.
+        RangeError: it does not fit into memory.
+    """
+    from PIL import Image
+
+    try:
+        with Image.open(plain_file(path)) as image:
+            mode, colours = image.mode, image.convert("RGB")
+    except Exception as error:  # every decoder of Pillow has errors of its own
+        raise _unreadable(path, error) from error
+    if mode not in _EIGHT_BITS:
+        raise FormatError(f"`{path}`: got an image of mode {mode}, allowed: 8 bits a channel")
+    return OpenImage(colours, mode)
 
 
 def _unreadable(path: Path, error: Exception) -> NctoolError:
@@ -108,8 +157,14 @@ def _other_size(path: Path, got: Size, first: Path, size: Size) -> FormatError:
     )
 
 
-def _require_memory(n_images: int, shape: tuple[int, int, int]) -> None:
-    """Refuse more bytes than half of the machine's memory: training splits off what is held out, in a copy."""
+def require_memory(n_images: int, shape: tuple[int, int, int], hint: str) -> None:
+    """Refuse more bytes than half of the machine's memory: training splits off what is held out, in a copy.
+
+    Args:
+        n_images: how many images.
+        shape: (channels, height, width) of each.
+        hint: the way out; `{side}` in it stands for the side of the squares that would fit.
+    """
     channels, height, width = shape
     needed = n_images * channels * height * width
     allowed = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
@@ -118,5 +173,5 @@ def _require_memory(n_images: int, shape: tuple[int, int, int]) -> None:
         raise RangeError(
             f"{n_images:,} images of {height}x{width} take {needed / _GIB:.1f} GiB, "
             f"allowed: {allowed / _GIB:.1f} GiB, half of the memory of this machine",
-            hint=f"set data.image_size to {side} or less, or use fewer images: all of them are held in memory",
+            hint=hint.format(side=side),
         )

@@ -1,7 +1,7 @@
 """Folders of images: a tree of class folders in each split, or Tiny-ImageNet as it is published.
 
 In: a folder, and perhaps the side that images are brought to. Out: checked uint8 arrays in (N, C, H, W) order, or an
-error that says what is missing where. torchvision lists and changes the images; it is imported only when such a folder
+error that says what is missing where. torchvision lists the images; it is imported only when such a folder
 is asked for.
 """
 
@@ -71,13 +71,18 @@ def read_folder(folder: Path, image_size: int | None, channels: int = RGB) -> Ar
             other, a file that is no image, or images of several sizes.
         RangeError: the images do not fit into memory.
     """
-    if not folder.is_dir():
-        raise UsageError(f"no data set folder `{folder}`", hint=_TREE_HINT)
+    require_folder(folder)
     torchvision = import_torchvision(str(folder))
     list_splits = _list_tiny_imagenet if (folder / _WNIDS).is_file() else _list_tree
     classes, train, test = list_splits(folder, torchvision)
-    x_train, x_test = ImageReader(torchvision, image_size, channels).read(train.paths, test.paths)
+    x_train, x_test = ImageReader(image_size, channels).read(train.paths, test.paths)
     return classes, x_train, train.labels, x_test, test.labels
+
+
+def require_folder(folder: Path) -> None:
+    """Refuse, with a UsageError, a path at which there is no folder."""
+    if not folder.is_dir():
+        raise UsageError(f"no data set folder `{folder}`", hint=_TREE_HINT)
 
 
 def read_tiny_imagenet(data_dir: Path, image_size: int | None, channels: int = RGB) -> Arrays:

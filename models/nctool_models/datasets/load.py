@@ -17,8 +17,8 @@ from nctool.errors import UsageError
 from nctool.toml import closest
 from nctool_models.datasets.dataset import Arrays, Dataset
 from nctool_models.datasets.image_files import RGB
-from nctool_models.datasets.image_folders import TINY_IMAGENET, read_folder, read_tiny_imagenet
-from nctool_models.datasets.npz import read_npz
+from nctool_models.datasets.image_folders import TINY_IMAGENET, read_folder, read_tiny_imagenet, require_folder
+from nctool_models.datasets.npz import read_npz, require_npz
 from nctool_models.datasets.torchvision_files import SOURCES, read_torchvision
 
 
@@ -107,6 +107,7 @@ def load_dataset(
     name = str(name)
     if not is_image_folder(name):
         _require_no_choice(name, image_size=image_size, channels=channels)
+    require_dataset(name)
     if name in DATASETS:
         folder = default_data_dir() if data_dir is None else Path(data_dir)
         request = Request(folder, image_size, channels or RGB, download)
@@ -114,12 +115,23 @@ def load_dataset(
         return Dataset.measured(name, DATASETS[name].read(request), named)
     if is_image_folder(name):
         return Dataset.measured(name, read_folder(Path(name), image_size, channels or RGB))
-    if name.endswith(".npz"):
-        return Dataset.measured(name, read_npz(Path(name)))
-    raise UsageError(
-        f"unknown data set `{name}`, allowed: {', '.join(NAMES)}, or the path of an .npz file or of a folder of images",
-        hint=closest(name, NAMES),
-    )
+    return Dataset.measured(name, read_npz(Path(name)))
+
+
+def require_dataset(name: str) -> None:
+    """Refuse a name that is none of a data set, and a path at which there is none, with a UsageError."""
+    if name in DATASETS:
+        return
+    if is_image_folder(name):
+        require_folder(Path(name))
+    elif name.endswith(".npz"):
+        require_npz(Path(name))
+    else:
+        raise UsageError(
+            f"unknown data set `{name}`, allowed: {', '.join(NAMES)}, or the path of an .npz file or of a folder of "
+            "images",
+            hint=closest(name, NAMES),
+        )
 
 
 def is_image_folder(name: str) -> bool:

@@ -52,6 +52,14 @@ def read_npz(path: Path) -> Arrays:
     return _classes(path, arrays.get("classes"), n_labels), x_train, y_train, x_test, y_test
 
 
+def require_npz(path: Path) -> None:
+    """Refuse, with a UsageError, a path at which there is no file that can be read."""
+    try:
+        plain_file(path)
+    except OSError as error:
+        raise _unreadable(path, error) from error
+
+
 def _load(path: Path) -> dict[str, npt.NDArray[np.generic]]:
     try:
         with plain_file(path).open("rb") as raw, np.load(raw, allow_pickle=False) as file:

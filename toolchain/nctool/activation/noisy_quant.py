@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import relu
 
-from nctool.activation.staircase import activate
+from nctool.activation.staircase import Noise, Rows, activate
 from nctool.activation.surrogate import Reset, integrate_and_fire
 from nctool.errors import RangeError, UsageError
 
@@ -71,6 +71,7 @@ class NoisyQuantReLU(nn.Module):
         mode: what the next forward pass computes; `in_mode` sets it.
         window: time steps that lie one after the other in each input, in mode "window"; parts of θ in mode "graded";
             else 1.
+        rows: those that the next input has, where each of several processes computes some of a batch; else None.
 
     Raises:
         RangeError: `levels` outside 1..64, an unknown reset, a threshold or a ratio that is not positive and finite, a
@@ -104,6 +105,7 @@ class NoisyQuantReLU(nn.Module):
         self.potential: Tensor | None = None
         self.mode: Mode = "quantised"
         self.window = 1
+        self.rows: Rows | None = None
         self.positive_threshold()
 
     @property
@@ -174,7 +176,6 @@ class NoisyQuantReLU(nn.Module):
         """
         if self._is_on_host:
             self.positive_threshold()
-        x = x.to(torch.promote_types(x.dtype, self.threshold.dtype))  # mixed precision ends in front of the neurons
         if self.ratios is None or self.mode == "rectified":
             return self._activated(x)
         column = self._column(self.ratios, x)
@@ -227,13 +228,14 @@ class NoisyQuantReLU(nn.Module):
         """Whether reading a number makes no accelerator wait."""
         return self.threshold.device.type == "cpu"
 
-    def _noise(self) -> Tensor | None:
-        """Return σ if noise is drawn. Only on the CPU is a σ of 0 checked: reading it costs nothing there."""
+    def _noise(self) -> Noise | None:
+        """Return the noise if any is drawn. Only on the CPU is a σ of 0 checked: reading it costs nothing there."""
         if not self.draws_noise or (self._is_on_host and not float(self.sigma) > 0.0):
             return None
-        return self.sigma
+        return Noise(self.sigma, self.rows)
 
     def _spike(self, x: Tensor) -> Tensor:
+        x = x.to(torch.promote_types(x.dtype, self.threshold.dtype))  # mixed precision ends in front of the neurons
         threshold = self.threshold.detach()
         if self.potential is None:
             start = threshold / 2 if self.reset_to == "subtract" else torch.zeros_like(threshold)

@@ -1,24 +1,29 @@
 """The arithmetic of the noisy quantised activation: its values, its noise and its gradients.
 
-In: pre-activations, θ, the levels L, σ. Out: activations, differentiable in the pre-activations and θ. The
+In: pre-activations, θ, the levels L, the noise. Out: activations, differentiable in the pre-activations and θ. The
 module that is trained is in `noisy_quant`.
 
 Beside its output, one byte an element is kept for the backward pass. This *code* says whether the pre-activation lay
 below 0, inside, or above θ; if inside, it says how far it was rounded. The work is done in blocks that stay in the
-cache, because the main memory is slower.
+cache, because the main memory is slower. On a CPU, `loops` does all of a block at once; where it cannot, and on
+accelerators, torch does the same step by step. Both give the same bits.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any, cast
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from nctool.activation.gaussian import gaussian_noise
+from nctool.activation.gaussian import keys, normal_numbers
+from nctool.activation.memory import bits, compiled_loops, dense, flat, memory_format, shift_of
 from nctool.activation.surrogate import Reset
+from nctool.threads import side_by_side
 
 _CPU_BLOCK = 1 << 18
 """Elements worked on at once: one megabyte of float32 for each array."""
@@ -29,83 +34,200 @@ _LARGEST = 126
 _OUTSIDE = 127
 
 
-def activate(z: Tensor, threshold: Tensor, levels: int, reset: Reset, sigma: Tensor | None) -> Tensor:
+@dataclass(frozen=True)
+class Rows:
+    """The rows of a batch that one of several processes computes.
+
+    Attributes:
+        first: the row of the batch that the first of them is.
+        count: how many they are.
+        of: rows of the batch.
+    """
+
+    first: int
+    count: int
+    of: int
+
+
+@dataclass(frozen=True)
+class Noise:
+    """Gaussian noise that an activation adds; a row of a batch has the same whoever computes it.
+
+    Attributes:
+        sigma: σ > 0, shape (), on the device of the activation.
+        rows: those that the activation has; None for all.
+    """
+
+    sigma: Tensor
+    rows: Rows | None = None
+
+
+def activate(z: Tensor, threshold: Tensor, levels: int, reset: Reset, noise: Noise | None) -> Tensor:
     """Return q(z) + σ·ε, with the gradients ∂q/∂z = [0 ≤ z/θ ≤ 1] and ∂q/∂θ = q/θ − z/θ·[0 ≤ z/θ ≤ 1].
 
     The second is the rounding error inside the range, 0 below and 1 above. Inside it is known to 1/252 of its largest
     value, with reset "subtract" that is to 1/504 of a level. Everything else is exact.
+
+    The seed of the noise is drawn from torch's global generator; on a CPU `gaussian` says what comes of it, on an
+    accelerator torch draws.
 
     Args:
         z: float pre-activations of any shape.
         threshold: θ, shape (), on the same device.
         levels: L.
         reset: which staircase q is.
-        sigma: σ > 0, shape (); None draws nothing.
+        noise: None draws nothing.
 
     Returns:
-        activations of z's shape, in the wider of the two types of z and θ; computed in float32 or wider.
+        activations of z's shape and type; computed in float32 or wider.
     """
     if torch.is_grad_enabled():
-        return cast(Tensor, _NoisyStaircase.apply(z, threshold, levels, reset, sigma))  # type: ignore[no-untyped-call]
-    return _forward(z, threshold, levels, reset, sigma, code=None)
+        return cast(Tensor, _NoisyStaircase.apply(z, threshold, levels, reset, noise))  # type: ignore[no-untyped-call]
+    return _forward(z, threshold, levels, reset, noise, code=None)
 
 
 class _NoisyStaircase(torch.autograd.Function):
     """`activate` as one node of the graph that keeps nothing but the codes."""
 
     @staticmethod
-    def forward(ctx: Any, z: Tensor, threshold: Tensor, levels: int, reset: Reset, sigma: Tensor | None) -> Tensor:
-        z = _dense(z)
+    def forward(ctx: Any, z: Tensor, threshold: Tensor, levels: int, reset: Reset, noise: Noise | None) -> Tensor:
+        z = dense(z)
         code = torch.empty_like(z, dtype=torch.int8)
         ctx.save_for_backward(code)
-        ctx.scale = _scale(levels, reset)
-        return _forward(z, threshold, levels, reset, sigma, code)
+        ctx.scale, ctx.kind = _scale(levels, reset), threshold.dtype
+        return _forward(z, threshold, levels, reset, noise, code)
 
     @staticmethod
     @once_differentiable  # type: ignore[untyped-decorator] # torch does not annotate it
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None, None, None]:
         (code,) = ctx.saved_tensors
-        grad = grad.contiguous(memory_format=_memory_format(code))
+        grad = grad.contiguous(memory_format=memory_format(code))
         by_input = torch.empty_like(grad)
-        by_error, by_height = [], []
-        for codes, upstream, out in _blocks(code, grad, by_input):
-            place = codes.to(grad.dtype)
-            torch.mul(upstream, place.abs().lt_(_OUTSIDE), out=out)  # lt_ gives floats: bools are several times slower
-            by_error.append(torch.dot(out, place))
-            by_height.append(torch.dot(upstream, place.gt_(_LARGEST)))
-        by_threshold = torch.stack(by_error).sum() / ctx.scale + torch.stack(by_height).sum()
-        return by_input, by_threshold, None, None, None
+        gradients = _gradients_by_loops if compiled_loops(grad) else _gradients_by_torch
+        by_error, by_height = gradients(code, grad, by_input)
+        return by_input, (by_error / ctx.scale + by_height).to(ctx.kind), None, None, None
+
+
+def _gradients_by_loops(code: Tensor, grad: Tensor, by_input: Tensor) -> tuple[Tensor, Tensor]:
+    """Fill the gradient for z; return the sums of it times its code, and of the gradients above θ."""
+    loops, shift = compiled_loops(grad), shift_of(grad)
+
+    def part(of: tuple[Tensor, ...]) -> tuple[float, float]:
+        codes, upstream, out = of
+        sums: tuple[float, float] = loops.staircase_gradients(codes.numpy(), bits(upstream), shift, bits(out))
+        return sums
+
+    parts = side_by_side(part, list(_blocks(code, grad, by_input)), torch.get_num_threads())
+    by_error, by_height = torch.tensor(parts, dtype=torch.float64).sum(0)
+    return by_error, by_height
+
+
+def _gradients_by_torch(code: Tensor, grad: Tensor, by_input: Tensor) -> tuple[Tensor, Tensor]:
+    """Do as `_gradients_by_loops`."""
+    by_error, by_height = [grad.new_zeros(())], [grad.new_zeros(())]
+    for codes, upstream, out in _blocks(code, grad, by_input):
+        place = codes.to(grad.dtype)
+        torch.mul(upstream, place.abs().lt_(_OUTSIDE), out=out)  # lt_ gives floats: bools are several times slower
+        by_error.append(torch.dot(out, place))
+        by_height.append(torch.dot(upstream, place.gt_(_LARGEST)))
+    return torch.stack(by_error).sum(), torch.stack(by_height).sum()
 
 
 def _forward(
-    z: Tensor, threshold: Tensor, levels: int, reset: Reset, sigma: Tensor | None, code: Tensor | None
+    z: Tensor, threshold: Tensor, levels: int, reset: Reset, noise: Noise | None, code: Tensor | None
 ) -> Tensor:
     """Return the activations, and write the codes if there is a place for them."""
-    z, threshold = _dense(z), threshold.detach()
-    output = torch.empty_like(z, dtype=torch.promote_types(z.dtype, threshold.dtype))
+    z, threshold = dense(z), threshold.detach()
+    output = torch.empty_like(z)
+    fill = _fill_by_loops if compiled_loops(z) else _fill_by_torch
+    fill(z, threshold, levels, reset, noise, output, code)
+    return output
+
+
+def _fill_by_loops(
+    z: Tensor,
+    threshold: Tensor,
+    levels: int,
+    reset: Reset,
+    noise: Noise | None,
+    output: Tensor,
+    code: Tensor | None,
+) -> None:
+    loops, shift, scale = compiled_loops(z), shift_of(z), np.float32(_scale(levels, reset))
+    theta = np.float32(float(threshold))
+    numbers = np.array([theta, theta / np.float32(levels), scale / theta, scale], np.float32)
+    sigma = np.float32(0.0 if noise is None else float(noise.sigma))
+    key, other_key = keys(0 if noise is None else _drawn_seed())
+    first = 0 if noise is None else _first_place(z, noise)
+    no_codes = np.empty(0, np.int8)
+
+    def part(of: tuple[int, tuple[Tensor, ...]]) -> None:
+        low, (inputs, out, *codes) = of
+        written = codes[0].numpy() if codes else no_codes
+        place, to_zero = first + low, reset == "zero"
+        loops.staircase(bits(inputs), shift, numbers, levels, to_zero, sigma, key, other_key, place, bits(out), written)
+
+    side_by_side(part, _placed(z, output, code), torch.get_num_threads())
+
+
+def _fill_by_torch(
+    z: Tensor,
+    threshold: Tensor,
+    levels: int,
+    reset: Reset,
+    noise: Noise | None,
+    output: Tensor,
+    code: Tensor | None,
+) -> None:
+    """Do as `_fill_by_loops`; a wider type than float32 is computed in itself."""
     wide = torch.promote_types(output.dtype, torch.float32)
-    threshold = threshold.to(wide)
+    threshold, on_cpu = threshold.to(wide), z.device.type == "cpu"
     quantise = _rounded if reset == "subtract" else _spike_share
-    fill_with_noise = None if sigma is None else gaussian_noise(sigma)
-    for inputs, out, *codes in _blocks(z, output, *(() if code is None else (code,))):
-        ratio = inputs.to(wide) / threshold
+    seed, first = 0, 0
+    if noise is not None and on_cpu:
+        seed, first = _drawn_seed(), _first_place(z, noise)
+    elif noise is not None:
+        _draw(output, noise)
+    for low, (block, out, *codes) in _placed(z, output, code):
+        inputs = block.to(wide)
+        ratio = inputs / threshold
         clipped = ratio.clamp(0.0, 1.0)
-        values = quantise(inputs.to(wide), clipped, threshold, levels)
+        values = quantise(inputs, clipped, threshold, levels)
         if codes:
             codes[0].copy_(_code(ratio, clipped, values, threshold, _scale(levels, reset)))
-        if fill_with_noise is None:
-            out.copy_(values)
-        else:
-            fill_with_noise(out)
-            out.add_(values)
-    return output
+        if noise is not None:
+            drawn = torch.from_numpy(normal_numbers(seed, first + low, len(out))) if on_cpu else out
+            values = values.add_(drawn * noise.sigma.to(wide))
+        out.copy_(values)
+
+
+def _draw(output: Tensor, noise: Noise) -> None:
+    """Fill activations with ε on an accelerator, whose own generator is quick there."""
+    rows = noise.rows
+    if rows is None or not rows.count:
+        output.normal_()
+        return
+    a_row = len(output) // rows.count
+    whole = torch.empty(rows.of * a_row, *output.shape[1:], dtype=output.dtype, device=output.device)
+    whole = whole.contiguous(memory_format=memory_format(output)).normal_()
+    output.copy_(whole[rows.first * a_row :][: len(output)])
+
+
+def _drawn_seed() -> int:
+    return int(torch.randint(2**63 - 1, ()))
+
+
+def _first_place(z: Tensor, noise: Noise) -> int:
+    """Return the place of the first element in the noise of the whole batch."""
+    rows = noise.rows
+    return rows.first * (z.numel() // rows.count) if rows is not None and rows.count else 0
 
 
 def _code(ratio: Tensor, clipped: Tensor, values: Tensor, threshold: Tensor, scale: float) -> Tensor:
     """Return scale · (q − clip(z, 0, θ))/θ inside, −127 below and 127 above, as whole floats; takes `ratio` for it."""
     side = ratio.sub_(clipped).sign_()
-    error = torch.mul(values, scale / threshold).sub_(clipped, alpha=scale)
-    return error.add_(side, alpha=_OUTSIDE).round_()
+    error = torch.mul(values, scale / threshold).sub_(clipped * scale).add_(0.5).floor_()
+    return error.masked_fill_(side != 0, 0.0).add_(side, alpha=_OUTSIDE)
 
 
 def _scale(levels: int, reset: Reset) -> float:
@@ -126,22 +248,19 @@ def _spike_share(z: Tensor, _clipped: Tensor, threshold: Tensor, n_steps: int) -
     return whole.floor_().mul_(1.0 / n_steps).mul_(threshold)
 
 
+def _placed(z: Tensor, output: Tensor, code: Tensor | None) -> list[tuple[int, tuple[Tensor, ...]]]:
+    """Return blocks of the tensors with the place of their first element."""
+    blocks = _blocks(z, output, *(() if code is None else (code,)))
+    return [(number * _block_size(z), block) for number, block in enumerate(blocks)]
+
+
 def _blocks(*tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
     """Yield flat parts of equally laid out tensors, side by side."""
-    size = _CPU_BLOCK if tensors[0].device.type == "cpu" else _DEVICE_BLOCK
-    return zip(*(_flat(tensor).split(size) for tensor in tensors), strict=True)
+    size, vectors = _block_size(tensors[0]), tuple(map(flat, tensors))
+    if tensors[0].numel() <= size:
+        return iter([vectors])
+    return zip(*(vector.split(size) for vector in vectors), strict=True)
 
 
-def _dense(tensor: Tensor) -> Tensor:
-    return tensor.contiguous(memory_format=_memory_format(tensor))
-
-
-def _memory_format(tensor: Tensor) -> torch.memory_format:
-    """Return channels_last for images that lie so, and only so; contiguous otherwise."""
-    last = tensor.dim() == 4 and not tensor.is_contiguous() and tensor.is_contiguous(memory_format=torch.channels_last)
-    return torch.channels_last if last else torch.contiguous_format
-
-
-def _flat(tensor: Tensor) -> Tensor:
-    """Return a dense tensor as a vector, in the order of its memory."""
-    return (tensor if tensor.is_contiguous() else tensor.permute(0, 2, 3, 1)).view(-1)
+def _block_size(tensor: Tensor) -> int:
+    return _CPU_BLOCK if tensor.device.type == "cpu" else _DEVICE_BLOCK

@@ -8,12 +8,23 @@ Source: Neftci, Mostafa, Zenke, Surrogate gradient learning in spiking neural ne
 
 from __future__ import annotations
 
-from typing import Any, Literal, cast
+from collections.abc import Callable
+from typing import Any, Literal, TypeVar, cast
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from nctool.activation.memory import bits, compiled_loops, dense, flat, memory_format, shift_of
+from nctool.threads import side_by_side
 
 Reset = Literal["subtract", "zero"]
+Result = TypeVar("Result")
+
+_PART = 1 << 18
+"""Elements that a thread takes at once."""
 
 
 def integrate_and_fire(drive: Tensor, threshold: Tensor, n_steps: int, reset: Reset) -> Tensor:
@@ -38,8 +49,62 @@ def integrate_and_fire(drive: Tensor, threshold: Tensor, n_steps: int, reset: Re
     Returns:
         float of the shape of `drive`: θ where a neuron spikes, else 0.
     """
+    if threshold.ndim == 0 and compiled_loops(drive):
+        return cast(Tensor, _Compiled.apply(drive, threshold, n_steps, reset))  # type: ignore[no-untyped-call]
     function = _Subtract if reset == "subtract" else _Zero
     return cast(Tensor, function.apply(drive, threshold, n_steps))  # type: ignore[no-untyped-call]
+
+
+class _Compiled(torch.autograd.Function):
+    """Either reset by compiled loops, several neurons at a time on each thread."""
+
+    @staticmethod
+    def forward(ctx: Any, drive: Tensor, threshold: Tensor, n_steps: int, reset: Reset) -> Tensor:
+        drive = dense(drive)
+        spikes, theta = torch.empty_like(drive), np.float32(float(threshold))
+        inputs, outputs = _rows(drive, n_steps), _rows(spikes, n_steps)
+        potentials = torch.empty(inputs.shape)
+        loops, shift, kept = compiled_loops(drive), shift_of(drive), potentials.numpy()
+
+        def part(neurons: range) -> None:
+            loops.window(inputs, shift, theta, reset == "zero", neurons.start, neurons.stop, outputs, kept)
+
+        _on_threads(part, inputs)
+        ctx.save_for_backward(potentials, threshold)
+        ctx.reset, ctx.memory_format = reset, memory_format(drive)
+        return spikes
+
+    @staticmethod
+    @once_differentiable  # type: ignore[untyped-decorator] # torch does not annotate it
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None, None]:
+        potentials, threshold = ctx.saved_tensors
+        grad = grad.contiguous(memory_format=ctx.memory_format)
+        by_drive, theta = torch.empty_like(grad), np.float32(float(threshold))
+        upstream, outputs = _rows(grad, len(potentials)), _rows(by_drive, len(potentials))
+        loops, shift, kept = compiled_loops(grad), shift_of(grad), potentials.numpy()
+
+        def part(neurons: range) -> float:
+            of = neurons.start, neurons.stop
+            by_threshold: float = loops.window_gradients(
+                kept, upstream, shift, theta, ctx.reset == "zero", *of, outputs
+            )
+            return by_threshold
+
+        by_threshold = sum(_on_threads(part, upstream))
+        return by_drive, threshold.new_tensor(by_threshold), None, None
+
+
+def _rows(tensor: Tensor, n_steps: int) -> npt.NDArray[Any]:
+    """Return the bits of each step, (steps, neurons), in the order of memory."""
+    return bits(flat(tensor)).reshape(n_steps, -1)
+
+
+def _on_threads(part: Callable[[range], Result], rows: npt.NDArray[Any]) -> list[Result]:
+    """Return what each part of the neurons gives; the parts do not depend on the number of threads."""
+    n_steps, n_neurons = rows.shape
+    size = max(1, _PART // n_steps)
+    parts = [range(low, min(low + size, n_neurons)) for low in range(0, n_neurons, size)]
+    return side_by_side(part, parts, torch.get_num_threads())
 
 
 class _Subtract(torch.autograd.Function):

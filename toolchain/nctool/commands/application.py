@@ -1,6 +1,6 @@
 """The command line: every command in order, errors as one or two lines and an exit code.
 
-stdout is data, stderr is talk. Torch and Lava are loaded by the commands that need them, not by `--help`.
+stdout is data, stderr is talk. A command is loaded when it is named, torch and Lava when it needs them.
 
 In: what was typed. Out: `app`, and `main`, which runs it.
 """
@@ -12,18 +12,17 @@ import os
 import signal
 import sys
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import partial
-from importlib.metadata import version as distribution_version
+from functools import cache, partial
 from types import FrameType
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
-from rich.console import Console
+from typer.core import CompletionItem, TyperGroup  # type: ignore[attr-defined]  # of no public module
 from typer.exceptions import TyperException
 
-from nctool.commands import COMMANDS
+from nctool.commands import COMMANDS, load
 from nctool.commands.streams import held_stdout, lossy_stderr
 from nctool.errors import SIGNALS, Interrupted, NctoolError, UsageError, first_line, is_out_of_memory
 from nctool.spelling import command_line
@@ -36,18 +35,59 @@ SHORTAGES = (errno.EAGAIN, errno.EMFILE, errno.ENFILE, errno.ENOMEM)
 SHORTAGE_HINT = "ask for less at once, or end other programs: memory, processes or open files are used up"
 DEBUG = "NCTOOL_DEBUG"
 
-app = typer.Typer(
-    name="nctool",
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-    rich_markup_mode=None,
-)
+COMPLETE = "_NCTOOL_COMPLETE"
+"""By this variable a shell asks for what may stand at the cursor. Source: typer, which makes it of the name."""
+
+
+class _Loaded(Mapping[str, Any]):
+    """The commands by name, each loaded when it is asked for."""
+
+    def __getitem__(self, name: str) -> Any:
+        return _typer_command(name)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(COMMANDS)
+
+    def __len__(self) -> int:
+        return len(COMMANDS)
+
+
+class CommandGroup(TyperGroup):
+    """All commands, none of which is loaded to show the list of them."""
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**settings | {"commands": _Loaded()})
+
+    def format_commands(self, _ctx: Any, formatter: Any) -> None:
+        """Write a line for each command."""
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, entry.summary) for name, entry in COMMANDS.items()])
+
+    def shell_complete(self, ctx: Any, incomplete: str) -> list[CompletionItem]:
+        """Return what may stand in place of a command: its name, or an option of nctool itself."""
+        commands = [
+            CompletionItem(name, help=entry.summary) for name, entry in COMMANDS.items() if name.startswith(incomplete)
+        ]
+        return commands or super(TyperGroup, self).shell_complete(ctx, incomplete)
+
+
+app = typer.Typer(name="nctool", cls=CommandGroup, pretty_exceptions_enable=False, rich_markup_mode=None)
+
+
+@cache
+def _typer_command(name: str) -> Any:
+    if name not in COMMANDS:
+        raise KeyError(name)
+    alone = typer.Typer(add_completion=False, rich_markup_mode=None)
+    alone.command(name)(load(name).for_typer())
+    return typer.main.get_command(alone)
 
 
 def _print_version(wanted: bool) -> None:
     if wanted:
-        typer.echo(f"nctool {distribution_version('nctool')}")
+        from importlib.metadata import version
+
+        typer.echo(f"nctool {version('nctool')}")
         raise typer.Exit
 
 
@@ -60,19 +100,36 @@ def options(
     """Take a vision network to a spiking chip, and prove bit for bit what runs there."""
 
 
-for _command in COMMANDS:
-    app.command(_command.name)(_command.for_typer())
+def run_app(words: Sequence[str] | None = None) -> int:
+    """Run the command that the command line names, or show the help where it names none.
 
+    typer's own `main` would give errors of the system exit code 1.
 
-def run_app() -> int:
-    """Run the command that the command line names; typer's own `main` would give errors of the system exit code 1."""
+    Args:
+        words: those of the command line behind `nctool`; what was typed by default.
+    """
     command = typer.main.get_command(app)
+    if COMPLETE in os.environ:
+        from typer.completion import shell_complete
+
+        return shell_complete(command, {}, "nctool", COMPLETE, os.environ[COMPLETE])
     try:
-        with command.make_context("nctool", sys.argv[1:]) as context:
+        with _context(command, list(sys.argv[1:] if words is None else words)) as context:
             command.invoke(context)
     except typer.Exit as ended:
         return ended.exit_code
     return 0
+
+
+def _context(command: Any, words: list[str]) -> Any:
+    """Take in what was typed before the name of a command, with `--help` where nothing was typed."""
+    try:
+        return command.make_context("nctool", words or ["--help"])
+    except typer.Exit as ended:
+        if ended.exit_code == 0:
+            raise
+        hint = f'put `eval "$({COMPLETE}=source_bash nctool)"` into the file that your shell reads first'
+        raise UsageError("completion: which shell this is cannot be told, or it is not supported", hint) from None
 
 
 def main(run: Callable[[], int] = run_app) -> None:
@@ -146,6 +203,8 @@ def _stop(handled: Sequence[int], number: int, _frame: FrameType | None) -> None
 
 def print_error(message: str, hint: str | None) -> None:
     """Write an error, and the way out, on stderr."""
+    from rich.console import Console
+
     console = Console(stderr=True, highlight=False, soft_wrap=True)
     console.print("error:", style="bold red", end=" ")
     console.print(message, markup=False)
@@ -156,9 +215,9 @@ def print_error(message: str, hint: str | None) -> None:
 
 def _suggest_new_names(error: TyperException) -> None:
     """Let an error that suggests options name none by its older name."""
-    newer = {older: flag for command in COMMANDS for older, flag in command.newer_flags.items()}
-    suggested = getattr(error, "possibilities", None)
-    if suggested:
+    suggested, context = getattr(error, "possibilities", None), getattr(error, "ctx", None)
+    if suggested and context is not None and context.info_name in COMMANDS:
+        newer = load(context.info_name).newer_flags
         error.possibilities = sorted({newer.get(flag, flag) for flag in suggested})  # type: ignore[attr-defined]
 
 

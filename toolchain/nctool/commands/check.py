@@ -13,7 +13,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from nctool.arguments import public
 from nctool.commands.command import Command
-from nctool.commands.options import Images, Module, Replicas, Target, parse_replicas
+from nctool.commands.options import (
+    Images,
+    Module,
+    Replicas,
+    Target,
+    backend_names,
+    encoding_names,
+    parse_replicas,
+    recipe_names,
+)
 from nctool.commands.tables import counted, print_cores, print_line, print_rows
 from nctool.errors import UnsupportedError, UsageError, first_line
 from nctool.report import Report
@@ -105,6 +114,7 @@ def check(
             kind=str,
             metavar="MODEL",
             is_positional=True,
+            names=recipe_names,
         ),
     ],
     shape: Annotated[
@@ -115,12 +125,16 @@ def check(
     ] = None,
     *,
     target: Target = "loihi",
-    backend: Annotated[str, Option("autapse, or in stock netx population or zero-reset.")] = "autapse",
+    backend: Annotated[
+        str, Option("autapse, or in stock netx population or zero-reset.", names=backend_names)
+    ] = "autapse",
     replicas: Annotated[
         Replicas | None,
         Option("Neurons an activation: K or LAYER=K,...", default="1; population: 4", parse=parse_replicas),
     ] = None,
-    input: Annotated[str, Option("graded: signed 8 bits; rate: binary spikes.")] = "graded",  # noqa: A002  # as export
+    input: Annotated[  # noqa: A002  # as export
+        str, Option("graded: signed 8 bits; rate: binary spikes.", names=encoding_names)
+    ] = "graded",
 ) -> CheckReport:
     """Show what keeps a network from being converted, what would be changed, and its size on a chip.
 
@@ -145,18 +159,24 @@ def check(
         UsageError: there is no such network, its code fails, images do not fit it, or an option is wrong.
         FormatError: a network file is damaged.
     """
-    from nctool.activation.thresholds import unfit_images
-    from nctool.conversion.trace.examining import examine
-    from nctool.conversion.trace.obstacles import Obstacles
-    from nctool.exporting.sizing import size
+    from nctool.exporting.network_names import require_network
     from nctool.ir.inputs import find_encoding
     from nctool_deploy.backends.backend import find_backend
     from nctool_deploy.targets.target import find_target
 
-    chip, built_by, encoding, obstacles = find_target(target), find_backend(backend), find_encoding(input), Obstacles()
+    chip, built_by, encoding = find_target(target), find_backend(backend), find_encoding(input)
     copies = built_by.default_replicas(LEVELS) if replicas is None else replicas
     if isinstance(copies, str):
         raise UsageError("replicas: auto is for `nctool export`, allowed a number K, or LAYER=K,LAYER=K")
+    if isinstance(model, (str, Path)):
+        require_network(str(model))
+
+    from nctool.activation.thresholds import unfit_images
+    from nctool.conversion.trace.examining import examine
+    from nctool.conversion.trace.obstacles import Obstacles
+    from nctool.exporting.sizing import size
+
+    obstacles = Obstacles()
     report = CheckReport(
         model=str(model) if isinstance(model, (str, Path)) else type(model).__name__,
         target=chip.name,

@@ -109,6 +109,8 @@ def _for_typer(parameter: Parameter, option: Option) -> Iterator[inspect.Paramet
     shown: dict[str, Any] = {"help": option.help, "metavar": option.metavar}
     if option.least is not None:
         shown["min"] = parameter.kind(option.least)
+    if option.names is not None:
+        shown["autocompletion"] = option.completions
     if option.default is not None or option.aliases:
         shown["show_default"] = option.default or default
         default = None if option.aliases else default  # None tells that it was not typed, by any of its names

@@ -15,7 +15,17 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from nctool.arguments import public
 from nctool.commands.command import Command
 from nctool.commands.export import ExportReport, print_network, sizes
-from nctool.commands.options import ActivationBits, Chips, Module, Replicas, Target, parse_replicas, require_chips
+from nctool.commands.options import (
+    ActivationBits,
+    Chips,
+    Module,
+    Replicas,
+    Target,
+    backend_names,
+    encoding_names,
+    parse_replicas,
+    require_chips,
+)
 from nctool.commands.tables import print_line, print_whole
 from nctool.errors import UsageError
 from nctool.ir.number_format import LONGEST_WINDOW
@@ -103,7 +113,9 @@ def convert(
     steps: Annotated[
         int | None, Option(f"Time steps T of the window, 1..{LONGEST_WINDOW}.", default="4; population, graded: 1")
     ] = None,
-    backend: Annotated[str, Option("autapse, graded, or in stock netx population or zero-reset.")] = "autapse",
+    backend: Annotated[
+        str, Option("autapse, graded, or in stock netx population or zero-reset.", names=backend_names)
+    ] = "autapse",
     replicas: Annotated[
         Replicas | None,
         Option("Neurons an activation: K, or LAYER=K,...", default="1; population: 4", parse=parse_replicas),
@@ -111,7 +123,9 @@ def convert(
     weight_bits: Annotated[int, Option("2..8.")] = 8,
     activation_bits: ActivationBits = None,
     per_layer: Annotated[bool, Option("One threshold a layer, not one a channel.")] = False,
-    input: Annotated[str, Option("graded: signed 8 bits; rate: binary spikes.")] = "graded",  # noqa: A002
+    input: Annotated[  # noqa: A002
+        str, Option("graded: signed 8 bits; rate: binary spikes.", names=encoding_names)
+    ] = "graded",
     chips: Chips = 1,
     progress: ProgressCallback = no_progress,
 ) -> ConvertReport:
@@ -150,14 +164,7 @@ def convert(
         UnsupportedError: parts of the network cannot be converted; all of them are named.
         RangeError: a number does not fit the target, or a label is no class of the network.
     """
-    from torch import Tensor
-
-    from nctool.conversion.trace.prepare import require_torch_module
-    from nctool.conversion.trace.restoring import restored
-    from nctool.exporting.calibration_images import calibration_images
-    from nctool.exporting.convert import exported
-    from nctool.exporting.own_network import of_module, opened, require_labels
-    from nctool.exporting.writing import write_network
+    from nctool.exporting.network_names import require_trained
     from nctool.ir.inputs import find_encoding
     from nctool.running.arrays import LABELS, load_array, load_labels, name_of, path_of
     from nctool.running.outputs import NETX, require_outputs
@@ -169,8 +176,23 @@ def convert(
     require_chips(chips)
     own_target = target if str(target).endswith(".toml") else None
     file = Path(model) if isinstance(model, Path | str) else None
+    if file is not None:
+        require_trained(str(model))
     inputs = {"the model": file, "the images": path_of(images), "the target": own_target, "the labels": path_of(labels)}
     require_outputs(inputs, {"-o": (NETX, output)})
+    for path in (path_of(images), path_of(labels)):
+        if path is not None:
+            load_array(path)
+
+    from torch import Tensor
+
+    from nctool.conversion.trace.prepare import require_torch_module
+    from nctool.conversion.trace.restoring import restored
+    from nctool.exporting.calibration_images import calibration_images
+    from nctool.exporting.convert import exported
+    from nctool.exporting.own_network import of_module, opened, require_labels
+    from nctool.exporting.writing import write_network
+
     images = images.detach() if isinstance(images, Tensor) else images
     array = load_array(images, "images")
     answers = None if labels is None else load_labels(labels, len(array), of_all=True)

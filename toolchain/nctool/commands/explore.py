@@ -23,6 +23,7 @@ from nctool.commands.options import (
     Samples,
     Split,
     Target,
+    backend_names,
     parse_numbers,
     require_chips,
 )
@@ -77,7 +78,10 @@ class ExploreReport(Report):
 def explore(
     checkpoint: Checkpoint,
     *,
-    backends: Annotated[Sequence[str] | str, Option("Comma-separated.", aliases=("realisations",))] = ALL,
+    backends: Annotated[
+        Sequence[str] | str,
+        Option("Comma-separated.", aliases=("realisations",), names=backend_names, takes_several=True),
+    ] = ALL,
     steps: Annotated[
         Sequence[int] | None,
         Option("Windows T, comma-separated.", default="1,2,4,8; zero-reset 4,8", parse=parse_numbers),
@@ -124,21 +128,28 @@ def explore(
         FormatError: the checkpoint or the data is bad.
         RangeError: the data does not fit the network.
     """
+    from nctool.ir.inputs import find_encoding
+    from nctool.running.checkpoints import open_checkpoint, remembered, require_checkpoint
+    from nctool.running.outputs import FIGURE, require_outputs, run_files
+    from nctool.running.samples import dataset_path, dataset_samples, require_here
+    from nctool_deploy.targets.target import find_target
+    from nctool_models.datasets.load import require_dataset
+
+    chip = find_target(target)
+    require_chips(chips)
+    encoding = None if input is None else find_encoding(input)
+    require_checkpoint(checkpoint)
+    if dataset is not None:
+        require_dataset(str(dataset))
+
     from nctool.exporting.exploring import Trial, settings
     from nctool.fast.engine import find_device
     from nctool.figures import exploration as figure
     from nctool.figures.file import OPTION
-    from nctool.ir.inputs import find_encoding
-    from nctool.running.checkpoints import open_checkpoint, remembered
-    from nctool.running.outputs import FIGURE, require_outputs, run_files
-    from nctool.running.samples import dataset_path, dataset_samples, require_here
-    from nctool_deploy.targets.target import find_target
     from nctool_models import restore_model
 
-    chip, draw = find_target(target), None if plot is None else figure.prepare(Path(plot))
+    draw = None if plot is None else figure.prepare(Path(plot))
     find_device(device)
-    require_chips(chips)
-    encoding = None if input is None else find_encoding(input)
     loaded = open_checkpoint(checkpoint)
     name = loaded.dataset_name if dataset is None else str(dataset)
     if dataset is None:

@@ -20,6 +20,7 @@ from nctool.commands.options import (
     Module,
     Replicas,
     Target,
+    backend_names,
     parse_replicas,
     require_chips,
 )
@@ -105,6 +106,7 @@ def export(
             "autapse, graded, or in stock netx population or zero-reset.",
             default="as trained",
             aliases=("realisation",),
+            names=backend_names,
         ),
     ] = None,
     replicas: Annotated[
@@ -160,24 +162,27 @@ def export(
         UnsupportedError: the network holds something that cannot be converted.
         RangeError: a number does not fit the target.
     """
-    from nctool.exporting.convert import default_backend, design, exported, of_checkpoint
-    from nctool.exporting.replica_search import Budget, search_replicas
-    from nctool.exporting.writing import write_network
     from nctool.ir.inputs import find_encoding
-    from nctool.running.checkpoints import open_checkpoint
+    from nctool.running.checkpoints import open_checkpoint, require_checkpoint
     from nctool.running.outputs import NETX, require_outputs, run_files
     from nctool_deploy.backends.backend import find_backend
     from nctool_deploy.targets.target import find_target
-    from nctool_models import restore_model
 
     output, chip = Path(output), find_target(target)
     encoding = None if input is None else find_encoding(input)
     require_chips(chips)
     if replicas != AUTO and not (max_neurons is None and max_cores is None):
         raise UsageError("--max-neurons and --max-cores: allowed with --replicas auto only")
-    loaded = open_checkpoint(checkpoint)
+    require_checkpoint(checkpoint)
     own_target = target if str(target).endswith(".toml") else None
     require_outputs({**run_files(checkpoint), "the target": own_target}, {"-o": (NETX, output)})
+
+    from nctool.exporting.convert import default_backend, design, exported, of_checkpoint
+    from nctool.exporting.replica_search import Budget, search_replicas
+    from nctool.exporting.writing import write_network
+    from nctool_models import restore_model
+
+    loaded = open_checkpoint(checkpoint)
     network = restore_model(loaded, model)
     budget = Budget(max_neurons, max_cores) if replicas == AUTO else None
     built_by = find_backend(backend or default_backend(loaded))

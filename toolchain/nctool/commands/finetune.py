@@ -91,8 +91,11 @@ def finetune(
         RangeError: training diverged.
         Interrupted: SIGINT, SIGTERM or SIGHUP came while it trained; see `nctool.errors`.
     """
+    from nctool.running.checkpoints import open_checkpoint, remembered, require_checkpoint
+
+    require_checkpoint(checkpoint)
+
     from nctool.figures.tensorboard import with_events
-    from nctool.running.checkpoints import open_checkpoint, remembered
     from nctool.training import fit
     from nctool.training.execution import usable_device
     from nctool_models import restore_model

@@ -112,14 +112,13 @@ def inspect(model: Model) -> InspectReport:
         FormatError: the file is bad.
         UnsupportedError: a foreign file holds what cannot be simulated.
     """
-    from nctool.running.model_file import open_model
+    from nctool.running.model_file import model_path, open_model
 
-    path = Path(model)
-    content = open_model(path, ForeignOptions())
+    content = open_model(model_path(model), ForeignOptions())
     network = content.network
     layers = tuple(_layer(network, population) for population in network.populations)
     report = InspectReport(
-        path=path,
+        path=Path(model),
         input_shape=network.input.sample_shape,
         input_range=network.input_range,
         layers=layers,

@@ -1,6 +1,6 @@
-"""recipes, targets: list what is built in.
+"""recipes, zoo, targets: list what is built in.
 
-In: nothing, or a name. Out: lists of recipes and targets, or one recipe in full.
+In: nothing, or a name. Out: lists of recipes, networks and targets, or one recipe in full.
 """
 
 from __future__ import annotations
@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from nctool.commands.command import Command
-from nctool.commands.tables import print_line, print_rows, span
+from nctool.commands.options import recipe_names
+from nctool.commands.tables import percent, print_line, print_rows, span
 from nctool.recipe.overrides import add_older_keys
 from nctool.signature import Option
 
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from nctool.recipe.schema import Recipe
     from nctool_deploy.backends.number_formats import NumberFormat
     from nctool_deploy.targets.target import Limit, Target
+    from nctool_models.zoo.networks import ZooNetwork
 
 # --- recipes ----------------------------------------------------------------------------------------------------------
 
@@ -39,7 +41,13 @@ class RecipeList:
 def recipes(
     recipe: Annotated[
         Path | str | None,
-        Option("Write out this one, a name or a .toml path.", kind=str, metavar="RECIPE", is_positional=True),
+        Option(
+            "Write out this one, a name or a .toml path.",
+            kind=str,
+            metavar="RECIPE",
+            is_positional=True,
+            names=recipe_names,
+        ),
     ] = None,
 ) -> RecipeList:
     """List the built-in recipes, or write one out as TOML with all its keys."""
@@ -56,6 +64,47 @@ def print_recipes(report: RecipeList) -> None:
         return
     rows = [[r.name, r.data.name, r.model.architecture, str(r.n_epochs), r.description] for r in report.recipes]
     print_rows("recipes", ["name", "data", "network", "epochs", "description"], rows)
+
+
+# --- zoo --------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class ZooList:
+    """The trained networks that come with nctool."""
+
+    networks: Sequence[ZooNetwork]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return them as JSON types, each with its path."""
+        return {"zoo": [{**network.to_json(), "path": str(network.path)} for network in self.networks]}
+
+
+def zoo() -> ZooList:
+    """List the trained networks that come with nctool; `zoo:NAME` stands for a file."""
+    from nctool_models.zoo import networks
+
+    return ZooList(networks.zoo())
+
+
+def print_zoo(report: ZooList) -> None:
+    """Show a row for each network."""
+    rows = [
+        [
+            f"zoo:{each.name}",
+            f"{each.dataset}, {each.samples:,} test images",
+            percent(each.accuracy[str(each.steps)]),
+            percent(each.accuracy_ann),
+            str(each.steps),
+            str(each.cores),
+            f"{each.size / 1000:,.0f} kB",
+            each.description,
+        ]
+        for each in report.networks
+    ]
+    columns = ["network", "measured on", "accuracy", "of its ANN", "T", "cores", "file", "description"]
+    print_rows("trained networks", columns, rows)
+    print_line("nctool run-sim zoo:NAME runs one; --json says how each was made")
 
 
 STEP_TIME = "time of a step, at least"
@@ -123,4 +172,6 @@ def _energy_of(name: str) -> str:
     return f"energy: {name.replace('_', ' ')}"
 
 
-COMMANDS = (Command(recipes, print_recipes), Command(targets, print_targets))
+RECIPES = Command(recipes, print_recipes)
+ZOO = Command(zoo, print_zoo)
+TARGETS = Command(targets, print_targets)

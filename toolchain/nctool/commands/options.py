@@ -6,7 +6,7 @@ In: text that was typed. Out: annotations for public functions. Must not import 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -78,6 +78,56 @@ def require_chips(chips: int) -> None:
         raise UsageError(f"chips: {chips} is out of range, allowed >= 1", hint="give 1 or more chips with --chips")
 
 
+# --- names, for the shell to complete ---------------------------------------------------------------------------------
+
+
+def recipe_names() -> Iterable[str]:
+    """Return the names of the built-in recipes."""
+    from nctool_models import list_recipes
+
+    return list_recipes()
+
+
+def target_names() -> Iterable[str]:
+    """Return the names of the built-in targets, other names of theirs too."""
+    from nctool_deploy.targets.target import ALIASES, TARGETS
+
+    return (*ALIASES, *(target.name for target in TARGETS))
+
+
+def backend_names() -> Iterable[str]:
+    """Return the names of the backends."""
+    from nctool_deploy.backends.backend import BACKENDS
+
+    return (backend.name for backend in BACKENDS)
+
+
+def engine_names() -> Iterable[str]:
+    """Return the names of the engines."""
+    from nctool.running.engines import ENGINES
+
+    return ENGINES
+
+
+def _dataset_names() -> Iterable[str]:
+    from nctool_models.datasets.load import NAMES
+
+    return NAMES
+
+
+def _split_names() -> Iterable[str]:
+    from nctool.running.samples import SPLITS
+
+    return SPLITS
+
+
+def encoding_names() -> Iterable[str]:
+    """Return the names of the encodings of the input."""
+    from nctool.ir.inputs import ENCODINGS
+
+    return ENCODINGS
+
+
 # --- what is read -----------------------------------------------------------------------------------------------------
 
 Checkpoint = Annotated[
@@ -92,19 +142,21 @@ Run = Annotated[
 ]
 Model = Annotated[
     Path | str,
-    Option("File that `nctool export` wrote, or other netx.", metavar="MODEL", is_positional=True),
+    Option("File of `nctool export`, other netx, or zoo:NAME.", metavar="MODEL", is_positional=True),
     Hint('nctool.export("runs/mine", "mine.net", model=net), then give "mine.net"'),
 ]
 Dataset = Annotated[
     Path | str | None,
-    Option("Name, .npz path or folder of images.", kind=str, default="what it was trained on"),
+    Option("Name, .npz path or folder of images.", kind=str, default="what it was trained on", names=_dataset_names),
 ]
 DataDir = Annotated[Path | str | None, Option("Folder of data sets.", default="~/.cache/nctool/data")]
-Split = Annotated[str, Option("test or train.")]
+Split = Annotated[str, Option("test or train.", names=_split_names)]
 Samples = Annotated[
     int | None, Option("The first N samples.", metavar="N", default="all", least=1, is_checked_inside=True)
 ]
-Input = Annotated[Source | None, Option("Samples of your own; foreign files need them.", kind=Path, metavar="X.npy")]
+Input = Annotated[
+    Source | None, Option("Samples of your own: array, image, or folder of images.", kind=Path, metavar="X.npy")
+]
 Foreign = Annotated[
     ForeignOptions | None,
     Group(
@@ -132,9 +184,10 @@ class SampleChoice:
 
     def open_model(self, path: Path, options: ForeignOptions, *, check_digests: bool = True) -> ModelFile:
         """Read a model; a foreign file may not say the shape of a sample, so that of one's own samples helps."""
+        from nctool.running.images import are_images
         from nctool.running.model_file import open_model
 
-        shape = None if self.input is None else load_array(self.input).shape[-3:]
+        shape = None if self.input is None or are_images(self.input) else load_array(self.input).shape[-3:]
         return open_model(path, options, input_shape=shape, check_digests=check_digests)
 
     def files(self, content: ModelFile) -> dict[str, Path | None]:
@@ -167,16 +220,19 @@ Overrides = Annotated[
 Resume = Annotated[bool, Option("Go on where an interrupted run stopped.")]
 Overwrite = Annotated[bool, Option("Replace the run in the folder.")]
 TensorBoard = Annotated[bool, Option("Write every epoch for TensorBoard too.")]
-Target = Annotated[Path | str, Option("Name from `nctool targets`, or a .toml path.", kind=str)]
+Target = Annotated[Path | str, Option("Name from `nctool targets`, or a .toml path.", kind=str, names=target_names)]
 Chips = Annotated[int, Option("Chips that the network may take.")]
 ActivationBits = Annotated[
     int | None, Option("Bits that most graded spikes fit, 2..16.", default="8, of graded", least=1)
 ]
-InputOption = Annotated[str | None, Option("graded: signed 8 bits; rate: binary spikes.", default="the recipe's")]
+InputOption = Annotated[
+    str | None,
+    Option("graded: signed 8 bits; rate: binary spikes.", default="the recipe's", names=encoding_names),
+]
 
 # --- how it is done ---------------------------------------------------------------------------------------------------
 
-Device = Annotated[str, Option("cpu or cuda.")]
+Device = Annotated[str, Option("cpu or cuda.", names=lambda: ("cpu", "cuda"))]
 Timeout = Annotated[
     float, Option("Seconds that one run of the Lava subprocess may take.", flags=("--timeout",), least=1)
 ]

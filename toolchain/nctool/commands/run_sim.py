@@ -27,6 +27,7 @@ from nctool.commands.options import (
     Samples,
     Split,
     Timeout,
+    engine_names,
 )
 from nctool.commands.tables import counted, percent, print_line, print_rows
 from nctool.progress import ProgressCallback, no_progress
@@ -40,7 +41,11 @@ if TYPE_CHECKING:
     from nctool.reference.trace import Summary
     from nctool.running.engines import Job
     from nctool.running.model_file import ModelFile
+    from nctool.running.samples import Chosen
     from nctool_deploy.cost.report import CostMeter, CostReport, PopulationCost, SplitEnergy
+
+LARGE = 100
+"""Means from here on are shown without decimals."""
 
 SHOWN_ANSWERS = 20
 """Answers to samples of your own that are shown."""
@@ -65,9 +70,11 @@ class RunReport(Report):
         spikes_per_layer: mean number of spikes of a population in one window.
         overflows: accumulated inputs that left the accumulator, which must be 0; for a foreign network, how often a
             24-bit state wrapped or saturated. None where the engine cannot tell.
-        notes: where Lava runs something else than a foreign file says, and why the fast engine left out faster kernels.
+        notes: what was changed in image files, where Lava runs something else than a foreign file says, and why the
+            fast engine left out faster kernels.
         cost: what a sample costs on the chip, where it was asked for.
         kernels: by population, what the fast engine computed it with; empty for other engines.
+        files: the names of the image files, one a sample, where such were given.
     """
 
     engine: str
@@ -84,13 +91,14 @@ class RunReport(Report):
     notes: tuple[str, ...]
     cost: CostReport | None = None
     kernels: dict[str, str] = field(default_factory=dict)
+    files: tuple[str, ...] = ()
 
 
 @public
 def run_sim(
     model: Model,
     *,
-    engine: Annotated[str, Option("fast, reference or lava.")] = "fast",
+    engine: Annotated[str, Option("fast, reference or lava.", names=engine_names)] = "fast",
     dataset: Dataset = None,
     split: Split = "test",
     samples: Samples = None,
@@ -111,16 +119,17 @@ def run_sim(
     """Run an exported network, or a netx file of another tool, on data.
 
     Args:
-        model: a file that `export` wrote, or a netx file of another tool.
+        model: a file that `export` wrote, a netx file of another tool, or `zoo:NAME`, a network that comes with nctool.
         engine: `fast`, `reference` or `lava`.
         dataset: name, .npz path or folder of images; the one that the network was trained on by default.
         split: `test` or `train`.
         samples: how many, from the first on; all by default.
         data_dir: where data sets lie.
-        input: samples instead of a data set, a .npy file or an array: uint8 pixels (samples, channels, height, width),
-            the channels also last, or left out where there is one; floats where the network was converted on such; or
-            for a foreign file integers (samples, steps, *shape) or (samples, *shape), or real numbers for its input
-            block.
+        input: samples instead of a data set: an image file or a folder of such, whose colours and size are brought to
+            those of the network, which the notes say; or a .npy file or an array: uint8 pixels (samples, channels,
+            height, width), the channels also last, or left out where there is one; floats where the network was
+            converted on such; or for a foreign file integers (samples, steps, *shape) or (samples, *shape), or real
+            numbers for its input block.
         labels: class numbers for `input`, a .npy file or an array.
         output: .npz file that receives every spike and all logits.
         options: how a foreign file is read and reset.
@@ -135,13 +144,14 @@ def run_sim(
     """
     from nctool.running.arrays import require_array_names
     from nctool.running.engines import Job, require_engine
+    from nctool.running.model_file import model_path
     from nctool.running.outputs import TRACES, model_files, require_outputs
     from nctool.running.sharding import require_workers
 
     require_engine(engine, device)
     output = None if output is None else Path(output)
     require_workers(engine, workers, output, cost=cost)
-    path, options = Path(model), options or ForeignOptions()
+    path, options = model_path(model), options or ForeignOptions()
     wanted = SampleChoice(dataset, split, samples, data_dir, input, labels)
     content = wanted.open_model(path, options)
     require_outputs({**wanted.files(content), **model_files(path)}, {"-o": (TRACES, output)})
@@ -155,17 +165,15 @@ def run_sim(
     start = time.perf_counter()
     for summary in _reported(_summaries(engine, job, output, workers, meter), len(job.pixels), progress):
         tally.add(summary)
-    return _report(engine, chosen.name, job.content, tally, time.perf_counter() - start, meter)
+    return _report(engine, chosen, tally, time.perf_counter() - start, meter)
 
 
-def _report(
-    engine: str, dataset: str, content: ModelFile, tally: Tally, seconds: float, meter: CostMeter | None
-) -> RunReport:
-    n_steps = content.network.n_steps
+def _report(engine: str, chosen: Chosen, tally: Tally, seconds: float, meter: CostMeter | None) -> RunReport:
+    content, n_steps = chosen.content, chosen.content.network.n_steps
     answers = tuple(tally.answers) if content.is_classifier else ()
     return RunReport(
         engine=engine,
-        dataset=dataset,
+        dataset=chosen.name,
         samples=tally.done,
         steps=n_steps,
         accuracy=tally.accuracy(),
@@ -175,9 +183,10 @@ def _report(
         steps_per_second=tally.done * n_steps / seconds,
         spikes_per_layer=tally.spikes_per_layer(),
         overflows=tally.overflows,
-        notes=(*content.notes, *_notes(tally.kernels)),
+        notes=(*chosen.notes, *content.notes, *_notes(tally.kernels)),
         cost=None if meter is None else meter.report(),
         kernels=tally.kernels,
+        files=chosen.files,
     )
 
 
@@ -285,8 +294,13 @@ def print_run(report: RunReport) -> None:
     sizes = f"{counted(report.samples, 'sample')} of {counted(report.steps, 'time step')}"
     title = f"{report.dataset}, {sizes}, engine {report.engine}"
     rows = [[step, percent(accuracy)] for step, accuracy in report.accuracy.items()]
-    print_rows(title, ["time steps", "accuracy"], rows) if rows else print_line(title)
-    if report.answers:
+    if rows:
+        print_rows(title, ["time steps", "accuracy"], rows)
+    elif report.answers and report.files:
+        _print_files(title, report)
+    else:
+        print_line(title)
+    if report.answers and not report.files:
         more = f", … ({len(report.answers):,} in --json)" if len(report.answers) > SHOWN_ANSWERS else ""
         print_line(f"answers, a class for each sample: {', '.join(_answers(report)[:SHOWN_ANSWERS])}{more}")
     spikes = ", ".join(f"{_named(name)} {count:,.1f}" for name, count in report.spikes_per_layer.items())
@@ -297,6 +311,14 @@ def print_run(report: RunReport) -> None:
         print_line(f"WARNING: {report.overflows} sums left their register: see rules O1 to O3 in docs/SEMANTICS.md")
     if report.cost is not None:
         _print_cost(report.cost)
+
+
+def _print_files(title: str, report: RunReport) -> None:
+    """Show the class of each image beside its file."""
+    rows = list(zip(report.files, _answers(report), strict=True))
+    print_rows(title, ["image", "answer"], rows[:SHOWN_ANSWERS])
+    if len(rows) > SHOWN_ANSWERS:
+        print_line(f"… {len(rows) - SHOWN_ANSWERS:,} more in --json")
 
 
 def _answers(report: RunReport) -> list[str]:
@@ -347,7 +369,12 @@ def _row(name: str, cost: PopulationCost) -> dict[str, str]:
         cost.active_updates,
         cost.idle_updates,
     )
-    return dict(zip(COLUMNS, [name, f"{cost.neurons:,}", *(f"{count:,.1f}" for count in counts)], strict=True))
+    return dict(zip(COLUMNS, [name, f"{cost.neurons:,}", *map(_count, counts)], strict=True))
+
+
+def _count(mean: float) -> str:
+    """Return a mean with a decimal where that is a part of it that counts."""
+    return f"{mean:,.1f}" if mean < LARGE else f"{mean:,.0f}"
 
 
 def _time(latency_ns: tuple[float, float] | None) -> str:

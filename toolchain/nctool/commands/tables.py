@@ -1,13 +1,15 @@
 """Show lines and tables on stdout, whatever the width of the terminal.
 
-On a terminal no word and no number is torn: lines go on at a space, and a table that is too wide is shown in parts, one
-below the other. A file or a pipe gets lines and tables whole.
+No word and no number is torn: on a terminal lines go on at a space, and a table that is too wide is shown in parts, one
+below the other. A file or a pipe gets lines whole, and tables as on a terminal of 80 columns, or of as many as COLUMNS
+says.
 
 In: texts. Out: text on stdout. Must not import torch or Lava.
 """
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -22,8 +24,8 @@ from rich.text import Text
 if TYPE_CHECKING:
     from nctool.exporting.utilisation import Utilisation
 
-WIDTH = 120
-"""Width at which table text wraps where there is no terminal."""
+WIDTH = 80
+"""Columns of a table where there is no terminal, and nothing says another number; headers of wider ones are folded."""
 
 WRAPPED = ("step", "what", "instead", "description", "held out", "how far apart")
 """Headers of columns whose text may go on in the next line; others would be torn within a number."""
@@ -71,9 +73,9 @@ def print_rows(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]
     print_line(title)
     console = _console()
     content = [_Column(header, tuple(row[i] for row in rows), header in WRAPPED) for i, header in enumerate(columns)]
-    if _width(content) > console.width:
+    if _width(content) > min(console.width, WIDTH):
         content = [column.folded() for column in content]
-    for number, part in enumerate(_parts(content, n_keys, console.width) if _on_terminal() else [content]):
+    for number, part in enumerate(_parts(content, n_keys, console.width)):
         if number:
             console.print()
         console.width = max(console.width, _width(part))
@@ -143,7 +145,13 @@ def print_whole(text: str) -> None:
 
 
 def _console() -> Console:
-    return Console(highlight=False, width=None if _on_terminal() else WIDTH)
+    return Console(highlight=False, width=None if _on_terminal() else _columns())
+
+
+def _columns() -> int:
+    """Return the columns of a file or a pipe."""
+    asked = os.environ.get("COLUMNS", "")
+    return int(asked) if asked.isdecimal() and int(asked) > 0 else WIDTH
 
 
 def _on_terminal() -> bool:

@@ -22,6 +22,7 @@ from nctool.commands.options import (
     Overwrite,
     Resume,
     TensorBoard,
+    recipe_names,
 )
 from nctool.commands.tables import percent, print_line, print_rows, print_whole
 from nctool.errors import RecipeError, UsageError, first_line, is_out_of_memory
@@ -41,7 +42,13 @@ RUNS = Path("runs")
 def train(
     recipe: Annotated[
         Path | str,
-        Option("Name from `nctool recipes`, or a .toml path.", kind=str, metavar="RECIPE", is_positional=True),
+        Option(
+            "Name from `nctool recipes`, or a .toml path.",
+            kind=str,
+            metavar="RECIPE",
+            is_positional=True,
+            names=recipe_names,
+        ),
         Hint('give a network with model=net, changes of a recipe with overrides={"training.epochs": 3}'),
     ],
     output: Annotated[Path | str | None, Option("Folder.", flags=("-o", "--output"), default="runs/NAME")] = None,
@@ -85,10 +92,7 @@ def train(
         RangeError: training diverged, or memory does not suffice for the images or the training.
         Interrupted: SIGINT, SIGTERM or SIGHUP came while it trained; see `nctool.errors`.
     """
-    from nctool.figures.tensorboard import with_events
     from nctool.running.checkpoints import require_no_other_recipe
-    from nctool.training import fit
-    from nctool.training.execution import usable_device
     from nctool_models import load_recipe
 
     require_no_other_recipe(recipe)
@@ -99,6 +103,11 @@ def train(
     require_vacant(output, resume=resume, overwrite=overwrite)
     if not resume:
         _require_recipe_elsewhere(recipe, output)
+
+    from nctool.figures.tensorboard import with_events
+    from nctool.training import fit
+    from nctool.training.execution import usable_device
+
     usable_device(device, resolved.training)
     data = _data(resolved, data_dir)
     network = _network(resolved, data, model)
@@ -140,8 +149,7 @@ COMMAND = Command(train, print_train, title="training")
 
 def require_vacant(output: Path, *, resume: bool, overwrite: bool) -> None:
     """Refuse a folder whose run a new one would take the place of, finished or not, unless that is wanted."""
-    from nctool.training.checkpoints.checkpoint import CHECKPOINT_NAME
-    from nctool.training.checkpoints.state import STATE_NAME
+    from nctool.training.checkpoints.names import CHECKPOINT_NAME, STATE_NAME
 
     if resume and overwrite:
         raise UsageError(
@@ -160,7 +168,7 @@ def require_vacant(output: Path, *, resume: bool, overwrite: bool) -> None:
 
 def _require_recipe_elsewhere(recipe: Path | str, output: Path) -> None:
     """Refuse a recipe in the place of the one that a run writes: with its comments it would be gone."""
-    from nctool.training.checkpoints.checkpoint import RECIPE_NAME
+    from nctool.training.checkpoints.names import RECIPE_NAME
 
     written = output / RECIPE_NAME
     if written.exists() and Path(recipe).exists() and written.samefile(recipe):

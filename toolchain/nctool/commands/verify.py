@@ -10,13 +10,13 @@ In: a file and engines. Out: a VerifyReport, and on request the traces and a JUn
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from nctool.arguments import public, split_names
 from nctool.commands.command import Command
-from nctool.commands.options import DataDir, Dataset, Foreign, Input, Model, SampleChoice, Timeout
+from nctool.commands.options import DataDir, Dataset, Foreign, Input, Model, SampleChoice, Timeout, engine_names
 from nctool.commands.tables import counted, print_line, print_rows
 from nctool.errors import UsageError
 from nctool.progress import ProgressCallback, no_progress
@@ -53,6 +53,7 @@ class VerifyReport(Report):
         first_divergence: None when equal.
         statistics: how many values differ, for the known answers and for each pair of engines.
         checks: everything that was checked, one by one.
+        notes: what was changed in image files.
     """
 
     equal: bool
@@ -65,13 +66,17 @@ class VerifyReport(Report):
     first_divergence: Divergence | None
     statistics: tuple[PairCounts, ...]
     checks: tuple[Check, ...]
+    notes: tuple[str, ...] = ()
 
 
 @public
 def verify(
     model: Model,
     *,
-    engines: Annotated[Sequence[str] | str, Option("Comma-separated; the first is the standard.")] = (
+    engines: Annotated[
+        Sequence[str] | str,
+        Option("Comma-separated; the first is the standard.", names=engine_names, takes_several=True),
+    ] = (
         "reference",
         "fast",
         "lava",
@@ -102,13 +107,13 @@ def verify(
     trace of the reference engine on the same inputs.
 
     Args:
-        model: a file that `export` wrote, or a netx file of another tool.
+        model: a file that `export` wrote, a netx file of another tool, or `zoo:NAME`, a network that comes with nctool.
         engines: at least one, a list or a text with commas; the others are compared with the first.
         samples: number of samples; the known inputs of the file by default. Where that is more than the file has, they
             come from the test split of the data set.
         dataset: name, .npz path or folder of images; the one that the network was trained on by default.
         data_dir: where data sets lie.
-        input: samples instead of a data set, a .npy file or an array, as for `run_sim`; a foreign file needs it.
+        input: samples instead of a data set, a file, a folder or an array, as for `run_sim`; a foreign file needs it.
         options: how a foreign file is read and reset.
         all_differences: compare all samples even after a difference, so that the statistics cover them. By default
             the comparison ends with the chunk of at most 500 samples that holds the first difference.
@@ -121,12 +126,13 @@ def verify(
         UsageError, FormatError, UnsupportedError, RangeError, EngineError: see `nctool.errors`.
     """
     from nctool.running.engines import Job, require_engine
+    from nctool.running.model_file import model_path
     from nctool.running.outputs import JUNIT, TRACES, model_files, require_outputs
     from nctool.verification import trace_file
     from nctool.verification.checks import JUNIT_OPTION, write_junit
     from nctool.verification.compare import compare_engines, compare_known_answers
 
-    path, names = Path(model), tuple(dict.fromkeys(split_names(engines)))
+    path, names = model_path(model), tuple(dict.fromkeys(split_names(engines)))
     if not names:
         raise UsageError("no engine to verify", hint="name them with --engines reference,lava")
     for name in names:
@@ -135,7 +141,7 @@ def verify(
     content = wanted.open_model(path, options, check_digests=False)
     outputs = {trace_file.OPTION: (TRACES, layers), JUNIT_OPTION: (JUNIT, junit)}
     require_outputs({**wanted.files(content), **model_files(path)}, outputs)
-    content, pixels = _samples(content, wanted)
+    content, pixels, notes = _samples(content, wanted)
     options.require_steps(content.network.n_steps)
     keep = layers is not None
     if keep:
@@ -146,7 +152,7 @@ def verify(
     if known is None or (known.first is None and not content.changes):
         job = Job(path, content, pixels, timeout_s=timeout_s)
         run = compare_engines(job, names, all_differences=all_differences, keep=keep, progress=progress)
-    report = _report(content, names, known, run)
+    report = replace(_report(content, names, known, run), notes=notes)
     if layers is not None:
         compared, shown = (run, pixels) if run is not None else _known_traces(content, known)
         trace_file.write_traces(Path(layers), content.network, shown, compared.traces)
@@ -162,14 +168,14 @@ def _known_traces(content: ModelFile, known: Comparison | None) -> tuple[Compari
     return known, content.known_answers.pixels
 
 
-def _samples(content: ModelFile, wanted: SampleChoice) -> tuple[ModelFile, Samples]:
-    """Return what to run, and the model set up for it: the known inputs where they are enough."""
+def _samples(content: ModelFile, wanted: SampleChoice) -> tuple[ModelFile, Samples, tuple[str, ...]]:
+    """Return the model set up for what to run, which are the known inputs where they are enough, and notes on them."""
     if content.known_answers is not None and wanted.dataset is None and wanted.input is None:
         known = content.known_answers.pixels
         if wanted.samples is None or wanted.samples <= len(known):
-            return content, known[: wanted.samples]
+            return content, known[: wanted.samples], ()
     chosen = wanted.load(content)
-    return chosen.content, chosen.samples
+    return chosen.content, chosen.samples, chosen.notes
 
 
 def _report(
@@ -216,6 +222,8 @@ def print_verify(report: VerifyReport) -> None:
         f"{counted(report.samples, 'sample')}, {report.compared_spikes:,} spike values and "
         f"{report.compared_logits:,} logits compared; {counted(report.known_answers, 'known answer')}"
     )
+    for note in report.notes:
+        print_line(f"NOTE: {note}")
     for check in report.checks:
         if check.outcome == "failed" and check.group in ("file", "overflow"):
             print_line(check.text)

@@ -17,9 +17,10 @@ from typing import TYPE_CHECKING
 from torch import nn
 
 from nctool.errors import NctoolError, UsageError, first_line
+from nctool.exporting.network_names import is_file, require_network
 from nctool.importing.open_file import read_network
 from nctool.ir.network import Shape
-from nctool_models import build_model, list_recipes, load_dataset, load_recipe
+from nctool_models import build_model, load_dataset, load_recipe
 
 if TYPE_CHECKING:
     from nctool.recipe.schema import Recipe
@@ -27,7 +28,6 @@ if TYPE_CHECKING:
 _LOADED = "__nctool_model__"
 """What a file that is loaded is called: with its own name it could take the place of another module."""
 
-_ALLOWED = "a network file, a file.py:function or package.module:function that builds the network, or a recipe"
 _SHAPE_HINT = "give the shape of an image with --shape C,H,W"
 
 
@@ -46,22 +46,15 @@ def named_network(name: str, shape: Shape | None, *, is_typed: bool = False) -> 
         RecipeError: the recipe is wrong.
         FormatError, UnsupportedError: as `nctool.importing.open_network`.
     """
-    if Path(name).is_file() and Path(name).suffix not in (".py", ".toml"):
+    require_network(name)
+    if is_file(name):
         file = read_network(Path(name), shape, is_typed=is_typed)
         return file.network, file.sizes
     place, colon, attribute = name.rpartition(":")
     if colon and place:
         with redirect_stdout(sys.stderr):  # what its code prints is no report
             return _built(_module(place), attribute, name), _required(shape, name)
-    if name in list_recipes() or name.endswith(".toml"):
-        return _of_recipe(name, shape)
-    raise UsageError(f"model: `{name}` is none, allowed {_ALLOWED}", hint="see `nctool recipes` for the names")
-
-
-def is_code(name: str) -> bool:
-    """Return whether a name says which code builds a network, and is no path of a file."""
-    place, colon, function = name.rpartition(":")
-    return bool(colon and place and function.isidentifier()) and not Path(name).exists()
+    return _of_recipe(name, shape)
 
 
 def _required(shape: Shape | None, name: str) -> Shape:
@@ -73,8 +66,6 @@ def _required(shape: Shape | None, name: str) -> Shape:
 def _module(place: str) -> ModuleType:
     """Import a file or a module by its dotted name; modules beside it are found."""
     path = Path(place)
-    if path.suffix == ".py" and not path.is_file():
-        raise UsageError(f"model: no file `{place}`")
     folder = str(path.parent.resolve()) if path.suffix == ".py" else str(Path.cwd())
     sys.path.insert(0, folder)
     try:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from shlex import quote
 
 import numpy as np
 import torch
@@ -19,13 +18,12 @@ from nctool.conversion.fidelity import WORK
 from nctool.conversion.trace.compare_runs import sequences_as_images
 from nctool.conversion.trace.prepare import rectify
 from nctool.conversion.trace.signals import as_image
-from nctool.errors import UsageError
 from nctool.exporting.calibration_images import CalibrationImages
 from nctool.exporting.convert import Source
-from nctool.exporting.named_network import is_code, named_network
+from nctool.exporting.named_network import named_network
+from nctool.exporting.network_names import is_code, require_trained
 from nctool.importing.open_file import read_network
 from nctool.running.samples import unknown_label
-from nctool.training.checkpoints.checkpoint import CHECKPOINT_NAME
 
 COMPARED = 10
 """Of a conversion, so many times the work of an export is spent on the comparison: it has no other measure."""
@@ -46,29 +44,13 @@ def opened(name: str, images: CalibrationImages) -> tuple[nn.Module, Calibration
         UsageError, FormatError, UnsupportedError: as `nctool.importing.open_network`, `require_same_as_file` and
             `nctool.exporting.named_network`.
     """
+    require_trained(name)
     some = images.normalised(images.pixels[:AT_ONCE])
     if is_code(name):
         return named_network(name, tuple(some.shape[1:]))[0].eval(), images
-    _require_network_file(Path(name))
     file = read_network(Path(name), tuple(some.shape[1:]))
     file.require_same(some, f"`{name}`")
     return file.network, replace(images, pixels=sequences_as_images(images.pixels))
-
-
-def _require_network_file(path: Path) -> None:
-    """Refuse what is often given in place of a network file."""
-    if path.suffix == ".py":
-        raise UsageError(
-            f"model: `{path}` does not say what builds the network, allowed file.py:function",
-            hint="name a function that returns the network with its weights",
-        )
-    if path.suffix == ".net":
-        raise UsageError(f"model: `{path}` is converted already", hint=f"run it: nctool run-sim {quote(str(path))}")
-    if (path / CHECKPOINT_NAME).exists():
-        raise UsageError(
-            f"model: `{path}` is the folder of a training run",
-            hint=f"export it: nctool export {quote(str(path))} -o MODEL.net",
-        )
 
 
 def of_module(model: nn.Module, images: CalibrationImages) -> Source:

@@ -27,11 +27,11 @@ from nctool.fast.current_based import CurrentBasedLayer
 from nctool.fast.graded import GradedLayer
 from nctool.fast.integrate_fire import IntegrateFireLayer
 from nctool.fast.layer import LayerRun
-from nctool.fast.threads import on_one_thread, side_by_side
 from nctool.ir.inputs import Samples
 from nctool.ir.network import INPUT_NAME, CurrentBased, IntNetwork, Population
 from nctool.reference.signal import input_signal
 from nctool.reference.trace import Spikes, Summary, Trace, join, join_summaries
+from nctool.threads import on_one_thread, side_by_side
 
 CPU_BATCH_BYTES = 8 * 2**20
 """Memory of the largest layer's drive in what a thread of a CPU computes at a time: small enough for its cache."""

@@ -205,8 +205,9 @@ class TrainingSettings(Table):
         horizontal_flip: mirror half of the images.
         auto_augment: the policy by which each image gets two operations on shape or colour; needs torchvision.
         cutout: side in pixels of a black square at a random place; 0 is off.
-        precision: of convolutions and dense layers in the forward and backward pass. With `bfloat16`, on GPUs only,
-            weights, thresholds, noise and neurons stay float32; so do all measurements.
+        precision: of convolutions and dense layers in the forward and backward pass. With `bfloat16`, which the device
+            must have, weights, thresholds, noise and potentials stay float32; so do all measurements. `auto` is
+            `bfloat16` where the device has it, else `float32`.
         deterministic: algorithms that repeat their result bit for bit, or an error where torch has none. On a CPU one
             seed and number of threads gives the same bytes without it.
     """
@@ -220,7 +221,7 @@ class TrainingSettings(Table):
     horizontal_flip: bool = Field(default=False, description="true or false")
     auto_augment: Literal["none", "cifar10", "imagenet"] = Field(default="none", description="none, cifar10, imagenet")
     cutout: int = whole(0, 256, 0)
-    precision: Literal["float32", "bfloat16"] = Field(default="float32", description="float32, bfloat16")
+    precision: Literal["float32", "bfloat16", "auto"] = Field(default="float32", description="float32, bfloat16, auto")
     deterministic: bool = Field(default=False, description="true or false")
 
 

@@ -1,6 +1,6 @@
 """Open the checkpoint of a training run, and recognise the files that users give in place of one file or another.
 
-In: a path. Out: a Checkpoint, or an error that says what the file is.
+In: a path. Out: a Checkpoint, or an error that says what the file is. Loads torch where a checkpoint is read only.
 """
 
 from __future__ import annotations
@@ -8,12 +8,15 @@ from __future__ import annotations
 import zipfile
 from pathlib import Path
 from shlex import quote
+from typing import TYPE_CHECKING
 
 import h5py
 
 from nctool.errors import UsageError
-from nctool.training.checkpoints.checkpoint import CHECKPOINT_NAME, Checkpoint, load_checkpoint
-from nctool.training.checkpoints.state import STATE_NAME
+from nctool.training.checkpoints.names import CHECKPOINT_NAME, STATE_NAME, checkpoint_path
+
+if TYPE_CHECKING:
+    from nctool.training import Checkpoint
 
 _FOLDER_HINT = "give the folder of the run"
 _FROM_PYTHON = (
@@ -32,10 +35,18 @@ def open_checkpoint(path: Path | str) -> Checkpoint:
             another tool.
         FormatError: the checkpoint is bad.
     """
+    from nctool.training import load_checkpoint
+
+    require_checkpoint(path)
+    return load_checkpoint(path)
+
+
+def require_checkpoint(path: Path | str) -> None:
+    """Refuse a path at which no checkpoint is, with a UsageError that says what is there; nothing of it is read."""
     path = Path(path)
     if path.is_file():
-        _require_checkpoint(path)
-    return load_checkpoint(path)
+        _require_no_neighbour(path)
+    checkpoint_path(path)
 
 
 def remembered(data_dir: Path | str | None, loaded: Checkpoint, dataset: str) -> Path | str | None:
@@ -43,7 +54,7 @@ def remembered(data_dir: Path | str | None, loaded: Checkpoint, dataset: str) ->
     return loaded.data_dir if data_dir is None and dataset == loaded.dataset_name else data_dir
 
 
-def _require_checkpoint(path: Path) -> None:
+def _require_no_neighbour(path: Path) -> None:
     """Refuse files that lie beside a checkpoint."""
     if h5py.is_hdf5(path):
         raise UsageError(f"`{path}` is an exported network, allowed: a checkpoint", hint=_FOLDER_HINT)
@@ -85,8 +96,9 @@ def require_no_other_recipe(recipe: Path | str) -> None:
         raise UsageError(f"`{path}` is {what}, allowed: {allowed}", hint="`nctool finetune RUN` trains a network on")
 
 
-def require_run_folder(path: Path) -> None:
-    """Refuse a file where the folder of a training run is wanted."""
+def require_run_folder(path: Path | str) -> None:
+    """Refuse a file where the folder of a training run is wanted, and a folder without its numbers."""
+    path = Path(path)
     if path.is_file():
         what = "an exported network" if h5py.is_hdf5(path) else "a file"
         raise UsageError(f"`{path}` is {what}, allowed: the folder of a run", hint=_FOLDER_HINT)

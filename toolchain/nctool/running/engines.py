@@ -1,6 +1,6 @@
 """The engines by name: each turns an exported file and pixels into traces, batch by batch.
 
-In: an engine's name, a file, samples. Out: an iterator of traces.
+In: an engine's name, a file, samples. Out: an iterator of traces. Loads torch where the fast engine runs only.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from nctool.errors import UsageError
-from nctool.fast.engine import FastEngine
 from nctool.ir.inputs import Samples
 from nctool.ir.network import IntNetwork
 from nctool.reference import simulate as reference
@@ -50,6 +49,8 @@ def _reference(job: Job) -> Iterator[Trace]:
 
 
 def _fast(job: Job) -> Iterator[Trace]:
+    from nctool.fast.engine import FastEngine
+
     return FastEngine(job.network, device=job.device).traces(job.pixels)
 
 
@@ -71,6 +72,8 @@ def summaries(name: str, job: Job) -> Iterator[Summary]:
     """Run `job` on the engine called `name` and yield logits and counts, batch by batch."""
     require_engine(name)
     if name == "fast":
+        from nctool.fast.engine import FastEngine
+
         return FastEngine(job.network, device=job.device).summaries(job.pixels)
     return (trace.summary() for trace in ENGINES[name](job))
 

@@ -1,6 +1,6 @@
 """Open a model: a file that nctool exported, or a netx file of another tool.
 
-In: a path and how to read a foreign file. Out: its content.
+In: a path or `zoo:NAME`, and how to read a foreign file. Out: its content.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from nctool.running.checkpoints import require_no_checkpoint
 from nctool_deploy.cost.report import CostMeter
 from nctool_deploy.foreign import ForeignOptions, is_foreign, read_foreign
 from nctool_deploy.netx import KnownAnswers, Metadata, Provenance, read
+from nctool_models.zoo.networks import is_of_zoo, zoo_path
 
 
 class ModelFile(Protocol):
@@ -83,6 +84,15 @@ class ModelFile(Protocol):
 
     def cost_meter(self) -> CostMeter:
         """Return a meter of what the network costs on its chip; an UnsupportedError refuses files of other tools."""
+
+
+def model_path(model: Path | str) -> Path:
+    """Return the path of a model that is given by its path, or as `zoo:NAME`.
+
+    Raises:
+        UsageError: the zoo has no such network.
+    """
+    return zoo_path(model) if is_of_zoo(model) else Path(model)
 
 
 def open_model(

@@ -5,16 +5,19 @@ In: a file. Out: a callable object: images in, logits out.
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from nctool.arguments import public
+from nctool.errors import NctoolWarning
 from nctool.fast.engine import FastEngine
 from nctool.reference.trace import join_summaries
 from nctool.running.arrays import Source, load_array, name_of
-from nctool.running.model_file import ModelFile, open_model
+from nctool.running.model_file import ModelFile, model_path, open_model
+from nctool.running.samples import image_samples
 from nctool_deploy.foreign import ForeignOptions
 
 
@@ -41,12 +44,17 @@ class OpenModel:
         """Return the logits of some images after the whole window, int64 (samples, classes).
 
         Args:
-            images: an array or a .npy file, as `nctool.run_sim` takes for `input`.
+            images: an array, a .npy file, an image file or a folder of such, as `nctool.run_sim` takes for `input`. A
+                warning says what was changed in image files.
 
         Raises:
             UsageError, FormatError, RangeError: there is no such file, or the images do not fit the network.
         """
-        content, samples = self._content.fit(load_array(images, "images"), name_of(images, "images"))
+        files = image_samples(self._content, images)
+        for note in () if files is None else files.notes:
+            warnings.warn(NctoolWarning(note), stacklevel=2)
+        values = load_array(images, "images") if files is None else files.pixels
+        content, samples = self._content.fit(values, name_of(images, "images"))
         engine = self._engine
         if content is not self._content:
             engine = FastEngine(content.network, device=self._device)
@@ -58,7 +66,7 @@ def open_model_file(model: Path | str, *, device: str = "cpu") -> OpenModel:
     """Open an exported network, or a netx file of another tool, to be called with images.
 
     Args:
-        model: the file.
+        model: the file, or `zoo:NAME`.
         device: `cpu` or `cuda`.
 
     Returns:
@@ -67,4 +75,4 @@ def open_model_file(model: Path | str, *, device: str = "cpu") -> OpenModel:
     Raises:
         UsageError, FormatError, UnsupportedError, RangeError: see `nctool.errors`.
     """
-    return OpenModel(open_model(Path(model), ForeignOptions()), device)
+    return OpenModel(open_model(model_path(model), ForeignOptions()), device)

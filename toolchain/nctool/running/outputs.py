@@ -13,8 +13,7 @@ from pathlib import Path
 
 from nctool.errors import UsageError
 from nctool.files import plain_file, require_writable
-from nctool.training.checkpoints.checkpoint import CHECKPOINT_NAME, RECIPE_NAME
-from nctool.training.checkpoints.state import STATE_NAME
+from nctool.training.checkpoints.names import CHECKPOINT_NAME, RECIPE_NAME, STATE_NAME
 from nctool.training.metrics import METRICS_NAME
 from nctool_deploy.foreign import is_netx
 

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from nctool.errors import RangeError, UsageError
 from nctool.ir.network import IntArray, Shape
 from nctool.running.arrays import LABELS, Source, load_array, load_labels, name_of
+from nctool.running.images import ImageSamples, are_images, list_images, read_images
 from nctool.running.model_file import ModelFile
 from nctool_deploy.netx import Provenance
 from nctool_models import is_image_folder, load_dataset
@@ -34,12 +35,16 @@ class Chosen:
         name: of the samples, for the report.
         samples: uint8 pixels, or the integers that a foreign network takes.
         labels: int64 (samples,), or None.
+        files: the names of image files, one a sample; empty for other samples.
+        notes: what was changed in these images.
     """
 
     content: ModelFile
     name: str
     samples: NDArray[np.uint8] | IntArray
     labels: NDArray[np.int64] | None
+    files: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
 
 def choose_samples(
@@ -71,15 +76,40 @@ def choose_samples(
     if dataset is not None:
         raise UsageError(f"two sources of samples: `{name}` and data set `{dataset}`")
     _require_no_data_set_options(name, split, data_dir)
-    values = load_array(array)
-    _require_count(n_samples, len(values), name)
-    values = np.asarray(values[:n_samples])
+    images = image_samples(content, array, n_samples)
+    if images is None:
+        values = load_array(array)
+        _require_count(n_samples, len(values), name)
+        values = np.asarray(values[:n_samples])
+    else:
+        values = images.pixels
     answers = None if label_array is None else load_labels(label_array, len(values))
     content, samples = content.fit(values, name)
     n_outputs = content.network.readout.n_neurons
     if answers is not None and answers.max() >= n_outputs:
         raise unknown_label(f"`{name_of(label_array, LABELS)}`", answers, n_outputs)
-    return Chosen(content, name, samples, answers)
+    files, notes = ((), ()) if images is None else (images.files, images.notes)
+    return Chosen(content, name, samples, answers, files, notes)
+
+
+def image_samples(content: ModelFile, array: Source, n_samples: int | None = None) -> ImageSamples | None:
+    """Return samples that are given as image files; None for arrays, and for a foreign network, which takes no images.
+
+    Raises:
+        UsageError: the network takes other numbers than pixels, there are fewer images than asked for, or one cannot be
+            opened.
+        FormatError, RangeError: as `list_images` and `read_images`.
+    """
+    if not content.is_classifier or not are_images(array):
+        return None
+    path = Path(str(array))
+    if content.provenance is not None and content.provenance.samples == "numbers":
+        raise UsageError(
+            f"`{path}`: images hold pixels, the network takes the numbers that it was converted on", hint=_NUMBERS_HINT
+        )
+    paths = list_images(path)
+    _require_count(n_samples, len(paths), str(path))
+    return read_images(paths[:n_samples], content.network.input.sample_shape)
 
 
 def _require_no_data_set_options(name: str, split: str, data_dir: Path | str | None) -> None:

@@ -15,12 +15,8 @@ from pathlib import Path
 from signal import SIGKILL
 from typing import Any
 
-import torch
-from torch.distributed.rendezvous import rendezvous
-
 from nctool.children import Child, ChildError, child, requests
 from nctool.errors import EngineError, NctoolError, UsageError, first_line
-from nctool.fast.engine import find_device
 from nctool.reference.trace import Summary
 from nctool.running.engines import Job, summaries
 from nctool.torchrun import exchange, rank_and_size
@@ -70,6 +66,8 @@ def shared_summaries(engine: str, job: Job, workers: int) -> Iterator[Summary]:
 
 def _among_ranks(engine: str, job: Job, rank: int, size: int) -> Iterator[Summary]:
     """Compute this rank's share and exchange summaries through the store of torchrun: no process group is needed."""
+    from torch.distributed.rendezvous import rendezvous
+
     with exchange():
         store, _, _ = next(rendezvous("env://"))
     parts = _split(job, size)
@@ -109,6 +107,8 @@ def summaries_of_workers(engine: str, jobs: Sequence[Job], workers: int) -> Iter
         EngineError: a worker ended before its time.
         NctoolError: whatever the engine raises.
     """
+    import torch
+
     threads = max(1, torch.get_num_threads() // workers)
     try:
         with ExitStack() as stack:
@@ -154,6 +154,8 @@ def _answer(worker: Child) -> list[Summary] | None:
 
 def main(link: Connection[Any, Any]) -> None:
     """Run jobs as they come: the body of a worker."""
+    import torch
+
     engine, threads, number = link.recv()
     torch.set_num_threads(threads)
     link.send(None)
@@ -163,6 +165,10 @@ def main(link: Connection[Any, Any]) -> None:
 
 def use_gpu(device: str, number: int) -> None:
     """Make `cuda` mean another GPU in each process, as far as there are enough; `number` is that of this process."""
+    import torch
+
+    from nctool.fast.engine import find_device
+
     if find_device(device).type == "cuda":
         torch.cuda.set_device(number % torch.cuda.device_count())
 

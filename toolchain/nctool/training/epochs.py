@@ -18,8 +18,8 @@ from nctool.errors import Interrupted
 from nctool.files import cannot_write
 from nctool.progress import ProgressCallback
 from nctool.recipe.schema import Recipe
-from nctool.training.checkpoints.checkpoint import CHECKPOINT_NAME, RECIPE_NAME
-from nctool.training.checkpoints.state import STATE_NAME, TrainingState, save_state
+from nctool.training.checkpoints.names import CHECKPOINT_NAME, RECIPE_NAME, STATE_NAME
+from nctool.training.checkpoints.state import TrainingState, save_state
 from nctool.training.interruption import Interruption
 from nctool.training.metrics import EpochCallback, EpochMetrics, add_metrics
 from nctool.training.optimiser import EpochLoss, Optimiser

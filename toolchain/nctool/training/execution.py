@@ -12,6 +12,7 @@ from contextlib import contextmanager
 import torch
 from torch import nn
 
+from nctool.cpu import has_bfloat16 as cpu_has_bfloat16
 from nctool.errors import UsageError
 from nctool.recipe.schema import TrainingSettings
 
@@ -49,10 +50,11 @@ def _device(device: str | torch.device) -> torch.device:
 
 def require_execution(settings: TrainingSettings, device: torch.device) -> None:
     """Check that a device can do what the recipe asks for; a UsageError says what it cannot."""
-    if settings.precision == "bfloat16" and not _has_bfloat16(device):
+    if settings.precision == "bfloat16" and not has_bfloat16(device):
         raise UsageError(
-            f"`training.precision` is bfloat16 on device `{device.type}`, allowed there: float32",
-            hint="set training.precision=float32, or train on a GPU that has bfloat16",
+            f"`training.precision` is bfloat16, but the {device.type.upper()} of this machine has none: "
+            "allowed: float32, auto",
+            hint="set training.precision=auto: bfloat16 where the device has it",
         )
     workspace = os.environ.get(_CUBLAS)
     if settings.deterministic and device.type == "cuda" and workspace not in _REPEATABLE_WORKSPACES:
@@ -63,10 +65,10 @@ def require_execution(settings: TrainingSettings, device: torch.device) -> None:
         )
 
 
-def _has_bfloat16(device: torch.device) -> bool:
-    """Return True for GPUs that compute in bfloat16; torch's own function is also true for those that emulate it."""
-    if device.type != "cuda":
-        return False
+def has_bfloat16(device: torch.device) -> bool:
+    """Return True for devices that compute in bfloat16; torch's functions are also true for those that emulate it."""
+    if device.type == "cpu":
+        return cpu_has_bfloat16()
     return torch.version.hip is not None or torch.cuda.get_device_capability(device) >= _AMPERE
 
 
@@ -79,7 +81,7 @@ def execution(model: nn.Module, channels: int, settings: TrainingSettings, devic
     """
     before = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
     try:
-        if channels > 1 and (device.type == "cpu" or settings.precision == "bfloat16"):
+        if channels > 1 and (device.type == "cpu" or computes_in_bfloat16(settings, device)):
             model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         if settings.deterministic:
             torch.use_deterministic_algorithms(True)
@@ -89,9 +91,15 @@ def execution(model: nn.Module, channels: int, settings: TrainingSettings, devic
         model.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
 
 
-def autocast(settings: TrainingSettings, device_type: str) -> torch.autocast:
+def computes_in_bfloat16(settings: TrainingSettings, device: torch.device) -> bool:
+    """Return whether linear layers are trained in bfloat16 on a device; precision "auto" leaves that to it."""
+    return settings.precision == "bfloat16" or (settings.precision == "auto" and has_bfloat16(device))
+
+
+def autocast(settings: TrainingSettings, device: torch.device) -> torch.autocast:
     """Return the context of a forward pass: with precision bfloat16, linear layers take that type.
 
-    Weights, thresholds, noise, activations and spiking neurons stay float32.
+    Activations and spikes pass between layers in it. Weights, thresholds, potentials and noise stay float32, and
+    activations are computed in it.
     """
-    return torch.autocast(device_type, torch.bfloat16, enabled=settings.precision == "bfloat16")
+    return torch.autocast(device.type, torch.bfloat16, enabled=computes_in_bfloat16(settings, device))

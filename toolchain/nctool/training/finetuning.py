@@ -11,13 +11,16 @@ longest. Source of surrogate gradients: Neftci, Mostafa, Zenke, arXiv 1901.09948
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from itertools import accumulate
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call  # type: ignore[attr-defined] # torch does not list it
 from torch.nn import functional
+from torch.overrides import TorchFunctionMode
 
 from nctool.activation.noisy_quant import activations, in_mode
 from nctool.ir.number_format import parts_of_threshold
@@ -55,7 +58,7 @@ class SpikingFinetuning(_Finetuning):
 
     def loss(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """Return the cross-entropy of the spiking network, averaged over the windows, and the logits of the longest."""
-        steps = torch.stack(list(self._task.encoding.steps(images, max(self._settings.steps))))
+        steps = list(self._task.encoding.steps(images, max(self._settings.steps)))
         logits = window_logits(self._task.model, self._grid.weights(), steps)
         losses = [functional.cross_entropy(logits[step - 1], labels) for step in self._settings.steps]
         return torch.stack(losses).mean(), logits[-1]
@@ -99,18 +102,55 @@ def finetuning(task: Task, settings: FinetuneSettings) -> Stage:
     return SpikingFinetuning(task, settings) if bits is None else GradedFinetuning(task, settings, bits)
 
 
-def window_logits(model: nn.Module, weights: Mapping[str, Tensor], steps: Tensor) -> Tensor:
+def window_logits(model: nn.Module, weights: Mapping[str, Tensor], steps: Sequence[Tensor]) -> Tensor:
     """Run a model as a float spiking network for one window, with gradients.
 
     Args:
         model: a network with `NoisyQuantReLU` activations; its mode is kept.
         weights: in place of its own parameters, by name.
-        steps: what it sees at each step, float (T, N, C, H, W).
+        steps: what it sees at each step, float (N, C, H, W) each; one tensor T times where that does not change.
 
     Returns:
         the mean of the logits up to each step, float (T, N, classes).
     """
-    with in_mode(model, "window", len(steps)):
-        logits: Tensor = functional_call(model, dict(weights), (steps.flatten(0, 1),))
-    sums = accumulate(logits.float().unflatten(0, steps.shape[:2]))  # a GPU's cumsum does not repeat its result
+    n_steps, whole = len(steps), torch.cat(list(steps))
+    is_constant = all(step is steps[0] for step in steps)
+    with in_mode(model, "window", n_steps), _Once(steps[0], whole, n_steps) if is_constant else nullcontext():
+        logits: Tensor = functional_call(model, dict(weights), (whole,))
+    sums = accumulate(logits.float().unflatten(0, (n_steps, -1)))  # a GPU's cumsum does not repeat its result
     return torch.stack([total / step for step, total in enumerate(sums, start=1)])
+
+
+class _Once(TorchFunctionMode):
+    """Weighs an input that is the same at every step once, and repeats the result, while the block runs.
+
+    Args:
+        step: the input of a step.
+        whole: that of all steps, which the model is given.
+        n_steps: how many they are.
+    """
+
+    def __init__(self, step: Tensor, whole: Tensor, n_steps: int) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self._step, self._whole, self._n_steps = step, whole, n_steps
+
+    def __torch_function__(
+        self,
+        function: Callable[..., Any],
+        types: Sequence[type],
+        args: Sequence[Any] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        options = kwargs or {}
+        if not args or args[0] is not self._whole or function not in _ROW_BY_ROW:
+            return function(*args, **options)
+        result = function(self._step, *args[1:], **options)
+        if function in _LINEAR:
+            return torch.cat([result] * self._n_steps)
+        self._step, self._whole = result, function(self._whole, *args[1:], **options)
+        return self._whole
+
+
+_LINEAR = (torch.conv1d, torch.conv2d, functional.linear)
+_ROW_BY_ROW = (*_LINEAR, torch.flatten, Tensor.flatten)
+"""What may come first in a network and gives each row from that row alone; but the linear ones, without copying."""

@@ -17,8 +17,9 @@ from nctool.files import make_directory, require_writable
 from nctool.ir.number_format import IntegerFormat
 from nctool.progress import ProgressCallback, no_progress, no_report
 from nctool.recipe.schema import Recipe
-from nctool.training.checkpoints.checkpoint import CHECKPOINT_NAME, RECIPE_NAME, save_checkpoint
-from nctool.training.checkpoints.state import STATE_NAME, TrainingState, load_state
+from nctool.training.checkpoints.checkpoint import save_checkpoint
+from nctool.training.checkpoints.names import CHECKPOINT_NAME, RECIPE_NAME, STATE_NAME
+from nctool.training.checkpoints.state import TrainingState, load_state
 from nctool.training.checkpoints.tensor_file import first_mismatch
 from nctool.training.chip import Chip
 from nctool.training.distributed.ranks import joined, own_gpu

@@ -147,7 +147,7 @@ class Optimiser:
         labels = self._train.labels[chosen][rows]
         self._sgd.zero_grad(set_to_none=True)
         with self._processes.whole_batch(self._model, len(chosen)):
-            with autocast(self._settings, images.device.type):
+            with autocast(self._settings, images.device):
                 loss, logits = self._stage.loss(images[rows], labels)
             loss.backward()
         stop = loss.new_tensor(float(interruption.noted is not None))

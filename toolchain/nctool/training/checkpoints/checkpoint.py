@@ -20,15 +20,13 @@ import torch
 from pydantic import BaseModel, TypeAdapter, ValidationError
 from torch import Tensor
 
-from nctool.errors import FormatError, RecipeError, UsageError
+from nctool.errors import FormatError, RecipeError
 from nctool.files import make_directory, write_atomically
 from nctool.recipe.schema import Recipe, parse_recipe
-from nctool.training.checkpoints.state import STATE_NAME
+from nctool.training.checkpoints.names import CHECKPOINT_NAME, RECIPE_NAME, checkpoint_path
 from nctool.training.checkpoints.tensor_file import TensorFile, read_tensors, with_prefix, write_tensors
 
 FORMAT = "nctool-checkpoint"
-CHECKPOINT_NAME = "checkpoint.safetensors"
-RECIPE_NAME = "recipe.toml"
 MODEL_PREFIX = "model."
 _IMAGES = "calibration.images"
 _LABELS = "calibration.labels"
@@ -121,7 +119,7 @@ def load_checkpoint(path: Path | str) -> Checkpoint:
         UsageError: there is no such path, or the folder holds no checkpoint.
         FormatError: the file is truncated, foreign, newer or inconsistent.
     """
-    path = _checkpoint_path(Path(path))
+    path = checkpoint_path(Path(path))
     file = read_tensors(path, FORMAT)
     problem = _missing(file)
     if problem is not None:
@@ -136,18 +134,6 @@ def load_checkpoint(path: Path | str) -> Checkpoint:
     if problem is not None:
         raise FormatError(f"`{path}`: {problem}")
     return checkpoint
-
-
-def _checkpoint_path(path: Path) -> Path:
-    if not path.exists():
-        raise UsageError(f"no checkpoint at `{path}`", hint="`nctool train RECIPE -o DIR` makes one")
-    if not path.is_dir():
-        return path
-    if not (path / CHECKPOINT_NAME).exists():
-        unfinished = "the run is not finished: repeat its command with --resume"
-        hint = unfinished if (path / STATE_NAME).exists() else "`nctool train RECIPE -o DIR` makes one"
-        raise UsageError(f"no {CHECKPOINT_NAME} in `{path}`", hint=hint)
-    return path / CHECKPOINT_NAME
 
 
 def _missing(file: TensorFile) -> str | None:

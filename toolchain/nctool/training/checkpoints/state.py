@@ -18,10 +18,10 @@ from torch import Tensor
 from nctool.errors import FormatError, RecipeError, UsageError
 from nctool.recipe.schema import Recipe, parse_recipe
 from nctool.toml import literal
+from nctool.training.checkpoints.names import STATE_NAME
 from nctool.training.checkpoints.tensor_file import read_tensors, with_prefix, write_tensors
 from nctool.training.metrics import MOST_EPOCHS_OF_A_RUN
 
-STATE_NAME = "last.safetensors"
 _FORMAT = "nctool-training-state"
 _MODEL, _BEST, _MOMENTUM = "model.", "best.", "momentum."
 

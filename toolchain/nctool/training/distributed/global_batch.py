@@ -3,8 +3,8 @@
 In: a model and the rows. Out: the same forward and backward pass as one process would make for all rows, up to the
 order of sums. What couples the rows of a batch is done for all of them:
 
-    noise, dropout   every process draws for the whole batch and takes its rows: the numbers do not depend on how many
-                     processes there are
+    noise            every number depends on its place in the whole batch alone, so that a process draws its own
+    dropout          every process draws for the whole batch and takes its rows
     batch norm       mean and variance are those of all rows
     cross-entropy    the mean becomes this process's part of it: parts add up to the loss, and gradients to its gradient
 """
@@ -20,17 +20,15 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
-from nctool.activation.noisy_quant import NoisyQuantReLU, activations
+from nctool.activation.noisy_quant import activations
+from nctool.activation.staircase import Rows
 from nctool.training.distributed.global_batch_norm import global_batch_norm
-
-_BELOW_ZERO = -1.0
-"""A pre-activation whose activation is 0, so that only noise is left of it."""
 
 
 class GlobalBatch(TorchFunctionMode):
     """Computes with one process's rows of a batch while the block runs, backward pass included.
 
-    It puts the functions of a table in the place of torch's, and noise behind the activations.
+    It puts the functions of a table in the place of torch's, and tells the activations where their noise is.
 
     Args:
         model: what computes.
@@ -46,13 +44,10 @@ class GlobalBatch(TorchFunctionMode):
             functional.dropout: self._dropout,
             functional.cross_entropy: self._cross_entropy,
         }
-        self._silenced: set[nn.Module] = set()
-        self._handles: list[Any] = []
 
     def __enter__(self) -> GlobalBatch:
         for layer in self._layers:
-            before = layer.register_forward_pre_hook(self._silence)
-            self._handles += [before, layer.register_forward_hook(self._add_noise)]
+            layer.rows = Rows(self._rows.start, self._rows.stop - self._rows.start, self._n_rows)
         super().__enter__()  # type: ignore[no-untyped-call]
         return self
 
@@ -60,8 +55,8 @@ class GlobalBatch(TorchFunctionMode):
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         super().__exit__(kind, error, traceback)  # type: ignore[no-untyped-call]
-        for handle in self._handles:
-            handle.remove()
+        for layer in self._layers:
+            layer.rows = None
 
     def __torch_function__(
         self,
@@ -82,22 +77,6 @@ class GlobalBatch(TorchFunctionMode):
         n_steps = max((layer.window for layer in self._layers), default=1)
         whole = x.new_full((n_steps * self._n_rows, *x.shape[1:]), value)
         return whole.contiguous(memory_format=torch.channels_last) if _is_channels_last(x) else whole
-
-    def _silence(self, layer: NoisyQuantReLU, _inputs: tuple[Tensor]) -> None:
-        """Let a noisy activation draw nothing for this process's rows alone."""
-        if layer.draws_noise:
-            layer.training = False
-            self._silenced.add(layer)
-
-    def _add_noise(self, layer: NoisyQuantReLU, inputs: tuple[Tensor], output: Tensor) -> Tensor | None:
-        """Let it draw for all rows, and add this process's part."""
-        if layer not in self._silenced:
-            return None
-        self._silenced.remove(layer)
-        layer.training = True
-        with torch.no_grad():
-            noise = layer.forward(self._whole(inputs[0], _BELOW_ZERO))
-        return output + self._own(noise)
 
     def _dropout(self, x: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False) -> Tensor:
         kept = self._own(functional.dropout(self._whole(x.detach(), 1.0), p, training))

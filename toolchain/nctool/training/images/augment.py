@@ -38,13 +38,9 @@ def augment(images: Tensor, settings: TrainingSettings) -> Tensor:
 def _crop(images: Tensor, padding: int) -> Tensor:
     """Pad with black and cut a window of the old size from a uniformly drawn corner."""
     n, _, height, width = images.shape
-    padded = functional.pad(images, (padding,) * 4)
+    windows = functional.pad(images, (padding,) * 4).unfold(2, height, 1).unfold(3, width, 1)
     top, left = _draw(n, 2 * padding + 1, images), _draw(n, 2 * padding + 1, images)
-    rows = (top[:, None] + torch.arange(height, device=images.device))[:, None, :, None]
-    columns = (left[:, None] + torch.arange(width, device=images.device))[:, None, None, :]
-    sample = torch.arange(n, device=images.device)[:, None, None, None]
-    channel = torch.arange(images.shape[1], device=images.device)[None, :, None, None]
-    return padded[sample, channel, rows, columns]
+    return windows[torch.arange(n, device=images.device), :, top, left]
 
 
 def _flip(images: Tensor) -> Tensor:

@@ -1,9 +1,9 @@
-"""Threads of the fast engine: parts of a batch side by side, each on one thread, instead of every operation on all.
+"""Threads: parts of a batch or a tensor side by side, each on one thread, instead of every operation on all.
 
 OpenMP's threads wait for each other after every operation: that costs more than it brings where operations are small,
 and most on a busy computer. A part stays on one thread, near the cache of its core.
 
-In: an action and parts. Out: results in the order of the parts. Must not import the reference engine.
+In: an action and parts. Out: results in the order of the parts.
 """
 
 from __future__ import annotations

@@ -1,0 +1,1 @@
+"""A folder with everything that runs a network in an unmodified Lava, without nctool; `files/` is copied into it."""
