@@ -5,6 +5,7 @@
 
 PYTHON := .venv/bin/python
 NCTOOL := .venv/bin/nctool
+BROWSER := $(shell command -v chromium chromium-browser google-chrome)
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' Makefile
@@ -20,10 +21,11 @@ demo: setup ## train a small network, export it, run it in three engines and ver
 
 test: setup ## run the test suite, Lava included, one worker a core; COVERAGE=yes measures what it reaches
 	@rm -rf .cache/coverage && mkdir -p .cache/coverage
-	OMP_NUM_THREADS=1 $(PYTHON) -m pytest --numprocesses auto --maxprocesses 8 $(if $(COVERAGE),--cov)
+	$(if $(BROWSER),,@echo "no Chromium here, so the tests of pages are left out: apt-get install chromium")
+	OMP_NUM_THREADS=1 $(PYTHON) -m pytest --numprocesses auto --maxprocesses 8 $(if $(COVERAGE),--cov) $(if $(BROWSER),,-m "not browser")
 
 quick: setup ## run the tests that take moments, for the loop while working: under a minute
-	OMP_NUM_THREADS=1 $(PYTHON) -m pytest --numprocesses auto --maxprocesses 8 -m "not slow and not lava and not brian"
+	OMP_NUM_THREADS=1 $(PYTHON) -m pytest --numprocesses auto --maxprocesses 8 -m "not slow and not lava and not brian and not browser"
 
 check: lint types imports docs test ## everything a change must pass
 

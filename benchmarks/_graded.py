@@ -135,4 +135,4 @@ def _answers(path: Path, data: Dataset) -> NDArray[np.int64]:
     report = nctool.run_sim(path, input=data.x_test)
     if report.overflows:
         raise SystemExit(f"{path.name}: {report.overflows} overflows")
-    return np.array(report.answers)
+    return report.answers

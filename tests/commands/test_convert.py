@@ -257,7 +257,7 @@ def test_numbers_are_run_as_the_pixels_that_they_are(folder, tmp_path):
     np.testing.assert_array_equal(found, PIXELS)  # whose darkest and brightest are 0 and 255 in each channel
     np.testing.assert_array_equal(content.known_answers.pixels, found[:16])
     report = nctool.run_sim(folder / "numbers.net", input=NUMBERS.astype(np.float64))
-    assert report.answers == nctool.run_sim(folder / "pixels.net", input=PIXELS).answers
+    assert report.answers.tolist() == nctool.run_sim(folder / "pixels.net", input=PIXELS).answers.tolist()
 
 
 @pytest.mark.parametrize("file", ["numbers.net", "pixels.net"])
@@ -267,7 +267,7 @@ def test_files_run_are_verified_and_traced(folder, tmp_path, file):
     assert (report.samples, len(report.answers)) == (7, 7)
     with np.load(tmp_path / "t.npz") as traces:
         assert sorted(traces.files) == ["logits", "spikes/0", "spikes/3"]
-    assert nctool.run_sim(folder / file, input=values[:7], labels=np.array(report.answers)).accuracy["4"] == 1.0
+    assert nctool.run_sim(folder / file, input=values[:7], labels=report.answers).accuracy["4"] == 1.0
     verified = nctool.verify(folder / file, engines="reference,fast", input=values[:7])
     assert (verified.equal, verified.samples) == (True, 7)
 

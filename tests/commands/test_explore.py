@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -199,7 +198,7 @@ def test_the_plot_names_every_curve_and_is_the_same_each_time(digits_run: Path, 
     assert drawn == (tmp_path / "two.svg").read_text(encoding="utf-8")
     curves = ["autapse, K=1, 8 bits", "autapse, K=1, 4 bits", "graded, K=1, 8 bits", "graded, K=1, 4 bits"]
     for text in [*curves, "latency, time steps", "neurons", "synaptic operations a sample"]:
-        assert f"<!-- {text} -->" in drawn, text
+        assert f">{text}</text>" in drawn, text
 
 
 def test_every_backend_has_a_colour() -> None:
@@ -211,19 +210,13 @@ def test_a_plot_without_a_row_is_drawn(digits_run: Path, small_chip: Path, tmp_p
     assert (tmp_path / "empty.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_plots_that_are_refused_before_the_work(
-    digits_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_plots_that_are_refused_before_the_work(digits_run: Path, tmp_path: Path) -> None:
     with pytest.raises(UsageError) as caught:
         nctool.explore(digits_run, plot=tmp_path / "plot.gif")
     assert str(caught.value) == f"plot `{tmp_path / 'plot.gif'}`: ends in `.gif`, allowed .png, .svg, .pdf"
     with pytest.raises(UsageError) as caught:
         nctool.explore(digits_run, plot=tmp_path / "no" / "plot.png")
     assert str(caught.value).startswith(f"cannot write `{tmp_path / 'no' / 'plot.png'}`: no such file or directory")
-    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
-    with pytest.raises(UsageError) as caught:
-        nctool.explore(digits_run, plot=tmp_path / "plot.png")
-    assert str(caught.value) == 'plots need matplotlib\nhint: pip install "nctool[plot]"'
 
 
 # --- the command ----------------------------------------------------------

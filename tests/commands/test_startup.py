@@ -75,6 +75,8 @@ NOT_THERE = {
     "verify M.net --input gone.npy": "no such file: `gone.npy`",
     "verify M.net --junit gone/j.xml": "cannot write `gone/j.xml`: no such file or directory",
     "inspect gone.net": "no such file: `gone.net`",
+    "report gone": "no such file: `gone`",
+    "report M.net -o gone/r.html": "cannot write `gone/r.html`: no such file or directory",
     "bundle gone.net -o f": "no such file: `gone.net`",
     "bundle M.net -o M.net": "cannot write `M.net`: file exists",
     "recipes gone.toml": "no recipe file `gone.toml`",

@@ -127,7 +127,8 @@ def test_the_training_page_lists_every_data_set_and_recipe() -> None:
 
 COMMANDS = typer.main.get_command(app).commands  # type: ignore[attr-defined]
 OF_NCTOOL = {"--help", "--version", "--install-completion", "--show-completion"}
-OTHER_OPTIONS = {"--constraint", "--no-deps", "--ignore-requires-python", "--nproc-per-node", "--methods", *OF_NCTOOL}
+PIP = {"--constraint", "--no-deps", "--ignore-requires-python", "--extra-index-url"}
+OTHER_OPTIONS = PIP | OF_NCTOOL | {"--nproc-per-node", "--methods"}
 """Of pip, torchrun, `nctool` without a command, and a benchmark."""
 OPTIONS = {name: {each for p in command.params for each in p.opts} for name, command in COMMANDS.items()}
 

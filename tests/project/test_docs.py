@@ -242,6 +242,7 @@ def test_the_blocks_that_are_not_run() -> None:
         ("COMMANDS.md", "there is no such file"),
         ("COMMANDS.md", "it is for the file that a shell reads first"),
         ("CONVERT.md", "there is no such file"),
+        ("INSTALL.md", "installs packages, from the network"),
         ("LAVA.md", "installs packages, from the network"),
         ("LAVA.md", "of installations that are refused; tests/lava/test_compatibility.py makes them"),
         ("START.md", "installs packages, from the network"),

@@ -11,6 +11,7 @@
     nctool.verify("mine.net")                            proves that the engines agree, bit for bit
     nctool.bundle("mine.net", "folder")                  all that runs it in an unmodified Lava, without nctool
     nctool.doctor()                                      tells what works here, and the way out where it does not
+    nctool.report("mine.net")                            writes one page of HTML about it, or about several networks
 
 Each command of the command line calls the function of its name. The functions are loaded when first used: importing
 `nctool` loads neither torch nor Lava.
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from nctool.commands.finetune import finetune
     from nctool.commands.history import history
     from nctool.commands.inspect import inspect
+    from nctool.commands.report import report
     from nctool.commands.run_sim import run_sim
     from nctool.commands.train import train
     from nctool.commands.verify import verify
@@ -51,6 +53,7 @@ __all__ = [
     "inspect",
     "open",
     "prepare",
+    "report",
     "run_sim",
     "train",
     "verify",

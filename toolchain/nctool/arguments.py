@@ -21,8 +21,10 @@ from typing import Annotated, Any, Literal, ParamSpec, TypeVar, Union, get_args,
 import numpy as np
 
 from nctool.errors import Interrupted, NctoolError, UsageError
+from nctool.progress import no_progress, progress_bar, title_of
 from nctool.signature import Hint, Option, options_of, parameters_of, plain_signature
 from nctool.spelling import learn, spoken
+from nctool.torchrun import rank_and_size
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -102,10 +104,27 @@ def public(function: Callable[P, R]) -> Callable[P, R]:
             bound.arguments.update(
                 {name: _checked(name, value, annotations[name]) for name, value in bound.arguments.items()}
             )
-            return function(*bound.args, **bound.kwargs)
+            with _progress_shown(function.__name__, bound):
+                return function(*bound.args, **bound.kwargs)
 
     checked.__signature__ = plain_signature(function)  # type: ignore[attr-defined]  # what inspect reads
     return checked
+
+
+@contextmanager
+def _progress_shown(function: str, bound: inspect.BoundArguments) -> Iterator[None]:
+    """Give a function that shows progress its callback: a bar in place of True, the default, and of False nothing."""
+    defaults = {name: parameter.default for name, parameter in bound.signature.parameters.items()}
+    arguments = {**defaults, **bound.arguments}
+    wanted = arguments.get("progress")
+    if not isinstance(wanted, bool):
+        yield
+    elif not wanted or rank_and_size()[0] > 0:
+        bound.arguments["progress"] = no_progress
+        yield
+    else:
+        with progress_bar(title_of(function, arguments)) as bound.arguments["progress"]:
+            yield
 
 
 @contextmanager

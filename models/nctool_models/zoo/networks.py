@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from nctool.errors import UsageError
-from nctool.report import Report
+from nctool.reports import Report
 from nctool.toml import DocumentKind, closest, parse_document, read_document
 
 FOLDER = Path(__file__).parent

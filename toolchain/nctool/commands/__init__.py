@@ -40,6 +40,7 @@ COMMANDS = {
     "explore": Entry("Compare many ways to export a network.", "explore"),
     "run-sim": Entry("Run a file on data: accuracy, speed, spikes.", "run_sim"),
     "verify": Entry("Prove that engines agree, bit for bit.", "verify"),
+    "report": Entry("Write one page about runs and networks.", "report"),
     "inspect": Entry("Show what a file holds.", "inspect"),
     "bundle": Entry("Write a folder that runs a file without nctool.", "bundle"),
     "history": Entry("Show what a training run measured, by epoch.", "history"),

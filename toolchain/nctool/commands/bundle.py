@@ -15,7 +15,7 @@ from nctool.commands.command import Command
 from nctool.commands.options import Model
 from nctool.commands.tables import counted, print_line, print_rows, print_whole
 from nctool.errors import UnsupportedError
-from nctool.report import Report
+from nctool.reports import Report
 from nctool.signature import Option
 from nctool_deploy.foreign import ForeignOptions
 

@@ -25,7 +25,7 @@ from nctool.commands.options import (
 )
 from nctool.commands.tables import counted, print_cores, print_line, print_rows
 from nctool.errors import UnsupportedError, UsageError, first_line
-from nctool.report import Report
+from nctool.reports import Report
 from nctool.signature import Option
 from nctool.spelling import spoken
 

@@ -11,16 +11,19 @@ import json
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 import typer
 
-from nctool.commands.tables import print_whole
-from nctool.progress import progress_bar
+from nctool.commands.html import as_html
+from nctool.commands.tables import Line, Part, as_text, collect, print_whole
+from nctool.progress import learn_title, no_progress, progress_bar
+from nctool.reports import Shown, learn
 from nctool.signature import Option, Parameter, options_of, parameters_of, parts_of
+from nctool.spelling import spoken
 from nctool.torchrun import rank_and_size
 
 if TYPE_CHECKING:
@@ -53,6 +56,23 @@ class Command:
     show: Callable[[Any], None]
     title: str = ""
     exit_code: Callable[[Any], int] = _success
+
+    def __post_init__(self) -> None:
+        """Let reports, and progress in Python, be shown as the command does."""
+        report = inspect.unwrap(self.function).__annotations__["return"]
+        learn(report if isinstance(report, str) else report.__name__, Shown(self._text, self._html))
+        learn_title(self.function.__name__, self.title)
+
+    def _text(self, report: Any) -> str:
+        return as_text(self._parts(report))
+
+    def _html(self, report: Any) -> str:
+        return as_html(self._parts(report))
+
+    def _parts(self, report: Any) -> list[Part]:
+        """Return what the command shows of a report; its lines may name other functions."""
+        parts = collect(self.show, report)
+        return [replace(part, text=spoken(part.text)) if isinstance(part, Line) else part for part in parts]
 
     @property
     def name(self) -> str:
@@ -187,12 +207,14 @@ def _shown_progress(
     Under torchrun only the first rank shows anything.
     """
     takes = {parameter.name for parameter in parameters_of(function)}
-    if not is_first_rank() or "progress" not in takes:
+    if "progress" not in takes:
         yield {}
+    elif not is_first_rank():
+        yield {"progress": no_progress}
     elif "on_epoch" in takes and (as_json or not sys.stderr.isatty()):
-        yield {"on_epoch": EpochLines()}
+        yield {"progress": no_progress, "on_epoch": EpochLines()}
     elif as_json:
-        yield {}
+        yield {"progress": no_progress}
     else:
         with progress_bar(title) as progress:
             yield {"progress": progress}

@@ -19,6 +19,7 @@ from nctool.commands.options import (
     ActivationBits,
     Chips,
     Module,
+    Progress,
     Replicas,
     Target,
     backend_names,
@@ -29,7 +30,6 @@ from nctool.commands.options import (
 from nctool.commands.tables import print_line, print_whole
 from nctool.errors import UsageError
 from nctool.ir.number_format import LONGEST_WINDOW
-from nctool.progress import ProgressCallback, no_progress
 from nctool.running.arrays import Source as ArraySource
 from nctool.signature import Option
 
@@ -127,7 +127,7 @@ def convert(
         str, Option("graded: signed 8 bits; rate: binary spikes.", names=encoding_names)
     ] = "graded",
     chips: Chips = 1,
-    progress: ProgressCallback = no_progress,
+    progress: Progress = True,
 ) -> ConvertReport:
     """Convert a trained ReLU network to integers, and write it as netx HDF5.
 
@@ -153,7 +153,7 @@ def convert(
         per_layer: one threshold, and so one scale of the weights, for each layer instead of one for each channel.
         input: `graded` (signed 8-bit integers) or `rate` (spike trains of one bit).
         chips: how many chips the network may take.
-        progress: called with the populations done and to do.
+        progress: called with the populations done and to do; True is a bar, False nothing.
 
     Returns:
         sizes, bounds, fidelity, losses and changes of the network in the file.

@@ -18,7 +18,7 @@ from nctool.arguments import public
 from nctool.commands.command import Command
 from nctool.commands.tables import print_line, print_rows
 from nctool.errors import EngineError, UsageError
-from nctool.report import Report
+from nctool.reports import Report
 from nctool.signature import Option
 from nctool.spelling import command_line
 

@@ -15,11 +15,11 @@ from typing import TYPE_CHECKING
 
 from nctool.arguments import public
 from nctool.commands.command import Command
+from nctool.commands.options import Progress
 from nctool.commands.tables import counted, print_line, print_rows
 from nctool.cpu import has_bfloat16
 from nctool.errors import EngineError
-from nctool.progress import ProgressCallback, no_progress
-from nctool.report import Report
+from nctool.reports import Report
 
 if TYPE_CHECKING:
     from nctool.surroundings.engines import EngineState
@@ -87,13 +87,13 @@ class DoctorReport(Report):
 
 
 @public
-def doctor(*, progress: ProgressCallback = no_progress) -> DoctorReport:
+def doctor(*, progress: Progress = True) -> DoctorReport:
     """Show what works here, and the way out where something does not.
 
     Every engine runs a small network; Lava takes some seconds for it.
 
     Args:
-        progress: called with the engines done and to do.
+        progress: called with the engines done and to do; True is a bar, False nothing.
 
     Returns:
         versions, machine, engines, kernels, caches; exit code 5 of the command where the core does not work, else 0.

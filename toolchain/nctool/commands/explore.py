@@ -20,6 +20,7 @@ from nctool.commands.options import (
     Device,
     InputOption,
     Module,
+    Progress,
     Samples,
     Split,
     Target,
@@ -28,8 +29,7 @@ from nctool.commands.options import (
     require_chips,
 )
 from nctool.commands.tables import counted, percent, print_line, print_rows
-from nctool.progress import ProgressCallback, no_progress
-from nctool.report import Report
+from nctool.reports import Report
 from nctool.signature import Option
 from nctool_deploy.backends.backend import BACKENDS
 
@@ -103,7 +103,7 @@ def explore(
         Path | str | None, Option("Draw the trade-offs.", metavar="FILE.png|svg|pdf", is_written=True)
     ] = None,
     model: Module | None = None,
-    progress: ProgressCallback = no_progress,
+    progress: Progress = True,
 ) -> ExploreReport:
     """Try many ways to export a checkpoint: what each gives, and what it costs.
 
@@ -119,9 +119,9 @@ def explore(
         input, target, chips: as for `export`.
         dataset, split, samples, data_dir: as for `run_sim`; `data_dir` is by default where the training found its data.
         device: `cpu` or `cuda`, for the fast engine.
-        plot: .png, .svg or .pdf file of the trade-offs; needs matplotlib.
+        plot: .png, .svg or .pdf file of the trade-offs.
         model: the network of the checkpoint, where it is your own; it gets the trained weights.
-        progress: called with the samples done and to do, and the setting.
+        progress: called with the samples done and to do, and the setting; True is a bar, False nothing.
 
     Raises:
         UsageError: a path or an option is wrong.

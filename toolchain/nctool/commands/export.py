@@ -18,6 +18,7 @@ from nctool.commands.options import (
     Chips,
     InputOption,
     Module,
+    Progress,
     Replicas,
     Target,
     backend_names,
@@ -27,8 +28,7 @@ from nctool.commands.options import (
 from nctool.commands.tables import counted, print_changes, print_cores, print_line, print_whole
 from nctool.errors import UsageError
 from nctool.ir.number_format import LONGEST_WINDOW
-from nctool.progress import ProgressCallback, no_progress
-from nctool.report import Report
+from nctool.reports import Report
 from nctool.signature import Hint, Option
 from nctool.spelling import spoken
 
@@ -126,7 +126,7 @@ def export(
     max_neurons: Annotated[int | None, Option("Budget of --replicas auto.")] = None,
     max_cores: Annotated[int | None, Option("Budget of --replicas auto.")] = None,
     model: Module | None = None,
-    progress: ProgressCallback = no_progress,
+    progress: Progress = True,
 ) -> ExportReport:
     """Convert a trained network to integers and write it as netx HDF5.
 
@@ -151,7 +151,8 @@ def export(
         chips: how many chips the network may take.
         max_neurons, max_cores: what `replicas="auto"` may use; at least one of them is needed.
         model: the network of the checkpoint, where it is your own; it gets the trained weights.
-        progress: called with what `auto` has spent of its budget, then with the populations done and to do.
+        progress: called with what `auto` has spent of its budget, then with the populations done and to do; True is a
+            bar, False nothing.
 
     Returns:
         sizes, bounds, fidelity and changes of the network in the file.

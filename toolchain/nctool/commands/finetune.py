@@ -20,12 +20,13 @@ from nctool.commands.options import (
     Module,
     Overrides,
     Overwrite,
+    Progress,
     Resume,
     TensorBoard,
 )
 from nctool.commands.train import RUNS, integer_format, print_train, require_vacant
 from nctool.errors import UsageError
-from nctool.progress import ProgressCallback, no_progress, no_report
+from nctool.progress import no_report
 from nctool.signature import Option
 from nctool.toml import literal
 
@@ -61,7 +62,7 @@ def finetune(
     overwrite: Overwrite = False,
     model: Module | None = None,
     tensorboard: TensorBoard = False,
-    progress: ProgressCallback = no_progress,
+    progress: Progress = True,
     on_epoch: EpochCallback = no_report,
 ) -> TrainReport:
     """Train a checkpoint on as the spiking network itself, with rounded weights.
@@ -79,7 +80,7 @@ def finetune(
         overwrite: replace the run in `output`, finished or not, as soon as an epoch is done.
         model: the network of the checkpoint, where it is your own; it is trained in place.
         tensorboard: write the numbers of every epoch to the folder `tensorboard` of the run.
-        progress: called with the batches done and to do.
+        progress: called with the batches done and to do; True is a bar, False nothing.
         on_epoch: called with the numbers of every epoch.
 
     Raises:

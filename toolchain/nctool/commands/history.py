@@ -13,7 +13,7 @@ from nctool.arguments import public
 from nctool.commands.command import Command
 from nctool.commands.options import Run
 from nctool.commands.tables import print_rows
-from nctool.report import Report
+from nctool.reports import Report
 from nctool.signature import Option
 
 if TYPE_CHECKING:

@@ -17,7 +17,7 @@ from nctool.commands.command import Command
 from nctool.commands.options import Model
 from nctool.commands.tables import counted, print_changes, print_cores, print_line, print_rows, span
 from nctool.ir.network import CurrentBased, GradedReLU, IntArray, IntNetwork, Population, Readout, Synapse
-from nctool.report import Report
+from nctool.reports import Report
 from nctool_deploy.foreign import ForeignOptions
 
 if TYPE_CHECKING:

@@ -9,9 +9,10 @@ import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from nctool.errors import UsageError
+from nctool.progress import ProgressCallback
 from nctool.recipe import overrides
 from nctool.running.arrays import Source, load_array, path_of
 from nctool.signature import Group, Hint, Option
@@ -27,8 +28,10 @@ if TYPE_CHECKING:
     Module = nn.Module
     Images = Tensor
     EpochCallback = training.EpochCallback
+    Progress = Any  # for callers; the functions themselves always get a callback (`nctool.arguments.public`)
 else:  # a signature is read without loading torch: one has a check of its own, the other is a function
     Module, Images, EpochCallback = object, object, Callable
+    Progress = ProgressCallback | bool
 
 _NUMBER = re.compile(r"\d{1,9}")
 _NAMED = re.compile(r"([^=,]+)=(\d{1,9})")

@@ -6,10 +6,10 @@ In: a file, an engine, samples. Out: a RunReport, and on request the traces.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,6 +23,7 @@ from nctool.commands.options import (
     Foreign,
     Input,
     Model,
+    Progress,
     SampleChoice,
     Samples,
     Split,
@@ -30,8 +31,9 @@ from nctool.commands.options import (
     engine_names,
 )
 from nctool.commands.tables import counted, percent, print_line, print_rows
-from nctool.progress import ProgressCallback, no_progress
-from nctool.report import Report
+from nctool.ir.arrays import StructuralEquality
+from nctool.progress import ProgressCallback
+from nctool.reports import NOT_JSON, Report
 from nctool.running.arrays import Source
 from nctool.signature import Option
 from nctool_deploy.foreign import ForeignOptions
@@ -51,9 +53,9 @@ SHOWN_ANSWERS = 20
 """Answers to samples of your own that are shown."""
 
 
-@dataclass(frozen=True)
-class RunReport(Report):
-    """Accuracy, speed and spikes of a run.
+@dataclass(frozen=True, eq=False)
+class RunReport(StructuralEquality, Report):
+    """Accuracy, speed and spikes of a run; JSON has the answers where there are no labels, and labels and logits not.
 
     Args:
         engine: name of the engine that ran.
@@ -62,8 +64,8 @@ class RunReport(Report):
         steps: time steps of one sample.
         accuracy: fraction of correct answers after 1, 2, 4, ... steps and after the whole window; empty without
             labels.
-        answers: without labels, the class of each sample after the whole window; the first of equal logits. Empty for
-            a netx file of another tool, whose output need not be classes.
+        answers: the class of each sample after the whole window, int64 (samples,); the first of equal logits. Empty
+            for a netx file of another tool, whose output need not be classes.
         answer_names: the names of these classes, where the file knows them.
         images_per_second: samples by wall time, start of the engine included.
         steps_per_second: time steps of all samples by the same time.
@@ -75,6 +77,8 @@ class RunReport(Report):
         cost: what a sample costs on the chip, where it was asked for.
         kernels: by population, what the fast engine computed it with; empty for other engines.
         files: the names of the image files, one a sample, where such were given.
+        labels: int64 (samples,), None where there are none.
+        logits: of each sample after the whole window, int64 (samples, classes).
     """
 
     engine: str
@@ -82,7 +86,7 @@ class RunReport(Report):
     samples: int
     steps: int
     accuracy: dict[str, float]
-    answers: tuple[int, ...]
+    answers: NDArray[np.int64]
     answer_names: tuple[str, ...]
     images_per_second: float
     steps_per_second: float
@@ -92,6 +96,13 @@ class RunReport(Report):
     cost: CostReport | None = None
     kernels: dict[str, str] = field(default_factory=dict)
     files: tuple[str, ...] = ()
+    labels: NDArray[np.int64] | None = field(default=None, metadata=NOT_JSON)
+    logits: NDArray[np.int64] | None = field(default=None, metadata=NOT_JSON)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the report as JSON types."""
+        content = super().to_json()
+        return content if self.labels is None else {**content, "answers": [], "answer_names": []}
 
 
 @public
@@ -114,7 +125,7 @@ def run_sim(
     workers: Annotated[int, Option("Processes that share the samples.", least=1)] = 1,
     cost: Annotated[bool, Option("Count operations, updates and spikes on the chip.")] = False,
     timeout_s: Timeout = DEFAULT_TIMEOUT_S,
-    progress: ProgressCallback = no_progress,
+    progress: Progress = True,
 ) -> RunReport:
     """Run an exported network, or a netx file of another tool, on data.
 
@@ -137,7 +148,7 @@ def run_sim(
         workers: processes that share the samples; the ranks of torchrun share them without it.
         cost: count what a sample costs on the chip (docs/COST.md); the time that takes is part of the speed.
         timeout_s: seconds that one run of the Lava subprocess may take.
-        progress: called with the samples done and to do.
+        progress: called with the samples done and to do; True is a bar, False nothing.
 
     Raises:
         UsageError, FormatError, UnsupportedError, RangeError, EngineError: see `nctool.errors`.
@@ -170,7 +181,8 @@ def run_sim(
 
 def _report(engine: str, chosen: Chosen, tally: Tally, seconds: float, meter: CostMeter | None) -> RunReport:
     content, n_steps = chosen.content, chosen.content.network.n_steps
-    answers = tuple(tally.answers) if content.is_classifier else ()
+    logits = tally.logits()
+    answers = logits.argmax(axis=1) if content.is_classifier else np.zeros(0, np.int64)
     return RunReport(
         engine=engine,
         dataset=chosen.name,
@@ -178,7 +190,7 @@ def _report(engine: str, chosen: Chosen, tally: Tally, seconds: float, meter: Co
         steps=n_steps,
         accuracy=tally.accuracy(),
         answers=answers,
-        answer_names=_class_names(answers, content),
+        answer_names=_class_names(answers.tolist(), content),
         images_per_second=tally.done / seconds,
         steps_per_second=tally.done * n_steps / seconds,
         spikes_per_layer=tally.spikes_per_layer(),
@@ -187,6 +199,8 @@ def _report(engine: str, chosen: Chosen, tally: Tally, seconds: float, meter: Co
         cost=None if meter is None else meter.report(),
         kernels=tally.kernels,
         files=chosen.files,
+        labels=tally.labels,
+        logits=logits,
     )
 
 
@@ -199,7 +213,7 @@ def _notes(kernels: dict[str, str]) -> tuple[str, ...]:
     return usable().notes
 
 
-def _class_names(answers: tuple[int, ...], content: ModelFile) -> tuple[str, ...]:
+def _class_names(answers: Sequence[int], content: ModelFile) -> tuple[str, ...]:
     provenance = content.provenance
     if provenance is None or len(provenance.classes) != content.network.readout.n_neurons:
         return ()
@@ -230,7 +244,7 @@ def reported_steps(n_steps: int) -> list[int]:
 
 
 class Tally:
-    """Count correct answers, spikes and overflows over batches, and keep no trace; without labels, keep the answers.
+    """Count correct answers, spikes and overflows over batches, and keep the last logits, and no trace.
 
     Args:
         labels: int64 (samples,), or None.
@@ -240,7 +254,7 @@ class Tally:
     def __init__(self, labels: NDArray[np.int64] | None, n_steps: int) -> None:
         self.labels, self.done = labels, 0
         self.correct = dict.fromkeys(reported_steps(n_steps) if labels is not None else (), 0)
-        self.answers: list[int] = []
+        self._logits: list[NDArray[np.int64]] = []
         self.spikes: dict[str, int] = {}
         self.kernels: dict[str, str] = {}
         self.overflows: int | None = 0
@@ -248,9 +262,8 @@ class Tally:
     def add(self, summary: Summary) -> None:
         """Count one batch."""
         n_samples = len(summary.logits)
-        if self.labels is None:
-            self.answers += summary.logits[:, -1].reshape(n_samples, -1).argmax(axis=1).tolist()
-        else:
+        self._logits.append(summary.logits[:, -1].reshape(n_samples, -1))
+        if self.labels is not None:
             labels = self.labels[self.done : self.done + n_samples]
             for step in self.correct:
                 self.correct[step] += int((summary.logits[:, step - 1].argmax(axis=1) == labels).sum())
@@ -260,6 +273,10 @@ class Tally:
         self.overflows = None if counted is None or self.overflows is None else self.overflows + counted
         self.kernels = dict(summary.kernels)
         self.done += n_samples
+
+    def logits(self) -> NDArray[np.int64]:
+        """Return the logits of every sample after the whole window, int64 (samples, classes)."""
+        return np.concatenate(self._logits)
 
     def accuracy(self) -> dict[str, float]:
         """Return the fraction of correct answers by step."""
@@ -296,13 +313,13 @@ def print_run(report: RunReport) -> None:
     rows = [[step, percent(accuracy)] for step, accuracy in report.accuracy.items()]
     if rows:
         print_rows(title, ["time steps", "accuracy"], rows)
-    elif report.answers and report.files:
+    elif len(report.answers) and report.files:
         _print_files(title, report)
     else:
         print_line(title)
-    if report.answers and not report.files:
+    if report.labels is None and len(report.answers) and not report.files:
         more = f", … ({len(report.answers):,} in --json)" if len(report.answers) > SHOWN_ANSWERS else ""
-        print_line(f"answers, a class for each sample: {', '.join(_answers(report)[:SHOWN_ANSWERS])}{more}")
+        print_line(f"answers, a class for each sample: {', '.join(_answers(report))}{more}")
     spikes = ", ".join(f"{_named(name)} {count:,.1f}" for name, count in report.spikes_per_layer.items())
     print_line(f"{report.images_per_second:,.1f} images/s; spikes per image: {spikes or 'no spiking layer'}")
     for note in report.notes:
@@ -322,9 +339,9 @@ def _print_files(title: str, report: RunReport) -> None:
 
 
 def _answers(report: RunReport) -> list[str]:
-    """Return the class of each sample, by number, and by name where that says more."""
-    numbers = [str(answer) for answer in report.answers]
-    names = report.answer_names or numbers
+    """Return the class of each of the first samples, by number, and by name where that says more."""
+    numbers = [str(answer) for answer in report.answers[:SHOWN_ANSWERS]]
+    names = report.answer_names[:SHOWN_ANSWERS] or numbers
     return [number if name == number else f"{number} {name}" for number, name in zip(numbers, names, strict=True)]
 
 

@@ -4,15 +4,18 @@ No word and no number is torn: on a terminal lines go on at a space, and a table
 below the other. A file or a pipe gets lines whole, and tables as on a terminal of 80 columns, or of as many as COLUMNS
 says.
 
-In: texts. Out: text on stdout. Must not import torch or Lava.
+In: texts. Out: text on stdout, or, while they are collected, the parts that a notebook shows otherwise. Must not import
+torch or Lava.
 """
 
 from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextvars import ContextVar
 from dataclasses import dataclass, replace
+from io import StringIO
 from textwrap import fill
 from typing import TYPE_CHECKING, Any
 
@@ -35,6 +38,41 @@ LEAST_TEXT = 24
 
 GAP = 2
 """Columns between two columns of a table."""
+
+
+@dataclass(frozen=True)
+class Line:
+    """A line of text.
+
+    Args:
+        text: of the line.
+        is_whole: it may be copied, so that it is never broken.
+    """
+
+    text: str
+    is_whole: bool = False
+
+
+@dataclass(frozen=True)
+class Rows:
+    """A table of text under its title.
+
+    Args:
+        title: of the table.
+        columns: the headers.
+        rows: a text for each column.
+        n_keys: the first columns, with which all parts of a table begin that is too wide.
+    """
+
+    title: str
+    columns: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    n_keys: int = 1
+
+
+Part = Line | Rows
+
+_collected: ContextVar[list[Part] | None] = ContextVar("collected", default=None)
 
 
 @dataclass(frozen=True)
@@ -70,16 +108,74 @@ class _Column:
 
 def print_rows(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], n_keys: int = 1) -> None:
     """Show a table of text under its title; all parts of one that is too wide begin with its `n_keys` first columns."""
-    print_line(title)
-    console = _console()
-    content = [_Column(header, tuple(row[i] for row in rows), header in WRAPPED) for i, header in enumerate(columns)]
+    _show(Rows(title, columns, rows, n_keys))
+
+
+def print_line(text: str) -> None:
+    """Show one line; on a terminal that is too narrow it goes on behind a space."""
+    _show(Line(text))
+
+
+def print_whole(text: str) -> None:
+    """Show one line that somebody may copy, a command or a path."""
+    _show(Line(text, is_whole=True))
+
+
+def _show(part: Part) -> None:
+    collected = _collected.get()
+    if collected is None:
+        _draw(part, _console())
+    else:
+        collected.append(part)
+
+
+def collect(show: Callable[[Any], None], report: Any) -> list[Part]:
+    """Return what a function would show of a report."""
+    parts: list[Part] = []
+    token = _collected.set(parts)
+    try:
+        show(report)
+    finally:
+        _collected.reset(token)
+    return parts
+
+
+def as_text(parts: Sequence[Part]) -> str:
+    """Return parts as they would be shown on stdout, without codes for bold text."""
+    text = StringIO()
+    console = Console(file=text, highlight=False, width=_console().width, force_terminal=False, force_jupyter=False)
+    for part in parts:
+        _draw(part, console)
+    return "\n".join(map(str.rstrip, text.getvalue().splitlines()))
+
+
+def _draw(part: Part, console: Console) -> None:
+    if isinstance(part, Rows):
+        _draw_line(part.title, console)
+        _draw_rows(part, console)
+    elif part.is_whole:
+        console.print(Text(part.text), soft_wrap=True)
+    else:
+        _draw_line(part.text, console)
+
+
+def _draw_line(text: str, console: Console) -> None:
+    if _on_terminal():
+        text = fill(text, console.width, break_long_words=False, break_on_hyphens=False)
+    console.print(Text(text), soft_wrap=True)
+
+
+def _draw_rows(table: Rows, console: Console) -> None:
+    before, columns = console.width, enumerate(table.columns)
+    content = [_Column(header, tuple(row[i] for row in table.rows), header in WRAPPED) for i, header in columns]
     if _width(content) > min(console.width, WIDTH):
         content = [column.folded() for column in content]
-    for number, part in enumerate(_parts(content, n_keys, console.width)):
+    for number, part in enumerate(_parts(content, table.n_keys, console.width)):
         if number:
             console.print()
         console.width = max(console.width, _width(part))
         console.print(_drawn(part, console.width))
+    console.width = before
 
 
 def _width(columns: Sequence[_Column]) -> int:
@@ -131,21 +227,8 @@ def span(interval: tuple[int, int] | None) -> str:
     return "" if interval is None else f"{interval[0]}..{interval[1]}"
 
 
-def print_line(text: str) -> None:
-    """Show one line; on a terminal that is too narrow it goes on behind a space."""
-    console = _console()
-    if _on_terminal():
-        text = fill(text, console.width, break_long_words=False, break_on_hyphens=False)
-    console.print(Text(text), soft_wrap=True)
-
-
-def print_whole(text: str) -> None:
-    """Show one line that somebody may copy, a command or a path."""
-    _console().print(Text(text), soft_wrap=True)
-
-
 def _console() -> Console:
-    return Console(highlight=False, width=None if _on_terminal() else _columns())
+    return Console(highlight=False, width=None if _on_terminal() else _columns(), force_jupyter=False)
 
 
 def _columns() -> int:

@@ -20,13 +20,14 @@ from nctool.commands.options import (
     Module,
     Overrides,
     Overwrite,
+    Progress,
     Resume,
     TensorBoard,
     recipe_names,
 )
 from nctool.commands.tables import percent, print_line, print_rows, print_whole
 from nctool.errors import RecipeError, UsageError, first_line, is_out_of_memory
-from nctool.progress import ProgressCallback, no_progress, no_report
+from nctool.progress import no_report
 from nctool.signature import Hint, Option
 from nctool.toml import literal
 
@@ -61,7 +62,7 @@ def train(
     overwrite: Overwrite = False,
     model: Module | None = None,
     tensorboard: TensorBoard = False,
-    progress: ProgressCallback = no_progress,
+    progress: Progress = True,
     on_epoch: EpochCallback = no_report,
 ) -> TrainReport:
     """Train a network with noisy quantised activations.
@@ -81,7 +82,7 @@ def train(
             place. The recipe's data, noise and training settings hold for it; levels, reset and first thresholds are
             its activations'.
         tensorboard: write the numbers of every epoch to the folder `tensorboard` of the run.
-        progress: called with the batches done and to do.
+        progress: called with the batches done and to do; True is a bar, False nothing.
         on_epoch: called with the numbers of every epoch.
 
     Raises:

@@ -16,11 +16,20 @@ from typing import TYPE_CHECKING, Annotated
 
 from nctool.arguments import public, split_names
 from nctool.commands.command import Command
-from nctool.commands.options import DataDir, Dataset, Foreign, Input, Model, SampleChoice, Timeout, engine_names
+from nctool.commands.options import (
+    DataDir,
+    Dataset,
+    Foreign,
+    Input,
+    Model,
+    Progress,
+    SampleChoice,
+    Timeout,
+    engine_names,
+)
 from nctool.commands.tables import counted, print_line, print_rows
 from nctool.errors import UsageError
-from nctool.progress import ProgressCallback, no_progress
-from nctool.report import Report
+from nctool.reports import Report
 from nctool.signature import Option
 from nctool_deploy.foreign import ForeignOptions
 from nctool_deploy.lava.engine import DEFAULT_TIMEOUT_S
@@ -97,7 +106,7 @@ def verify(
         Path | str | None, Option("Write every check as JUnit XML.", metavar="REPORT.xml", is_written=True)
     ] = None,
     timeout_s: Timeout = DEFAULT_TIMEOUT_S,
-    progress: ProgressCallback = no_progress,
+    progress: Progress = True,
 ) -> VerifyReport:
     """Prove that engines agree bit for bit; exit 1 when they do not.
 
@@ -120,7 +129,7 @@ def verify(
         layers: .npz file for the traces of every engine; see docs/TRACES.md.
         junit: JUnit XML file for the outcome of every check; see docs/CI.md. Written when engines differ too.
         timeout_s: seconds that one run of the Lava subprocess may take.
-        progress: called with the samples done and to do.
+        progress: called with the samples done and to do; True is a bar, False nothing.
 
     Raises:
         UsageError, FormatError, UnsupportedError, RangeError, EngineError: see `nctool.errors`.

@@ -1,18 +1,17 @@
 """Draw what `explore` found: wrong answers against latency, neurons and synaptic operations, best at the lower left.
 
-In: a title and rows. Out: a .png, .svg or .pdf file. matplotlib is imported only when asked for.
+In: a title and rows. Out: a .png, .svg or .pdf file. Altair is imported only when asked for.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from nctool.exporting.exploring import ExploreRow, Measured
-from nctool.figures.file import LOOKS, require_figure, save_figure
+from nctool.figures.file import require_figure, save_figure
 
 Rows = Sequence[ExploreRow]
 
@@ -29,106 +28,89 @@ COLOURS = {
 }
 """The colours of a backend, from many replicas to few; the last one serves all that follow."""
 
-STYLES = ("-", "--", ":", "-.")
-"""The line styles, from many weight bits to few; the points of the first are filled."""
+DASHES = ((1, 0), (6, 4), (2, 3), (8, 3, 2, 3))
+"""The dashes of a line, from many weight bits to few."""
 
 MOST_TICKS = 6
 """An axis with at most so many values names each of them."""
+
+WRONG = [step * 10**k for k in (-2, -1, 0, 1) for step in (1, 2, 5)]
+"""Wrong answers, in percent, that the axis names."""
+
+NOTHING = "none of the settings can be exported"
+NOT_BEATEN = "○ not beaten by another"
+WIDTH, HEIGHT = 330, 300
 
 
 def prepare(path: Path) -> Callable[[str, Rows], None]:
     """Return what draws rows to `path`, under a title.
 
     Raises:
-        UsageError: the suffix is unknown, the file cannot be written, or matplotlib is not installed.
+        UsageError: the suffix is unknown, or the file cannot be written.
     """
     require_figure(path)
     return partial(_draw, path)
 
 
 def _draw(path: Path, title: str, rows: Rows) -> None:
-    from matplotlib import rc_context
-    from matplotlib.figure import Figure
+    import altair as alt
 
-    with rc_context(LOOKS):
-        figure = Figure(figsize=(13.5, 4.6), layout="constrained")
-        panels = figure.subplots(1, len(PANELS), sharey=True)
-        for axes, (label, value) in zip(panels, PANELS.items(), strict=True):
-            _panel(axes, label, value, rows)
-        panels[0].set_ylabel("wrong answers, %")
-        figure.suptitle(title)
-        figure.legend(*panels[0].get_legend_handles_labels(), loc="outside right center", frameon=False)
-        save_figure(figure, path)
+    points = list(_points(rows))
+    if not points:  # axes of logarithms need a point
+        empty = alt.Chart(alt.InlineData([{"text": NOTHING}])).mark_text().encode(text="text:N")
+        save_figure(empty.properties(title=title, width=WIDTH, height=HEIGHT), path)
+        return
+    panels = [_panel(number, name, points) for number, name in enumerate(PANELS)]
+    save_figure(alt.hconcat(*panels).properties(title=alt.Title(title, subtitle=NOT_BEATEN)), path)
 
 
-def _panel(axes: Any, label: str, value: Callable[[Measured], float], rows: Rows) -> None:
-    """Draw one curve for each backend, replicas and weight bits: its points are the windows T."""
-    ring = {"linestyle": "", "marker": "o", "markersize": 9, "markerfacecolor": "none", "color": "black"}
-    ticks: set[float] = set()
-    for curve in _curves(rows):
-        points = [(value(measured), _wrong_percent(measured)) for measured, _ in curve.points]
-        fill = curve.colour if curve.style == STYLES[0] else "white"
-        axes.plot(*zip(*points, strict=True), curve.style, color=curve.colour, marker="o", mfc=fill, label=curve.name)
-        kept = [point for point, (_, pareto) in zip(points, curve.points, strict=True) if pareto]
-        axes.plot([across for across, _ in kept], [wrong for _, wrong in kept], **ring)
-        ticks |= {across for across, _ in points}
-    axes.plot([], [], **ring, label="not beaten by another")
-    if ticks:  # matplotlib has no logarithmic axis without a point
-        _scale(axes, sorted(ticks))
-    axes.set_xlabel(label)
-    axes.grid(color="#dddddd", linewidth=0.6)
-    axes.spines[["top", "right"]].set_visible(False)
+def _points(rows: Rows) -> Iterator[dict[str, Any]]:
+    """Yield a point for each row that was measured, curve by curve: the points of a curve are its windows T."""
+    bits = sorted({row.setting.weight_bits for row in rows}, reverse=True)
+    for row in sorted(rows, key=lambda row: row.setting.steps):
+        setting, measured = row.setting, row.measured
+        if measured is not None:
+            yield {
+                "curve": f"{setting.backend}, K={setting.replicas}, {setting.weight_bits} bits",
+                "colour": _shade(setting.backend, setting.replicas, rows),
+                "dash": list(DASHES[bits.index(setting.weight_bits) % len(DASHES)]),
+                "steps": setting.steps,
+                "wrong": _wrong_percent(measured),
+                "pareto": row.pareto,
+                **{name: value(measured) for name, value in PANELS.items()},
+            }
 
 
-def _scale(axes: Any, across: list[float]) -> None:
-    """Make both axes logarithmic, with ticks at the values that occur where they are few."""
-    from matplotlib.ticker import LogLocator, NullLocator
+def _panel(number: int, name: str, points: Sequence[dict[str, Any]]) -> Any:
+    """Return one curve for each backend, replicas and weight bits, with rings where nothing beats a point."""
+    import altair as alt
 
-    axes.set_xscale("log")
-    axes.set_yscale("log")
-    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-    axes.yaxis.set_minor_locator(NullLocator())
-    axes.yaxis.set_major_formatter("{x:g}")
-    if len(across) <= MOST_TICKS:
-        axes.set_xticks(across, [f"{tick:,.0f}" for tick in across])
-        axes.xaxis.set_minor_locator(NullLocator())
+    curves = {point["curve"]: point for point in points}
+    colours = alt.Scale(domain=list(curves), range=[point["colour"] for point in curves.values()])
+    dashes = alt.Scale(domain=list(curves), range=[point["dash"] for point in curves.values()])
+    ticks = sorted({point[name] for point in points})
+    named = {"values": ticks, "format": ",d"} if len(ticks) <= MOST_TICKS else {"format": "~s", "tickCount": 4}
+    scale = alt.Scale(type="log", nice=False, padding=14)
+    base = alt.Chart(alt.InlineData([{**point, "across": point[name]} for point in points])).encode(
+        alt.X("across:Q", title=name, scale=scale, axis=alt.Axis(grid=False, **named)),
+        alt.Y(
+            "wrong:Q",
+            title=None if number else "wrong answers, %",
+            scale=scale,
+            axis=alt.Axis(values=WRONG, format="~g"),
+        ),
+    )
+    legend = None if number else alt.Legend(title=None, orient="bottom", columns=3, symbolType="stroke", symbolSize=400)
+    colour = alt.Color("curve:N", scale=colours, sort=list(curves), legend=legend)
+    dash = alt.StrokeDash("curve:N", scale=dashes, sort=list(curves), legend=legend)
+    lines = base.mark_line(point={"size": 30}).encode(colour, dash, order="steps:Q")
+    rings = base.transform_filter("datum.pareto").mark_point(filled=False, size=120, style="ring")
+    return (lines + rings).properties(width=WIDTH, height=HEIGHT)
 
 
 def _wrong_percent(measured: Measured) -> float:
     """Return the wrong answers in percent; none at all is drawn as half of one."""
     return 100 * max(1 - measured.accuracy, 0.5 / measured.cost.samples)
-
-
-@dataclass(frozen=True)
-class _Curve:
-    """What is drawn in one colour and style: what was measured by window, and whether nothing beats it."""
-
-    name: str
-    colour: str
-    style: str
-    points: tuple[tuple[Measured, bool], ...]
-
-
-def _curves(rows: Rows) -> list[_Curve]:
-    bits = sorted({row.setting.weight_bits for row in rows}, reverse=True)
-    groups: dict[tuple[str, int, int], list[ExploreRow]] = {}
-    for row in rows:
-        if row.measured is not None:
-            key = (row.setting.backend, row.setting.replicas, row.setting.weight_bits)
-            groups.setdefault(key, []).append(row)
-    return [
-        _Curve(
-            name=f"{backend}, K={replicas}, {width} bits",
-            colour=_shade(backend, replicas, rows),
-            style=STYLES[bits.index(width) % len(STYLES)],
-            points=tuple(
-                (row.measured, row.pareto)
-                for row in sorted(group, key=lambda row: row.setting.steps)
-                if row.measured is not None
-            ),
-        )
-        for (backend, replicas, width), group in groups.items()
-    ]
 
 
 def _shade(backend: str, replicas: int, rows: Rows) -> str:

@@ -6,6 +6,7 @@ In: a file. Out: a callable object: images in, logits out.
 from __future__ import annotations
 
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -28,17 +29,35 @@ class OpenModel:
     call.
 
     Args:
-        content: the content of the file.
+        path: the file.
+        content: its content.
         device: `cpu` or `cuda`.
     """
 
-    def __init__(self, content: ModelFile, device: str) -> None:
-        self._content, self._device = content, device
+    def __init__(self, path: Path, content: ModelFile, device: str) -> None:
+        self._path, self._content, self._device = path, content, device
         self._engine = FastEngine(content.network, device=device)
 
     def __repr__(self) -> str:
-        """Return the sizes, and which kernels run."""
-        return f"OpenModel({self._engine!r})"
+        """Return in a line what it takes and gives, its window, and which kernels run."""
+        network, device = self._content.network, self._engine.device.type
+        shape = "x".join(map(str, network.input.sample_shape))
+        gives = f"{network.readout.n_neurons} {'classes' if self._content.is_classifier else 'outputs'}"
+        kernels = " / ".join(dict.fromkeys(self.kernels.values()))
+        sizes = f"{self._takes()} {shape} -> {gives}, T={network.n_steps}"
+        return f"OpenModel({str(self._path)!r}: {sizes}, {device}, kernels {kernels})"
+
+    @property
+    def kernels(self) -> Mapping[str, str]:
+        """Return which kernels run, by layer, as `RunReport.kernels` does."""
+        return self._engine.kernels
+
+    def _takes(self) -> str:
+        """Return what a sample consists of."""
+        if not self._content.is_classifier:
+            return "integers"
+        provenance = self._content.provenance
+        return "pixels" if provenance is None else provenance.samples
 
     def __call__(self, images: Source) -> NDArray[np.int64]:
         """Return the logits of some images after the whole window, int64 (samples, classes).
@@ -75,4 +94,5 @@ def open_model_file(model: Path | str, *, device: str = "cpu") -> OpenModel:
     Raises:
         UsageError, FormatError, UnsupportedError, RangeError: see `nctool.errors`.
     """
-    return OpenModel(open_model(model_path(model), ForeignOptions()), device)
+    path = model_path(model)
+    return OpenModel(path, open_model(path, ForeignOptions()), device)

@@ -47,8 +47,11 @@ def _holds_traces(path: Path) -> bool:
 NETX = Kind("netx HDF5 file", is_netx)
 TRACES = Kind(".npz file of traces", _holds_traces)
 JUNIT = Kind("JUnit XML file", lambda path: b"<testsuite" in path.read_bytes())
-FIGURE = Kind("figure of nctool", lambda path: b"atplotlib" in path.read_bytes())
-"""A figure names the program that drew it, as Matplotlib or, in an .svg file, as matplotlib."""
+FIGURE = Kind(
+    "figure of nctool", lambda path: any(mark in path.read_bytes() for mark in (b"nctool figure", b"atplotlib"))
+)
+"""A figure says that it is one; those of an older nctool name the program that drew them, in two spellings."""
+PAGE = Kind("report page of nctool", lambda path: b'content="nctool report"' in path.read_bytes())
 
 
 def require_outputs(inputs: Mapping[str, PathOrNone], outputs: Mapping[str, tuple[Kind, PathOrNone]]) -> None:

@@ -16,7 +16,7 @@ from nctool.activation.noisy_quant import activations, in_mode
 from nctool.ir.number_format import parts_of_threshold
 from nctool.progress import ProgressCallback
 from nctool.recipe.schema import Recipe
-from nctool.report import Report
+from nctool.reports import Report
 from nctool.training.checkpoints.checkpoint import Checkpoint
 from nctool.training.checkpoints.state import TrainingState
 from nctool.training.images.data import LabelledImages, TrainingData

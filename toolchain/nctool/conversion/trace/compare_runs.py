@@ -205,6 +205,21 @@ def require_same_network(model: nn.Module, network: FloatNetwork, images: Tensor
             sources[population.name] = sent
 
 
+def given(model: nn.Module, network: FloatNetwork, images: Tensor) -> dict[str, Tensor]:
+    """Return what each activation of `model` gives, (samples, *shape) by the name of its population.
+
+    Args:
+        network: as traced from the model, which `require_same_network` has compared.
+        images: float, of the model's own input.
+    """
+    model = unwrapped(model)
+    images = like(model, images)
+    with evaluation(model), exact_arithmetic():
+        _, signals = _activated(model, _as_taken(model, images))
+    layers = [population.name for population in network.populations if not population.maximum]
+    return dict(zip(layers, signals[1:], strict=False))  # the last layer, of the logits, has none
+
+
 def _as_image(tensor: Tensor) -> Tensor:
     """Return sequences, (N, channels, length), as images of height 1; other tensors as they are."""
     return tensor.unsqueeze(2) if tensor.ndim == SEQUENCE_AXES else tensor
