@@ -22,8 +22,10 @@ from typing import TYPE_CHECKING, Any
 
 import typer.main
 
+import nctool
 from nctool import errors
 from nctool.commands import application, load_all, streams
+from nctool.reports import NOT_JSON, Report
 from nctool.signature import options_of
 
 if TYPE_CHECKING:
@@ -99,7 +101,7 @@ def json_keys() -> str:
     for command in load_all():
         module = importlib.import_module(command.function.__module__)
         report = getattr(module, str(inspect.signature(command.function).return_annotation), None)
-        if dataclasses.is_dataclass(report) and issubclass(report, importlib.import_module("nctool.reports").Report):
+        if dataclasses.is_dataclass(report) and issubclass(report, Report):
             parts.append(f"## `nctool {command.name} --json`\n\n{keys_of(report, seen)}")
     nested = [f"### {name}\n\n{text}" for name, text in seen.items()]
     return "\n\n".join([*parts, "## Objects in them", *nested])
@@ -108,7 +110,9 @@ def json_keys() -> str:
 def keys_of(kind: type, seen: dict[str, str]) -> str:
     """Return the table of the keys of a dataclass; those of dataclasses that it holds are added to `seen`."""
     said, names, rows = attributes_of(kind), names_of(kind), []
-    for field in (each for each in dataclasses.fields(kind) if each.metadata.get("json", True)):
+    for field in dataclasses.fields(kind):
+        if field.metadata == NOT_JSON:
+            continue
         inner = [names[word] for word in re.findall(r"\w+", str(field.type)) if word in names]
         for each in inner:
             if each.__name__ not in seen:
@@ -121,6 +125,7 @@ def keys_of(kind: type, seen: dict[str, str]) -> str:
 
 _JSON_NAMES = {
     "Any": "value",
+    "np.int64": "integer",
     "str": "text",
     "Path": "text",
     "int": "integer",
@@ -204,6 +209,14 @@ def attributes_of(kind: type) -> dict[str, str]:
     return said
 
 
+# --- Python -----------------------------------------------------------------------------------------------------------
+
+
+def functions() -> str:
+    """Return the public functions of nctool, for autodoc."""
+    return "\n".join(["```{eval-rst}", *(f".. autofunction:: nctool.{name}" for name in nctool.__all__), "```"])
+
+
 # --- errors -----------------------------------------------------------------------------------------------------------
 
 
@@ -251,6 +264,7 @@ def other_pages() -> str:
 GENERATED: dict[str, Callable[[], str]] = {
     "commands": commands,
     "JSON keys": json_keys,
+    "functions": functions,
     "classes of errors": error_classes,
     "exit codes": exit_codes,
     "pages that stand nowhere else": other_pages,
