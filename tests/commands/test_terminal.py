@@ -112,6 +112,7 @@ COMMANDS = [
     "convert nets.py:build --images x.npy --mean 0.5 --std 0.25 --steps 2 -o c.net",
     "explore RUN --samples 4 --replicas 1,2 --steps 1 --weight-bits 8 --target loihi1 --input rate",
     "history RUN",
+    "report LONG CHANGED -o r.html --verify 1",
     "recipes",
     "targets",
 ]

@@ -80,15 +80,11 @@ class Pairing:
         across, up = np.nonzero(self.counts)
         numbers = self.counts[across, up]
         shade = np.log1p(numbers) / np.log1p(numbers.max(initial=1))
-        halves = [0.5 / cells for cells in self.shape]
-        ann, snn = across / self.shape[0], up / self.shape[1]
         return {
-            "low": (ann - halves[0]).tolist(),
-            "high": (ann + halves[0]).tolist(),
-            "below": (snn - halves[1]).tolist(),
-            "above": (snn + halves[1]).tolist(),
-            "ann": ann.tolist(),
-            "snn": snn.tolist(),
+            "ann": (across / self.shape[0]).tolist(),
+            "snn": (up / self.shape[1]).tolist(),
+            "width": [1 / self.shape[0]] * len(across),
+            "height": [1 / self.shape[1]] * len(across),
             "count": numbers.tolist(),
             "shade": np.maximum(shade, 0.08).tolist(),
         }
