@@ -237,7 +237,7 @@ def test_a_converted_network_shows_its_known_inputs(own_network: Path, tmp_path:
     (network,) = report.networks
     assert (network.equal, network.accuracy, network.samples) == (True, {}, 16)
     assert "on 16 samples of the known inputs of the file" in text
-    assert "the samples have no labels" in text
+    assert "the samples have no labels (the file names no data set: it was converted from Sequential )" in text
     assert "the file was converted from Sequential , which is not in it" in text
     assert not {"confusion", "accuracy", "density"} & set(figures)
     maxima = [v["text"] for v in figures["weights"]["of"].values() if "a maximum" in v["text"]]

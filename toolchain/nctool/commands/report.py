@@ -20,7 +20,6 @@ from nctool.commands.options import (
     Input,
     Module,
     SampleChoice,
-    Samples,
     Split,
     Timeout,
 )
@@ -91,7 +90,7 @@ class PageReport(Report):
 def report(
     networks: Annotated[
         Sequence[Path | str] | Path | str,
-        Option("Training runs, or exported files.", metavar="RUN_OR_NET...", is_positional=True, is_repeated=True),
+        Option("Training runs, or exported files.", metavar="RUN_OR_NET", is_positional=True, is_repeated=True),
     ],
     output: Annotated[
         Path | str, Option("Page to write.", flags=("-o", "--output"), metavar="REPORT.html")
@@ -102,7 +101,16 @@ def report(
         int | None,
         Option("Samples that the engines are compared on; 0: none.", metavar="N", default="up to 16", least=0),
     ] = None,
-    samples: Samples = None,
+    samples: Annotated[
+        int | None,
+        Option(
+            "Samples that the accuracy is measured on.",
+            metavar="N",
+            default="all; fewer of large networks",
+            least=1,
+            is_checked_inside=True,
+        ),
+    ] = None,
     dataset: Dataset = None,
     split: Split = "test",
     data_dir: DataDir = None,
@@ -159,9 +167,11 @@ def report(
     subjects = find_subjects(paths, options or ForeignOptions(), shape)
     if model is not None:
         _require_use(model, subjects)
-    is_named = split != "test" or any(given is not None for given in (dataset, input, labels, samples, data_dir))
-    made = Options(names, verify, samples, is_named, _loader(wanted), device, timeout_s, model)
+    is_named = split != "test" or any(given is not None for given in (dataset, input, labels))
+    is_limited = samples is not None or data_dir is not None
+    made = Options(names, verify, samples, is_named, is_limited, _loader(wanted), device, timeout_s, model)
     page, found = build(subjects, made, progress)
+    progress(1, 1, "writing the page")
     content = html_of(page).encode()
     write_atomically(output, content)
     return PageReport(output, len(content), tuple(map(_of_page, found)))

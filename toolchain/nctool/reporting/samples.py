@@ -209,7 +209,7 @@ def answers_together(data: Data | None, answers: Answers | None, n_mistakes: int
         yield LeftOut("Confusion of classes", why_not)
         return
     if data.labels is None:
-        yield LeftOut("Confusion of classes and mistakes", "the samples have no labels")
+        yield LeftOut("Confusion of classes and mistakes", data.why_no_labels)
         return
     names, labels = class_names(data), data.labels
     if len(names) <= MOST_CLASSES:
