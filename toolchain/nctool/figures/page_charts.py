@@ -177,7 +177,7 @@ def _bars(
     """
     import altair as alt
 
-    down = alt.Y("layer:N", sort=None, title=None, axis=alt.Axis(grid=False, labelLimit=110))
+    down = alt.Y("layer:N", sort=None, title=None, axis=alt.Axis(grid=False, labelLimit=130))
     across = alt.X("value:Q", title=value, axis=alt.Axis(tickCount=5, format=number), stack="zero" if stacked else None)
     tooltip = [alt.Tooltip("layer:N"), alt.Tooltip("value:Q", title=value, format=",.4~g")]
     bars = _base().mark_bar().encode(across, down)
@@ -209,7 +209,7 @@ def _operations() -> Any:
 
 
 def _energy() -> Any:
-    return _bars("energy a sample, nJ", "cause")
+    return _bars("energy a sample, nJ")
 
 
 def _grid(across: Any, down: Any, tooltip: list[Any], style: str = "cell") -> Any:

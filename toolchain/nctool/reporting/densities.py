@@ -70,9 +70,10 @@ class Pairing:
     def variant(self, images: int) -> Variant:
         """Return the density as a figure shows it."""
         off = float(np.sqrt(self.squares / max(self.number, 1)))
+        counted_here = f"{counted(self.number, 'activation')} of `{self.real.name}` on {counted(images, 'image')}"
         text = (
-            f"{counted(self.number, 'activation')} of `{self.real.name}` on {counted(images, 'image')}, the darker "
-            f"the more, on a logarithmic scale. On the dashed line both are equal; root mean square distance {off:.3f}."
+            f"{counted_here}; the stronger the colour, the more, on a logarithmic scale. On the dashed line both are "
+            f"equal; root mean square distance {off:.3f}."
         )
         return Variant(text, self._columns())
 

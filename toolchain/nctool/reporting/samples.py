@@ -152,8 +152,8 @@ def _picture_range(data: Data) -> tuple[int, int]:
 
 def _raster_text(network: IntNetwork) -> str:
     if network.is_graded:
-        return "Each line is a layer; the darker, the larger the numbers that its spikes carry, beside the largest."
-    return "Each line is a time step of a layer, each cell some neurons side by side; the darker, the more fire."
+        return "Each line is a layer; the stronger the colour, the larger the numbers that its spikes carry."
+    return "Each line is a time step of a layer, each cell some neurons; the stronger its colour, the more fire."
 
 
 def _raster(trace: Trace) -> list[GridLine]:
