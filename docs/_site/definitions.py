@@ -125,7 +125,6 @@ def keys_of(kind: type, seen: dict[str, str]) -> str:
 
 _JSON_NAMES = {
     "Any": "value",
-    "np.int64": "integer",
     "str": "text",
     "Path": "text",
     "int": "integer",

@@ -108,6 +108,7 @@ COMMANDS = [
     "explore RUN --samples 4 --replicas 1,2 --steps 1 --weight-bits 8 --target loihi1 --input rate",
     "history RUN",
     "doctor",
+    "report LONG CHANGED -o r.html --verify 1",
     "recipes",
     "targets",
     "zoo",
