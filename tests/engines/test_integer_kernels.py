@@ -13,9 +13,9 @@ import torch
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from nctool.fast import choice as choices
-from nctool.fast import integer_weights
+from nctool.fast import compiling, integer_weights
 from nctool.fast.choice import FLOAT, Choice, usable
+from nctool.fast.compiling import failure_to_compile
 from nctool.fast.engine import FastEngine
 from nctool.fast.integer_weights import IntegerWeights, fits
 from nctool.fast.kernel import kernel_of_synapse
@@ -35,7 +35,7 @@ CPU = torch.device("cpu")
 @pytest.fixture
 def anew():
     """Forget what was found out about this process, before and after."""
-    caches = (integer_weights.failure, integer_weights._operator, usable)
+    caches = (integer_weights.failure, integer_weights._operator, usable, failure_to_compile)
     for cache in caches:
         cache.cache_clear()
     yield
@@ -252,7 +252,7 @@ def test_without_a_place_for_its_cache_numba_is_not_used(monkeypatch) -> None:
     def refuse(*_: object) -> None:
         raise RuntimeError("cannot cache function 'fire': no locator available for file 'fused.py'")
 
-    monkeypatch.setattr(choices, "_compile", refuse)
+    monkeypatch.setattr(compiling, "import_module", refuse)
     reason = "cannot cache function 'fire': no locator available for file 'fused.py'"
     assert usable().notes == (f"no fused loops: Numba cannot compile them ({reason})",)
 

@@ -7,10 +7,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cache
-from importlib import import_module
 
-from nctool.errors import first_line
 from nctool.fast import integer_weights
+from nctool.fast.compiling import failure_to_compile
 
 
 @dataclass(frozen=True)
@@ -35,21 +34,7 @@ FLOAT = Choice()
 @cache
 def usable() -> Choice:
     """Return all that works in this process on a CPU; the first call tries it, and compiles what is in no cache yet."""
-    integer, fused = integer_weights.failure(), _fused_failure()
+    integer, fused = integer_weights.failure(), failure_to_compile("nctool.fast.fused")
     notes = [f"no integer kernels: {integer}"] if integer else []
     notes += [f"no fused loops: {fused}"] if fused else []
     return Choice(integer is None, fused is None, tuple(notes))
-
-
-def _fused_failure() -> str | None:
-    try:
-        _compile()
-    except ImportError as error:
-        return f"Numba is not there ({first_line(error)})"
-    except Exception as error:  # noqa: BLE001 - of Numba: no folder for its cache, or a Python or CPU that it does not know
-        return f"Numba cannot compile them ({first_line(error)})"
-    return None
-
-
-def _compile() -> None:
-    import_module("nctool.fast.fused")
