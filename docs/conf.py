@@ -26,7 +26,7 @@ nitpick_ignore_regex = [("py:.*", ".*")]
 """Types in signatures are those of Python, NumPy and torch, whose own pages cannot be asked without a network."""
 
 myst_heading_anchors = 4
-myst_enable_extensions = ["colon_fence"]
+myst_enable_extensions = ["attrs_inline", "colon_fence"]
 default_role = "literal"
 """A name between single back-ticks in a docstring."""
 
