@@ -36,14 +36,14 @@ def _panel(name: str, points: list[dict[str, float]], *, is_first: bool) -> Any:
         scale=alt.Scale(type="log"),
         axis=alt.Axis(format=",d", tickCount=5),
     )
-    legend = alt.Legend(title=None, orient="bottom", symbolType="stroke") if is_first else None
-    base = alt.Chart(alt.InlineData(rows)).encode(
-        alt.X("value:Q", title=LABELS[name], scale=alt.Scale(type="log", base=2, nice=False), axis=across),
-        alt.Color("engine:N", sort=list(ENGINES), legend=legend),
-    )
-    lines = base.mark_line(point=True).encode(up)
-    guides = base.mark_line(style="reference").encode(y="guide:Q")
-    return (guides + lines).properties(width=230, height=250)
+    legend = alt.Legend(title=None, orient="bottom", symbolType="circle") if is_first else None
+    colour = alt.Color("engine:N", sort=list(ENGINES), legend=legend)
+    scale = alt.Scale(type="log", base=2, nice=False)
+    base = alt.Chart(alt.InlineData(rows)).encode(alt.X("value:Q", title=LABELS[name], scale=scale, axis=across))
+    lines = base.mark_line().encode(up, colour)
+    points = base.mark_point(filled=True).encode(up, colour)
+    guides = base.mark_line(style="reference", opacity=0.6).encode(y="guide:Q", detail="engine:N")
+    return (guides + lines + points).properties(width=230, height=250)
 
 
 def _rows(name: str, engine: str, points: list[dict[str, float]]) -> Iterator[dict[str, Any]]:

@@ -17,15 +17,25 @@ import numpy as np
 from PIL import Image
 
 import nctool
+from nctool.arguments import public
 from nctool.reference.simulate import simulate
+from nctool.running.arrays import Source
 from nctool_deploy.netx import read
 from nctool_models.zoo.networks import zoo
+
+
+@public
+def given(source: Source | None = None) -> Source | None:
+    """Return an argument: its type is NumPy's, and another in each of its releases."""
+    return source
 
 
 def run(*words: object) -> str:
     """Run the installed command, and return what it prints."""
     command = [str(Path(sys.prefix) / "bin" / "nctool"), *map(str, words)]
-    return subprocess.run(command, check=True, capture_output=True, text=True, stdin=subprocess.DEVNULL).stdout
+    ended = subprocess.run(command, check=False, capture_output=True, text=True, stdin=subprocess.DEVNULL)
+    require(ended.returncode == 0, f"{' '.join(command)}: exit code {ended.returncode}\n{ended.stderr}")
+    return ended.stdout
 
 
 def require(holds: bool, what: str) -> None:
@@ -37,6 +47,7 @@ def require(holds: bool, what: str) -> None:
 def light() -> None:
     """Try what needs no torch: the lists, and the definition of what a network does."""
     require(Path(nctool.__file__).is_relative_to(sys.prefix), f"`{nctool.__file__}` is not the installed nctool")
+    require(given("x.npy") == "x.npy" and given(Path("x")) == Path("x"), "samples are not taken")
     require(run("--version") == f"nctool {distribution('nctool').version}\n", "another version")
     require("run-sim" in run("--help"), "no help")
     require(len(json.loads(run("zoo", "--json"))["zoo"]) == len(zoo()) > 0, "no zoo")

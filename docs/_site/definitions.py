@@ -126,10 +126,10 @@ def keys_of(kind: type, seen: dict[str, str]) -> str:
 
 _JSON_NAMES = {
     "Any": "value",
-    "np.int64": "integer",
     "str": "text",
     "Path": "text",
     "int": "integer",
+    "np.int64": "integer",
     "float": "number",
     "bool": "true, false",
 }

@@ -6,7 +6,7 @@ import inspect
 import pydoc
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Union
 
 import numpy as np
 import pytest
@@ -98,6 +98,34 @@ def test_what_the_system_says_of_a_path_is_told_and_other_errors_stay():
         with pytest.raises(type(kept)) as raised:
             function(kept)
         assert raised.value is kept
+
+
+class Alias:
+    """A type as `type ArrayLike = ...` makes it in numpy 2.5: neither a class nor with attributes of its own."""
+
+    __slots__ = ("__name__",)
+
+    def __init__(self) -> None:
+        self.__name__ = "Alias"
+
+    def __ror__(self, other: Any) -> Any:
+        return Union[other, self]  # noqa: UP007 - what `|` gives
+
+    def __call__(self) -> None:
+        """Be what `Union` takes."""
+
+
+ALIAS = Alias()
+
+
+def test_what_an_alias_stands_for_has_a_check_of_its_own():
+    @public
+    def function(value: Path | ALIAS) -> Any:
+        return value
+
+    assert function(Path("x")) == Path("x")
+    assert function("x") == "x"
+    assert function([1, 2]) == [1, 2]
 
 
 def test_every_public_function_is_covered(given):

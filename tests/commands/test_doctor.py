@@ -6,9 +6,11 @@ import sys
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 
 import nctool
 from nctool.errors import EngineError
@@ -46,7 +48,7 @@ def test_without_lava_the_core_works_and_the_way_out_is_told(cli, without_lava: 
     told = "engine `lava` does not work: lava-nc 0.10.0 is not installed\n  hint: `pip install nctool[lava]`\n"
     assert told in ended.out
     assert "what does not work, and the way out: nctool runs without it\n" in ended.out
-    assert f"torch        {version('torch')}" in ended.out
+    assert ["torch", version("torch")] in [line.split()[:2] for line in ended.out.splitlines()]
 
 
 def test_an_engine_that_gives_something_else_does_not_work(cli, without_lava: None, monkeypatch) -> None:
@@ -132,6 +134,21 @@ def test_a_folder_that_cannot_be_written_is_told(without_lava: None, monkeypatch
         "name another folder with --data-dir, or set XDG_CACHE_HOME",
     ) in problems
     assert (f"temporary files: 0.0 GiB are free in `{tmp_path}`", "set TMPDIR to another folder") in problems
+
+
+def test_gpus_are_told_with_their_memory_and_bfloat16(cli, without_lava: None, monkeypatch) -> None:
+    capability = {0: (9, 0), 1: (7, 5)}
+    for name, function in {
+        "is_available": lambda: True,
+        "device_count": lambda: 2,
+        "get_device_name": lambda device: f"GPU {device.index}",
+        "get_device_properties": lambda device: SimpleNamespace(total_memory=(device.index + 1) * 2**30),
+        "get_device_capability": lambda device: capability[device.index],
+    }.items():
+        monkeypatch.setattr(torch.cuda, name, function)
+    assert machine.gpus() == (machine.Gpu("GPU 0", 2**30, True), machine.Gpu("GPU 1", 2**31, False))
+    assert "\nGPU: GPU 0, 1.0 GiB, GPU 1, 2.0 GiB; training in bfloat16: " in cli("doctor").out
+    assert nctool.doctor().bfloat16
 
 
 @pytest.mark.parametrize(("text", "limit"), [("max\n", None), ("2147483648\n", 2**31)])

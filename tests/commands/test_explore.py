@@ -249,7 +249,7 @@ def test_the_table_and_the_json(cli, digits_run: Path, small_chip: Path) -> None
     *parts, total = [energy[f"{name}_pj"] for name in names]
     assert total == pytest.approx(sum(parts), rel=1e-12)
     shown_parts = [f"{part / 1000:,.1f}" for part in (*parts, total)]
-    assert notes[5].split() == ["autapse,", "K=1,", "T=1,", "8", "bits", *shown_parts]
+    assert notes[6].split() == ["autapse,", "K=1,", "T=1,", "8", "bits", *shown_parts]
     assert (second["measured"], second["pareto"]) == (None, False)
 
 

@@ -33,14 +33,22 @@ def test_a_folder_of_images_gives_the_answers_of_its_pixels(cli, images: Path) -
     pixels = load_dataset("digits").x_test[:4]
     report = nctool.run_sim(NAME, input=images)
     assert report.files == ("0.png", "1.png", "2.png", "3.png")
-    assert report.answers == nctool.run_sim(NAME, input=pixels).answers
+    np.testing.assert_array_equal(report.answers, nctool.run_sim(NAME, input=pixels).answers)
     assert not any("image" in note for note in report.notes)
     assert nctool.run_sim(NAME, input=images, samples=2).files == ("0.png", "1.png")
-    assert nctool.run_sim(NAME, input=images, labels=np.array(report.answers)).accuracy["4"] == 1.0
+    assert nctool.run_sim(NAME, input=images, labels=report.answers).accuracy["4"] == 1.0
     assert cli("run-sim", NAME, "--input", images).out.splitlines()[1:3] == [
         "image  answer",
         f"0.png  {report.answers[0]}     ",
     ]
+
+
+def test_of_many_images_the_first_answers_are_shown(cli, images: Path) -> None:
+    for number in range(4, 23):
+        Image.new("L", (8, 8)).save(images / f"x{number}.png")
+    lines = cli("run-sim", NAME, "--input", images).out.splitlines()
+    assert [line.split()[0] for line in lines[2:23]] == [*(path.name for path in sorted(images.iterdir())[:20]), "…"]
+    assert lines[22] == "… 3 more in --json"
 
 
 def test_one_image_is_a_sample(cli, images: Path) -> None:
@@ -64,6 +72,14 @@ def test_what_is_changed_is_told(cli, images: Path) -> None:
     with pytest.warns(NctoolWarning) as told:
         nctool.open(NAME)(images)
     assert tuple(str(warning.message) for warning in told) == notes
+
+
+def test_the_first_of_several_frames_is_taken_and_that_is_told(images: Path) -> None:
+    first, second = (Image.open(images / f"{number}.png") for number in (0, 1))
+    first.save(images / "pages.tif", save_all=True, append_images=[second])
+    report = nctool.run_sim(NAME, input=images / "pages.tif")
+    assert report.notes[0] == "image `pages.tif`: the first of 2 frames taken"
+    assert report.answers == nctool.run_sim(NAME, input=images / "0.png").answers
 
 
 def test_many_kinds_of_changes_are_counted(images: Path) -> None:

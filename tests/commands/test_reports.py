@@ -7,8 +7,8 @@ import sys
 import types
 from dataclasses import dataclass
 from html.parser import HTMLParser
-from io import StringIO
 from pathlib import Path
+from threading import Timer
 from typing import Any
 
 import numpy as np
@@ -18,12 +18,15 @@ from torch import nn
 import nctool
 from nctool.commands.html import as_html
 from nctool.commands.tables import Line, Rows
+from nctool.figures import theme
 from nctool.progress import learn_title, no_progress, progress_bar, title_of
 from nctool.reports import LONGEST_LINE, Report
 from nctool_models import load_dataset
 from tests.commands.test_doctor import no_lava
+from tests.support.terminal import stderr_terminal
 
 FUNCTIONS = (
+    "bundle",
     "check",
     "convert",
     "doctor",
@@ -50,6 +53,7 @@ def reports(tmp_path_factory: pytest.TempPathFactory, digits_run: Path, digits_m
         checked = nctool.doctor()
     settings = {"backends": "autapse", "steps": [1], "replicas": [1], "weight_bits": [8], "samples": 4}
     return {
+        "bundle": nctool.bundle(digits_model, folder / "b"),
         "check": nctool.check(relus, (1, 8, 8)),
         "convert": nctool.convert(relus, digits.x_train[:64], folder / "c.net", mean=0.5, std=0.5),
         "doctor": checked,
@@ -184,6 +188,18 @@ def test_a_run_has_answers_labels_and_logits_as_arrays(digits_model: Path) -> No
     assert report != dataclasses.replace(report, answers=report.answers + 1)
 
 
+def test_history_and_explore_plot_what_their_option_draws(reports) -> None:
+    import altair as alt
+    import vl_convert
+
+    for name in ("history", "explore"):
+        chart = reports[name].plot()
+        assert isinstance(chart, alt.TopLevelMixin)
+        assert "<svg" in vl_convert.vegalite_to_svg(chart.to_dict())
+        assert chart.to_dict()["config"]["background"] == theme.LIGHT["paper"]  # in a dark notebook too
+    assert len(reports["explore"].plot().to_dict()["hconcat"]) == 3
+
+
 def test_an_open_model_says_what_it_takes_and_gives(digits_model: Path) -> None:
     line = repr(nctool.open(digits_model))
     assert line.startswith(f"OpenModel({str(digits_model)!r}: pixels 1x8x8 -> 10 classes, T=4, cpu, kernels ")
@@ -192,25 +208,12 @@ def test_an_open_model_says_what_it_takes_and_gives(digits_model: Path) -> None:
 # --- progress ---------------------------------------------------------------------------------------------------------
 
 
-class Terminal(StringIO):
-    def isatty(self) -> bool:
-        return True
-
-
-def a_terminal(monkeypatch: pytest.MonkeyPatch) -> StringIO:
-    """Let stderr be a terminal from here on: pytest puts its own stream there before each test."""
-    stream = Terminal()
-    monkeypatch.setenv("TERM", "xterm")
-    monkeypatch.setattr(sys, "stderr", stream)
-    return stream
-
-
 def train(folder: Path, **options: Any) -> None:
     nctool.train("digits-mlp", folder / "run", overrides={"training.epochs": 1}, overwrite=True, **options)
 
 
 def test_training_shows_a_bar_on_a_terminal_unless_told_not_to(tmp_path: Path, monkeypatch) -> None:
-    terminal = a_terminal(monkeypatch)
+    terminal = stderr_terminal(monkeypatch)
     calls = []
     train(tmp_path, progress=False)
     train(tmp_path, progress=lambda *call: calls.append(call))
@@ -220,8 +223,16 @@ def test_training_shows_a_bar_on_a_terminal_unless_told_not_to(tmp_path: Path, m
     assert "training" in terminal.getvalue()
 
 
+def test_what_is_quick_shows_no_bar(monkeypatch) -> None:
+    terminal = stderr_terminal(monkeypatch)
+    monkeypatch.setattr("nctool.progress.Timer", lambda _seconds, action: Timer(100, action))
+    with progress_bar("quick") as report:
+        report(1, 2)
+    assert terminal.getvalue() == ""
+
+
 def test_the_title_names_arguments(digits_model: Path, monkeypatch) -> None:
-    terminal = a_terminal(monkeypatch)
+    terminal = stderr_terminal(monkeypatch)
     nctool.run_sim(digits_model, samples=2, engine="reference")
     assert "engine reference" in terminal.getvalue()
     learn_title("some_function", "on {device}")
@@ -230,33 +241,44 @@ def test_the_title_names_arguments(digits_model: Path, monkeypatch) -> None:
 
 
 def test_the_command_line_shows_one_bar_and_with_json_none(cli, digits_model: Path, monkeypatch) -> None:
-    terminal = a_terminal(monkeypatch)
+    terminal = stderr_terminal(monkeypatch)
     assert cli("run-sim", digits_model, "--samples", 2, "--json").code == 0
     assert terminal.getvalue() == ""
 
 
 def test_a_later_rank_shows_nothing(digits_model: Path, monkeypatch) -> None:
-    terminal = a_terminal(monkeypatch)
+    terminal = stderr_terminal(monkeypatch)
     monkeypatch.setenv("RANK", "1")
     nctool.verify(digits_model, engines="fast", samples=1)
     assert terminal.getvalue() == ""
 
 
 def test_a_notebook_shows_a_bar_of_the_browser(monkeypatch) -> None:
-    shown: list[str] = []
-    display = types.ModuleType("IPython.display")
-    display.HTML = str
-    display.display = lambda html, display_id: shown.append(html) or types.SimpleNamespace(update=shown.append)
+    shown: list[dict[str, str]] = []
+
+    def show(data: dict[str, str], *, raw: bool, display_id: bool = True) -> Any:
+        assert raw and display_id
+        shown.append(data)
+        return types.SimpleNamespace(update=show)
+
     shell = types.SimpleNamespace(kernel=object())
-    ipython = types.ModuleType("IPython")
-    ipython.get_ipython = lambda: shell
-    monkeypatch.setitem(sys.modules, "IPython", ipython)
-    monkeypatch.setitem(sys.modules, "IPython.display", display)
+    modules = {name: types.ModuleType(name) for name in ("IPython", "IPython.display")}
+    modules["IPython"].get_ipython = lambda: shell
+    modules["IPython.display"].display = show
+    for name, module in modules.items():
+        monkeypatch.setitem(sys.modules, name, module)
+    with progress_bar("title") as report:
+        report(1, 2)
+    assert shown == []  # it was quick
+    monkeypatch.setattr("nctool.progress.FIRST_S", 0)
     monkeypatch.setattr("nctool.progress.NOTEBOOK_S", 0)
     with progress_bar("a <title>") as report:
         report(3, 7, "loss < 1")
-    bar = 'a &lt;title&gt; <progress value="3" max="7"></progress> 3/7<br>loss &lt; 1'
-    assert shown == ["<div>a &lt;title&gt; <progress></progress><br></div>", f"<div>{bar}</div>", ""]
+        report(4, 7)
+    first = 'a &lt;title&gt; 3/7 <progress value="3" max="7"></progress><br>loss &lt; 1'
+    assert shown[0] == {"text/html": f"<div>{first}</div>", "text/plain": "a <title> 3/7"}
+    assert 'value="4"' in shown[1]["text/html"]
+    assert shown[2:] == [{"text/html": "", "text/plain": ""}]
     shell.kernel = None  # IPython in a terminal
     with progress_bar("title") as report:
         assert report is no_progress

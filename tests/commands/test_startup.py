@@ -74,7 +74,10 @@ NOT_THERE = {
     "verify gone.net": "no such file: `gone.net`",
     "verify M.net --input gone.npy": "no such file: `gone.npy`",
     "verify M.net --junit gone/j.xml": "cannot write `gone/j.xml`: no such file or directory",
+    "run-sim zoo:gone": "no network `zoo:gone`, allowed: `zoo:digits-cnn`, `zoo:digits-cnn-stock`, `zoo:mnist-lenet`",
+    "run-sim M.net --input gone.png": "cannot read `gone.png`: no such file or directory",
     "inspect gone.net": "no such file: `gone.net`",
+    "demo -o RUN": "`RUN` is there, and holds something else than a demo",
     "report gone": "no such file: `gone`",
     "report M.net -o gone/r.html": "cannot write `gone/r.html`: no such file or directory",
     "bundle gone.net -o f": "no such file: `gone.net`",
@@ -88,11 +91,18 @@ def test_a_path_that_leads_nowhere_is_answered_before_torch_is_loaded(here: Path
     for command, (code, err, *loaded) in zip(NOT_THERE, after(here, *NOT_THERE), strict=True):
         assert (code, "torch" in loaded) == (2, False), command
         assert str(err).startswith(f"error: {NOT_THERE[command]}\n"), (command, err)
-    assert {command.partition(" ")[0] for command in NOT_THERE} == set(COMMANDS) - {"targets", "doctor", "zoo", "demo"}
+    assert {command.partition(" ")[0] for command in NOT_THERE} == set(COMMANDS) - {"targets", "doctor", "zoo"}
 
 
 def test_what_reads_no_weights_needs_no_torch(here: Path) -> None:
-    commands = ("inspect M.net", "history RUN", "recipes", "targets", "run-sim M.net --engine reference --samples 2")
+    commands = (
+        "inspect M.net",
+        "history RUN",
+        "recipes",
+        "targets",
+        "zoo",
+        "run-sim M.net --engine reference --samples 2",
+    )
     assert [found for found in after(here, *commands) if found != [0, "", "numpy"]] == []
 
 

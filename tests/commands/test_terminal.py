@@ -19,17 +19,11 @@ from torch import Tensor, nn
 import nctool
 from nctool.commands.application import main
 from nctool.commands.tables import print_rows
-from nctool.errors import EngineError
 from nctool.progress import progress_bar
+from tests.commands.test_doctor import no_lava
+from tests.support.terminal import Terminal, stderr_terminal
 
 TO_COPY = ("next: ", "wrote ")
-
-
-class Terminal(StringIO):
-    """A stream that says it is a terminal."""
-
-    def isatty(self) -> bool:
-        return True
 
 
 def shown(monkeypatch: pytest.MonkeyPatch, stream: StringIO, width: int, arguments: Sequence[object]) -> str:
@@ -114,14 +108,12 @@ COMMANDS = [
     "explore RUN --samples 4 --replicas 1,2 --steps 1 --weight-bits 8 --target loihi1 --input rate",
     "history RUN",
     "doctor",
+    "report LONG CHANGED -o r.html --verify 1",
     "recipes",
     "targets",
+    "zoo",
+    "bundle DIGITS -o bundle",
 ]
-
-
-def no_lava(*_: object) -> None:
-    """Fail as Lava does where it is not installed."""
-    raise EngineError("engine `lava`: lava-nc 0.10.0 is not installed", hint="`pip install nctool[lava]`")
 
 
 @pytest.fixture
@@ -188,10 +180,8 @@ def test_a_wide_table_gets_headers_of_several_lines_before_it_gets_parts(capsys)
 @pytest.mark.parametrize("width", [60, 80, 120])
 def test_the_bar_of_a_training_run(monkeypatch: pytest.MonkeyPatch, width: int) -> None:
     message = "epoch 120/400, loss 0.341, training accuracy 81.1%; held out ANN 86.01%, SNN T=1 82.52%, T=2 84.10%"
-    stream = Terminal()
-    monkeypatch.setenv("TERM", "xterm")
+    stream = stderr_terminal(monkeypatch)
     monkeypatch.setenv("COLUMNS", str(width))
-    monkeypatch.setattr(sys, "stderr", stream)
     with progress_bar("fine-tuning") as report:
         report(12345, 140800, message)
     lines = re.split(r"[\r\n]+", without_codes(stream.getvalue()))

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import tracemalloc
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nctool.conversion.input_encoding import encode_input, rate_input
 from nctool.conversion.quantise.calibration import Calibration, RecordedSpikes, join, pack
+from nctool.fast.choice import FLOAT, usable
 from nctool.fast.integrate_fire import IntegrateFireLayer
 from nctool.ir.network import INPUT_NAME, Bound
-from tests.support.networks import dense, fire, read_out, seeds
+from tests.support.networks import dense, fire, random_graph, random_pixels, random_pooled, read_out, seeds
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -24,7 +26,7 @@ def test_packed_spikes_are_the_spikes(seed, shape, n_steps):
     spikes = torch.from_numpy(np.random.default_rng(seed).integers(0, 2, (n_steps, 5, *shape), np.uint8))
     kept = join([pack(spikes[:, :2]), pack(spikes[:, 2:])])
     assert len(kept) == 5
-    assert torch.equal(kept.steps(slice(1, 4)), spikes[:, 1:4].float())
+    assert torch.equal(kept.steps(slice(1, 4)), spikes[:, 1:4])
     np.testing.assert_array_equal(kept[1:9], spikes[:, 1:].numpy().mean(axis=0))
     assert kept.bits.nbytes == n_steps * 5 * -(-int(np.prod(shape)) // 8)
 
@@ -58,6 +60,42 @@ def test_spike_trains_of_the_input_are_kept_as_they_are(n_steps, monkeypatch):
     monkeypatch.setattr("nctool.conversion.quantise.calibration.CPU_BATCH_BYTES", 1000)
     rates = Calibration(encoded, pixels, n_steps).rates(INPUT_NAME)[:]
     np.testing.assert_array_equal(rates, encoded.encoding.signal(pixels, n_steps).mean(axis=1))
+
+
+def measured(network, pixels):
+    """Return the bytes of what each population reaches and sends."""
+    seen = Calibration(replace(encode_input((1,), (0.0,), (1.0,)), encoding=network.input), pixels, network.n_steps)
+    found = []
+    for population in network.populations:
+        reach = seen.range_of(population)
+        found += [reach.low.tobytes(), reach.high.tobytes()]
+        if population is not network.readout:
+            seen.settle(population)
+            found.append(seen.rates(population.name)[:].tobytes())
+    return found
+
+
+@given(seeds, st.booleans())
+@settings(max_examples=15)
+def test_integer_kernels_and_compiled_loops_measure_what_torch_does(seed, pooled):
+    network = (random_pooled if pooled else random_graph)(seed)
+    pixels = random_pixels(network, 5)
+    with_all = measured(network, pixels)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("nctool.conversion.quantise.calibration.usable", lambda: FLOAT)
+        assert measured(network, pixels) == with_all
+
+
+@pytest.mark.parametrize("choice", [usable(), FLOAT], ids=["all", "torch"])
+def test_several_threads_measure_what_one_does(choice, monkeypatch):
+    """Each has a part of the samples."""
+    network = random_pooled(3)
+    pixels = random_pixels(network, 12)
+    monkeypatch.setattr("nctool.conversion.quantise.calibration.usable", lambda: choice)
+    monkeypatch.setattr("nctool.conversion.quantise.calibration.CPU_BATCH_BYTES", 1)
+    alone = measured(network, pixels)
+    torch.set_num_threads(3)
+    assert measured(network, pixels) == alone
 
 
 def test_a_population_that_was_measured_is_not_run_again(monkeypatch):

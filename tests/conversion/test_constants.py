@@ -246,3 +246,27 @@ def test_a_class_that_is_masked_leaves_the_bits_to_the_others():
     )
     assert (found[:, 0] < found[:, 1:].min(axis=1)).all()
     assert np.abs(found[:, 1:] - wanted[:, 1:]).max() < 0.1 * wanted.std()
+
+
+# --- in little memory -------------------------------------------------------------------------------------------------
+
+
+def test_weights_of_which_none_is_held_are_not_copied():
+    population = layer([[0.5], [-0.5]], [0.3, 0.2])
+    found, counted = held(population)
+    assert counted == Held()
+    assert found.synapses[0].weight is population.synapses[0].weight
+
+
+def test_channels_that_are_looked_at_a_few_at_a_time_are_held_all_the_same(monkeypatch):
+    rng = np.random.default_rng(0)
+    conv = FloatSynapse(
+        "c", INPUT_NAME, (4, 5, 5), rng.normal(size=(6, 2, 3, 3)), rng.normal(size=6), ConvGeometry(groups=2)
+    )
+    population = FloatPopulation("fc", (6, 3, 3), (conv,), thresholds(60.0, 6))
+    signal = (np.array([0.0, -1.0, 0.0, 0.0]), np.array([1.0, 1.0, 0.0, 2.0]))
+    together = held(population, signal)
+    monkeypatch.setattr("nctool.conversion.constants.AT_ONCE", 1)
+    one_by_one = held(population, signal)
+    assert together[1] == one_by_one[1] and together[1].never > 0
+    np.testing.assert_array_equal(together[0].synapses[0].weight, one_by_one[0].synapses[0].weight)

@@ -38,10 +38,39 @@ def patches(seed: int, groups: int, rows: int, fan_in: int) -> np.ndarray:
 
 def whole(thin: ThinTriangle) -> np.ndarray:
     """Return the triangle that a thin one stands for."""
-    upper = np.triu(thin.weights @ thin.signals)
+    upper = np.triu(thin.weights.T @ thin.signals)
     for inner, (start, stop) in zip(reversed(thin.inner), block_bounds(len(upper)), strict=True):
         upper[start:stop, start:stop] = inner
     return upper
+
+
+@given(seeds, st.integers(1, 40), st.sampled_from([1, 127, 128, 129, 300, 500]))
+@settings(max_examples=20)
+def test_the_factor_in_single_precision_is_that_in_double(seed, rows, fan_in):
+    """With fewer patches than inputs too, and inputs that never change: the diagonal keeps the matrix regular."""
+    found = moments(patches(seed, 1, rows, fan_in))
+    covariance = found.covariance(0)
+    double, single = triangle(covariance.astype(np.float64)), triangle(covariance)
+    assert single.upper.dtype == single.pivots.dtype == np.float32
+    np.testing.assert_allclose(single.pivots, double.pivots, rtol=1e-4)
+    np.testing.assert_allclose(single.upper, double.upper, rtol=1e-3, atol=1e-4)
+    wanted = 20 * np.random.default_rng(seed).normal(size=(5, fan_in))
+    errors = [round_with_feedback(wanted, each, 127)[1].sum() for each in (single, double)]
+    assert errors[0] == pytest.approx(errors[1], rel=0.1)
+
+
+@given(seeds, st.integers(1, 80), st.integers(1, 600), st.integers(2, 8))
+@settings(max_examples=20)
+def test_the_compiled_loop_rounds_as_numpy_does(seed, fan_in, channels, bits):
+    found = factor(moments(patches(seed, 1, 30, fan_in)), 0)
+    largest = 2 ** (bits - 1) - 1
+    wanted = largest * np.random.default_rng(seed).normal(size=(channels, fan_in))
+    compiled = round_with_feedback(wanted, found, largest)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("nctool.conversion.quantise.rounding.failure", lambda module: module)
+        plain = round_with_feedback(wanted, found, largest)
+    for of_compiled, of_plain in zip(compiled, plain, strict=True):
+        np.testing.assert_array_equal(of_compiled, of_plain)
 
 
 @given(seeds, st.integers(1, 3), st.integers(1, 40), st.integers(1, 200))

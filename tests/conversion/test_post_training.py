@@ -128,7 +128,24 @@ def random_drive(seed: int, n_steps: int, rows: int = 300, channels: int = 4) ->
 
 
 def errors(drive: Tensor, wanted: Tensor, window: Window, threshold: Tensor, shift: Tensor | float = 0.0) -> Tensor:
-    return (window.sent(drive, threshold, shift) - wanted).square().mean(0)
+    return (window.sent(drive, threshold, shift) - wanted).square().mean(0, dtype=torch.float64)
+
+
+@given(seeds, st.integers(1, 5), st.integers(1, 4), RESETS, st.sampled_from([1, 4]))
+def test_compiled_loops_count_the_spikes_that_torch_counts(seed, n_steps, replicas, reset, together):
+    """Of maxima over padding too, whose drive is minus infinity."""
+    drive, wanted = random_drive(seed, n_steps, 40)
+    drive[:, ::7] = -torch.inf
+    window = Window(n_steps, replicas, reset, together)
+    thresholds = torch.rand((3, 4), generator=torch.Generator().manual_seed(seed)) + 0.01
+    shifts = 0.1 * thresholds.flip(0)
+    compiled = window.sent(drive, thresholds[0], shifts[0])
+    of_compiled = window.errors(drive, wanted[::together], thresholds, shifts)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("nctool.conversion.post_training.simulation.failure", lambda module: module)
+        assert torch.equal(window.sent(drive, thresholds[0], shifts[0]), compiled)
+        by_torch = window.errors(drive, wanted[::together], thresholds, shifts)
+    torch.testing.assert_close(of_compiled, by_torch, rtol=1e-12, atol=0)
 
 
 @pytest.mark.parametrize("reset", ["subtract", "zero"])

@@ -234,6 +234,17 @@ def test_a_conversion_gives_the_same_integers_each_time():
     assert one == other
 
 
+@pytest.mark.parametrize("name", ["plain", "joined", "maximum"])
+@pytest.mark.parametrize("replicas", [1, 2])
+def test_whole_images_give_the_neurons_that_patches_give(name, replicas, monkeypatch):
+    of_images = conversion(source(name), replicas=replicas)
+    monkeypatch.setattr("nctool.conversion.post_training.choosing.WORTH_WHOLE_IMAGES", np.inf)
+    of_patches = conversion(source(name), replicas=replicas)
+    for by_image, by_patch in zip(of_images.real.populations[:-1], of_patches.real.populations[:-1], strict=True):
+        np.testing.assert_allclose(by_image.threshold, by_patch.threshold, rtol=1e-4)
+    assert of_images.losses == pytest.approx(of_patches.losses, rel=1e-3)
+
+
 def test_of_many_images_some_are_drawn_the_same_each_time():
     images = pixels(MOST_IMAGES + 76)
     some = calibration_images(images, (0.5,), (0.25,))

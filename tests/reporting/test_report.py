@@ -152,6 +152,18 @@ def test_it_is_small_and_whole(page: Path, comparison: Path) -> None:
         assert "default-src 'none'" in source
 
 
+def test_a_page_that_would_be_too_large_offers_fewer_layers_and_samples(
+    digits_model: Path, page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("nctool.reporting.page.MOST_BYTES", page.stat().st_size - 2_000)
+    nctool.report(digits_model.parent, tmp_path / "small.html")
+    assert (tmp_path / "small.html").stat().st_size < page.stat().st_size - 2_000
+    whole, thinned = (figures_of(path) for path in (page, tmp_path / "small.html"))
+    assert list(thinned["raster"]["of"]) == list(whole["raster"]["of"])[::2]
+    assert list(thinned["weights"]["of"]) == ["conv1", "fc1"]
+    assert "one in 2 can be chosen" in text_of(tmp_path / "small.html")
+
+
 def test_the_same_page_twice(digits_model: Path, tmp_path: Path) -> None:
     for name in ("one.html", "two.html"):
         nctool.report(digits_model, tmp_path / name, verify=2)
@@ -225,7 +237,7 @@ def test_a_converted_network_shows_its_known_inputs(own_network: Path, tmp_path:
     (network,) = report.networks
     assert (network.equal, network.accuracy, network.samples) == (True, {}, 16)
     assert "on 16 samples of the known inputs of the file" in text
-    assert "the samples have no labels" in text
+    assert "the samples have no labels (the file names no data set: it was converted from Sequential )" in text
     assert "the file was converted from Sequential , which is not in it" in text
     assert not {"confusion", "accuracy", "density"} & set(figures)
     maxima = [v["text"] for v in figures["weights"]["of"].values() if "a maximum" in v["text"]]

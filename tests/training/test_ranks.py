@@ -33,7 +33,7 @@ MAXIMA = (*(override for override in BOTH_STAGES if not override.startswith("mod
 SCRIPT = """
 import sys
 from pathlib import Path
-from nctool.commands.application import app, main
+from nctool.commands.application import main
 from nctool.errors import RangeError
 from nctool.torchrun import rank_and_size
 from nctool.training import optimiser
@@ -44,14 +44,13 @@ folder, start, kind, *overrides = sys.argv[1:]
 def fail(images, settings):
     raise RangeError("rank 1 has had enough", "ask it why")
 
-@app.command("small-fit")
 def run():
     small_fit(Path(folder), overrides, resume=start == "resume")
+    return 0
 
 if kind == "fail" and rank_and_size()[0] == 1:
     optimiser.augment = fail
-sys.argv[1:] = ["small-fit"]
-main()
+main(run)
 """
 
 

@@ -218,6 +218,16 @@ def test_an_accelerator_is_not_waited_for():
     assert layer.threshold.grad.shape == ()
 
 
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_a_process_draws_the_rows_of_all_on_an_accelerator_too(layout):
+    whole, part = torch.empty(4, 2, 3, 5).to(memory_format=layout), torch.empty(2, 2, 3, 5).to(memory_format=layout)
+    torch.manual_seed(3)
+    staircase._draw(whole, Noise(SIGMA))
+    torch.manual_seed(3)
+    staircase._draw(part, Noise(SIGMA, Rows(1, 2, 4)))
+    assert torch.equal(part, whole[1:3])
+
+
 def test_blocks_draw_different_noise_of_the_standard_deviation_asked_for(monkeypatch):
     monkeypatch.setattr(staircase, "_CPU_BLOCK", 1000)
     torch.manual_seed(7)

@@ -27,6 +27,7 @@ from nctool.training.optimiser import Optimiser
 from nctool.training.stages import NoisyTraining, Task
 from nctool_models import build_model, load_dataset, load_recipe, restore_model, training_data
 from tests.support.small_run import epoch_lines, halves, small_data, small_fit, small_model, small_recipe
+from tests.support.terminal import stderr_terminal
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -513,11 +514,6 @@ def test_a_folder_that_cannot_be_made_is_refused(tmp_path):
 # --- progress ---------------------------------------------------------------------------------------------------------
 
 
-class Terminal(io.StringIO):
-    def isatty(self):
-        return True
-
-
 def test_the_bar_is_silent_where_there_is_no_terminal(monkeypatch):
     monkeypatch.setattr(sys, "stderr", io.StringIO())
     with progress_bar("train") as report:
@@ -527,8 +523,7 @@ def test_the_bar_is_silent_where_there_is_no_terminal(monkeypatch):
 
 
 def test_the_bar_is_drawn_on_a_terminal_and_not_on_stdout(monkeypatch, capsys):
-    monkeypatch.setenv("TERM", "xterm")
-    monkeypatch.setattr(sys, "stderr", Terminal())
+    stderr_terminal(monkeypatch)
     with progress_bar("train") as report:
         report(1, 2, "epoch 1")
         report(2, 2, "epoch 2")

@@ -277,7 +277,10 @@ def _described(annotation: Any) -> str:
         return ("a list" if kind is Sequence else "a mapping") + inner
     if kind is Annotated:
         return _described(parts[0])
-    return _PLAIN[kind].name if kind in _PLAIN else "a function" if "__call__" in vars(kind) else f"a {kind.__name__}"
+    if kind in _PLAIN:
+        return _PLAIN[kind].name
+    members = getattr(kind, "__dict__", {})  # an alias has none: `ArrayLike` is one since numpy 2.5
+    return "a function" if "__call__" in members else f"a {kind.__name__}"
 
 
 def split_names(names: Sequence[str] | str) -> tuple[str, ...]:

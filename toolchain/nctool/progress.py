@@ -10,11 +10,16 @@ import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from html import escape
+from importlib import import_module
+from threading import Timer
 from typing import Any, Protocol
 
 from rich.console import Console, RenderableType
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.text import Text
+
+FIRST_S = 1.0
+"""Seconds before a bar is shown: what is quick shows none."""
 
 NOTEBOOK_S = 0.2
 """Seconds between two pictures of a bar in a notebook, each of which is a message to the browser."""
@@ -61,7 +66,7 @@ def progress_bar(title: str) -> Iterator[ProgressCallback]:
     """Show a bar while the block runs; yield the callback that moves it.
 
     The bar is drawn in the notebook that runs this, or on stderr, in plain text when NO_COLOR is set, and not at all
-    when stderr is no terminal. It vanishes when the block ends.
+    when stderr is no terminal. It is shown after `FIRST_S`, and vanishes when the block ends.
 
     Args:
         title: what is going on, lower case.
@@ -84,13 +89,22 @@ def _terminal_bar(title: str) -> Iterator[ProgressCallback]:
         MofNCompleteColumn(),
         TimeRemainingColumn(),
     )
-    with _Bar(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task(title, total=None, message="")
+    bar = _Bar(*columns, console=Console(stderr=True), transient=True)
+    task = bar.add_task(title, total=None, message="")
 
-        def report(done: int, total: int, message: str = "") -> None:
-            bar.update(task, completed=done, total=total, message=message)
+    def report(done: int, total: int, message: str = "") -> None:
+        bar.update(task, completed=done, total=total, message=message)
 
+    timer = Timer(FIRST_S, bar.start)
+    timer.daemon = True
+    timer.start()
+    try:
         yield report
+    finally:
+        timer.cancel()
+        timer.join()
+        if bar.live.is_started:
+            bar.stop()
 
 
 # --- in a notebook ----------------------------------------------------------------------------------------------------
@@ -106,24 +120,28 @@ def _is_notebook() -> bool:
 @contextmanager
 def _notebook_bar(title: str) -> Iterator[ProgressCallback]:
     """Show a bar of the browser below the cell; that of rich would need ipywidgets."""
-    from IPython.display import HTML, display
-
-    shown, last = display(HTML(_picture(title, 0, 0, "")), display_id=True), 0.0
+    display: Any = import_module("IPython.display").display  # it is there: a kernel runs
+    shown, due = None, time.monotonic() + FIRST_S
 
     def report(done: int, total: int, message: str = "") -> None:
-        nonlocal last
-        if time.monotonic() - last >= NOTEBOOK_S:
-            last = time.monotonic()
-            shown.update(HTML(_picture(title, done, total, message)))
+        nonlocal shown, due
+        if time.monotonic() < due:
+            return
+        due, picture = time.monotonic() + NOTEBOOK_S, _picture(title, done, total, message)
+        if shown is None:
+            shown = display(picture, raw=True, display_id=True)
+        else:
+            shown.update(picture, raw=True)
 
     try:
         yield report
     finally:
-        shown.update(HTML(""))
+        if shown is not None:
+            shown.update({"text/html": "", "text/plain": ""}, raw=True)
 
 
-def _picture(title: str, done: int, total: int, message: str) -> str:
-    """Return a bar as HTML: it moves to and fro where the end is not known yet."""
-    ends = f' value="{done}" max="{total}"' if total else ""
-    counts = f" {done}/{total}" if total else ""
-    return f"<div>{escape(title)} <progress{ends}></progress>{counts}<br>{escape(message)}</div>"
+def _picture(title: str, done: int, total: int, message: str) -> dict[str, str]:
+    """Return a bar as HTML and as text, by media type."""
+    counts, message = f"{escape(title)} {done}/{total}", escape(message)
+    bar = f'<div>{counts} <progress value="{done}" max="{total}"></progress><br>{message}</div>'
+    return {"text/html": bar, "text/plain": f"{title} {done}/{total}"}

@@ -1,4 +1,4 @@
-"""Tell which of the processes of torchrun this one is; without torchrun, it is the first of one.
+"""Tell which of the processes of torchrun this one is, and end it; without torchrun, it is the first of one.
 
 In: the environment that torchrun sets. Out: numbers. Must not import torch.
 """
@@ -6,8 +6,10 @@ In: the environment that torchrun sets. Out: numbers. Must not import torch.
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from typing import NoReturn
 
 from nctool.errors import EngineError, UsageError, first_line
 
@@ -24,6 +26,23 @@ def rank_and_size() -> tuple[int, int]:
 def local_rank() -> int:
     """Return this process's number among those of its machine; a UsageError where the environment holds none."""
     return _number("LOCAL_RANK", 0)
+
+
+def is_one_of_several() -> bool:
+    """Return whether torchrun started this process beside others."""
+    return os.environ.get("WORLD_SIZE", "1") != "1"
+
+
+def leave(code: int) -> NoReturn:
+    """End a process of torchrun at once, when all is written.
+
+    The threads of its process group may still run; an interpreter that is taken apart around them now and then ends by
+    SIGABRT.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError):
+            stream.flush()
+    os._exit(code)
 
 
 @contextmanager

@@ -81,10 +81,12 @@ class OpenImage:
     Attributes:
         image: RGB, as Pillow holds it.
         mode: of the file, by its name in Pillow: `L` is grey, `RGB`, `RGBA`, ...
+        frames: how many the file holds, as of an animation or of pages; the image is the first.
     """
 
     image: Any
     mode: str
+    frames: int = 1
 
     @property
     def size(self) -> Size:
@@ -131,12 +133,12 @@ def open_image(path: Path) -> OpenImage:
 
     try:
         with Image.open(plain_file(path)) as image:
-            mode, colours = image.mode, image.convert("RGB")
+            mode, frames, colours = image.mode, getattr(image, "n_frames", 1), image.convert("RGB")
     except Exception as error:  # every decoder of Pillow has errors of its own
         raise _unreadable(path, error) from error
     if mode not in _EIGHT_BITS:
         raise FormatError(f"`{path}`: got an image of mode {mode}, allowed: 8 bits a channel")
-    return OpenImage(colours, mode)
+    return OpenImage(colours, mode, frames)
 
 
 def _unreadable(path: Path, error: Exception) -> NctoolError:

@@ -26,6 +26,7 @@ from nctool.commands import COMMANDS, load
 from nctool.commands.streams import held_stdout, lossy_stderr
 from nctool.errors import SIGNALS, Interrupted, NctoolError, UsageError, first_line, is_out_of_memory
 from nctool.spelling import command_line
+from nctool.torchrun import is_one_of_several, leave
 
 EXIT_BUG = 70
 EXIT_SHORTAGE = 71
@@ -142,6 +143,8 @@ def main(run: Callable[[], int] = run_app) -> None:
     """
     with lossy_stderr(), command_line():
         code = _exit_code(run)
+    if is_one_of_several():
+        leave(code)
     sys.exit(code)
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 from nctool.arguments import public, split_names
 from nctool.commands.command import Command
@@ -72,6 +72,18 @@ class ExploreReport(Report):
     dataset: str
     samples: int
     rows: tuple[ExploreRow, ...]
+
+    @property
+    def title(self) -> str:
+        """Return what was tried on which data, for which target."""
+        return f"{self.checkpoint.name}: {self.dataset}, {self.samples} samples, {self.target}"
+
+    def plot(self) -> Any:
+        """Return the Altair chart that `--plot` draws, for a notebook."""
+        from nctool.figures import exploration as figure
+        from nctool.figures.file import for_notebook
+
+        return for_notebook(figure.chart(self.title, self.rows))
 
 
 @public
@@ -163,8 +175,7 @@ def explore(
     trial = Trial(loaded, restore_model(loaded, model), encoding, chip, chips, pixels, labels, device, progress)
     report = ExploreReport(Path(checkpoint), chip.name, f"{name}/{split}", len(pixels), trial.rows(tried))
     if draw is not None:
-        title = f"{report.checkpoint.name}: {report.dataset}, {report.samples} samples, {report.target}"
-        draw(title, report.rows)
+        draw(report.title, report.rows)
     return report
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 from nctool.arguments import public
 from nctool.commands.command import Command
@@ -31,6 +31,13 @@ class HistoryReport(Report):
 
     path: Path
     epochs: tuple[EpochMetrics, ...]
+
+    def plot(self) -> Any:
+        """Return the Altair chart that `--plot` draws, for a notebook."""
+        from nctool.figures import history as figure
+        from nctool.figures.file import for_notebook
+
+        return for_notebook(figure.chart(self.epochs))
 
 
 @public

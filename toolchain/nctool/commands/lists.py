@@ -92,19 +92,17 @@ def print_zoo(report: ZooList) -> None:
     rows = [
         [
             f"zoo:{each.name}",
-            f"{each.dataset}, {each.samples:,} test images",
+            each.dataset,
             percent(each.accuracy[str(each.steps)]),
-            percent(each.accuracy_ann),
             str(each.steps),
             str(each.cores),
-            f"{each.size / 1000:,.0f} kB",
             each.description,
         ]
         for each in report.networks
     ]
-    columns = ["network", "measured on", "accuracy", "of its ANN", "T", "cores", "file", "description"]
-    print_rows("trained networks", columns, rows)
-    print_line("nctool run-sim zoo:NAME runs one; --json says how each was made")
+    columns = ["network", "data", "accuracy", "T", "cores", "description"]
+    print_rows("trained networks, and their accuracy on all test images", columns, rows)
+    print_line("`nctool run-sim zoo:NAME` runs one; --json says how each was made")
 
 
 STEP_TIME = "time of a step, at least"

@@ -21,7 +21,6 @@ from nctool.commands.options import (
     Module,
     Progress,
     SampleChoice,
-    Samples,
     Split,
     Timeout,
 )
@@ -94,7 +93,7 @@ def report(
         Sequence[Path | str] | Path | str,
         Option(
             "Training runs, exported files, or zoo:NAME.",
-            metavar="RUN_OR_NET...",
+            metavar="RUN_OR_NET",
             is_positional=True,
             is_repeated=True,
         ),
@@ -108,7 +107,16 @@ def report(
         int | None,
         Option("Samples that the engines are compared on; 0: none.", metavar="N", default="up to 16", least=0),
     ] = None,
-    samples: Samples = None,
+    samples: Annotated[
+        int | None,
+        Option(
+            "Samples that the accuracy is measured on.",
+            metavar="N",
+            default="all; fewer of large networks",
+            least=1,
+            is_checked_inside=True,
+        ),
+    ] = None,
     dataset: Dataset = None,
     split: Split = "test",
     data_dir: DataDir = None,
@@ -166,9 +174,11 @@ def report(
     find_device(device)
     if model is not None:
         _require_use(model, subjects)
-    is_named = split != "test" or any(given is not None for given in (dataset, input, labels, samples, data_dir))
-    made = Options(names, verify, samples, is_named, _loader(wanted), device, timeout_s, model)
+    is_named = split != "test" or any(given is not None for given in (dataset, input, labels))
+    is_limited = samples is not None or data_dir is not None
+    made = Options(names, verify, samples, is_named, is_limited, _loader(wanted), device, timeout_s, model)
     page, found = build(subjects, made, progress)
+    progress(1, 1, "writing the page")
     content = html_of(page).encode()
     write_atomically(output, content)
     return PageReport(output, len(content), tuple(map(_of_page, found)))

@@ -332,10 +332,10 @@ def print_run(report: RunReport) -> None:
 
 def _print_files(title: str, report: RunReport) -> None:
     """Show the class of each image beside its file."""
-    rows = list(zip(report.files, _answers(report), strict=True))
-    print_rows(title, ["image", "answer"], rows[:SHOWN_ANSWERS])
-    if len(rows) > SHOWN_ANSWERS:
-        print_line(f"… {len(rows) - SHOWN_ANSWERS:,} more in --json")
+    rows = list(zip(report.files[:SHOWN_ANSWERS], _answers(report), strict=True))
+    print_rows(title, ["image", "answer"], rows)
+    if len(report.files) > SHOWN_ANSWERS:
+        print_line(f"… {len(report.files) - SHOWN_ANSWERS:,} more in --json")
 
 
 def _answers(report: RunReport) -> list[str]:

@@ -12,7 +12,7 @@ not import torch.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -40,6 +40,10 @@ class Held:
     always: int = 0
     unread: int = 0
     raised: tuple[int, ...] = ()
+
+
+AT_ONCE = 2**21
+"""Weights that are looked at together, 16 MiB."""
 
 
 class Holding:
@@ -95,26 +99,43 @@ def hold(
 
 def _without_unread(synapse: FloatSynapse, signal: Interval) -> FloatSynapse:
     """Set weights to 0 that multiply nothing but 0."""
-    silent = (signal[0] == 0) & (signal[1] == 0)
-    weight = np.where(synapse.per_weight(silent), 0.0, synapse.weight)
+    silent, weight = (signal[0] == 0) & (signal[1] == 0), synapse.weight
+    if silent.any():
+        weight = np.where(synapse.per_weight(silent), 0.0, weight)
     if synapse.conv is not None:
         kernel: Pair = (weight.shape[2], weight.shape[3])
         rows, columns = synapse.conv.seen_taps(synapse.summed_shape, kernel)
-        weight = weight * np.outer(rows, columns)
-    return replace(synapse, weight=weight)
+        if not (rows.all() and columns.all()):
+            weight = weight * np.outer(rows, columns)
+    return replace(synapse, weight=weight)  # the same array where nothing was set to 0
 
 
 def _drive(population: FloatPopulation, signals: Mapping[str, Interval]) -> Interval:
     """Return what one step can add to each channel's potential."""
     low = high = population.bias
     for synapse in population.synapses:
-        block = math.prod(synapse.repeat.block)
-        ends = [block * synapse.weight * synapse.per_weight(end) for end in signals[synapse.source]]
-        least, most = np.minimum(*ends), np.maximum(*ends)
-        if synapse.conv is not None and any(synapse.conv.padding):
-            least, most = np.minimum(least, 0.0), np.maximum(most, 0.0)
-        low, high = low + _smallest(least, synapse.conv), high - _smallest(-most, synapse.conv)
+        ends = [synapse.per_weight(end) for end in signals[synapse.source]]
+        step = max(1, AT_ONCE // synapse.weight[0].size)
+        parts = (slice(start, start + step) for start in range(0, len(synapse.weight), step))
+        reach = [_reach(synapse, part, ends) for part in parts]
+        low, high = (
+            bias + np.concatenate(sums) for bias, sums in zip((low, high), zip(*reach, strict=True), strict=True)
+        )
     return low, high
+
+
+def _reach(synapse: FloatSynapse, channels: slice, ends: Sequence[FloatArray]) -> Interval:
+    """Return the smallest and the largest weighted sum of some channels.
+
+    Args:
+        ends: of what each weight multiplies, broadcast over all weights.
+    """
+    weight = math.prod(synapse.repeat.block) * synapse.weight[channels]
+    products = [weight * (end if synapse.conv is None else end[channels]) for end in ends]
+    least, most = np.minimum(*products), np.maximum(*products)
+    if synapse.conv is not None and any(synapse.conv.padding):
+        least, most = np.minimum(least, 0.0), np.maximum(most, 0.0)
+    return _smallest(least, synapse.conv), -_smallest(-most, synapse.conv)
 
 
 def _smallest(terms: FloatArray, conv: ConvGeometry | None) -> FloatArray:
@@ -165,6 +186,8 @@ def _raised(drive: Interval) -> FloatArray:
 def _driven_by(population: FloatPopulation, constant: FloatArray) -> FloatPopulation:
     """Give each channel its constant drive in place of its weights and its bias, but where it is NaN."""
     held = ~np.isnan(constant)
+    if not held.any():
+        return population
     first, *rest = (_without(synapse, held) for synapse in population.synapses)
     first = replace(first, bias=np.where(held, constant, first.bias))
     return replace(population, synapses=(first, *rest))

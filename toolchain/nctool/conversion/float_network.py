@@ -236,6 +236,11 @@ class FloatNetwork:
         """Return False where a threshold is still to be chosen: it is infinite."""
         return all(p.threshold is None or np.isfinite(p.threshold).all() for p in self.populations)
 
+    def up_to_readers_of(self, source: str) -> FloatNetwork:
+        """Return the populations up to the last that reads a source; a network without its readout."""
+        last = max(i for i, p in enumerate(self.populations) if any(s.source == source for s in p.synapses))
+        return replace(self, populations=self.populations[: last + 1])
+
     @property
     def maxima(self) -> dict[str, FloatPopulation]:
         """Return, by the name of a population that nothing but a maximum reads, that maximum."""

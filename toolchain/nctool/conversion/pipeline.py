@@ -48,7 +48,7 @@ from nctool.conversion.trace.tracing import trace
 from nctool.errors import UnsupportedError, UsageError
 from nctool.ir.change import Change
 from nctool.ir.inputs import find_encoding
-from nctool.ir.network import IntNetwork, Shape
+from nctool.ir.network import INPUT_NAME, IntNetwork, Shape
 from nctool.ir.number_format import LONGEST_WINDOW, IntegerFormat
 from nctool.progress import ProgressCallback, no_progress
 
@@ -134,7 +134,7 @@ def convert(
     deployed = stagger(trained, copies)
     if encoding == "graded" and not number_format.is_graded:
         progress(0, len(deployed.populations), "grading the input")
-        holding, _ = hold(deployed, encoded.range, number_format, n_steps)
+        holding, _ = hold(deployed.up_to_readers_of(INPUT_NAME), encoded.range, number_format, n_steps)
         encoded = choose_input(holding, mean, std, number_format, calibration, n_steps)
     activations = Activations(trained, encoded, calibration) if choosing else None
     integers = to_integers(deployed, activations, encoded, number_format, calibration, n_steps, progress, fixed)

@@ -12,7 +12,7 @@ In: an IntNetwork and samples. Out: traces or summaries, batch by batch. Must no
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from typing import TypeVar
 
@@ -45,6 +45,7 @@ WORK_OF_A_THREAD = 2**27
 WORK_OF_ALL_THREADS = 2**31
 """The same of a part whose single operations are worth all threads, where there is but one part."""
 
+Part = TypeVar("Part")
 Result = TypeVar("Result")
 
 
@@ -181,6 +182,17 @@ def exact_arithmetic() -> Iterator[None]:
     """Switch off gradients and what rounds a float32 product or sum to fewer bits, an autocast of the caller too."""
     with _precision(), _modes():
         yield
+
+
+def exactly(action: Callable[[Part], Result], parts: Sequence[Part]) -> list[Result]:
+    """Return what an action gives for every part, in exact arithmetic; several parts at a time, each on one thread."""
+
+    def exact(part: Part) -> Result:
+        with _modes():
+            return action(part)
+
+    with _precision():
+        return side_by_side(exact, parts, torch.get_num_threads())
 
 
 @contextmanager

@@ -94,6 +94,41 @@ def fire(drive: Floats, numbers: Floats, kept: Number, limit: Number, copies: in
     return fired, beyond
 
 
+@njit("void(f4[:,::1], f4[:,::1], f4, i8, u1[:,::1], f4[:,::1])", nogil=True, cache=True)
+def fire_within(drive: Floats, numbers: Floats, kept: Number, copies: int, spikes: Bytes, extremes: Floats) -> None:
+    """Step neurons through a window as `fire` does, and tell between what their potentials stay before they fire.
+
+    Args:
+        drive, numbers, kept, copies, spikes: as `fire`.
+        extremes: (2, channels), is filled with the smallest and the largest potential of each channel.
+    """
+    n_steps, n_neurons = spikes.shape
+    tile = numbers.shape[1]
+    start, bias, taken = numbers[START], numbers[BIAS], numbers[TAKEN]
+    potential, spread = np.empty(tile, np.float32), np.empty(tile, np.float32)
+    low_of, high_of = np.full(tile, np.inf, np.float32), np.full(tile, -np.inf, np.float32)
+    for low in range(0, n_neurons, tile):
+        size = min(tile, n_neurons - low)
+        for place in range(size):
+            potential[place] = start[place]
+        for step in range(n_steps):
+            arriving = drive[min(step, len(drive) - 1), low // copies : (low + size) // copies]
+            if copies > 1:
+                arriving = _copied(arriving, copies, spread)
+            out = spikes[step, low : low + size]
+            for place in range(size):
+                value = potential[place] + (arriving[place] + bias[place])
+                fires = value > np.float32(0)
+                out[place] = fires
+                potential[place] = value * kept - taken[place] if fires else value
+                low_of[place] = value if value < low_of[place] else low_of[place]
+                high_of[place] = value if value > high_of[place] else high_of[place]
+    channels = extremes.shape[1]
+    for channel in range(channels):
+        extremes[0, channel] = low_of[channel::channels].min()
+        extremes[1, channel] = high_of[channel::channels].max()
+
+
 @njit("i8(f4[:,::1], f4[:,::1], f4, i8, f4[:,::1])", nogil=True, cache=True)
 def integrate(drive: Floats, numbers: Floats, limit: Number, copies: int, potentials: Floats) -> int:
     """Step neurons that never fire through a window (rule S4), and return how many overflows there were (rule O1).

@@ -8,7 +8,7 @@ In: signals as tensors. Out: a LayerRun. Must not import the reference engine.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -17,7 +17,7 @@ from torch import Tensor
 
 from nctool.fast.integer_weights import FLOAT32_EXACT
 from nctool.fast.kernel import FloatWeights, Kernel, kernel_of_synapse
-from nctool.fast.layer import LayerRun, Surroundings
+from nctool.fast.layer import Extremes, LayerRun, Surroundings
 from nctool.ir.checks import largest_sum
 from nctool.ir.network import PAYLOAD_LIMIT, Population, Readout, Synapse
 from nctool.ir.population import GRADED_SUM_LIMIT
@@ -112,14 +112,14 @@ class GradedLayer:
         self,
         signals: Mapping[str, Tensor],
         n_steps: int,  # noqa: ARG002 - as the other layers
-        observe: Callable[[Tensor], None] | None = None,
+        extremes: Extremes | None = None,
     ) -> LayerRun:
         """Run the one step of a window (rules G2 to G4) and count what has no room (rule O3).
 
         Args:
             signals: per source, (1, samples, *source shape).
             n_steps: 1.
-            observe: is shown the drive, (samples, *shape).
+            extremes: take those of the drive.
         """
         weighted = [synapse(signals[synapse.kernel.source][0]) for synapse in self.synapses]
         most = self.largest_bias + sum(reach for _, reach, _ in weighted)
@@ -128,8 +128,9 @@ class GradedLayer:
         for arriving, _, _ in weighted:
             drive = drive + arriving.to(exact)
         beyond = sum(count for _, _, count in weighted)
-        if observe is not None:
-            observe(drive)
+        if extremes is not None:
+            extremes.see(drive)
+            extremes.close()
         if most > PAYLOAD_LIMIT:
             beyond += int((drive.abs() > PAYLOAD_LIMIT).sum().item())
         if not self.fires:

@@ -7,7 +7,7 @@ In: signals as tensors. Out: a LayerRun. Must not import the reference engine.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -18,6 +18,7 @@ from torch import Tensor
 from nctool.fast.choice import FLOAT, Choice
 from nctool.fast.kernel import Kernel, kernel_of_synapse
 from nctool.fast.layer import (
+    Extremes,
     LayerRun,
     Surroundings,
     empty_steps,
@@ -30,6 +31,9 @@ from nctool.fast.layer import (
 )
 from nctool.ir.bounds import prove_population
 from nctool.ir.network import ACCUMULATOR_LIMIT, IntArray, IntegrateFire, Population
+
+CHANNEL_AXIS = 2
+"""Of (steps, samples, channels, ...)."""
 
 
 @dataclass(frozen=True)
@@ -127,42 +131,49 @@ class IntegrateFireLayer:
         names = " + ".join(kernel.weights.name for kernel in self.kernels)
         return f"{names}, {'step by step' if self.numbers is None else 'fused'}"
 
-    def run(
-        self, signals: Mapping[str, Tensor], n_steps: int, observe: Callable[[Tensor], None] | None = None
-    ) -> LayerRun:
+    def run(self, signals: Mapping[str, Tensor], n_steps: int, extremes: Extremes | None = None) -> LayerRun:
         """Step the population through a window (rules S1 to S4) and count its overflows (rule O1).
 
         Args:
             signals: per source, (n_steps or 1, samples, *source shape).
-            observe: is shown the membrane of every step, (samples, *shape), shifted as `start` is; overflows are then
-                not counted.
+            extremes: take those of the membrane before it fires, shifted as `start` is; overflows are then not counted.
         """
-        if self.numbers is None or observe is not None:
-            return self._step_by_step(weighted_sum(self.kernels, signals), n_steps, observe)
+        if self.numbers is None:
+            return self._step_by_step(weighted_sum(self.kernels, signals), n_steps, extremes)
         if self._is_copied:
             kernel = self.kernels[0]
             drive = over_steps(kernel.distinct, signals[kernel.source])
-            return self._in_one_pass(drive, self.numbers, n_steps, kernel.repeat.copies_out)
-        return self._in_one_pass(weighted_sum(self.kernels, signals), self.numbers, n_steps, 1)
+            return self._in_one_pass(drive, self.numbers, n_steps, kernel.repeat.copies_out, extremes)
+        return self._in_one_pass(weighted_sum(self.kernels, signals), self.numbers, n_steps, 1, extremes)
 
-    def _in_one_pass(self, drive: Tensor, numbers: NDArray[np.float32], n_steps: int, copies: int) -> LayerRun:
+    def _in_one_pass(
+        self, drive: Tensor, numbers: NDArray[np.float32], n_steps: int, copies: int, extremes: Extremes | None
+    ) -> LayerRun:
         """Step the population through a window in a compiled loop.
 
         Args:
             drive: float32 (n_steps or 1, samples, channels / copies, ...).
         """
-        from nctool.fast.fused import fire, integrate
+        from nctool.fast.fused import fire, fire_within, integrate
 
         sizes, limit = (n_steps, drive.shape[1], self.population.shape), float(ACCUMULATOR_LIMIT)
         if not self.fires:
             potentials = empty_steps(*sizes, torch.float32, drive.device)
-            return LayerRun(None, potentials, integrate(flat(drive), numbers, limit, copies, flat(potentials)))
-        spikes = empty_steps(*sizes, torch.uint8, drive.device)
-        kept = 0.0 if self.clears else 1.0
-        n_spikes, overflows = fire(flat(drive), numbers, kept, limit, copies, flat(spikes))
-        return LayerRun(spikes, None, overflows, n_spikes)
+            overflows = integrate(flat(drive), numbers, limit, copies, flat(potentials))
+            if extremes is not None:
+                axes = [axis for axis in range(potentials.dim()) if axis != CHANNEL_AXIS]
+                extremes.add(potentials.amin(axes), potentials.amax(axes))
+            return LayerRun(None, potentials, overflows)
+        spikes, kept = empty_steps(*sizes, torch.uint8, drive.device), 0.0 if self.clears else 1.0
+        if extremes is None:
+            n_spikes, overflows = fire(flat(drive), numbers, kept, limit, copies, flat(spikes))
+            return LayerRun(spikes, None, overflows, n_spikes)
+        found = np.empty((2, self.population.shape[0]), np.float32)
+        fire_within(flat(drive), numbers, kept, copies, flat(spikes), found)
+        extremes.add(*torch.from_numpy(found))
+        return LayerRun(spikes, None, 0)
 
-    def _step_by_step(self, drive: Tensor, n_steps: int, observe: Callable[[Tensor], None] | None) -> LayerRun:
+    def _step_by_step(self, drive: Tensor, n_steps: int, extremes: Extremes | None) -> LayerRun:
         """Step the population through a window by torch.
 
         The membrane of a step replaces its drive, and its spikes replace the membrane: no other memory is touched.
@@ -174,14 +185,16 @@ class IntegrateFireLayer:
         for step in range(n_steps):
             membrane = steps[step]
             following = steps[step + 1] if step + 1 < n_steps else None
-            if observe is not None:
-                observe(membrane)
+            if extremes is not None:
+                extremes.see(membrane)
             elif not self.proved:
                 overflows += count_overflows(membrane, self.start)
             if following is not None:
                 torch.add(drive[min(step + 1, len(drive) - 1)], membrane, out=following)  # S1
             if self.fires:
                 self._fire(membrane, following)
+        if extremes is not None:
+            extremes.close()
         return LayerRun(steps if self.fires else None, None if self.fires else steps, overflows)
 
     def _fire(self, membrane: Tensor, following: Tensor | None) -> None:

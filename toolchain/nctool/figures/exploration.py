@@ -1,6 +1,6 @@
 """Draw what `explore` found: wrong answers against latency, neurons and synaptic operations, best at the lower left.
 
-In: a title and rows. Out: a .png, .svg or .pdf file. Altair is imported only when asked for.
+In: a title and rows. Out: a chart, or a .png, .svg or .pdf file. Altair is imported only when asked for.
 """
 
 from __future__ import annotations
@@ -53,15 +53,19 @@ def prepare(path: Path) -> Callable[[str, Rows], None]:
 
 
 def _draw(path: Path, title: str, rows: Rows) -> None:
+    save_figure(chart(title, rows), path)
+
+
+def chart(title: str, rows: Rows) -> Any:
+    """Return the Altair chart of rows."""
     import altair as alt
 
     points = list(_points(rows))
     if not points:  # axes of logarithms need a point
         empty = alt.Chart(alt.InlineData([{"text": NOTHING}])).mark_text().encode(text="text:N")
-        save_figure(empty.properties(title=title, width=WIDTH, height=HEIGHT), path)
-        return
+        return empty.properties(title=title, width=WIDTH, height=HEIGHT)
     panels = [_panel(number, name, points) for number, name in enumerate(PANELS)]
-    save_figure(alt.hconcat(*panels).properties(title=alt.Title(title, subtitle=NOT_BEATEN)), path)
+    return alt.hconcat(*panels).properties(title=alt.Title(title, subtitle=NOT_BEATEN))
 
 
 def _points(rows: Rows) -> Iterator[dict[str, Any]]:

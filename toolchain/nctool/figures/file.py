@@ -61,13 +61,21 @@ def save_figure(chart: Any, path: Path) -> None:
     write_atomically(path, drawn(chart, path.suffix), OPTION)
 
 
+def for_notebook(chart: Any) -> Any:
+    """Return a chart as a notebook shows it, like the files: on white, whatever the page."""
+    return chart.configure(**_config())
+
+
+def _config() -> dict[str, Any]:
+    return theme.config(theme.of_file) | {"background": theme.LIGHT["paper"]}
+
+
 def drawn(chart: Any, suffix: str) -> bytes:
     """Return a chart as the bytes of a file: the same ones each time."""
     import vl_convert
 
-    config = theme.config(theme.of_file) | {"background": theme.LIGHT["paper"]}
     spec = chart.to_dict()
-    options: dict[str, Any] = {"vl_version": _version(), "config": config}
+    options: dict[str, Any] = {"vl_version": _version(), "config": _config()}
     if suffix == ".svg":
         return f"{vl_convert.vegalite_to_svg(spec, **options)}<!-- {MARK} -->\n".encode()
     if suffix == ".pdf":

@@ -1,6 +1,6 @@
 """Draw a training run over its epochs: loss, accuracies, and threshold and gap of every layer.
 
-In: the numbers of the epochs. Out: a .png, .svg or .pdf file. Altair is imported here only when asked for.
+In: the numbers of the epochs. Out: a chart, or a .png, .svg or .pdf file. Altair is imported here only when asked for.
 """
 
 from __future__ import annotations
@@ -22,6 +22,8 @@ MOST_MARKED = 40
 """Epochs that get a mark each; of more, only the lines are drawn."""
 MOST_NAMED = 12
 """Curves of a panel that are all named; of more, only the first and the last are."""
+FEW = 8
+"""Epochs that the axis all names: of its own, Vega writes a half between two as the next one."""
 WIDTH, HEIGHT = 380, 220
 
 
@@ -36,6 +38,11 @@ def prepare(path: Path) -> Callable[[Epochs], None]:
 
 
 def _draw(path: Path, epochs: Epochs) -> None:
+    save_figure(chart(epochs), path)
+
+
+def chart(epochs: Epochs) -> Any:
+    """Return the Altair chart of epochs."""
     import altair as alt
 
     layers = list(dict.fromkeys(name for epoch in epochs for name in epoch.theta))
@@ -46,7 +53,7 @@ def _draw(path: Path, epochs: Epochs) -> None:
     theta = _panel(epochs, "threshold θ", thetas)
     gap = _panel(epochs, "gap to the spiking network: the σ of the noise", gaps)
     rows = ((left | right).resolve_scale(color="independent") for left, right in ((loss, accuracy), (theta, gap)))
-    save_figure(alt.vconcat(*rows).resolve_scale(color="independent"), path)
+    return alt.vconcat(*rows).resolve_scale(color="independent")
 
 
 def accuracies(epochs: Epochs) -> Curves:
@@ -70,7 +77,8 @@ def _panel(epochs: Epochs, title: str, curves: Curves) -> Any:
     shown = names if len(names) <= MOST_NAMED else [names[0], names[-1]]
     legend = alt.Legend(title=None, values=shown, orient="bottom", columns=4) if len(names) > 1 else None
     rows = [{"curve": name, "epoch": epoch, "value": v} for name, at in curves.items() for epoch, v in at.items()]
-    whole = alt.Axis(format="d", grid=False, tickMinStep=1)
+    few = [epoch.epoch for epoch in epochs] if len(epochs) <= FEW else alt.Undefined
+    whole = alt.Axis(format="d", grid=False, tickMinStep=1, values=few)
     lines = (
         alt.Chart(alt.InlineData(rows))
         .mark_line(point=len(epochs) <= MOST_MARKED)

@@ -103,11 +103,11 @@ def _accuracies() -> Any:
 
 
 def _theta() -> Any:
-    return _curves("epoch", "threshold θ, units of the pre-activation", named="layer")
+    return _curves("epoch", "θ, in units of the pre-activation", named="layer")
 
 
 def _gap() -> Any:
-    return _curves("epoch", "gap (σ), units of the pre-activation", named="layer")
+    return _curves("epoch", "σ, in units of the pre-activation", named="layer")
 
 
 def _logits() -> Any:
@@ -158,17 +158,33 @@ def _rates() -> Any:
     return _histogram("spikes a time step, of a neuron", "neurons")
 
 
-def _bars(value: str, colour: str | None = None, *, stacked: bool = False, number: str = "~g") -> Any:
-    """Return a bar for each `layer`, from above in their order; `part` says what its colour means."""
+def _bars(
+    value: str,
+    colour: str | None = None,
+    *,
+    parts: list[str] | None = None,
+    stacked: bool = False,
+    number: str = ",.3~r",
+) -> Any:
+    """Return a bar for each `layer`, from above in their order.
+
+    Args:
+        value: title of the axis of `value`.
+        colour: what `part` is, which says the colour; None for one colour.
+        parts: all that it may be, in order; None for what occurs.
+        stacked: the bars of a layer lie one behind the other; otherwise there is one, with its value at its end.
+        number: how values are written.
+    """
     import altair as alt
 
-    down = alt.Y("layer:N", sort=None, title=None, axis=alt.Axis(grid=False, labelLimit=110))
+    down = alt.Y("layer:N", sort=None, title=None, axis=alt.Axis(grid=False, labelLimit=130))
     across = alt.X("value:Q", title=value, axis=alt.Axis(tickCount=5, format=number), stack="zero" if stacked else None)
     tooltip = [alt.Tooltip("layer:N"), alt.Tooltip("value:Q", title=value, format=",.4~g")]
     bars = _base().mark_bar().encode(across, down)
     if colour is not None:
         tooltip.insert(1, alt.Tooltip("part:N", title=colour))
-        bars = bars.encode(color=alt.Color("part:N", sort=None, title=colour, legend=_legend()))
+        scale = alt.Scale(domain=parts) if parts else alt.Scale()
+        bars = bars.encode(color=alt.Color("part:N", sort=None, title=colour, scale=scale, legend=_legend()))
     bars = bars.encode(tooltip=tooltip)
     if not stacked:
         end = _base().transform_calculate(end="max(datum.value, 0)").mark_text(align="left", dx=4, fontSize=11)
@@ -177,7 +193,7 @@ def _bars(value: str, colour: str | None = None, *, stacked: bool = False, numbe
 
 
 def _head_room() -> Any:
-    return _bars("head-room, bits", "bound")
+    return _bars("head-room, bits", "bound", parts=["proved", "calibrated"])
 
 
 def _layer_rates() -> Any:
@@ -185,7 +201,7 @@ def _layer_rates() -> Any:
 
 
 def _errors() -> Any:
-    return _bars("root mean square error, % of what the float network sends")
+    return _bars("root mean square error, %")
 
 
 def _operations() -> Any:
@@ -193,7 +209,7 @@ def _operations() -> Any:
 
 
 def _energy() -> Any:
-    return _bars("energy a sample, nJ", "cause")
+    return _bars("energy a sample, nJ")
 
 
 def _grid(across: Any, down: Any, tooltip: list[Any], style: str = "cell") -> Any:
@@ -216,6 +232,12 @@ def _density() -> Any:
         alt.Tooltip("count:Q", title="activations", format=","),
     ]
     squares = _grid(across, up, tooltip).encode(x2="high:Q", y2="above:Q")
+    squares = squares.transform_calculate(
+        low="datum.ann - datum.width / 2",
+        high="datum.ann + datum.width / 2",
+        below="datum.snn - datum.height / 2",
+        above="datum.snn + datum.height / 2",
+    )
     line = alt.Chart(alt.InlineData([{"x": 0, "y": 0}, {"x": 1, "y": 1}])).mark_line(style="reference")
     return (squares + line.encode(x="x:Q", y="y:Q")).properties(height=HEIGHT + 60)
 

@@ -29,6 +29,7 @@ from nctool.reporting.subjects import Subject
 from nctool.reporting.texts import counted, percent, shape_of
 from nctool.reporting.verdicts import Judgement, default_samples, judge
 from nctool.running.model_file import ModelFile
+from nctool.running.samples import trained_on
 from nctool_models import restore_model
 
 SHOWN = 12
@@ -51,6 +52,7 @@ class Options:
         verify: samples that they are compared on; None for as many as the network's size allows.
         samples: that the accuracy is measured on; None for as many as its size allows.
         is_named: the user named the samples, so that it is an error if they cannot be had.
+        is_limited: the user said where, or how many: an error too, where the file names a data set.
         load: gives the samples.
         device: of the fast engine.
         timeout_s: seconds that one run of the Lava subprocess may take.
@@ -61,6 +63,7 @@ class Options:
     verify: int | None
     samples: int | None
     is_named: bool
+    is_limited: bool
     load: LoadData
     device: str
     timeout_s: float
@@ -165,12 +168,13 @@ def _data(subject: Subject, options: Options) -> tuple[Data | None, str]:
     try:
         data = options.load(subject, content, options.samples)
     except NctoolError as error:
-        if options.is_named:
+        if options.is_named or (options.is_limited and trained_on(content) is not None):
             raise
         known = content.known_answers
         if known is None:
             return None, error.message if error.hint is None else f"{error.message}: {error.hint}"
-        return Data("the known inputs of the file", content, known.pixels, None, len(known.pixels)), ""
+        name = "the known inputs of the file"
+        return Data(name, content, known.pixels, None, len(known.pixels), instead_of=error.message), ""
     within = n_within(ALL_WORK, data.network, 1, len(data.samples)) if options.samples is None else len(data.samples)
     labels = None if data.labels is None else data.labels[:within]
     return replace(data, samples=data.samples[:within], labels=labels), ""
@@ -337,7 +341,12 @@ def _without_empty(sections: Sequence[Section], names: Sequence[str]) -> Sequenc
 
 def _accuracies_of(found: Sequence[Found]) -> Iterator[Element]:
     if len(found) > 1:
-        return training.accuracies_together([(each.subject, each.answers, each.why_no_data) for each in found])
+        return training.accuracies_together(
+            [
+                (each.subject, each.answers, each.why_no_data if each.data is None else each.data.why_no_labels)
+                for each in found
+            ]
+        )
     (one,) = found
     return training.accuracy(one.subject, one.data, one.answers, one.why_no_data)
 

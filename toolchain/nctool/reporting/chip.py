@@ -79,11 +79,11 @@ def cores(size: Size, target: Target | None) -> Iterator[Element]:
     more = f" The first {MOST_CORES:,} are shown." if size.cores > MOST_CORES else ""
     text = f"{counted(size.cores, 'core')} on {counted(size.chips, 'chip')}; the most that a core uses: {full}.{more}"
     table = {"core": "core", "chip": "chip", "holds": "holds", "resource": "nearest to its limit", "percent": "full"}
-    dark = "The darker, the nearer to its limit."
-    by_layer = Variant(f"{text} Coloured by the layer with most neurons there. {dark}", columns)
+    strong = "The stronger the colour, the nearer to its limit."
+    by_layer = Variant(f"{text} Coloured by the layer with most neurons there. {strong}", columns)
     yield Figure("cores_by_layer", "Cores by layer", table, {WHOLE: by_layer})
     nearest = ", ".join(f"{name} in {counted(count, 'core')}" for name, count in fullest.items())
-    text = f"Coloured by what is nearest to its limit: {nearest}. {dark}"
+    text = f"Coloured by what is nearest to its limit: {nearest}. {strong}"
     yield Figure("cores_by_resource", "Cores by what fills them", table, {WHOLE: Variant(text, columns)})
 
 
@@ -155,7 +155,7 @@ def _energy(energy: SplitEnergy) -> Element:
     parts = [(cause, getattr(energy, name) / 1000) for cause, name, _ in ENERGIES if getattr(energy, name)]
     causes, values = zip(*parts, strict=True)
     text = f"{energy.total_pj / 1000:,.1f} nJ in all, of counted operations times published figures: {energy.basis}."
-    columns = {"layer": causes, "part": causes, "value": values}
+    columns = {"layer": causes, "value": values}
     return Figure(
         "energy", "Energy of a sample by cause, nJ", {"layer": "cause", "value": "nJ"}, {WHOLE: Variant(text, columns)}
     )

@@ -70,9 +70,10 @@ class Pairing:
     def variant(self, images: int) -> Variant:
         """Return the density as a figure shows it."""
         off = float(np.sqrt(self.squares / max(self.number, 1)))
+        counted_here = f"{counted(self.number, 'activation')} of `{self.real.name}` on {counted(images, 'image')}"
         text = (
-            f"{counted(self.number, 'activation')} of `{self.real.name}` on {counted(images, 'image')}, the darker "
-            f"the more, on a logarithmic scale. On the dashed line both are equal; root mean square distance {off:.3f}."
+            f"{counted_here}; the stronger the colour, the more, on a logarithmic scale. On the dashed line both are "
+            f"equal; root mean square distance {off:.3f}."
         )
         return Variant(text, self._columns())
 
@@ -80,15 +81,11 @@ class Pairing:
         across, up = np.nonzero(self.counts)
         numbers = self.counts[across, up]
         shade = np.log1p(numbers) / np.log1p(numbers.max(initial=1))
-        halves = [0.5 / cells for cells in self.shape]
-        ann, snn = across / self.shape[0], up / self.shape[1]
         return {
-            "low": (ann - halves[0]).tolist(),
-            "high": (ann + halves[0]).tolist(),
-            "below": (snn - halves[1]).tolist(),
-            "above": (snn + halves[1]).tolist(),
-            "ann": ann.tolist(),
-            "snn": snn.tolist(),
+            "ann": (across / self.shape[0]).tolist(),
+            "snn": (up / self.shape[1]).tolist(),
+            "width": [1 / self.shape[0]] * len(across),
+            "height": [1 / self.shape[1]] * len(across),
             "count": numbers.tolist(),
             "shade": np.maximum(shade, 0.08).tolist(),
         }

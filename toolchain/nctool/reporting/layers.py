@@ -194,7 +194,7 @@ def _errors(subject: Subject) -> Iterator[Element]:
     if not compared:
         yield LeftOut(title, "the file does not say what its network was before")
         return
-    text = "Spikes of the integers against the float network of the same window, on calibration images at export."
+    text = "Of the spikes, beside those of the float network of the same window, on calibration images at export."
     if chosen:
         worst = max(chosen, key=chosen.__getitem__)
         text += f" Against the ReLUs themselves, the most is {100 * chosen[worst]:.1f} %, in `{worst}`."

@@ -49,6 +49,7 @@ class Data:
         samples: what it takes.
         labels: int64 (samples,); None where there are none.
         available: how many there are of which these are the first.
+        instead_of: why these are not the samples of a data set; empty where they are, or are the user's own.
     """
 
     name: str
@@ -56,6 +57,12 @@ class Data:
     samples: Samples
     labels: Labels | None
     available: int
+    instead_of: str = ""
+
+    @property
+    def why_no_labels(self) -> str:
+        """Return why nothing is known of right answers."""
+        return f"the samples have no labels{f' ({self.instead_of})' if self.instead_of else ''}"
 
     @property
     def network(self) -> IntNetwork:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from html import escape
 from pathlib import Path
@@ -31,13 +31,43 @@ from nctool.reporting.elements import (
 GENERATOR = '<meta name="generator" content="nctool report">'
 """What marks a file as a page that may be replaced."""
 
+MOST_BYTES = 2_000_000
+"""Size of a page."""
+
+THINNING = (1, 2, 4, 8, 16)
+"""One in so many layers and samples can be chosen."""
+
 _FILES = Path(__file__).parent / "page"
 _WORTH_PACKING = 12
 """Values of a column that are written one by one."""
 
 
 def html_of(page: Page) -> str:
-    """Return the whole page."""
+    """Return the whole page; where it would be too large, with every second, fourth, ... layer and sample."""
+    for step in THINNING:
+        html = _html_of(page if step == 1 else _thinned(page, step))
+        if len(html.encode()) <= MOST_BYTES:
+            break
+    return html
+
+
+def _thinned(page: Page, step: int) -> Page:
+    """Return a page that offers every `step`-th layer and sample, and says so."""
+
+    def thinned(element: Element) -> Element:
+        if not isinstance(element, Figure) or element.by is None:
+            return element
+        return replace(element, variants=dict(list(element.variants.items())[::step]))
+
+    sections = [
+        replace(section, columns=[list(map(thinned, column)) for column in section.columns])
+        for section in page.sections
+    ]
+    note = f"Of layers and samples, one in {step} can be chosen: all of them would make a file of more than 2 MB."
+    return replace(page, sections=sections, footer=f"{note} {page.footer}")
+
+
+def _html_of(page: Page) -> str:
     writer = _Writer([])
     body = "\n".join(writer.body(page))
     data = {"charts": _charts(writer.figures), "figures": [_data(figure) for figure in writer.figures]}
@@ -192,7 +222,7 @@ class _Writer:
 
 def _head(head: Head, is_named: bool) -> str:
     numbers = "".join(
-        f"<div><dt>{escape(name)}</dt><dd>{escape(value)}</dd><dd class=note>{escape(note)}</dd></div>"
+        f"<div><dt>{escape(name)}</dt><dd>{escape(value)}</dd><dd class=note>{_written(note)}</dd></div>"
         for name, value, note in head.numbers
     )
     verdict, name = head.verdict, f'<h2 class="name">{escape(head.name)}</h2>' if is_named else ""

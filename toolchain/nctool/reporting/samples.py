@@ -152,8 +152,8 @@ def _picture_range(data: Data) -> tuple[int, int]:
 
 def _raster_text(network: IntNetwork) -> str:
     if network.is_graded:
-        return "Each line is a layer; the darker, the larger the numbers that its spikes carry, beside the largest."
-    return "Each line is a time step of a layer, each cell some neurons side by side; the darker, the more fire."
+        return "Each line is a layer; the stronger the colour, the larger the numbers that its spikes carry."
+    return "Each line is a time step of a layer, each cell some neurons; the stronger its colour, the more fire."
 
 
 def _raster(trace: Trace) -> list[GridLine]:
@@ -209,7 +209,7 @@ def answers_together(data: Data | None, answers: Answers | None, n_mistakes: int
         yield LeftOut("Confusion of classes", why_not)
         return
     if data.labels is None:
-        yield LeftOut("Confusion of classes and mistakes", "the samples have no labels")
+        yield LeftOut("Confusion of classes and mistakes", data.why_no_labels)
         return
     names, labels = class_names(data), data.labels
     if len(names) <= MOST_CLASSES:

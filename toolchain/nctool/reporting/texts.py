@@ -23,7 +23,7 @@ def rounded(number: float) -> str:
     for size, prefix in _PREFIXES:
         if abs(number) >= size:
             return f"{number / size:.3g}{prefix}"
-    return f"{number:.3g}"
+    return f"{number:.3g}" if abs(number) < 999.5 else f"{number:.0f}"
 
 
 def energy(picojoules: float) -> str:

@@ -43,7 +43,7 @@ def accuracy(subject: Subject, data: Data | None, answers: Answers | None, no_da
     elif answers is None:
         yield LeftOut("Accuracy of the integers", no_data)
     elif answers.accuracy is None:
-        yield LeftOut("Accuracy of the integers", "the samples have no labels")
+        yield LeftOut("Accuracy of the integers", no_data if data is None else data.why_no_labels)
 
 
 def accuracies_together(
@@ -59,7 +59,7 @@ def accuracies_together(
         if answers is not None and answers.accuracy is not None:
             curves[subject.name] = (CURVE, dict(enumerate(answers.accuracy.tolist(), start=1)))
         else:
-            yield LeftOut(f"Accuracy of `{subject.name}`", why_not or "the samples have no labels")
+            yield LeftOut(f"Accuracy of `{subject.name}`", why_not)
     runs = {str(subject.run): subject.accuracy_ann for subject, _, _ in networks if subject.accuracy_ann is not None}
     steps = {step for _, values in curves.values() for step in values}
     for run, accuracy in runs.items():

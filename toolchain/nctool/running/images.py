@@ -104,7 +104,7 @@ def read_images(paths: Sequence[Path], shape: Shape) -> ImageSamples:
 
 def _change(image: OpenImage, channels: int, size: tuple[int, int]) -> str:
     """Return what is done to an image, or nothing; sizes are width x height, as image viewers show them."""
-    parts = []
+    parts = [] if image.frames == 1 else [f"the first of {image.frames} frames taken"]
     if _PLAIN_MODES.get(image.mode) != channels:
         parts.append(f"made {'grey' if channels == _GREY else 'RGB'} from {image.mode}")
     (height, width), (old_height, old_width) = size, image.size

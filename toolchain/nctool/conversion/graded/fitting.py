@@ -17,7 +17,7 @@ from nctool.conversion.quantise.candidates import Errors
 from nctool.conversion.quantise.clipping import choose_clipped, error_curve, scale_errors
 from nctool.conversion.quantise.patches import View, views
 from nctool.conversion.quantise.rounding import round_for_output
-from nctool.conversion.quantise.rounding_error import output_error, weight_errors
+from nctool.conversion.quantise.rounding_error import drive_error, output_error, weight_errors
 from nctool.conversion.quantise.scales import Scale, fitting_scales, shared_limit, size_ratios
 from nctool.errors import RangeError
 from nctool.ir.bounds import Payloads, prove_population, proved_sum
@@ -73,7 +73,8 @@ def graded_populations(real: FloatPopulation, around: Surroundings) -> tuple[lis
         scale = Scale(unit, None, _exponents(real, unit, seen, around.number_format))
     rounded = round_for_output(real, scale, around.number_format, 1, seen)
     _require_bias(rounded, around.number_format)
-    errors = Errors(weight_errors(real, scale, rounded), output_error(real, scale, rounded, seen))
+    output = output_error(real, drive_error(real, scale, rounded, seen), seen)
+    errors = Errors(weight_errors(real, scale, rounded), output)
     return bounded(rounded, real.most), errors
 
 

@@ -73,7 +73,7 @@ class Activations:
         """Weigh what the sources sent, batch by batch; of a maximum, take it."""
         if population.maximum:
             return maximum_values(population, self._sent[population.synapses[0].source])
-        kernels = _kernels(population)
+        kernels = kernels_of(population)
         sources = {synapse.source: self._sent[synapse.source] for synapse in population.synapses}
         size = max(1, BATCH_NUMBERS // int(np.prod(population.shape)))
         n_samples = len(next(iter(sources.values())))
@@ -121,7 +121,8 @@ def provisional(network: FloatNetwork, encoded: EncodedInput, pixels: NDArray[np
     return replace(network, populations=tuple(populations))
 
 
-def _kernels(population: FloatPopulation) -> tuple[Kernel, ...]:
+def kernels_of(population: FloatPopulation) -> tuple[Kernel, ...]:
+    """Return the synapses of a population in float32, the first with the bias."""
     first, *others = (
         kernel_of_weights(s.source, s.weight, s.conv, s.source_shape, s.repeat, torch.device("cpu"), torch.float32)
         for s in population.synapses

@@ -20,7 +20,7 @@ from torch import Tensor
 from nctool.conversion.float_network import FloatArray, FloatPopulation, FloatSynapse
 from nctool.conversion.folding import absorb
 from nctool.conversion.graded.units import with_units
-from nctool.conversion.post_training.activations import Activations, activated, rows
+from nctool.conversion.post_training.activations import Activations, activated, kernels_of, rows
 from nctool.conversion.post_training.correction import correct
 from nctool.conversion.post_training.simulation import Window
 from nctool.conversion.post_training.stretching import Images, stretch
@@ -32,6 +32,7 @@ from nctool.conversion.quantise.patches import (
     Neurons,
     Rates,
     View,
+    all_neurons,
     choose_neurons,
     choose_windows,
     column,
@@ -40,6 +41,8 @@ from nctool.conversion.quantise.patches import (
     views,
 )
 from nctool.conversion.quantise.rounding_error import relative_error
+from nctool.fast.engine import exact_arithmetic
+from nctool.fast.layer import weighted_sum
 from nctool.ir.number_format import IntegerFormat
 
 Values = Mapping[str, FloatArray]
@@ -47,7 +50,16 @@ Values = Mapping[str, FloatArray]
 
 
 WHOLE = 2**14
-"""Neurons that are looked at on whole images, at most."""
+"""Neurons of each channel that are looked at on whole images, at most."""
+
+ENOUGH = 2**19
+"""Neurons of all channels on whole images that are enough, if there are MANY images."""
+
+MANY = 8
+"""Images that are enough, if there are ENOUGH neurons on them: all factors are compared on the same."""
+
+WORTH_WHOLE_IMAGES = 0.5
+"""Images are weighed as a whole where this part of their neurons is looked at: that takes no patches."""
 
 MOST_THRESHOLDS = 32
 """Thresholds that one signal may drive a neuron by: with weights of 8 bits, a threshold is then four units or more.
@@ -152,12 +164,12 @@ class Choosing:
         else:
             read = self._activations.maximum(maximum.name, sent)
             each = read[0, 0].numel() * np.count_nonzero(maximum.synapses[0].weight[0, 0])
-        few = min(len(sent), most_neurons(population.synapses, WHOLE) // each)
+        few = min(len(sent), WHOLE // each, max(MANY, ENOUGH // (each * sent.shape[1])))
         if few == 0:
             return None
         padding: NDArray[np.bool_] = np.zeros((few * each, 1), np.bool_)
         if maximum is None:
-            neurons = choose_neurons(population.synapses, few, WHOLE)
+            neurons = all_neurons(population.synapses, few)
         else:
             neurons, padding = choose_windows(maximum.synapses[0], few, WHOLE)
         steps = self._steps(population, neurons, values)
@@ -165,6 +177,11 @@ class Choosing:
 
     def _steps(self, population: FloatPopulation, neurons: Neurons, values: Values) -> Tensor:
         """Return the drive of the neurons at every step, float32 (n_steps, patches, channels)."""
+        images = int(neurons.sample.max()) + 1
+        places = images * int(np.prod(population.shape[1:]))
+        looked_at, held = len(neurons.sample), most_neurons(population.synapses)
+        if looked_at >= places * WORTH_WHOLE_IMAGES or looked_at > held:
+            return self._of_images(population, images, neurons, values)
         sources = [self._calibration.rates(synapse.source) for synapse in population.synapses]
         differing = 1 if all(source.is_constant for source in sources) else self._calibration.n_steps
         steps = []
@@ -173,6 +190,19 @@ class Choosing:
             views = [_view(synapse, source.at(step), neurons, values) for synapse, source in pairs]
             weighed = sum(view.output(view.synapse.weight) for view in views) + population.bias.astype(np.float32)
             steps.append(torch.from_numpy(np.ascontiguousarray(weighed)))
+        return torch.stack(steps).expand(self._calibration.n_steps, -1, -1)
+
+    def _of_images(self, population: FloatPopulation, images: int, neurons: Neurons, values: Values) -> Tensor:
+        """Return the same from the first images as a whole: what a neuron sees is not looked at one by one."""
+        kernels = kernels_of(_without_replicas(absorb(population, values)))
+        sources = {synapse.source: self._calibration.rates(synapse.source) for synapse in population.synapses}
+        size = max(1, AT_ONCE // (self._calibration.n_steps * int(np.prod(population.shape))))
+        parts = []
+        for start in range(0, images, size):
+            here = slice(start, min(start + size, images))
+            with exact_arithmetic():
+                parts.append(weighted_sum(kernels, {name: source.steps(here) for name, source in sources.items()}))
+        steps = [torch.from_numpy(rows(step, neurons)) for step in torch.cat(parts, 1)]
         return torch.stack(steps).expand(self._calibration.n_steps, -1, -1)
 
     def loss(self, population: FloatPopulation) -> float:
@@ -189,6 +219,12 @@ class Choosing:
             squares += float(np.square(sent - should).sum())
             power += float(np.square(should).sum(dtype=np.float64))
         return relative_error(squares, power)
+
+
+def _without_replicas(population: FloatPopulation) -> FloatPopulation:
+    """Return a population of one neuron for each activation."""
+    synapses = (replace(synapse, repeat=replace(synapse.repeat, copies_out=1)) for synapse in population.synapses)
+    return replace(population, synapses=tuple(synapses))
 
 
 def _largest_step(synapse: FloatSynapse, values: Values) -> FloatArray:

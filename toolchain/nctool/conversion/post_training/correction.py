@@ -18,6 +18,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import replace
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from nctool.conversion.float_network import FloatArray, FloatPopulation
@@ -78,7 +79,7 @@ def _corrected_weight(view: View, left: Float32, held_out: NDArray[np.bool_]) ->
     return moved
 
 
-def _move(seen: Float32, error: Float32, held_out: NDArray[np.bool_]) -> FloatArray:
+def _move(seen: Float32, error: Float32, held_out: NDArray[np.bool_]) -> Float32:
     """Return what to add to the weights of a group, (channels, fan-in): of the best ridge, or nothing."""
     fitted = np.flatnonzero(~held_out)
     if seen.shape[1] > LARGEST_SYSTEM:
@@ -91,18 +92,22 @@ def _move(seen: Float32, error: Float32, held_out: NDArray[np.bool_]) -> FloatAr
     errors = [np.square(wanted - through @ solution).sum(dtype=np.float64) for solution in solutions]
     best = int(np.argmin(errors))
     if errors[best] >= np.square(wanted).sum(dtype=np.float64) * (1 - LEAST_GAIN):
-        return np.zeros((error.shape[1], seen.shape[1]))
+        return np.zeros((error.shape[1], seen.shape[1]), np.float32)
     solution = solutions[best]
     return (solution if basis is None else basis @ solution).T
 
 
-def ridge_solutions(x: Float32, y: Float32, basis: Float32 | None) -> list[FloatArray]:
-    """Return for each ridge what gives the most of `y`: weights, (fan-in, channels), or shares of a basis."""
+def ridge_solutions(x: Float32, y: Float32, basis: Float32 | None) -> list[Float32]:
+    """Return for each ridge what gives the most of `y`: weights, (fan-in, channels), or shares of a basis.
+
+    The least ridge is a thirtieth of the mean of the matrix's diagonal: single precision is far finer than that.
+    """
     unit = float(np.square(x).sum(dtype=np.float64)) / x.shape[1] or 1.0
     square, right = (x.T @ x, x.T @ y) if basis is None else (x @ basis, y)
-    return [np.linalg.solve(_with(square, ridge * unit), right.astype(np.float64)) for ridge in RIDGES]
-
-
-def _with(square: Float32, added: float) -> FloatArray:
-    """Return a square matrix with a number added to its diagonal."""
-    return square.astype(np.float64) + added * np.eye(len(square))
+    diagonal, wanted = np.diagonal(square).copy(), torch.from_numpy(np.ascontiguousarray(right))
+    solutions = []
+    for ridge in RIDGES:
+        np.fill_diagonal(square, diagonal + np.float32(ridge * unit))
+        lower = torch.linalg.cholesky(torch.from_numpy(square))
+        solutions.append(torch.cholesky_solve(wanted, lower).numpy())
+    return solutions

@@ -92,7 +92,7 @@ def _out_of_reach(wanted: Tensor, drive: Tensor, window: Window) -> Tensor:
 
 def _search(drive: Tensor, wanted: Tensor, window: Window, tried: Tensor, shared: bool) -> Chosen:
     """Return the best of the thresholds `tried`, (candidates, channels), for each channel or for all together."""
-    errors = torch.stack([_error(drive, wanted, window, threshold, 0.0) for threshold in tried])
+    errors = window.errors(drive, wanted, tried, torch.zeros_like(tried))
     compared = errors.sum(1, keepdim=True).expand_as(errors) if shared else errors
     best = compared.argmin(0, keepdim=True)
     threshold, error = (values.gather(0, best)[0] for values in (tried, errors))
@@ -102,13 +102,8 @@ def _search(drive: Tensor, wanted: Tensor, window: Window, tried: Tensor, shared
 def _shifted(drive: Tensor, wanted: Tensor, window: Window, chosen: Chosen) -> Chosen:
     """Return the same thresholds with the shift of least squared error."""
     threshold, shift, error = chosen.threshold, chosen.shift, chosen.error
-    for part in SHIFTS:
-        moved = threshold * (part / window.replicas)
-        moved_error = _error(drive, wanted, window, threshold, moved)
+    moves = threshold * (SHIFTS / window.replicas)[:, None]
+    for moved, moved_error in zip(moves, window.errors(drive, wanted, threshold.expand_as(moves), moves), strict=True):
         better = moved_error < error
         shift, error = torch.where(better, moved, shift), torch.where(better, moved_error, error)
     return Chosen(threshold, shift, error)
-
-
-def _error(drive: Tensor, wanted: Tensor, window: Window, threshold: Tensor, shift: Tensor | float) -> Tensor:
-    return (window.sent(drive, threshold, shift) - wanted).square().mean(0)

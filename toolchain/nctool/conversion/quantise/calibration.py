@@ -21,10 +21,11 @@ from torch import Tensor
 from nctool.conversion.float_network import FloatArray
 from nctool.conversion.input_encoding import EncodedInput
 from nctool.conversion.quantise.patches import Rates
-from nctool.fast.engine import CPU_BATCH_BYTES, exact_arithmetic
+from nctool.fast.choice import usable
+from nctool.fast.engine import CPU_BATCH_BYTES, exactly
 from nctool.fast.graded import GradedLayer
 from nctool.fast.integrate_fire import IntegrateFireLayer
-from nctool.fast.layer import LayerRun
+from nctool.fast.layer import Extremes
 from nctool.ir.bounds import Range
 from nctool.ir.inputs import InputEncoding, PixelEncoding
 from nctool.ir.network import INPUT_NAME, IntArray, Population, Shape
@@ -50,50 +51,11 @@ class _Before:
     shapes: Mapping[str, Shape]
 
 
-class _Extremes:
-    """Smallest and largest value of each channel in tensors (samples, channels, ...), seen batch by batch.
-
-    Within a batch they are kept for each neuron and sample: that takes a tenth of the time of looking over the batch at
-    every step.
-    """
-
-    def __init__(self) -> None:
-        self._batch: tuple[Tensor, Tensor] | None = None
-        self._closed: list[tuple[Tensor, Tensor]] = []
-
-    def see(self, values: Tensor) -> None:
-        """Look at values of the same batch."""
-        if self._batch is None:
-            self._batch = values.clone(), values.clone()
-            return
-        low, high = self._batch
-        torch.minimum(low, values, out=low)
-        torch.maximum(high, values, out=high)
-
-    def close(self) -> None:
-        """End the batch."""
-        if self._batch is not None:
-            low, high = self._batch
-            axes = [axis for axis in range(low.dim()) if axis != 1]
-            self._closed.append((low.amin(axes), high.amax(axes)))
-        self._batch = None
-
-    @property
-    def low(self) -> Tensor:
-        """Return the smallest value of each channel."""
-        return torch.stack([low for low, _ in self._closed]).amin(0)
-
-    @property
-    def high(self) -> Tensor:
-        """Return the largest value of each channel."""
-        return torch.stack([high for _, high in self._closed]).amax(0)
-
-
 class Recording(Rates, Protocol):
     """What one source sent on calibration data; an index gives the mean over the window."""
 
     def steps(self, samples: slice) -> Tensor:
-        """Return the signal, (n_steps or 1, samples, *shape)."""
+        """Return the signal, (n_steps or 1, samples, *shape), in bytes or float32."""
 
     @property
     def is_constant(self) -> bool:
@@ -165,9 +127,8 @@ class RecordedSpikes:
         return np.moveaxis(self._by_place(counts), -1, 1) / np.float64(len(bits))
 
     def steps(self, samples: slice) -> Tensor:
-        """Return 0 or 1, float32 (n_steps, samples, *shape)."""
-        spikes = self._by_place(self._unpacked(self.bits[:, samples]))
-        return torch.from_numpy(spikes.astype(np.float32)).movedim(-1, 2)
+        """Return 0 or 1, uint8 (n_steps, samples, *shape)."""
+        return torch.from_numpy(self._by_place(self._unpacked(self.bits[:, samples]))).movedim(-1, 2)
 
     @property
     def is_constant(self) -> bool:
@@ -248,12 +209,8 @@ class Calibration:
 
     def range_of(self, population: Population) -> Range:
         """Measure the accumulated input of `population` (rule O1)."""
-        extremes, spikes = _Extremes(), []
-        layer, (keep, _) = self._layer(population), _keeping(population)
-        for run in self._runs(layer, extremes.see):
-            extremes.close()
-            spikes += [] if run.spikes is None else [keep(run.spikes)]
-        self._measured = (population, spikes)
+        extremes, layer = Extremes(), self._layer(population)
+        self._measured = (population, list(self._kept(layer, extremes)))
         start = layer.start.flatten()
         low, high = extremes.low - start, extremes.high - start
         return Range(*(extreme.to(torch.int64).numpy() for extreme in (low.clamp(max=0), high.clamp(min=0))))
@@ -261,42 +218,42 @@ class Calibration:
     def settle(self, population: Population) -> None:
         """Keep the spikes of `population` for those that read it; it is run, unless it was the last one measured."""
         measured, spikes = self._measured or (None, [])
-        keep, joined = _keeping(population)
         if measured is None or replace(population, bound=measured.bound) != measured:
-            runs = self._runs(self._layer(population))
-            spikes = [keep(run.spikes) for run in runs if run.spikes is not None]
+            spikes = list(self._kept(self._layer(population)))
         self._measured = None
-        self._sent[population.name] = joined(spikes)
+        self._sent[population.name] = (join_whole if population.neuron.is_graded else join)(spikes)
         self._before = _Before(self._before.input, {**self._before.shapes, population.name: population.shape})
 
     def _layer(self, population: Population) -> IntegrateFireLayer | GradedLayer:
         if population.neuron.is_graded:
             return GradedLayer.prepare(self._before, population, torch.device("cpu"))
-        return IntegrateFireLayer.prepare(self._before, population, self.n_steps, torch.device("cpu"))
+        return IntegrateFireLayer.prepare(self._before, population, self.n_steps, torch.device("cpu"), usable())
 
-    def _runs(
-        self, layer: IntegrateFireLayer | GradedLayer, observe: Callable[[Tensor], None] | None = None
-    ) -> Iterator[LayerRun]:
-        """Yield the runs of consecutive batches of the samples."""
-        population = layer.population
+    def _kept(self, layer: IntegrateFireLayer | GradedLayer, extremes: Extremes | None = None) -> Iterator[Any]:
+        """Run the samples, batch by batch; yield what is kept of the spikes, and let `extremes` see all potentials."""
+        population, keep = layer.population, whole if layer.population.neuron.is_graded else pack
         sources = {synapse.source: self._sent[synapse.source] for synapse in population.synapses}
-        size = max(1, CPU_BATCH_BYTES // (4 * population.n_neurons * self.n_steps))
         n_samples = len(self._sent[population.synapses[0].source])
-        for start in range(0, n_samples, size):
+        size = max(1, CPU_BATCH_BYTES // (4 * population.n_neurons * self.n_steps))
+
+        def kept(samples: slice) -> Any:
+            signals = {name: sent.steps(samples) for name, sent in sources.items()}
+            seen = None if extremes is None else Extremes()  # of this part alone, which has a thread of its own
+            spikes = layer.run(signals, self.n_steps, seen).spikes
+            if extremes is not None and seen is not None:
+                extremes.add(seen.low, seen.high)
+            return None if spikes is None else keep(spikes)
+
+        together = size * torch.get_num_threads()
+        for start in range(0, n_samples, together):
             self._running(population.name, start, n_samples)
-            signals = {name: sent.steps(slice(start, start + size)) for name, sent in sources.items()}
-            with exact_arithmetic():
-                run = layer.run(signals, self.n_steps, observe)
-            yield run
+            stop = min(start + together, n_samples)
+            parts = [slice(first, min(first + size, stop)) for first in range(start, stop, size)]
+            yield from (spikes for spikes in exactly(kept, parts) if spikes is not None)
 
     def forget(self, name: str) -> None:
         """Drop a signal that nothing reads any more."""
         del self._sent[name]
-
-
-def _keeping(population: Population) -> tuple[Callable[[Tensor], Any], Callable[[Sequence[Any]], Recording]]:
-    """Return what keeps the spikes of a population, batch by batch, and what joins the batches."""
-    return (whole, join_whole) if population.neuron.is_graded else (pack, join)
 
 
 def _record_input(encoding: PixelEncoding, pixels: NDArray[np.uint8], n_steps: int) -> Recording:

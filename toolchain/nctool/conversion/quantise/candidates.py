@@ -9,11 +9,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
+
 from nctool.conversion.float_network import FloatArray, FloatPopulation
 from nctool.conversion.quantise.clipping import Curve, choose_clipped, error_curve
 from nctool.conversion.quantise.patches import View
 from nctool.conversion.quantise.rounding import round_for_output, round_population
-from nctool.conversion.quantise.rounding_error import output_error, squared_error, weight_errors
+from nctool.conversion.quantise.rounding_error import drive_error, output_error, weight_errors
 from nctool.conversion.quantise.scales import (
     Scale,
     candidate_exponents,
@@ -26,12 +28,17 @@ from nctool.ir.network import Population
 from nctool.ir.number_format import IntegerFormat
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Candidate:
-    """A population rounded at a scale."""
+    """A population rounded at a scale.
+
+    Args:
+        drive_error: what rounding adds to the drive of one step, in real units, float64 (rows, channels).
+    """
 
     scale: Scale
     population: Population
+    drive_error: FloatArray
 
 
 @dataclass(frozen=True)
@@ -75,14 +82,17 @@ class Candidates:
         plain, candidates = find_scale(self.real, self.number_format, ceiling), []
         exponents = candidate_exponents(self.real, self.number_format)[-1] if plain is None else plain.exponents
         if plain is not None:
-            candidates.append(Candidate(plain, round_population(self.real, plain, self.number_format, self.n_steps)))
+            candidates.append(self._of(plain, round_population(self.real, plain, self.number_format, self.n_steps)))
         clipped = choose_clipped(self.real, self.number_format, self._curve(exponents), exponents, ceiling)
         if clipped is not None:
             rounded = round_for_output(self.real, clipped, self.number_format, self.n_steps, self.views)
-            candidates.append(Candidate(clipped, rounded))
+            candidates.append(self._of(clipped, rounded))
         if not candidates:
             raise no_scale(self.real, self.number_format, ceiling)
         return candidates
+
+    def _of(self, scale: Scale, rounded: Population) -> Candidate:
+        return Candidate(scale, rounded, drive_error(self.real, scale, rounded, self.views))
 
     def _curve(self, exponents: tuple[int, ...]) -> Curve:
         if exponents not in self._curves:
@@ -94,10 +104,10 @@ class Candidates:
 
     def error(self, candidate: Candidate) -> float:
         """Return the mean square error of the drive on calibration data, in real units."""
-        return squared_error(self.real, candidate.scale, candidate.population, self.views)
+        return float(np.square(candidate.drive_error).mean())
 
     def errors(self, candidate: Candidate) -> Errors:
         """Return the errors that a conversion reports of a candidate."""
         scale, rounded = candidate.scale, candidate.population
-        output = output_error(self.real, scale, rounded, self.views)
+        output = output_error(self.real, candidate.drive_error, self.views)
         return Errors(weight_errors(self.real, scale, rounded), output)

@@ -28,11 +28,11 @@ DOUBLINGS = 3
 
 FACTORS = 2.0 ** (np.arange(STEPS_PER_DOUBLING * DOUBLINGS + 1) / STEPS_PER_DOUBLING)
 
-BUDGET = 2e10
+BUDGET = 4e9
 """Multiplications spent on the curve of one synapse; beyond it, channels are left out, and are like the others."""
 
-AT_ONCE = 2**23
-"""Weights that are rounded together, in 64 MiB."""
+AT_ONCE = 2**22
+"""Weights that are rounded together, 16 MiB in float32."""
 
 
 @dataclass(frozen=True, eq=False)

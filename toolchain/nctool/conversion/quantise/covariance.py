@@ -34,8 +34,13 @@ SHRINKAGE = 0.1
 
 Float32 = NDArray[np.float32]
 
+Floats = Float32 | FloatArray
+
 BLOCK = 64
 """Weights whose errors are carried on together, by one matrix product."""
+
+PANEL = 128
+"""Columns of a factor that are found together."""
 
 THIN = 2
 """From so many times more weights than patches on, two thin matrices are smaller than the triangle."""
@@ -58,14 +63,17 @@ class Moments:
         """Return the factor of products of centred signals, summed over the patches, in the covariance."""
         return (1 - SHRINKAGE) / self.centred.shape[1]
 
-    def covariance(self, group: int) -> FloatArray:
-        """Return the covariance of a group, float64 (fan-in, fan-in), regularised; all zero where no signal varies."""
+    def covariance(self, group: int) -> Float32:
+        """Return the covariance of a group, float32 (fan-in, fan-in), regularised; all zero where no signal varies.
+
+        Half the memory and time of float64, and exact enough to be factored: divided by the deviations on both sides,
+        its least eigenvalue is SHRINKAGE or more, far above the roundings.
+        """
         centred = self.centred[group]
-        covariance: FloatArray = (centred.T @ centred).astype(np.float64)
-        covariance /= len(centred)
-        variance = np.diagonal(covariance).copy()
-        covariance *= 1 - SHRINKAGE
-        np.fill_diagonal(covariance, variance + DAMPING * variance.mean())
+        covariance: Float32 = centred.T @ centred
+        variance = np.diagonal(covariance) / np.float32(len(centred))
+        covariance *= np.float32(self.share)
+        np.fill_diagonal(covariance, variance + np.float32(DAMPING) * variance.mean(dtype=np.float64))
         return covariance
 
     def own(self, group: int) -> FloatArray:
@@ -76,9 +84,9 @@ class Moments:
         return own
 
 
-def moments(patches: Float32) -> Moments:
-    """Return the moments of float32 (groups, patches, fan-in)."""
-    mean = patches.mean(axis=1, dtype=np.float64)
+def moments(patches: Float32, mean: FloatArray | None = None) -> Moments:
+    """Return the moments of float32 (groups, patches, fan-in), whose mean may be known."""
+    mean = patches.mean(axis=1, dtype=np.float64) if mean is None else mean
     return Moments(mean, patches - mean[:, np.newaxis].astype(np.float32))
 
 
@@ -88,33 +96,32 @@ class Block:
 
     Args:
         start, stop: the weights.
-        inner: float64 (weights, weights), upper triangle with ones on the diagonal: how far their errors reach each
-            other.
-        carried: float64 (weights, channels), what the errors of all weights behind them add to them.
+        inner: (weights, weights), upper triangle with ones on the diagonal: how far their errors reach each other.
+        carried: (weights, channels), what the errors of all weights behind them add to them.
     """
 
     start: int
     stop: int
-    inner: FloatArray
-    carried: FloatArray
+    inner: Floats
+    carried: Floats
 
 
 class Factor(Protocol):
-    """The triangular factor of a covariance, its rows divided by its diagonal."""
+    """The triangular factor of a covariance, its rows divided by its diagonal; in float32 or float64."""
 
     @property
-    def pivots(self) -> FloatArray:
-        """Return the diagonal that was taken out, float64 (fan-in,); zero where no signal varies."""
+    def pivots(self) -> Floats:
+        """Return the diagonal that was taken out, (fan-in,), in the type of all; zero where no signal varies."""
 
     @property
     def multiplications(self) -> int:
-        """Return how many multiplications carry the errors of one channel."""
+        """Return how many multiplications round one channel."""
 
-    def blocks(self, error: FloatArray) -> Iterator[Block]:
+    def blocks(self, error: Floats) -> Iterator[Block]:
         """Yield the blocks from the last to the first.
 
         Args:
-            error: float64 (fan-in, channels); the errors of a block are written there before the next one is asked for.
+            error: (fan-in, channels); the errors of a block are written there before the next one is asked for.
         """
 
 
@@ -128,19 +135,19 @@ class Triangle:
     """The whole factor.
 
     Args:
-        upper: float64 (fan-in, fan-in), ones on the diagonal.
+        upper: (fan-in, fan-in), ones on the diagonal.
         pivots: see `Factor`.
     """
 
-    upper: FloatArray
-    pivots: FloatArray
+    upper: Floats
+    pivots: Floats
 
     @property
     def multiplications(self) -> int:
-        """Return how many multiplications carry the errors of one channel."""
-        return len(self.upper) ** 2
+        """Return how many multiplications round one channel."""
+        return len(self.upper) * (len(self.upper) // 2 + BLOCK)
 
-    def blocks(self, error: FloatArray) -> Iterator[Block]:
+    def blocks(self, error: Floats) -> Iterator[Block]:
         """Yield the blocks from the last to the first."""
         for start, stop in block_bounds(len(error)):
             rows = self.upper[start:stop]
@@ -153,26 +160,25 @@ class ThinTriangle:
 
     Args:
         inner: diagonal blocks from the first to the last.
-        weights: float64 (fan-in, patches).
-        signals: float32 (patches, fan-in).
+        weights, signals: float32 (patches, fan-in).
         pivots: see `Factor`.
     """
 
-    inner: tuple[FloatArray, ...]
-    weights: FloatArray
-    signals: NDArray[np.float32]
-    pivots: FloatArray
+    inner: tuple[Float32, ...]
+    weights: Float32
+    signals: Float32
+    pivots: Float32
 
     @property
     def multiplications(self) -> int:
-        """Return how many multiplications carry the errors of one channel."""
-        return 2 * self.weights.size
+        """Return how many multiplications round one channel."""
+        return 2 * self.weights.size + len(self.pivots) * BLOCK
 
-    def blocks(self, error: FloatArray) -> Iterator[Block]:
+    def blocks(self, error: Floats) -> Iterator[Block]:
         """Yield the blocks from the last to the first."""
-        sent = np.zeros((len(self.signals), error.shape[1]))
+        sent = np.zeros((len(self.signals), error.shape[1]), np.float32)
         for inner, (start, stop) in zip(reversed(self.inner), block_bounds(len(error)), strict=True):
-            yield Block(start, stop, inner, self.weights[start:stop] @ sent)
+            yield Block(start, stop, inner, self.weights[:, start:stop].T @ sent)
             sent += self.signals[:, start:stop] @ error[start:stop]
 
 
@@ -184,20 +190,45 @@ def factor(moments: Moments, group: int) -> Factor:
     return triangle(moments.covariance(group))
 
 
-def triangle(covariance: FloatArray) -> Triangle:
-    """Factor a positive definite matrix, or zero: then each weight is rounded by itself, and no error counts."""
+def triangle(covariance: Floats) -> Triangle:
+    """Factor a positive definite matrix, or zero: then each weight is rounded by itself, and no error counts.
+
+    Args:
+        covariance: (fan-in, fan-in); is written over.
+    """
+    pivots: Floats = np.zeros_like(covariance[0])
     if not covariance.any():
-        return Triangle(np.eye(len(covariance)), np.zeros(len(covariance)))
-    upper = np.linalg.cholesky(covariance).T
-    pivots = np.diagonal(upper).copy()
+        np.fill_diagonal(covariance, 1)
+        return Triangle(covariance, pivots)
+    upper = cholesky(covariance).T
+    pivots += np.diagonal(upper)
     upper /= pivots[:, np.newaxis]
     return Triangle(upper, pivots)
 
 
-def thin_triangle(own: FloatArray, signals: NDArray[np.float32], share: float) -> ThinTriangle:
+def cholesky(matrix: Floats) -> Floats:
+    """Replace a positive definite matrix by its lower triangular factor, block by block.
+
+    Nearly all of it are products of matrices: in float32, 3,072 rows take a quarter of the time of LAPACK's factor.
+
+    Raises:
+        numpy.linalg.LinAlgError: it is not positive definite.
+    """
+    for start in range(0, len(matrix), PANEL):
+        here = slice(start, start + PANEL)
+        matrix[start:, here] -= matrix[start:, :start] @ matrix[here, :start].T
+        corner = np.linalg.cholesky(matrix[here, here].astype(np.float64))
+        matrix[here, here], matrix[here, start + PANEL :] = corner, 0
+        below = matrix[start + PANEL :, here]
+        below[:] = below @ np.linalg.inv(corner).T.astype(matrix.dtype)
+    return matrix
+
+
+def thin_triangle(own: FloatArray, signals: Float32, share: float) -> ThinTriangle:
     """Factor diag(own) + share * signals' signals, or zero, as `triangle` does.
 
-    Behind the weights that were eliminated, what is left of it has the same form, with a matrix in place of `share`.
+    Behind the weights that were eliminated, what is left of it has the same form, with a matrix in place of `share`:
+    that is kept in float64, as much is taken off it.
 
     Args:
         own: float64 (fan-in,), above zero, or all zero where no signal varies.
@@ -205,9 +236,10 @@ def thin_triangle(own: FloatArray, signals: NDArray[np.float32], share: float) -
         share: above zero.
     """
     blocks = list(block_bounds(len(own)))[::-1]
-    inner, weights, pivots = [], np.zeros((len(own), len(signals))), np.zeros(len(own))
+    inner, weights, pivots = [], np.zeros_like(signals), np.zeros(len(own), np.float32)
     if not own.any():
-        return ThinTriangle(tuple(np.eye(stop - start) for start, stop in blocks), weights, signals, pivots)
+        eyes = tuple(np.eye(stop - start, dtype=np.float32) for start, stop in blocks)
+        return ThinTriangle(eyes, weights, signals, pivots)
     middle = share * np.eye(len(signals))
     for start, stop in blocks:
         here = signals[:, start:stop].astype(np.float64)
@@ -216,6 +248,6 @@ def thin_triangle(own: FloatArray, signals: NDArray[np.float32], share: float) -
         rows = np.linalg.solve(upper.T, reach)
         middle -= rows.T @ rows
         pivots[start:stop] = np.diagonal(upper)
-        inner.append(upper / np.diagonal(upper)[:, np.newaxis])
-        weights[start:stop] = rows / np.diagonal(upper)[:, np.newaxis]
+        inner.append((upper / np.diagonal(upper)[:, np.newaxis]).astype(np.float32))
+        weights[:, start:stop] = (rows / np.diagonal(upper)[:, np.newaxis]).T
     return ThinTriangle(tuple(inner), weights, signals, pivots)

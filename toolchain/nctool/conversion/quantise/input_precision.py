@@ -31,6 +31,9 @@ LARGEST = (127, 63, 31, 15, 7)
 SAMPLES = 64
 """Calibration samples that candidates are compared on."""
 
+WEIGHTS = 2**21
+"""Of a synapse of more weights, candidates are compared on some channels, as many as hold so many."""
+
 
 def choose_input(
     network: FloatNetwork,
@@ -49,12 +52,12 @@ def choose_input(
     """
     pixels = pixels[:SAMPLES]
     best, *coarser = (encode_input(network.input_shape, mean, std, largest) for largest in LARGEST)
-    readers = _round_readers(network, best, number_format, pixels, n_steps)
+    readers = round_readers(network, best, number_format, pixels, n_steps)
     if all(_fills(population, number_format) for _, population in readers):
         return best
     least = drive_error(readers, best, pixels, n_steps)
     for graded in coarser:
-        readers = _round_readers(network, graded, number_format, pixels, n_steps)
+        readers = round_readers(network, graded, number_format, pixels, n_steps)
         error = drive_error(readers, graded, pixels, n_steps)
         if error >= least:
             break
@@ -62,14 +65,28 @@ def choose_input(
     return best
 
 
-def _round_readers(
+def round_readers(
     network: FloatNetwork, graded: EncodedInput, number_format: IntegerFormat, pixels: NDArray[np.uint8], n_steps: int
 ) -> list[tuple[FloatPopulation, Population]]:
     """Return what reads the input, in real numbers per unit of graded input and rounded; other sources are left out."""
     absorbed = absorb_spike_values(network, graded).populations
     reading = ((p, tuple(s for s in p.synapses if s.source == INPUT_NAME)) for p in absorbed)
-    readers = [replace(population, synapses=synapses) for population, synapses in reading if synapses]
+    readers = [_some_channels(replace(population, synapses=synapses)) for population, synapses in reading if synapses]
     return [(p, fit_population(p, graded, number_format, Calibration(graded, pixels, n_steps))[0]) for p in readers]
+
+
+def _some_channels(population: FloatPopulation) -> FloatPopulation:
+    """Return a population of some of the channels, evenly spread, where its weights are many and not in groups."""
+    every = max(-(-synapse.weight.size // WEIGHTS) for synapse in population.synapses)
+    if every == 1 or any(synapse.groups > 1 for synapse in population.synapses):
+        return population
+    synapses = (replace(s, weight=s.weight[::every], bias=s.bias[::every]) for s in population.synapses)
+    threshold, shift = (
+        None if values is None else values[::every] for values in (population.threshold, population.shift)
+    )
+    channels = len(population.bias[::every]) * population.replicas
+    shape = (channels, *population.shape[1:])
+    return replace(population, shape=shape, synapses=tuple(synapses), threshold=threshold, shift=shift)
 
 
 def _fills(population: Population, number_format: IntegerFormat) -> bool:

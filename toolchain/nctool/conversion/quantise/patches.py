@@ -8,11 +8,12 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from nctool.compiled import failure
 from nctool.conversion.float_network import FloatArray, FloatPopulation, FloatSynapse
 from nctool.conversion.quantise.covariance import Factor, Float32, factor, moments
 from nctool.ir.geometry import Places, inside
@@ -26,6 +27,10 @@ NUMBERS = 2**25
 
 AT_ONCE = 2**21
 """Numbers of a signal that are looked at together, 16 MiB."""
+
+
+COMPILED = "nctool.conversion.quantise.fused"
+"""Where the compiled loops are."""
 
 
 class Rates(Protocol):
@@ -59,7 +64,7 @@ class View:
     @cached_property
     def factors(self) -> tuple[Factor, ...]:
         """Return the factor of the covariance of each group."""
-        of_all = moments(self.patches)
+        of_all = moments(self.patches, self.mean)
         return tuple(factor(of_all, group) for group in range(len(self.patches)))
 
     def by_group(self, weight: FloatArray) -> FloatArray:
@@ -116,8 +121,17 @@ def choose_neurons(synapses: Sequence[FloatSynapse], samples: int, most: int = R
     patches = most_neurons(synapses, most)
     rows, columns = _taps(synapses[0])
     total = samples * len(rows) * len(columns)
-    chosen = np.arange(total) if total <= patches else np.random.default_rng(0).integers(0, total, patches)
+    if total <= patches:
+        return all_neurons(synapses, samples)
+    chosen = np.random.default_rng(0).integers(0, total, patches)
     return Neurons(*np.unravel_index(chosen, (samples, len(rows), len(columns))))
+
+
+def all_neurons(synapses: Sequence[FloatSynapse], samples: int) -> Neurons:
+    """Return all neurons of one channel, sample by sample."""
+    rows, columns = _taps(synapses[0])
+    shape = (samples, len(rows), len(columns))
+    return Neurons(*np.unravel_index(np.arange(np.prod(shape)), shape))
 
 
 def most_neurons(synapses: Sequence[FloatSynapse], most: int = ROWS) -> int:
@@ -163,14 +177,26 @@ def extract(synapse: FloatSynapse, rates: Rates, neurons: Neurons) -> Float32:
     rows, columns = _taps(synapse)
     sample, y, x = neurons.sample, neurons.y, neurons.x
     seen = np.empty((len(sample), synapse.summed_shape[0], rows.shape[1], columns.shape[1]), np.float32)
+    gather = _gathering()
     step = max(1, AT_ONCE // rates[:1].size)
     for start in range(0, int(sample.max()) + 1, step):
         here = np.flatnonzero((start <= sample) & (sample < start + step))
-        summed = synapse.repeat.summed(rates[start : start + step]).astype(np.float32)
+        summed = synapse.repeat.summed(rates[start : start + step])
         image = summed.reshape(len(summed), summed.shape[1], *synapse.summed_shape[1:] or (1, 1))
-        seen[here] = _patches(image, sample[here] - start, rows[y[here]], columns[x[here]])
+        last = np.ascontiguousarray(np.moveaxis(image, 1, -1), np.float32)
+        gather(last, sample[here] - start, rows[y[here]], columns[x[here]], here, seen)
     grouped = seen.reshape(len(sample), synapse.groups, -1)
     return np.ascontiguousarray(np.swapaxes(grouped, 0, 1))
+
+
+def _gathering() -> Callable[[Any, Any, Any, Any, Any, Any], None]:
+    """Return what copies patches: a compiled loop where there is one."""
+    if failure(COMPILED) is not None:
+        return plain_gather
+    from nctool.conversion.quantise.fused import gather
+
+    found: Callable[[Any, Any, Any, Any, Any, Any], None] = gather
+    return found
 
 
 def _taps(synapse: FloatSynapse) -> tuple[Places, Places]:
@@ -181,12 +207,23 @@ def _taps(synapse: FloatSynapse) -> tuple[Places, Places]:
     return np.arange(height)[np.newaxis], np.arange(width)[np.newaxis]
 
 
-def _patches(image: Float32, sample: IntArray, rows: Places, columns: Places) -> Float32:
-    """Return one patch for each entry of `sample`, float32 (patches, channels, kernel height, kernel width)."""
-    seen = inside(rows, image.shape[2])[:, :, np.newaxis] & inside(columns, image.shape[3])[:, np.newaxis]
+def plain_gather(
+    image: Float32, sample: IntArray, rows: Places, columns: Places, here: IntArray, patches: Float32
+) -> None:
+    """Copy what some neurons see, 0 for padding.
+
+    Args:
+        image: (samples, height, width, channels).
+        sample: of each neuron, (neurons,).
+        rows, columns: where its taps fall, (neurons, kernel height), (neurons, kernel width).
+        here: the patch of each neuron, (neurons,).
+        patches: (patches, channels, kernel height, kernel width), some of them are filled.
+    """
+    seen = inside(rows, image.shape[1])[:, :, np.newaxis] & inside(columns, image.shape[2])[:, np.newaxis]
     at = np.where(seen, rows[:, :, np.newaxis], 0), np.where(seen, columns[:, np.newaxis], 0)
-    patches = image[sample[:, np.newaxis, np.newaxis], :, at[0], at[1]]
-    return np.moveaxis(patches * seen[..., np.newaxis], -1, 1)
+    found = image[sample[:, np.newaxis, np.newaxis], at[0], at[1]]
+    found[~seen] = 0
+    patches[here] = np.moveaxis(found, -1, 1)
 
 
 def column(values: FloatArray, like: FloatArray | IntArray) -> FloatArray:

@@ -14,15 +14,16 @@ correction: Nagel et al., Data-Free Quantization Through Weight Equalization and
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from nctool.compiled import failure
 from nctool.conversion.float_network import FloatArray, FloatPopulation, FloatSynapse
-from nctool.conversion.quantise.covariance import Factor
-from nctool.conversion.quantise.patches import View, column
+from nctool.conversion.quantise.covariance import Factor, Floats
+from nctool.conversion.quantise.patches import COMPILED, View, column
 from nctool.conversion.quantise.scales import Scale, fits_comparison, weight_scale
 from nctool.ir.network import GradedReadout, GradedReLU, IntArray, IntegrateFire, Population, Readout, Synapse
 from nctool.ir.number_format import IntegerFormat
@@ -140,35 +141,47 @@ def round_with_feedback(wanted: FloatArray, factor: Factor, largest: int) -> tup
 
     Args:
         wanted: float64 (channels, fan-in), in integer units.
-        factor: of the covariance of the signals.
-        largest: magnitude that no integer exceeds.
+        factor: of the covariance of the signals; errors are carried in its type.
+        largest: magnitude that no integer exceeds, at most 2**15 - 1.
 
     Returns:
-        int64 (channels, fan-in), and the mean square error of each channel's output, float64 (channels,).
+        int16 (channels, fan-in), and the mean square error of each channel's output, float64 (channels,).
     """
-    columns = np.ascontiguousarray(wanted.T)
-    rounded, error = np.empty_like(columns), np.zeros_like(columns)
+    columns: Any = np.ascontiguousarray(wanted.T, factor.pivots.dtype)
+    rounded = np.empty(columns.shape, np.int16)
+    error: Floats = np.zeros_like(columns)
     square = np.zeros(len(wanted))
+    round_block = _block_rounding(columns.dtype)
     for block in factor.blocks(error):
         here = slice(block.start, block.stop)
-        targets = columns[here] + block.carried
-        _round_block(targets, columns[here], rounded[here], error[here], block.inner, largest)
-        square += np.square(factor.pivots[here, np.newaxis] * (targets - rounded[here])).sum(axis=0)
-    return rounded.T.astype(np.int64), square
+        targets = np.add(columns[here], block.carried)
+        round_block(targets, columns[here], rounded[here], error[here], np.ascontiguousarray(block.inner), largest)
+        square += np.square(factor.pivots[here, np.newaxis] * (targets - rounded[here])).sum(axis=0, dtype=np.float64)
+    return rounded.T, square
 
 
-def _round_block(
-    targets: FloatArray, wanted: FloatArray, rounded: FloatArray, error: FloatArray, inner: FloatArray, largest: int
-) -> None:
-    """Round the weights of a block, (weights, channels), from the last to the first; all but `wanted` are written to.
+def _block_rounding(dtype: np.dtype[Any]) -> Callable[[Any, Any, Any, Any, Any, int], None]:
+    """Return what rounds a block of a type: a compiled loop where there is one."""
+    if dtype == np.float32 and failure(COMPILED) is None:
+        from nctool.conversion.quantise.fused import round_block
+
+        found: Callable[[Any, Any, Any, Any, Any, int], None] = round_block
+        return found
+    return plain_block
+
+
+def plain_block(targets: Any, wanted: Any, rounded: Any, error: Any, inner: Any, largest: int) -> None:
+    """Round the weights of a block, (weights, channels), from the last to the first, as `fused.round_block` does.
 
     Args:
-        targets: what each weight is rounded from, as far as weights behind the block say.
+        targets: what each weight is rounded from, as far as weights behind the block say; is written over.
+        wanted: the weights.
+        rounded: int16, is filled.
+        error: is filled with what rounding takes off each weight.
         inner: see `Block`.
+        largest: magnitude that no integer exceeds.
     """
     for row in reversed(range(len(targets))):
-        targets[row] += inner[row, row + 1 :] @ error[row + 1 :]
-        np.rint(targets[row], out=rounded[row])
-        np.minimum(rounded[row], largest, out=rounded[row])  # twice as fast as np.clip, which counts here
-        np.maximum(rounded[row], -largest, out=rounded[row])
+        rounded[row] = np.clip(np.rint(targets[row]), -largest, largest)
         np.subtract(wanted[row], rounded[row], out=error[row])
+        targets[:row] += inner[:row, row, np.newaxis] * error[row]

@@ -16,20 +16,18 @@ from nctool.conversion.quantise.scales import Scale, weight_scale
 from nctool.ir.network import Population, Synapse
 
 
-def squared_error(population: FloatPopulation, scale: Scale, rounded: Population, views: Sequence[View]) -> float:
-    """Return the mean square error of the drive of one step, in real units, over channels and patches."""
-    return float((_drive_error(population, scale, rounded, views) ** 2).mean())
-
-
-def output_error(population: FloatPopulation, scale: Scale, rounded: Population, views: Sequence[View]) -> float:
+def output_error(population: FloatPopulation, error: FloatArray, views: Sequence[View]) -> float:
     """Return the root mean square error of the drive of one step, relative to that of the drive, over all patches.
 
     Only what can change an output counts: channels that have weights, and of neurons the drive from 0, which gives no
     spike, to the threshold, which gives one at every step.
+
+    Args:
+        error: see `drive_error`.
     """
     changing = np.any([view.synapse.largest > 0 for view in views], axis=0)
     wanted = _drive(population, views)[:, changing]
-    rounded_drive = wanted + _drive_error(population, scale, rounded, views)[:, changing]
+    rounded_drive = wanted + error[:, changing]
     if population.saturation is not None:
         most = population.saturation[changing]
         wanted, rounded_drive = (np.clip(drive, 0.0, most) for drive in (wanted, rounded_drive))
@@ -50,7 +48,7 @@ def _drive(population: FloatPopulation, views: Sequence[View]) -> FloatArray:
     return total
 
 
-def _drive_error(population: FloatPopulation, scale: Scale, rounded: Population, views: Sequence[View]) -> FloatArray:
+def drive_error(population: FloatPopulation, scale: Scale, rounded: Population, views: Sequence[View]) -> FloatArray:
     """Return what rounding adds to the drive of one step, in real units, (rows, channels)."""
     lost = 0.5 * sum(synapse.exponent < 0 for synapse in rounded.synapses)  # by rounding down: the bias makes up for it
     total: FloatArray = (rounded.bias[:: population.replicas] - lost) / scale.per_channel - population.bias
