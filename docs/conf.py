@@ -35,6 +35,7 @@ nb_execution_in_temp = True
 nb_execution_timeout = 300
 nb_execution_raise_on_error = True
 nb_execution_show_tb = True
+nb_merge_streams = True
 nb_output_stderr = "remove"  # progress and warnings
 nb_ipywidgets_js: dict[str, dict[str, str]] = {}
 """Nothing is fetched by a reader's browser."""
