@@ -26,7 +26,7 @@ nitpick_ignore_regex = [("py:.*", ".*")]
 """Types in signatures are those of Python, NumPy and torch, whose own pages cannot be asked without a network."""
 
 myst_heading_anchors = 4
-myst_enable_extensions = ["colon_fence"]
+myst_enable_extensions = ["attrs_inline", "colon_fence"]
 default_role = "literal"
 """A name between single back-ticks in a docstring."""
 
@@ -35,6 +35,7 @@ nb_execution_in_temp = True
 nb_execution_timeout = 300
 nb_execution_raise_on_error = True
 nb_execution_show_tb = True
+nb_merge_streams = True
 nb_output_stderr = "remove"  # progress and warnings
 nb_ipywidgets_js: dict[str, dict[str, str]] = {}
 """Nothing is fetched by a reader's browser."""

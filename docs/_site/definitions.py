@@ -85,7 +85,8 @@ def commands() -> str:
 
 def option_row(shown: Any, arguments: set[str]) -> list[str]:
     """Return what the table says of one option as typer shows it."""
-    flags = ", ".join(map(code, shown.opts)) if shown.param_type_name == "option" else code(shown.metavar)
+    names = shown.opts if shown.param_type_name == "option" else [shown.metavar]
+    flags = ", ".join(f"{code(name)}{{.whole}}" for name in names)  # not broken at its hyphens
     default = shown.show_default if isinstance(shown.show_default, str) else shown.default
     said = "" if shown.required or default in (None, False) or callable(default) else str(default)
     is_in_words = isinstance(shown.show_default, str)
