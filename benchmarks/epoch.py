@@ -40,10 +40,11 @@ name = "random"
 [model]
 architecture = "{}"
 [activation]
-threshold_init = 2.0  # not from data: that is done once a run
+threshold_init = 8.0  # not from data: that is done once a run
 [training]
 epochs = 1
 batch_size = 128
+learning_rate = 0.01
 """
 
 
@@ -80,7 +81,7 @@ def bare(recipe: Recipe, data: TrainingData) -> Callable[[], None]:
     if data.input_shape[0] > 1:
         model.to(memory_format=torch.channels_last)
         images = images.contiguous(memory_format=torch.channels_last)
-    sgd = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9, weight_decay=5e-4)
+    sgd = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9, weight_decay=5e-4)
 
     def epoch() -> None:
         for chosen in torch.randperm(len(images)).split(BATCH):
