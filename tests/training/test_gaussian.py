@@ -6,7 +6,16 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nctool.activation.gaussian import BLOCK, COUNTERS, normal_numbers, philox, random_words, standard_normal
+from nctool.activation.gaussian import (
+    BLOCK,
+    COUNTERS,
+    PLACES,
+    normal_numbers,
+    number_at,
+    philox,
+    place_of,
+    random_words,
+)
 
 U = np.uint64
 
@@ -37,26 +46,39 @@ def slow_philox(counter: list[int], key: list[int]) -> tuple[int, ...]:
 
 
 @pytest.fixture(scope="module")
-def all_numbers() -> np.ndarray:
-    """Every number that a word can stand for, the smallest first."""
-    return standard_normal(np.arange(1 << 24, dtype=np.uint32) << np.uint32(8)).astype(np.float64)
+def places() -> tuple[np.ndarray, np.ndarray]:
+    """The number of every place, and how likely it is: as likely as its sum of four bytes."""
+    byte = np.full(256, 1 / 256)
+    two = np.convolve(byte, byte)
+    return number_at(np.arange(PLACES, dtype=np.int32)).astype(np.float64), np.repeat(np.convolve(two, two) / 256, 256)
 
 
-def test_every_number_is_the_quantile_of_its_slice(all_numbers):
-    x = torch.from_numpy((np.arange(1 << 24) - (1 << 23) + 0.5) * 2.0**-23)
-    exact = -x.sign() * torch.special.ndtri((1 - x.abs()) / 2)
-    assert float((torch.from_numpy(all_numbers) / exact - 1).abs().max()) < 3.2e-5
-    assert bool((np.diff(all_numbers) >= 0).all())
+def test_every_number_is_near_the_quantile_of_its_place(places):
+    numbers, chances = places
+    below = torch.from_numpy(np.cumsum(chances) - chances / 2)
+    exact = torch.special.ndtri(below[: PLACES // 2]).numpy()  # the lower half, whose sums are exact
+    for bound, error in ((3, 0.003), (4, 0.013)):
+        inside = exact > -bound
+        assert np.abs(numbers[: PLACES // 2] - exact)[inside].max() < error
+    assert np.allclose(numbers, -numbers[::-1], rtol=0, atol=1e-6)
+    assert bool((np.diff(numbers) > 0).all())
+    assert numbers.max() == pytest.approx(5.127, abs=0.001)
 
 
-def test_moments_are_those_of_the_normal_distribution_to_the_sixth(all_numbers):
-    assert abs(all_numbers.mean()) < 1e-12
-    for power, expected, error in ((2, 1, 1e-6), (4, 3, 1e-5), (6, 15, 4e-4)):
-        assert (all_numbers**power).mean() == pytest.approx(expected, abs=error)
-    assert all_numbers.max() == pytest.approx(5.42, abs=0.01)
-    assert (
-        standard_normal(np.uint32([255, 256])).tolist() == all_numbers[:2].tolist()
-    )  # the lower bits count for nothing
+def test_moments_are_those_of_the_normal_distribution_to_the_sixth(places):
+    numbers, chances = places
+    assert abs((chances * numbers).sum()) < 1e-7
+    for power, expected, error in ((2, 1, 1e-6), (4, 3, 1e-4), (6, 15, 0.006)):
+        assert (chances * numbers**power).sum() == pytest.approx(expected, abs=error)
+
+
+def test_a_place_is_the_sum_of_the_bytes_and_a_fifth_that_is_spread_evenly_over_words_of_one_sum():
+    words = np.random.default_rng(0).integers(1 << 32, size=400_000, dtype=np.uint64).astype(np.uint32)
+    sums, fine = np.divmod(place_of(words), 256)
+    assert np.array_equal(sums, words.view(np.uint8).reshape(-1, 4).sum(1))
+    assert abs(np.corrcoef(sums, fine)[0, 1]) < 0.008
+    counts = np.bincount(fine[np.abs(sums - 510) < 50], minlength=256)
+    assert ((counts - counts.mean()) ** 2 / counts.mean()).sum() < 256 + 5 * 512**0.5  # chi-squared of 255
 
 
 def test_drawn_numbers_are_normal_in_every_slice_and_far_into_the_tails():

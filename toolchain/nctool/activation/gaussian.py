@@ -6,13 +6,13 @@ elements are shared.
 In: a seed and places. Out: numbers. Must not import torch. Here it is written for NumPy; `loops` compiles the same
 functions of one number, so they take numbers and arrays.
 
-A counter-based generator, Philox 4x32-10, makes four words of 32 bits of one counter. The upper 24 bits of a word
-choose one of 2²⁴ equally likely slices of the normal distribution, and the number is the quantile of the slice's
-middle: mean 0, variance 1, largest 5.4. Only additions, multiplications and square roots of float32 lead there, which
-give the same bits on every computer.
+A counter-based generator, Philox 4x32-10, makes four words of 32 bits of one counter. Each word becomes a number: the
+sum of its bytes, brought to the normal distribution by a polynomial. Variance, fourth and sixth moment are 1, 3 and 15
+to 0.0001, 0.0001 and 0.01; the largest number is 5.1. Only integers, and additions and multiplications of float32 lead
+there, which give the same bits on every computer.
 
-Sources: Salmon et al., Parallel random numbers: as easy as 1, 2, 3, SC 2011 (Philox); Giles, Approximating the erfinv
-function, GPU Computing Gems 2011 (quantiles from a logarithm).
+Sources: Salmon et al., Parallel random numbers: as easy as 1, 2, 3, SC 2011 (Philox); Teichroew, in Knuth, The Art of
+Computer Programming, volume 2, 3.4.1 (a polynomial of a sum of uniform numbers).
 """
 
 from __future__ import annotations
@@ -32,15 +32,13 @@ COUNTERS = 256
 BLOCK = 4 * COUNTERS
 """Numbers of a block: the first words of its counters, then the second ones, and so on."""
 
-_F, _I, _U = np.float32, np.int32, np.uint64
+_F, _I, _W, _U = np.float32, np.int32, np.uint32, np.uint64
 _LOW, _HALF = _U(0xFFFFFFFF), _U(32)
 _MULTIPLIERS = _U(0xD2511F53), _U(0xCD9E8D57)
 _KEY_STEPS = _U(0x9E3779B9), _U(0xBB67AE85)
 _ROUNDS = 10
-_SQRT_HALF = _I(0x3F3504F3)
-"""The bits of √½ in float32."""
-_MANTISSA = _I(23)
-_LN_2 = _F(0.69314718056)
+PLACES = 1021 << 8
+"""Values that a number can have: sums of four bytes, and 256 between one and the next."""
 
 
 def philox(counter: Number, key: Number, other_key: Number) -> tuple[Number, Number, Number, Number]:
@@ -58,37 +56,30 @@ def philox(counter: Number, key: Number, other_key: Number) -> tuple[Number, Num
     return a, b, c, d
 
 
-def centre(word: Number) -> Number:
-    """Return the middle of a word's slice of −1..1, float32: an odd multiple of 2⁻²⁴."""
-    return (_F(_I(word >> np.uint32(8)) - _I(1 << 23)) + _F(0.5)) * _F(2.0**-23)
+def place_of(word: Number) -> Number:
+    """Return which of `PLACES` a word stands for, int32.
 
-
-def quantile(x: Number) -> Number:
-    """Return the quantile of the standard normal distribution at (1 + x)/2, for |x| < 1, to 3.1e-5 of itself.
-
-    It is x times a function of w = −ln(1 − x²), and that a polynomial in √(3 + w): both polynomials here are those of
-    the smallest largest error.
+    It is the sum of the word's bytes, and between one sum and the next the upper byte of a product of the word.
     """
-    bits = _F((_F(1.0) - x) * (_F(1.0) + x)).view(_I)
-    exponent = _I((bits - _SQRT_HALF) >> _MANTISSA)
-    t = _I(bits - (exponent << _MANTISSA)).view(_F) - _F(1.0)
-    p = _F(-0.14319848)
-    p = p * t + _F(0.223300692)
-    p = p * t + _F(-0.254724643)
-    p = p * t + _F(0.332258728)
-    p = p * t + _F(-0.499850514)
-    p = p * t + _F(1.00001278)
-    w = -(p * t + _LN_2 * _F(exponent))
-    s = _F(np.sqrt(_F(3.0) + w)) - _F(3.0)
-    p = _F(0.00645599394)
-    p = p * s + _F(-0.00803762937)
-    p = p * s + _F(-0.0270517972)
-    p = p * s + _F(0.0633778592)
-    p = p * s + _F(-0.0378373272)
-    p = p * s + _F(-0.0579491464)
-    p = p * s + _F(1.69510166)
-    p = p * s + _F(3.23358066)
-    return p * x
+    pairs = _W((word & _W(0x00FF00FF)) + (_W(word >> _W(8)) & _W(0x00FF00FF)))
+    fine = _W(_W(word * _W(0x9E3779B1)) >> _W(24))
+    return _I(_W(_W((pairs & _W(0xFFFF)) + _W(pairs >> _W(16))) << _W(8)) + fine)
+
+
+def number_at(place: Number) -> Number:
+    """Return the number of a place, float32.
+
+    The sum of four bytes is nearly normal already. A polynomial brings it to the quantile of the normal distribution:
+    up to 3 within 0.003, up to 4 within 0.013.
+    """
+    t = (_F(_I(place - _I(PLACES // 2))) + _F(0.5)) * _F(2.0 / PLACES)
+    square = t * t
+    p = _F(2.6636019)
+    p = p * square + _F(-2.12412463)
+    p = p * square + _F(0.881645488)
+    p = p * square + _F(0.381903025)
+    p = p * square + _F(3.32392275)
+    return p * t
 
 
 def keys(seed: int) -> tuple[np.uint64, np.uint64]:
@@ -105,7 +96,7 @@ def random_words(seed: int, first_block: int, n_blocks: int) -> Words:
 
 def standard_normal(words: Words) -> Floats:
     """Return the number that each word stands for."""
-    numbers: Floats = quantile(centre(words))
+    numbers: Floats = number_at(place_of(words))
     return numbers
 
 

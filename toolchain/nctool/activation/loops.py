@@ -31,8 +31,7 @@ _LANES = 512
 _F, _W, _U = np.float32, np.uint32, np.uint64
 
 _philox = njit(gaussian.philox)
-_centre = njit(gaussian.centre)
-_quantile = njit(gaussian.quantile)
+_place, _number = njit(gaussian.place_of), njit(gaussian.number_at)
 
 
 @njit(nogil=True)
@@ -52,20 +51,21 @@ def _narrow(values: Floats, shift: int, bits: Bits) -> None:
 
 
 @njit(nogil=True, error_model="numpy")
-def _rounded(inputs: Floats, numbers: Floats, levels: int, values: Floats, errors: Floats) -> None:
-    """Write θ/L · floor(L · clip(z/θ, 0, 1) + 1/2), and scale · (q − clip(z, 0, θ))/θ."""
+def _rounded(inputs: Floats, numbers: Floats, levels: int, values: Floats, ratios: Floats, errors: Floats) -> None:
+    """Write θ/L · floor(L · clip(z/θ, 0, 1) + 1/2), z/θ, and scale · (q − clip(z, 0, θ))/θ."""
     threshold, step, scale_over_threshold, scale = numbers[0], numbers[1], numbers[2], numbers[3]
     n_levels = _F(levels)
     for place in range(len(inputs)):
         ratio = inputs[place] / threshold
         clipped = _F(0) if ratio < _F(0) else (_F(1) if ratio > _F(1) else ratio)  # what is no number stays so
         value = np.floor(clipped * n_levels + _F(0.5)) * step
-        values[place], errors[place] = value, value * scale_over_threshold - clipped * scale
+        values[place], ratios[place] = value, ratio
+        errors[place] = value * scale_over_threshold - clipped * scale
 
 
 @njit(nogil=True, error_model="numpy")
-def _spike_share(inputs: Floats, numbers: Floats, levels: int, values: Floats, errors: Floats) -> None:
-    """Write θ times the spikes a step of a neuron that a spike sets to zero, and the same error."""
+def _spike_share(inputs: Floats, numbers: Floats, levels: int, values: Floats, ratios: Floats, errors: Floats) -> None:
+    """Write θ times the spikes a step of a neuron that a spike sets to zero, and the same beside it."""
     threshold, scale_over_threshold, scale = numbers[0], numbers[2], numbers[3]
     n_steps, share = _F(levels), _F(1.0 / levels)
     smallest = _F(np.finfo(np.float32).tiny)
@@ -76,14 +76,15 @@ def _spike_share(inputs: Floats, numbers: Floats, levels: int, values: Floats, e
         steps = threshold / (smallest if z < smallest else z)
         steps = _F(1) if steps < _F(1) else (n_steps + _F(1) if steps > n_steps + _F(1) else steps)
         value = np.floor(n_steps / np.ceil(steps)) * share * threshold
-        values[place], errors[place] = value, value * scale_over_threshold - clipped * scale
+        values[place], ratios[place] = value, ratio
+        errors[place] = value * scale_over_threshold - clipped * scale
 
 
-@njit(nogil=True, error_model="numpy")
-def _encode(inputs: Floats, threshold: Number, errors: Floats, codes: Codes) -> None:
+@njit(nogil=True)
+def _encode(ratios: Floats, errors: Floats, codes: Codes) -> None:
     """Write the code of each pre-activation: where it lies, and inside how far it was rounded."""
     for place in range(len(codes)):
-        ratio = inputs[place] / threshold
+        ratio = ratios[place]
         error = np.int32(np.floor(errors[place] + _F(0.5)))
         codes[place] = -OUTSIDE if ratio < _F(0) else (OUTSIDE if ratio > _F(1) else error)
 
@@ -103,7 +104,7 @@ def _make_words(key: Any, other_key: Any, block: int, words: NDArray[np.uint32])
 def _add_noise(words: NDArray[np.uint32], sigma: Number, values: Floats) -> None:
     """Add σ times the normal number of each word, as `gaussian.standard_normal`."""
     for place in range(len(values)):
-        values[place] += _quantile(_centre(words[place])) * sigma
+        values[place] += _number(_place(words[place])) * sigma
 
 
 _FORWARD = "void({0}[::1], i8, f4[::1], i8, b1, f4, u8, u8, i8, {0}[::1], i1[::1])"
@@ -137,19 +138,19 @@ def staircase(
         outputs: is filled.
         codes: is filled; empty where nobody asks.
     """
-    wide, values, errors = np.empty(BLOCK, np.float32), np.empty(BLOCK, np.float32), np.empty(BLOCK, np.float32)
-    words = np.empty(BLOCK, np.uint32)
+    wide, values, words = np.empty(BLOCK, np.float32), np.empty(BLOCK, np.float32), np.empty(BLOCK, np.uint32)
+    ratios, errors = np.empty(BLOCK, np.float32), np.empty(BLOCK, np.float32)
     low, block, skipped = 0, first // BLOCK, first % BLOCK
     while low < len(inputs):
         size = min(BLOCK - skipped, len(inputs) - low)
         z, q = wide[:size], values[:size]
         _widen(inputs[low : low + size], shift, z)
         if to_zero:
-            _spike_share(z, numbers, levels, q, errors)
+            _spike_share(z, numbers, levels, q, ratios, errors)
         else:
-            _rounded(z, numbers, levels, q, errors)
+            _rounded(z, numbers, levels, q, ratios, errors)
         if len(codes) > 0:
-            _encode(z, numbers[0], errors, codes[low : low + size])
+            _encode(ratios, errors, codes[low : low + size])
         if sigma > 0:
             _make_words(key, other_key, block, words)
             _add_noise(words[skipped:], sigma, q)
@@ -157,20 +158,21 @@ def staircase(
         low, block, skipped = low + size, block + 1, 0
 
 
-_BACKWARD = "UniTuple(f8, 2)(i1[::1], {0}[::1], i8, {0}[::1])"
+_BACKWARD = "f8(i1[::1], {0}[::1], i8, f4, {0}[::1])"
 
 
 @njit([_BACKWARD.format(kind) for kind in ("u4", "u2")], nogil=True, cache=True)
-def staircase_gradients(codes: Codes, upstream: Bits, shift: int, outputs: Bits) -> tuple[float, float]:
-    """Write the gradient for z; return the sums for θ, of what is inside times its code, and of what lies above θ.
+def staircase_gradients(codes: Codes, upstream: Bits, shift: int, code_unit: Number, outputs: Bits) -> float:
+    """Write the gradient for z; return that for θ: the sum of upstream times the error inside, 0 below, 1 above θ.
 
     Args:
         codes: that `staircase` wrote.
         upstream: gradient for its outputs.
         shift: of the words of `upstream` and `outputs`.
+        code_unit: the error of a code of 1, in units of θ.
         outputs: is filled.
     """
-    by_code, above = np.zeros(_LANES, np.float32), np.zeros(_LANES, np.float32)
+    for_threshold = np.zeros(_LANES, np.float32)
     wide, kept = np.empty(_LANES, np.float32), np.empty(_LANES, np.float32)
     for low in range(0, len(codes), _LANES):
         size = min(_LANES, len(codes) - low)
@@ -180,10 +182,9 @@ def staircase_gradients(codes: Codes, upstream: Bits, shift: int, outputs: Bits)
             g, height = gradient[place], np.int32(code[place])
             inside = abs(height) < OUTSIDE
             passed[place] = g if inside else _F(0)
-            by_code[place] += g * _F(height) if inside else _F(0)
-            above[place] += g if height == OUTSIDE else _F(0)
+            for_threshold[place] += g * (_F(height) * code_unit if inside else _F(height > 0))
         _narrow(passed, shift, outputs[low : low + size])
-    return by_code.astype(np.float64).sum(), above.astype(np.float64).sum()
+    return float(for_threshold.astype(np.float64).sum())
 
 
 _WINDOW = "void({0}[:,::1], i8, f4, b1, i8, i8, {0}[:,::1], f4[:,::1])"

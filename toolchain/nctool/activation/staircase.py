@@ -104,25 +104,23 @@ class _NoisyStaircase(torch.autograd.Function):
         grad = grad.contiguous(memory_format=memory_format(code))
         by_input = torch.empty_like(grad)
         gradients = _gradients_by_loops if compiled_loops(grad) else _gradients_by_torch
-        by_error, by_height = gradients(code, grad, by_input)
-        return by_input, (by_error / ctx.scale + by_height).to(ctx.kind), None, None, None
+        return by_input, gradients(code, grad, by_input, ctx.scale).to(ctx.kind), None, None, None
 
 
-def _gradients_by_loops(code: Tensor, grad: Tensor, by_input: Tensor) -> tuple[Tensor, Tensor]:
-    """Fill the gradient for z; return the sums of it times its code, and of the gradients above θ."""
-    loops, shift = compiled_loops(grad), shift_of(grad)
+def _gradients_by_loops(code: Tensor, grad: Tensor, by_input: Tensor, scale: float) -> Tensor:
+    """Fill the gradient for z, and return that for θ."""
+    loops, shift, unit = compiled_loops(grad), shift_of(grad), np.float32(1.0 / scale)
 
-    def part(of: tuple[Tensor, ...]) -> tuple[float, float]:
+    def part(of: tuple[Tensor, ...]) -> float:
         codes, upstream, out = of
-        sums: tuple[float, float] = loops.staircase_gradients(codes.numpy(), bits(upstream), shift, bits(out))
-        return sums
+        by_threshold: float = loops.staircase_gradients(codes.numpy(), bits(upstream), shift, unit, bits(out))
+        return by_threshold
 
     parts = side_by_side(part, list(_blocks(code, grad, by_input)), torch.get_num_threads())
-    by_error, by_height = torch.tensor(parts, dtype=torch.float64).sum(0)
-    return by_error, by_height
+    return torch.tensor(sum(parts), dtype=torch.float64)
 
 
-def _gradients_by_torch(code: Tensor, grad: Tensor, by_input: Tensor) -> tuple[Tensor, Tensor]:
+def _gradients_by_torch(code: Tensor, grad: Tensor, by_input: Tensor, scale: float) -> Tensor:
     """Do as `_gradients_by_loops`."""
     by_error, by_height = [grad.new_zeros(())], [grad.new_zeros(())]
     for codes, upstream, out in _blocks(code, grad, by_input):
@@ -130,7 +128,7 @@ def _gradients_by_torch(code: Tensor, grad: Tensor, by_input: Tensor) -> tuple[T
         torch.mul(upstream, place.abs().lt_(_OUTSIDE), out=out)  # lt_ gives floats: bools are several times slower
         by_error.append(torch.dot(out, place))
         by_height.append(torch.dot(upstream, place.gt_(_LARGEST)))
-    return torch.stack(by_error).sum(), torch.stack(by_height).sum()
+    return torch.stack(by_error).sum() / scale + torch.stack(by_height).sum()
 
 
 def _forward(
