@@ -33,6 +33,8 @@ MADE_BY = ("description", "recipe", "seed", "finetune", "export")
 """Keys that say how a network is made; the others are measured."""
 
 TRAINED = "checkpoint.safetensors"
+COMMIT = commit() or "unknown"
+"""Before anything is written."""
 
 
 def make(name: str, facts: dict[str, Any], runs: Path, data_dir: Path | None) -> tuple[Path, dict[str, Any]]:
@@ -54,7 +56,7 @@ def make(name: str, facts: dict[str, Any], runs: Path, data_dir: Path | None) ->
         "cores": exported.cores,
         "size": exported.path.stat().st_size,
         "sha256": sha256(exported.path.read_bytes()).hexdigest(),
-        "commit": commit() or "unknown",
+        "commit": COMMIT,
         "accuracy": ran.accuracy,
     }
     said = {key: facts[key] for key in MADE_BY if key in facts}
@@ -108,7 +110,7 @@ def main() -> None:
                 entries[name] = entry
     if options.write:
         _write(entries, text)
-    print(json.dumps({"zoo": found, "commit": commit(), **environment()}))
+    print(json.dumps({"zoo": found, "commit": COMMIT, **environment()}))
 
 
 if __name__ == "__main__":

@@ -13,8 +13,8 @@
     nctool.doctor()                                      tells what works here, and the way out where it does not
     nctool.report("mine.net")                            writes one page of HTML about it, or about several networks
 
-Each command of the command line calls the function of its name. The functions are loaded when first used: importing
-`nctool` loads neither torch nor Lava.
+Each command of the command line but those that list calls the function of its name. The functions are loaded when first
+used: importing `nctool` loads neither torch nor Lava.
 """
 
 from __future__ import annotations

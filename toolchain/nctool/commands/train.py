@@ -138,8 +138,11 @@ def print_train(report: TrainReport) -> None:
         print_line("no epoch of fine-tuning was better: more images, or a lower finetune.learning_rate, may help")
     if report.ideal_epochs:
         print_line(f"noise of {report.ideal_epochs} epochs is that of the float network: no integers fitted")
-    path, model = quote(str(report.path)), quote(str(report.path / "model.net"))
-    print_whole(f"next: nctool export {path} --target loihi -o {model}")
+    path, model = report.path, report.path / "model.net"
+    if report.is_own:  # a command would not have it
+        print_whole(f'next: nctool.export("{path}", target="loihi", output="{model}", model=your network)')
+    else:
+        print_whole(f"next: nctool export {quote(str(path))} --target loihi -o {quote(str(model))}")
 
 
 COMMAND = Command(train, print_train, title="training")

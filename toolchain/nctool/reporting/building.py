@@ -209,9 +209,7 @@ def _density(subject: Subject, data: Data, options: Options, told: Told) -> tupl
 def _head(found: Found) -> Head:
     subject, judgement = found.subject, found.judgement
     if judgement is None:
-        verdict = Verdict(
-            "open", "nothing exported", [f"`nctool export {subject.run} -o {subject.run}/model.net` makes a network"]
-        )
+        verdict = Verdict("open", "nothing exported", [f"`{subject.how_to_export}` makes a network"])
     else:
         verdict = judgement.verdict
     numbers = [*_accuracies(found), *_sizes(found)]

@@ -63,6 +63,13 @@ class Subject:
         return {int(steps): share for steps, share in by_steps.items() if steps.isdecimal() and _is_share(share)}
 
     @property
+    def how_to_export(self) -> str:
+        """Return what exports the run of a subject that nothing was exported of."""
+        if self.checkpoint is not None and self.checkpoint.recipe.model.architecture == "own":
+            return f'nctool.export("{self.run}", model=…)'  # the network is of the user's code
+        return f"nctool export {self.run}"
+
+    @property
     def metadata(self) -> Metadata | None:
         """Return what nctool wrote into the file; None without a file, or of a file of another tool."""
         return None if self.content is None else self.content.metadata

@@ -39,7 +39,7 @@ def accuracy(subject: Subject, data: Data | None, answers: Answers | None, no_da
         table = {"curve": "curve", "at": "time steps", "percent": "accuracy"}
         yield Figure("accuracy", "Accuracy against time steps", table, {WHOLE: variant}, is_wide=True)
     if subject.content is None:
-        yield LeftOut("The integer network", f"nothing was exported of this run: `nctool export {subject.run}` does it")
+        yield LeftOut("The integer network", f"nothing was exported of this run: `{subject.how_to_export}` does it")
     elif answers is None:
         yield LeftOut("Accuracy of the integers", no_data)
     elif answers.accuracy is None:

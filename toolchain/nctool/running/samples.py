@@ -83,7 +83,7 @@ def choose_samples(
         values = np.asarray(values[:n_samples])
     else:
         values = images.pixels
-    answers = None if label_array is None else load_labels(label_array, len(values))
+    answers = None if label_array is None else load_labels(label_array, len(values), of_all=n_samples is None)
     content, samples = content.fit(values, name)
     n_outputs = content.network.readout.n_neurons
     if answers is not None and answers.max() >= n_outputs:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from torch import nn
@@ -16,7 +16,7 @@ from nctool.activation.noisy_quant import activations, in_mode
 from nctool.ir.number_format import parts_of_threshold
 from nctool.progress import ProgressCallback
 from nctool.recipe.schema import Recipe
-from nctool.reports import Report
+from nctool.reports import NOT_JSON, Report
 from nctool.training.checkpoints.checkpoint import Checkpoint
 from nctool.training.checkpoints.state import TrainingState
 from nctool.training.images.data import LabelledImages, TrainingData
@@ -43,6 +43,7 @@ class TrainReport(Report):
         seconds_per_epoch: mean wall time.
         ideal_epochs: with noise of a chip, epochs that took it from the float spiking network, because no integers
             fitted; 0 for other recipes.
+        is_own: the network is of the user's code, which functions take as `model=`.
     """
 
     path: Path
@@ -56,6 +57,7 @@ class TrainReport(Report):
     kept_start: bool
     seconds_per_epoch: float
     ideal_epochs: int
+    is_own: bool = field(default=False, metadata=NOT_JSON)
 
 
 def tested(task: Task, state: TrainingState, path: Path, progress: ProgressCallback) -> TrainReport:
@@ -79,6 +81,7 @@ def tested(task: Task, state: TrainingState, path: Path, progress: ProgressCallb
         kept_start=recipe.finetune is not None and state.best_epoch <= recipe.training.epochs,
         seconds_per_epoch=math.fsum(state.seconds) / len(state.seconds),
         ideal_epochs=ideal_epochs,
+        is_own=recipe.model.architecture == "own",
     )
 
 
