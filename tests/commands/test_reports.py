@@ -130,6 +130,12 @@ def test_a_notebook_shows_the_same_words_in_tables(reports, name: str, monkeypat
     assert shown.tags <= {"div", "style", "p", "code", "table", "thead", "tbody", "tr", "th", "td"}
 
 
+def test_the_next_step_with_a_network_of_your_own_is_given_that(reports) -> None:
+    text = str(dataclasses.replace(reports["train"], is_own=True))
+    assert text.splitlines()[-1].startswith('next: nctool.export("')
+    assert text.endswith('model.net", model=your network)')
+
+
 def test_commands_are_named_as_functions(reports) -> None:
     assert 'next: nctool.export("' in str(reports["train"])
     assert 'next: nctool.run_sim("' in str(reports["export"])

@@ -368,6 +368,7 @@ def test_images_of_another_kind_are_refused(digits_model, tmp_path, values, hint
 @pytest.mark.parametrize(
     ("values", "text"),
     [
+        (np.zeros(3, np.int64), f"labels are int64 (3,), allowed class numbers for 2 samples\nhint: {NUMBERS}"),
         (np.zeros(1, np.int64), f"labels are int64 (1,), allowed class numbers for 2 samples\nhint: {NUMBERS}"),
         (
             np.zeros((2, 1), np.int64),
