@@ -167,3 +167,16 @@ def test_a_network_that_takes_no_images(images: Path, tmp_path: Path) -> None:
     assert error.message == (
         f"`{images / '0.png'}`: images hold pixels, the network takes the numbers that it was converted on"
     )
+
+
+def test_a_page_is_made_of_images_and_of_a_folder_of_them(cli, images: Path, tmp_path: Path) -> None:
+    for source, count in ((images, 4), (images / "1.png", 1)):
+        shown = cli("report", NAME, "--input", source, "-o", tmp_path / "r.html", "--json")
+        assert (shown.code, shown.json["networks"][0]["compared_samples"]) == (0, count)
+
+
+def test_an_image_of_too_many_pixels_is_named(tmp_path: Path, monkeypatch) -> None:
+    Image.new("L", (50, 50)).save(tmp_path / "big.png")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
+    text = f"`{tmp_path / 'big.png'}`: too many pixels to be safe to decode\nhint: make it smaller, or cut it"
+    assert str(refused(RangeError, open_image, tmp_path / "big.png")) == text

@@ -645,6 +645,12 @@ def _norm_with_nan() -> nn.Module:
     [
         (float("nan"), 0, "parameter `0.weight`: holds nan, allowed finite numbers"),
         (float("inf"), 1, "parameter `0.bias`: holds inf, allowed finite numbers"),
+        (
+            -1e20,
+            0,
+            "parameter `0.weight`: reaches 1e+20, allowed up to 1e+15\n"
+            "hint: train with normalised images and a lower learning rate, or scale the layer",
+        ),
     ],
 )
 def test_a_parameter_that_is_no_number_is_named(value, index, text):

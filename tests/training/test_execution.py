@@ -1,5 +1,7 @@
 """Precision, determinism and memory format of a training run: followed, refused where useless, undone afterwards."""
 
+import sys
+
 import pytest
 import torch
 from torch import nn
@@ -91,6 +93,15 @@ def test_auto_is_bfloat16_where_the_device_has_it(cpu_has_bfloat16):
 def test_a_processor_has_bfloat16_by_its_instructions(monkeypatch, features, has):
     monkeypatch.setattr(cpu, "features", lambda: features)
     assert cpu.has_bfloat16() is has
+
+
+def test_a_broken_library_of_llvm_is_no_internal_error(monkeypatch, tmp_path):
+    (tmp_path / "llvmlite.py").write_text("raise OSError('libLLVM is broken')")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "llvmlite", raising=False)
+    cpu.features.cache_clear()
+    assert cpu.features() is None
+    cpu.features.cache_clear()
 
 
 @pytest.mark.parametrize("has_bfloat16", [False, True])

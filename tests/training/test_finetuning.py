@@ -63,6 +63,35 @@ def test_a_constant_input_is_weighed_once_a_window_and_gives_the_same(first, fea
     torch.testing.assert_close(gradients, expected_gradients)
 
 
+class WritesIntoItsInput(nn.Module):
+    """A skip written in place; dropout in place, or a flattened view of what is changed, before a linear layer."""
+
+    def __init__(self, kind):
+        super().__init__()
+        self.kind, self.first, self.second = kind, nn.Conv2d(1, 1, 3, padding=1), nn.Conv2d(1, 2, 3)
+        self.dense, self.act = nn.Linear(64, 2), NoisyQuantReLU(4, 1.0)
+
+    def forward(self, x):
+        if self.kind == "skip":
+            x += self.act(self.first(x))
+            return self.second(x).flatten(1)
+        if self.kind == "view":
+            flat = x.flatten(1)
+            x.clamp_(max=0.3)
+            return self.dense(flat)
+        return self.dense(x.mul_(0.5).flatten(1))
+
+
+@pytest.mark.parametrize("kind", ["skip", "view", "scaled"])
+def test_a_model_that_changes_its_input_in_place_is_trained_as_it_is(kind):
+    torch.manual_seed(0)
+    model, images = WritesIntoItsInput(kind).train(), torch.rand(5, 1, 8, 8)
+    before = images.clone()
+    expected = window_logits(model, {}, [images.clone() for _ in range(3)])
+    assert torch.equal(window_logits(model, {}, [images] * 3), expected)
+    assert torch.equal(images, before)
+
+
 def test_a_constant_input_reaches_the_first_convolution_once():
     model, seen = nn.Sequential(nn.Conv2d(1, 3, 3), NoisyQuantReLU(4, 1.0), nn.Conv2d(3, 2, 3)), []
     images = torch.rand(5, 1, 8, 8)

@@ -193,6 +193,15 @@ def test_what_is_no_number_stays_so(kind, loops):
     assert got[1:].tolist() == [1.0, 2.0, 0.0]
 
 
+def test_torch_compile_sees_operations_of_torch_alone(monkeypatch):
+    """What it would see of the loops are pointers of NumPy, in which it fails."""
+    monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
+    torch.manual_seed(0)
+    got = activate(torch.zeros(100_000), torch.tensor(1.0), 4, "subtract", Noise(SIGMA))
+    torch.manual_seed(0)
+    assert torch.equal(got, torch.empty(100_000).normal_() * SIGMA)
+
+
 def test_threads_change_no_bit(monkeypatch):
     monkeypatch.setattr(staircase, "_CPU_BLOCK", 5000)
     z, found = inputs(40_001), []

@@ -18,7 +18,7 @@ def features() -> tuple[str, ...] | None:
     """Return those of `VECTORS` and `ARM_VECTORS` that the processor has; None where Numba is missing, which tells."""
     try:
         from llvmlite import binding  # of Numba
-    except ImportError:
+    except (ImportError, OSError):  # it is not there, or its library of LLVM is broken
         return None
     has = binding.get_host_cpu_features()
     return tuple(name for name in (*VECTORS, *ARM_VECTORS) if has.get(name))

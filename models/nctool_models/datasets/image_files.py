@@ -143,8 +143,12 @@ def open_image(path: Path) -> OpenImage:
 
 def _unreadable(path: Path, error: Exception) -> NctoolError:
     """Describe a file that the system does not give, that is too large, or that Pillow does not understand."""
+    from PIL import Image
+
     if isinstance(error, MemoryError):
         return RangeError(f"`{path}` does not fit into memory", hint="use smaller images, or end other programs")
+    if isinstance(error, Image.DecompressionBombError):
+        return RangeError(f"`{path}`: too many pixels to be safe to decode", hint="make it smaller, or cut it")
     if isinstance(error, OSError) and error.errno is not None:
         return cannot_read(path, error)
     return FormatError(

@@ -24,8 +24,8 @@ _WORDS: dict[torch.dtype, tuple[torch.dtype, Any]] = {
 
 
 def compiled_loops(tensor: Tensor) -> Any:
-    """Return the module `nctool.activation.loops`, or None where it cannot be used on a tensor."""
-    if tensor.device.type != "cpu" or tensor.dtype not in _SHIFTS:
+    """Return the module `nctool.activation.loops`, or None where it cannot be used: torch.compile sees torch alone."""
+    if tensor.device.type != "cpu" or tensor.dtype not in _SHIFTS or torch.compiler.is_compiling():
         return None
     return loops("nctool.activation.loops")
 

@@ -179,7 +179,7 @@ def _fill_by_torch(
 ) -> None:
     """Do as `_fill_by_loops`; a wider type than float32 is computed in itself."""
     wide = torch.promote_types(output.dtype, torch.float32)
-    threshold, on_cpu = threshold.to(wide), z.device.type == "cpu"
+    threshold, on_cpu = threshold.to(wide), z.device.type == "cpu" and not torch.compiler.is_compiling()
     quantise = _rounded if reset == "subtract" else _spike_share
     seed, first = 0, 0
     if noise is not None and on_cpu:

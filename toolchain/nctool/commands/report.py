@@ -153,6 +153,7 @@ def report(
     """
     from nctool.reporting.subjects import find_subjects
     from nctool.running.engines import require_engine
+    from nctool.running.images import are_images
     from nctool.running.outputs import PAGE, require_outputs
 
     paths = _paths(networks)
@@ -164,7 +165,7 @@ def report(
     output, wanted = Path(output), SampleChoice(dataset, split, samples, data_dir, input, labels)
     inputs = {f"the network `{path}`": path for path in paths if path.is_file()}
     require_outputs({**inputs, **_given(wanted)}, {"-o": (PAGE, output)})
-    shape = None if input is None else load_array(input).shape[-3:]
+    shape = None if input is None or are_images(input) else load_array(input).shape[-3:]
     subjects = find_subjects(paths, options or ForeignOptions(), shape)
     from nctool.fast.engine import find_device
     from nctool.files import write_atomically

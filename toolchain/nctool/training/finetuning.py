@@ -133,6 +133,7 @@ class _Once(TorchFunctionMode):
     def __init__(self, step: Tensor, whole: Tensor, n_steps: int) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self._step, self._whole, self._n_steps = step, whole, n_steps
+        self._version = whole._version
 
     def __torch_function__(
         self,
@@ -142,13 +143,18 @@ class _Once(TorchFunctionMode):
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
         options = kwargs or {}
-        if not args or args[0] is not self._whole or function not in _ROW_BY_ROW:
+        if not args or args[0] is not self._whole or function not in _ROW_BY_ROW or self._was_changed:
             return function(*args, **options)
         result = function(self._step, *args[1:], **options)
         if function in _LINEAR:
             return torch.cat([result] * self._n_steps)
         self._step, self._whole = result, function(self._whole, *args[1:], **options)
         return self._whole
+
+    @property
+    def _was_changed(self) -> bool:
+        """Return whether the model has written into its input, by whatever name."""
+        return self._whole._version != self._version
 
 
 _LINEAR = (torch.conv1d, torch.conv2d, functional.linear)

@@ -17,6 +17,9 @@ from nctool.conversion.trace.signals import NO_ZEROS, Signal, Spikes, zeros_of
 from nctool.errors import RangeError, UnsupportedError
 from nctool.ir.network import Pair, Shape
 
+LARGEST_PARAMETER = 1e15
+"""Magnitude beyond which squares of what a layer gives leave single precision."""
+
 SEQUENCES: tuple[type[nn.Module], ...] = (nn.Conv1d, nn.ConvTranspose1d, nn.AvgPool1d, nn.AdaptiveAvgPool1d)
 """Modules that read sequences, (channels, length)."""
 
@@ -66,8 +69,14 @@ def without_zeros(part: Signal) -> Signal:
 
 
 def to_array(tensor: torch.Tensor, name: str) -> FloatArray:
-    """Return a parameter as float64; a RangeError names one that is not finite."""
+    """Return a parameter as float64; a RangeError names one that is not finite, or beyond `LARGEST_PARAMETER`."""
     array: FloatArray = tensor.detach().cpu().to(torch.float64).numpy()
     if not np.isfinite(array).all():
         raise RangeError(f"parameter `{name}`: holds {array[~np.isfinite(array)][0]}, allowed finite numbers")
+    largest = float(np.abs(array).max(initial=0.0))
+    if largest > LARGEST_PARAMETER:
+        raise RangeError(
+            f"parameter `{name}`: reaches {largest:.3g}, allowed up to {LARGEST_PARAMETER:g}",
+            hint="train with normalised images and a lower learning rate, or scale the layer",
+        )
     return array
