@@ -80,7 +80,7 @@ def write_bundle(model: Path, content: NetxFile, folder: Path, name: str) -> dic
         files |= {NETWORK: (_FILES / "process_network.py").read_bytes(), REGISTERS: _arrays(arrays)}
     files |= {
         FACTS: (json.dumps(facts, indent=1) + "\n").encode(),
-        README: _readme(content, name, sha256(image).hexdigest()).encode(),
+        README: _readme(content, name, sha256(image).hexdigest()).encode(errors="backslashreplace"),
         "encoding.npz": _arrays(_encoding(content)),
         "known_answers.npz": _arrays(_answers(content)),
         **{each: (_FILES / each).read_bytes() for each in COPIED},

@@ -46,9 +46,10 @@ def html_of(page: Page) -> str:
     """Return the whole page; where it would be too large, with every second, fourth, ... layer and sample."""
     for step in THINNING:
         html = _html_of(page if step == 1 else _thinned(page, step))
-        if len(html.encode()) <= MOST_BYTES:
+        as_bytes = html.encode(errors="backslashreplace")  # names of files may be no UTF-8
+        if len(as_bytes) <= MOST_BYTES:
             break
-    return html
+    return as_bytes.decode()
 
 
 def _thinned(page: Page, step: int) -> Page:
