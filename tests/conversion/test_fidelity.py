@@ -189,6 +189,19 @@ def test_fewer_answers_than_chance_explains_are_noted(same, images):
     assert Fidelity(images, {}, (same + 1) / images, 1.0).notes(conversion) == ()
 
 
+@pytest.mark.parametrize(("bias", "images", "is_noted"), [(9.0, 20, True), (9.0, 19, False), (0.0, 20, False)])
+def test_a_network_that_answers_all_images_alike_is_noted(bias, images, is_noted):
+    """Class 1 answers a bright pixel, class 0 a dark one, unless its bias is beyond both."""
+    model = nn.Sequential(linear([[1.0]], [0.0]), NoisyQuantReLU(4, 1.0), linear([[0.0], [4.0]], [1.0 + bias, 0.0]))
+    pixels = np.arange(images, dtype=np.uint8).reshape(-1, 1) % 2 * 255
+    conversion = of(model, (1,))
+    found = measure_fidelity(
+        conversion, pixels, lambda part: model(torch.from_numpy(part / 255).float()).detach().numpy()
+    )
+    assert found.one_class is is_noted
+    assert any("one class for all 20 images" in note for note in found.notes(conversion)) is is_noted
+
+
 @pytest.mark.parametrize(
     ("n_steps", "options", "way_out"),
     [

@@ -36,6 +36,9 @@ from nctool.ir.network import INPUT_NAME, IntArray, IntNetwork
 WORK = 2 * 10**9
 """Connections that may be computed, over all images and steps: about a second on one core of a CPU."""
 
+ENOUGH_FOR_CLASSES = 20
+"""Images from which on one class for all of them is worth a word."""
+
 FEWEST_IMAGES = 8
 """Measured however large the network is."""
 
@@ -96,6 +99,7 @@ class Fidelity:
         what: is compared, layer by layer, and when it counts as differing.
         accuracy: on the same images; None where they have no labels.
         overflows: accumulated inputs on them that leave the accumulator (rules O1 and O3).
+        one_class: the ANN answers all images with one class, and they are enough to tell.
     """
 
     images: int
@@ -105,6 +109,7 @@ class Fidelity:
     what: str = "spike counts differ"
     accuracy: Accuracy | None = None
     overflows: int = 0
+    one_class: bool = False
 
     @property
     def changes(self) -> tuple[Change, ...]:
@@ -136,6 +141,11 @@ class Fidelity:
         beyond = f"{self.overflows} accumulated inputs leave the accumulator on {self.images} images"
         notes = [f"{beyond} (rules O1 and O3): {way_out}"] if self.overflows else []
         notes += [f"spikes differ grossly from the float network's, by {', '.join(off)}: {way_out}"] if off else []
+        if self.one_class:
+            notes.append(
+                f"the trained network gives one class for all {self.images} images, so that answers say little: is it "
+                "trained, are mean and std those of its training, are the images of several classes?"
+            )
         if _by_chance(round(self.same_as_snn * self.images), self.images) < CHANCE:
             notes.append(
                 f"only {self.same_as_snn:.1%} of the answers to {self.images} calibration images are the float "
@@ -204,6 +214,7 @@ def measure_fidelity(
     real = FloatSpikes.prepare(conversion.real, conversion.encoded, conversion.number_format.reset, engine.n_steps)
     layers = {name: np.zeros(4) for name in conversion.replicas}
     same, right, overflows = np.zeros(2), np.zeros(2), 0
+    classes: set[int] = set()
     apart = 1 if conversion.network.is_graded else 0
     for start in range(0, len(pixels), engine.batch):
         batch = pixels[start : start + engine.batch]
@@ -212,6 +223,7 @@ def measure_fidelity(
         counts, logits = real.run(batch)
         answers = _answers(trace.logits[:, -1])
         of_ann = _answers(ann(batch))
+        classes.update(of_ann.tolist())
         same += [(answers == _answers(logits)).sum(), (answers == of_ann).sum()]
         if labels is not None:
             wanted = labels[start : start + len(batch)]
@@ -226,7 +238,8 @@ def measure_fidelity(
     accuracy = None if labels is None else Accuracy(*(right / len(pixels)).tolist())
     of_layers = {name: _spike_error(*sums) for name, sums in layers.items()}
     what = "graded spikes differ by more than one unit" if conversion.network.is_graded else "spike counts differ"
-    return Fidelity(len(pixels), of_layers, snn, ann_too, what, accuracy, overflows)
+    one_class = len(classes) == 1 and len(pixels) >= ENOUGH_FOR_CLASSES
+    return Fidelity(len(pixels), of_layers, snn, ann_too, what, accuracy, overflows, one_class)
 
 
 def _answers(logits: IntArray | FloatArray) -> IntArray:
