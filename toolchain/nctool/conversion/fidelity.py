@@ -238,7 +238,8 @@ def measure_fidelity(
     accuracy = None if labels is None else Accuracy(*(right / len(pixels)).tolist())
     of_layers = {name: _spike_error(*sums) for name, sums in layers.items()}
     what = "graded spikes differ by more than one unit" if conversion.network.is_graded else "spike counts differ"
-    one_class = len(classes) == 1 and len(pixels) >= ENOUGH_FOR_CLASSES
+    several = conversion.network.readout.n_neurons > 1
+    one_class = several and len(classes) == 1 and len(pixels) >= ENOUGH_FOR_CLASSES
     return Fidelity(len(pixels), of_layers, snn, ann_too, what, accuracy, overflows, one_class)
 
 
