@@ -13,7 +13,8 @@ the CPU the running sum of the profiler's memory events. Neither counts what one
 
 The last line of stdout is one JSON object: `time_ratio` and `memory_ratio` of the format that training takes in
 float32, `bfloat16` (the time ratio in that type), `bfloat16_speedup` (the step with noise in float32 over the same in
-bfloat16), `device`, and for each case the milliseconds and megabytes behind them.
+bfloat16), `device`, and in `formats` for each case the milliseconds and
+megabytes behind them.
 """
 
 from __future__ import annotations
@@ -139,7 +140,7 @@ def main() -> None:
     if "bfloat16" in rows:
         found["bfloat16"] = rows["bfloat16"]["time_ratio"]
         found["bfloat16_speedup"] = taken["noisy_ms"] / rows["bfloat16"]["noisy_ms"]
-    print(json.dumps({**found, "device": arguments.device, "cases": rows, **environment()}))
+    print(json.dumps({**found, "device": arguments.device, "formats": rows, **environment()}))
 
 
 if __name__ == "__main__":
