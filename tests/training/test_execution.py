@@ -72,6 +72,13 @@ def test_bfloat16_on_a_cpu_needs_one_that_has_it(tmp_path, cpu_has_bfloat16):
     )
 
 
+def test_a_report_says_what_auto_was(tmp_path, cpu_has_bfloat16):
+    assert small_fit(tmp_path / "auto", ["training.precision=auto"]).precision == (
+        "bfloat16" if cpu_has_bfloat16 else "float32"
+    )
+    assert small_fit(tmp_path / "float32").precision == "float32"
+
+
 def test_auto_is_bfloat16_where_the_device_has_it(cpu_has_bfloat16):
     types: set[tuple[str, torch.dtype]] = set()
     one_epoch(small_recipe("training.precision=auto"), types)

@@ -133,7 +133,8 @@ def print_train(report: TrainReport) -> None:
     title = f"{report.recipe}, seed {report.seed}: test accuracy"
     print_rows(title, ["", "ANN", *(f"T={step}" for step in steps)], [row])
     chosen = "the start of fine-tuning" if report.kept_start else f"epoch {report.best_epoch}"
-    print_line(f"{chosen} chosen on held-out training data, {report.seconds_per_epoch:.2f} s per epoch")
+    seconds = f"{report.seconds_per_epoch:.2f} s per epoch in {report.precision}"
+    print_line(f"{chosen} chosen on held-out training data, {seconds}")
     if report.kept_start:
         print_line("no epoch of fine-tuning was better: more images, or a lower finetune.learning_rate, may help")
     if report.ideal_epochs:
