@@ -131,9 +131,9 @@ def test_every_recipe_takes_a_step_of_training(name, one_thread):
     normalisation = Normalisation((0.5,) * shape[0], (0.25,) * shape[0])
     data = TrainingData(recipe.data.name, tuple(map(str, range(n_classes))), two, two, two, normalisation)
     model = build(name)
-    stage = NoisyTraining(Task(model, data, two, normalisation, recipe, None))
+    task = Task(model, data, two, normalisation, recipe, None)
     before = [value.detach().clone() for value in model.parameters()]
     with torch.random.fork_rng():
-        epoch = Optimiser(model, two, stage, 0, recipe).run_epoch(1, no_progress, Interruption())
+        epoch = Optimiser(task, two, NoisyTraining(task), 0).run_epoch(1, no_progress, Interruption())
     assert math.isfinite(epoch.loss)
     assert all(not torch.equal(old, new) for old, new in zip(before, model.parameters(), strict=True))

@@ -35,8 +35,8 @@ def one_epoch(recipe, types):
     model, data = small_model(recipe), small_data()
     for layer in model:
         layer.register_forward_hook(lambda module, _, output: types.add((type(module).__name__, output.dtype)))
-    stage = NoisyTraining(Task(model, data, data.held_out, data.normalisation, recipe, None))
-    Optimiser(model, data.train, stage, 0, recipe).run_epoch(1, no_progress, Interruption())
+    task = Task(model, data, data.held_out, data.normalisation, recipe, None)
+    Optimiser(task, data.train, NoisyTraining(task), 0).run_epoch(1, no_progress, Interruption())
     return model
 
 

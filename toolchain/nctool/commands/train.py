@@ -93,6 +93,7 @@ def train(
         RangeError: training diverged, or memory does not suffice for the images or the training.
         Interrupted: SIGINT, SIGTERM or SIGHUP came while it trained; see `nctool.errors`.
     """
+    from nctool.recipe.schema import require_changed_images
     from nctool.running.checkpoints import require_no_other_recipe
     from nctool_models import load_recipe
 
@@ -100,6 +101,7 @@ def train(
     resolved = load_recipe(recipe, overrides, seed)
     if model is not None:
         resolved = _with_own(resolved, model)
+    require_changed_images(resolved)
     output = RUNS / resolved.name if output is None else Path(output)
     require_vacant(output, resume=resume, overwrite=overwrite)
     if not resume:
