@@ -32,14 +32,15 @@ class Method:
 
 
 DIRECT = "direct"
+NO_NOISE = {"noise.source": "none", "noise.images": "clean"}
 METHODS = {
-    "relu": Method("ReLU, thresholds balanced", {"activation.function": "relu", "noise.source": "none"}),
-    "qcfs": Method("quantised, no noise (QCFS)", {"noise.source": "none"}),
+    "relu": Method("ReLU, thresholds balanced", {"activation.function": "relu", **NO_NOISE}),
+    "qcfs": Method("quantised, no noise (QCFS)", NO_NOISE),
     "nq": Method("quantised, noise (NQ)", {"noise.source": "ideal"}),
     "chip": Method("quantised, noise of the chip", {"noise.source": "chip"}),
     "finetuned": Method("NQ, fine-tuned", {}, start="nq"),
     "finetuned-4bit": Method("NQ, fine-tuned with 4-bit weights", {"finetune.weight_bits": 4}, start="nq"),
-    DIRECT: Method("trained directly", {"training.epochs": 0}),
+    DIRECT: Method("trained directly", {"training.epochs": 0, "training.schedule": "cosine", "noise.images": "clean"}),
 }
 """By name, in the order of the table."""
 

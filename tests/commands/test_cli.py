@@ -21,6 +21,7 @@ def test_train_export_run_verify_inspect(cli, tmp_path: Path) -> None:
     trained = cli("train", "digits-mlp", "-o", run, "--set", "training.epochs=2", "--seed", 5, "--json")
     assert trained.code == 0
     assert {"accuracy_ann", "accuracy_snn", "theta", "sigma", "seconds_per_epoch"} <= set(trained.json)
+    assert trained.json["precision"] == "float32"
     assert list(trained.json["accuracy_snn"]) == ["1", "2", "4", "8", "16"]
     assert 0.5 < trained.json["accuracy_ann"] <= 1
     assert trained.json["seed"] == 5

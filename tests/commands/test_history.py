@@ -8,6 +8,8 @@ import pytest
 import nctool
 from nctool.errors import FormatError, UsageError
 from nctool.figures import history as history_figure
+from nctool.training import load_checkpoint
+from nctool.training.checkpoints.state import load_state, save_state
 from nctool.training.metrics import read_metrics
 from tests.support.small_run import small_fit
 
@@ -23,17 +25,49 @@ def run(tmp_path_factory):
 
 def test_the_report_is_metrics_jsonl(cli, run):
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    assert nctool.history(run).to_json() == {"path": str(run), "epochs": lines}
+    best = load_checkpoint(run).results["best_epoch"]
+    assert nctool.history(run).to_json() == {"path": str(run), "epochs": lines, "best_epoch": best}
     assert cli("history", run, "--json").json["epochs"] == lines
 
 
-def test_the_table_has_a_row_for_each_epoch(cli, run):
-    ended = cli("history", run)
-    rows = [line.split() for line in ended.out.splitlines()[2:]]
-    epochs = read_metrics(run)
-    assert [row[:4] for row in rows] == [
-        [str(each.epoch), each.stage, f"{each.loss:.4f}", f"{each.training_accuracy:.2%}"] for each in epochs
-    ]
+def test_the_table_has_a_row_for_each_epoch_and_marks_the_chosen_one(cli, run):
+    *lines, last = cli("history", run).out.splitlines()[2:]
+    best = load_checkpoint(run).results["best_epoch"]
+    for line, each in zip(lines, read_metrics(run), strict=True):
+        mark = "*" if each.epoch == best else ""
+        shown = [f"{each.epoch}{mark}", each.stage, f"{each.loss:.4f}", f"{each.training_accuracy:.2%}"]
+        assert line.split()[:4] == shown
+    assert last == "* chosen on held-out images"
+
+
+def test_the_best_epoch_so_far_of_a_run_that_goes_on_is_that_of_its_state(run, tmp_path):
+    for name in ("metrics.jsonl", "last.safetensors"):
+        (tmp_path / name).write_bytes((run / name).read_bytes())
+    assert nctool.history(tmp_path).best_epoch == nctool.history(run).best_epoch
+    (tmp_path / "last.safetensors").unlink()
+    assert nctool.history(tmp_path).best_epoch is None
+
+
+def test_the_start_of_fine_tuning_is_no_epoch_of_it(cli, run, tmp_path):
+    """The run of `nctool finetune` has the epochs behind those of the training: of two, 3 and 4."""
+    lines = (run / "metrics.jsonl").read_text().splitlines(keepends=True)
+    (tmp_path / "metrics.jsonl").write_text("".join(lines[2:]))
+    save_state(
+        tmp_path, replace(load_state(run, load_checkpoint(run).recipe), best_epoch=2), load_checkpoint(run).recipe
+    )
+    ended = cli("history", tmp_path)
+    assert "*" not in ended.out
+    assert ended.out.splitlines()[-1] == "chosen: the network that fine-tuning started with"
+    assert nctool.history(tmp_path).best_epoch == 2
+
+
+@pytest.mark.parametrize("name", ["checkpoint.safetensors", "last.safetensors"])
+def test_a_file_that_is_cut_off_does_not_say_which_epoch_was_chosen(run, tmp_path, name):
+    (tmp_path / "metrics.jsonl").write_bytes((run / "metrics.jsonl").read_bytes())
+    (tmp_path / name).write_bytes((run / name).read_bytes()[:-1])
+    with pytest.raises(FormatError) as caught:
+        nctool.history(tmp_path)
+    assert str(caught.value) == f"`{tmp_path / name}` is truncated or no safetensors file"
 
 
 def test_a_line_that_is_being_written_is_left_out(run, tmp_path):

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
+import nctool
 from nctool.errors import RecipeError
 from nctool.recipe.overrides import parse_overrides
 from nctool.recipe.schema import (
@@ -22,6 +23,7 @@ from nctool.recipe.schema import (
     VggSettings,
     parse_recipe,
     read_recipe,
+    require_changed_images,
 )
 from nctool.toml import literal, parse_value, tables_of, tags_of
 from nctool_models.recipes.load import list_recipes, load_recipe, recipe_path
@@ -80,26 +82,29 @@ def test_defaults_fill_what_is_left_out():
     assert recipe.data.validation_fraction == 0.1
     assert recipe.model == CnnSettings(architecture="cnn", channels=(16, 32), kernel=3, hidden=64)
     assert (recipe.activation.levels, recipe.activation.threshold_init) == (4, "data")
-    assert (recipe.noise.source, recipe.noise.steps) == ("ideal", 4)
+    assert (recipe.noise.source, recipe.noise.steps, recipe.noise.images) == ("ideal", 4, "clean")
     assert recipe.training.model_dump() == {
         "epochs": 3,
         "batch_size": 128,
         "learning_rate": 0.05,
+        "schedule": "cosine",
         "momentum": 0.9,
         "weight_decay": 5e-4,
         "crop_padding": 0,
+        "resized_crop": 0.0,
         "auto_augment": "none",
         "horizontal_flip": False,
         "cutout": 0,
+        "cutout_fill": "black",
         "precision": "float32",
         "deterministic": False,
     }
 
 
-def test_the_schedule_of_an_older_recipe_is_dropped():
+def test_a_recipe_of_before_with_a_schedule_is_that_without():
     recipe = parse_recipe(TEXT.replace("[training]", '[training]\nschedule = "cosine"'))
     assert recipe == parse_recipe(TEXT)
-    assert "schedule" not in recipe.to_toml()
+    assert 'schedule = "cosine"\n' in recipe.to_toml()
 
 
 def test_the_keys_of_an_older_recipe_are_read_under_their_new_names():
@@ -209,8 +214,8 @@ def test_an_override_below_a_value_is_refused():
 
 TOP = "name, description, seed, data, input, model, activation, noise, chip, training, finetune"
 TRAINING = (
-    "epochs, batch_size, learning_rate, momentum, weight_decay, "
-    "crop_padding, horizontal_flip, auto_augment, cutout, precision, deterministic"
+    "epochs, batch_size, learning_rate, schedule, momentum, weight_decay, "
+    "crop_padding, resized_crop, horizontal_flip, auto_augment, cutout, cutout_fill, precision, deterministic"
 )
 
 
@@ -275,11 +280,31 @@ TRAINING = (
         ("training.learning_rate=0", "`training.learning_rate` is 0, allowed: a number above 0"),
         ("training.learning_rate=inf", "`training.learning_rate` is inf, allowed: a number above 0"),
         ("training.horizontal_flip=1", "`training.horizontal_flip` is 1, allowed: true or false"),
-        ("training.auto_augment=svhn", '`training.auto_augment` is "svhn", allowed: none, cifar10, imagenet'),
         (
-            "training.schedule=step",
-            '`training.schedule` is "step", allowed: cosine\n'
-            "hint: leave it out: the learning rate always follows a cosine",
+            "training.auto_augment=svhn",
+            '`training.auto_augment` is "svhn", allowed: none, cifar10, imagenet, cifar10-pillow',
+        ),
+        ("training.schedule=step", '`training.schedule` is "step", allowed: cosine, cosine-by-epoch, one-cycle'),
+        ("training.resized_crop=1.5", "`training.resized_crop` is 1.5, allowed: a number from 0 to 1"),
+        ("training.cutout_fill=grey", '`training.cutout_fill` is "grey", allowed: black, mean'),
+        (
+            "training.cutout_fill=mean",
+            '`training.cutout_fill` is "mean", allowed: black\n'
+            "hint: with training.cutout = 0 there is no square to fill",
+        ),
+        (
+            ("training.epochs=0", "finetune.epochs=1", "training.schedule=one-cycle"),
+            '`training.schedule` is "one-cycle", allowed: cosine\n'
+            "hint: with training.epochs = 0 there is only fine-tuning, whose rate falls by a cosine of its own",
+        ),
+        ("noise.images=changed", '`noise.images` is "changed", allowed: clean, augmented'),
+        (
+            ("noise.source=none", "noise.images=augmented", "training.horizontal_flip=true"),
+            '`noise.images` is "augmented", allowed: clean\nhint: with noise.source = "none" no noise is measured',
+        ),
+        (
+            ("training.epochs=0", "finetune.epochs=1", "noise.images=augmented", "training.horizontal_flip=true"),
+            '`noise.images` is "augmented", allowed: clean\nhint: with training.epochs = 0 no noise is measured',
         ),
         ("noise.source=idael", '`noise.source` is "idael", allowed: ideal, none, chip\nhint: did you mean `ideal`?'),
         ("noise.steps=65", "`noise.steps` is 65, allowed: a whole number 1..64"),
@@ -494,17 +519,21 @@ reset = "subtract"
 [noise]
 source = "ideal"
 steps = 4
+images = "clean"
 
 [training]
 epochs = 3
 batch_size = 128
 learning_rate = 0.05
+schedule = "cosine"
 momentum = 0.9
 weight_decay = 0.0005
 crop_padding = 0
+resized_crop = 0.0
 horizontal_flip = false
 auto_augment = "none"
 cutout = 0
+cutout_fill = "black"
 precision = "float32"
 deterministic = false
 """
@@ -674,3 +703,29 @@ def test_a_chip_is_there_where_noise_is_measured_on_it_and_reads_back():
 )
 def test_a_chip_that_contradicts_the_recipe_is_refused(overrides, message):
     assert refusal(*overrides) == f"recipe `small`: {message}"
+
+
+# --- noise of changed images ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        *("training.crop_padding=1", "training.resized_crop=0.5", "training.horizontal_flip=true"),
+        *("training.auto_augment=imagenet", "training.cutout=4"),
+    ],
+)
+def test_noise_of_changed_images_is_for_training_that_changes_them(change):
+    require_changed_images(changed("noise.images=augmented", change))
+    require_changed_images(changed())
+    with pytest.raises(RecipeError) as caught:
+        require_changed_images(changed("noise.images=augmented"))
+    assert str(caught.value) == (
+        'recipe `small`: `noise.images` is "augmented", allowed: clean\n'
+        "hint: [training] changes no images, so that the augmented ones are the clean ones"
+    )
+
+
+def test_training_without_changed_images_is_refused_before_data_are_read():
+    with pytest.raises(RecipeError, match="changes no images"):
+        nctool.train("digits-mlp", overrides={"noise.images": "augmented", "data.name": "gone.npz"})

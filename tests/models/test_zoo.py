@@ -12,7 +12,7 @@ from nctool.conversion.trace.tracing import trace
 from nctool.ir.bounds import prove, with_bounds
 from nctool.ir.network import IntNetwork
 from nctool.progress import no_progress
-from nctool.recipe.schema import TrainingSettings
+from nctool.recipe.schema import NoiseSettings, TrainingSettings
 from nctool.training import LabelledImages, Normalisation, TrainingData
 from nctool.training.interruption import Interruption
 from nctool.training.optimiser import Optimiser
@@ -102,19 +102,21 @@ def with_skip(channels: int) -> IntNetwork:
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_the_published_recipe_is_followed(name):
     recipe = load_recipe(name)
+    changes = {"crop_padding": 4, "auto_augment": "cifar10-pillow", "cutout": 16, "cutout_fill": "mean"}
+    is_residual = recipe.model.architecture == "resnet"
     assert recipe.training == TrainingSettings(
         epochs=400,
-        batch_size=256 if recipe.data.name == "cifar10" else 128,
+        batch_size={"cifar10": 256, "cifar100": 100 if is_residual else 128, "tiny-imagenet": 128}[recipe.data.name],
         learning_rate=0.05,
+        schedule="cosine-by-epoch",
         momentum=0.9,
         weight_decay=5e-4,
-        crop_padding=4,
         horizontal_flip=True,
-        auto_augment="imagenet" if recipe.data.name == "tiny-imagenet" else "cifar10",
-        cutout=16,
+        **({"resized_crop": 0.08} if recipe.data.name == "tiny-imagenet" else changes),
     )
     assert (recipe.activation.levels, recipe.activation.threshold_init, recipe.activation.reset) == (4, 8.0, "subtract")
-    assert (recipe.noise.source, recipe.noise.steps, recipe.data.validation_fraction) == ("ideal", 4, 0.1)
+    assert recipe.noise == NoiseSettings(source="ideal", steps=4, images="augmented")
+    assert recipe.data.validation_fraction == 0.1
 
 
 @pytest.mark.vision
@@ -131,9 +133,9 @@ def test_every_recipe_takes_a_step_of_training(name, one_thread):
     normalisation = Normalisation((0.5,) * shape[0], (0.25,) * shape[0])
     data = TrainingData(recipe.data.name, tuple(map(str, range(n_classes))), two, two, two, normalisation)
     model = build(name)
-    stage = NoisyTraining(Task(model, data, two, normalisation, recipe, None))
+    task = Task(model, data, two, normalisation, recipe, None)
     before = [value.detach().clone() for value in model.parameters()]
     with torch.random.fork_rng():
-        epoch = Optimiser(model, two, stage, 0, recipe).run_epoch(1, no_progress, Interruption())
+        epoch = Optimiser(task, two, NoisyTraining(task), 0).run_epoch(1, no_progress, Interruption())
     assert math.isfinite(epoch.loss)
     assert all(not torch.equal(old, new) for old, new in zip(before, model.parameters(), strict=True))

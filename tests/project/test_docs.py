@@ -249,6 +249,7 @@ def test_the_blocks_that_are_not_run() -> None:
         ("TRAINING.md", "400 epochs on a GPU, of data that are downloaded"),
         ("TRAINING.md", "a layout of folders"),
         ("TRAINING.md", "wants several GPUs, or a process for each core"),
+        ("TRAINING.md", "data that are downloaded, and an hour"),
     ]
 
 

@@ -35,8 +35,8 @@ def one_epoch(recipe, types):
     model, data = small_model(recipe), small_data()
     for layer in model:
         layer.register_forward_hook(lambda module, _, output: types.add((type(module).__name__, output.dtype)))
-    stage = NoisyTraining(Task(model, data, data.held_out, data.normalisation, recipe, None))
-    Optimiser(model, data.train, stage, 0, recipe).run_epoch(1, no_progress, Interruption())
+    task = Task(model, data, data.held_out, data.normalisation, recipe, None)
+    Optimiser(task, data.train, NoisyTraining(task), 0).run_epoch(1, no_progress, Interruption())
     return model
 
 
@@ -70,6 +70,13 @@ def test_bfloat16_on_a_cpu_needs_one_that_has_it(tmp_path, cpu_has_bfloat16):
         "`training.precision` is bfloat16, but the CPU of this machine has none: allowed: float32, auto\n"
         "hint: set training.precision=auto: bfloat16 where the device has it"
     )
+
+
+def test_a_report_says_what_auto_was(tmp_path, cpu_has_bfloat16):
+    assert small_fit(tmp_path / "auto", ["training.precision=auto"]).precision == (
+        "bfloat16" if cpu_has_bfloat16 else "float32"
+    )
+    assert small_fit(tmp_path / "float32").precision == "float32"
 
 
 def test_auto_is_bfloat16_where_the_device_has_it(cpu_has_bfloat16):

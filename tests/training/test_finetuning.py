@@ -419,6 +419,11 @@ def test_layers_that_share_a_weight_are_fine_tuned():
             "overrides changes `training.learning_rate` to 0.1, allowed: 0.05, as in training\n"
             "hint: that of fine-tuning is `finetune.learning_rate`",
         ),
+        (
+            {"training.schedule": "one-cycle"},
+            'overrides changes `training.schedule` to "one-cycle", allowed: "cosine", as in training\n'
+            "hint: the learning rate of fine-tuning falls by a cosine",
+        ),
     ],
 )
 def test_the_network_and_its_held_out_images_are_as_trained(digits_run, tmp_path, overrides, message):

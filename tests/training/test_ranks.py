@@ -23,7 +23,8 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 BOTH_STAGES = (
     "training.epochs=2", "training.crop_padding=1", "training.horizontal_flip=true", "training.batch_size=14",
-    "model.dropout=0.1", "finetune.epochs=2", "finetune.steps=[1, 3]",
+    "model.dropout=0.1", "finetune.epochs=2", "finetune.steps=[1, 3]", "training.resized_crop=0.5",
+    "training.schedule=one-cycle", "noise.images=augmented",
 )  # fmt: skip
 """100 images in batches of 14 leave a last one of 2: of three processes, one has no row of it."""
 
@@ -36,12 +37,12 @@ from pathlib import Path
 from nctool.commands.application import main
 from nctool.errors import RangeError
 from nctool.torchrun import rank_and_size
-from nctool.training import optimiser
+from nctool.training import stages
 from tests.support.small_run import POOLED, small_fit
 
 folder, start, kind, *overrides = sys.argv[1:]
 
-def fail(images, settings):
+def fail(*_):
     raise RangeError("rank 1 has had enough", "ask it why")
 
 def run():
@@ -49,7 +50,7 @@ def run():
     return 0
 
 if kind == "fail" and rank_and_size()[0] == 1:
-    optimiser.augment = fail
+    stages.augment = fail
 main(run)
 """
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from nctool.activation.noisy_quant import NoisyQuantReLU, in_mode
+from nctool.activation.noisy_quant import NoisyQuantReLU, activations, in_mode
 from nctool.errors import FormatError, RangeError, UsageError
 from nctool.progress import no_progress, progress_bar
 from nctool.recipe.schema import TrainingSettings
@@ -24,6 +24,7 @@ from nctool.training import (
 from nctool.training.images.augment import augment
 from nctool.training.noise import affordable_images
 from nctool.training.optimiser import Optimiser
+from nctool.training.schedule import rate
 from nctool.training.stages import NoisyTraining, Task
 from nctool_models import build_model, load_dataset, load_recipe, restore_model, training_data
 from tests.support.small_run import epoch_lines, halves, small_data, small_fit, small_model, small_recipe
@@ -190,6 +191,34 @@ def test_a_run_measures_as_many_held_out_images_as_it_can_afford(tmp_path, monke
     assert 0 < epoch_lines(tmp_path)[0]["seconds_noise"] < epoch_lines(tmp_path)[0]["seconds"]
 
 
+def test_noise_may_be_measured_on_changed_images_and_accuracies_on_clean_ones():
+    recipe, data = small_recipe("training.cutout=4", "noise.images=augmented"), small_data()
+    task = Task(small_model(recipe), data, data.held_out, data.normalisation, recipe, None)
+    torch.manual_seed(0)
+    before = torch.get_rng_state()
+    outcomes = [NoisyTraining(task).end_epoch(epoch) for epoch in (1, 1, 2)]
+    assert torch.equal(torch.get_rng_state(), before)
+    clean = measure_held_out(task.model, data.held_out, data.normalisation, recipe.noise.steps)
+    assert outcomes[0] == outcomes[1]  # seed and epoch alone say which images
+    assert outcomes[0].gap != outcomes[2].gap
+    for outcome in outcomes:
+        assert outcome.gap != clean.sigma
+        assert (outcome.accuracy_ann, outcome.accuracy_snn[4]) == (clean.accuracy_ann, clean.accuracy_snn)
+    assert {name: float(layer.sigma) for name, layer in activations(task.model).items()} == pytest.approx(
+        outcomes[2].gap
+    )
+
+
+def test_the_changed_images_of_the_noise_are_those_of_training(monkeypatch):
+    """With every image black there is nothing to see but the biases; the gap of black images is the one found."""
+    recipe, data = small_recipe("training.cutout=256", "noise.images=augmented"), small_data()
+    task = Task(small_model(recipe), data, data.held_out, data.normalisation, recipe, None)
+    # A square of 256 pixels covers an image of 4x4 wherever its centre is.
+    black = LabelledImages(torch.zeros_like(data.held_out.images), data.held_out.labels)
+    expected = measure_held_out(task.model, black, data.normalisation, recipe.noise.steps, batch_size=16)
+    assert NoisyTraining(task).end_epoch(1).gap == expected.sigma
+
+
 def test_spiking_accuracy_by_hand():
     """θ = 1, v(0) = 1/2: after T steps of an input z there were floor(T·z + 1/2) spikes, the logits.
 
@@ -246,11 +275,52 @@ def test_a_run_leaves_its_files_and_numbers(tmp_path):
 def test_the_learning_rate_falls_as_a_cosine_over_all_batches():
     recipe, data = small_recipe(), small_data()
     model = small_model(recipe)
-    stage = NoisyTraining(Task(model, data, data.held_out, data.normalisation, recipe, None))
-    optimiser = Optimiser(model, data.train, stage, 0, recipe)
+    task = Task(model, data, data.held_out, data.normalisation, recipe, None)
+    optimiser = Optimiser(task, data.train, NoisyTraining(task), 0)
     assert optimiser.batches_per_epoch == 7
     got = [optimiser.learning_rate(1), optimiser.learning_rate(3), optimiser.learning_rate(4, 7)]
     assert got == pytest.approx([0.05, 0.025, 0.0])
+
+
+@pytest.mark.parametrize(
+    ("schedule", "places", "shares"),
+    [
+        # Four epochs of five batches: (epoch, batch), and cos 0, cos 45°, cos 90°, cos 135°.
+        ("cosine", [(0, 0), (0, 4), (1, 0), (2, 0), (3, 0)], [1, 0.9045085, 0.8535534, 0.5, 0.1464466]),
+        ("cosine-by-epoch", [(0, 0), (0, 4), (1, 0), (1, 4), (3, 4)], [1, 1, 0.8535534, 0.8535534, 0.1464466]),
+        # The sixth of twenty batches ends the rise; 13 of the 14 that are left are 167.1° of the fall.
+        ("one-cycle", [(0, 0), (0, 3), (1, 1), (2, 3), (3, 4)], [0.04, 0.52, 1, 0.5, 0.0125361]),
+    ],
+)  # fmt: skip
+def test_schedules_by_hand(schedule, places, shares):
+    got = [rate(schedule, epoch, 4, batch, 5) for epoch, batch in places]
+    assert got == pytest.approx(shares, abs=1e-7)
+
+
+def test_schedules_are_those_of_torch():
+    """torch's one cycle ends at a small number instead of 0 and counts one step less, here 20."""
+    sgd = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=0.05)
+    by_epoch = torch.optim.lr_scheduler.CosineAnnealingLR(sgd, T_max=4)
+    for epoch in range(4):
+        assert 0.05 * rate("cosine-by-epoch", epoch, 4, 2, 5) == pytest.approx(by_epoch.get_last_lr()[0])
+        sgd.step()
+        by_epoch.step()
+    one_cycle = torch.optim.lr_scheduler.OneCycleLR(
+        sgd, max_lr=0.05, total_steps=21, pct_start=0.3 * 20 / 21 + 1 / 21, final_div_factor=1e9, cycle_momentum=False
+    )
+    for batch in range(20):
+        if batch >= 6:  # its rise is a cosine too
+            assert 0.05 * rate("one-cycle", 0, 1, batch, 20) == pytest.approx(one_cycle.get_last_lr()[0], abs=1e-9)
+        sgd.step()
+        one_cycle.step()
+
+
+@pytest.mark.parametrize("schedule", ["cosine-by-epoch", "one-cycle"])
+def test_a_run_follows_its_schedule_and_fine_tuning_a_cosine_of_its_own(tmp_path, schedule):
+    small_fit(tmp_path, [f"training.schedule={schedule}", "finetune.epochs=2"])
+    rates = {"cosine-by-epoch": [0.05, 0.0426777, 0.025, 0.0073223], "one-cycle": [0.002, 0.042, 0.0405872, 0.0141529]}
+    got = [line["learning_rate"] for line in epoch_lines(tmp_path)]
+    assert got == pytest.approx([*rates[schedule], 0.02, 0.01], abs=1e-7)
 
 
 def test_a_last_batch_of_one_image_is_left_out(tmp_path):
@@ -304,6 +374,10 @@ def test_the_model_is_left_with_the_chosen_weights(tmp_path):
 # --- determinism and interruption -------------------------------------------------------------------------------------
 
 AUGMENTED = ["training.crop_padding=1", "training.horizontal_flip=true", "model.dropout=0.1"]
+PUBLISHED = [
+    *("training.resized_crop=0.3", "training.horizontal_flip=true", "training.cutout=2", "training.cutout_fill=mean"),
+    *("training.schedule=one-cycle", "noise.images=augmented", "finetune.epochs=2"),
+]
 
 
 def test_one_seed_gives_the_same_bytes_twice_and_leaves_the_callers_random_stream(tmp_path):
@@ -318,12 +392,13 @@ def test_one_seed_gives_the_same_bytes_twice_and_leaves_the_callers_random_strea
     assert a != c
 
 
-def test_two_and_two_epochs_equal_four(tmp_path):
-    small_fit(tmp_path / "whole", AUGMENTED)
+@pytest.mark.parametrize("overrides", [AUGMENTED, PUBLISHED], ids=["plain", "published"])
+def test_two_and_two_epochs_equal_four(tmp_path, overrides):
+    small_fit(tmp_path / "whole", overrides)
     with pytest.raises(KeyboardInterrupt):
-        small_fit(tmp_path / "parts", AUGMENTED, progress=interrupt_before(3))
+        small_fit(tmp_path / "parts", overrides, progress=interrupt_before(3))
     assert {path.name for path in (tmp_path / "parts").iterdir()} == {"last.safetensors", "metrics.jsonl"}
-    small_fit(tmp_path / "parts", AUGMENTED, resume=True)
+    small_fit(tmp_path / "parts", overrides, resume=True)
     whole, parts = ((tmp_path / name / "checkpoint.safetensors").read_bytes() for name in ("whole", "parts"))
     assert whole == parts
     assert without_time(epoch_lines(tmp_path / "parts")) == without_time(epoch_lines(tmp_path / "whole"))

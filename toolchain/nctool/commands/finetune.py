@@ -44,6 +44,7 @@ FIXED = (
     ("data", "std", "images are normalised as in training"),
     ("training", "epochs", "fine-tuning lasts `finetune.epochs`"),
     ("training", "learning_rate", "that of fine-tuning is `finetune.learning_rate`"),
+    ("training", "schedule", "the learning rate of fine-tuning falls by a cosine"),
 )
 """Keys of these tables that are not followed, because they made the network, with what to set instead."""
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from nctool.arguments import public
 from nctool.commands.command import Command
 from nctool.commands.options import Run
-from nctool.commands.tables import print_rows
+from nctool.commands.tables import print_line, print_rows
 from nctool.reports import Report
 from nctool.signature import Option
 
@@ -27,10 +27,14 @@ class HistoryReport(Report):
     Args:
         path: folder of the run.
         epochs: the lines of its metrics.jsonl.
+        best_epoch: the one whose weights the checkpoint holds, or the best so far of a run that goes on; one before
+            these, or 0, where fine-tuning kept the network that it started with. None where the folder has neither
+            checkpoint nor state.
     """
 
     path: Path
     epochs: tuple[EpochMetrics, ...]
+    best_epoch: int | None
 
     def plot(self) -> Any:
         """Return the Altair chart that `--plot` draws, for a notebook."""
@@ -58,30 +62,40 @@ def history(
 
     Raises:
         UsageError: there is no run, or the plot cannot be written.
-        FormatError: metrics.jsonl is not what nctool writes.
+        FormatError: metrics.jsonl, the checkpoint or the state is not what nctool writes.
     """
     from nctool.figures import history as figure
     from nctool.figures.file import OPTION
     from nctool.running.checkpoints import require_run_folder
     from nctool.running.outputs import FIGURE, require_outputs, run_files
+    from nctool.training.checkpoints.chosen import chosen_epoch
     from nctool.training.metrics import read_metrics
 
     require_run_folder(Path(run))
     draw = None if plot is None else figure.prepare(Path(plot))
     require_outputs(run_files(run), {OPTION: (FIGURE, plot)})
-    report = HistoryReport(Path(run), read_metrics(Path(run)))
+    report = HistoryReport(Path(run), read_metrics(Path(run)), chosen_epoch(Path(run)))
     if draw is not None:
         draw(report.epochs)
     return report
 
 
 def print_history(report: HistoryReport) -> None:
-    """Show a row for each epoch."""
+    """Show a row for each epoch, with a mark on the one that was chosen."""
     rows = [
-        [str(epoch.epoch), epoch.stage, f"{epoch.loss:.4f}", f"{epoch.training_accuracy:.2%}", epoch.held_out()]
+        [
+            f"{epoch.epoch}{'*' * (epoch.epoch == report.best_epoch)}",
+            epoch.stage,
+            f"{epoch.loss:.4f}",
+            f"{epoch.training_accuracy:.2%}",
+            epoch.held_out(),
+        ]
         for epoch in report.epochs
     ]
     print_rows(str(report.path), ["epoch", "stage", "loss", "training", "held out"], rows)
+    if report.best_epoch is not None:
+        is_there = any(epoch.epoch == report.best_epoch for epoch in report.epochs)
+        print_line("* chosen on held-out images" if is_there else "chosen: the network that fine-tuning started with")
 
 
 COMMAND = Command(history, print_history)

@@ -93,6 +93,7 @@ def train(
         RangeError: training diverged, or memory does not suffice for the images or the training.
         Interrupted: SIGINT, SIGTERM or SIGHUP came while it trained; see `nctool.errors`.
     """
+    from nctool.recipe.schema import require_changed_images
     from nctool.running.checkpoints import require_no_other_recipe
     from nctool_models import load_recipe
 
@@ -100,6 +101,7 @@ def train(
     resolved = load_recipe(recipe, overrides, seed)
     if model is not None:
         resolved = _with_own(resolved, model)
+    require_changed_images(resolved)
     output = RUNS / resolved.name if output is None else Path(output)
     require_vacant(output, resume=resume, overwrite=overwrite)
     if not resume:
@@ -133,7 +135,8 @@ def print_train(report: TrainReport) -> None:
     title = f"{report.recipe}, seed {report.seed}: test accuracy"
     print_rows(title, ["", "ANN", *(f"T={step}" for step in steps)], [row])
     chosen = "the start of fine-tuning" if report.kept_start else f"epoch {report.best_epoch}"
-    print_line(f"{chosen} chosen on held-out training data, {report.seconds_per_epoch:.2f} s per epoch")
+    seconds = f"{report.seconds_per_epoch:.2f} s per epoch in {report.precision}"
+    print_line(f"{chosen} chosen on held-out training data, {seconds}")
     if report.kept_start:
         print_line("no epoch of fine-tuning was better: more images, or a lower finetune.learning_rate, may help")
     if report.ideal_epochs:

@@ -55,6 +55,7 @@ __all__ = [
     "VggSettings",
     "parse_recipe",
     "read_recipe",
+    "require_changed_images",
 ]
 
 FOLLOWING = {
@@ -159,21 +160,9 @@ def parse_recipe(
     rename_older_keys(content, source)
     override(content, overrides or {})
     rename_older_keys(content, source)
-    _drop_schedule(content, source)
     if seed is not None:
         content["seed"] = seed
     return consistent(validate_document(content, Recipe, _KIND, source), source)
-
-
-def _drop_schedule(content: dict[str, Any], source: str) -> None:
-    """Drop `training.schedule`: recipes and checkpoints of older versions have this key, which allowed one value."""
-    training = content.get("training")
-    schedule = training.pop("schedule", "cosine") if isinstance(training, dict) else "cosine"
-    if schedule != "cosine":
-        raise RecipeError(
-            f"recipe `{source}`: `training.schedule` is {literal(schedule)}, allowed: cosine",
-            hint="leave it out: the learning rate always follows a cosine",
-        )
 
 
 def consistent(recipe: Recipe, source: str) -> Recipe:
@@ -181,6 +170,7 @@ def consistent(recipe: Recipe, source: str) -> Recipe:
     _require_one_normalisation(recipe, source)
     _require_one_window(recipe, source)
     _require_something_to_train(recipe, source)
+    _require_use(recipe, source)
     return _require_replicas(_tuned_for_chip(_with_chip(recipe, source)), source)
 
 
@@ -221,6 +211,48 @@ def _require_something_to_train(recipe: Recipe, source: str) -> None:
     steps = recipe.finetune.steps if recipe.finetune else ()
     if len(set(steps)) != len(steps):
         raise RecipeError(f"recipe `{source}`: `finetune.steps` is {list(steps)}, allowed: each window once")
+
+
+def _require_use(recipe: Recipe, source: str) -> None:
+    """Refuse what would be ignored: the fill of no square, the schedule of no epochs, the images of no noise."""
+    training, noise = recipe.training, recipe.noise
+    if training.cutout_fill != "black" and training.cutout == 0:
+        raise RecipeError(
+            f'recipe `{source}`: `training.cutout_fill` is "{training.cutout_fill}", allowed: black',
+            hint="with training.cutout = 0 there is no square to fill",
+        )
+    if training.schedule != "cosine" and training.epochs == 0:
+        raise RecipeError(
+            f'recipe `{source}`: `training.schedule` is "{training.schedule}", allowed: cosine',
+            hint="with training.epochs = 0 there is only fine-tuning, whose rate falls by a cosine of its own",
+        )
+    if noise.images != "clean" and (noise.source == "none" or training.epochs == 0):
+        without = 'noise.source = "none"' if noise.source == "none" else "training.epochs = 0"
+        raise RecipeError(
+            f'recipe `{source}`: `noise.images` is "{noise.images}", allowed: clean',
+            hint=f"with {without} no noise is measured",
+        )
+
+
+def require_changed_images(recipe: Recipe) -> None:
+    """Refuse noise of augmented images where training changes none.
+
+    That is a rule for training, not for every recipe: fine-tuning, which has no noise, may leave the images as they
+    are.
+
+    Raises:
+        RecipeError: `noise.images` is "augmented", and `[training]` has no change of images.
+    """
+    training = recipe.training
+    changes = (
+        *(training.crop_padding, training.resized_crop, training.horizontal_flip, training.cutout),
+        training.auto_augment != "none",
+    )
+    if recipe.noise.images == "augmented" and not any(changes):
+        raise RecipeError(
+            f'recipe `{recipe.name}`: `noise.images` is "augmented", allowed: clean',
+            hint="[training] changes no images, so that the augmented ones are the clean ones",
+        )
 
 
 def _require_graded(recipe: Recipe, source: str) -> None:

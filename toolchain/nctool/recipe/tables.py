@@ -172,10 +172,14 @@ class NoiseSettings(Table):
 
     `ideal`: the gap between the ANN and its float spiking network, re-estimated after each epoch. `none`: σ stays 0.
     `chip`: the gap between the ANN and the integer network that `[chip]` describes, converted anew after each epoch.
+
+    `images`: the held-out images as they are, or changed at random as the training images are; accuracies are those of
+    the images as they are.
     """
 
     source: Literal["ideal", "none", "chip"] = Field(default="ideal", description="ideal, none, chip")
     steps: int = whole(1, 64, 4)
+    images: Literal["clean", "augmented"] = Field(default="clean", description="clean, augmented")
 
 
 class ChipSettings(Table):
@@ -197,14 +201,18 @@ class ChipSettings(Table):
 
 
 class TrainingSettings(Table):
-    """`[training]`: SGD with momentum, a cosine from `learning_rate` to 0, and random changes of the images.
+    """`[training]`: SGD with momentum, and random changes of the images.
 
     Attributes:
         epochs: of the noisy quantised network; 0 only where `[finetune]` trains from the start.
+        learning_rate: the largest.
+        schedule: how it falls to 0: see `nctool.training.schedule`.
         crop_padding: pixels of black border from which an image-sized window is cut at random; 0 is off.
+        resized_crop: smallest share of the area of a random window that is brought back to the old size; 0 is off.
         horizontal_flip: mirror half of the images.
         auto_augment: the policy by which each image gets two operations on shape or colour; needs torchvision.
-        cutout: side in pixels of a black square at a random place; 0 is off.
+        cutout: side in pixels of a blank square at a random place; 0 is off.
+        cutout_fill: its colour: black, or the mean of the training images, which the network sees as 0.
         precision: of convolutions and dense layers in the forward and backward pass. With `bfloat16`, which the device
             must have, weights, thresholds, noise and potentials stay float32; so do all measurements. `auto` is
             `bfloat16` where the device has it, else `float32`.
@@ -215,12 +223,19 @@ class TrainingSettings(Table):
     epochs: int = whole(0, MOST_EPOCHS)
     batch_size: int = whole(2, 65536, 128)
     learning_rate: float = _positive(0.05)
+    schedule: Literal["cosine", "cosine-by-epoch", "one-cycle"] = Field(
+        default="cosine", description="cosine, cosine-by-epoch, one-cycle"
+    )
     momentum: float = _fraction(0.9)
     weight_decay: float = _fraction(5e-4)
     crop_padding: int = whole(0, 64, 0)
+    resized_crop: float = Field(default=0.0, ge=0.0, le=1.0, description="a number from 0 to 1")
     horizontal_flip: bool = Field(default=False, description="true or false")
-    auto_augment: Literal["none", "cifar10", "imagenet"] = Field(default="none", description="none, cifar10, imagenet")
+    auto_augment: Literal["none", "cifar10", "imagenet", "cifar10-pillow"] = Field(
+        default="none", description="none, cifar10, imagenet, cifar10-pillow"
+    )
     cutout: int = whole(0, 256, 0)
+    cutout_fill: Literal["black", "mean"] = Field(default="black", description="black, mean")
     precision: Literal["float32", "bfloat16", "auto"] = Field(default="float32", description="float32, bfloat16, auto")
     deterministic: bool = Field(default=False, description="true or false")
 
@@ -232,7 +247,7 @@ class FinetuneSettings(Table):
     """`[finetune]`: further epochs, through the spiking network itself with rounded weights, by surrogate gradient.
 
     Batch size, momentum, weight decay and changes of the images are those of `[training]`; the learning rate falls from
-    its first value to 0 by a cosine of its own.
+    its first value to 0 by a cosine of its own, whatever the schedule there.
 
     Attributes:
         epochs: of fine-tuning.

@@ -58,7 +58,7 @@ def run_stage(stage: Stage, epochs_before: int, task: Task, state: TrainingState
     state = _begun(stage, task.model, state) if state.epoch == epochs_before else state
     task.model.load_state_dict(state.model)
     train = task.data.train.to(task.held_out.images.device)
-    optimiser = Optimiser(task.model, train, stage, epochs_before, task.recipe, task.processes)
+    optimiser = Optimiser(task, train, stage, epochs_before)
     optimiser.set_momentum(state.momentum)
     progress = run.progress
     for epoch in range(state.epoch + 1, epochs_before + stage.epochs + 1):
@@ -67,7 +67,7 @@ def run_stage(stage: Stage, epochs_before: int, task: Task, state: TrainingState
         if loss is None:
             raise _interrupted(state, task.recipe, run)
         trained = time.perf_counter()
-        outcome = stage.end_epoch()
+        outcome = stage.end_epoch(epoch)
         ended = time.perf_counter()
         seconds = ended - started
         line = _metrics(stage, optimiser, epoch, loss, outcome, task.model)
@@ -94,7 +94,7 @@ def _begun(stage: Stage, model: nn.Module, before: TrainingState) -> TrainingSta
         return state
     model.load_state_dict(state.model)
     stage.begin_epoch()
-    return replace(state, best_epoch=state.epoch, best_score=stage.end_epoch().score)
+    return replace(state, best_epoch=state.epoch, best_score=stage.end_epoch(state.epoch).score)
 
 
 def _write(directory: Path, metrics: EpochMetrics, before: TrainingState, after: TrainingState, recipe: Recipe) -> None:

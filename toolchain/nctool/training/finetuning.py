@@ -34,6 +34,7 @@ class _Finetuning:
     """What both kinds of fine-tuning share: weights on the grid of the chip; its start may be the best of all."""
 
     name = "finetune"
+    schedule = "cosine"
     may_keep_start = True
 
     def __init__(self, task: Task, settings: FinetuneSettings) -> None:
@@ -73,7 +74,7 @@ class SpikingFinetuning(_Finetuning):
         losses = [functional.cross_entropy(logits[step - 1], labels) for step in self._settings.steps]
         return torch.stack(losses).mean(), logits[-1]
 
-    def end_epoch(self) -> Outcome:
+    def end_epoch(self, _epoch: int) -> Outcome:
         """Measure the spiking network at every window that it is trained for; the score is their mean."""
         task = self._task
         with self._grid.applied():
@@ -96,7 +97,7 @@ class GradedFinetuning(_Finetuning):
             logits = functional_call(model, self._grid.weights(), (self._task.encoding(images),)).float()
         return functional.cross_entropy(logits, labels), logits
 
-    def end_epoch(self) -> Outcome:
+    def end_epoch(self, _epoch: int) -> Outcome:
         """Measure the network of graded neurons, which answers in one step, and the ANN of the trained levels."""
         task = self._task
         with self._grid.applied():

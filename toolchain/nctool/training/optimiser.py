@@ -14,19 +14,17 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from nctool.activation.noisy_quant import activations
 from nctool.errors import RangeError, UsageError
 from nctool.progress import ProgressCallback
-from nctool.recipe.schema import Recipe
 from nctool.training.execution import autocast
-from nctool.training.images.augment import augment
 from nctool.training.images.auto_augment import require_auto_augment
 from nctool.training.images.data import LabelledImages
 from nctool.training.interruption import Interruption
-from nctool.training.processes import ALONE, Processes
-from nctool.training.stages import Stage
+from nctool.training.schedule import rate
+from nctool.training.stages import Stage, Task
 
 _SMALLEST_BATCH = 2
 """Batch normalisation has no variance to work with in a batch of one: such a last batch is left out."""
@@ -46,37 +44,28 @@ class EpochLoss:
 
 
 class Optimiser:
-    """SGD with momentum and weight decay on all parameters; the learning rate is a cosine over the stage's batches.
+    """SGD with momentum and weight decay on all parameters; the learning rate goes by the stage's schedule.
 
     Args:
-        model: on the device where it is trained.
-        train: the training images, on the same device.
-        stage: what is trained for, how long, and the first learning rate.
+        task: the model, and the recipe with `[training]` and the seed. Its processes share every batch;
+            `training.batch_size` is that of all together.
+        train: the training images, on the device of the model.
+        stage: what is trained for, how long, and at which learning rates.
         epochs_before: of the stages before this one.
-        recipe: `[training]` and the seed.
-        processes: those that share every batch; `training.batch_size` is that of all together.
 
     Raises:
         UsageError: fewer than two training images, or ones that `training.auto_augment` cannot change.
     """
 
-    def __init__(
-        self,
-        model: nn.Module,
-        train: LabelledImages,
-        stage: Stage,
-        epochs_before: int,
-        recipe: Recipe,
-        processes: Processes = ALONE,
-    ) -> None:
+    def __init__(self, task: Task, train: LabelledImages, stage: Stage, epochs_before: int) -> None:
         if len(train) < _SMALLEST_BATCH:
             raise UsageError(f"got {len(train)} training image, allowed: {_SMALLEST_BATCH} or more")
-        require_auto_augment(recipe.training.auto_augment, train.images.shape[1])
-        self._model, self._train, self._stage, self._epochs_before = model, train, stage, epochs_before
-        self._recipe, self._settings, self._processes = recipe, recipe.training, processes
-        self._layers = activations(model)
+        require_auto_augment(task.recipe.training.auto_augment, train.images.shape[1])
+        self._task, self._train, self._stage, self._epochs_before = task, train, stage, epochs_before
+        self._recipe, self._settings, self._processes = task.recipe, task.recipe.training, task.processes
+        self._model, self._layers = task.model, activations(task.model)
         self._sgd = torch.optim.SGD(
-            model.parameters(),
+            self._model.parameters(),
             lr=stage.learning_rate,
             momentum=self._settings.momentum,
             weight_decay=self._settings.weight_decay,
@@ -85,10 +74,9 @@ class Optimiser:
         self.batches_per_epoch = full + (rest >= _SMALLEST_BATCH)
 
     def learning_rate(self, epoch: int, step: int = 0) -> float:
-        """Return lr/2 · (1 + cos(π · done/total)), counted in the stage's batches; epoch of the run, step from 0."""
-        done = (epoch - 1 - self._epochs_before) * self.batches_per_epoch + step
-        total = self._stage.epochs * self.batches_per_epoch
-        return self._stage.learning_rate * 0.5 * (1.0 + math.cos(math.pi * done / total))
+        """Return the learning rate of a batch by the stage's schedule; epoch of the run, step from 0."""
+        stage, in_stage = self._stage, epoch - 1 - self._epochs_before
+        return stage.learning_rate * rate(stage.schedule, in_stage, stage.epochs, step, self.batches_per_epoch)
 
     def run_epoch(self, epoch: int, progress: ProgressCallback, interruption: Interruption) -> EpochLoss | None:
         """Show the network every training image once, in random order.
@@ -143,7 +131,7 @@ class Optimiser:
         """
         for group in self._sgd.param_groups:
             group["lr"] = self.learning_rate(epoch, step)
-        images, rows = augment(self._train.images[chosen], self._settings), self._processes.rows(len(chosen))
+        images, rows = self._task.changed(self._train.images[chosen]), self._processes.rows(len(chosen))
         labels = self._train.labels[chosen][rows]
         self._sgd.zero_grad(set_to_none=True)
         with self._processes.whole_batch(self._model, len(chosen)):

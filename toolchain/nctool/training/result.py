@@ -19,6 +19,7 @@ from nctool.recipe.schema import Recipe
 from nctool.reports import NOT_JSON, Report
 from nctool.training.checkpoints.checkpoint import Checkpoint
 from nctool.training.checkpoints.state import TrainingState
+from nctool.training.execution import computes_in_bfloat16
 from nctool.training.images.data import LabelledImages, TrainingData
 from nctool.training.metrics import count_epochs
 from nctool.training.stages import Task
@@ -42,6 +43,8 @@ class TrainReport(Report):
             conversion, so that the start was kept as it was; `best_epoch` is then that of the last epoch before, 0
             where there was none.
         seconds_per_epoch: mean wall time.
+        precision: of linear layers in training, "float32" or "bfloat16": what `training.precision` asks for, or with
+            "auto" what the device has.
         ideal_epochs: with noise of a chip, epochs that took it from the float spiking network, because no integers
             fitted; 0 for other recipes.
         is_own: the network is of the user's code, which functions take as `model=`.
@@ -57,6 +60,7 @@ class TrainReport(Report):
     best_epoch: int
     kept_start: bool
     seconds_per_epoch: float
+    precision: str
     ideal_epochs: int
     is_own: bool = field(default=False, metadata=NOT_JSON)
 
@@ -81,6 +85,7 @@ def tested(task: Task, state: TrainingState, path: Path, progress: ProgressCallb
         best_epoch=state.best_epoch,
         kept_start=recipe.finetune is not None and state.best_epoch <= recipe.training.epochs,
         seconds_per_epoch=math.fsum(state.seconds) / len(state.seconds),
+        precision="bfloat16" if computes_in_bfloat16(recipe.training, test.images.device) else "float32",
         ideal_epochs=ideal_epochs,
         is_own=recipe.model.architecture == "own",
     )

@@ -1,7 +1,7 @@
 """The first stage of a training run: noisy quantised activations, or ordinary ones whose thresholds are balanced.
 
 In: a network and its data. Out: its first thresholds, the loss of a batch, and after each epoch what the held-out
-images say. A stage is what `loop` runs for some epochs with one cosine of the learning rate; the other stage is
+images say. A stage is what `loop` runs for some epochs with one course of the learning rate; the other stage is
 `finetuning`.
 """
 
@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -18,14 +19,19 @@ from torch.nn import functional
 from nctool.activation.noisy_quant import activations, in_mode
 from nctool.activation.thresholds import FIRST_PERCENTILE, PERCENTILE, balanced_thresholds
 from nctool.errors import RangeError
+from nctool.ir.network import IntNetwork
 from nctool.progress import ProgressCallback, no_progress
 from nctool.recipe.schema import Recipe
 from nctool.training.accuracy import MEASURED_AT_ONCE, REPORTED_STEPS, ann_accuracy, snn_accuracy
 from nctool.training.chip import Chip
+from nctool.training.images.augment import augment
 from nctool.training.images.data import LabelledImages, TrainingData
 from nctool.training.images.encoding import ImageEncoding
-from nctool.training.noise import affordable_images, measure_held_out, set_sigma
+from nctool.training.noise import HeldOutReport, affordable_images, measure_held_out, set_sigma
 from nctool.training.processes import ALONE, Processes
+
+_HELD_OUT = 1
+"""Sets the random stream of held-out images apart from that of the epoch, which seed and epoch start."""
 
 
 @dataclass(frozen=True)
@@ -54,6 +60,10 @@ class Task:
     def measured_at_once(self) -> int:
         """Images of a batch that is measured: no more than are trained at once, so that memory suffices."""
         return min(self.recipe.training.batch_size, MEASURED_AT_ONCE)
+
+    def changed(self, images: Tensor) -> Tensor:
+        """Return uint8 images (N, C, H, W) changed at random as the recipe asks for; see `augment`."""
+        return augment(images, self.recipe.training, self.data.normalisation.mean)
 
     def accuracy_ann(self, split: LabelledImages) -> float:
         """Measure the noise-free ANN; see `ann_accuracy`."""
@@ -105,7 +115,8 @@ class Stage(Protocol):
     Attributes:
         name: "train" or "finetune".
         epochs: how many.
-        learning_rate: of its first batch.
+        learning_rate: the largest.
+        schedule: how it falls to 0; see `nctool.training.schedule`.
         remedy: what to do where it diverges.
         may_keep_start: the network that it starts with is one of those to choose from.
         starts_converted: that is what conversion of a trained network chose, on images that may have been trained on.
@@ -114,6 +125,7 @@ class Stage(Protocol):
     name: str
     epochs: int
     learning_rate: float
+    schedule: str
     remedy: str
     may_keep_start: bool
     starts_converted: bool
@@ -129,8 +141,8 @@ class Stage(Protocol):
             labels: int64 (N,).
         """
 
-    def end_epoch(self) -> Outcome:
-        """Measure the model on the held-out images, and set what is re-estimated after each epoch."""
+    def end_epoch(self, epoch: int, /) -> Outcome:
+        """Measure the model on the held-out images after an epoch of the run; set what is re-estimated after each."""
 
     def weights(self) -> dict[str, Tensor]:
         """Return the state dict of the network that was measured, copied to the CPU."""
@@ -146,6 +158,7 @@ class _Training:
         self._task = task
         self.epochs = task.recipe.training.epochs
         self.learning_rate = task.recipe.training.learning_rate
+        self.schedule: str = task.recipe.training.schedule
         self.remedy = "lower training.learning_rate"
 
     def begin_epoch(self) -> None:
@@ -174,24 +187,33 @@ class NoisyTraining(_Training):
         logits = self._task.model(self._task.encoding(images))
         return functional.cross_entropy(logits, labels), logits
 
-    def end_epoch(self) -> Outcome:
+    def end_epoch(self, epoch: int) -> Outcome:
         """Measure σ; an epoch whose numbers do not fit the chip takes it from the float network, and scores lowest."""
-        task, noise = self._task, self._task.recipe.noise
+        task, noise, held_out = self._task, self._task.recipe.noise, self._held_out()
         network = None if task.chip is None else task.chip.network(task.model, task.data, task.recipe)
-        report = measure_held_out(
-            task.model,
-            self._held_out(),
-            task.encoding,
-            noise.steps,
-            network,
-            task.processes,
-            batch_size=task.measured_at_once,
-        )
+        report = self._measured(held_out, network)
+        sigma = report.sigma
+        if noise.images == "augmented":
+            sigma = self._measured(self._changed(held_out, epoch), network).sigma
         if noise.source != "none":
-            set_sigma(task.model, report.sigma)
+            set_sigma(task.model, sigma)
         source = "ideal" if task.chip is not None and network is None else noise.source
         score = (report.accuracy_snn if source == noise.source else 0.0, report.accuracy_ann)
-        return Outcome(report.accuracy_ann, {noise.steps: report.accuracy_snn}, source, report.sigma, score)
+        return Outcome(report.accuracy_ann, {noise.steps: report.accuracy_snn}, source, sigma, score)
+
+    def _measured(self, images: LabelledImages, network: IntNetwork | None) -> HeldOutReport:
+        task, n_steps = self._task, self._task.recipe.noise.steps
+        return measure_held_out(
+            task.model, images, task.encoding, n_steps, network, task.processes, batch_size=task.measured_at_once
+        )
+
+    def _changed(self, held_out: LabelledImages, epoch: int) -> LabelledImages:
+        """Return the images changed as training images are, by numbers that depend on seed and epoch alone."""
+        seed = np.random.SeedSequence([self._task.recipe.seed, epoch, _HELD_OUT]).generate_state(1, np.uint64)
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(int(seed[0]))
+            parts = [self._task.changed(part.images) for part in held_out.batches(self._task.measured_at_once)]
+        return LabelledImages(torch.cat(parts), held_out.labels)
 
 
 class RectifiedTraining(_Training):
@@ -203,7 +225,7 @@ class RectifiedTraining(_Training):
             logits = self._task.model(self._task.encoding(images))
         return functional.cross_entropy(logits, labels), logits
 
-    def end_epoch(self) -> Outcome:
+    def end_epoch(self, _epoch: int) -> Outcome:
         """Set each threshold to a high percentile of what its activation lets through."""
         task, steps, held_out = self._task, self._task.recipe.noise.steps, self._held_out()
         images = task.data.calibration(task.recipe.seed).to(task.held_out.images.device).images

@@ -1,8 +1,10 @@
-"""AutoAugment: each image gets one of a policy's 25 pairs of operations, through torchvision.
+"""AutoAugment: each image gets one of a policy's 25 pairs of operations, through torchvision or as Pillow does it.
 
 In: a uint8 batch (N, C, H, W) and the name of a policy. Out: a batch of the same shape and type. torchvision is
 imported here only, and only when a recipe asks for it. Source: Cubuk et al., arXiv 1805.09501; policies, magnitudes and
-operations are those of `torchvision.transforms.v2.AutoAugment`, to which a test holds them.
+operations are those of `torchvision.transforms.v2.AutoAugment`, to which a test holds them. Those of `cifar10-pillow`
+are the ones that many repositories share, written for Pillow, among them that of QCFS (Bu et al., ICLR 2022); another
+test holds them to Pillow.
 
 torchvision's transform takes one image at a time. Here the images of a batch that drew the same operation go through it
 together, which is several times faster and changes no pixel. Random numbers come from torch's global generator of the
@@ -21,6 +23,7 @@ import torch
 from torch import Tensor
 
 from nctool.errors import UsageError
+from nctool.training.images import pillow_operations as pillow
 
 _STEPS = 10
 """Magnitudes that an operation may have; a policy chooses by their position."""
@@ -86,6 +89,11 @@ POLICIES: dict[str, tuple[tuple[str, float, int | None, str, float, int | None],
 }
 """The pairs of a policy: an operation, its probability and the position of its magnitude, twice."""
 
+_EQUALIZE_TWICE = ("Equalize", 0.2, None, "Equalize", 0.6, None)
+POLICIES["cifar10-pillow"] = tuple(
+    ("Equalize", 0.2, None, "Equalize", 0.8, None) if pair == _EQUALIZE_TWICE else pair for pair in POLICIES["cifar10"]
+)
+
 
 @dataclass(frozen=True)
 class _Kind:
@@ -150,6 +158,37 @@ OPERATIONS = {
 """The kinds of operations by the names that torchvision gives them."""
 
 
+def _up_to(largest: float) -> Callable[[int, int], Tensor]:
+    return lambda _height, _width: torch.linspace(0.0, largest, _STEPS, dtype=torch.float64)
+
+
+_PILLOW_OPERATIONS = {
+    "ShearY": _Kind(lambda _, images, size: pillow.sheared_down(images, size), _up_to(0.3), is_signed=True),
+    "TranslateX": _Kind(
+        lambda _, images, size: pillow.moved(images, size * images.shape[3], 0.0), _up_to(150 / 331), is_signed=True
+    ),
+    "TranslateY": _Kind(
+        lambda _, images, size: pillow.moved(images, 0.0, size * images.shape[2]), _up_to(150 / 331), is_signed=True
+    ),
+    "Rotate": _Kind(lambda _, images, size: pillow.rotated(images, size), _up_to(30.0)),
+    "Brightness": _Kind(lambda f, images, size: f.adjust_brightness(images, 1.0 + size), _up_to(0.9), is_signed=True),
+    "Color": _Kind(lambda _, images, size: pillow.coloured(images, 1.0 + size), _up_to(0.9), is_signed=True),
+    "Contrast": _Kind(lambda _, images, size: pillow.contrasted(images, 1.0 + size), _up_to(0.9), is_signed=True),
+    "Sharpness": _Kind(lambda _, images, size: pillow.sharpened(images, 1.0 + size), _up_to(0.9), is_signed=True),
+    "Posterize": OPERATIONS["Posterize"],
+    "Solarize": _Kind(
+        lambda f, images, size: f.solarize(images, threshold=size),
+        lambda _height, _width: torch.linspace(256.0, 0.0, _STEPS),
+    ),
+    "AutoContrast": _Kind(lambda _, images, _size: pillow.autocontrasted(images)),
+    "Equalize": OPERATIONS["Equalize"],
+    "Invert": OPERATIONS["Invert"],
+}
+
+KINDS = {"cifar10": OPERATIONS, "imagenet": OPERATIONS, "cifar10-pillow": _PILLOW_OPERATIONS}
+"""The kinds of operations of a policy."""
+
+
 @dataclass(frozen=True)
 class _Operation:
     """What is done to some images.
@@ -170,7 +209,7 @@ def auto_augment(images: Tensor, policy: str) -> Tensor:
 
     Args:
         images: uint8 (N, 1 or 3, H, W).
-        policy: `cifar10` or `imagenet`.
+        policy: one of `POLICIES`.
 
     Returns:
         new uint8 images of the same shape.
@@ -181,7 +220,7 @@ def auto_augment(images: Tensor, policy: str) -> Tensor:
         members = torch.tensor([number for group in groups.values() for number in group], dtype=torch.int64)
         sizes = [len(group) for group in groups.values()]
         for operation, chosen in zip(groups, members.to(images.device).split(sizes), strict=True):  # one transfer
-            images[chosen] = _apply(functions, images[chosen], operation)
+            images[chosen] = _apply(functions, images[chosen], KINDS[policy][operation.name], operation)
     return images
 
 
@@ -223,13 +262,13 @@ def _draw(policy: str, n_images: int) -> list[dict[_Operation, list[int]]]:
     for number, pair in enumerate(pairs):
         for place, groups, (name, probability, step) in ((0, first, pair[:3]), (1, second, pair[3:])):
             if chances[place][number] <= probability:
-                is_negative = OPERATIONS[name].is_signed and signs[place][number] == 0
+                is_negative = KINDS[policy][name].is_signed and signs[place][number] == 0
                 groups[_Operation(name, step, is_negative)].append(number)
     return [first, second]
 
 
-def _apply(functions: Any, images: Tensor, operation: _Operation) -> Tensor:
-    kind, magnitude = OPERATIONS[operation.name], 0.0
+def _apply(functions: Any, images: Tensor, kind: _Kind, operation: _Operation) -> Tensor:
+    magnitude = 0.0
     if kind.magnitudes is not None and operation.step is not None:
         magnitude = float(kind.magnitudes(*images.shape[2:])[operation.step])
     return kind.apply(functions, images, -magnitude if operation.is_negative else magnitude)
