@@ -36,6 +36,7 @@ import _training
 from _common import commit, environment
 from _images import write_data_sets
 from _progress import Budget, Record
+from nctool.activation import gpu_trial
 from nctool.recipe.overrides import parse_overrides
 
 COMPILED = "nctool.fast.fused, nctool.conversion.quantise.fused, nctool.conversion.post_training.fused"
@@ -57,11 +58,13 @@ def machine(device: str) -> dict[str, Any]:
         **environment(),
     }
     if device == "cuda":
+        gpu = torch.device("cuda", torch.cuda.current_device())
         properties = torch.cuda.get_device_properties(0)
         found |= {
             "gpu": properties.name,
             "gpu_memory_gb": properties.total_memory / 2**30,
             "capability": list(torch.cuda.get_device_capability(0)),
+            "no_activation_kernels": {str(dtype): gpu_trial.failure(gpu, dtype) for dtype in gpu_trial.TYPES},
         }
     return found
 
