@@ -37,8 +37,8 @@ from nctool.threads import on_one_thread, side_by_side
 CPU_BATCH_BYTES = 8 * 2**20
 """Memory of the largest layer's drive in what a thread of a CPU computes at a time: small enough for its cache."""
 
-GPU_BATCH_BYTES = 2**30
-"""The same on a GPU, where a batch must be large enough to fill it."""
+GPU_BATCH_BYTES = 2**28
+"""The same on a GPU, where a batch must be large enough to fill it; all layers together take several times as much."""
 
 WORK_OF_A_THREAD = 2**27
 """Connections times steps that are worth a thread of their own: about a millisecond."""

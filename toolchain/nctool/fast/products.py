@@ -72,8 +72,9 @@ def _product(patches: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
 
 # --- whether they are exact here --------------------------------------------------------------------------------------
 
-_CASES = ((300, 4608, 65, 1), (64, 27, 64, 127), (1, 500, 11, 255), (9, 1, 5, 1))
-"""Rows, terms of a sum, sums of a row and the largest signal: a wide layer, images, one row, weights of all bits."""
+_CASES = ((300, 1, 4608, 65, 1), (64, 1, 27, 64, 127), (40, 16, 9, 1, 1), (1, 1, 500, 11, 255), (9, 1, 1, 5, 1))
+"""Rows, groups, terms of a sum, sums of a group and the largest signal: a wide layer, an image, many groups, one row,
+weights of all bits."""
 
 
 def failure(device: torch.device, dtype: torch.dtype) -> str | None:
@@ -84,15 +85,16 @@ def failure(device: torch.device, dtype: torch.dtype) -> str | None:
         dtype: float32 or float64.
     """
     bits = 24 if dtype == torch.float32 else 53
-    for number, (rows, terms, sums, largest) in enumerate(_CASES):
+    for number, (rows, groups, terms, sums, largest) in enumerate(_CASES):
         rng = np.random.default_rng(number)
         most = (2**bits - 1) // (terms * largest)
-        signal = rng.choice([0, 1, largest], (rows, terms))
-        weight = rng.integers(-most, most + 1, (sums, terms))
-        weight[0], signal[0] = most, largest
-        on_device = (torch.from_numpy(each).to(device, dtype) for each in (signal, weight))
-        found = _product(next(on_device)[:, None], next(on_device)[None], None)
-        if not np.array_equal(found.cpu().numpy().astype(np.int64), signal @ weight.T):
+        signal = rng.choice([0, 1, largest], (rows, groups, terms))
+        weight = rng.integers(-most, most + 1, (groups, sums, terms))
+        weight[:, 0], signal[0] = most, largest
+        on_device = [torch.from_numpy(each).to(device, dtype) for each in (signal, weight)]
+        found = _product(on_device[0], on_device[1], None)
+        expected = (signal.transpose(1, 0, 2) @ weight.transpose(0, 2, 1)).transpose(1, 0, 2).reshape(rows, -1)
+        if not np.array_equal(found.cpu().numpy().astype(np.int64), expected):
             name = str(dtype).removeprefix("torch.")
             return f"matrix products of {name} give wrong sums on {device.type}"
     return None
