@@ -149,7 +149,20 @@ def table(found: Mapping[str, Any]) -> str:
             f"* reference and fast on {same['network']}, T={same['steps']}, {same['images']} test images: "
             f"{'equal, bit for bit' if same['equal'] else same['difference']}"
         )
-    return "\n".join(lines) + "\n"
+    return "\n".join([*lines, *_speed(found.get("speed"))]) + "\n"
+
+
+def _speed(speed: Mapping[str, Any] | None) -> Iterator[str]:
+    """Yield the lines of two tables: training steps, and the fast engine."""
+    if not speed:
+        return
+    yield from ("", "| training step | with noise, ms | ReLU, ms | with noise / ReLU |", "|---|---|---|---|")
+    for name, times in speed["step"].items():
+        yield f"| {name} | {times['noisy_ms']:.2f} | {times['relu_ms']:.2f} | {times['time_ratio']:.2f} |"
+    rates = speed["fast_images_per_second"]
+    if rates:
+        yield from ("", f"| `fast`, small VGG, T={speed['window']}, images at a time | images/s |", "|---|---|")
+        yield from (f"| {batch} | {rate:,.0f} |" for batch, rate in rates.items())
 
 
 def _told(run: Mapping[str, Any]) -> str:

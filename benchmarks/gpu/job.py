@@ -43,8 +43,8 @@ COMPILED = "nctool.fast.fused, nctool.conversion.quantise.fused, nctool.conversi
 """Modules of loops that Numba compiles when they are first imported."""
 
 
-def machine(device: str) -> dict[str, Any]:
-    """Return what the job runs on."""
+def machine(device: str, tree: str | None) -> dict[str, Any]:
+    """Return what the job runs on, and the commit of the code: `tree` where that was given."""
     found: dict[str, Any] = {
         "device": device,
         "gpu": None,
@@ -54,7 +54,7 @@ def machine(device: str) -> dict[str, Any]:
         "platform": platform.platform(),
         "processors": len(os.sched_getaffinity(0)),
         "numba": find_spec("numba") is not None,
-        "commit": commit(),
+        "commit": tree or commit(),
         **environment(),
     }
     if device == "cuda":
@@ -104,7 +104,7 @@ def run(options: argparse.Namespace) -> int:
     record = Record(options.out, Budget(60 * options.minutes))
     stages = Stages(record)
     device, tiny = options.device, options.tiny
-    stages.run("machine", lambda: record.note("machine", machine(device)))
+    stages.run("machine", lambda: record.note("machine", machine(device, options.commit)))
     if not options.plan:
         ahead = compiling()
         stages.run("exact", lambda: _exact.compare(device, tiny, record, ready=ahead.wait))
@@ -130,6 +130,7 @@ def main() -> int:
     parser.add_argument("--device", choices=["cuda", "cpu"], default="cuda")
     parser.add_argument("--minutes", type=float, default=10.0, help="time of the whole job")
     parser.add_argument("--set", action="append", default=[], dest="overrides", metavar="KEY=VALUE")
+    parser.add_argument("--commit", help="of the code, where git or its folder is not there")
     parser.add_argument("--tiny", action="store_true", help="rehearse: ResNet-8, a few hundred images, an epoch each")
     parser.add_argument("--plan", action="store_true", help="measure epochs, print the plan and end")
     options = parser.parse_args()

@@ -58,7 +58,7 @@ def test_the_rehearsal_on_random_images_runs_all_stages(tmp_path):
     command = [sys.executable, str(FOLDERS[0] / "job.py"), "--data", str(packed), "--out", str(out)]
     paths = os.pathsep.join([*map(str, FOLDERS[1:]), *filter(None, [os.environ.get("PYTHONPATH")])])
     done = subprocess.run(
-        [*command, "--device", "cpu", "--tiny", "--minutes", "0.5"],
+        [*command, "--device", "cpu", "--tiny", "--minutes", "0.5", "--commit", "abc"],
         capture_output=True,
         text=True,
         env={**os.environ, "PYTHONPATH": paths},
@@ -83,6 +83,8 @@ def test_the_rehearsal_on_random_images_runs_all_stages(tmp_path):
     table = (out / "table.md").read_text()
     assert "| tuned-124, integers, autapse, exported for T=8, " in table
     assert "test images: equal, bit for bit" in table
+    assert f"commit {result['machine']['commit']}." in table and result["machine"]["commit"] == "abc"
+    assert "| training step | with noise, ms | ReLU, ms | with noise / ReLU |" in table
     assert (out / "log.txt").read_text() == done.stderr
 
 
