@@ -41,11 +41,14 @@ class Budget:
         """Return the seconds since the start."""
         return time.perf_counter() - self.started
 
+    def until(self, stage: str) -> float:
+        """Return when a stage must have ended, in seconds since the start."""
+        names = list(SHARES)
+        return self.seconds * sum(SHARES[name] for name in names[: names.index(stage) + 1])
+
     def left(self, stage: str) -> float:
         """Return the seconds until a stage must have ended, below 0 where it is too late."""
-        names = list(SHARES)
-        until = sum(SHARES[name] for name in names[: names.index(stage) + 1])
-        return until * self.seconds - self.spent
+        return self.until(stage) - self.spent
 
     def share(self, stage: str) -> float:
         """Return the seconds that a stage may take where those before it take no longer than they may."""

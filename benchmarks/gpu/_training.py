@@ -125,8 +125,13 @@ class Job:
 # --- the plan ---------------------------------------------------------------------------------------------------------
 
 
-def plan(job: Job) -> dict[str, Planned]:
-    """Measure epochs of a tenth of the images, and return how many of all of them fit, by run; tell it as a table."""
+def plan(job: Job, alone: bool) -> dict[str, Planned]:
+    """Measure epochs of a tenth of the images, and return how many of all of them fit, by run; tell it as a table.
+
+    Args:
+        job: what is planned.
+        alone: no stage ran before; plan as if each had taken its share.
+    """
     trained, tuned = Timer(), {name: Timer() for name in WINDOWS}
     job.train("trial", 2, trained, data="tenth")
     for name, timer in tuned.items():
@@ -136,11 +141,12 @@ def plan(job: Job) -> dict[str, Planned]:
     least, most, most_tuning = (1, 1, 1) if job.tiny else (FEWEST, MOST, MOST_TUNING)
     more_measured = affordable_images(N_TRAIN, NOISE_STEPS) / affordable_images(N_TRAIN // 10, NOISE_STEPS)
     seconds = trained.of_all(more_measured)
-    planned = {"trained": _planned(seconds, CAREFUL * budget.left("train"), least, most)}
+    time_of = CAREFUL * (budget.share("train") if alone else budget.left("train"))
+    planned = {"trained": _planned(seconds, time_of, least, most)}
     for name, timer in tuned.items():
         time_of = CAREFUL * PARTS[name] * budget.share("finetune")
         planned[name] = _planned(timer.of_all(10), time_of, int(job.tiny), most_tuning)
-    _tell(job, planned)
+    _tell(job, planned, budget.until("plan") if alone else budget.spent)
     return planned
 
 
@@ -180,15 +186,16 @@ def _planned(seconds_an_epoch: float, seconds: float, least: int, most: int) -> 
     return Planned(max(least, min(most, int(seconds / seconds_an_epoch))), seconds_an_epoch)
 
 
-def _tell(job: Job, planned: Mapping[str, Planned]) -> None:
+def _tell(job: Job, planned: Mapping[str, Planned], begins: float) -> None:
     rows = {name: asdict(each) | {"seconds": each.seconds} for name, each in planned.items()}
     job.record.note("plan", {"runs": rows, "seconds_of_the_job": job.record.budget.seconds})
     for name, each in planned.items():
         job.record.say(
             f"plan: {name:10} {each.epochs:3} epochs of {each.seconds_an_epoch:6.1f} s: {each.seconds:6.0f} s"
         )
-    total = job.record.budget.spent + sum(each.seconds for each in planned.values())
-    job.record.say(f"plan: done with training at {total:.0f} s of {job.record.budget.seconds:.0f} s")
+    ends, due = begins + sum(each.seconds for each in planned.values()), job.record.budget.until("finetune")
+    late = " TOO LATE: give more --minutes" if ends > due else ""
+    job.record.say(f"plan: training begins at {begins:.0f} s and ends at {ends:.0f} s, due at {due:.0f} s{late}")
 
 
 # --- the runs ---------------------------------------------------------------------------------------------------------

@@ -111,7 +111,7 @@ def run(options: argparse.Namespace) -> int:
         stages.run("speed", lambda: _speed.measure(device, tiny, record))
     data = stages.run("data", lambda: write_data_sets(options.data, runs, tiny))
     job = _training.Job(device, tiny, runs, data or {}, parse_overrides(options.overrides), record)
-    planned = stages.run("plan", lambda: _training.plan(job)) if data else None
+    planned = stages.run("plan", lambda: _training.plan(job, alone=options.plan)) if data else None
     if planned and not options.plan:
         stages.run("train", lambda: _training.train(job, planned["trained"]))
         stages.run("finetune", lambda: _training.finetune(job, planned))
