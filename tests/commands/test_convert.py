@@ -12,10 +12,12 @@ import h5py
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor, nn
 
 import nctool
 from nctool.errors import FormatError, RangeError, UsageError
+from nctool.running.images import read_images_alike
 from nctool_deploy.netx import Provenance, read
 from tests.support.network_files import to_exported, to_onnx, to_script
 from tests.support.refusals import refusal
@@ -139,6 +141,47 @@ def test_labels_tell_the_accuracy_and_change_nothing(cli, here, tmp_path):
     without = cli(*command, tmp_path / "without.net", "--json").json
     assert without["fidelity"]["accuracy"] is None
     assert (tmp_path / "m.net").read_bytes() == (tmp_path / "without.net").read_bytes()
+
+
+@pytest.mark.parametrize("name", ["{}.png", "class{}/a.png"])
+def test_a_folder_of_images_is_the_array_of_their_pixels(name, tmp_path):
+    """By the order of their names; images may lie in the folders of their classes."""
+    for number, pixels in enumerate(PIXELS[:9]):
+        file = tmp_path / "images" / name.format(number)
+        file.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(pixels.transpose(1, 2, 0)).save(file)
+    options = {"mean": MEAN, "std": STD}
+    nctool.convert(net(), tmp_path / "images", tmp_path / "folder.net", **options)
+    nctool.convert(net(), PIXELS[:9], tmp_path / "array.net", **options)
+    assert (tmp_path / "folder.net").read_bytes() == (tmp_path / "array.net").read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("files", "shape"),
+    [
+        ({"a.png": "L", "b.png": "1"}, (2, 1, 4, 4)),
+        ({"a.png": "L", "b.png": "RGB"}, (2, 3, 4, 4)),
+        ({"cats/a.png": "L", "dogs/b.png": "LA", "dogs/.hidden": None}, (2, 1, 4, 4)),
+    ],
+)
+def test_images_are_grey_where_all_of_them_are(files, shape, tmp_path):
+    for name, mode in files.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(b"") if mode is None else Image.new(mode, (4, 4)).save(tmp_path / name)
+    assert read_images_alike(tmp_path).shape == shape
+
+
+def test_images_of_two_sizes_are_refused(tmp_path):
+    tmp_path = tmp_path / "images"
+    tmp_path.mkdir()
+    Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
+    Image.new("RGB", (8, 9)).save(tmp_path / "b.png")
+    with pytest.raises(FormatError) as caught:
+        nctool.convert(net(), tmp_path, tmp_path.parent / "m.net", mean=MEAN, std=STD)
+    assert caught.value.message.endswith(
+        f"b.png`: got an image of 9x8 (height x width), allowed: 8x8 as in `{tmp_path / 'a.png'}`"
+    )
+    assert caught.value.hint == "bring all images to the size that the network takes"
 
 
 def test_labels_stay_with_the_images_that_are_drawn(tmp_path, monkeypatch):

@@ -333,6 +333,16 @@ def test_models_that_are_refused(tmp_path, model, text):
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.parametrize("steps", [None, 2])
+def test_images_of_one_number_are_refused(steps):
+    with pytest.raises(UsageError, match=r"^images: all numbers are 0\.5, from"):
+        nctool.prepare(
+            nn.Sequential(nn.Flatten(), nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2)),
+            torch.full((9, 1, 2, 2), 0.5),
+            steps=steps,
+        )
+
+
 def test_images_that_do_not_fit_are_said(tmp_path):
     layers = nn.Sequential(nn.Flatten(), nn.Linear(81, 5), nn.ReLU(), nn.Linear(5, 10))
     prepared = nctool.prepare(layers, torch.randn(4, 1, 9, 9))

@@ -10,6 +10,7 @@ import pytest
 
 import nctool
 from nctool.commands import load_all
+from nctool.errors import UsageError
 from nctool.signature import parameters_of
 from nctool_models import load_dataset
 from nctool_models.zoo.networks import zoo
@@ -20,6 +21,12 @@ TAKES_A_FILE = "zoo:NAME"
 """What the help of an argument says that takes an exported network."""
 MORE = {"bundle": ("-o", "out")}
 """What else a command needs."""
+
+
+@pytest.mark.parametrize("command", [nctool.finetune, nctool.explore])
+def test_a_network_of_the_zoo_is_no_checkpoint(command):
+    with pytest.raises(UsageError, match=r"^`zoo:mnist-lenet` is an exported network, allowed: a checkpoint"):
+        command("zoo:mnist-lenet")
 
 
 def test_the_list_has_accuracy_steps_and_cores(cli) -> None:

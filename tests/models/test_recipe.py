@@ -255,9 +255,14 @@ TRAINING = (
         ),
         ("finetune.steps=[1, 2, 1]", "`finetune.steps` is [1, 2, 1], allowed: each window once"),
         (
-            ("noise.source=chip", "chip.replicas=2", "finetune.epochs=1"),
-            "`chip.replicas` is 2, allowed: 1\n"
-            "hint: [finetune] trains one neuron for each activation; more of them come close to the ANN without it",
+            ("activation.reset=zero", "finetune.replicas=2"),
+            "`finetune.replicas` is 2, allowed: 1\n"
+            'hint: with activation.reset = "zero" every neuron starts at 0, replicas differ in where they start',
+        ),
+        (
+            ("finetune.activation_bits=4", "finetune.steps=[1]", "finetune.replicas=2"),
+            "`finetune.replicas` is 2, allowed: 1\n"
+            "hint: with finetune.activation_bits the network is trained for graded neurons, which need no replicas",
         ),
         ("finetune.steps=[0]", "`finetune.steps[0]` is 0, allowed: a list of whole numbers 1..64"),
         ("finetune.weight_bits=9", "`finetune.weight_bits` is 9, allowed: a whole number 2..8"),
@@ -627,11 +632,11 @@ def test_resolving_and_then_overriding_is_overriding_and_then_resolving(name):
 def test_what_follows_from_another_key_is_written_behind_a_mark():
     text = parse_recipe(LAWS["chip and finetune"]).to_toml()
     assert '[chip]\nbackend = "autapse"\nreplicas = 1\nweight_bits = 4\n' in text
-    assert "steps = [1, 2, 4]\n# weight_bits = 4\nlearning_rate" in text
+    assert "steps = [1, 2, 4]\n# replicas = 1\n# weight_bits = 4\nlearning_rate" in text
     assert (
         '# [chip]\n# backend = "autapse"\n# replicas = 1\n# weight_bits = 8\n' in parse_recipe(LAWS["chip"]).to_toml()
     )
-    assert "\nsteps = [1, 2, 4]\nweight_bits = 4\n" in parse_recipe(LAWS["all said"]).to_toml()
+    assert "\nsteps = [1, 2, 4]\n# replicas = 1\nweight_bits = 4\n" in parse_recipe(LAWS["all said"]).to_toml()
 
 
 def test_a_chip_is_there_where_noise_is_measured_on_it_and_reads_back():

@@ -322,6 +322,55 @@ def test_an_export_takes_window_and_bits_of_the_fine_tuning(digits_run, tmp_path
     np.testing.assert_array_equal(network.readout.synapses[0].weight, np.rint(state.double().numpy() * 7 / largest))
 
 
+@pytest.mark.parametrize("pooling", [(), (POOLED, "finetune.steps=[1]")])
+def test_replicas_are_fine_tuned_as_they_are_exported(pooling, tmp_path):
+    """The rounded float network of the checkpoint has the accuracy that is reported, and answers as the integers do."""
+    report = small_fit(tmp_path / "run", (*FINETUNE, "finetune.replicas=3", *pooling))
+    exported = nctool.export(tmp_path / "run", tmp_path / "m.net", target="lava")
+    assert set(exported.replicas.values()) == {3}
+    model, data = restore_model(load_checkpoint(tmp_path / "run")), small_data()
+    with in_mode(model, "spiking", replicas=3):
+        logits = [model(step) for step in data.normalisation.steps(data.test.images, exported.steps)]
+    assert report.accuracy_snn["1"] == pytest.approx(float((logits[0].argmax(1) == data.test.labels).double().mean()))
+    found = simulate(read(tmp_path / "m.net").network, data.test.images.numpy()).logits[:, -1].argmax(1)
+    assert (found == sum(logits).argmax(1).numpy()).mean() > 0.95
+
+
+def test_replicas_follow_the_chip(tmp_path):
+    recipe = small_recipe(*FINETUNE, "noise.source=chip", "chip.replicas=2")
+    assert recipe.finetune.replicas == 2
+    assert small_recipe(*FINETUNE, "noise.source=chip", "chip.replicas=2", "finetune.replicas=1").finetune.replicas == 1
+
+
+@pytest.mark.parametrize(
+    ("pool", "features"),
+    [
+        (nn.MaxPool2d(2), 3),
+        (nn.AdaptiveMaxPool2d(2), 12),
+        (lambda x: functional.max_pool2d(x, 2), 3),
+        (lambda x: x.amax((2, 3)), 3),
+    ],
+)
+def test_maxima_of_several_replicas_are_refused_in_longer_windows(pool, features):
+    class Pooled(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv, self.act, self.fc = nn.Conv2d(1, 3, 3), NoisyQuantReLU(4, 1.0), nn.Linear(features, 2)
+
+        def forward(self, x):
+            return self.fc(torch.flatten(pool(self.act(self.conv(x))), 1))
+
+    model, data, recipe = Pooled(), small_data(), small_recipe()
+    task = Task(model, data, data.held_out, data.normalisation, recipe, None)
+    model(data.normalisation(data.held_out.images))
+    with pytest.raises(
+        UsageError, match=r"the network computes `\w+`, and finetune.replicas is above 1: allowed: .*\[1\]"
+    ):
+        SpikingFinetuning(task, FinetuneSettings(replicas=2, steps=(1, 2)))
+    SpikingFinetuning(task, FinetuneSettings(replicas=2, steps=(1,)))
+    SpikingFinetuning(task, FinetuneSettings(replicas=1, steps=(1, 2)))
+
+
 def test_layers_that_share_a_weight_are_fine_tuned():
     """The shared weight has one grid, that of the layer where it is used last."""
 

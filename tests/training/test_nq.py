@@ -119,7 +119,7 @@ def test_spiking_steps(z, outputs, last_potential):
     layer = NoisyQuantReLU(4, 2.0)
     with in_mode(layer, "spiking"):
         got = [float(layer(torch.tensor([z]))) for _ in range(4)]
-        torch.testing.assert_close(layer.potential, torch.tensor([last_potential]))
+        torch.testing.assert_close(layer.potential, torch.tensor([[last_potential]]))
     assert got == outputs
 
 

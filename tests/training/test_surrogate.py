@@ -29,9 +29,9 @@ class Spike(torch.autograd.Function):
         return grad * (x.abs() <= 0.5)
 
 
-def written_out(drive: Tensor, threshold: Tensor, n_steps: int, reset: str) -> Tensor:
+def written_out(drive: Tensor, threshold: Tensor, n_steps: int, reset: str, start: float) -> Tensor:
     """The docstring's equations, one operation of torch after the other."""
-    potential = threshold / 2 if reset == "subtract" else torch.zeros_like(threshold)
+    potential = threshold * start
     outputs = []
     for z in drive.unflatten(0, (n_steps, -1)):
         before = potential + z
@@ -46,15 +46,16 @@ def written_out(drive: Tensor, threshold: Tensor, n_steps: int, reset: str) -> T
     threshold=st.sampled_from([0.5, 1.0, 2.0, 4.0]),
     n_steps=st.sampled_from([1, 2, 3, 4, 6]),
     reset=st.sampled_from(RESETS),
+    start=st.sampled_from([0.0, 0.25, 0.5, 0.875]),
 )
-def test_values_and_gradients_are_those_of_the_equations_written_out(drive, threshold, n_steps, reset):
+def test_values_and_gradients_are_those_of_the_equations_written_out(drive, threshold, n_steps, reset, start):
     """On a grid of 1/16 all sums are exact, so that both sides agree on which side of an edge a potential lies."""
     weights = torch.linspace(-1, 2, len(drive), dtype=torch.float64)
     results = []
     for function in (integrate_and_fire, written_out):
         z = (torch.tensor(drive, dtype=torch.float64) / 16).requires_grad_()
         theta = torch.tensor(threshold, dtype=torch.float64, requires_grad=True)
-        output = function(z, theta, n_steps, reset)
+        output = function(z, theta, n_steps, reset, start)
         (output * weights).sum().backward()
         results.append((output.detach(), z.grad, theta.grad))
     assert torch.equal(results[0][0], results[1][0])
@@ -65,12 +66,13 @@ def test_values_and_gradients_are_those_of_the_equations_written_out(drive, thre
 @given(
     st.sampled_from([torch.float32, torch.bfloat16]),
     st.sampled_from(RESETS),
+    st.sampled_from([None, 0.0, 0.125, 5 / 6]),
     st.floats(0.05, 20),
     st.integers(1, 5),
     st.integers(1, 2000),
     st.integers(0, 99),
 )
-def test_the_compiled_loops_give_the_bits_of_torch(kind, reset, threshold, n_steps, n_neurons, seed):
+def test_the_compiled_loops_give_the_bits_of_torch(kind, reset, start, threshold, n_steps, n_neurons, seed):
     """In bfloat16 they compute in float32, as torch does from the same numbers in that type; then they round."""
     generator = torch.Generator().manual_seed(seed)
     drive = (torch.randn(n_steps * n_neurons, generator=generator) * threshold).to(kind)
@@ -79,7 +81,7 @@ def test_the_compiled_loops_give_the_bits_of_torch(kind, reset, threshold, n_ste
     for loops, wide in ((False, True), (True, False), (False, False)):
         z, theta = (drive.float() if wide else drive).clone(), torch.tensor(threshold, requires_grad=True)
         with nullcontext() if loops else without_loops():
-            output = integrate_and_fire(z.requires_grad_(), theta, n_steps, reset)
+            output = integrate_and_fire(z.requires_grad_(), theta, n_steps, reset, start)
             output.backward(upstream.to(z.dtype))
         results.append((output.detach(), z.grad, theta.grad))
     expected, *found = results
@@ -145,16 +147,16 @@ def test_one_step_has_the_gradients_of_the_quantised_activation_of_one_level():
         torch.testing.assert_close(ours, theirs, rtol=0, atol=tolerance)
 
 
-@pytest.mark.parametrize("reset", RESETS)
-def test_an_unrolled_network_spikes_as_the_step_wise_one(reset):
+@pytest.mark.parametrize(("reset", "replicas"), [("subtract", 1), ("subtract", 3), ("zero", 1), ("zero", 2)])
+def test_an_unrolled_network_spikes_as_the_step_wise_one(reset, replicas):
     torch.manual_seed(0)
     model = nn.Sequential(
         nn.Linear(6, 9), NoisyQuantReLU(4, 0.7, reset), nn.Linear(9, 4), NoisyQuantReLU(4, 0.3, reset)
     )
     steps = torch.randn(5, 3, 6)
-    with in_mode(model, "spiking"):
+    with in_mode(model, "spiking", replicas=replicas):
         expected = torch.stack([model(step) for step in steps])
-    with in_mode(model, "window", 5):
+    with in_mode(model, "window", 5, replicas):
         window = model(steps.flatten(0, 1)).detach()
     assert torch.equal(window.unflatten(0, (5, 3)), expected)
     assert expected.count_nonzero() > 5
@@ -162,6 +164,17 @@ def test_an_unrolled_network_spikes_as_the_step_wise_one(reset):
 
 def test_the_mode_holds_inside_the_block_only():
     model = nn.Sequential(NoisyQuantReLU(4, 1.0))
-    with in_mode(model, "window", 2):
-        assert (model[0].mode, model[0].window) == ("window", 2)
-    assert (model[0].mode, model[0].window) == ("quantised", 1)
+    with in_mode(model, "window", 2, 3):
+        assert (model[0].mode, model[0].window, model[0].replicas) == ("window", 2, 3)
+    assert (model[0].mode, model[0].window, model[0].replicas) == ("quantised", 1, 1)
+
+
+@pytest.mark.parametrize("levels", [1, 2, 4, 5])
+def test_replicas_give_all_levels_in_one_step(levels):
+    """Those of the quantised activation with as many levels; one neuron takes as many steps for them."""
+    z, layer = torch.linspace(-1.01, 3, 41), NoisyQuantReLU(levels, 2.0).eval()
+    with in_mode(layer, "window", 1, levels):
+        found = layer(z).detach()
+    torch.testing.assert_close(found, layer(z).detach())
+    with in_mode(layer, "window", levels):
+        torch.testing.assert_close(layer(z.repeat(levels, 1)).detach().mean(0), found)

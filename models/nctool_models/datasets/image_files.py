@@ -27,6 +27,7 @@ RGB = 3
 
 _EIGHT_BITS = frozenset(("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr", "LAB", "HSV"))
 """Modes of Pillow whose values fit uint8; its conversion cuts off the others without a word."""
+_GREY_MODES = frozenset(("1", "L", "LA"))
 _GIB = 2**30
 _SMALLER = "set data.image_size to {side} or less, or use fewer images: all of them are held in memory"
 
@@ -139,6 +140,21 @@ def open_image(path: Path) -> OpenImage:
     if mode not in _EIGHT_BITS:
         raise FormatError(f"`{path}`: got an image of mode {mode}, allowed: 8 bits a channel")
     return OpenImage(colours, mode, frames)
+
+
+def is_grey(path: Path) -> bool:
+    """Say whether an image file is grey, by its header.
+
+    Raises:
+        UsageError, FormatError, RangeError: as `open_image`.
+    """
+    from PIL import Image
+
+    try:
+        with Image.open(plain_file(path)) as image:
+            return image.mode in _GREY_MODES
+    except Exception as error:  # every decoder of Pillow has errors of its own
+        raise _unreadable(path, error) from error
 
 
 def _unreadable(path: Path, error: Exception) -> NctoolError:

@@ -187,12 +187,20 @@ def staircase_gradients(codes: Codes, upstream: Bits, shift: int, code_unit: Num
     return float(for_threshold.astype(np.float64).sum())
 
 
-_WINDOW = "void({0}[:,::1], i8, f4, b1, i8, i8, {0}[:,::1], f4[:,::1])"
+_WINDOW = "void({0}[:,::1], i8, f4, f4, b1, i8, i8, {0}[:,::1], f4[:,::1])"
 
 
 @njit([_WINDOW.format(kind) for kind in ("u4", "u2")], nogil=True, cache=True)
 def window(
-    drive: Bits, shift: int, threshold: Number, to_zero: bool, first: int, last: int, spikes: Bits, potentials: Floats
+    drive: Bits,
+    shift: int,
+    threshold: Number,
+    start: Number,
+    to_zero: bool,
+    first: int,
+    last: int,
+    spikes: Bits,
+    potentials: Floats,
 ) -> None:
     """Run some neurons for a window: integrate, fire, reset.
 
@@ -200,6 +208,7 @@ def window(
         drive: z, (steps, neurons).
         shift: of the words of `drive` and `spikes`.
         threshold: θ.
+        start: the potential before the first step, as a part of θ.
         to_zero: a spike sets the potential to zero, instead of taking θ off.
         first, last: the neurons from one up to the other, without it.
         spikes: (steps, neurons), filled with θ where a neuron spikes, else 0.
@@ -209,7 +218,7 @@ def window(
     for low in range(first, last, BLOCK):
         high = min(low + BLOCK, last)
         z, out = wide[: high - low], fired[: high - low]
-        left[:] = _F(0) if to_zero else threshold / _F(2)
+        left[:] = threshold * start
         for step in range(len(drive)):
             _widen(drive[step, low:high], shift, z)
             kept = potentials[step, low:high]
@@ -222,7 +231,7 @@ def window(
             _narrow(out, shift, spikes[step, low:high])
 
 
-_WINDOW_BACKWARD = "f8(f4[:,::1], {0}[:,::1], i8, f4, b1, i8, i8, {0}[:,::1])"
+_WINDOW_BACKWARD = "f8(f4[:,::1], {0}[:,::1], i8, f4, f4, b1, i8, i8, {0}[:,::1])"
 
 
 @njit([_WINDOW_BACKWARD.format(kind) for kind in ("u4", "u2")], nogil=True, cache=True, error_model="numpy")
@@ -231,6 +240,7 @@ def window_gradients(
     upstream: Bits,
     shift: int,
     threshold: Number,
+    start: Number,
     to_zero: bool,
     first: int,
     last: int,
@@ -244,11 +254,11 @@ def window_gradients(
         potentials: that `window` wrote.
         upstream: gradient for the spikes times θ, (steps, neurons).
         shift: of the words of `upstream` and `outputs`.
-        threshold, to_zero, first, last: as `window`.
+        threshold, start, to_zero, first, last: as `window`.
         outputs: (steps, neurons), is filled.
     """
     wide, after, for_threshold = np.empty(BLOCK, np.float32), np.empty(BLOCK, np.float32), np.zeros(BLOCK, np.float32)
-    start = 0.0
+    of_starts = 0.0
     for low in range(first, last, BLOCK):
         high = min(low + BLOCK, last)
         gradient, back = wide[: high - low], after[: high - low]
@@ -269,6 +279,5 @@ def window_gradients(
                     for_threshold[place] += through * ((_F(1) if spike else _F(0)) - (ratio if inside else _F(0)))
                     back[place] = later + (through if inside else _F(0))
             _narrow(back, shift, outputs[step, low:high])
-        if not to_zero:
-            start += back.astype(np.float64).sum() / 2
-    return float(for_threshold.astype(np.float64).sum()) + start
+        of_starts += float(back.astype(np.float64).sum())
+    return float(for_threshold.astype(np.float64).sum()) + of_starts * float(start)

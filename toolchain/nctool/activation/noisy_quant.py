@@ -10,7 +10,7 @@ Source: Huang et al., arXiv 2404.17456.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from typing import Literal
 
@@ -67,10 +67,12 @@ class NoisyQuantReLU(nn.Module):
             a window beside the middle, as a part of their threshold; None where all start there.
         sigma: σ, a float buffer of shape () in units of the pre-activation of a channel whose ratio is 1, ≥ 0; starts
             at 0, is saved with the model, receives no gradient.
-        potential: v, the membrane potential, of the input's shape; None before the first step.
+        potential: v, the membrane potential of each replica, (K, *the input's shape); None before the first step.
         mode: what the next forward pass computes; `in_mode` sets it.
         window: time steps that lie one after the other in each input, in mode "window"; parts of θ in mode "graded";
             else 1.
+        replicas: K, neurons that share an activation in modes "spiking" and "window", else 1. Replica k starts at
+            (k + 1/2)/K·θ and a shift, and the output is the mean of all.
         rows: those that the next input has, where each of several processes computes some of a batch; else None.
 
     Raises:
@@ -104,7 +106,7 @@ class NoisyQuantReLU(nn.Module):
         self.register_buffer("sigma", torch.tensor(0.0))
         self.potential: Tensor | None = None
         self.mode: Mode = "quantised"
-        self.window = 1
+        self.window = self.replicas = 1
         self.rows: Rows | None = None
         self.positive_threshold()
 
@@ -204,7 +206,7 @@ class NoisyQuantReLU(nn.Module):
         if self.mode == "graded":
             return activate(x, self.threshold, self.window, "subtract", None)
         if self.mode == "window":
-            return integrate_and_fire(self._started(x), self.threshold, self.window, self.reset_to)
+            return self._fired(self._started(x))
         if self.shifts is not None:
             x = x + self.threshold * self._column(self.shifts, x) / self.levels
         return activate(x, self.threshold, self.levels, self.reset_to, self._noise())
@@ -215,6 +217,17 @@ class NoisyQuantReLU(nn.Module):
             return x
         first, *rest = x.chunk(self.window)
         return torch.cat([first + self.threshold * self._column(self.shifts, x), *rest])
+
+    def _fired(self, drive: Tensor) -> Tensor:
+        """Return what the replicas send in a window, their mean."""
+        starts, steps = self._starts(), self.window
+        return _mean([integrate_and_fire(drive, self.threshold, steps, self.reset_to, start) for start in starts])
+
+    def _starts(self) -> list[float]:
+        """Return where each replica starts, as a part of its threshold (rule U1)."""
+        if self.reset_to == "zero":
+            return [0.0] * self.replicas
+        return [(2 * replica + 1) / (2 * self.replicas) for replica in range(self.replicas)]
 
     def extra_repr(self) -> str:
         """Show the settings in `print(model)`."""
@@ -238,13 +251,10 @@ class NoisyQuantReLU(nn.Module):
         x = x.to(torch.promote_types(x.dtype, self.threshold.dtype))  # mixed precision ends in front of the neurons
         threshold = self.threshold.detach()
         if self.potential is None:
-            start = threshold / 2 if self.reset_to == "subtract" else torch.zeros_like(threshold)
-            if self.shifts is not None:
-                start = start + threshold * self._column(self.shifts, x)
-            self.potential = start.expand_as(x)
-        if self.potential.shape != x.shape:
+            self.potential = self._first_potential(x, threshold)
+        if self.potential.shape[1:] != x.shape:
             raise UsageError(
-                f"spiking state has shape {tuple(self.potential.shape)}, got input {tuple(x.shape)}",
+                f"spiking state has shape {tuple(self.potential.shape[1:])}, got input {tuple(x.shape)}",
                 hint="enter `in_mode(model, 'spiking')` anew for each batch",
             )
         potential = self.potential + x.detach()
@@ -252,7 +262,19 @@ class NoisyQuantReLU(nn.Module):
         self.potential = (
             potential.sub_(output) if self.reset_to == "subtract" else potential.masked_fill_(output > 0.0, 0.0)
         )
-        return output
+        return _mean(output.unbind())
+
+    def _first_potential(self, x: Tensor, threshold: Tensor) -> Tensor:
+        starts = torch.stack([threshold * start for start in self._starts()]).view(-1, *[1] * x.ndim)
+        if self.shifts is not None:
+            starts = starts + threshold * self._column(self.shifts, x)
+        return starts.expand(self.replicas, *x.shape)
+
+
+def _mean(of_replicas: Sequence[Tensor]) -> Tensor:
+    """Return the mean, added up in one order: the modes of a spiking network give the same numbers."""
+    first, *others = of_replicas
+    return first if not others else sum(others, first) / len(of_replicas)
 
 
 def require_settings(levels: int, reset: str) -> None:
@@ -294,7 +316,7 @@ def activations(model: nn.Module) -> dict[str, NoisyQuantReLU]:
 
 
 @contextmanager
-def in_mode(model: nn.Module, mode: Mode, n_steps: int = 1) -> Iterator[None]:
+def in_mode(model: nn.Module, mode: Mode, n_steps: int = 1, replicas: int = 1) -> Iterator[None]:
     """Run a model with all its activations in one mode while the block runs; afterwards every module is as before.
 
     "spiking": each call of the model is one time step, in evaluation mode and without gradients; the activations forget
@@ -313,19 +335,20 @@ def in_mode(model: nn.Module, mode: Mode, n_steps: int = 1) -> Iterator[None]:
         model: in training or in evaluation mode, which but for "spiking" is kept.
         mode: of the activations.
         n_steps: of "window" and "graded" only.
+        replicas: of "spiking" and "window" only: neurons for each activation.
     """
     layers = activations(model).values()
-    before = [(layer, layer.mode, layer.window) for layer in layers]
+    before = [(layer, (layer.mode, layer.window, layer.replicas)) for layer in layers]
     try:
         for layer in layers:
             layer.reset()
-            layer.mode, layer.window = mode, n_steps
+            layer.mode, layer.window, layer.replicas = mode, n_steps, replicas
         with _evaluated(model) if mode == "spiking" else nullcontext():
             yield
     finally:
-        for layer, mode_before, window_before in before:
+        for layer, settings in before:
             layer.reset()
-            layer.mode, layer.window = mode_before, window_before
+            layer.mode, layer.window, layer.replicas = settings
 
 
 @contextmanager

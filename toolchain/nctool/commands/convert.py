@@ -93,7 +93,7 @@ def convert(
     ],
     images: Annotated[
         ArraySource,
-        Option("Some hundreds of its images.", kind=Path, metavar="X.npy", flags=("--images",)),
+        Option("Some hundreds of its images.", kind=Path, metavar="X.npy|FOLDER", flags=("--images",)),
     ],
     output: Annotated[Path | str, Option("File to write.", flags=("-o", "--output"), metavar="MODEL.net")],
     *,
@@ -138,7 +138,8 @@ def convert(
         model: a torch module, left as it is; or the path of an ONNX, torch.export or TorchScript file; or
             `file.py:function`, which builds it with its weights: that runs its code.
         images: some hundreds of all classes, an array, tensor or .npy file: uint8 pixels (N, C, H, W) with `mean` and
-            `std`; or floats as the network takes them, which the file then takes too, in 256 steps of their range.
+            `std`; or floats as the network takes them, which the file then takes too, in 256 steps of their range. Or a
+            folder of image files of the size that the network takes, with `mean` and `std`.
         output: the file to write; replaced only when everything went well.
         labels: class numbers of the images, an array or .npy file. Nothing is chosen by them: `fidelity.accuracy`
             tells how many of those that are compared the file and the trained network answer.
@@ -167,6 +168,7 @@ def convert(
     from nctool.exporting.network_names import require_trained
     from nctool.ir.inputs import find_encoding
     from nctool.running.arrays import LABELS, load_array, load_labels, name_of, path_of
+    from nctool.running.images import are_images, read_images_alike
     from nctool.running.outputs import NETX, require_outputs
     from nctool_deploy.backends.backend import find_backend
     from nctool_deploy.targets.target import find_target
@@ -180,7 +182,8 @@ def convert(
         require_trained(str(model))
     inputs = {"the model": file, "the images": path_of(images), "the target": own_target, "the labels": path_of(labels)}
     require_outputs(inputs, {"-o": (NETX, output)})
-    for path in (path_of(images), path_of(labels)):
+    files = path_of(images) if are_images(images) else None
+    for path in (path_of(images) if files is None else None, path_of(labels)):
         if path is not None:
             load_array(path)
 
@@ -194,7 +197,7 @@ def convert(
     from nctool.exporting.writing import write_network
 
     images = images.detach() if isinstance(images, Tensor) else images
-    array = load_array(images, "images")
+    array = load_array(images, "images") if files is None else read_images_alike(files)
     answers = None if labels is None else load_labels(labels, len(array), of_all=True)
     some = calibration_images(array, _floats(mean), _floats(std), answers)
     progress(0, 1, "reading the network")

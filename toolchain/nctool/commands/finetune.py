@@ -84,7 +84,7 @@ def finetune(
         on_epoch: called with the numbers of every epoch.
 
     Raises:
-        RecipeError: an override is not allowed, or the checkpoint was trained for several replicas.
+        RecipeError: an override is not allowed.
         UsageError: there is no checkpoint, an override that would change the network, another data set, an unknown
             device, a folder that cannot be written, is the checkpoint's or holds another run, or no tensorboard where
             it is wanted.

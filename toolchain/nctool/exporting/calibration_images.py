@@ -177,12 +177,21 @@ def _sound(array: NDArray[Any]) -> NDArray[Any]:
                 hint="a standard deviation of 0 divides by 0",
             )
         array = array.astype(np.float32)
-    if array.min() == array.max():
+    require_contrast(array.min(), array.max())
+    return array
+
+
+def require_contrast(least: float, largest: float) -> None:
+    """Refuse images whose numbers are all the same.
+
+    Raises:
+        UsageError: they are.
+    """
+    if least == largest:
         raise UsageError(
-            f"images: all numbers are {array.flat[0]:g}, from which no threshold can be told",
+            f"images: all numbers are {least:g}, from which no threshold can be told",
             hint="give images of the data that the network was trained on",
         )
-    return array
 
 
 def _some(array: NDArray[Any]) -> slice | NDArray[np.int64]:

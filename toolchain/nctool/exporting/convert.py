@@ -88,8 +88,9 @@ def design(
     """Return the design that is asked for; what is None follows from the recipe.
 
     The window is that of the backend where it has only one; else the longest of `[finetune]`; else `noise.steps`. The
-    replicas are those of `[chip]` where it has the same backend; else the backend's own default. The weight bits are
-    those of `[finetune]`; else of `[chip]`; else 8. The encoding is that of `[input]`.
+    replicas are those of `[finetune]` where they are several and the backend has replicas; else of `[chip]` where it
+    has the same backend; else the backend's own default. The weight bits are those of `[finetune]`; else of `[chip]`;
+    else 8. The encoding is that of `[input]`.
 
     Raises:
         RangeError: the backend has another window.
@@ -267,9 +268,12 @@ def window_of(backend: Backend, steps: int | None, default: int) -> int:
 
 
 def _replicas(loaded: Checkpoint, backend: Backend, replicas: Replicas | None) -> Replicas:
-    chip = loaded.recipe.chip
-    if replicas is None and chip is not None and chip.backend == backend.name:
+    if replicas is not None:
+        return replicas
+    chip, finetune, number_format = loaded.recipe.chip, loaded.recipe.finetune, backend.number_format
+    has_replicas = number_format.reset == "subtract" and not number_format.is_graded
+    if finetune is not None and finetune.replicas > 1 and has_replicas:
+        return finetune.replicas
+    if chip is not None and chip.backend == backend.name:
         return chip.replicas
-    if replicas is None:
-        return backend.default_replicas(loaded.recipe.activation.levels)
-    return replicas
+    return backend.default_replicas(loaded.recipe.activation.levels)

@@ -29,7 +29,7 @@ from nctool.conversion.trace.prepare import (
 from nctool.conversion.trace.rewritten import Pooling
 from nctool.conversion.trace.tracing import trace
 from nctool.errors import UsageError, first_line
-from nctool.exporting.calibration_images import calibration_images
+from nctool.exporting.calibration_images import calibration_images, require_contrast
 from nctool.exporting.convert import WEIGHT_BITS, Design, converted
 from nctool.exporting.own_network import AT_ONCE, of_rectified
 from nctool_deploy.backends.backend import backend_of_reset
@@ -74,13 +74,14 @@ def prepare(
         steps: the window, 1..64, for which a trained network is converted; None for thresholds without conversion.
 
     Raises:
-        UsageError: the model is no module, the images are no float tensor (N, ...) or do not fit the model, the
-            percentile or the window is out of range, or both are given.
+        UsageError: the model is no module, the images are no float tensor (N, ...), hold one number alone or do not fit
+            the model, the percentile or the window is out of range, or both are given.
         UnsupportedError: parts have no integrate-and-fire form; all of them are named.
         RangeError: an activation is never positive, or a parameter is not finite.
     """
     require_torch_module(model)
     require_images(images)
+    require_contrast(float(images.min()), float(images.max()))
     if steps is None:
         return trainable(model, images, LEVELS if levels is None else levels, reset, percentile, pooling)
     if percentile is not None:

@@ -57,7 +57,12 @@ __all__ = [
     "read_recipe",
 ]
 
-FOLLOWING = {"chip": "noise.source", "finetune.weight_bits": "chip.weight_bits", "model": "model.architecture"}
+FOLLOWING = {
+    "chip": "noise.source",
+    "finetune.weight_bits": "chip.weight_bits",
+    "finetune.replicas": "chip.replicas",
+    "model": "model.architecture",
+}
 """What has its default from another key, and from which: a table, or a key, or a table's keys besides that one."""
 
 AnyTable = TypeVar("AnyTable", bound=Table)
@@ -176,7 +181,7 @@ def consistent(recipe: Recipe, source: str) -> Recipe:
     _require_one_normalisation(recipe, source)
     _require_one_window(recipe, source)
     _require_something_to_train(recipe, source)
-    return _with_weight_bits(_with_chip(recipe, source))
+    return _require_replicas(_tuned_for_chip(_with_chip(recipe, source)), source)
 
 
 def _require_one_normalisation(recipe: Recipe, source: str) -> None:
@@ -201,7 +206,7 @@ def _require_one_window(recipe: Recipe, source: str) -> None:
 
 
 def _require_something_to_train(recipe: Recipe, source: str) -> None:
-    """Require epochs, windows that differ, no noise of ReLUs, and one neuron for each activation in fine-tuning."""
+    """Require epochs, windows that differ, and no noise of ReLUs."""
     if recipe.training.epochs == 0 and recipe.finetune is None:
         raise RecipeError(
             f"recipe `{source}`: `training.epochs` is 0, allowed: 1 or more",
@@ -216,11 +221,6 @@ def _require_something_to_train(recipe: Recipe, source: str) -> None:
     steps = recipe.finetune.steps if recipe.finetune else ()
     if len(set(steps)) != len(steps):
         raise RecipeError(f"recipe `{source}`: `finetune.steps` is {list(steps)}, allowed: each window once")
-    if recipe.finetune is not None and recipe.chip is not None and recipe.chip.replicas > 1:
-        raise RecipeError(
-            f"recipe `{source}`: `chip.replicas` is {recipe.chip.replicas}, allowed: 1",
-            hint="[finetune] trains one neuron for each activation; more of them come close to the ANN without it",
-        )
 
 
 def _require_graded(recipe: Recipe, source: str) -> None:
@@ -255,12 +255,28 @@ def _with_chip(recipe: Recipe, source: str) -> Recipe:
     return recipe
 
 
-def _with_weight_bits(recipe: Recipe) -> Recipe:
-    """Fine-tune for the weights of the chip that the noise was measured on, unless `[finetune]` says others."""
-    if recipe.chip is None or recipe.finetune is None or "weight_bits" in recipe.finetune.model_fields_set:
+def _tuned_for_chip(recipe: Recipe) -> Recipe:
+    """Fine-tune for weights and replicas of the chip that noise was measured on, unless `[finetune]` says others."""
+    if recipe.chip is None or recipe.finetune is None:
         return recipe
-    finetune = _following(recipe.finetune, weight_bits=recipe.chip.weight_bits)
-    return recipe.model_copy(update={"finetune": finetune})
+    of_chip = {key: getattr(recipe.chip, key) for key in ("weight_bits", "replicas")}
+    unsaid = {key: value for key, value in of_chip.items() if key not in recipe.finetune.model_fields_set}
+    return recipe.model_copy(update={"finetune": _following(recipe.finetune, **unsaid)})
+
+
+def _require_replicas(recipe: Recipe, source: str) -> Recipe:
+    """Require one neuron for each activation where fine-tuning trains neurons that have no replicas."""
+    finetune = recipe.finetune
+    if finetune is None or finetune.replicas == 1:
+        return recipe
+    reason = None
+    if recipe.activation.reset == "zero":
+        reason = 'with activation.reset = "zero" every neuron starts at 0, replicas differ in where they start'
+    elif finetune.activation_bits is not None:
+        reason = "with finetune.activation_bits the network is trained for graded neurons, which need no replicas"
+    if reason is None:
+        return recipe
+    raise RecipeError(f"recipe `{source}`: `finetune.replicas` is {finetune.replicas}, allowed: 1", hint=reason)
 
 
 def _following(table: AnyTable, **values: Any) -> AnyTable:

@@ -237,6 +237,8 @@ class FinetuneSettings(Table):
     Attributes:
         epochs: of fine-tuning.
         steps: windows T that are trained for at once, each with the same share of the loss.
+        replicas: neurons for each activation; those of `[chip]` where there is one and this is not said. `export` takes
+            them by default.
         weight_bits: signed width of the weights, rounded in the forward pass; that of `[chip]` where there is one and
             this is not said. `export` takes it by default.
         activation_bits: that graded spikes fit: the network is trained as graded neurons compute it, in one step.
@@ -247,6 +249,7 @@ class FinetuneSettings(Table):
     steps: tuple[_Window, ...] = Field(
         default=(1, 2, 4), min_length=1, max_length=64, description="a list of whole numbers 1..64"
     )
+    replicas: int = whole(1, 64, 1)
     weight_bits: int = whole(*WEIGHT_BITS_RANGE, default=8)
     activation_bits: Annotated[int, Field(ge=ACTIVATION_BITS_RANGE[0], le=ACTIVATION_BITS_RANGE[1])] | None = Field(
         default=None, description="a whole number {}..{}".format(*ACTIVATION_BITS_RANGE)

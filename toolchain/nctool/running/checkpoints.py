@@ -14,6 +14,7 @@ import h5py
 
 from nctool.errors import UsageError
 from nctool.training.checkpoints.names import CHECKPOINT_NAME, STATE_NAME, checkpoint_path
+from nctool_models.zoo.networks import PREFIX
 
 if TYPE_CHECKING:
     from nctool.training import Checkpoint
@@ -43,6 +44,11 @@ def open_checkpoint(path: Path | str) -> Checkpoint:
 
 def require_checkpoint(path: Path | str) -> None:
     """Refuse a path at which no checkpoint is, with a UsageError that says what is there; nothing of it is read."""
+    if str(path).startswith(PREFIX):
+        raise UsageError(
+            f"`{path}` is an exported network, allowed: a checkpoint",
+            hint="`nctool recipes` lists what trains one: nctool train RECIPE -o DIR",
+        )
     path = Path(path)
     if path.is_file():
         _require_no_neighbour(path)

@@ -18,7 +18,7 @@ from nctool.errors import FormatError, RangeError, UsageError
 from nctool.files import cannot_read
 from nctool.ir.network import Shape
 from nctool.running.arrays import FOLDER_HINT, IMAGE_SUFFIXES, Source, path_of
-from nctool_models.datasets.image_files import RGB, OpenImage, open_image, require_memory
+from nctool_models.datasets.image_files import RGB, ImageReader, OpenImage, is_grey, open_image, require_memory
 
 _GREY = 1
 _MOST_NOTES = 5
@@ -100,6 +100,40 @@ def read_images(paths: Sequence[Path], shape: Shape) -> ImageSamples:
         if change := _change(image, channels, (height, width)):
             changes.setdefault(change, []).append(path.name)
     return ImageSamples(pixels, tuple(path.name for path in paths), _notes(changes))
+
+
+def read_images_alike(path: Path) -> NDArray[np.uint8]:
+    """Read an image file, or those of a folder, as they are: for a network whose input nothing but them tells.
+
+    Args:
+        path: an image, or a folder of images, or of folders of images, by the order of their names.
+
+    Returns:
+        uint8 (N, channels, height, width): one channel where all images are grey, else three.
+
+    Raises:
+        UsageError: a file or folder cannot be read.
+        FormatError: there is no image, a file is none of 8 bits a channel, or it has another size than the first.
+        RangeError: they do not fit into memory.
+    """
+    paths = [image for folder in _folders(path) for image in list_images(folder)]
+    channels = _GREY if all(is_grey(each) for each in paths) else RGB
+    try:
+        (pixels,) = ImageReader(None, channels).read(paths)
+    except FormatError as error:
+        raise FormatError(error.message, hint="bring all images to the size that the network takes") from error
+    return pixels
+
+
+def _folders(path: Path) -> list[Path]:
+    """Return a path itself, or the folders in it where it holds nothing else."""
+    if not path.is_dir():
+        return [path]
+    try:
+        inner = sorted(each for each in path.iterdir() if not each.name.startswith("."))
+    except OSError as error:
+        raise cannot_read(path, error) from error
+    return inner if inner and all(each.is_dir() for each in inner) else [path]
 
 
 def _change(image: OpenImage, channels: int, size: tuple[int, int]) -> str:

@@ -53,6 +53,7 @@ def snn_accuracy(
     progress: ProgressCallback = no_progress,
     *,
     batch_size: int = MEASURED_AT_ONCE,
+    replicas: int = 1,
 ) -> dict[int, float]:
     """Return the accuracy of the spiking network for several windows.
 
@@ -64,6 +65,7 @@ def snn_accuracy(
         processes: those that share the work; each gets the same answer.
         progress: called after every batch of this process.
         batch_size: images that are run at once.
+        replicas: neurons for each activation.
 
     Returns:
         accuracy 0..1 by number of steps, from the running sum of the logits.
@@ -72,7 +74,7 @@ def snn_accuracy(
     batches = list(processes.own(split.batches(batch_size)))
     for number, batch in enumerate(batches, start=1):
         logits = torch.zeros((), device=batch.images.device)
-        with in_mode(model, "spiking"):
+        with in_mode(model, "spiking", replicas=replicas):
             for step, images in enumerate(encoding.steps(batch.images, max(steps)), start=1):
                 logits = logits + model(images)
                 if step in correct:

@@ -23,6 +23,7 @@ from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
 from nctool.activation.noisy_quant import activations, in_mode
+from nctool.errors import UsageError
 from nctool.ir.number_format import parts_of_threshold
 from nctool.recipe.schema import FinetuneSettings
 from nctool.training.stages import Outcome, Stage, Task, snapshot
@@ -54,12 +55,21 @@ class _Finetuning:
 
 
 class SpikingFinetuning(_Finetuning):
-    """Epochs of the float spiking network."""
+    """Epochs of the float spiking network.
+
+    Raises:
+        UsageError: several replicas and several time steps, and the network takes maxima.
+    """
+
+    def __init__(self, task: Task, settings: FinetuneSettings) -> None:
+        super().__init__(task, settings)
+        if settings.replicas > 1 and max(settings.steps) > 1:
+            _require_no_maxima(task.model, task.encoding(task.held_out.images[:1]))
 
     def loss(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """Return the cross-entropy of the spiking network, averaged over the windows, and the logits of the longest."""
         steps = list(self._task.encoding.steps(images, max(self._settings.steps)))
-        logits = window_logits(self._task.model, self._grid.weights(), steps)
+        logits = window_logits(self._task.model, self._grid.weights(), steps, self._settings.replicas)
         losses = [functional.cross_entropy(logits[step - 1], labels) for step in self._settings.steps]
         return torch.stack(losses).mean(), logits[-1]
 
@@ -68,7 +78,7 @@ class SpikingFinetuning(_Finetuning):
         task = self._task
         with self._grid.applied():
             ann = task.accuracy_ann(task.held_out)
-            snn = task.accuracy_snn(task.held_out, self._settings.steps)
+            snn = task.accuracy_snn(task.held_out, self._settings.steps, replicas=self._settings.replicas)
         return Outcome(ann, snn, "none", {}, (sum(snn.values()) / len(snn), ann))
 
 
@@ -102,23 +112,66 @@ def finetuning(task: Task, settings: FinetuneSettings) -> Stage:
     return SpikingFinetuning(task, settings) if bits is None else GradedFinetuning(task, settings, bits)
 
 
-def window_logits(model: nn.Module, weights: Mapping[str, Tensor], steps: Sequence[Tensor]) -> Tensor:
+def window_logits(
+    model: nn.Module, weights: Mapping[str, Tensor], steps: Sequence[Tensor], replicas: int = 1
+) -> Tensor:
     """Run a model as a float spiking network for one window, with gradients.
 
     Args:
         model: a network with `NoisyQuantReLU` activations; its mode is kept.
         weights: in place of its own parameters, by name.
         steps: what it sees at each step, float (N, C, H, W) each; one tensor T times where that does not change.
+        replicas: neurons for each activation.
 
     Returns:
         the mean of the logits up to each step, float (T, N, classes).
     """
     n_steps, whole = len(steps), torch.cat(list(steps))
     is_constant = all(step is steps[0] for step in steps)
-    with in_mode(model, "window", n_steps), _Once(steps[0], whole, n_steps) if is_constant else nullcontext():
+    with in_mode(model, "window", n_steps, replicas), _Once(steps[0], whole, n_steps) if is_constant else nullcontext():
         logits: Tensor = functional_call(model, dict(weights), (whole,))
     sums = accumulate(logits.float().unflatten(0, (n_steps, -1)))  # a GPU's cumsum does not repeat its result
     return torch.stack([total / step for step, total in enumerate(sums, start=1)])
+
+
+def _require_no_maxima(model: nn.Module, images: Tensor) -> None:
+    """Refuse a network that takes maxima of activations with several replicas, in windows of several steps.
+
+    Each replica has a maximum of its own there. That of their mean, which a model computes here, is the mean of those
+    in one step only, where the more replicas fire, the larger the drive is.
+
+    Raises:
+        UsageError: it takes one.
+    """
+    with torch.no_grad(), in_mode(model, "spiking"), _Names() as names:
+        model(images)
+    found = sorted(names.seen & _MAXIMA)
+    if found:
+        raise UsageError(
+            f"the network computes `{found[0]}`, and finetune.replicas is above 1: allowed: finetune.steps = [1]",
+            hint="set finetune.replicas=1 for longer windows, or pool averages",
+        )
+
+
+class _Names(TorchFunctionMode):
+    """Notes the names of the functions that are called while the block runs."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.seen: set[str] = set()
+
+    def __torch_function__(
+        self,
+        function: Callable[..., Any],
+        types: Sequence[type],
+        args: Sequence[Any] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        self.seen.add(getattr(function, "__name__", ""))
+        return function(*args, **(kwargs or {}))
+
+
+_MAXIMA = {"amax", "max", "maximum", *(f"{kind}max_pool{n}d" for kind in ("", "adaptive_") for n in (1, 2, 3))}
 
 
 class _Once(TorchFunctionMode):

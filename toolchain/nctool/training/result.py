@@ -32,7 +32,8 @@ class TrainReport(Report):
         path: folder of the run.
         recipe, seed: what was trained.
         accuracy_ann: of the noise-free ANN on the test images, 0..1; of the ReLU network where that was trained.
-        accuracy_snn: of the float spiking network on the test images, by time steps "1", "2", "4", "8", "16".
+        accuracy_snn: of the float spiking network on the test images, by time steps "1", "2", "4", "8", "16"; with the
+            replicas that it was fine-tuned for.
         theta: threshold by layer, in units of the pre-activation; where channels have thresholds of their own, that of
             the one in the middle.
         sigma: noise by layer, same units, measured on the chosen epoch; 0 when the recipe has no noise.
@@ -89,7 +90,7 @@ def _by_steps(task: Task, test: LabelledImages, progress: ProgressCallback) -> d
     """Return the accuracy of the spiking network by time steps: of graded neurons, the one that they have."""
     finetune = task.recipe.finetune
     if finetune is None or finetune.activation_bits is None:
-        return task.accuracy_snn(test, progress=progress)
+        return task.accuracy_snn(test, progress=progress, replicas=1 if finetune is None else finetune.replicas)
     with in_mode(task.model, "graded", parts_of_threshold(finetune.activation_bits, task.recipe.activation.levels)):
         return {1: task.accuracy_ann(test)}
 

@@ -60,11 +60,23 @@ class Task:
         return ann_accuracy(self.model, split, self.encoding, self.processes, batch_size=self.measured_at_once)
 
     def accuracy_snn(
-        self, split: LabelledImages, steps: Sequence[int] = REPORTED_STEPS, progress: ProgressCallback = no_progress
+        self,
+        split: LabelledImages,
+        steps: Sequence[int] = REPORTED_STEPS,
+        progress: ProgressCallback = no_progress,
+        *,
+        replicas: int = 1,
     ) -> dict[int, float]:
         """Measure the spiking network after several windows; see `snn_accuracy`."""
         return snn_accuracy(
-            self.model, split, self.encoding, steps, self.processes, progress, batch_size=self.measured_at_once
+            self.model,
+            split,
+            self.encoding,
+            steps,
+            self.processes,
+            progress,
+            batch_size=self.measured_at_once,
+            replicas=replicas,
         )
 
 
