@@ -12,6 +12,7 @@ from typing import Any
 
 import nctool
 from _progress import Record
+from nctool.errors import RangeError
 from nctool.training import EpochMetrics, TrainReport
 from nctool.training.noise import affordable_images
 
@@ -22,6 +23,9 @@ OVERRIDES: dict[str, Any] = {
     "training.precision": "auto",
 }
 """For tens of epochs instead of 400: a larger rate, and thresholds that need no long way down."""
+
+LOWER_RATE = 0.02
+"""Where training diverges."""
 
 TINY_OVERRIDES: dict[str, Any] = {"training.precision": "float32", "training.batch_size": 32}
 
@@ -202,9 +206,14 @@ def _tell(job: Job, planned: Mapping[str, Planned], begins: float) -> None:
 
 
 def train(job: Job, planned: Planned) -> None:
-    """Train as planned, or with fewer epochs where these take longer than planned."""
+    """Train as planned; with fewer epochs where these take longer, and at a lower rate where it diverges."""
     try:
         report = job.train("trained", planned.epochs, _watch(job, "train", planned))
+    except RangeError as error:
+        epochs = max(1, int(CAREFUL * job.record.budget.left("train") / planned.seconds_an_epoch))
+        job.record.say(f"train: {error.message}: begun anew at the rate {LOWER_RATE} with {epochs} epochs")
+        job = replace(job, overrides={**job.overrides, "training.learning_rate": LOWER_RATE})
+        report = job.train("trained", epochs, _watch(job, "train", replace(planned, epochs=0)))
     except TooSlowError as error:
         epochs = max(1, int(CAREFUL * job.record.budget.left("train") / error.seconds))
         job.record.say(f"train: {error}, not {planned.seconds_an_epoch:.1f}: begun anew with {epochs} epochs")

@@ -13,6 +13,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from nctool.errors import RangeError
+
 ROOT = Path(__file__).parents[2]
 FOLDERS = [ROOT / "benchmarks" / "gpu", ROOT / "benchmarks", ROOT]
 
@@ -144,6 +146,21 @@ def test_each_stage_hands_on_the_time_that_it_does_not_need(module):
 def test_epochs_are_as_many_as_the_time_allows(module, seconds, epochs):
     training = module("_training")
     assert training._planned(3.5, seconds, training.FEWEST, training.MOST).epochs == epochs
+
+
+def test_training_that_diverges_begins_anew_at_a_lower_rate(module, record, monkeypatch):
+    training, asked = module("_training"), []
+
+    def train(job, name, epochs, on_epoch):
+        asked.append((epochs, job.overrides.get("training.learning_rate")))
+        if len(asked) == 1:
+            raise RangeError("training diverged: loss is nan in epoch 1, batch 3")
+
+    monkeypatch.setattr(training.Job, "train", train)
+    monkeypatch.setattr(training, "_note", lambda *_: None)
+    training.train(training.Job("cpu", True, record.folder, {}, {}, record), training.Planned(30, 1.0))
+    assert asked == [(30, None), (int(0.9 * 0.69 * 60), training.LOWER_RATE)]
+    assert "loss is nan in epoch 1, batch 3: begun anew" in (record.folder / "log.txt").read_text()
 
 
 def test_epochs_that_take_longer_than_planned_begin_anew_with_fewer(module, record):
