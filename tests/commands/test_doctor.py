@@ -83,10 +83,10 @@ def test_kernels_that_are_not_used_say_why(without_lava: None, monkeypatch) -> N
     )
     monkeypatch.setattr("nctool.fast.choice.usable", lambda: Choice(notes=notes))
     problems = {problem.what: problem.hint for problem in nctool.doctor().problems}
-    assert problems["kernels `int8` of the fast engine are not used: torch 2 does not offer them"] == (
+    assert problems["kernels `int8` are not used: torch 2 does not offer them"] == (
         "float32 computes the same, more slowly; a newer torch may have them"
     )
-    assert problems["kernels `fused` of the fast engine are not used: Numba cannot compile them (no locator)"] == (
+    assert problems["kernels `fused` are not used: Numba cannot compile them (no locator)"] == (
         "torch computes the same, more slowly; set NUMBA_CACHE_DIR to a folder that you may write to, or install Numba "
         "again"
     )
@@ -149,6 +149,30 @@ def test_gpus_are_told_with_their_memory_and_bfloat16(cli, without_lava: None, m
     assert machine.gpus() == (machine.Gpu("GPU 0", 2**30, True), machine.Gpu("GPU 1", 2**31, False))
     assert "\nGPU: GPU 0, 1.0 GiB, GPU 1, 2.0 GiB; training in bfloat16: " in cli("doctor").out
     assert nctool.doctor().bfloat16
+
+
+@pytest.mark.parametrize("exact", [True, False])
+def test_kernels_of_a_gpu_are_tried(monkeypatch, exact: bool) -> None:
+    assert parts.try_gpu_kernels() == () or torch.cuda.is_available()
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
+    choice = Choice(products=True) if exact else Choice(products=True, float32=False, notes=("no float32: it rounds",))
+    monkeypatch.setattr("nctool.fast.choice.usable_on", lambda device: choice)
+    monkeypatch.setattr("nctool.activation.gpu_trial.failure", lambda *_: None if exact else "Triton is not there")
+    found = {kernel.name: (kernel.works, kernel.reason) for kernel in parts.try_gpu_kernels()}
+    if exact:
+        assert found == {"GPU float32": (True, ""), "GPU activation": (True, "")}
+    else:
+        assert found == {"GPU float32": (False, "it rounds"), "GPU activation": (False, "Triton is not there")}
+
+
+def test_a_gpu_that_fails_while_it_is_tried_is_told(monkeypatch) -> None:
+    def fail(*_: object) -> None:
+        raise RuntimeError("CUDA error: unknown\nmore")
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "current_device", fail)
+    assert {kernel.reason for kernel in parts.try_gpu_kernels()} == {"RuntimeError: cuda error: unknown"}
 
 
 @pytest.mark.parametrize(("text", "limit"), [("max\n", None), ("2147483648\n", 2**31)])

@@ -245,7 +245,6 @@ def test_it_tells_which_kernels_ran_and_why_others_did_not(digits_model: Path, m
         report = nctool.run_sim(digits_model, samples=20, workers=workers)
         assert (report.kernels, report.notes) == (kernels, ())
     assert nctool.run_sim(digits_model, samples=3, engine="reference").to_json()["kernels"] == {}
-    monkeypatch.setattr("nctool.fast.engine.usable", lambda: Choice(fused=True))
     monkeypatch.setattr(
         "nctool.fast.choice.usable", lambda: Choice(fused=True, notes=("no integer kernels: a reason",))
     )

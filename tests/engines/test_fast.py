@@ -257,7 +257,8 @@ def test_reduced_precision_is_off_inside_and_restored_after() -> None:
     try:
         with exact_arithmetic():
             assert torch.get_float32_matmul_precision() == "highest"
-            assert not torch.backends.cudnn.allow_tf32
+            assert not torch.backends.cudnn.enabled
+        assert torch.backends.cudnn.enabled
         assert torch.get_float32_matmul_precision() == "medium"
     finally:
         torch.set_float32_matmul_precision("highest")

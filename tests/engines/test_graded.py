@@ -16,6 +16,7 @@ from nctool.reference.simulate import simulate
 from nctool.reference.synapses import synaptic_input
 from nctool.reference.trace import Trace, join
 from tests.support.networks import (
+    CHOICES,
     as_pixels,
     conv,
     dense,
@@ -107,8 +108,9 @@ def test_weights_wider_than_float32_holds_are_weighed_exactly():
 
 
 def assert_same(network: IntNetwork, pixels: np.ndarray) -> None:
-    expected, found = simulate(network, pixels), join(FastEngine(network).traces(pixels))
-    assert found == expected
+    expected = simulate(network, pixels)
+    for choice in (None, *CHOICES):
+        assert join(FastEngine(network, choice=choice).traces(pixels)) == expected
     (summary,) = FastEngine(network).summaries(pixels)
     assert summary == expected.summary()
 

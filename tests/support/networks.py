@@ -41,8 +41,11 @@ from nctool_deploy.targets.target import find_target
 SPIKING = [backend for backend in BACKENDS if not backend.number_format.is_graded]
 """The backends of integrate-and-fire neurons."""
 
-CHOICES = [Choice(integer, fused) for integer in (False, True) for fused in (False, True)]
-"""Every choice of kernels of the fast engine."""
+CHOICES = [
+    *(Choice(integer, fused) for integer in (False, True) for fused in (False, True)),
+    *(Choice(products=True, float32=float32) for float32 in (True, False)),
+]
+"""Every choice of kernels of the fast engine; the last two are those of GPUs."""
 
 
 def random_network(

@@ -78,18 +78,19 @@ def test_the_compiled_loops_give_the_bits_of_torch(kind, reset, start, threshold
     drive = (torch.randn(n_steps * n_neurons, generator=generator) * threshold).to(kind)
     upstream = torch.randn(len(drive), generator=generator).to(kind)
     results = []
-    for loops in (True, False):
-        z, theta = drive.clone() if loops else drive.float(), torch.tensor(threshold, requires_grad=True)
+    for loops, wide in ((False, True), (True, False), (False, False)):
+        z, theta = (drive.float() if wide else drive).clone(), torch.tensor(threshold, requires_grad=True)
         with nullcontext() if loops else without_loops():
             output = integrate_and_fire(z.requires_grad_(), theta, n_steps, reset, start)
             output.backward(upstream.to(z.dtype))
         results.append((output.detach(), z.grad, theta.grad))
-    (output, by_drive, by_theta), expected = results
-    assert output.dtype == by_drive.dtype == kind
-    assert torch.equal(output, expected[0].to(kind))
-    assert torch.equal(by_drive, expected[1].to(kind))
+    expected, *found = results
     size = float(upstream.float().abs().sum()) * n_steps
-    assert float(by_theta) == pytest.approx(float(expected[2]), abs=1e-5 * size)
+    for output, by_drive, by_theta in found:
+        assert output.dtype == by_drive.dtype == kind
+        assert torch.equal(output, expected[0].to(kind))
+        assert torch.equal(by_drive, expected[1].to(kind))
+        assert float(by_theta) == pytest.approx(float(expected[2]), abs=1e-5 * size)
 
 
 @contextmanager

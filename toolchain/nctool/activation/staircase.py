@@ -5,13 +5,14 @@ module that is trained is in `noisy_quant`.
 
 Beside its output, one byte an element is kept for the backward pass. This *code* says whether the pre-activation lay
 below 0, inside, or above θ; if inside, it says how far it was rounded. The work is done in blocks that stay in the
-cache, because the main memory is slower. On a CPU, `loops` does all of a block at once; where it cannot, and on
-accelerators, torch does the same step by step. Both give the same bits.
+cache, because the main memory is slower. On a CPU, `loops` does all of a block at once; where it cannot, torch does the
+same step by step. Both give the same bits. On a GPU, `gpu_kernels` does all at once, where these kernels were found to
+do what torch does, but for other noise and the rounding of quotients.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -21,6 +22,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from nctool.activation.gaussian import keys, normal_numbers
+from nctool.activation.gpu_trial import kernels_for
 from nctool.activation.memory import bits, compiled_loops, dense, flat, memory_format, shift_of
 from nctool.activation.surrogate import Reset
 from nctool.threads import side_by_side
@@ -32,6 +34,8 @@ _DEVICE_BLOCK = 1 << 24
 _LARGEST = 126
 """Codes −126..126 are inside, 0 ≤ z ≤ θ, in proportion to the rounding error; −127 is below, 127 above."""
 _OUTSIDE = 127
+_SEEDS = 2**31
+"""Seeds that the kernels of a GPU know."""
 
 
 @dataclass(frozen=True)
@@ -103,7 +107,11 @@ class _NoisyStaircase(torch.autograd.Function):
         (code,) = ctx.saved_tensors
         grad = grad.contiguous(memory_format=memory_format(code))
         by_input = torch.empty_like(grad)
-        gradients = _gradients_by_loops if compiled_loops(grad) else _gradients_by_torch
+        gradients = _gradients_by_torch
+        if compiled_loops(grad):
+            gradients = _gradients_by_loops
+        elif kernels_for(grad):
+            gradients = _gradients_by_kernels
         return by_input, gradients(code, grad, by_input, ctx.scale).to(ctx.kind), None, None, None
 
 
@@ -118,6 +126,12 @@ def _gradients_by_loops(code: Tensor, grad: Tensor, by_input: Tensor, scale: flo
 
     parts = side_by_side(part, list(_blocks(code, grad, by_input)), torch.get_num_threads())
     return torch.tensor(sum(parts), dtype=torch.float64)
+
+
+def _gradients_by_kernels(code: Tensor, grad: Tensor, by_input: Tensor, scale: float) -> Tensor:
+    """Do as `_gradients_by_loops`, in one pass on a GPU."""
+    by_threshold: Tensor = kernels_for(grad).gradients(flat(code), flat(grad), flat(by_input), scale)
+    return by_threshold
 
 
 def _gradients_by_torch(code: Tensor, grad: Tensor, by_input: Tensor, scale: float) -> Tensor:
@@ -137,7 +151,11 @@ def _forward(
     """Return the activations, and write the codes if there is a place for them."""
     z, threshold = dense(z), threshold.detach()
     output = torch.empty_like(z)
-    fill = _fill_by_loops if compiled_loops(z) else _fill_by_torch
+    fill: Callable[..., None] = _fill_by_torch
+    if compiled_loops(z):
+        fill = _fill_by_loops
+    elif kernels_for(z) and reset == "subtract" and threshold.dtype == torch.float32:
+        fill = _fill_by_kernels
     fill(z, threshold, levels, reset, noise, output, code)
     return output
 
@@ -166,6 +184,23 @@ def _fill_by_loops(
         loops.staircase(bits(inputs), shift, numbers, levels, to_zero, sigma, key, other_key, place, bits(out), written)
 
     side_by_side(part, _placed(z, output, code), torch.get_num_threads())
+
+
+def _fill_by_kernels(
+    z: Tensor,
+    threshold: Tensor,
+    levels: int,
+    reset: Reset,
+    noise: Noise | None,
+    output: Tensor,
+    code: Tensor | None,
+) -> None:
+    """Do as `_fill_by_loops`, in one pass on a GPU."""
+    drawn = None
+    if noise is not None:
+        drawn = noise.sigma.float(), _drawn_seed() % _SEEDS, _first_place(z, noise)
+    codes = None if code is None else flat(code)
+    kernels_for(z).staircase(flat(z), threshold, levels, _scale(levels, reset), drawn, flat(output), codes)
 
 
 def _fill_by_torch(

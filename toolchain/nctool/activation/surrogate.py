@@ -122,12 +122,13 @@ class _Subtract(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, drive: Tensor, threshold: Tensor, n_steps: int, start: float) -> Tensor:
         steps, spikes = _by_step(drive, n_steps), torch.empty_like(drive)
-        potentials, output = torch.empty_like(steps), spikes.unflatten(0, (n_steps, -1))
+        potentials, output = _wide_like(steps), spikes.unflatten(0, (n_steps, -1))
         left = (threshold * start).expand_as(steps[0])
         for z, u, out in zip(steps, potentials, output, strict=True):
             torch.add(left, z, out=u)
-            torch.mul(u >= threshold, threshold, out=out)
-            left = u - out
+            taken = torch.mul(u >= threshold, threshold)
+            out.copy_(taken)
+            left = u - taken
         ctx.save_for_backward(potentials, threshold)
         ctx.start = start
         return spikes  # no view: what comes next may change it in place
@@ -149,7 +150,7 @@ class _Subtract(torch.autograd.Function):
             grad_threshold += _dot(through, (u >= threshold).to(u.dtype).sub_(ratio.mul_(inside)))
             after = torch.add(after, through.mul_(inside), out=out)
         grad_threshold += after.sum() * ctx.start
-        return grad_drive.view_as(grad), grad_threshold, None, None
+        return grad_drive.to(grad.dtype).view_as(grad), grad_threshold, None, None
 
 
 class _Zero(torch.autograd.Function):
@@ -158,7 +159,7 @@ class _Zero(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, drive: Tensor, threshold: Tensor, n_steps: int, start: float) -> Tensor:
         steps, spikes = _by_step(drive, n_steps), torch.empty_like(drive)
-        potentials, output = torch.empty_like(steps), spikes.unflatten(0, (n_steps, -1))
+        potentials, output = _wide_like(steps), spikes.unflatten(0, (n_steps, -1))
         left = (threshold * start).expand_as(steps[0])
         for z, u, out in zip(steps, potentials, output, strict=True):
             torch.add(left, z, out=u)
@@ -182,10 +183,15 @@ class _Zero(torch.autograd.Function):
         for u, g, out in reversed(list(zip(potentials, by_step, grad_drive, strict=True))):
             ratio, spikes = u / threshold, u >= threshold
             through = (g - after * ratio).mul_(_inside(ratio))
-            grad_threshold += _dot(g, spikes.to(u.dtype)) - _dot(through, ratio)
+            grad_threshold += _dot(g.to(u.dtype), spikes.to(u.dtype)) - _dot(through, ratio)
             after = torch.add(after.masked_fill(spikes, 0.0), through, out=out)
         grad_threshold += after.sum() * ctx.start
-        return grad_drive.view_as(grad), grad_threshold, None, None
+        return grad_drive.to(grad.dtype).view_as(grad), grad_threshold, None, None
+
+
+def _wide_like(steps: Tensor) -> Tensor:
+    """Return a place for potentials: float32, also where drive and spikes are bfloat16."""
+    return torch.empty_like(steps, dtype=torch.promote_types(steps.dtype, torch.float32))
 
 
 def _by_step(values: Tensor, n_steps: int) -> Tensor:

@@ -60,7 +60,7 @@ class DoctorReport(Report):
         processor, memory, gpus: of the machine.
         bfloat16: whether `training.precision = "bfloat16"` has a device here.
         engines: each was tried.
-        kernels: of the fast engine, beside torch's.
+        kernels: of the fast engine, and on a GPU of training, beside torch's.
         patches: files of Lava that are changed while they are imported.
         places: folders that nctool writes to; the compiled loops are among them where there are such.
         libraries: that nctool needs or can use.
@@ -102,7 +102,7 @@ def doctor(*, progress: Progress = True) -> DoctorReport:
 
     progress(0, 3, "engine reference")
     tried = engines.try_engines(progress)
-    kernels, needed, gpus = parts.try_kernels(), libraries.libraries(), _gpus()
+    kernels, needed, gpus = (*parts.try_kernels(), *parts.try_gpu_kernels()), libraries.libraries(), _gpus()
     cache = parts.compiled_cache()
     caches = () if cache is None else (machine.place("compiled loops", cache),)
     places = (*machine.places(), *caches)
@@ -143,7 +143,7 @@ def _problems(
             yield Problem(f"engine `{engine.name}` does not work: {engine.reason}", engine.hint)
     for kernel in kernels:
         if not kernel.works:
-            yield Problem(f"kernels `{kernel.name}` of the fast engine are not used: {kernel.reason}", kernel.hint)
+            yield Problem(f"kernels `{kernel.name}` are not used: {kernel.reason}", kernel.hint)
     for place in places:
         if not place.writable:
             yield Problem(f"{place.what}: `{place.path}` cannot be written", _WAYS_OUT[place.what])
@@ -187,7 +187,7 @@ def print_doctor(report: DoctorReport) -> None:
     _print_table("engines, each tried on a small network", ["engine", "works"], rows)
     if report.kernels:
         rows = [[kernel.name, _yes(kernel.works), kernel.what] for kernel in report.kernels]
-        _print_table("kernels of the fast engine, beside those of torch", ["kernels", "used", "what"], rows)
+        _print_table("kernels of the fast engine and of training", ["kernels", "used", "what"], rows)
     print_line(_patches(report.patches))
     print_line("")
     for place in report.places:

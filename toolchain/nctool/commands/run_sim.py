@@ -176,10 +176,12 @@ def run_sim(
     start = time.perf_counter()
     for summary in _reported(_summaries(engine, job, output, workers, meter), len(job.pixels), progress):
         tally.add(summary)
-    return _report(engine, chosen, tally, time.perf_counter() - start, meter)
+    return _report(engine, chosen, tally, time.perf_counter() - start, meter, device)
 
 
-def _report(engine: str, chosen: Chosen, tally: Tally, seconds: float, meter: CostMeter | None) -> RunReport:
+def _report(
+    engine: str, chosen: Chosen, tally: Tally, seconds: float, meter: CostMeter | None, device: str
+) -> RunReport:
     content, n_steps = chosen.content, chosen.content.network.n_steps
     logits = tally.logits()
     answers = logits.argmax(axis=1) if content.is_classifier else np.zeros(0, np.int64)
@@ -195,7 +197,7 @@ def _report(engine: str, chosen: Chosen, tally: Tally, seconds: float, meter: Co
         steps_per_second=tally.done * n_steps / seconds,
         spikes_per_layer=tally.spikes_per_layer(),
         overflows=tally.overflows,
-        notes=(*chosen.notes, *content.notes, *_notes(tally.kernels)),
+        notes=(*chosen.notes, *content.notes, *_notes(tally.kernels, device)),
         cost=None if meter is None else meter.report(),
         kernels=tally.kernels,
         files=chosen.files,
@@ -204,13 +206,14 @@ def _report(engine: str, chosen: Chosen, tally: Tally, seconds: float, meter: Co
     )
 
 
-def _notes(kernels: dict[str, str]) -> tuple[str, ...]:
+def _notes(kernels: dict[str, str], device: str) -> tuple[str, ...]:
     """Return why the fast engine left out faster kernels."""
     if not kernels:
         return ()
-    from nctool.fast.choice import usable
+    from nctool.fast.choice import usable_on
+    from nctool.fast.engine import find_device
 
-    return usable().notes
+    return usable_on(find_device(device)).notes
 
 
 def _class_names(answers: Sequence[int], content: ModelFile) -> tuple[str, ...]:

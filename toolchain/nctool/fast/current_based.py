@@ -78,7 +78,7 @@ class CurrentBasedLayer:
         Raises:
             RangeError: a sum could leave the mantissa of float64.
         """
-        dtype = exact_type(population, network, 0)
+        dtype = exact_type(population, network, 0, choice)
         synapses, recurrent = (
             tuple(RegisteredSynapse.prepare(synapse, network, population, device, dtype, choice) for synapse in some)
             for some in (population.feedforward, population.recurrent)

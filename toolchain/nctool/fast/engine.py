@@ -5,7 +5,7 @@ type of each population is chosen from bounds that hold for every input, so the 
 tests compare it all the same. What makes it fast: the graph has no recurrence across populations, so all time steps of
 a layer are one batch of one convolution; the constant input is weighed once; a kernel that came from folded pooling is
 taken apart again, sums first; memory is channels-last. On a CPU, weights of 8 bits run on integer kernels where these
-are exact, and compiled loops step the neurons.
+are exact, and compiled loops step the neurons. On a GPU, convolutions are matrix products (`nctool.fast.products`).
 
 In: an IntNetwork and samples. Out: traces or summaries, batch by batch. Must not import the reference engine.
 """
@@ -22,11 +22,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from nctool.errors import RangeError, UsageError
-from nctool.fast.choice import FLOAT, Choice, usable
+from nctool.fast.choice import Choice, usable_on
 from nctool.fast.current_based import CurrentBasedLayer
 from nctool.fast.graded import GradedLayer
 from nctool.fast.integrate_fire import IntegrateFireLayer
 from nctool.fast.layer import LayerRun
+from nctool.fast.precision import full_precision
 from nctool.ir.inputs import Samples
 from nctool.ir.network import INPUT_NAME, CurrentBased, IntNetwork, Population
 from nctool.reference.signal import input_signal
@@ -36,8 +37,8 @@ from nctool.threads import on_one_thread, side_by_side
 CPU_BATCH_BYTES = 8 * 2**20
 """Memory of the largest layer's drive in what a thread of a CPU computes at a time: small enough for its cache."""
 
-GPU_BATCH_BYTES = 2**30
-"""The same on a GPU, where a batch must be large enough to fill it."""
+GPU_BATCH_BYTES = 2**28
+"""The same on a GPU, where a batch must be large enough to fill it; all layers together take several times as much."""
 
 WORK_OF_A_THREAD = 2**27
 """Connections times steps that are worth a thread of their own: about a millisecond."""
@@ -56,7 +57,7 @@ class FastEngine:
         network: what to run.
         n_steps: length of the window; the network's own by default.
         device: `cpu` or `cuda`.
-        choice: the kernels that may be used; by default all that work here, on a GPU those of floating point.
+        choice: the kernels that may be used, on a CPU; by default all that work here. A GPU has no choice.
 
     Attributes:
         kernels: which run, by population.
@@ -74,8 +75,8 @@ class FastEngine:
         self.network = network
         self.n_steps = network.window(n_steps)
         self.device = find_device(device)
-        self.choice = choice or (usable() if self.device.type == "cpu" else FLOAT)
         with exact_arithmetic():
+            self.choice = usable_on(self.device) if choice is None or self.device.type != "cpu" else choice
             self.layers = [self._layer(population) for population in network.populations]
         self.latency = network.latency
         self.kernels = {layer.population.name: layer.chosen for layer in self.layers}
@@ -91,7 +92,7 @@ class FastEngine:
     def _layer(self, population: Population) -> IntegrateFireLayer | CurrentBasedLayer | GradedLayer:
         neuron = population.neuron
         if neuron.is_graded:
-            return GradedLayer.prepare(self.network, population, self.device)
+            return GradedLayer.prepare(self.network, population, self.device, self.choice)
         if isinstance(neuron, CurrentBased):
             return CurrentBasedLayer.prepare(self.network, population, neuron, self.device, self.choice)
         return IntegrateFireLayer.prepare(self.network, population, self.n_steps, self.device, self.choice)
@@ -113,7 +114,7 @@ class FastEngine:
         for start in range(0, len(samples), self.batch):
             parts = self._parts(samples[start : start + self.batch])
             few = len(parts) == 1 and self.work * len(parts[0]) < WORK_OF_ALL_THREADS
-            with _precision(), on_one_thread() if few else nullcontext():
+            with full_precision(), on_one_thread() if few else nullcontext():
                 results = side_by_side(result, parts, self.n_threads)
             yield results[0] if len(results) == 1 else joined(results)
 
@@ -180,7 +181,7 @@ def find_device(name: str) -> torch.device:
 @contextmanager
 def exact_arithmetic() -> Iterator[None]:
     """Switch off gradients and what rounds a float32 product or sum to fewer bits, an autocast of the caller too."""
-    with _precision(), _modes():
+    with full_precision(), _modes():
         yield
 
 
@@ -191,22 +192,8 @@ def exactly(action: Callable[[Part], Result], parts: Sequence[Part]) -> list[Res
         with _modes():
             return action(part)
 
-    with _precision():
+    with full_precision():
         return side_by_side(exact, parts, torch.get_num_threads())
-
-
-@contextmanager
-def _precision() -> Iterator[None]:
-    """Set of this what holds for all threads."""
-    matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
-    before = (matmul.allow_tf32, cudnn.allow_tf32, torch.get_float32_matmul_precision())
-    try:
-        matmul.allow_tf32 = cudnn.allow_tf32 = False
-        torch.set_float32_matmul_precision("highest")
-        yield
-    finally:
-        matmul.allow_tf32, cudnn.allow_tf32 = before[:2]
-        torch.set_float32_matmul_precision(before[2])  # last: it sets matmul.allow_tf32 too
 
 
 @contextmanager

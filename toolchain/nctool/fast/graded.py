@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from nctool.fast.choice import FLOAT, Choice
 from nctool.fast.integer_weights import FLOAT32_EXACT
 from nctool.fast.kernel import FloatWeights, Kernel, kernel_of_synapse
 from nctool.fast.layer import Extremes, LayerRun, Surroundings
@@ -38,12 +39,13 @@ class GradedSynapse:
     reach: float
 
     @classmethod
-    def prepare(cls, synapse: Synapse, network: Surroundings, device: torch.device) -> GradedSynapse:
-        """Bring the weights to the device."""
+    def prepare(cls, synapse: Synapse, network: Surroundings, device: torch.device, choice: Choice) -> GradedSynapse:
+        """Bring the weights to the device; of the choice, integer kernels are not used."""
         plain = replace(synapse, exponent=0)
-        is_wide = int(np.abs(synapse.weight.astype(np.int64)).max()) > FLOAT32_EXACT
+        is_wide = int(np.abs(synapse.weight.astype(np.int64)).max()) > FLOAT32_EXACT or not choice.float32
         dtype = torch.float64 if is_wide else torch.float32
-        kernel = kernel_of_synapse(plain, network.shapes[synapse.source], device, dtype)
+        floats = replace(choice, integer=False, fused=False)
+        kernel = kernel_of_synapse(plain, network.shapes[synapse.source], device, dtype, choice=floats)
         return cls(kernel, synapse.exponent, largest_sum(plain, 1))
 
     def __call__(self, signal: Tensor) -> tuple[Tensor, float, int]:
@@ -87,12 +89,14 @@ class GradedLayer:
     fires: bool
 
     @classmethod
-    def prepare(cls, network: Surroundings, population: Population, device: torch.device) -> GradedLayer:
+    def prepare(
+        cls, network: Surroundings, population: Population, device: torch.device, choice: Choice = FLOAT
+    ) -> GradedLayer:
         """Bring the numbers of a population to the device."""
         shape = (-1, *[1] * (len(population.shape) - 1))
         return cls(
             population=population,
-            synapses=tuple(GradedSynapse.prepare(synapse, network, device) for synapse in population.synapses),
+            synapses=tuple(GradedSynapse.prepare(synapse, network, device, choice) for synapse in population.synapses),
             bias=torch.from_numpy(population.bias.astype(np.float64)).to(device).reshape(shape),
             largest_bias=int(np.abs(population.bias).max()),
             fires=not isinstance(population.neuron, Readout),

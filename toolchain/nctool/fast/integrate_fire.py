@@ -83,7 +83,7 @@ class IntegrateFireLayer:
             threshold, shift = neuron.threshold, 1 - neuron.threshold
             fires, clears = True, neuron.reset == "zero"
         beyond = sum(int(np.abs(values).max()) for values in (population.bias, population.start, threshold))
-        dtype = exact_type(population, network, beyond + reach)
+        dtype = exact_type(population, network, beyond + reach, choice)
         shape = (-1, *[1] * (len(population.shape) - 1))
 
         def column(values: IntArray) -> Tensor:

@@ -21,6 +21,7 @@ from torch.nn import functional
 
 from nctool.fast.choice import FLOAT, Choice
 from nctool.fast.integer_weights import IntegerWeights, may_weigh
+from nctool.fast.products import convolve
 from nctool.ir.geometry import ConvGeometry, Pair, Shape
 from nctool.ir.population import Synapse
 from nctool.ir.repeat import Repeat
@@ -38,11 +39,13 @@ class FloatWeights:
             2**exponent is in them.
         conv: geometry on the summed blocks, None for dense weights.
         reaches: False where every weight of a convolution falls on padding.
+        products: whether convolutions are matrix products.
     """
 
     values: Tensor
     conv: ConvGeometry | None
     reaches: bool = True
+    products: bool = False
 
     @property
     def shape(self) -> Shape:
@@ -66,6 +69,8 @@ class FloatWeights:
             return functional.linear(signal, self.values, bias)
         if not self.reaches:
             return self._nothing(signal, conv, bias)
+        if self.products:
+            return convolve(signal, self.values, bias, conv)
         geometry = (conv.stride, conv.padding, conv.dilation, conv.groups)
         return functional.conv2d(signal, self.values, bias, *geometry)
 
@@ -191,7 +196,8 @@ def kernel_of_synapse(
         columns = _in_columns(weight, conv, source, repeat)
         weights = IntegerWeights.prepare(columns, synapse.exponent, conv, signed=signal[0] < 0)
         return Kernel(synapse.source, repeat, weights, fused=choice.fused)
-    return kernel_of_weights(synapse.source, weight << synapse.exponent, conv, source, repeat, device, dtype)
+    integers = weight << synapse.exponent
+    return kernel_of_weights(synapse.source, integers, conv, source, repeat, device, dtype, products=choice.products)
 
 
 def kernel_of_weights(
@@ -202,6 +208,8 @@ def kernel_of_weights(
     repeat: Repeat,
     device: torch.device,
     dtype: torch.dtype,
+    *,
+    products: bool = False,
 ) -> Kernel:
     """Return the kernel of distinct weights that read `name`, of shape `source`; axes as in `Synapse`."""
     columns = _in_columns(weight, conv, source, repeat)
@@ -209,7 +217,7 @@ def kernel_of_weights(
     if conv is not None:
         values = values.contiguous(memory_format=torch.channels_last)
         reaches = conv.reaches(repeat.summed_shape(source), (weight.shape[2], weight.shape[3]))
-    return Kernel(name, repeat, FloatWeights(values, conv, reaches))
+    return Kernel(name, repeat, FloatWeights(values, conv, reaches, products))
 
 
 def _in_columns(weight: NDArray[Any], conv: ConvGeometry | None, source: Shape, repeat: Repeat) -> NDArray[Any]:

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from nctool.errors import RangeError
+from nctool.fast.choice import Choice
 from nctool.fast.integer_weights import FLOAT32_EXACT
 from nctool.fast.kernel import Kernel
 from nctool.ir.bounds import drive_interval
@@ -111,11 +112,12 @@ class Extremes:
         return torch.stack([high for _, high in self._closed]).amax(0)
 
 
-def exact_type(population: Population, network: Surroundings, beyond: int) -> torch.dtype:
+def exact_type(population: Population, network: Surroundings, beyond: int, choice: Choice) -> torch.dtype:
     """Return the smallest float type in which every partial sum of `population` is an exact integer.
 
     Args:
         beyond: largest magnitude that other terms add to one step's weighted input.
+        choice: whether float32 may be used.
 
     Raises:
         RangeError: not even float64 is wide enough.
@@ -123,7 +125,7 @@ def exact_type(population: Population, network: Surroundings, beyond: int) -> to
     low, high = drive_interval(population, network.input)
     worst = int((high - low).max()) + beyond
     for dtype, limit in ((torch.float32, FLOAT32_EXACT), (torch.float64, FLOAT64_EXACT)):
-        if worst < limit:
+        if worst < limit and (choice.float32 or dtype == torch.float64):
             return dtype
     raise RangeError(f"population `{population.name}`: sums may reach {worst}, the fast engine is exact below 2**53")
 

@@ -1,4 +1,4 @@
-"""What the engines are made of: the kernels of the fast one and their cache, the files of Lava that are changed.
+"""What the engines are made of: kernels of the fast one and of training, their cache, files of Lava that are changed.
 
 In: nothing. Out: what is used here, and why something is not. Loads torch to try its kernels.
 """
@@ -6,20 +6,21 @@ In: nothing. Out: what is used here, and why something is not. Loads torch to tr
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 
-from nctool.errors import NctoolError
+from nctool.errors import NctoolError, first_line
 from nctool_deploy.lava import compatibility
 
 
 @dataclass(frozen=True)
 class Kernel:
-    """Kernels of the fast engine beside torch's floating point, and why they are not used here.
+    """Kernels of the fast engine or of training, and why they are not used here.
 
     Args:
-        name: as `run-sim` says it in `kernels`.
+        name: of those of the fast engine on a CPU, as `run-sim` says it in `kernels`.
         what: computes them.
         works: whether they are used.
         reason: why not; empty where they are.
@@ -75,6 +76,54 @@ def try_kernels() -> tuple[Kernel, ...]:
             "" if choice.fused else f"torch computes the same, more slowly; {_CACHE_HINT}, or install Numba again",
         ),
     )
+
+
+def try_gpu_kernels() -> tuple[Kernel, ...]:
+    """Return which kernels are used on the first GPU; none where torch has no GPU, or cannot be loaded."""
+    try:
+        import torch
+    except (ImportError, OSError):
+        return ()
+    if not torch.cuda.is_available():
+        return ()
+    sums, activation = _reason(_no_float32), _reason(_no_activation)
+    return (
+        Kernel(
+            "GPU float32",
+            "sums of the fast engine on the GPU, compared with 64-bit integers",
+            not sums,
+            sums,
+            "" if not sums else "float64 computes the same, where the GPU adds that up exactly",
+        ),
+        Kernel(
+            "GPU activation",
+            "noisy activations on the GPU, by Triton, compared with torch",
+            not activation,
+            activation,
+            "" if not activation else "torch computes the same, more slowly; Triton needs a C compiler and a cache",
+        ),
+    )
+
+
+def _reason(tried: Callable[[], str]) -> str:
+    try:
+        return tried()
+    except Exception as error:  # noqa: BLE001 - whatever it was, it is why they are not used
+        return f"{type(error).__name__}: {first_line(error)}"
+
+
+def _no_float32() -> str:
+    engine, choice = import_module("nctool.fast.engine"), import_module("nctool.fast.choice")
+    with engine.exact_arithmetic():
+        notes = choice.usable_on(engine.find_device("cuda")).notes
+    return next((note.partition(": ")[2] for note in notes), "")
+
+
+def _no_activation() -> str:
+    import torch
+
+    trial, device = import_module("nctool.activation.gpu_trial"), torch.device("cuda", torch.cuda.current_device())
+    return next(filter(None, (trial.failure(device, kind) for kind in trial.TYPES)), "")
 
 
 def compiled_cache() -> Path | None:

@@ -9,7 +9,7 @@ that goes on after an interruption draws the same numbers as one that was never 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -99,9 +99,12 @@ class Optimiser:
         n_epochs = self._recipe.n_epochs
         total, done = n_epochs * self.batches_per_epoch, (epoch - 1) * self.batches_per_epoch
         losses, seen, correct = [], 0, 0.0
+        batches = self._augmented(order)
+        upcoming = next(batches)
         for step, chosen in enumerate(order):
-            chosen_here = chosen.to(self._train.images.device)
-            loss, right, stop = self._step(chosen_here, epoch, step, interruption)
+            numbers = self._step(upcoming, epoch, step, interruption)
+            upcoming = next(batches, upcoming)  # while the device still computes
+            loss, right, stop = self._checked(numbers, epoch, step)
             losses.append(loss)
             seen, correct = seen + len(chosen), correct + right
             message = f"epoch {epoch}/{n_epochs}, loss {loss:.3f}, training accuracy {correct / seen:.1%}"
@@ -123,18 +126,35 @@ class Optimiser:
             if name in buffers:
                 self._sgd.state[parameter]["momentum_buffer"] = buffers[name].to(parameter.device).clone()
 
-    def _step(self, chosen: Tensor, epoch: int, step: int, interruption: Interruption) -> tuple[float, float, float]:
-        """Do one step of SGD on one batch.
+    def _augmented(self, order: Sequence[Tensor]) -> Iterator[LabelledImages]:
+        """Yield batches of changed images, whole ones; on a GPU they are made beside what it computes.
+
+        Args:
+            order: numbers of the images, a tensor for each batch.
+        """
+        device = self._train.images.device
+        beside = torch.cuda.Stream(device) if device.type == "cuda" else None
+        for chosen in order:
+            with torch.cuda.stream(beside):  # of None, nothing
+                here = chosen.to(device)
+                images, labels = self._task.changed(self._train.images[here]), self._train.labels[here]
+            if beside is not None:
+                _hand_over(beside, images, labels)
+            yield LabelledImages(images, labels)
+
+    def _step(self, batch: LabelledImages, epoch: int, step: int, interruption: Interruption) -> Tensor:
+        """Do one step of SGD on one batch, whose images have been changed.
 
         Returns:
-            its loss, how many of its images were classified correctly, and in how many processes a signal came.
+            its loss, how many of its images were classified correctly, and in how many processes a signal came, (3,),
+            on the device, which may still compute them.
         """
         for group in self._sgd.param_groups:
             group["lr"] = self.learning_rate(epoch, step)
-        images, rows = self._task.changed(self._train.images[chosen]), self._processes.rows(len(chosen))
-        labels = self._train.labels[chosen][rows]
+        images, rows = batch.images, self._processes.rows(len(batch))
+        labels = batch.labels[rows]
         self._sgd.zero_grad(set_to_none=True)
-        with self._processes.whole_batch(self._model, len(chosen)):
+        with self._processes.whole_batch(self._model, len(batch)):
             with autocast(self._settings, images.device):
                 loss, logits = self._stage.loss(images[rows], labels)
             loss.backward()
@@ -143,7 +163,7 @@ class Optimiser:
         numbers = torch.stack([loss.detach(), correct, stop])
         numbers = self._processes.add_gradients(self._model, numbers)
         self._sgd.step()
-        return self._checked(numbers, epoch, step)
+        return numbers
 
     def _checked(self, numbers: Tensor, epoch: int, step: int) -> tuple[float, float, float]:
         """Return the numbers if they and all thresholds are finite; one transfer brings all of them from the device."""
@@ -164,3 +184,11 @@ class Optimiser:
         for name, is_finite in zip(state, finite, strict=True):
             if not is_finite:
                 raise RangeError(f"training diverged: `{name}` is not finite after epoch {epoch}", self._stage.remedy)
+
+
+def _hand_over(stream: torch.cuda.Stream, *tensors: Tensor) -> None:
+    """Let the GPU's current stream wait for what another one makes, and keep the memory while it reads."""
+    current = torch.cuda.current_stream(tensors[0].device)
+    current.wait_stream(stream)
+    for tensor in tensors:
+        tensor.record_stream(current)
