@@ -4,7 +4,7 @@ from contextlib import contextmanager, nullcontext
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from torch import Tensor
 
@@ -151,6 +151,7 @@ def test_pre_activations_of_half_precision_are_quantised_in_float32_and_rounded_
     st.one_of(st.none(), st.tuples(st.integers(0, 3000), st.integers(1, 9))),
     st.integers(0, 99),
 )
+@example(torch.float32, "subtract", 25, 1.46875, 11, False, None, 0)  # a code lies on a border
 def test_the_compiled_loops_give_the_bits_of_torch(kind, reset, levels, threshold, size, noisy, rows, seed):
     z = inputs(size, threshold=threshold, seed=seed).to(kind)
     upstream = torch.randn(size, generator=torch.Generator().manual_seed(seed)).to(kind)
@@ -172,6 +173,15 @@ def test_the_compiled_loops_give_the_bits_of_torch(kind, reset, levels, threshol
     assert torch.equal(by_input, expected[2])
     largest = float(upstream.float().abs().sum())  # torch adds bfloat16 up in itself
     assert float(by_theta) == pytest.approx(float(expected[3]), abs=(1e-5 if kind == torch.float32 else 0.02) * largest)
+
+
+@pytest.mark.parametrize("loops", [True, False])
+def test_one_spike_in_a_window_is_one_whatever_its_length(loops):
+    """41, 47, 55 and 61 times their reciprocals are less than 1 in float32."""
+    for levels in range(1, 65):
+        with nullcontext() if loops else without_loops():
+            output = activate(torch.tensor([1.0001 / levels]), torch.tensor(1.0), levels, "zero", None)
+        assert float(output) == pytest.approx(1 / levels), levels
 
 
 @contextmanager

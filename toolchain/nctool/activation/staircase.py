@@ -259,7 +259,7 @@ def _first_place(z: Tensor, noise: Noise) -> int:
 def _code(ratio: Tensor, clipped: Tensor, values: Tensor, threshold: Tensor, scale: float) -> Tensor:
     """Return scale · (q − clip(z, 0, θ))/θ inside, −127 below and 127 above, as whole floats; takes `ratio` for it."""
     side = ratio.sub_(clipped).sign_()
-    error = torch.mul(values, scale / threshold).sub_(clipped * scale).add_(0.5).floor_()
+    error = torch.mul(values, _quotient(scale, threshold)).sub_(clipped * scale).add_(0.5).floor_()
     return error.masked_fill_(side != 0, 0.0).add_(side, alpha=_OUTSIDE)
 
 
@@ -277,8 +277,12 @@ def _rounded(_z: Tensor, clipped: Tensor, threshold: Tensor, levels: int) -> Ten
 def _spike_share(z: Tensor, _clipped: Tensor, threshold: Tensor, n_steps: int) -> Tensor:
     """Return θ times the spikes a step, 0..1, of a neuron that needs ceil(θ/z) steps for each; at most one a step."""
     steps_a_spike = (threshold / z.clamp(min=torch.finfo(z.dtype).tiny)).clamp_(1.0, n_steps + 1.0).ceil_()
-    whole: Tensor = n_steps / steps_a_spike  # a true division: exact where it has no remainder
-    return whole.floor_().mul_(1.0 / n_steps).mul_(threshold)
+    return _quotient(n_steps, steps_a_spike).floor_().mul_(1.0 / n_steps).mul_(threshold)
+
+
+def _quotient(number: float, divisor: Tensor) -> Tensor:
+    """Return a true quotient, exact where nothing remains: torch multiplies a Python number by the reciprocal."""
+    return divisor.new_full((), number) / divisor
 
 
 def _placed(z: Tensor, output: Tensor, code: Tensor | None) -> list[tuple[int, tuple[Tensor, ...]]]:
