@@ -135,6 +135,7 @@ def table(found: Mapping[str, Any]) -> str:
     machine = found.get("machine", {})
     trained = {run: found[run] for run in RUNS if run in found}
     lines = [
+        f"{'**A rehearsal, on a part of the images.** ' if machine.get('rehearsal') else ''}"
         f"CIFAR-10 (JPEG copy), test accuracy in per cent, one seed; {machine.get('gpu') or 'CPU'}, "
         f"torch {machine.get('torch')}, commit {machine.get('commit')}.",
         "",

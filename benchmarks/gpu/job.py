@@ -37,7 +37,9 @@ from _common import commit, environment
 from _images import write_data_sets
 from _progress import Budget, Record
 from nctool.activation import gpu_trial
+from nctool.errors import RecipeError
 from nctool.recipe.overrides import parse_overrides
+from nctool_models.recipes.load import load_recipe
 
 COMPILED = "nctool.fast.fused, nctool.conversion.quantise.fused, nctool.conversion.post_training.fused"
 """Modules of loops that Numba compiles when they are first imported."""
@@ -104,7 +106,7 @@ def run(options: argparse.Namespace) -> int:
     record = Record(options.out, Budget(60 * options.minutes))
     stages = Stages(record)
     device, tiny = options.device, options.tiny
-    stages.run("machine", lambda: record.note("machine", machine(device, options.commit)))
+    stages.run("machine", lambda: record.note("machine", machine(device, options.commit) | {"rehearsal": tiny}))
     if not options.plan:
         ahead = compiling()
         stages.run("exact", lambda: _exact.compare(device, tiny, record, ready=ahead.wait))
@@ -136,6 +138,12 @@ def main() -> int:
     options = parser.parse_args()
     if options.device == "cuda" and not torch.cuda.is_available():
         parser.error("--device cuda: there is no GPU that torch can use here; rehearse with --device cpu --tiny")
+    if not options.data.is_file():
+        parser.error(f"--data {options.data}: no such file")
+    try:
+        load_recipe(_training.RECIPE, parse_overrides(options.overrides))
+    except RecipeError as error:
+        parser.error(str(error))
     if options.out.exists() and any(options.out.iterdir()):
         parser.error(f"--out {options.out}: holds files, allowed: a new folder")
     return run(options)

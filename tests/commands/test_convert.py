@@ -156,6 +156,28 @@ def test_a_folder_of_images_is_the_array_of_their_pixels(name, tmp_path):
     assert (tmp_path / "folder.net").read_bytes() == (tmp_path / "array.net").read_bytes()
 
 
+def test_a_converted_network_runs_on_a_folder_data_set(folder, tmp_path):
+    """It knows no names of classes, so that no folder has wrong ones."""
+    for number, pixels in enumerate(PIXELS[:10]):
+        for split in ("train", "test"):
+            file = tmp_path / split / f"class{number % 5}" / f"{number}.png"
+            file.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(pixels.transpose(1, 2, 0)).save(file)
+    report = nctool.run_sim(folder / "pixels.net", dataset=tmp_path)
+    assert (report.samples, set(report.accuracy)) == (10, {"1", "2", "4"})
+
+
+def test_files_of_other_channels_are_told_what_they_are(tmp_path):
+    (tmp_path / "images").mkdir()
+    for number, pixels in enumerate(PIXELS[:9]):
+        Image.fromarray(pixels[0]).save(tmp_path / "images" / f"{number}.png")
+    with pytest.raises(UsageError) as caught:
+        nctool.convert(net(), tmp_path / "images", tmp_path / "m.net", mean=0.5, std=0.5)
+    assert caught.value.hint == (
+        "the files are taken as they are, 1x8x8: make them grey or RGB, of the size that it takes"
+    )
+
+
 @pytest.mark.parametrize(
     ("files", "shape"),
     [

@@ -55,6 +55,22 @@ def _jpeg(image: np.ndarray) -> bytes:
     return file.getvalue()
 
 
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        (["--data", "none.npz"], "--data none.npz: no such file"),
+        (["--data", __file__, "--set", "training.foo=3"], "`training.foo`"),
+    ],
+)
+def test_what_cannot_work_is_refused_before_anything_runs(module, tmp_path, monkeypatch, capsys, options, text):
+    monkeypatch.setattr(sys, "argv", ["job.py", "--device", "cpu", "--out", str(tmp_path / "out"), *options])
+    with pytest.raises(SystemExit) as caught:
+        module("job").main()
+    assert caught.value.code == 2
+    assert text in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
 def test_the_rehearsal_on_random_images_runs_all_stages(tmp_path):
     packed, out = packed_images(tmp_path / "images.npz", 1000, 100), tmp_path / "out"
     command = [sys.executable, str(FOLDERS[0] / "job.py"), "--data", str(packed), "--out", str(out)]

@@ -363,9 +363,7 @@ def test_maxima_of_several_replicas_are_refused_in_longer_windows(pool, features
     model, data, recipe = Pooled(), small_data(), small_recipe()
     task = Task(model, data, data.held_out, data.normalisation, recipe, None)
     model(data.normalisation(data.held_out.images))
-    with pytest.raises(
-        UsageError, match=r"the network computes `\w+`, and finetune.replicas is above 1: allowed: .*\[1\]"
-    ):
+    with pytest.raises(UsageError, match=r"the network computes `\w+`, and finetune.replicas is 2: allowed: .*\[1\]"):
         SpikingFinetuning(task, FinetuneSettings(replicas=2, steps=(1, 2)))
     SpikingFinetuning(task, FinetuneSettings(replicas=2, steps=(1,)))
     SpikingFinetuning(task, FinetuneSettings(replicas=1, steps=(1, 2)))

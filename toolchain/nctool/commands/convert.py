@@ -34,8 +34,10 @@ from nctool.running.arrays import Source as ArraySource
 from nctool.signature import Option
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from nctool.exporting.calibration_images import CalibrationImages
-    from nctool.exporting.convert import Design
+    from nctool.exporting.convert import Design, Source
     from nctool.ir.inputs import EncodingName
     from nctool_deploy.backends.backend import Backend
     from nctool_deploy.netx import Provenance
@@ -205,7 +207,7 @@ def convert(
     chosen = _design(built_by, steps, replicas, weight_bits, encoding, per_layer, activation_bits)
     require_torch_module(network)
     with restored(network):  # the source shares its modules
-        source = of_module(network, some)
+        source = of_module(network, some) if files is None else _of_files(network, some)
         if some.labels is not None:
             require_labels(source, name_of(labels, LABELS), some.labels)
         result = exported(source, chosen, chip, chips, progress)
@@ -221,6 +223,17 @@ def convert(
         losses=result.conversion.losses,
         **sizes(result),
     )
+
+
+def _of_files(network: nn.Module, images: CalibrationImages) -> Source:
+    """Return a source as `of_module` does; an error says what to make of the files, which are taken as they are."""
+    from nctool.exporting.own_network import of_module
+
+    try:
+        return of_module(network, images)
+    except UsageError as error:
+        taken = f"the files are taken as they are, {'x'.join(map(str, images.pixels.shape[1:]))}"
+        raise UsageError(error.message, f"{taken}: make them grey or RGB, of the size that it takes") from error
 
 
 def _floats(values: Sequence[float] | float | None) -> tuple[float, ...] | None:

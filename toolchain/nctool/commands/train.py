@@ -131,7 +131,8 @@ def train(
 def print_train(report: TrainReport) -> None:
     """Show accuracies by time steps and where the checkpoint lies."""
     steps = list(report.accuracy_snn)
-    row = ["float", percent(report.accuracy_ann), *(percent(report.accuracy_snn[step]) for step in steps)]
+    network = "float" if report.replicas == 1 else f"float, {report.replicas} neurons an activation"
+    row = [network, percent(report.accuracy_ann), *(percent(report.accuracy_snn[step]) for step in steps)]
     title = f"{report.recipe}, seed {report.seed}: test accuracy"
     print_rows(title, ["", "ANN", *(f"T={step}" for step in steps)], [row])
     chosen = "the start of fine-tuning" if report.kept_start else f"epoch {report.best_epoch}"

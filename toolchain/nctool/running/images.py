@@ -121,7 +121,9 @@ def read_images_alike(path: Path) -> NDArray[np.uint8]:
     try:
         (pixels,) = ImageReader(None, channels).read(paths)
     except FormatError as error:
-        raise FormatError(error.message, hint="bring all images to the size that the network takes") from error
+        of_two_sizes = " as in " in error.message
+        hint = "bring all images to the size that the network takes" if of_two_sizes else error.hint
+        raise FormatError(error.message, hint) from error
     return pixels
 
 

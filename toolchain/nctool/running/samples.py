@@ -202,7 +202,7 @@ def dataset_samples(
     pixels, labels = (data.x_test, data.y_test) if split == "test" else (data.x_train, data.y_train)
     _require_count(n_samples, len(pixels), f"{name}, {split}")
     _require_fit(name, pixels, labels, shape, n_classes)
-    if is_image_folder(name) and classes is not None:
+    if is_image_folder(name) and classes:
         _require_classes(name, data.classes, classes)
     return pixels[:n_samples], labels[:n_samples]
 

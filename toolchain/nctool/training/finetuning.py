@@ -65,7 +65,7 @@ class SpikingFinetuning(_Finetuning):
     def __init__(self, task: Task, settings: FinetuneSettings) -> None:
         super().__init__(task, settings)
         if settings.replicas > 1 and max(settings.steps) > 1:
-            _require_no_maxima(task.model, task.encoding(task.held_out.images[:1]))
+            _require_no_maxima(task.model, task.encoding(task.held_out.images[:1]), settings.replicas)
 
     def loss(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """Return the cross-entropy of the spiking network, averaged over the windows, and the logits of the longest."""
@@ -135,7 +135,7 @@ def window_logits(
     return torch.stack([total / step for step, total in enumerate(sums, start=1)])
 
 
-def _require_no_maxima(model: nn.Module, images: Tensor) -> None:
+def _require_no_maxima(model: nn.Module, images: Tensor, replicas: int) -> None:
     """Refuse a network that takes maxima of activations with several replicas, in windows of several steps.
 
     Each replica has a maximum of its own there. That of their mean, which a model computes here, is the mean of those
@@ -149,8 +149,8 @@ def _require_no_maxima(model: nn.Module, images: Tensor) -> None:
     found = sorted(names.seen & _MAXIMA)
     if found:
         raise UsageError(
-            f"the network computes `{found[0]}`, and finetune.replicas is above 1: allowed: finetune.steps = [1]",
-            hint="set finetune.replicas=1 for longer windows, or pool averages",
+            f"the network computes `{found[0]}`, and finetune.replicas is {replicas}: allowed: finetune.steps = [1]",
+            hint="set finetune.replicas=1 for longer windows, or pool averages; of a [chip], it is chip.replicas",
         )
 
 

@@ -48,6 +48,7 @@ class TrainReport(Report):
         ideal_epochs: with noise of a chip, epochs that took it from the float spiking network, because no integers
             fitted; 0 for other recipes.
         is_own: the network is of the user's code, which functions take as `model=`.
+        replicas: neurons for each activation of the spiking network that was measured.
     """
 
     path: Path
@@ -63,6 +64,7 @@ class TrainReport(Report):
     precision: str
     ideal_epochs: int
     is_own: bool = field(default=False, metadata=NOT_JSON)
+    replicas: int = field(default=1, metadata=NOT_JSON)
 
 
 def tested(task: Task, state: TrainingState, path: Path, progress: ProgressCallback) -> TrainReport:
@@ -88,6 +90,7 @@ def tested(task: Task, state: TrainingState, path: Path, progress: ProgressCallb
         precision="bfloat16" if computes_in_bfloat16(recipe.training, test.images.device) else "float32",
         ideal_epochs=ideal_epochs,
         is_own=recipe.model.architecture == "own",
+        replicas=1 if recipe.finetune is None else recipe.finetune.replicas,
     )
 
 
