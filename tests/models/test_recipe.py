@@ -729,3 +729,22 @@ def test_noise_of_changed_images_is_for_training_that_changes_them(change):
 def test_training_without_changed_images_is_refused_before_data_are_read():
     with pytest.raises(RecipeError, match="changes no images"):
         nctool.train("digits-mlp", overrides={"noise.images": "augmented", "data.name": "gone.npz"})
+
+
+@pytest.mark.parametrize(
+    ("override", "key"),
+    [
+        ("training.cutout=0", "training.cutout_fill"),
+        ("noise.source=none", "noise.images"),
+        (" noise . source =none", "noise.images"),
+    ],
+)
+def test_a_key_that_a_change_leaves_without_use_goes_back_to_its_default(override, key):
+    table, name = key.split(".")
+    recipe, method = (load_recipe("cifar10-resnet20", parse_overrides(texts)) for texts in ([override], []))
+    default = type(getattr(recipe, table)).model_fields[name].default
+    assert getattr(getattr(recipe, table), name) == default
+    said = getattr(getattr(method, table), name)
+    assert said != default
+    with pytest.raises(RecipeError, match=f"`{key}` is "):
+        load_recipe("cifar10-resnet20", parse_overrides([override, f"{key}={said}"]))

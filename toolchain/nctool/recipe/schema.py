@@ -160,9 +160,31 @@ def parse_recipe(
     rename_older_keys(content, source)
     override(content, overrides or {})
     rename_older_keys(content, source)
+    _drop_idle(content, overrides or {})
     if seed is not None:
         content["seed"] = seed
     return consistent(validate_document(content, Recipe, _KIND, source), source)
+
+
+_IDLE = (
+    ("training.cutout", 0, "training.cutout_fill"),
+    ("training.epochs", 0, "training.schedule"),
+    ("training.epochs", 0, "noise.images"),
+    ("noise.source", "none", "noise.images"),
+)
+"""Which key has no use where another one has some value."""
+
+
+def _drop_idle(content: dict[str, Any], overrides: Overrides) -> None:
+    """Drop keys that a change has left without use, in place; those that are changed too stay, and are refused."""
+    changed = {".".join(part.strip() for part in str(key).split(".")) for key in overrides}
+    for leader, value, idle in _IDLE:
+        (table, key), (idle_table, idle_key) = leader.split("."), idle.split(".")
+        settings, others = content.get(table), content.get(idle_table)
+        if leader not in changed or idle in changed or not isinstance(settings, dict) or not isinstance(others, dict):
+            continue
+        if settings.get(key) == value:
+            others.pop(idle_key, None)
 
 
 def consistent(recipe: Recipe, source: str) -> Recipe:
