@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import io
 import os
+import zipfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,11 +33,7 @@ def write_data_sets(packed: Path, folder: Path, tiny: bool) -> dict[str, Path]:
     Returns:
         the paths by name.
     """
-    with np.load(packed, allow_pickle=False) as file:
-        missing = [key for key in KEYS if key not in file]
-        if missing:
-            raise SystemExit(f"{packed}: misses the key `{missing[0]}`, allowed: a file that holds {', '.join(KEYS)}")
-        arrays = {key: file[key] for key in KEYS}
+    arrays = read_packed(packed)
     content = {"classes": arrays["classes"]}
     for split in SPLITS:
         labels = arrays[f"{split}_labels"]
@@ -48,6 +46,27 @@ def write_data_sets(packed: Path, folder: Path, tiny: bool) -> dict[str, Path]:
         paths[name] = folder / f"{name}.npz"
         np.savez(paths[name], **each)
     return paths
+
+
+def read_packed(packed: Path) -> dict[str, NDArray[Any]]:
+    """Return the arrays of the file.
+
+    Raises:
+        ValueError: it cannot be read, misses a key, or holds another number of labels than of images.
+    """
+    try:
+        with np.load(packed, allow_pickle=False) as file:
+            arrays = {key: file[key] for key in KEYS if key in file}
+    except (OSError, ValueError, zipfile.BadZipFile) as error:
+        raise ValueError(f"{packed}: no .npz file that can be read ({error})") from error
+    missing = [key for key in KEYS if key not in arrays]
+    if missing:
+        raise ValueError(f"{packed}: misses the key `{missing[0]}`, allowed: a file that holds {', '.join(KEYS)}")
+    for split in SPLITS:
+        offsets, n_labels = arrays[f"{split}_offsets"], len(arrays[f"{split}_labels"])
+        if len(offsets) != n_labels + 1 or offsets[-1] != len(arrays[f"{split}_jpeg"]):
+            raise ValueError(f"{packed}: `{split}_offsets` are no bounds of {n_labels} files, as many as labels")
+    return arrays
 
 
 def _decoded(joined: NDArray[np.uint8], offsets: NDArray[np.int64], chosen: NDArray[np.int64]) -> NDArray[np.uint8]:

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import platform
 import subprocess
@@ -34,7 +35,7 @@ import _integers
 import _speed
 import _training
 from _common import commit, environment
-from _images import write_data_sets
+from _images import read_packed, write_data_sets
 from _progress import Budget, Record
 from nctool.activation import gpu_trial
 from nctool.errors import RecipeError
@@ -138,11 +139,13 @@ def main() -> int:
     options = parser.parse_args()
     if options.device == "cuda" and not torch.cuda.is_available():
         parser.error("--device cuda: there is no GPU that torch can use here; rehearse with --device cpu --tiny")
-    if not options.data.is_file():
-        parser.error(f"--data {options.data}: no such file")
+    if not 0 < options.minutes < math.inf:
+        parser.error(f"--minutes {options.minutes}: allowed: a number above 0")
     try:
+        read_packed(options.data)
         load_recipe(_training.RECIPE, parse_overrides(options.overrides))
-    except RecipeError as error:
+        options.out.mkdir(parents=True, exist_ok=True)
+    except (ValueError, RecipeError, OSError) as error:
         parser.error(str(error))
     if options.out.exists() and any(options.out.iterdir()):
         parser.error(f"--out {options.out}: holds files, allowed: a new folder")

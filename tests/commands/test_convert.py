@@ -167,6 +167,24 @@ def test_a_converted_network_runs_on_a_folder_data_set(folder, tmp_path):
     assert (report.samples, set(report.accuracy)) == (10, {"1", "2", "4"})
 
 
+def test_what_is_changed_in_files_is_noted(tmp_path):
+    (tmp_path / "images").mkdir()
+    for number, pixels in enumerate(PIXELS[:9]):
+        image = Image.fromarray(pixels.transpose(1, 2, 0)).convert("RGBA" if number < 2 else "RGB")
+        image.save(tmp_path / "images" / f"{number}.png")
+    report = nctool.convert(net(), tmp_path / "images", tmp_path / "m.net", mean=MEAN, std=STD)
+    assert "2 images, `0.png` the first: made RGB from RGBA" in report.notes
+
+
+@pytest.mark.parametrize("content", [b"", b"\x89PNG no image"])
+def test_a_file_that_is_no_image_keeps_its_hint(content, tmp_path):
+    (tmp_path / "images").mkdir()
+    (tmp_path / "images" / "a.png").write_bytes(content)
+    with pytest.raises(FormatError) as caught:
+        nctool.convert(net(), tmp_path / "images", tmp_path / "m.net", mean=MEAN, std=STD)
+    assert caught.value.hint == "move it out of there, or fetch it anew"
+
+
 def test_files_of_other_channels_are_told_what_they_are(tmp_path):
     (tmp_path / "images").mkdir()
     for number, pixels in enumerate(PIXELS[:9]):
@@ -190,7 +208,7 @@ def test_images_are_grey_where_all_of_them_are(files, shape, tmp_path):
     for name, mode in files.items():
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_bytes(b"") if mode is None else Image.new(mode, (4, 4)).save(tmp_path / name)
-    assert read_images_alike(tmp_path).shape == shape
+    assert read_images_alike(tmp_path).pixels.shape == shape
 
 
 def test_images_of_two_sizes_are_refused(tmp_path):

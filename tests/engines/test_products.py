@@ -139,6 +139,21 @@ def test_a_caller_may_use_the_newer_switches_of_torch(precision):
         torch.backends.fp32_precision = before
 
 
+def test_the_last_of_several_threads_puts_the_switches_back():
+    """The first one to come is the first one to leave: the other still computes in full precision then."""
+    torch.set_float32_matmul_precision("high")
+    try:
+        first, second = full_precision(), full_precision()
+        first.__enter__()
+        second.__enter__()
+        first.__exit__(None, None, None)
+        assert (torch.get_float32_matmul_precision(), torch.backends.cudnn.enabled) == ("highest", False)
+        second.__exit__(None, None, None)
+        assert (torch.get_float32_matmul_precision(), torch.backends.cudnn.enabled) == ("high", True)
+    finally:
+        torch.set_float32_matmul_precision("highest")
+
+
 @each_switch
 def test_the_older_switches_can_still_be_asked_afterwards():
     with full_precision():

@@ -58,12 +58,19 @@ def _jpeg(image: np.ndarray) -> bytes:
 @pytest.mark.parametrize(
     ("options", "text"),
     [
-        (["--data", "none.npz"], "--data none.npz: no such file"),
-        (["--data", __file__, "--set", "training.foo=3"], "`training.foo`"),
+        (["--data", "none.npz"], "none.npz: no .npz file that can be read"),
+        (["--data", "few.npz"], "few.npz: `train_offsets` are no bounds of 19 files, as many as labels"),
+        (["--data", "empty.npz"], "empty.npz: misses the key `classes`"),
+        (["--data", "good.npz", "--set", "training.foo=3"], "`training.foo`"),
+        (["--data", "good.npz", "--minutes", "nan"], "--minutes nan: allowed: a number above 0"),
     ],
 )
 def test_what_cannot_work_is_refused_before_anything_runs(module, tmp_path, monkeypatch, capsys, options, text):
-    monkeypatch.setattr(sys, "argv", ["job.py", "--device", "cpu", "--out", str(tmp_path / "out"), *options])
+    monkeypatch.chdir(tmp_path)
+    with np.load(packed_images(tmp_path / "good.npz", 20, 10)) as good:
+        np.savez("few.npz", **{**good, "train_labels": good["train_labels"][1:]})
+    np.savez("empty.npz", numbers=np.arange(3))
+    monkeypatch.setattr(sys, "argv", ["job.py", "--device", "cpu", "--out", "out", *options])
     with pytest.raises(SystemExit) as caught:
         module("job").main()
     assert caught.value.code == 2
@@ -118,7 +125,7 @@ def test_images_are_decoded_in_their_order_and_a_tenth_has_every_class(module, t
 
 def test_a_file_of_other_keys_is_refused(module, tmp_path):
     np.savez(tmp_path / "other.npz", classes=np.arange(3))
-    with pytest.raises(SystemExit, match="misses the key `train_jpeg`, allowed: a file that holds classes, train_jpeg"):
+    with pytest.raises(ValueError, match="misses the key `train_jpeg`, allowed: a file that holds classes, train_jpeg"):
         module("_images").write_data_sets(tmp_path / "other.npz", tmp_path, tiny=False)
 
 

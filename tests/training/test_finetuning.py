@@ -1,6 +1,7 @@
 """Fine-tuning: the spiking network itself, at its windows, with rounded weights, from a checkpoint or from nothing."""
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -13,13 +14,15 @@ import nctool
 from nctool.activation.noisy_quant import NoisyQuantReLU, in_mode
 from nctool.commands.train import print_train
 from nctool.errors import UsageError
-from nctool.recipe.schema import FinetuneSettings
+from nctool.exporting.convert import design
+from nctool.recipe.schema import FinetuneSettings, parse_recipe
 from nctool.reference.simulate import simulate
 from nctool.training import fit, load_checkpoint, snn_accuracy
 from nctool.training.epochs import _is_surely_better
 from nctool.training.finetuning import SpikingFinetuning, window_logits
 from nctool.training.stages import Task
 from nctool.training.weight_grid import WeightGrid
+from nctool_deploy.backends.backend import find_backend
 from nctool_deploy.netx import read
 from nctool_models import restore_model
 from tests.support.runs import run_command
@@ -336,7 +339,37 @@ def test_replicas_are_fine_tuned_as_they_are_exported(pooling, tmp_path):
     assert (found == sum(logits).argmax(1).numpy()).mean() > 0.95
 
 
-def test_replicas_follow_the_chip(tmp_path):
+@pytest.mark.parametrize(("said", "exported"), [((), 2), (("finetune.replicas=1",), 1), (("finetune.replicas=3",), 3)])
+def test_the_replicas_of_fine_tuning_are_exported_before_those_of_the_chip(said, exported):
+    recipe = small_recipe(*FINETUNE, "noise.source=chip", "chip.replicas=2", *said)
+    loaded = SimpleNamespace(recipe=parse_recipe(recipe.to_toml()))
+    chosen = design(loaded, find_backend("autapse"), None, None, None, None)
+    assert (chosen.replicas, recipe.finetune.replicas) == (exported, exported)
+
+
+def test_an_activation_in_two_places_is_refused(tmp_path):
+    """Its spiking neurons would share one potential, and the accuracy would be that of another network."""
+
+    class Twice(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.one, self.two, self.act = nn.Linear(16, 16), nn.Linear(16, 16), NoisyQuantReLU(4, 1.0)
+            self.last = nn.Linear(16, 2)
+
+        def forward(self, x):
+            return self.last(self.act(self.two(self.act(self.one(x.flatten(1))))))
+
+    with pytest.raises(UsageError, match=r"^model: activation `act` is used 2 times in a forward pass"):
+        fit(Twice(), small_data(), small_recipe(), tmp_path)
+
+
+def test_replicas_follow_the_chip():
+    assert (
+        small_recipe(
+            *FINETUNE, "noise.source=chip", "chip.replicas=2", "finetune.activation_bits=4", "finetune.steps=[1]"
+        ).finetune.replicas
+        == 1
+    )
     recipe = small_recipe(*FINETUNE, "noise.source=chip", "chip.replicas=2")
     assert recipe.finetune.replicas == 2
     assert small_recipe(*FINETUNE, "noise.source=chip", "chip.replicas=2", "finetune.replicas=1").finetune.replicas == 1
@@ -349,6 +382,8 @@ def test_replicas_follow_the_chip(tmp_path):
         (nn.AdaptiveMaxPool2d(2), 12),
         (lambda x: functional.max_pool2d(x, 2), 3),
         (lambda x: x.amax((2, 3)), 3),
+        (lambda x: functional.max_pool2d(x, 2, return_indices=True)[0], 3),
+        (lambda x: x.flatten(2).topk(1).values, 3),
     ],
 )
 def test_maxima_of_several_replicas_are_refused_in_longer_windows(pool, features):

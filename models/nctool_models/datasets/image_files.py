@@ -143,16 +143,27 @@ def open_image(path: Path) -> OpenImage:
 
 
 def is_grey(path: Path) -> bool:
-    """Say whether an image file is grey, by its header.
+    """Say whether an image file is grey; as `size_of`."""
+    mode, _ = _header(path)
+    return mode in _GREY_MODES
+
+
+def size_of(path: Path) -> Size:
+    """Return height and width of an image file, by its header.
 
     Raises:
         UsageError, FormatError, RangeError: as `open_image`.
     """
+    _, size = _header(path)
+    return size
+
+
+def _header(path: Path) -> tuple[str, Size]:
     from PIL import Image
 
     try:
         with Image.open(plain_file(path)) as image:
-            return image.mode in _GREY_MODES
+            return image.mode, (image.height, image.width)
     except Exception as error:  # every decoder of Pillow has errors of its own
         raise _unreadable(path, error) from error
 

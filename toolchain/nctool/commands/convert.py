@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from shlex import quote
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -199,9 +199,12 @@ def convert(
     from nctool.exporting.writing import write_network
 
     images = images.detach() if isinstance(images, Tensor) else images
-    array = load_array(images, "images") if files is None else read_images_alike(files)
+    read = None if files is None else read_images_alike(files)
+    array = load_array(images, "images") if read is None else read.pixels
     answers = None if labels is None else load_labels(labels, len(array), of_all=True)
     some = calibration_images(array, _floats(mean), _floats(std), answers)
+    if read is not None:
+        some = replace(some, notes=(*read.notes, *some.notes))
     progress(0, 1, "reading the network")
     network, some = opened(str(model), some) if isinstance(model, Path | str) else (model, some)
     chosen = _design(built_by, steps, replicas, weight_bits, encoding, per_layer, activation_bits)

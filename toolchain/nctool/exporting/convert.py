@@ -88,9 +88,9 @@ def design(
     """Return the design that is asked for; what is None follows from the recipe.
 
     The window is that of the backend where it has only one; else the longest of `[finetune]`; else `noise.steps`. The
-    replicas are those of `[finetune]` where they are several and the backend has replicas; else of `[chip]` where it
-    has the same backend; else the backend's own default. The weight bits are those of `[finetune]`; else of `[chip]`;
-    else 8. The encoding is that of `[input]`.
+    replicas are those of `[finetune]` where it says any, or several, and the backend has replicas; else of `[chip]`
+    where it has the same backend; else the backend's own default. The weight bits are those of `[finetune]`; else of
+    `[chip]`; else 8. The encoding is that of `[input]`.
 
     Raises:
         RangeError: the backend has another window.
@@ -272,7 +272,7 @@ def _replicas(loaded: Checkpoint, backend: Backend, replicas: Replicas | None) -
         return replicas
     chip, finetune, number_format = loaded.recipe.chip, loaded.recipe.finetune, backend.number_format
     has_replicas = number_format.reset == "subtract" and not number_format.is_graded
-    if finetune is not None and finetune.replicas > 1 and has_replicas:
+    if finetune is not None and has_replicas and (finetune.replicas > 1 or "replicas" in finetune.model_fields_set):
         return finetune.replicas
     if chip is not None and chip.backend == backend.name:
         return chip.replicas

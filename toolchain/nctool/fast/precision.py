@@ -11,7 +11,8 @@ In: nothing. Out: a context manager. Must not import the reference engine.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from threading import Lock
 from typing import Any
 
 import torch
@@ -23,7 +24,43 @@ INHERITED = "none"
 
 @contextmanager
 def full_precision() -> Iterator[None]:
-    """Let float32 be float32 while the block runs, in all threads; afterwards every switch is as before."""
+    """Let float32 be float32 while the block runs, in all threads; the last such block puts the switches back."""
+    _BLOCKS.enter()
+    try:
+        yield
+    finally:
+        _BLOCKS.leave()
+
+
+class _Blocks:
+    """Counts the blocks that are running, in whatever threads: the first sets the switches, the last puts them back."""
+
+    def __init__(self) -> None:
+        self._lock = Lock()
+        self._running = 0
+        self._before = ExitStack()
+
+    def enter(self) -> None:
+        """Begin a block."""
+        with self._lock:
+            if self._running == 0:
+                self._before.enter_context(_switched())
+            self._running += 1
+
+    def leave(self) -> None:
+        """End a block."""
+        with self._lock:
+            self._running -= 1
+            if self._running == 0:
+                self._before.close()
+
+
+_BLOCKS = _Blocks()
+
+
+@contextmanager
+def _switched() -> Iterator[None]:
+    """Set the switches while the block runs, and put them back."""
     cudnn, older, switches = torch.backends.cudnn.enabled, _older_switch(), _switches()
     try:
         torch.backends.cudnn.enabled = False

@@ -314,6 +314,8 @@ def _tuned_for_chip(recipe: Recipe) -> Recipe:
     if recipe.chip is None or recipe.finetune is None:
         return recipe
     of_chip = {key: getattr(recipe.chip, key) for key in ("weight_bits", "replicas")}
+    if recipe.finetune.activation_bits is not None:
+        of_chip.pop("replicas")  # graded neurons have none
     unsaid = {key: value for key, value in of_chip.items() if key not in recipe.finetune.model_fields_set}
     return recipe.model_copy(update={"finetune": _following(recipe.finetune, **unsaid)})
 

@@ -18,7 +18,7 @@ from nctool.errors import FormatError, RangeError, UsageError
 from nctool.files import cannot_read
 from nctool.ir.network import Shape
 from nctool.running.arrays import FOLDER_HINT, IMAGE_SUFFIXES, Source, path_of
-from nctool_models.datasets.image_files import RGB, ImageReader, OpenImage, is_grey, open_image, require_memory
+from nctool_models.datasets.image_files import RGB, OpenImage, is_grey, open_image, require_memory, size_of
 
 _GREY = 1
 _MOST_NOTES = 5
@@ -102,14 +102,14 @@ def read_images(paths: Sequence[Path], shape: Shape) -> ImageSamples:
     return ImageSamples(pixels, tuple(path.name for path in paths), _notes(changes))
 
 
-def read_images_alike(path: Path) -> NDArray[np.uint8]:
+def read_images_alike(path: Path) -> ImageSamples:
     """Read an image file, or those of a folder, as they are: for a network whose input nothing but them tells.
 
     Args:
         path: an image, or a folder of images, or of folders of images, by the order of their names.
 
     Returns:
-        uint8 (N, channels, height, width): one channel where all images are grey, else three.
+        samples of one channel where all images are grey, else of three, with a note of every change.
 
     Raises:
         UsageError: a file or folder cannot be read.
@@ -118,13 +118,15 @@ def read_images_alike(path: Path) -> NDArray[np.uint8]:
     """
     paths = [image for folder in _folders(path) for image in list_images(folder)]
     channels = _GREY if all(is_grey(each) for each in paths) else RGB
-    try:
-        (pixels,) = ImageReader(None, channels).read(paths)
-    except FormatError as error:
-        of_two_sizes = " as in " in error.message
-        hint = "bring all images to the size that the network takes" if of_two_sizes else error.hint
-        raise FormatError(error.message, hint) from error
-    return pixels
+    height, width = open_image(paths[0]).size
+    for each in paths[1:]:
+        if (other := size_of(each)) != (height, width):
+            raise FormatError(
+                f"`{each}`: got an image of {other[0]}x{other[1]} (height x width), allowed: {height}x{width} as in "
+                f"`{paths[0]}`",
+                hint="bring all images to the size that the network takes",
+            )
+    return read_images(paths, (channels, height, width))
 
 
 def _folders(path: Path) -> list[Path]:

@@ -6,12 +6,14 @@ numbers. The held-out images choose the epoch; the test images are looked at onc
 
 from __future__ import annotations
 
+from collections import Counter
 from functools import partial
 from pathlib import Path
 
 import torch
 from torch import nn
 
+from nctool.activation.noisy_quant import activations
 from nctool.errors import FormatError, UsageError
 from nctool.files import make_directory, require_writable
 from nctool.ir.number_format import IntegerFormat
@@ -81,7 +83,7 @@ def fit(
     Raises:
         UsageError: no such device, one that cannot do what `training.precision` and `training.deterministic` ask for,
             the folder cannot be written, nothing to resume, another recipe's state, or no `number_format` for a recipe
-            with a chip.
+            with a chip; an activation of the model stands in several places.
         UnsupportedError: noise is to be that of a chip, and the model cannot be converted.
         FormatError: the state to resume from is bad.
         RangeError: the training diverged, or memory ran out; the state of the epoch before is kept. Or an activation is
@@ -92,6 +94,7 @@ def fit(
     with explained_out_of_memory(device, recipe.training.batch_size), joined(device) as processes:
         encoding = image_encoding(data.normalisation, recipe)
         task = Task(model.to(device), data, data.held_out.to(device), encoding, recipe, chip, processes)
+        _require_one_use(task)
         start = _start(task, out_dir, resume=resume, trained=trained)
         progress, on_epoch = (progress, on_epoch) if processes.is_first else (no_progress, no_report)
         random_devices = [device] if device.type == "cuda" else []
@@ -106,6 +109,29 @@ def fit(
         report = tested(task, state, out_dir, progress)
         processes.from_first(lambda: save_checkpoint(out_dir, checkpoint_of(data, recipe, state, report)))
     return report
+
+
+def _require_one_use(task: Task) -> None:
+    """Refuse an activation that stands in several places: its spiking neurons would share one membrane potential."""
+    model, uses = task.model, Counter[str]()
+    was_training, layers = model.training, activations(model)
+    handles = [layer.register_forward_hook(partial(_count, uses, name)) for name, layer in layers.items()]
+    try:
+        with torch.no_grad():
+            model.eval()(task.encoding(task.held_out.images[:1]))
+    finally:
+        model.train(was_training)
+        for handle in handles:
+            handle.remove()
+    if shared := [name for name, count in uses.items() if count > 1]:
+        raise UsageError(
+            f"model: activation `{shared[0]}` is used {uses[shared[0]]} times in a forward pass, allowed: once",
+            hint="give each place an activation of its own, as nctool.prepare does for a network of ReLUs",
+        )
+
+
+def _count(uses: Counter[str], name: str, *_: object) -> None:
+    uses[name] += 1
 
 
 def _chip(recipe: Recipe, number_format: IntegerFormat | None) -> Chip | None:
