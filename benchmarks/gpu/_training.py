@@ -19,10 +19,11 @@ from nctool.training.noise import affordable_images
 RECIPE, TINY_RECIPE = "cifar10-resnet18", "cifar10-resnet8"
 OVERRIDES: dict[str, Any] = {
     "training.learning_rate": 0.1,
+    "training.schedule": "one-cycle",
     "activation.threshold_init": "data",
     "training.precision": "auto",
 }
-"""For tens of epochs instead of 400: a larger rate, and thresholds that need no long way down."""
+"""For tens of epochs instead of 400: a larger rate that is warmed up, and thresholds that need no long way down."""
 
 LOWER_RATE = 0.02
 """Where training diverges."""
