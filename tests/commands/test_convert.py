@@ -156,6 +156,7 @@ def test_a_folder_of_images_is_the_array_of_their_pixels(name, tmp_path):
     assert (tmp_path / "folder.net").read_bytes() == (tmp_path / "array.net").read_bytes()
 
 
+@pytest.mark.vision
 def test_a_converted_network_runs_on_a_folder_data_set(folder, tmp_path):
     """It knows no names of classes, so that no folder has wrong ones."""
     for number, pixels in enumerate(PIXELS[:10]):

@@ -216,10 +216,8 @@ def test_few_images_are_noted(arguments, number, shown):
         ),
         (
             "folder",
-            UsageError,
-            "`folder` is a folder, allowed: a .npy file\n"
-            "hint: a folder with train/ and test/ of class folders is a dataset; for other images, save an array of "
-            "numbers with `numpy.save`",
+            FormatError,
+            "`folder` holds no image",
         ),
         ("none.npy", UsageError, "no such file: `none.npy`\nhint: save an array of numbers with `numpy.save`"),
     ],
