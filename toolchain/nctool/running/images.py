@@ -57,10 +57,7 @@ def list_images(path: Path) -> list[Path]:
     """
     if not path.is_dir():
         return [path]
-    try:
-        found = sorted(each for each in path.iterdir() if not each.name.startswith("."))
-    except OSError as error:
-        raise cannot_read(path, error) from error
+    found = _visible(path)
     for each in found:
         if each.is_dir():
             raise UsageError(f"`{each}` is a folder in a folder, allowed: image files", hint=FOLDER_HINT)
@@ -70,6 +67,14 @@ def list_images(path: Path) -> list[Path]:
     if not found:
         raise FormatError(f"`{path}` holds no image")
     return found
+
+
+def _visible(folder: Path) -> list[Path]:
+    """Return what lies in a folder, in the order of the names; hidden files are left out."""
+    try:
+        return sorted(each for each in folder.iterdir() if not each.name.startswith("."))
+    except OSError as error:
+        raise cannot_read(folder, error) from error
 
 
 def read_images(paths: Sequence[Path], shape: Shape) -> ImageSamples:
@@ -133,10 +138,7 @@ def _folders(path: Path) -> list[Path]:
     """Return a path itself, or the folders in it where it holds nothing else."""
     if not path.is_dir():
         return [path]
-    try:
-        inner = sorted(each for each in path.iterdir() if not each.name.startswith("."))
-    except OSError as error:
-        raise cannot_read(path, error) from error
+    inner = _visible(path)
     return inner if inner and all(each.is_dir() for each in inner) else [path]
 
 
